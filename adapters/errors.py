@@ -1,0 +1,60 @@
+"""What can go wrong between this proxy and an upstream; never more of it than the asker may know.
+
+UpstreamError
+├── Unreachable      no byte of an answer: refused, reset, name unknown, TLS
+├── TimedOut         a deadline passed; the message names which
+├── BrokenAnswer     an answer that cannot be used: garbage, HTML, a redirect, cut off, too large
+├── Busy             this proxy's own limit of connections to the upstream
+└── Refused          an error the upstream itself reports, with its HTTP status
+"""
+
+from __future__ import annotations
+
+from chattable.agents.errors import ChatError
+
+
+class UpstreamError(ChatError):
+    """The upstream gave no usable answer."""
+
+    retries: int | None = 0  # how often asking again may help; None: as often as the configuration allows
+
+
+class Unreachable(UpstreamError):
+    """No byte of an answer came. `sent`: the request may have been seen, so one more try is the most that is safe."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message, code="upstream_unreachable")
+        self.retries = 1 if sent else None
+
+
+class TimedOut(UpstreamError):
+    """A deadline passed."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"The upstream {what} within {seconds:g} seconds.", code="upstream_timeout")
+
+
+class BrokenAnswer(UpstreamError):
+    """The upstream's answer makes no sense."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The upstream {what}.", code="upstream_error")
+
+
+class Busy(UpstreamError):
+    """Every connection that may be open to the upstream is in use."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"All {limit} connections to the upstream are in use.", code="upstream_busy")
+
+
+class Refused(UpstreamError):
+    """The upstream answered with an error of its own."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        self.retry_after = retry_after  # seconds
+        self.retries = None if status in (408, 429, 500, 502, 503, 504, 529) else 0

@@ -1,0 +1,171 @@
+"""OpenAI's chat completions, as OpenAI and everybody compatible with it speak them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
+from chattable.agents.errors import clip
+
+OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
+REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage"})
+
+
+class Quirks(Struct, frozen=True):
+    """Where a compatible server differs from OpenAI."""
+
+    developer: bool = True  # knows the role `developer`
+    max_tokens: str = ""  # the one name it knows for the cap on output; empty: both
+    stream_usage: bool = True  # knows `stream_options`
+    drops: frozenset[str] = frozenset()  # parameters that mean nothing to it or that it refuses
+
+
+class OpenAIWire:
+    """Speaks chat completions. Law: what the client sent goes out as it came, but for the quirks and the usage of streams."""
+
+    path = "/chat/completions"
+
+    def __init__(self, quirks: Quirks | None = None) -> None:
+        self.quirks = quirks or Quirks()
+
+    def headers(self, api_key: str) -> list[tuple[str, str]]:
+        """A bearer token."""
+        return [("authorization", f"Bearer {api_key}")] if api_key else []
+
+    def request(self, chat: Chat, model: str) -> bytes:
+        """The body, usage of a stream always asked for."""
+        quirks = self.quirks
+        messages = chat.messages if quirks.developer else [_without_developer(m) for m in chat.messages]
+        body: Json = {"model": model, "messages": [m.to_json() for m in messages], **chat.params}
+        if quirks.drops:
+            body = {k: v for k, v in body.items() if k not in quirks.drops}
+        if quirks.max_tokens:
+            caps = [body.pop(k) for k in ("max_tokens", "max_completion_tokens") if body.get(k) is not None]
+            if caps:
+                body[quirks.max_tokens] = min(caps)
+        if chat.stream:
+            body["stream"] = True
+        if chat.stream and quirks.stream_usage:
+            body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+        else:
+            body.pop("stream_options", None)
+        return msgspec.json.encode(body)
+
+    def reply(self, body: bytes) -> list[Chunk]:
+        """The answer's choices, then its usage."""
+        raw = _object(body)
+        if raw.get("error"):
+            raise _reported(502, raw["error"])
+        choices = raw.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise BrokenAnswer("sent an answer without choices")
+        facts = _facts(raw)
+        chunks = []
+        for i, choice in enumerate(choices):
+            message = choice.get("message") if isinstance(choice, dict) else None
+            if not isinstance(message, dict):
+                raise BrokenAnswer("sent a choice without a message")
+            if calls := message.get("tool_calls"):
+                message = message | {"tool_calls": [call | {"index": n} for n, call in enumerate(calls)]}
+            reason = choice.get("finish_reason") or ("tool_calls" if calls else "stop")
+            chunks.append(Chunk(choice.get("index", i), message, reason, choice.get("logprobs"), None, facts))
+        usage = read_usage(raw.get("usage"))
+        if usage is not None:
+            chunks.append(Chunk(usage=usage, facts=facts))
+        return chunks
+
+    def stream(self) -> OpenAIStream:
+        """A reader for one stream."""
+        return OpenAIStream()
+
+    def error(self, status: int, body: bytes) -> Refused:
+        """The upstream's own error, in OpenAI's shape or any other that says `error` or `message`."""
+        try:
+            raw = msgspec.json.decode(body)
+        except (ValueError, RecursionError):
+            raw = None
+        if isinstance(raw, list) and raw:  # Google's compatible endpoint wraps its error in a list
+            raw = raw[0]
+        if not isinstance(raw, dict):
+            raw = {}
+        return _reported(status, raw.get("error") or raw)
+
+
+class OpenAIStream:
+    """Reads one stream of chat completion chunks."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._facts: Json | None = None
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """What one event adds."""
+        if data == b"[DONE]":
+            self.complete = True
+            return []
+        raw = _object(data)
+        if raw.get("error"):
+            raise _reported(502, raw["error"])
+        facts = _facts(raw)
+        if facts != self._facts and facts is not None:
+            self._facts = facts
+        chunks = []
+        for choice in raw.get("choices") or ():
+            if not isinstance(choice, dict):
+                raise BrokenAnswer("sent a choice that is not an object")
+            delta, reason = choice.get("delta") or choice.get("message") or {}, choice.get("finish_reason")
+            if not isinstance(delta, dict):
+                raise BrokenAnswer("sent a delta that is not an object")
+            if reason:
+                self.complete = True
+            chunks.append(Chunk(choice.get("index", 0), delta, reason, choice.get("logprobs"), None, self._facts))
+        if raw.get("usage"):
+            chunks.append(Chunk(usage=read_usage(raw["usage"]), facts=self._facts))
+        return chunks
+
+
+def read_usage(raw: Any) -> Usage | None:
+    """Usage as a provider reports it, or None when it reports nothing usable."""
+    try:
+        usage = msgspec.convert({"total_tokens": 0, "completion_tokens": 0} | raw, Usage)
+    except (msgspec.ValidationError, TypeError):
+        return None
+    if min(usage.prompt_tokens, usage.completion_tokens) < 0 or usage.prompt_tokens + usage.completion_tokens >= 2**53:
+        return None
+    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens
+    return usage
+
+
+def _object(data: bytes) -> Json:
+    try:
+        raw = msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        raise BrokenAnswer("sent something that is not JSON") from None
+    if not isinstance(raw, dict):
+        raise BrokenAnswer("sent JSON that is not an object")
+    return raw
+
+
+def _facts(raw: Json) -> Json | None:
+    return {k: v for k, v in raw.items() if k not in REPLY_FIELDS and v is not None} or None
+
+
+def _reported(status: int, error: Any) -> Refused:
+    """An error object (or text) of an upstream as what the asker is told."""
+    if not isinstance(error, dict):
+        error = {"message": error} if isinstance(error, str) else {}
+    message, code, param = error.get("message"), error.get("code"), error.get("param")
+    message = clip(message, 1000) if isinstance(message, str) and message else f"The upstream answered with status {status}."
+    code = str(code) if isinstance(code, str | int) and not isinstance(code, bool) else None
+    if status in (400, 413, 422) and (code == "context_length_exceeded" or OVERFLOW.search(message)):
+        return Refused(400, message, param="messages", code="context_length_exceeded")
+    return Refused(status, message, param=param if isinstance(param, str) else None, code=code)
+
+
+def _without_developer(message: Message) -> Message:
+    return msgspec.structs.replace(message, role="system") if message.role == "developer" else message

@@ -1,0 +1,285 @@
+"""Asks an upstream: the one place that owns its connections, deadlines and retries."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from email.utils import parsedate_to_datetime
+from typing import NoReturn
+
+import httpx
+from msgspec import Struct
+
+from chattable.adapters.errors import BrokenAnswer, Busy, Refused, TimedOut, Unreachable, UpstreamError
+from chattable.adapters.sse import EventTooLargeError, SseDecoder
+from chattable.adapters.wire import Wire
+from chattable.agents.chat import Chunk, Message
+from chattable.agents.chattable import Chattable, Context
+
+MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
+MAX_ERROR = 64 * 2**10  # bytes of an error that are read
+MAX_WAIT = 5.0  # seconds of Retry-After that are waited here; longer ones are the client's to wait
+END_GRACE = 0.2  # seconds that a finished answer gets to end its body, so that its connection can be used again
+
+
+class Timeouts(Struct, frozen=True):
+    """How long an upstream may take, in seconds."""
+
+    connect: float = 5.0
+    first_token: float = 60.0
+    between_tokens: float = 30.0
+    total: float = 600.0
+
+
+class Provider:
+    """One upstream service: where it is, how it speaks, and how many connections it gets."""
+
+    def __init__(
+        self,
+        name: str,
+        wire: Wire,
+        base_url: str,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        api_key: str = "",
+        max_connections: int = 1000,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.name = name
+        self.wire = wire
+        self.transport = transport
+        self.sleep = sleep
+        self._limit = max_connections
+        self._free = asyncio.Semaphore(max_connections)
+        self.point_at(base_url)
+        self._secrets = [api_key] if len(api_key) >= 4 else []
+        self.headers = httpx.Headers(
+            [
+                *wire.headers(api_key),
+                ("content-type", "application/json"),
+                ("accept", "application/json, text/event-stream"),
+                ("accept-encoding", "identity"),
+                ("user-agent", "chattable"),
+            ]
+        )
+
+    def point_at(self, base_url: str) -> None:
+        """Says where the service is, also when that is known only once it runs."""
+        self.url = httpx.URL(base_url.rstrip("/") + self.wire.path)
+
+    @asynccontextmanager
+    async def slot(self, wait: float) -> AsyncIterator[None]:
+        """One of the connections that may be open, or `Busy` after `wait` seconds."""
+        if self._free.locked():
+            try:
+                async with asyncio.timeout(wait):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise Busy(self._limit) from None
+        else:
+            await self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    def redact(self, text: str) -> str:
+        """The text without this provider's key and address."""
+        for secret in (*self._secrets, str(self.url), self.url.netloc.decode(), self.url.host):
+            text = text.replace(secret, "…")
+        return text
+
+
+class Upstream(Chattable):
+    """A model of a provider."""
+
+    leaf = True
+    supports = frozenset({"n", "response_format"})
+
+    def __init__(
+        self,
+        provider: Provider,
+        model: str,
+        *,
+        timeouts: Timeouts | None = None,
+        retries: int = 2,
+        description: str = "",
+    ) -> None:
+        self.provider = provider
+        self.model = model
+        self.timeouts = timeouts or Timeouts()
+        self.retries = retries
+        self.description = description
+
+    async def chat(self, message: Message, ctx: Context) -> AsyncGenerator[Chunk]:
+        """The upstream's answer, chunk by chunk; raises `UpstreamError`."""
+        provider, trace = self.provider, ctx.trace
+        body = provider.wire.request(ctx.request, self.model)
+        trace.asked = f"{provider.name}/{self.model}"
+        begun = time.monotonic()
+        async with provider.slot(self.timeouts.connect):
+            try:
+                response = await self._open(body, begun, ctx)
+                async with aclosing(self._answer(response, begun)) as chunks:
+                    first = True
+                    async for chunk in chunks:
+                        if first:
+                            first = False
+                            trace.waited += time.monotonic() - begun
+                        yield chunk
+            except UpstreamError as error:
+                error.message = provider.redact(error.message)
+                raise
+
+    async def _answer(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+        """The chunks of a good response, which is closed in the end."""
+        try:
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                async with aclosing(self._stream(response, begun)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            else:
+                for chunk in self.provider.wire.reply(await self._read(response, begun)):
+                    yield chunk
+        finally:
+            await response.stream.aclose()  # type: ignore[union-attr]
+
+    async def _open(self, body: bytes, begun: float, ctx: Context) -> httpx.Response:
+        """A response whose status is 2xx, asked for as often as it makes sense."""
+        attempt = 0
+        while True:
+            attempt += 1
+            ctx.trace.attempts += 1
+            try:
+                return await self._send(body, begun, ctx.request.stream)
+            except UpstreamError as error:
+                allowed = self.retries if error.retries is None else min(error.retries, self.retries)
+                delay = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
+                if isinstance(error, Refused) and error.retry_after is not None:
+                    delay = error.retry_after
+                left = begun + self.timeouts.total - time.monotonic()
+                if attempt > allowed or delay > min(MAX_WAIT, left):
+                    raise
+                await self.provider.sleep(delay)
+
+    async def _send(self, body: bytes, begun: float, stream: bool) -> httpx.Response:
+        limits = self.timeouts
+        patience = min(limits.first_token, limits.total) if stream else limits.total
+        request = httpx.Request(
+            "POST",
+            self.provider.url,
+            headers=self.provider.headers,
+            content=body,
+            extensions={"timeout": {"connect": limits.connect}},
+        )
+        try:
+            async with asyncio.timeout_at(_when(begun + patience)):
+                response = await self.provider.transport.handle_async_request(request)
+        except TimeoutError:
+            raise TimedOut("did not answer", patience) from None
+        except httpx.ConnectTimeout:
+            raise TimedOut("could not be reached", limits.connect) from None
+        except httpx.ConnectError:
+            raise Unreachable("The upstream could not be reached.", sent=False) from None
+        except httpx.TransportError:
+            raise Unreachable("The upstream closed the connection without an answer.", sent=True) from None
+        if not 200 <= response.status_code < 300:
+            await self._refuse(response)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.stream.aclose()  # type: ignore[union-attr]
+            raise BrokenAnswer("sent a compressed answer that nobody asked for")
+        return response
+
+    async def _refuse(self, response: httpx.Response) -> NoReturn:
+        """Raises what an error status means."""
+        status, body = response.status_code, bytearray()
+        try:
+            async with asyncio.timeout(self.timeouts.connect):
+                async for block in response.stream:  # type: ignore[union-attr]
+                    body += block
+                    if len(body) > MAX_ERROR:
+                        break
+        except (TimeoutError, httpx.TransportError):
+            pass  # the status says enough
+        finally:
+            await response.stream.aclose()  # type: ignore[union-attr]
+        if 300 <= status < 400:
+            raise BrokenAnswer("answered with a redirect, which is never followed")
+        error = self.provider.wire.error(status, bytes(body))
+        error.retry_after = _retry_after(response.headers)
+        raise error
+
+    async def _read(self, response: httpx.Response, begun: float) -> bytes:
+        blocks, size = [], 0
+        try:
+            async with asyncio.timeout_at(_when(begun + self.timeouts.total)):
+                async for block in response.stream:  # type: ignore[union-attr]
+                    blocks.append(block)
+                    size += len(block)
+                    if size > MAX_BODY:
+                        raise BrokenAnswer(f"sent more than {MAX_BODY >> 20} MiB")
+        except TimeoutError:
+            raise TimedOut("did not finish its answer", self.timeouts.total) from None
+        except httpx.TransportError:
+            raise BrokenAnswer("closed the connection in the middle of its answer") from None
+        return b"".join(blocks)
+
+    async def _stream(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+        limits = self.timeouts
+        decoder, reader = SseDecoder(), self.provider.wire.stream()
+        blocks = response.stream.__aiter__()  # type: ignore[union-attr]
+        what, seconds = "sent no token", limits.first_token
+        since = begun
+        while True:
+            until = since + seconds
+            if until > begun + limits.total:
+                what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
+            if reader.complete:
+                until = min(until, time.monotonic() + END_GRACE)
+            try:
+                async with asyncio.timeout_at(_when(until)):
+                    block = await anext(blocks, b"")
+                events = decoder.feed(block)
+            except TimeoutError:
+                if reader.complete:
+                    return
+                raise TimedOut(what, seconds) from None
+            except httpx.TransportError:
+                if reader.complete:
+                    return
+                raise BrokenAnswer("closed the connection in the middle of its answer") from None
+            except EventTooLargeError:
+                raise BrokenAnswer("sent an event without an end") from None
+            if not block:
+                if reader.complete:
+                    return
+                raise BrokenAnswer("ended its answer in the middle")
+            for event in events:
+                for chunk in reader.feed(event):
+                    yield chunk
+            if events:
+                what, seconds, since = "stopped sending", limits.between_tokens, time.monotonic()
+
+
+def _when(moment: float) -> float:
+    """A moment of time.monotonic on the running loop's clock."""
+    return asyncio.get_running_loop().time() + moment - time.monotonic()
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that the upstream asks to wait: from retry-after-ms, or retry-after as seconds or as a date."""
+    try:
+        if (ms := headers.get("retry-after-ms")) is not None:
+            seconds = float(ms) / 1000
+        elif (text := headers.get("retry-after")) is None:
+            return None
+        elif text.strip().replace(".", "", 1).isdigit():
+            seconds = float(text)
+        else:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < 1e9 else None

@@ -1,0 +1,235 @@
+"""A model name served by code: `Chattable` is what an agent's author writes, `Context` is what a turn gives them."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from concurrent.futures import Executor
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
+from chattable.agents.errors import InvalidRequest, LimitReached, TurnTimeout
+from chattable.agents.fold import Fold, as_message
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+MAX_DEPTH = 8
+
+# What an agent may answer with: text, a message (as a struct or a dict in OpenAI's form), chunks, another model's answer,
+# or an (async) iterator or an awaitable of any of these.
+Reply = Any
+
+
+class Chattable(ABC):
+    """A model name served by code. Built once from its config, asked once a turn, by many users at once."""
+
+    description: str = ""
+    leaf: ClassVar[bool] = False  # True for what spends tokens itself; an agent's usage is the sum of the leaves it asked
+    supports: ClassVar[frozenset[str]] = frozenset()  # of `n` and `response_format`: what it honours; the rest is refused
+    takes_context: bool
+    plain: bool  # a plain function, which may block and so runs in a thread
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.takes_context = len(inspect.signature(cls.chat).parameters) > 2
+        cls.plain = not (inspect.iscoroutinefunction(cls.chat) or inspect.isasyncgenfunction(cls.chat))
+
+    async def start(self) -> None:  # noqa: B027 - optional by design
+        """Opens what must be open."""
+
+    async def stop(self) -> None:  # noqa: B027
+        """Closes it."""
+
+    @abstractmethod
+    def chat(self, message: Message, ctx: Context) -> Reply:
+        """Answers. A plain `def` (run in a thread), `async def`, generator or async generator; `ctx` may be left out."""
+
+
+class Limits(Struct, frozen=True):
+    """What one turn may use, with all the models it asks."""
+
+    calls: int = 20
+    tokens: int | None = None
+    seconds: float = 120.0
+
+    def within(self, calls: int | None) -> Limits:
+        """These limits, and no more than that many calls."""
+        return self if calls is None or calls >= self.calls else msgspec.structs.replace(self, calls=calls)
+
+
+class Spent(Struct):
+    """What a turn and everything below it has used so far; one object for the whole tree."""
+
+    limits: Limits
+    deadline: float  # on time.monotonic
+    calls: int = 0
+
+    @classmethod
+    def of(cls, limits: Limits) -> Spent:
+        """Nothing spent yet."""
+        return cls(limits, time.monotonic() + limits.seconds)
+
+
+class Trace(Struct):
+    """What a turn really asked of upstreams; one object for the whole tree."""
+
+    asked: str = ""  # provider/model, the last one asked; never a URL
+    attempts: int = 0
+    waited: float = 0.0  # seconds until the upstream's headers came
+
+
+class User(Struct, frozen=True):
+    """Who asks, as agents may know it."""
+
+    id: str
+    name: str
+
+
+class Gateway(Protocol):
+    """The house that a turn runs in: the proxy's pipeline."""
+
+    threads: Executor
+
+    def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
+        """Answers a nested request through the very steps that an HTTP request takes."""
+        ...
+
+    def client(self, ctx: Context) -> AsyncOpenAI:
+        """An OpenAI client whose requests are nested requests of this turn."""
+        ...
+
+    def lend(self, ctx: Context) -> tuple[str, str]:
+        """A base URL and a key that stand for this turn until it ends."""
+        ...
+
+
+class Call:
+    """One nested completion: `await` it for the `Message`, `async for` it for the chunks."""
+
+    def __init__(self, open_: Callable[[], AsyncGenerator[Chunk]]) -> None:
+        self._open = open_
+
+    def __aiter__(self) -> AsyncGenerator[Chunk]:
+        return self._open()
+
+    def __await__(self) -> Generator[Any, None, Message]:
+        return self._collect().__await__()
+
+    async def _collect(self) -> Message:
+        fold = Fold()
+        async with aclosing(self._open()) as chunks:
+            async for chunk in chunks:
+                fold.add(chunk)
+        return fold.message()
+
+
+class Context:
+    """One turn, as an agent sees it."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: Chat,
+        user: User,
+        agent: str,
+        caller: Any = None,
+        *,
+        parent: Context | None = None,
+        limits: Limits | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self.caller = caller  # the gateway's own record of who asks and how; agents have no use for it
+        self.request = request  # stored history already injected
+        self.user = user
+        self.agent = agent
+        self.parent = parent
+        self.usage = NO_USAGE
+        self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)  # for depth and cycle guards
+        self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())
+        self.trace: Trace = parent.trace if parent else trace or Trace()
+        self._lent: tuple[str, str] | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far, the new message last."""
+        return self.request.messages
+
+    @property
+    def message(self) -> Message:
+        """The newest message."""
+        return self.request.messages[-1]
+
+    @property
+    def tools(self) -> list[Json]:
+        """The client's tools, in OpenAI's form."""
+        return self.request.tools
+
+    @property
+    def params(self) -> Json:
+        """Every other field of the request: temperature, response_format …"""
+        return self.request.params
+
+    def chat(self, model: str, messages: Iterable[Message | Json] | None = None, **params: Any) -> Call:
+        """Asks any model name, upstream or agent, under this turn's user, limits and trace."""
+        asked = self.messages if messages is None else [m if isinstance(m, Message) else as_message(m) for m in messages]
+        stream = params.pop("stream", self.request.stream)
+        return Call(lambda: self._gateway.run(Chat(model, list(asked), stream, params), self))
+
+    @property
+    def threads(self) -> Executor:
+        """Where blocking code of agents runs."""
+        return self._gateway.threads
+
+    @property
+    def client(self) -> AsyncOpenAI:
+        """An OpenAI client for frameworks that want one: no socket, same user, limits and trace."""
+        return self._gateway.client(self)
+
+    @property
+    def base_url(self) -> str:
+        """Where blocking code and other processes reach this turn, with `api_key`."""
+        return self._lend()[0]
+
+    @property
+    def api_key(self) -> str:
+        """A key that stands for this turn and dies with it."""
+        return self._lend()[1]
+
+    def _lend(self) -> tuple[str, str]:
+        if self._lent is None:
+            self._lent = self._gateway.lend(self)
+        return self._lent
+
+    def add_usage(self, used: Usage) -> None:
+        """Books what a leaf used, up to the root. Only leaves charge; parents sum up."""
+        self.usage = self.usage + used
+        if self.parent:
+            self.parent.add_usage(used)
+
+    def enter(self, agent: str) -> None:
+        """Refuses, before any I/O, what would never end: re-entry, depth, too many calls, too many tokens, too much time."""
+        spent, limits = self.spent, self.spent.limits
+        if agent in self.path:
+            raise InvalidRequest(f"The agent `{agent}` would ask itself: {' → '.join((*self.path, agent))}.", code="agent_cycle")
+        if len(self.path) >= MAX_DEPTH:
+            raise LimitReached(f"Agents are nested deeper than {MAX_DEPTH}: {' → '.join(self.path)}.", code="agent_depth")
+        spent.calls += 1
+        if spent.calls > limits.calls:
+            raise LimitReached(f"This turn used up its {limits.calls} model calls.", code="agent_calls")
+        if limits.tokens is not None and self.root.usage.total_tokens >= limits.tokens:
+            raise LimitReached(f"This turn used up its {limits.tokens} tokens.", code="agent_tokens")
+        if time.monotonic() >= spent.deadline:
+            raise TurnTimeout(f"This turn used up its {limits.seconds:g} seconds.", code="agent_timeout")
+
+    @property
+    def root(self) -> Context:
+        """The turn that the user asked for."""
+        return self.parent.root if self.parent else self

@@ -1,0 +1,135 @@
+"""Runs one turn of a `Chattable`: whatever it answers with becomes one normal stream of chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from chattable.agents.chat import Chunk, Json, Message
+from chattable.agents.chattable import Call, Chattable, Context, Reply
+from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest
+from chattable.agents.fold import Normal
+
+END = object()
+
+
+async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
+    """The model's answer in normal form (see `Normal`), its usage last."""
+    check_supported(model, ctx)
+    normal = Normal()
+    if model.leaf:
+        async with aclosing(model.chat(ctx.message, ctx)) as chunks:
+            async for chunk in chunks:
+                for out in normal.feed(chunk):
+                    yield out
+        if normal.usage:
+            ctx.add_usage(normal.usage)
+    else:
+        finishes: dict[int, str] = {}  # an agent may pass on several answers: only its own end is the end
+        async with aclosing(_answer(model, ctx)) as chunks:
+            async for chunk in chunks:
+                if chunk.finish_reason:
+                    finishes[chunk.index] = chunk.finish_reason
+                for out in normal.feed(Chunk(chunk.index, chunk.delta, None, chunk.logprobs, None, chunk.facts)):
+                    yield out
+        for index, reason in finishes.items():
+            for out in normal.feed(Chunk(index, {}, reason)):
+                yield out
+        normal.usage = ctx.usage
+    for out in normal.end():
+        yield out
+
+
+def check_supported(model: Chattable, ctx: Context) -> None:
+    """Refuses what the model would silently ignore."""
+    params = ctx.request.params
+    if (params.get("n") or 1) > 1 and "n" not in model.supports:
+        raise InvalidRequest(f"`{ctx.agent}` gives one answer: n must be 1.", param="n", code="unsupported_parameter")
+    wanted = (params.get("response_format") or {}).get("type", "text")
+    if wanted != "text" and "response_format" not in model.supports:
+        raise InvalidRequest(
+            f"`{ctx.agent}` answers in text only: response_format '{wanted}' is not supported.",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+
+
+async def _answer(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
+    arguments = (ctx.message, ctx) if model.takes_context else (ctx.message,)
+    try:
+        reply: Reply = await _in_thread(ctx, model.chat, *arguments) if model.plain else model.chat(*arguments)
+        async with aclosing(_chunks(reply, ctx)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except ChatError:
+        raise
+    except Exception as error:
+        raise AgentFailed(ctx.agent) from error
+
+
+async def _chunks(reply: Reply, ctx: Context) -> AsyncGenerator[Chunk]:
+    if reply is None:
+        return
+    if isinstance(reply, str | dict | Message | Chunk):
+        yield _chunk(reply)
+    elif isinstance(reply, Call) or hasattr(reply, "__aiter__"):
+        items = reply.__aiter__()
+        try:
+            async for item in items:
+                yield _chunk(item)
+        finally:
+            if hasattr(items, "aclose"):
+                await items.aclose()
+    elif inspect.isawaitable(reply):
+        async with aclosing(_chunks(await reply, ctx)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    elif isinstance(reply, Iterable):
+        async with aclosing(_stepped(iter(reply), ctx)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    else:
+        raise TypeError(f"an agent cannot answer with {type(reply).__name__}: give text, a Message, or an iterator of these")
+
+
+async def _stepped(items: Iterator[Any], ctx: Context) -> AsyncGenerator[Chunk]:
+    """A blocking iterator, each step in a thread."""
+    try:
+        while (item := await _in_thread(ctx, next, items, END)) is not END:
+            yield _chunk(item)
+    finally:
+        if hasattr(items, "close"):
+            await _in_thread(ctx, items.close)
+
+
+async def _in_thread(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(ctx.threads, function, *arguments)
+
+
+def _chunk(item: str | Json | Message | Chunk) -> Chunk:
+    if isinstance(item, Chunk):
+        return item
+    if isinstance(item, str):
+        return Chunk(0, {"content": _clean(item)})
+    if isinstance(item, Message):
+        delta = msgspec.to_builtins(item) | item.extra
+        delta.pop("extra", None)
+        delta.pop("name", None)
+    elif isinstance(item, dict):
+        delta = dict(item)
+    else:
+        raise TypeError(f"an agent cannot yield {type(item).__name__}: give text, a Message, a dict or a Chunk")
+    for key in ("content", "reasoning_content", "refusal"):
+        if isinstance(delta.get(key), str):
+            delta[key] = _clean(delta[key])
+    return Chunk(0, delta)
+
+
+def _clean(text: str) -> str:
+    """The text without lone surrogates, which no client could be sent."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,24 @@
+"""The agent that repeats what it hears: the first thing to talk to on a new server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+
+from chattable.agents.chat import Message
+from chattable.agents.chattable import Chattable
+
+PIECES = 64  # at most this many chunks, however long the text
+
+
+class Echo(Chattable):
+    """Repeats the message, word by word."""
+
+    description = "Repeats what you say"
+
+    async def chat(self, message: Message) -> AsyncGenerator[str]:  # type: ignore[override]  # ctx may be left out
+        """Yields the message's own words."""
+        words = re.findall(r"\s*\S+\s*|\s+", message.text)
+        step = -(-len(words) // PIECES) or 1
+        for i in range(0, len(words), step):
+            yield "".join(words[i : i + step])

@@ -1,0 +1,206 @@
+"""One form for every reply: `Normal` brings any stream of chunks into it, `Fold` makes one answer of it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from chattable.agents.chat import Chunk, Json, Message, Usage
+
+
+class _Open(Struct):
+    """What has been said so far of one choice of a stream."""
+
+    role_sent: bool = False
+    finished: bool = False
+    calls: dict[int, str] = {}  # index of a tool call → its id
+
+
+class Normal:
+    """Brings a stream of chunks into the form that every client's accumulator accepts.
+
+    Law: a choice's first chunk carries the role, no other does; choices appear in the order of their index; a tool call's
+    id, type and name come once, with its first piece; the finish reason comes alone, once; the usage comes last, once, and
+    with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
+    """
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _Open] = {}
+        self._facts: Json | None = None
+        self.usage: Usage | None = None
+
+    def feed(self, chunk: Chunk) -> list[Chunk]:
+        """What this chunk adds, none or more chunks."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage  # providers that repeat it send a running total
+        if chunk.facts:
+            self._facts = chunk.facts
+        delta = chunk.delta
+        content = delta.get("content")
+        if content is not None and type(content) is not str:
+            delta = delta | {"content": _joined(content)}
+            content = delta["content"]
+        choice = self._choices.get(chunk.index)
+        if choice is not None and len(delta) == 1 and content and chunk.finish_reason is None and not choice.finished:
+            return [Chunk(chunk.index, delta, None, chunk.logprobs, None, self._facts)]  # the common case, at once
+        return self._feed(chunk, delta, choice)
+
+    def _feed(self, chunk: Chunk, delta: Json, choice: _Open | None) -> list[Chunk]:
+        gained = {k: v for k, v in delta.items() if v is not None and v != "" and v != [] and k != "role"}
+        if not gained and not chunk.finish_reason and not (chunk.logprobs and chunk.logprobs.get("content")):
+            return []
+        out: list[Chunk] = []
+        if choice is None:
+            out += self._open_up_to(chunk.index)
+            choice = self._choices[chunk.index]
+        if choice.finished:
+            return out
+        if "tool_calls" in gained:
+            gained["tool_calls"] = [_one_call(call, choice.calls) for call in gained["tool_calls"]]
+        if not choice.role_sent:
+            choice.role_sent = True
+            gained = {"role": "assistant", "content": None if "tool_calls" in gained else "", **gained}
+        if gained or chunk.logprobs:
+            out.append(Chunk(chunk.index, gained, None, chunk.logprobs, None, self._facts))
+        if chunk.finish_reason:
+            choice.finished = True
+            out.append(Chunk(chunk.index, {}, chunk.finish_reason, None, None, self._facts))
+        return out
+
+    def end(self) -> list[Chunk]:
+        """What a complete reply still lacks: finish reasons that nobody gave, then the usage."""
+        out: list[Chunk] = []
+        if not self._choices:
+            out += self._open_up_to(0)
+        for index, choice in self._choices.items():
+            if not choice.finished:
+                out += self._feed(Chunk(index, {}, "tool_calls" if choice.calls else "stop"), {}, choice)
+        if self.usage is not None:
+            out.append(Chunk(usage=self.usage, facts=self._facts))
+        return out
+
+    def _open_up_to(self, index: int) -> list[Chunk]:
+        """Opens choice `index`, after any lower one that has not spoken yet: accumulators append, they do not seek."""
+        out = []
+        for i in range(len(self._choices), index):
+            if i not in self._choices:
+                self._choices[i] = _Open(role_sent=True)
+                out.append(Chunk(i, {"role": "assistant", "content": ""}, facts=self._facts))
+        self._choices[index] = _Open()
+        return out
+
+
+class Choice(Struct):
+    """One of the answers of a completion, in OpenAI's form."""
+
+    index: int
+    message: Json
+    logprobs: Json | None
+    finish_reason: str | None
+
+
+class Fold:
+    """Makes one answer of a normal stream: strings and lists grow, everything else is replaced by what came last."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, Choice] = {}
+        self.usage: Usage | None = None
+        self.facts: Json = {}
+
+    def add(self, chunk: Chunk) -> None:
+        """Takes the next chunk."""
+        if chunk.facts:
+            self.facts = chunk.facts
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+            return
+        choice = self._choices.get(chunk.index)
+        if choice is None:
+            choice = self._choices[chunk.index] = Choice(chunk.index, {}, None, None)
+        if chunk.delta:
+            _grow(choice.message, chunk.delta)
+        if chunk.finish_reason:
+            choice.finish_reason = chunk.finish_reason
+        if chunk.logprobs:
+            choice.logprobs = choice.logprobs or {}
+            _grow(choice.logprobs, chunk.logprobs)
+
+    def choices(self) -> list[Choice]:
+        """The answers so far, each message with the fields that clients require."""
+        for choice in self._choices.values():
+            message = choice.message
+            calls = message.get("tool_calls")
+            if calls and "index" in calls[0]:
+                message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+            if not message.get("content") and (calls or message.get("refusal") or message.get("function_call")):
+                message["content"] = None
+            message.setdefault("refusal", None)
+        return [self._choices[i] for i in sorted(self._choices)]
+
+    def message(self) -> Message:
+        """The first answer, as a message of a conversation."""
+        choices = self.choices()
+        return as_message(choices[0].message) if choices else Message("assistant", "")
+
+
+def as_message(raw: Json) -> Message:
+    """A message in OpenAI's JSON form as a `Message`, unknown fields kept."""
+    message = msgspec.convert({"role": "assistant"} | raw, Message)
+    message.extra = {k: v for k, v in raw.items() if k not in Message.__struct_fields__}
+    return message
+
+
+def _grow(whole: Json, delta: Json) -> None:
+    for key, new in delta.items():
+        old = whole.get(key)
+        if key == "tool_calls":
+            whole[key] = _merge_calls(old or [], new)
+        elif isinstance(old, str) and isinstance(new, str) and key != "role":
+            whole[key] = old + new
+        elif isinstance(old, list) and isinstance(new, list):
+            old.extend(new)
+        elif isinstance(old, dict) and isinstance(new, dict):
+            _grow(old, new)
+        elif new is not None or old is None:
+            whole[key] = dict(new) if isinstance(new, dict) else list(new) if isinstance(new, list) else new
+
+
+def _merge_calls(calls: list[Json], pieces: list[Json]) -> list[Json]:
+    by_index = {call["index"]: call for call in calls}
+    for piece in pieces:
+        call = by_index.get(piece["index"])
+        if call is None:
+            call = by_index[piece["index"]] = piece | {k: dict(v) for k, v in piece.items() if isinstance(v, dict)}
+            calls.append(call)
+        else:
+            _grow(call, {k: v for k, v in piece.items() if k != "index"})
+    return calls
+
+
+def _one_call(call: Json, known: dict[int, str]) -> Json:
+    """A piece of a tool call in its one form: index always; id, type and name with the first piece only."""
+    index, call_id = call.get("index"), call.get("id")
+    if not isinstance(index, int):
+        new = not known or (call_id is not None and call_id not in known.values())
+        index = len(known) if new else max(known)
+    body_key = "custom" if "custom" in call else "function"
+    text_key = "input" if body_key == "custom" else "arguments"
+    body = call.get(body_key) or {}
+    text = body.get(text_key)
+    if text is not None and not isinstance(text, str):
+        text = msgspec.json.encode(text).decode()
+    if index in known:
+        return {"index": index, body_key: {text_key: text or ""}}
+    known[index] = call_id or f"call_{secrets.token_hex(12)}"
+    first = {"index": index, "id": known[index], "type": call.get("type") or body_key}
+    return {**call, **first, body_key: {**body, text_key: text or ""}}
+
+
+def _joined(content: Any) -> str:
+    """Text of a content that came as parts instead of a string."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+    return str(content)

@@ -1,0 +1,43 @@
+"""An agent that follows a script: deterministic conversations for tests, demos and UI work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from chattable.agents.chat import Chunk, Json, Message
+from chattable.agents.chattable import Chattable, Context
+from chattable.agents.errors import ChatError
+
+
+class Scripted(Chattable):
+    """Answers the k-th turn of a conversation with the k-th reply, the last one for ever.
+
+    A reply is text; a message in OpenAI's form; `{ask: MODEL}`, which passes on another model's answer; `{fail: TEXT}`; or a
+    list of these, said one after the other. `pause` waits that many seconds before each piece.
+    """
+
+    description = "Follows a script"
+    supports = frozenset({"response_format"})
+
+    def __init__(self, replies: list[Any], pause: float = 0.0) -> None:
+        if not replies:
+            raise ValueError("replies: at least one is needed")
+        self.replies = replies
+        self.pause = pause
+
+    async def chat(self, message: Message, ctx: Context) -> AsyncGenerator[str | Json | Chunk]:
+        """Yields the reply that is due."""
+        turn = sum(1 for m in ctx.messages if m.role == "assistant")
+        reply = self.replies[min(turn, len(self.replies) - 1)]
+        for piece in reply if isinstance(reply, list) else [reply]:
+            if self.pause:
+                await asyncio.sleep(self.pause)
+            if isinstance(piece, dict) and "ask" in piece:
+                async for chunk in ctx.chat(piece["ask"]):
+                    yield chunk
+            elif isinstance(piece, dict) and "fail" in piece:
+                raise ChatError(piece["fail"], code="scripted_failure")
+            else:
+                yield piece

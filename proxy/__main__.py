@@ -1,0 +1,188 @@
+"""The command `chattable`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from chattable.adapters.local import LocalError, data_home, pull
+from chattable.proxy.progress import show_progress
+from chattable.proxy.setup import find_config
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.errors import StoreError
+from chattable.proxy.store.users import Users
+from chattable.proxy.yaml import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 refused, 2 misused."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+    except (StoreError, LocalError) as error:
+        print(f"chattable: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chattable", description="An OpenAI-compatible proxy for agents and upstream models.")
+    config = argparse.ArgumentParser(add_help=False)
+    config.add_argument("--config", metavar="FILE", help="default: ./config.yaml if there is one, else built-in settings")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", parents=[config], help="run the server")
+    serve.add_argument("--host")
+    serve.add_argument("--port", type=int)
+    serve.add_argument("--workers", type=int)
+    serve.set_defaults(run=_serve)
+
+    commands.add_parser("check", parents=[config], help="validate the config and print what it serves").set_defaults(run=_check)
+    commands.add_parser("migrate", parents=[config], help="bring the database up to date").set_defaults(run=_migrate)
+
+    user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="ACTION")
+    create = user.add_parser("create", parents=[config], help="add a user")
+    create.add_argument("name")
+    create.add_argument("--team")
+    create.add_argument("--admin", action="store_true", help="whose keys may use /admin")
+    create.set_defaults(run=_with_users(_create_user))
+    user.add_parser("list", parents=[config], help="list users").set_defaults(run=_with_users(_list_users))
+    disable = user.add_parser("disable", parents=[config], help="refuse a user's keys until further notice")
+    disable.add_argument("name")
+    disable.set_defaults(run=_with_users(_disable_user))
+
+    key = commands.add_parser("key", help="manage API keys").add_subparsers(required=True, metavar="ACTION")
+    new = key.add_parser("create", parents=[config], help="make a key and print it, once")
+    new.add_argument("user")
+    new.add_argument("--name", default="default")
+    new.add_argument("--models", help="comma-separated names, or beginnings that end in *")
+    new.add_argument("--expires", type=_lifetime, metavar="30d", help="how long it works: 12h, 30d …")
+    new.add_argument("--trusted", action="store_true", help="may say on whose behalf it asks")
+    new.set_defaults(run=_with_users(_create_key))
+    listing = key.add_parser("list", parents=[config], help="list a user's keys")
+    listing.add_argument("user")
+    listing.set_defaults(run=_with_users(_list_keys))
+    revoke = key.add_parser("revoke", parents=[config], help="end a key for good")
+    revoke.add_argument("id")
+    revoke.set_defaults(run=_with_users(_revoke_key))
+
+    local = commands.add_parser("local", help="a small model on this machine").add_subparsers(required=True, metavar="ACTION")
+    local.add_parser("pull", help="fetch the model (93 MB)").set_defaults(run=_pull)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from chattable.proxy.serve import serve
+
+    serve(find_config(args.config, host=args.host, port=args.port, workers=args.workers), args.config)
+
+
+def _check(args: argparse.Namespace) -> None:
+    config = find_config(args.config)
+    server = config.server
+    print(f"serves at http://{server.host}:{server.port}/v1, database {Database(config.database_url)}")
+    for name, model in config.models.items():
+        print(f"model  {name} → {model.provider}/{model.upstream(name, name)}")
+    for name, agent in config.agents.items():
+        print(f"agent  {name} → {getattr(agent, 'use', None) or getattr(agent, 'model', '')}")
+
+
+def _migrate(args: argparse.Namespace) -> None:
+    async def run(database: Database) -> None:
+        with show_progress(sys.stderr) as tell:
+            await database.migrate(tell)
+        print(f"{database} is at version {await database.version()}")
+
+    asyncio.run(_with_database(args, run))
+
+
+def _pull(_: argparse.Namespace) -> None:
+    with show_progress(sys.stderr) as tell:
+        path = pull(tell, data_home())
+    print(f"The model is at {path}; `chattable serve` without a config file now serves it.")
+
+
+async def _with_database(args: argparse.Namespace, run: Callable[[Database], Awaitable[None]]) -> None:
+    database = Database(find_config(args.config).database_url)
+    await database.start()
+    try:
+        await run(database)
+    finally:
+        await database.stop()
+
+
+def _with_users(act: Callable[[Users, argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], None]:
+    """A command on the users of a database, which is brought up to date first if it is a file of our own."""
+
+    def command(args: argparse.Namespace) -> None:
+        async def run(database: Database) -> None:
+            if database.is_sqlite and not await database.up_to_date():
+                await database.migrate()
+            await act(Users(database), args)
+
+        asyncio.run(_with_database(args, run))
+
+    return command
+
+
+async def _create_user(users: Users, args: argparse.Namespace) -> None:
+    user = await users.create(args.name, args.team, admin=args.admin)
+    print(f"{user.id}  {user.name}")
+
+
+async def _list_users(users: Users, _: argparse.Namespace) -> None:
+    after = None
+    while True:
+        page = await users.list(after=after)
+        for user in page.data:
+            _row(user.id, user.name, user.team or "-", "disabled" if user.disabled else "admin" if user.admin else "active")
+        if not page.has_more:
+            return
+        after = page.data[-1].id
+
+
+async def _disable_user(users: Users, args: argparse.Namespace) -> None:
+    user = await users.update(args.name, disabled=True)
+    print(f"{user.name} is disabled")
+
+
+async def _create_key(users: Users, args: argparse.Namespace) -> None:
+    models = args.models.split(",") if args.models else None
+    expires_at = int(time.time() + args.expires) if args.expires else None
+    _, secret = await users.create_key(args.user, name=args.name, models=models, expires_at=expires_at, trusted=args.trusted)
+    print(secret)
+
+
+async def _list_keys(users: Users, args: argparse.Namespace) -> None:
+    for key in await users.list_keys(args.user):
+        ends = datetime.fromtimestamp(key.expires_at, UTC).isoformat() if key.expires_at else "never expires"
+        _row(key.id, key.name, key.prefix, ",".join(key.models or ["all models"]), "revoked" if key.revoked_at else ends)
+
+
+async def _revoke_key(users: Users, args: argparse.Namespace) -> None:
+    key = await users.revoke_key(args.id)
+    print(f"{key.id} is revoked")
+
+
+def _row(*fields: Any) -> None:
+    print("  ".join(str(field) for field in fields))
+
+
+def _lifetime(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError("give a number and a unit, such as 12h or 30d")
+    return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

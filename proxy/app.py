@@ -1,0 +1,103 @@
+"""Builds the application: the only place that constructs things and joins them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.config.cors import CORSConfig
+from litestar.openapi import OpenAPIConfig
+from litestar.types import ASGIApp
+
+from chattable.adapters.transport import AiohttpTransport
+from chattable.proxy import catalog as catalogs
+from chattable.proxy.auth import Auth
+from chattable.proxy.cache import NoCache
+from chattable.proxy.config import Config
+from chattable.proxy.edge import Edge
+from chattable.proxy.errors import describe, known
+from chattable.proxy.house import House
+from chattable.proxy.metering import Unlimited
+from chattable.proxy.pipeline import Pipeline
+from chattable.proxy.routes import admin, chat, health, models
+from chattable.proxy.sessions import NoSessions
+from chattable.proxy.shutdown import on_stop_signal
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.users import Users
+
+log = logging.getLogger("chattable")
+
+EXPOSED = [
+    "x-request-id",
+    "x-session-id",
+    "retry-after",
+    "x-chattable-model",
+    "x-chattable-attempts",
+    "x-chattable-overhead-ms",
+]
+
+
+def build(config: Config, *, base_url: str = "") -> ASGIApp:
+    """The application that a config describes."""
+    database = Database(config.database_url)
+    users = Users(database)
+    transport = AiohttpTransport()
+    catalog = catalogs.build(config, transport)
+    pipeline = Pipeline(catalog, NoSessions(), NoCache(), Unlimited(), base_url=base_url)
+    auth = Auth(users, [key.reveal() for key in config.admin_keys])
+    house = House(config, database, users, auth, catalog, pipeline, config.server.max_body_mb * 2**20)
+
+    async def stop() -> None:
+        await pipeline.stop(config.server.grace)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        await database.start()
+        await catalog.start()
+        gc.collect()
+        gc.freeze()  # what lives as long as the server need not be looked at again
+        try:
+            with on_stop_signal(stop):
+                yield
+        finally:
+            await stop()
+            await catalog.stop()
+            await transport.aclose()
+            await database.stop()
+
+    app = Litestar(
+        [handler for room in (chat, models, admin, health) for handler in room.routes(house)],
+        lifespan=[lifespan],
+        exception_handlers={Exception: _answer_error},
+        request_max_body_size=house.max_body,
+        cors_config=_cors(config.server.cors_origins),
+        openapi_config=OpenAPIConfig("Chattable", "0.1.0", path="/schema"),
+        logging_config=None,
+        debug=False,
+    )
+    return Edge(app)
+
+
+def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    scope: Any = request.scope
+    request_id = scope.get("request_id", "")
+    failure = describe(error, request_id=request_id)
+    if not known(error):
+        log.error("request %s failed", request_id, exc_info=error)
+    return Response(failure.body(), status_code=failure.status, headers=failure.headers, media_type="application/json")
+
+
+def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+        max_age=600,
+    )

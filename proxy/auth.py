@@ -1,0 +1,116 @@
+"""Who asks: a key becomes a `Principal`, a request becomes a `Caller`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from chattable.agents.chattable import User
+from chattable.proxy.errors import ForbiddenError, UnauthorizedError
+from chattable.proxy.store.secret import digest
+from chattable.proxy.store.users import Key, Users
+from chattable.proxy.store.users import User as StoredUser
+
+if TYPE_CHECKING:
+    from chattable.agents.chattable import Context
+
+TTL = 1.0  # seconds that a looked-up key is believed; a revoked one is refused everywhere after that
+MAX_CACHED = 10_000
+
+MISSING = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+class Principal(Struct, frozen=True):
+    """A user together with what the key at hand allows."""
+
+    user: User
+    key_id: str = ""
+    team: str | None = None
+    models: tuple[str, ...] | None = None  # names or prefixes ending in `*`; None: all
+    admin: bool = False
+    trusted: bool = False
+
+    def may_use(self, model: str) -> bool:
+        """Whether the key's list has the model."""
+        return self.models is None or any(matches(pattern, model) for pattern in self.models)
+
+
+class Caller(Struct, frozen=True):
+    """Who asks, and under which terms: the frozen facts of one request."""
+
+    principal: Principal
+    request_id: str
+    began: float  # time.monotonic
+    max_calls: int | None = None
+    parent: Context | None = None  # the turn whose borrowed key this request carries
+
+
+ADMIN = Principal(User("admin", "admin"), admin=True)
+
+
+class Auth:
+    """Knows keys. Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within `TTL` seconds."""
+
+    def __init__(self, users: Users, admin_keys: Iterable[str], clock: Callable[[], float] = time.time) -> None:
+        self._users = users
+        self._admins = {digest(key) for key in admin_keys}
+        self._clock = clock
+        self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
+
+    async def principal(self, secret: str) -> Principal:
+        """The principal behind a key, or `UnauthorizedError`."""
+        if not secret:
+            raise UnauthorizedError(MISSING)
+        name = digest(secret)
+        if name in self._admins:
+            return ADMIN
+        now = self._clock()
+        until, found = self._cache.get(name, (0.0, None))
+        if found is None or until <= now:
+            found = self._judge(secret, await self._users.find(secret), now)
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[name] = (now + TTL, found)
+        if isinstance(found, Principal):
+            return found
+        raise UnauthorizedError(str(found), found.code)
+
+    async def admin(self, secret: str) -> Principal:
+        """The principal behind an admin key, or `UnauthorizedError` or `ForbiddenError`."""
+        principal = await self.principal(secret)
+        if not principal.admin:
+            raise ForbiddenError("This needs an admin key.")
+        return principal
+
+    def forget(self) -> None:
+        """Drops what was looked up: keys or users have changed here."""
+        self._cache.clear()
+
+    def _judge(self, secret: str, found: tuple[Key, StoredUser] | None, now: float) -> Principal | UnauthorizedError:
+        if found is None:
+            return UnauthorizedError(f"Incorrect API key provided: {masked(secret)}.", "invalid_api_key")
+        key, user = found
+        if key.revoked_at is not None:
+            return UnauthorizedError(f"The API key {masked(secret)} was revoked.", "invalid_api_key")
+        if key.expires_at is not None and key.expires_at <= now:
+            return UnauthorizedError(f"The API key {masked(secret)} has expired.", "invalid_api_key")
+        if user.disabled:
+            return UnauthorizedError(f"The user of the API key {masked(secret)} is disabled.", "invalid_api_key")
+        models = None if key.models is None else tuple(key.models)
+        return Principal(User(user.id, user.name), key.id, user.team, models, user.admin, key.trusted)
+
+
+def masked(secret: str) -> str:
+    """A key as an error message may show it."""
+    return f"{secret[:3]}****{secret[-4:]}" if len(secret) >= 16 and secret.isprintable() else "****"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name is the pattern's, which may end in `*`."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern

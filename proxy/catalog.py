@@ -1,0 +1,143 @@
+"""What every model name stands for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+
+import httpx
+from msgspec import Struct
+
+from chattable.adapters.local import LocalServer, data_home, model_path
+from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.upstream import Provider, Timeouts, Upstream
+from chattable.adapters.vendors import VENDORS
+from chattable.agents.chattable import Chattable, Limits
+from chattable.agents.errors import ModelNotFound
+from chattable.agents.loading import load
+from chattable.agents.prompt import PromptAgent
+from chattable.proxy import config as settings
+from chattable.proxy.auth import Principal
+
+STARTED = int(time.time())  # what models say they were created
+DEFAULT = "default"  # the name that means `default_model`
+
+
+class Entry(Struct, frozen=True):
+    """One model name."""
+
+    name: str
+    model: Chattable
+    owned_by: str
+    created: int
+    description: str = ""
+    context_length: int | None = None
+    limits: Limits = Limits()
+
+
+class Catalog:
+    """Model name → what answers it. Built once from the config, swapped whole."""
+
+    def __init__(
+        self, entries: Iterable[Entry], wildcards: Mapping[str, settings.ModelEntry], sources: Mapping[str, _Source], default: str
+    ) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+        self._wildcards = wildcards
+        self._sources = sources
+        self._default = default
+
+    def find(self, name: str, principal: Principal) -> Entry:
+        """The entry of a name, or `ModelNotFound`: an unknown name and one that is not for this principal look alike."""
+        entry = self._entries.get(name) or self._by_wildcard(name)
+        if entry is None and name == DEFAULT and self._default:
+            return self.find(self._default, principal)
+        if entry is None or not principal.may_use(name):
+            raise ModelNotFound(name)
+        return entry
+
+    def visible(self, principal: Principal) -> list[Entry]:
+        """The entries this principal may use; what only a wildcard covers cannot be listed."""
+        return [entry for entry in self._entries.values() if principal.may_use(entry.name)]
+
+    async def start(self) -> None:
+        """Starts local servers and agents."""
+        await asyncio.gather(*(source.start() for source in self._sources.values()))
+        await asyncio.gather(*(entry.model.start() for entry in self._entries.values()))
+
+    async def stop(self) -> None:
+        """Stops what was started; what fails to stop does not keep the rest running."""
+        await asyncio.gather(*(entry.model.stop() for entry in self._entries.values()), return_exceptions=True)
+        await asyncio.gather(*(source.stop() for source in self._sources.values()), return_exceptions=True)
+
+    def _by_wildcard(self, name: str) -> Entry | None:
+        pattern = settings.match(name, self._wildcards)
+        if pattern is None:
+            return None
+        model = self._wildcards[pattern]
+        return _upstream(name, model.upstream(pattern, name), model, self._sources[model.provider])
+
+
+class _Source:
+    """A provider together with the process that serves it, if it is one of ours."""
+
+    def __init__(self, name: str, config: settings.Provider, transport: httpx.AsyncBaseTransport) -> None:
+        self.config = config
+        self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
+        vendor = VENDORS[config.kind]
+        self.provider = Provider(
+            name,
+            OpenAIWire(vendor.quirks),
+            config.base_url or vendor.base_url,
+            transport,
+            api_key=config.api_key.reveal() if config.api_key else "",
+            max_connections=config.max_connections,
+        )
+
+    async def start(self) -> None:
+        if self.server is not None:
+            await self.server.start()
+            self.provider.point_at(self.server.base_url)
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop()
+
+
+def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source: _Source) -> Entry:
+    """A name that an upstream answers."""
+    limits = model.timeouts.onto(source.config.timeouts) if model.timeouts else source.config.timeouts
+    retries = source.config.retries if model.retries is None else model.retries
+    return Entry(
+        name,
+        Upstream(
+            source.provider,
+            upstream_name,
+            timeouts=Timeouts(limits.connect, limits.first_token, limits.between_tokens, limits.total),
+            retries=retries,
+        ),
+        model.owned_by or model.provider,
+        STARTED,
+        model.description,
+        model.context_length,
+    )
+
+
+def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:
+    """The catalog that a config describes; raises `LoadError` for an agent that cannot be built."""
+    sources = {name: _Source(name, provider, transport) for name, provider in config.providers.items()}
+    fixed = {name: model for name, model in config.models.items() if not name.endswith("*")}
+    entries = [_upstream(name, model.upstream(name, name), model, sources[model.provider]) for name, model in fixed.items()]
+    entries += [_agent(name, agent) for name, agent in config.agents.items()]
+    wildcards = {name: model for name, model in config.models.items() if name.endswith("*")}
+    return Catalog(entries, wildcards, sources, config.default_model)
+
+
+def _agent(name: str, agent: settings.AgentEntry) -> Entry:
+    limits = Limits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
+    model: Chattable
+    if isinstance(agent, settings.PromptAgent):
+        model = PromptAgent(agent.model, context=agent.context, instructions=agent.instructions, params=agent.params)
+    else:
+        model = load(agent.use, agent.params)
+    return Entry(name, model, "chattable", STARTED, agent.description or model.description, None, limits)

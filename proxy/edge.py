@@ -1,0 +1,68 @@
+"""The outermost layer of the server: one request id, one spelling of every path, one access log line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Send
+
+log = logging.getLogger("chattable.access")
+
+# What OpenAI's API has at its top: these answer without /v1 as well.
+ROOTS = re.compile(r"^/(chat|models|completions|embeddings|moderations)(/|$)")
+REPEATED = re.compile(r"^(/v1)+(?=/v1(/|$))")
+HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options", b"nosniff")]
+
+
+class Edge:
+    """Wraps the application.
+
+    Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
+    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Handles one connection event of the server."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        request_id = f"req_{secrets.token_hex(12)}"
+        path, method = scope["path"], scope["method"]
+        inner: Any = {**scope, "request_id": request_id, "began": began}
+        if path != "/v1/chat/completions":
+            inner["path"] = canonical(path)
+            inner["raw_path"] = inner["path"].encode()
+        if method == "HEAD":
+            inner["method"] = "GET"
+        id_header = (b"x-request-id", request_id.encode())
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), id_header, *HEADERS]
+            await send(message)
+
+        try:
+            await self._app(inner, receive, send_with_id)
+        finally:
+            if log.isEnabledFor(logging.INFO):
+                ms = (time.monotonic() - began) * 1000
+                log.info("%s %s %s %.1fms %s", method, path, status, ms, request_id)
+
+
+def canonical(path: str) -> str:
+    """The one spelling of a path."""
+    while "//" in path:
+        path = path.replace("//", "/")
+    path = REPEATED.sub("", path.rstrip("/") or "/")
+    return f"/v1{path}" if ROOTS.match(path) else path

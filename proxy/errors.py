@@ -1,0 +1,135 @@
+"""The one error table: what each failure is to a client, in OpenAI's envelope.
+
+Only the errors listed here show their text; anything else is a 500 that names the request id and nothing more.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar.exceptions import HTTPException
+from msgspec import Struct
+
+from chattable.adapters import errors as upstream
+from chattable.agents import errors as chat
+from chattable.proxy.store import errors as store
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+MAX_RETRY_AFTER = 60.0  # seconds; some SDKs obey any figure, so a longer wait is not passed on
+
+
+class UnauthorizedError(Exception):
+    """No key, or one that opens nothing."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ForbiddenError(Exception):
+    """A good key that may not do this."""
+
+
+class ShuttingDownError(Exception):
+    """The server ends before the answer did."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Please retry your request.")
+
+
+class Failure(Struct):
+    """An error as the client gets it."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = {}
+
+    def body(self) -> bytes:
+        """OpenAI's envelope with all its four keys."""
+        return msgspec.json.encode(
+            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        )
+
+
+# class → status, type, code when the error has none of its own; the first class that matches counts
+TABLE: list[tuple[type[Exception], int, str, str | None]] = [
+    (chat.InvalidRequest, 400, INVALID, None),
+    (chat.ModelNotFound, 404, INVALID, "model_not_found"),
+    (chat.LimitReached, 400, INVALID, None),
+    (chat.TurnTimeout, 504, SERVER, "agent_timeout"),
+    (chat.AgentFailed, 500, SERVER, "agent_error"),
+    (upstream.Unreachable, 502, "upstream_error", None),
+    (upstream.TimedOut, 504, "upstream_error", None),
+    (upstream.BrokenAnswer, 502, "upstream_error", None),
+    (upstream.Busy, 503, "upstream_error", None),
+    (chat.ChatError, 500, SERVER, "agent_error"),
+    (store.NotFound, 404, INVALID, "not_found"),
+    (store.Conflict, 409, INVALID, "already_exists"),
+    (store.Invalid, 400, INVALID, "invalid_value"),
+    (store.Unavailable, 503, SERVER, "database_unavailable"),
+    (ForbiddenError, 403, INVALID, "forbidden"),
+    (ShuttingDownError, 503, SERVER, "shutting_down"),
+]
+
+
+def describe(error: BaseException, *, request_id: str = "") -> Failure:
+    """What the client is told of an error."""
+    if isinstance(error, upstream.Refused):
+        return _refused(error)
+    if isinstance(error, UnauthorizedError):
+        return Failure(401, str(error), INVALID, None, error.code, {"www-authenticate": "Bearer"})
+    if isinstance(error, HTTPException):
+        return _http(error)
+    for kind, status, type_, code in TABLE:
+        if isinstance(error, kind):
+            message = getattr(error, "message", None) or str(error)
+            param = getattr(error, "param", None) or getattr(error, "field", None)
+            return Failure(status, message, type_, param, getattr(error, "code", None) or code)
+    where = f" Please quote the request id {request_id}." if request_id else ""
+    return Failure(500, f"The server had an error while processing your request.{where}", SERVER, None, "internal_error")
+
+
+def known(error: BaseException) -> bool:
+    """Whether the table has a place for this error; any other is a fault of this program and belongs in the log."""
+    return isinstance(error, (upstream.Refused, UnauthorizedError, HTTPException, *(row[0] for row in TABLE)))
+
+
+def _refused(error: upstream.Refused) -> Failure:
+    """An upstream's own refusal: its meaning passes, its secrets and its opinion of our key do not."""
+    status, headers = error.status, {}
+    if error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
+        headers = {"retry-after": str(-int(-error.retry_after // 1)), "retry-after-ms": str(int(error.retry_after * 1000))}
+    if status == 429:
+        return Failure(429, error.message, "requests", None, error.code or "rate_limit_exceeded", headers)
+    if status in (400, 404, 409, 413, 415, 422):
+        return Failure(status, error.message, INVALID, error.param, error.code)
+    if status in (401, 402, 403, 407):
+        message = "The upstream refused this server's credentials. Tell the server's operator."
+        return Failure(502, message, "upstream_error", None, "upstream_auth_error")
+    if status in (408, 504):
+        return Failure(504, "The upstream timed out.", "upstream_error", None, "upstream_timeout")
+    if status in (503, 529):
+        return Failure(503, "The upstream is overloaded.", "upstream_error", None, "upstream_overloaded", headers)
+    return Failure(502, "The upstream failed.", "upstream_error", None, "upstream_error")
+
+
+def _http(error: HTTPException) -> Failure:
+    """What the router and the body reader refuse."""
+    status = error.status_code
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
+    messages = {
+        404: "Invalid URL: there is nothing here. The API is below /v1, for example POST /v1/chat/completions.",
+        405: "This path does not know that method. The Allow header lists those it knows.",
+        413: "The request body is too large.",
+    }
+    if status >= 500:
+        return Failure(500, "The server had an error while processing your request.", SERVER, None, "internal_error")
+    message = messages.get(status) or error.detail or HTTPStatus(status).phrase
+    headers: dict[str, Any] = error.headers or {}
+    return Failure(status, message, INVALID, None, codes.get(status), {k.lower(): v for k, v in headers.items()})

@@ -1,0 +1,137 @@
+"""One chat, top to bottom: history in, cache, model, hold, answer; each step has its room, this file has their order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from chattable.agents.chat import Chat, Chunk
+from chattable.agents.chattable import Context
+from chattable.agents.drive import drive
+from chattable.agents.errors import TurnTimeout
+from chattable.agents.parsing import check_tool_replies
+from chattable.proxy.auth import Caller
+from chattable.proxy.cache import Cache
+from chattable.proxy.catalog import Catalog, Entry
+from chattable.proxy.errors import ShuttingDownError, known
+from chattable.proxy.inprocess import client_for
+from chattable.proxy.metering import Metering
+from chattable.proxy.reply import Reply
+from chattable.proxy.sessions import Sessions
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger("chattable")
+
+
+class Pipeline:
+    """Answers chats. Every turn runs in a task of its own: what must happen after an answer happens whoever listens."""
+
+    def __init__(self, catalog: Catalog, sessions: Sessions, cache: Cache, metering: Metering, *, base_url: str = "") -> None:
+        self.catalog = catalog
+        self.sessions = sessions
+        self.cache = cache
+        self.metering = metering
+        self.base_url = base_url  # where this very process is reached, for code that agents run
+        self.threads: Executor = ThreadPoolExecutor(32, "agent")
+        self.lent: dict[str, Context] = {}
+        self.stopping = False
+        self._running: dict[asyncio.Task[None], Reply] = {}
+
+    def start(self, chat: Chat, caller: Caller) -> Reply:
+        """Begins a turn for an HTTP request."""
+        reply = Reply()
+        reply.task = asyncio.create_task(self._pump(chat, caller, reply))
+        self._running[reply.task] = reply
+        reply.task.add_done_callback(self._running.pop)
+        return reply
+
+    async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
+        """Answers a chat that an agent asks, within the agent's turn."""
+        parent.enter(chat.model)
+        entry = self.catalog.find(chat.model, parent.caller.principal)
+        async with aclosing(self._answer(chat, entry, parent.caller, parent, Reply())) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _pump(self, chat: Chat, caller: Caller, reply: Reply) -> None:
+        try:
+            if caller.parent is not None:
+                caller.parent.enter(chat.model)
+            entry = self.catalog.find(chat.model, caller.principal)
+            async with asyncio.timeout(None if entry.model.leaf else entry.limits.seconds):
+                async with self.sessions.turn(chat, caller) as turn:
+                    reply.headers |= turn.headers
+                    check_tool_replies(turn.chat.messages)
+                    async with aclosing(self._answer(turn.chat, entry, caller, caller.parent, reply)) as chunks:
+                        async for chunk in chunks:
+                            turn.see(chunk)
+                            await reply.put(chunk)
+            reply.end()
+        except TimeoutError:
+            reply.end(TurnTimeout(f"The agent `{chat.model}` did not answer within {entry.limits.seconds:g} seconds."))
+        except asyncio.CancelledError:
+            reply.end(ShuttingDownError())
+        except Exception as error:
+            if not known(error) or error.__cause__ is not None:
+                log.exception("request %s failed", caller.request_id)
+            reply.end(error)
+        finally:
+            for key in [key for key, ctx in self.lent.items() if ctx.caller is caller]:
+                del self.lent[key]
+
+    async def _answer(
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
+    ) -> AsyncGenerator[Chunk]:
+        async with self.cache.lookup(chat, entry, caller) as cached:
+            reply.headers |= cached.headers
+            async with aclosing(cached.replay or self._ask(chat, entry, caller, parent, reply)) as chunks:
+                async for chunk in chunks:
+                    cached.see(chunk)
+                    yield chunk
+
+    async def _ask(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> AsyncGenerator[Chunk]:
+        async with self.metering.hold(chat, entry, caller) as hold:
+            limits = entry.limits.within(caller.max_calls)
+            user = caller.principal.user
+            ctx = Context(self, hold.chat, user, entry.name, caller, parent=parent, limits=limits, trace=reply.trace)
+            async with aclosing(drive(entry.model, ctx)) as chunks:
+                async for chunk in chunks:
+                    hold.see(chunk)
+                    yield chunk
+            if hold.reported is None:
+                usage = await hold.usage()
+                ctx.add_usage(usage)
+                yield Chunk(usage=usage)
+
+    def client(self, ctx: Context) -> AsyncOpenAI:
+        """An OpenAI client without a socket, whose requests are nested in the turn."""
+        return client_for(self, ctx)
+
+    def lend(self, ctx: Context) -> tuple[str, str]:
+        """A base URL and a key for code that needs a socket; the key dies with the turn."""
+        key = f"sk-run-{secrets.token_urlsafe(32)}"
+        self.lent[key] = ctx
+        return self.base_url, key
+
+    async def stop(self, grace: float) -> None:
+        """Lets running turns end, for `grace` seconds; then ends them with an error."""
+        self.stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace)
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=5)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def running(self) -> int:
+        """How many turns are under way."""
+        return len(self._running)

@@ -1,0 +1,97 @@
+"""The queue between a turn that runs in its own task and the response that reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from chattable.agents.chat import Chunk
+from chattable.agents.chattable import Trace
+
+FULL = 64  # chunks waiting for the client at which the turn pauses
+PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
+BREATHE = 64  # chunks after which a turn that never waits lets others run
+
+
+class Reply:
+    """One answer on its way: the turn puts chunks in, the response takes them out in batches.
+
+    Law: `put` never waits for a reader that has left, so a turn always reaches its end; `take` hands out everything that
+    waits, so a reader that lags behind catches up in one step.
+    """
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}  # facts for the response headers, complete once the first chunk is there
+        self.trace = Trace()
+        self.task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._items: list[Chunk] = []
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._ended = False
+        self._left = False
+        self._count = 0
+
+    async def put(self, chunk: Chunk) -> None:
+        """Adds a chunk, waiting while the queue is full and somebody may still read it."""
+        self._count += 1
+        if self._count % BREATHE == 0:
+            await asyncio.sleep(0)
+        if self._left:
+            return
+        self._items.append(chunk)
+        _wake(self._reader)
+        if len(self._items) >= FULL:
+            self._writer = self._loop.create_future()
+            alarm = self._loop.call_later(PATIENCE, self.leave)
+            try:
+                await self._writer
+            finally:
+                alarm.cancel()
+                self._writer = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Says that nothing more comes, because of `error` if there is one."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            _wake(self._reader)
+
+    async def take(self, wait: float | None = None) -> list[Chunk] | None:
+        """All waiting chunks; an empty list after `wait` seconds of silence; None at the end; raises the turn's error."""
+        if not self._items and not self._ended:
+            self._reader = self._loop.create_future()
+            alarm: Any = self._loop.call_later(wait, _wake, self._reader) if wait is not None else None
+            try:
+                await self._reader
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
+                self._reader = None
+        if self._items:
+            items, self._items = self._items, []
+            _wake(self._writer)
+            return items
+        if not self._ended:
+            return []
+        if self._error is not None:
+            raise self._error
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the turn has ended well and everything was taken."""
+        return self._ended and self._error is None and not self._items
+
+    def leave(self, *, cancel: bool = False) -> None:
+        """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
+        self._left = True
+        self._items.clear()
+        _wake(self._writer)
+        if cancel and self.task is not None:
+            self.task.cancel()
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

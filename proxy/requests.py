@@ -1,0 +1,87 @@
+"""What every route needs of a request: its body, and who sends it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException
+
+from chattable.agents.chat import Json
+from chattable.agents.errors import InvalidRequest, clip
+from chattable.proxy.auth import Caller
+from chattable.proxy.house import House
+
+NOT_JSON = (
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+    "correctly. The API expects a JSON payload, but what was sent was not valid JSON: {}.)"
+)
+
+
+async def read_json(request: Request[Any, Any, Any], limit: int) -> Json:
+    """The body as a JSON object, whatever content type it claims; gzip and deflate are undone, within the size limit."""
+    body = await request.body()
+    encoding = request.headers.get("content-encoding", "identity").lower().strip()
+    if encoding != "identity":
+        body = _decompressed(body, encoding, limit)
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError:
+        raise InvalidRequest(NOT_JSON.format("it is nested too deeply")) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest(NOT_JSON.format("it is not UTF-8")) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(NOT_JSON.format(str(error))) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The request body must be a JSON object, but it is {_kind(value)}.")
+    return value
+
+
+async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
+    """Who asks, or `UnauthorizedError`."""
+    secret = bearer(request)
+    scope: Any = request.scope
+    parent = house.pipeline.lent.get(secret) if house.pipeline.lent else None
+    principal = parent.caller.principal if parent else await house.auth.principal(secret)
+    max_calls = request.headers.get("x-max-calls")
+    if max_calls is not None and not (max_calls.isascii() and max_calls.isdigit() and len(max_calls) < 10):
+        raise InvalidRequest(f"The header X-Max-Calls must be a whole number, not '{clip(max_calls)}'.", param="X-Max-Calls")
+    return Caller(principal, scope["request_id"], scope["began"], int(max_calls) if max_calls else None, parent)
+
+
+def bearer(request: Request[Any, Any, Any]) -> str:
+    """The key of a request: everything behind `Bearer`, spaces included, or the header `x-api-key`; empty if there is none."""
+    header = request.headers.get("authorization", "")
+    if header[:7].lower() == "bearer ":
+        return header[7:].strip()
+    return header.strip() or request.headers.get("x-api-key", "").strip()
+
+
+def integer(request: Request[Any, Any, Any], name: str, default: int) -> int:
+    """A whole number from the query, or the default."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidRequest(f"Invalid value for '{name}': expected a whole number, but got '{clip(text)}'.", param=name)
+    return int(text)
+
+
+def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    if encoding not in ("gzip", "deflate"):
+        raise HTTPException(f"Content-Encoding '{clip(encoding)}' is not supported; use gzip or none.", status_code=415)
+    inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error:
+        raise InvalidRequest(f"The request body is not valid {encoding}.") from None
+    if len(plain) > limit:
+        raise HTTPException(status_code=413)
+    return plain
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")

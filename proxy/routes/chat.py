@@ -1,0 +1,100 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from litestar import Request, post
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
+
+from chattable.agents.chat import Chunk
+from chattable.agents.fold import Fold
+from chattable.agents.parsing import parse
+from chattable.proxy.errors import describe
+from chattable.proxy.house import House
+from chattable.proxy.reply import Reply
+from chattable.proxy.requests import caller_of, read_json
+from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
+
+JSON_HEADERS = [(b"content-type", b"application/json")]
+SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+
+
+def routes(house: House) -> list[ControllerRouterHandler]:
+    """The route of chat completions."""
+
+    @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
+    async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
+        caller = await caller_of(request, house)
+        chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
+        reply = house.pipeline.start(chat, caller)
+        frames = Frames(chat.model, include_usage=chat.include_usage)
+        return _Answer(house, reply, frames, caller.began, stream=chat.stream)
+
+    return [chat_completions]
+
+
+class _Answer:
+    """Sends a reply. Law: a failure before the first chunk has its own status; after it, an error event and no `[DONE]`."""
+
+    def __init__(self, house: House, reply: Reply, frames: Frames, began: float, *, stream: bool) -> None:
+        self._keepalive = house.config.server.keepalive
+        self._cancel = house.config.server.on_disconnect == "cancel"
+        self._reply = reply
+        self._frames = frames
+        self._began = began
+        self._send_all = self._stream if stream else self._whole
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = asyncio.create_task(self._watch(receive)) if self._cancel else None
+        try:
+            await self._send_all(send)
+        finally:
+            if watch:
+                watch.cancel()
+            self._reply.leave()  # no await here: a client that left cancels every one of them
+
+    async def _whole(self, send: Send) -> None:
+        fold = Fold()
+        while (chunks := await self._reply.take()) is not None:
+            for chunk in chunks:
+                fold.add(chunk)
+        body = self._frames.completion(fold)
+        await self._start(send, [*JSON_HEADERS, (b"content-length", b"%d" % len(body))])
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _stream(self, send: Send) -> None:
+        reply, frames = self._reply, self._frames
+        chunks: list[Chunk] | None = await reply.take(self._keepalive)
+        await self._start(send, SSE_HEADERS)
+        try:
+            while chunks is not None:
+                block = frames.encode(chunks) if chunks else KEEPALIVE
+                if reply.complete:
+                    break
+                if block:
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
+                chunks = await reply.take(self._keepalive)
+            else:
+                block = b""
+            last = block + DONE
+        except Exception as error:
+            last = error_frame(describe(error))
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _start(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        trace = self._reply.trace
+        overhead = max(0.0, time.monotonic() - self._began - trace.waited)
+        facts = {**self._reply.headers, "x-chattable-overhead-ms": f"{overhead * 1000:.1f}"}
+        if trace.attempts:
+            facts |= {"x-chattable-model": trace.asked, "x-chattable-attempts": str(trace.attempts)}
+        encoded = [(k.encode(), v.encode("ascii", "replace")) for k, v in facts.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, *encoded]})
+
+    async def _watch(self, receive: Receive) -> None:
+        """Stops the turn when the client leaves."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._reply.leave(cancel=True)

@@ -1,0 +1,62 @@
+"""Runs the server: one process, or several that share a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import uvicorn
+from litestar.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
+
+from chattable.proxy.app import build
+from chattable.proxy.config import Config
+from chattable.proxy.setup import address, find_config, prepare
+
+WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file its parent read
+
+
+def serve(config: Config, path: str | None) -> None:
+    """Serves until a signal ends it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    asyncio.run(prepare(config))
+    server = config.server
+    options = uvicorn.Config(
+        "chattable.proxy.serve:worker" if server.workers > 1 else application(config),
+        factory=server.workers > 1,
+        host=server.host,
+        port=server.port,
+        workers=server.workers,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(server.grace) + 5,
+    )
+    listener = options.bind_socket()
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
+    if server.workers > 1:
+        os.environ[WORKER_CONFIG] = path or ""
+        Multiprocess(options, sockets=[listener]).run()
+    else:
+        uvicorn.Server(options).run(sockets=[listener])
+
+
+def application(config: Config) -> ASGIApp:
+    """The whole application behind its edge."""
+    return build(config, base_url=address(config))
+
+
+def worker() -> ASGIApp:
+    """The application of one worker process."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    return application(find_config(os.environ[WORKER_CONFIG] or None))

@@ -1,0 +1,79 @@
+"""What happens before a server runs: the config is found, the database prepared, the first key made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from chattable.adapters.local import MODEL_NAME, data_home, model_path
+from chattable.adapters.vendors import VENDORS
+from chattable.proxy import config as settings
+from chattable.proxy.config import Config
+from chattable.proxy.progress import show_progress
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.errors import Unavailable
+from chattable.proxy.store.users import Users
+
+DEFAULT_FILE = "config.yaml"
+
+
+def find_config(path: str | None, *, host: str | None = None, port: int | None = None, workers: int | None = None) -> Config:
+    """The config of a file, by default ./config.yaml if there is one, else the built-in settings; flags win over both."""
+    if path is None and Path(DEFAULT_FILE).is_file():
+        path = DEFAULT_FILE
+    config = built_in() if path is None else settings.load(path, os.environ, VENDORS)
+    flags = {name: value for name, value in (("host", host), ("port", port), ("workers", workers)) if value is not None}
+    return replace(config, server=replace(config.server, **flags))
+
+
+def built_in() -> Config:
+    """The settings without a file: agent `echo`, every provider whose key is in the environment, the local model if pulled."""
+    keys = {name: vendor.key_env for name, vendor in VENDORS.items() if vendor.key_env}
+    config = settings.defaults(os.environ, keys)
+    if not model_path(data_home()).is_file():
+        return config
+    return replace(
+        config,
+        providers={**config.providers, "local": settings.Provider(kind="local")},
+        models={**config.models, MODEL_NAME: settings.ModelEntry(provider="local", context_length=2048)},
+    )
+
+
+async def prepare(config: Config) -> None:
+    """Brings a SQLite database up to date, refuses a PostgreSQL one that is not, and makes the first admin key."""
+    database = Database(config.database_url)
+    await database.start()
+    try:
+        if not await database.up_to_date():
+            if not database.is_sqlite:
+                raise Unavailable(f"{database} is not at the version this program needs. Run: chattable migrate")
+            with show_progress(sys.stderr) as tell:
+                await database.migrate(tell)
+        users = Users(database)
+        first = not config.admin_keys and await users.count() == 0
+        if first:
+            await users.create("admin", admin=True)
+            _, secret = await users.create_key("admin", name="first")
+            print(welcome(config, secret), flush=True)
+    finally:
+        await database.stop()
+
+
+def welcome(config: Config, secret: str) -> str:
+    """What a new server tells its owner, once."""
+    name = next(iter([*config.agents, *config.models]), "MODEL")
+    return (
+        f"\nYour admin key, shown this once: {secret}\n\nTry it:\n"
+        f"  curl {address(config)}/chat/completions \\\n"
+        f"    -H 'Authorization: Bearer {secret}' -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'\n'
+    )
+
+
+def address(config: Config) -> str:
+    """The base URL for a client on this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.server.host, config.server.host)  # noqa: S104
+    return f"http://{host}:{config.server.port}/v1"

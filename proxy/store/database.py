@@ -1,0 +1,102 @@
+"""The one door to the database: transactions, health and migrations, on SQLite and PostgreSQL alike."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chattable.proxy.store import address, postgres, schema, sqlite
+from chattable.proxy.store.outages import outages
+
+PING = 2.0  # seconds
+
+
+class Database:
+    """Connections to one database.
+
+    Law: `begin` is a write transaction, committed on a clean exit and rolled back otherwise; `connect` only reads. A
+    database that is away raises `Unavailable`, within bounded time, from every method. The URL's password is never shown.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self._url = address.parse(url)
+        self._file = self._file_of_url() if self.is_sqlite else ""
+        self._anchor: sqlite3.Connection | None = None
+        self._reader = sqlite.engine(self._file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
+        self._writer = self._reader.execution_options(write=True)
+
+    def __repr__(self) -> str:
+        return f"Database({self})"
+
+    def __str__(self) -> str:
+        return address.shown(self._url)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Says which of the two this is."""
+        return self._url.drivername == "sqlite"
+
+    async def start(self) -> None:
+        """Prepares a SQLite file; asks nothing of a PostgreSQL, which may come up later."""
+        if sqlite.is_memory(self._file):
+            self._anchor = sqlite3.connect(self._file, uri=True)  # the database lives as long as one connection
+        elif self.is_sqlite:
+            with outages(str(self)):
+                await asyncio.to_thread(sqlite.prepare, self._file)
+
+    async def stop(self) -> None:
+        """Closes every connection; a database in memory is gone."""
+        await self._reader.dispose()
+        if self._anchor:
+            self._anchor.close()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """Opens a transaction that may write."""
+        with outages(str(self)):
+            async with self._writer.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """Opens a transaction that only reads and is rolled back."""
+        with outages(str(self)):
+            async with self._reader.connect() as connection:
+                yield connection
+
+    async def ping(self) -> None:
+        """Returns when the database answers; raises `Unavailable` otherwise."""
+        with outages(str(self)):
+            async with asyncio.timeout(PING), self._reader.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+    async def version(self) -> str | None:
+        """Returns the version of the schema; None before the first migration."""
+        async with self.connect() as connection:
+            return await connection.run_sync(schema.version)
+
+    async def up_to_date(self) -> bool:
+        """Says whether the schema is the one this Chattable needs."""
+        return await self.version() == schema.head()
+
+    async def migrate(self, progress: schema.Progress | None = None) -> None:
+        """Brings the schema to the newest version, all or nothing; calls `progress` with each script applied.
+
+        Law: of any number of processes that migrate at once one does the work; the others wait and find it done.
+        """
+        unpooled = sqlite.migration_engine(self._file) if self.is_sqlite else postgres.migration_engine(self._url)
+        try:
+            with outages(str(self)):
+                async with unpooled.execution_options(write=True).begin() as connection:
+                    if not self.is_sqlite:  # whose transaction has waited for the others already
+                        await postgres.lock_migrations(connection)
+                    await connection.run_sync(schema.upgrade, progress)
+        finally:
+            await unpooled.dispose()
+
+    def _file_of_url(self) -> str:
+        name = self._url.database
+        return sqlite.memory() if name in (None, "", ":memory:") else str(name)

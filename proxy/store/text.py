@@ -1,0 +1,27 @@
+"""Text that both databases store unchanged: what they would refuse is refused here, by field."""
+
+import unicodedata
+
+from chattable.proxy.store.errors import Invalid
+
+MAX_LENGTH = 200
+
+# Cc: NUL and friends; Cs: lone surrogates, which no encoding of the drivers takes; Zl, Zp: newlines in disguise.
+UNSTORABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str, field: str) -> str:
+    """Returns the text, or refuses control characters, line separators and lone surrogates."""
+    for position, character in enumerate(text):
+        if unicodedata.category(character) in UNSTORABLE:
+            raise Invalid(f"{field} contains the unusable character {character!a} at position {position}.", field)
+    return text
+
+
+def short(text: str, field: str) -> str:
+    """Returns the text as it is, or refuses what is no name: 1–200 printable characters, no space at either end."""
+    if not 1 <= len(text) <= MAX_LENGTH:
+        raise Invalid(f"{field} must have 1 to {MAX_LENGTH} characters, not {len(text)}.", field)
+    if printable(text, field) != text.strip():
+        raise Invalid(f"{field} must not begin or end with a space: {text!r}.", field)
+    return text

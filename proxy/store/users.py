@@ -1,0 +1,280 @@
+"""Who may ask, and with which keys."""
+
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from sqlalchemy import ColumnElement, RowMapping, func, select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chattable.proxy.store import tables
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.errors import Conflict, Invalid, NotFound
+from chattable.proxy.store.page import Page, checked_limit, page_of
+from chattable.proxy.store.secret import digest, imported, masked, new_secret
+from chattable.proxy.store.text import printable, short
+
+USER_ID = "user_"
+KEY_ID = "key_"
+MAX_MODELS = 1000
+LAST_SECOND = 253_402_300_799  # of the year 9999
+
+users, keys = tables.users, tables.keys
+# Everything of a key but its digest, which leaves this file only as a yes or no.
+KEY = [column for column in keys.c if column is not keys.c.digest]
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody with keys."""
+
+    id: str
+    name: str
+    team: str | None
+    disabled: bool
+    admin: bool
+    created_at: int
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a key once its secret has been handed over; `models` None means all."""
+
+    id: str
+    user_id: str
+    name: str
+    prefix: str
+    models: tuple[str, ...] | None
+    trusted: bool
+    expires_at: int | None
+    revoked_at: int | None
+    created_at: int
+
+
+class Users:
+    """The users and their keys, in SQL.
+
+    Law: a user is named by id or by name; no name looks like an id, so the two never meet. Names are compared by code
+    point: nothing is folded or normalised. Of two creations with one name exactly one succeeds, the other is a `Conflict`.
+    A deleted user's keys are gone in the same moment. A secret is returned once, by `create_key`, and stored as its digest.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(self, name: str, team: str | None = None, *, admin: bool = False) -> User:
+        """Adds a user; an admin's keys may administer."""
+        user = User(
+            id=_new_id(USER_ID),
+            name=_user_name(name),
+            team=team if team is None else short(team, "team"),
+            disabled=False,
+            admin=admin,
+            created_at=self._now(),
+        )
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(users.insert().values(msgspec.structs.asdict(user)))
+        except IntegrityError:
+            raise _taken(name) from None
+        return user
+
+    async def get(self, id_or_name: str) -> User:
+        """Returns the user, or raises `NotFound`."""
+        async with self._database.connect() as connection:
+            return await _user(connection, id_or_name)
+
+    async def list(self, limit: int = 100, after: str | None = None) -> Page[User]:
+        """Returns users, oldest first, from behind the one with the id `after`."""
+        query = select(users).order_by(users.c.created_at, users.c.id).limit(checked_limit(limit) + 1)
+        async with self._database.connect() as connection:
+            if after is not None:
+                query = query.where(tuple_(users.c.created_at, users.c.id) > await _position(connection, after))
+            rows = (await connection.execute(query)).mappings().all()
+        return page_of([_user_of(row) for row in rows], limit)
+
+    async def update(
+        self,
+        id_or_name: str,
+        *,
+        name: str | UnsetType = UNSET,
+        team: str | UnsetType | None = UNSET,
+        disabled: bool | UnsetType = UNSET,
+        admin: bool | UnsetType = UNSET,
+    ) -> User:
+        """Changes what is given and returns the user as it is now."""
+        changes: dict[str, Any] = {}
+        if name is not UNSET:
+            changes["name"] = _user_name(name)
+        if team is not UNSET:
+            changes["team"] = team if team is None else short(team, "team")
+        if disabled is not UNSET:
+            changes["disabled"] = disabled
+        if admin is not UNSET:
+            changes["admin"] = admin
+        if not changes:
+            return await self.get(id_or_name)
+        statement = users.update().where(_named(id_or_name)).values(changes).returning(users)
+        try:
+            return await self._changed(statement, id_or_name)
+        except IntegrityError:
+            raise _taken(changes["name"]) from None
+
+    async def delete(self, id_or_name: str) -> User:
+        """Removes the user with all keys and returns who it was."""
+        return await self._changed(users.delete().where(_named(id_or_name)).returning(users), id_or_name)
+
+    async def count(self) -> int:
+        """Returns how many users there are."""
+        async with self._database.connect() as connection:
+            return (await connection.execute(select(func.count()).select_from(users))).scalar_one()
+
+    async def create_key(
+        self,
+        user: str,
+        *,
+        name: str,
+        models: Sequence[str] | None = None,
+        expires_at: int | None = None,
+        trusted: bool = False,
+        secret: str | None = None,
+    ) -> tuple[Key, str]:
+        """Adds a key to the user named by id or name, and returns it with its secret: made here, or imported."""
+        secret = new_secret() if secret is None else imported(secret)
+        fields = {
+            "id": _new_id(KEY_ID),
+            "name": short(name, "name"),
+            "digest": digest(secret),
+            "prefix": masked(secret),
+            "models": _models(models),
+            "trusted": trusted,
+            "expires_at": _expiry(expires_at),
+            "created_at": self._now(),
+        }
+        try:
+            async with self._database.begin() as connection:
+                owner = await _user(connection, user, lock=True)
+                statement = keys.insert().values(user_id=owner.id, **fields).returning(*KEY)
+                row = (await connection.execute(statement)).mappings().one()
+        except IntegrityError:
+            raise Conflict("This key exists already.", "key") from None
+        return _key_of(row), secret
+
+    async def list_keys(self, user: str) -> tuple[Key, ...]:
+        """Returns the user's keys, oldest first, the revoked ones too."""
+        async with self._database.connect() as connection:
+            owner = await _user(connection, user)
+            query = select(*KEY).where(keys.c.user_id == owner.id).order_by(keys.c.created_at, keys.c.id)
+            return tuple(_key_of(row) for row in (await connection.execute(query)).mappings())
+
+    async def revoke_key(self, id: str, user: str | None = None) -> Key:  # noqa: A002 - the public word for it
+        """Ends a key for good and returns it, if it is that user's; a repetition changes nothing."""
+        statement = (
+            keys.update()
+            .where(keys.c.id == _storable("key", id))
+            .values(revoked_at=func.coalesce(keys.c.revoked_at, self._now()))
+            .returning(*KEY)
+        )
+        async with self._database.begin() as connection:
+            if user is not None:
+                statement = statement.where(keys.c.user_id == (await _user(connection, user)).id)
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("key", id)
+        return _key_of(row)
+
+    async def find(self, secret: str) -> tuple[Key, User] | None:
+        """Returns the key with this secret and its user, or None for any string that is none.
+
+        Law: a revoked or expired key and a disabled user are returned as well: what they may do is the caller's decision.
+        """
+        wanted = digest(secret)
+        query = select(keys, users).join(users).where(keys.c.digest == wanted)
+        async with self._database.connect() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None or not hmac.compare_digest(row[keys.c.digest], wanted):
+            return None
+        return _key_of(row), _user_of(row)
+
+    async def _changed(self, statement: Any, id_or_name: str) -> User:
+        async with self._database.begin() as connection:
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("user", id_or_name)
+        return _user_of(row)
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+async def _user(connection: AsyncConnection, id_or_name: str, *, lock: bool = False) -> User:
+    query = select(users).where(_named(id_or_name))
+    if lock:  # keeps PostgreSQL from deleting the user meanwhile; SQLite has one writer anyway
+        query = query.with_for_update(read=True, key_share=True)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("user", id_or_name)
+    return _user_of(row)
+
+
+async def _position(connection: AsyncConnection, after: str) -> tuple[int, str]:
+    try:
+        user = await _user(connection, after)
+    except NotFound:
+        raise Invalid(f"after names no user: {after!r}; begin again without it.", "after") from None
+    return user.created_at, user.id
+
+
+def _named(id_or_name: str) -> ColumnElement[bool]:
+    column = users.c.id if id_or_name.startswith(USER_ID) else users.c.name
+    return column == _storable("user", id_or_name)
+
+
+def _storable(what: str, id_or_name: str) -> str:
+    """Keeps from the driver what cannot be in a table, and therefore not be found there."""
+    try:
+        return printable(id_or_name, what)
+    except Invalid:
+        raise NotFound(what, id_or_name) from None
+
+
+def _user_of(row: RowMapping) -> User:
+    return User(**{column.name: row[column] for column in users.c})
+
+
+def _key_of(row: RowMapping) -> Key:
+    fields = {column.name: row[column] for column in KEY}
+    models = fields.pop("models")
+    return Key(models=models if models is None else tuple(models), **fields)
+
+
+def _new_id(prefix: str) -> str:
+    return prefix + secrets.token_urlsafe(18)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"There is a user named {name!r} already.", "name")
+
+
+def _user_name(name: str) -> str:
+    if name.startswith(USER_ID):
+        raise Invalid(f"name must not begin with {USER_ID!r}: ids do.", "name")
+    return short(name, "name")
+
+
+def _models(models: Sequence[str] | None) -> list[str] | None:
+    if models is None:
+        return None
+    if isinstance(models, str) or not 1 <= len(models) <= MAX_MODELS:
+        raise Invalid(f"models must be null for every model, or a list of 1 to {MAX_MODELS} names.", "models")
+    return [short(model, "models") for model in models]
+
+
+def _expiry(expires_at: int | None) -> int | None:
+    if expires_at is not None and not 0 <= expires_at <= LAST_SECOND:
+        raise Invalid(f"expires_at must be unix seconds up to the year 9999, not {expires_at}.", "expires_at")
+    return expires_at

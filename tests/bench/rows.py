@@ -1,0 +1,91 @@
+"""The rows and figures of the benchmark, as data: a new measurement is a line here, a new configuration one in SETUPS."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from load import SERIAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One load on one setup; `calls` is how many upstream calls each request must cause."""
+
+    name: str
+    setup: str
+    body: bytes
+    connections: int = 32
+    requests: int
+    expect: bytes = b'"finish_reason":"stop"'
+    first: bytes = b""
+    calls: float = 1
+    versus: str = ""  # the row it is a multiple of: in CPU where both have it, in median latency otherwise
+    path: str = "/v1/chat/completions"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that several rows give together."""
+
+    name: str
+    unit: str
+    rows: tuple[str, ...]
+    value: Callable[..., float]  # takes the best of each row
+
+
+def chat(model: str = "m", stream: bool = False) -> bytes:
+    """Returns a small chat request that no other one equals."""
+    question = f"Request {SERIAL.decode()}: hello, how are you today? Please answer briefly."
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": question},
+    ]
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    return json.dumps({"model": model, "messages": messages, "temperature": 0.5} | options).encode()
+
+
+PLAIN = {"body": chat()}
+STREAM = {"body": chat(stream=True), "first": b"tok0", "expect": b"data: [DONE]"}
+LONG = STREAM | {"body": chat("m-222", stream=True)}
+ALONE = {"connections": 1}  # latency without a queue
+
+ROWS = [
+    Row(name="direct", setup="direct", requests=10_000, **PLAIN),
+    Row(name="direct-stream", setup="direct", requests=2_000, **STREAM),
+    Row(name="direct-1", setup="direct", requests=2_000, **PLAIN, **ALONE),
+    Row(name="direct-stream-1", setup="direct", requests=1_000, **STREAM, **ALONE),
+    Row(name="nginx", setup="nginx", requests=20_000, **PLAIN),
+    Row(name="nginx-stream", setup="nginx", requests=4_000, **STREAM),
+    Row(name="nginx-stream-222", setup="nginx", requests=500, **LONG),
+    Row(name="nginx-1", setup="nginx", requests=2_000, versus="direct-1", **PLAIN, **ALONE),
+    Row(name="nginx-stream-1", setup="nginx", requests=1_000, versus="direct-stream-1", **STREAM, **ALONE),
+    Row(name="plain", setup="chattable", requests=4_000, versus="nginx", **PLAIN),
+    Row(name="stream", setup="chattable", requests=2_000, versus="nginx-stream", **STREAM),
+    Row(name="stream-222", setup="chattable", requests=500, versus="nginx-stream-222", **LONG),
+    Row(name="plain-1", setup="chattable", requests=2_000, versus="direct-1", **PLAIN, **ALONE),
+    Row(name="stream-1", setup="chattable", requests=1_000, versus="direct-stream-1", **STREAM, **ALONE),
+    Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
+]
+
+
+def per_chunk(stream: Any, long: Any) -> float:
+    """Returns the CPU of each of the 200 chunks that the long stream has more."""
+    return (long.cpu_us - stream.cpu_us) / 200
+
+
+def added(number: str) -> Callable[[Any, Any], float]:
+    """Returns what a row's number has on top of the direct call's."""
+    return lambda direct, row: getattr(row, number) - getattr(direct, number)
+
+
+FIGURES = [
+    Figure("CPU per further chunk, nginx", "µs", ("nginx-stream", "nginx-stream-222"), per_chunk),
+    Figure("CPU per further chunk", "µs", ("stream", "stream-222"), per_chunk),
+    Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
+    Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
+    Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),
+    Figure("time to first token added, p50, nginx", "ms", ("direct-stream-1", "nginx-stream-1"), added("first_ms")),
+    Figure("time to first token added, p50", "ms", ("direct-stream-1", "stream-1"), added("first_ms")),
+]

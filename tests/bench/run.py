@@ -1,0 +1,91 @@
+"""Measures Chattable beside nginx and a direct call, in one run on one machine, and prints what was measured.
+
+    python tests/bench/run.py [--quick] [--rows direct,nginx,plain] [--rounds 3] [--json FILE]
+
+docs/benchmarks.md explains every row.
+"""
+
+import argparse
+import gc
+import os
+import resource
+import shutil
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from measuring import Round, one_round
+from probes import PROBES
+from report import ROOT, Report, machine, versions
+from rows import ROWS, Row
+from setups import LOAD_CORE, PINNED, SETUPS, Running, stub
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def measure_rows(rows: list[Row], upstream: Running, quick: bool, rounds: int) -> dict[str, list[Round]]:
+    """Measures all rows round by round, so that a slow minute of the machine hits them alike."""
+    seen: dict[str, list[Round]] = {row.name: [] for row in rows}
+    with ExitStack() as stack:
+        running = {name: stack.enter_context(SETUPS[name](upstream.port)) for name in {row.setup for row in rows}}
+        for number in range(rounds + 1):
+            say(f"round {number} of {rounds}" if number else "warming up")
+            for row in rows:
+                requests = row.requests // (8 if quick else 1) // (1 if number else 4)
+                result = one_round(row, running[row.setup], upstream, requests)
+                seen[row.name] += [result] if number else []
+    return seen
+
+
+def chosen(names: list[str], selected: str) -> list[str]:
+    """Returns the names that begin with one of the selected words; all of them without a selection."""
+    words = tuple(word.strip() for word in selected.split(",") if word.strip())
+    return [name for name in names if not words or name.startswith(words)]
+
+
+def chosen_rows(selected: str) -> list[Row]:
+    names = chosen([row.name for row in ROWS], selected)
+    rows = [row for row in ROWS if row.name in names and (row.setup != "nginx" or shutil.which("nginx"))]
+    if len(rows) < len(names):
+        say("nginx is not on PATH: its rows are left out")
+    return rows
+
+
+def prepare() -> None:
+    """Makes room and quiet: descriptors for thousands of streams (servers inherit the limit), no collector pauses here."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.disable()
+    if PINNED:
+        os.sched_setaffinity(0, {LOAD_CORE})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="an eighth of the requests, no idle streams")
+    parser.add_argument("--rows", default="", help="comma-separated beginnings of row and probe names")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="where the raw numbers go (default: bench-results/DATE.json)")
+    options = parser.parse_args()
+
+    now, where, what, rows = datetime.now(UTC), machine(), versions(), chosen_rows(options.rows)
+    prepare()
+    with stub() as upstream:
+        rounds = measure_rows(rows, upstream, options.quick, options.rounds)
+        probes: dict[str, float] = {}
+        for name in chosen(list(PROBES), options.rows):
+            say(f"probe {name}")
+            probes |= PROBES[name](upstream.port, options.quick)
+    report = Report(now, options.quick, where, what, rows, rounds, probes)
+    print(report.text())
+    file = options.json or ROOT / "bench-results" / f"{now:%Y%m%dT%H%M%SZ}.json"
+    report.save(file)
+    print(f"\nraw numbers: {file}")
+    return 1 if report.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

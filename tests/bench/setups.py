@@ -1,0 +1,124 @@
+"""What is put under load: the stub itself, nginx before it, Chattable before it, each on its own core."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from process import Process, chattable, free_port, start
+
+SERVER_CORE, LOAD_CORE = 0, 1
+PINNED = bool(shutil.which("taskset")) and (os.cpu_count() or 1) > 1
+
+CONFIG = """\
+providers:
+  bench: {kind: openai, base_url: "http://127.0.0.1:STUB/v1", api_key: x}
+models:
+  m: {provider: bench}
+  m-222: {provider: bench}
+  m-idle: {provider: bench}
+agents:
+  echo: {use: "chattable.agents.echo:Echo"}
+"""
+
+NGINX = """\
+daemon off; worker_processes 1; pid nginx.pid; error_log stderr crit;
+events { worker_connections 4096; }
+http {
+  access_log off; keepalive_requests 100000000;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  upstream stub { server 127.0.0.1:STUB; keepalive 256; keepalive_requests 100000000; }
+  server {
+    listen 127.0.0.1:PORT backlog=2048;
+    location / { proxy_pass http://stub; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }
+  }
+}
+"""
+
+
+def on_core(core: int) -> list[str]:
+    """Returns the command prefix that pins a process, or nothing where pinning is impossible."""
+    return ["taskset", "-c", str(core)] if PINNED else []
+
+
+def cpu_clock(process: psutil.Process) -> float:
+    """Reads a process's CPU clock: the same user + system time as in /proc, in nanoseconds instead of 10 ms ticks."""
+    return time.clock_gettime(~process.pid << 3 | 2)  # clock_getcpuclockid(3), which Python does not offer
+
+
+@dataclass
+class Running:
+    """Something that answers on a port; without a process of its own there is no CPU to count."""
+
+    port: int
+    headers: dict[str, str] = field(default_factory=dict)
+    process: Process | None = None
+
+    def cpu_s(self) -> float:
+        """Returns the user and system seconds of all its processes, ended threads and children included."""
+        family = self.process.tree() if self.process else []
+        ended = [process.cpu_times() for process in family]
+        return sum(map(cpu_clock, family)) + sum(times.children_user + times.children_system for times in ended)
+
+    def rss(self) -> int:
+        """Returns the resident bytes of all its processes."""
+        return sum(process.memory_info().rss for process in (self.process.tree() if self.process else []))
+
+
+Setup = Callable[[int], AbstractContextManager[Running]]  # from the stub's port to something under load
+
+
+@contextmanager
+def stub() -> Iterator[Running]:
+    """Runs the stub beside the load generator."""
+    port = free_port()
+    command = [*on_core(LOAD_CORE), sys.executable, str(Path(__file__).with_name("stub.py")), str(port)]
+    process = start(command, ready_url=f"http://127.0.0.1:{port}/")
+    try:
+        yield Running(port)
+    finally:
+        process.stop()
+
+
+@contextmanager
+def direct(stub_port: int) -> Iterator[Running]:
+    """Puts nothing between the load and the stub."""
+    yield Running(stub_port)
+
+
+@contextmanager
+def nginx(stub_port: int) -> Iterator[Running]:
+    """Runs nginx as a plain reverse proxy with keep-alive to the stub, in a directory of its own."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-nginx-") as home:
+        Path(home, "nginx.conf").write_text(NGINX.replace("STUB", str(stub_port)).replace("PORT", str(port)))
+        command = [*on_core(SERVER_CORE), "nginx", "-p", home, "-c", "nginx.conf", "-e", "stderr"]
+        process = start(command, ready_url=f"http://127.0.0.1:{port}/")
+        try:
+            yield Running(port, process=process)
+        finally:
+            process.stop()
+
+
+def chattable_with(config: str = CONFIG, *arguments: str, **env: str) -> Setup:
+    """Returns the setup of a Chattable with this config (STUB stands for the stub's port) and one user's key."""
+
+    @contextmanager
+    def running(stub_port: int) -> Iterator[Running]:
+        text = config.replace("STUB", str(stub_port))
+        with chattable(text, *arguments, prefix=on_core(SERVER_CORE), **env) as server:
+            headers = {"authorization": f"Bearer {server.user_key('bench')}"}
+            yield Running(int(server.base_url.rpartition(":")[2]), headers, server)
+
+    return running
+
+
+SETUPS: dict[str, Setup] = {"direct": direct, "nginx": nginx, "chattable": chattable_with()}

@@ -1,0 +1,98 @@
+"""The cheapest upstream that is still a real one: fixed answers at once, so that what is measured is the proxy alone.
+
+    python tests/bench/stub.py PORT
+
+The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words, finish, usage) and
+[DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A GET answers with
+the number of POSTs so far.
+"""
+
+import asyncio
+import json
+import re
+import sys
+from functools import cache
+
+import uvloop
+
+MODEL = re.compile(rb'"model"\s*:\s*"([^"]*)"')
+STREAM = re.compile(rb'"stream"\s*:\s*true')
+USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def whole(body: dict) -> bytes:
+    data = json.dumps(body, separators=(",", ":")).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(data), data)
+
+
+def completion() -> dict:
+    message = {"role": "assistant", "content": "Hello there, how can I help you today?", "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": USAGE}
+
+
+def event(body: dict | str) -> bytes:
+    data = b"data: %s\n\n" % (body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))).encode()
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def chunk(delta: dict, finish: str | None = None) -> dict:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+@cache
+def stream(chunks: int) -> list[bytes]:
+    """Returns the writes of a stream: `chunks` events and then [DONE]; the first word carries the role."""
+    said = [{"content": f"tok{n} "} for n in range(chunks - 2)]
+    events = [chunk({"role": "assistant"} | said[0]), *map(chunk, said[1:]), chunk({}, "stop")]
+    events.append(chunk({}) | {"choices": [], "usage": USAGE})
+    return [*map(event, events), event("[DONE]") + b"0\r\n\r\n"]
+
+
+PLAIN = whole(completion())
+
+
+class Stub(asyncio.Protocol):
+    posts = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport, self.buffer = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            at = head.find(b"content-length:")
+            size = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self.buffer) < end + 4 + size:
+                return
+            body, self.buffer = self.buffer[end + 4 : end + 4 + size], self.buffer[end + 4 + size :]
+            self.answer(head, body)
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"get "):
+            return self.transport.write(whole({"posts": Stub.posts}))
+        Stub.posts += 1
+        if not STREAM.search(body):
+            return self.transport.write(PLAIN)
+        name = MODEL.search(body)
+        kind = name[1].rpartition(b"-")[2] if name else b""
+        self.transport.write(SSE_HEAD)
+        self.step([stream(22)[0]] if kind == b"idle" else stream(int(kind) if kind.isdigit() else 22), 0)
+
+    def step(self, chunks: list[bytes], index: int) -> None:
+        # One write per turn of the loop: a stream arrives in pieces, as it does from a model.
+        if index < len(chunks) and not self.transport.is_closing():
+            self.transport.write(chunks[index])
+            asyncio.get_running_loop().call_soon(self.step, chunks, index + 1)
+
+
+async def main(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", port, backlog=2048)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))
