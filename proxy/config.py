@@ -113,7 +113,7 @@ Count = Annotated[int, Meta(ge=1, le=2**53)]
 Retries = Annotated[int, Meta(ge=0, le=10)]
 Name = Annotated[str, Meta(min_length=1)]
 Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", extra={"words": "a lowercase word such as `openai`"})]
-Code = Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+$", extra={"words": "`package.module:name`"})]
+Code = Annotated[str, Meta(pattern=r"^[\w.-]+(:[\w.]+)?$", extra={"words": "`package.module:name`, or an entry point's name"})]
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,7 +172,6 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeouts: Annotated[TimeoutOverrides | None, Meta(description="where they differ from the provider's")] = None
     retries: Annotated[Retries | None, Meta(description="if not the provider's")] = None
     context_length: Annotated[Count | None, Meta(description="tokens the model can read")] = None
-    max_output: Annotated[Count | None, Meta(description="tokens it can write in one reply")] = None
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
 
     def upstream(self, name: str, asked: str) -> str:
@@ -196,7 +195,7 @@ class CodeAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     KEY: ClassVar[str] = "use"
     REST: ClassVar[str] = "params"
 
-    use: Annotated[Code, Meta(description="the class or function, as package.module:name")]
+    use: Annotated[Code, Meta(description="the class or function, as package.module:name, or an entry point")]
     description: Annotated[str, Meta(description="shown in /v1/models")] = ""
     limits: Annotated[Limits, Meta(description="what one turn may use")] = Limits()
     params: dict[str, Any] = {}
@@ -208,7 +207,6 @@ class PromptAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     model: Annotated[str, Meta(min_length=1, description="model or agent that answers; an agent of code has `use`")]
     context: Annotated[str, Meta(description="who it is: the first system message")] = ""
     instructions: Annotated[str, Meta(description="what it should do")] = ""
-    first_message: Annotated[str | None, Meta(description="what it says before the user does")] = None
     params: Annotated[dict[str, Any], Meta(description="request parameters such as temperature")] = {}
     description: Annotated[str, Meta(description="shown in /v1/models")] = ""
     limits: Annotated[Limits, Meta(description="what one turn may use")] = Limits()

@@ -71,11 +71,11 @@ def test_every_setting_reaches_its_struct() -> None:
                    timeouts: {connect: 1, first_token: 2.5, between_tokens: 3s, total: 1h}}
         models:
           fast: {provider: openai, model: gpt-4o-mini, description: quick, timeouts: {total: 5m}, retries: 1,
-                 context_length: 128000, max_output: 16384, owned_by: me}
+                 context_length: 128000, owned_by: me}
         default_model: fast
         agents:
           echo: {use: "pkg.echo:Echo", description: echoes, limits: {calls: 3, tokens: 100, seconds: 5}, shout: true}
-          chef: {model: fast, context: C, instructions: I, first_message: F, params: {temperature: 0.5}, description: D}
+          chef: {model: fast, context: C, instructions: I, params: {temperature: 0.5}, description: D}
     """)
     assert config.server == configuration.Server(
         host="0.0.0.0",
@@ -99,12 +99,12 @@ def test_every_setting_reaches_its_struct() -> None:
     )
     fast = config.models["fast"]
     assert (fast.model, fast.description, fast.retries, fast.owned_by) == ("gpt-4o-mini", "quick", 1, "me")
-    assert (fast.context_length, fast.max_output, config.default_model) == (128000, 16384, "fast")
+    assert (fast.context_length, config.default_model) == (128000, "fast")
     limits = configuration.Limits(calls=3, tokens=100, seconds=5)
     echo = CodeAgent(use="pkg.echo:Echo", description="echoes", limits=limits, params={"shout": True})
     assert config.agents["echo"] == echo
     assert config.agents["chef"] == PromptAgent(
-        model="fast", context="C", instructions="I", first_message="F", params={"temperature": 0.5}, description="D"
+        model="fast", context="C", instructions="I", params={"temperature": 0.5}, description="D"
     )
 
 
@@ -334,8 +334,8 @@ MISTAKES = {
     "an odd name": ("agents: {' x': {use: 'm:A'}}", 1, 'agents." x"', "is no name"),
     "a star for an agent": ("agents: {a*: {use: 'm:A'}}", 1, "agents.a*", "may hold one `*`, at the end of a model's name"),
     "neither code nor prompt": ("agents:\n  a: {context: x}", 2, "agents.a.model", "an agent of code has `use`)"),
-    "use without a name": ("agents: {a: {use: pkg.mod}}", 1, "agents.a.use", "must be `package.module:name`"),
-    "use as a list": ("agents: {a: {use: [m]}}", 1, "agents.a.use", "must be `package.module:name`, not a list"),
+    "use with a space": ("agents: {a: {use: pkg mod}}", 1, "agents.a.use", "must be `package.module:name`, or an entry point"),
+    "use as a list": ("agents: {a: {use: [m]}}", 1, "agents.a.use", "entry point's name, not a list"),
     "a prompt's unknown model": (BASE + "agents:\n  a:\n    model: fsat", 5, "agents.a.model", "`fsat` (did you mean `fast`?)"),
     "a wildcard as model": (BASE + "agents: {a: {model: 'x/*'}}", 3, "agents.a.model", "must name one model or agent"),
     "a name twice": (BASE + "agents:\n  fast: {use: 'm:A'}", 4, "agents.fast", "a model too, on line 2; rename one"),
@@ -384,12 +384,12 @@ def test_every_mistake_is_reported_at_once_in_the_order_of_the_file() -> None:
           a: {kind: opnai, retries: -1}
           b: {base_url: ftp://x}
         models:
-          m: {provider: aa, max_output: 0}
+          m: {provider: aa, context_length: 0}
           n: {provider: a}
         agents:
           p: {model: q}
           q: {model: p, limits: {seconds: never}}
-          n: {use: nothing}
+          n: {use: "not a name"}
         default_model: mm
     """)
     assert [(problem.line, problem.path) for problem in found] == [
@@ -401,7 +401,7 @@ def test_every_mistake_is_reported_at_once_in_the_order_of_the_file() -> None:
         (4, "providers.a.retries"),
         (5, "providers.b.base_url"),
         (5, "providers.b.kind"),
-        (7, "models.m.max_output"),
+        (7, "models.m.context_length"),
         (7, "models.m.provider"),
         (10, "agents.p.model"),
         (11, "agents.q.limits.seconds"),

@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
@@ -40,7 +41,7 @@ def upgrade(connection: Connection, progress: Progress | None) -> None:
         missing = ScriptDirectory.from_config(config).iterate_revisions(head(), version(connection) or "base")
         config.attributes.update(connection=connection, on_version_apply=_told_to(progress, len(list(missing))))
         command.upgrade(config, "head")
-    except CommandError as error:
+    except (CommandError, RevisionError) as error:
         raise Invalid(
             f"The database is at version {version(connection)!r} and this Chattable knows versions up to {head()!r}: "
             "run the Chattable that made it, or a newer one.",

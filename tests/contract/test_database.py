@@ -86,27 +86,27 @@ async def test_a_migrated_database_is_what_the_tables_say(database: Database) ->
 
 
 async def test_migrating_twice_does_nothing_the_second_time(empty: Database) -> None:
-    said: list[str] = []
+    said: list[tuple[int, int, str]] = []
     assert await empty.version() is None
     assert not await empty.up_to_date()
-    await empty.migrate(said.append)
-    assert said[0] == "0001 users and keys"
-    assert await empty.version() == schema.head() == said[-1].split()[0]
+    await empty.migrate(lambda *step: said.append(step))
+    assert said[0] == (1, len(said), "migrating to 0001 users and keys")
+    assert await empty.version() == schema.head()
     assert await empty.up_to_date()
     said.clear()
     await Users(empty).create("alice")
-    await empty.migrate(said.append)
+    await empty.migrate(lambda *step: said.append(step))
     assert said == []
     assert await Users(empty).count() == 1
 
 
 async def test_of_connections_that_migrate_at_once_one_does_the_work(empty: Database, url: str) -> None:
-    said: list[str] = []
+    said: list[tuple[int, int, str]] = []
     others = [Database(url) for _ in range(3)]
     await asyncio.gather(*(other.start() for other in others))
-    await asyncio.gather(*(database.migrate(said.append) for database in (empty, *others)))
+    await asyncio.gather(*(database.migrate(lambda *step: said.append(step)) for database in (empty, *others)))
     assert sorted(said) == sorted(set(said))
-    assert "0001 users and keys" in said
+    assert (1, 1, "migrating to 0001 users and keys") in said
     assert all([await database.up_to_date() for database in (empty, *others)])
     await asyncio.gather(*(other.stop() for other in others))
 
@@ -134,7 +134,7 @@ asyncio.run(main())
     ends = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     assert [process.returncode for process in processes] == [0, 0, 0], ends
     lines = [line for out, _ in ends for line in out.decode().splitlines()]
-    assert lines.count("0001 users and keys") == 1
+    assert lines.count("1 1 migrating to 0001 users and keys") == 1
     assert len(lines) == len(set(lines))
 
 
@@ -191,7 +191,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(database: Database) -
 
 
 async def test_a_failed_transaction_leaves_nothing_behind(database: Database) -> None:
-    row = {"id": "user_x", "name": "x", "disabled": False, "created_at": 1}
+    row = {"id": "user_x", "name": "x", "disabled": False, "admin": False, "created_at": 1}
     with pytest.raises(ZeroDivisionError):
         async with database.begin() as connection:
             await connection.execute(tables.users.insert().values(row))
@@ -246,7 +246,7 @@ async def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     await database.start()
     await database.migrate()
     async with database.begin() as connection:
-        await connection.execute(tables.users.insert().values(id="user_x", name="x", disabled=False, created_at=1))
+        await connection.execute(tables.users.insert().values(id="user_x", name="x", disabled=False, admin=False, created_at=1))
         assert await Users(database).count() == 0
     assert await Users(database).count() == 1
     await database.stop()
