@@ -32,7 +32,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             response = await session.request(
                 request.method,
                 yarl.URL(str(request.url), encoded=True),
-                data=request.content,
+                data=request.read(),
                 headers=[(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw if k.lower() != b"host"],
                 allow_redirects=False,
                 timeout=timeout,

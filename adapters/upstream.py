@@ -137,7 +137,7 @@ class Upstream(Chattable):
     async def _answer(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
         """The chunks of a good response, which is closed in the end."""
         try:
-            if response.headers.get("content-type", "").startswith("text/event-stream"):
+            if header(response, b"content-type").startswith(b"text/event-stream"):
                 async with aclosing(self._stream(response, begun)) as chunks:
                     async for chunk in chunks:
                         yield chunk
@@ -172,7 +172,7 @@ class Upstream(Chattable):
             "POST",
             self.provider.url,
             headers=self.provider.headers,
-            content=body,
+            stream=httpx.ByteStream(body),  # not `content`: that would make httpx work out headers that are known
             extensions={"timeout": {"connect": limits.connect}},
         )
         try:
@@ -188,7 +188,7 @@ class Upstream(Chattable):
             raise Unreachable("The upstream closed the connection without an answer.", sent=True) from None
         if not 200 <= response.status_code < 300:
             await self._refuse(response)
-        if response.headers.get("content-encoding", "identity") != "identity":
+        if header(response, b"content-encoding") not in (b"", b"identity"):
             await response.stream.aclose()  # type: ignore[union-attr]
             raise BrokenAnswer("sent a compressed answer that nobody asked for")
         return response
@@ -262,6 +262,14 @@ class Upstream(Chattable):
                     yield chunk
             if events:
                 what, seconds, since = "stopped sending", limits.between_tokens, time.monotonic()
+
+
+def header(response: httpx.Response, name: bytes) -> bytes:
+    """One header as it came; httpx's own look-up decodes all of them first."""
+    for key, value in response.headers.raw:
+        if key.lower() == name:
+            return value
+    return b""
 
 
 def _when(moment: float) -> float:

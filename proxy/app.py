@@ -15,6 +15,7 @@ from litestar.types import ASGIApp
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.proxy import catalog as catalogs
+from chattable.proxy.accesslog import AccessLog
 from chattable.proxy.auth import Auth
 from chattable.proxy.cache import NoCache
 from chattable.proxy.config import Config
@@ -45,6 +46,7 @@ def build(config: Config, *, base_url: str = "") -> ASGIApp:
     """The application that a config describes."""
     database = Database(config.database_url)
     users = Users(database)
+    access_log = AccessLog()
     transport = AiohttpTransport()
     catalog = catalogs.build(config, transport)
     pipeline = Pipeline(catalog, NoSessions(), NoCache(), Unlimited(), base_url=base_url)
@@ -56,6 +58,7 @@ def build(config: Config, *, base_url: str = "") -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        access_log.start()
         await database.start()
         await catalog.start()
         gc.collect()
@@ -68,6 +71,7 @@ def build(config: Config, *, base_url: str = "") -> ASGIApp:
             await catalog.stop()
             await transport.aclose()
             await database.stop()
+            access_log.stop()
 
     app = Litestar(
         [handler for room in (chat, models, admin, health) for handler in room.routes(house)],
@@ -79,7 +83,7 @@ def build(config: Config, *, base_url: str = "") -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    return Edge(app)
+    return Edge(app, access_log)
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import time
@@ -10,7 +9,7 @@ from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
-log = logging.getLogger("chattable.access")
+from chattable.proxy.accesslog import AccessLog
 
 # What OpenAI's API has at its top: these answer without /v1 as well.
 ROOTS = re.compile(r"^/(chat|models|completions|embeddings|moderations)(/|$)")
@@ -25,8 +24,9 @@ class Edge:
     with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
         self._app = app
+        self._log = log
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handles one connection event of the server."""
@@ -55,9 +55,8 @@ class Edge:
         try:
             await self._app(inner, receive, send_with_id)
         finally:
-            if log.isEnabledFor(logging.INFO):
-                ms = (time.monotonic() - began) * 1000
-                log.info("%s %s %s %.1fms %s", method, path, status, ms, request_id)
+            ms = round((time.monotonic() - began) * 1000, 1)
+            self._log.add({"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms})
 
 
 def canonical(path: str) -> str:

@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from chattable.agents.chat import Chat, Chunk
@@ -65,14 +65,14 @@ class Pipeline:
             if caller.parent is not None:
                 caller.parent.enter(chat.model)
             entry = self.catalog.find(chat.model, caller.principal)
-            async with asyncio.timeout(None if entry.model.leaf else entry.limits.seconds):
-                async with self.sessions.turn(chat, caller) as turn:
-                    reply.headers |= turn.headers
-                    check_tool_replies(turn.chat.messages)
-                    async with aclosing(self._answer(turn.chat, entry, caller, caller.parent, reply)) as chunks:
-                        async for chunk in chunks:
-                            turn.see(chunk)
-                            await reply.put(chunk)
+            limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
+            async with limit, self.sessions.turn(chat, caller) as turn:
+                reply.headers |= turn.headers
+                check_tool_replies(turn.chat.messages)
+                async with aclosing(self._answer(turn.chat, entry, caller, caller.parent, reply)) as chunks:
+                    async for chunk in chunks:
+                        turn.see(chunk)
+                        await reply.put(chunk)
             reply.end()
         except TimeoutError:
             reply.end(TurnTimeout(f"The agent `{chat.model}` did not answer within {entry.limits.seconds:g} seconds."))

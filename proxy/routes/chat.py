@@ -87,11 +87,12 @@ class _Answer:
     async def _start(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         trace = self._reply.trace
         overhead = max(0.0, time.monotonic() - self._began - trace.waited)
-        facts = {**self._reply.headers, "x-chattable-overhead-ms": f"{overhead * 1000:.1f}"}
+        headers = [*headers, (b"x-chattable-overhead-ms", b"%.1f" % (overhead * 1000))]
         if trace.attempts:
-            facts |= {"x-chattable-model": trace.asked, "x-chattable-attempts": str(trace.attempts)}
-        encoded = [(k.encode(), v.encode("ascii", "replace")) for k, v in facts.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": [*headers, *encoded]})
+            headers.append((b"x-chattable-model", trace.asked.encode("ascii", "replace")))
+            headers.append((b"x-chattable-attempts", b"%d" % trace.attempts))
+        headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in self._reply.headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _watch(self, receive: Receive) -> None:
         """Stops the turn when the client leaves."""
