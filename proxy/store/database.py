@@ -87,13 +87,15 @@ class Database:
 
         Law: of any number of processes that migrate at once one does the work; the others wait and find it done.
         """
+        from chattable.proxy.store.upgrade import upgrade
+
         unpooled = sqlite.migration_engine(self._file) if self.is_sqlite else postgres.migration_engine(self._url)
         try:
             with outages(str(self)):
                 async with unpooled.execution_options(write=True).begin() as connection:
                     if not self.is_sqlite:  # whose transaction has waited for the others already
                         await postgres.lock_migrations(connection)
-                    await connection.run_sync(schema.upgrade, progress)
+                    await connection.run_sync(upgrade, progress)
         finally:
             await unpooled.dispose()
 

@@ -1,0 +1,51 @@
+"""Alembic without its command line: how a database gets to our version; imported only by who migrates.
+
+Alembic keeps the running migration in a module-level proxy, so one process migrates one database at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from chattable.proxy.store import schema
+from chattable.proxy.store.errors import Invalid
+
+
+def upgrade(connection: Connection, progress: schema.Progress | None) -> None:
+    """Runs the missing scripts in the connection's transaction, which the caller holds alone; says each one applied."""
+    config = _config()
+    try:
+        missing = ScriptDirectory.from_config(config).iterate_revisions(schema.head(), schema.version(connection) or "base")
+        config.attributes.update(connection=connection, on_version_apply=_told_to(progress, len(list(missing))))
+        command.upgrade(config, "head")
+    except (CommandError, RevisionError) as error:
+        raise Invalid(
+            f"The database is at version {schema.version(connection)!r} and this Chattable knows versions up to {schema.head()!r}: "
+            "run the Chattable that made it, or a newer one.",
+            "database_url",
+        ) from error
+
+
+def _config() -> Config:
+    config = Config()
+    # A '%' is an interpolation to the config parser underneath.
+    config.set_main_option("script_location", str(schema.SCRIPTS).replace("%", "%%"))
+    return config
+
+
+def _told_to(progress: schema.Progress | None, total: int) -> Callable[..., None]:
+    done = 0
+
+    def applied(*, step: Any, **_: Any) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total, f"migrating to {step.up_revision_id} {step.up_revision.doc}")
+
+    return applied
