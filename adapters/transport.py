@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from typing import Self
 
 import aiohttp
 import httpx
@@ -68,15 +68,19 @@ class _Body(httpx.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        content = self._response.content
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            while block := await content.readany():
-                yield block
+            block = await self._response.content.readany()
         except aiohttp.ClientPayloadError as error:
             raise httpx.RemoteProtocolError(str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx.ReadError(str(error)) from error
+        if not block:
+            raise StopAsyncIteration
+        return block
 
     async def aclose(self) -> None:
         self._response.close() if not self._response.content.at_eof() else self._response.release()

@@ -18,6 +18,7 @@ from chattable.adapters.sse import EventTooLargeError, SseDecoder
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
 from chattable.agents.chattable import Chattable, Context
+from chattable.agents.errors import clip
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
@@ -90,7 +91,7 @@ class Provider:
         """The text without this provider's key and address."""
         for secret in (*self._secrets, str(self.url), self.url.netloc.decode(), self.url.host):
             text = text.replace(secret, "…")
-        return text
+        return clip(text, 1000)
 
 
 class Upstream(Chattable):
@@ -110,6 +111,7 @@ class Upstream(Chattable):
     ) -> None:
         self.provider = provider
         self.model = model
+        self.asked = clip(f"{provider.name}/{model}")  # becomes a header, and behind a wildcard it is the client's own text
         self.timeouts = timeouts or Timeouts()
         self.retries = retries
         self.description = description
@@ -118,7 +120,7 @@ class Upstream(Chattable):
         """The upstream's answer, chunk by chunk; raises `UpstreamError`."""
         provider, trace = self.provider, ctx.trace
         body = provider.wire.request(ctx.request, self.model)
-        trace.asked = f"{provider.name}/{self.model}"
+        trace.asked = self.asked
         begun = time.monotonic()
         async with provider.slot(self.timeouts.connect):
             try:
@@ -132,12 +134,14 @@ class Upstream(Chattable):
                         yield chunk
             except UpstreamError as error:
                 error.message = provider.redact(error.message)
+                error.param = error.param and provider.redact(error.param)
+                error.code = error.code and provider.redact(error.code)
                 raise
 
     async def _answer(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
         """The chunks of a good response, which is closed in the end."""
         try:
-            if header(response, b"content-type").startswith(b"text/event-stream"):
+            if header(response, b"content-type").lower().startswith(b"text/event-stream"):
                 async with aclosing(self._stream(response, begun)) as chunks:
                     async for chunk in chunks:
                         yield chunk
@@ -149,31 +153,31 @@ class Upstream(Chattable):
 
     async def _open(self, body: bytes, begun: float, ctx: Context) -> httpx.Response:
         """A response whose status is 2xx, asked for as often as it makes sense."""
-        attempt = 0
+        limits, attempt = self.timeouts, 0
+        patience = min(limits.first_token, limits.total) if ctx.request.stream else limits.total
         while True:
             attempt += 1
             ctx.trace.attempts += 1
             try:
-                return await self._send(body, begun, ctx.request.stream)
+                return await self._send(body, begun, patience)
             except UpstreamError as error:
                 allowed = self.retries if error.retries is None else min(error.retries, self.retries)
                 delay = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
                 if isinstance(error, Refused) and error.retry_after is not None:
                     delay = error.retry_after
-                left = begun + self.timeouts.total - time.monotonic()
+                left = begun + patience - time.monotonic()
                 if attempt > allowed or delay > min(MAX_WAIT, left):
                     raise
                 await self.provider.sleep(delay)
 
-    async def _send(self, body: bytes, begun: float, stream: bool) -> httpx.Response:
-        limits = self.timeouts
-        patience = min(limits.first_token, limits.total) if stream else limits.total
+    async def _send(self, body: bytes, begun: float, patience: float) -> httpx.Response:
+        connect = self.timeouts.connect
         request = httpx.Request(
             "POST",
             self.provider.url,
             headers=self.provider.headers,
             stream=httpx.ByteStream(body),  # not `content`: that would make httpx work out headers that are known
-            extensions={"timeout": {"connect": limits.connect}},
+            extensions={"timeout": {"connect": connect}},
         )
         try:
             async with asyncio.timeout_at(_when(begun + patience)):
@@ -181,7 +185,7 @@ class Upstream(Chattable):
         except TimeoutError:
             raise TimedOut("did not answer", patience) from None
         except httpx.ConnectTimeout:
-            raise TimedOut("could not be reached", limits.connect) from None
+            raise TimedOut("could not be reached", connect) from None
         except httpx.ConnectError:
             raise Unreachable("The upstream could not be reached.", sent=False) from None
         except httpx.TransportError:
@@ -238,8 +242,10 @@ class Upstream(Chattable):
             if until > begun + limits.total:
                 what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
             if reader.complete:
-                until = min(until, time.monotonic() + END_GRACE)
+                until = min(until, since + END_GRACE)
             try:
+                if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
+                    raise TimeoutError
                 async with asyncio.timeout_at(_when(until)):
                     block = await anext(blocks, b"")
                 events = decoder.feed(block)

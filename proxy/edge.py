@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
 from typing import Any
 
@@ -34,7 +34,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = f"req_{random.getrandbits(96):024x}"
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "request_id": request_id, "began": began}
         if path != "/v1/chat/completions":

@@ -7,6 +7,7 @@ from typing import Any
 
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
+from chattable.agents.errors import ChatError
 
 FULL = 64  # chunks waiting for the client at which the turn pauses
 PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
@@ -17,7 +18,7 @@ class Reply:
     """One answer on its way: the turn puts chunks in, the response takes them out in batches.
 
     Law: `put` never waits for a reader that has left, so a turn always reaches its end; `take` hands out everything that
-    waits, so a reader that lags behind catches up in one step.
+    waits, so a reader that lags behind catches up in one step, and never an answer with a hole in it.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Reply:
         _wake(self._reader)
         if len(self._items) >= FULL:
             self._writer = self._loop.create_future()
-            alarm = self._loop.call_later(PATIENCE, self.leave)
+            alarm = self._loop.call_later(PATIENCE, self._give_up)
             try:
                 await self._writer
             finally:
@@ -52,7 +53,7 @@ class Reply:
                 self._writer = None
 
     def end(self, error: BaseException | None = None) -> None:
-        """Says that nothing more comes, because of `error` if there is one."""
+        """Says that nothing more comes, because of `error` if there is one; the first word counts."""
         if not self._ended:
             self._ended, self._error = True, error
             _wake(self._reader)
@@ -90,6 +91,11 @@ class Reply:
         _wake(self._writer)
         if cancel and self.task is not None:
             self.task.cancel()
+
+    def _give_up(self) -> None:
+        """The reader is there and does not read: what it missed makes the rest useless to it."""
+        self.leave()
+        self.end(ChatError(f"The answer was not read for {PATIENCE:g} seconds.", code="reader_too_slow"))
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

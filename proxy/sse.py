@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from collections.abc import Iterable
 
@@ -25,7 +25,7 @@ class Frames:
     """
 
     def __init__(self, model: str, *, include_usage: bool = False) -> None:
-        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.id = f"chatcmpl-{random.getrandbits(96):024x}"
         self.created = int(time.time())
         self.model = model
         self.begun = False

@@ -26,8 +26,8 @@ def upgrade(connection: Connection, progress: schema.Progress | None) -> None:
         command.upgrade(config, "head")
     except (CommandError, RevisionError) as error:
         raise Invalid(
-            f"The database is at version {schema.version(connection)!r} and this Chattable knows versions up to {schema.head()!r}: "
-            "run the Chattable that made it, or a newer one.",
+            f"The database is at version {schema.version(connection)!r} and this Chattable knows versions up to "
+            f"{schema.head()!r}: run the Chattable that made it, or a newer one.",
             "database_url",
         ) from error
 
