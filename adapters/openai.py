@@ -13,7 +13,9 @@ from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
 from chattable.agents.errors import clip
 
 OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
-REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage"})
+REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
+BROKEN = ("error", "insufficient_system_resource")  # finish reasons of vendors that gave up
+MAX_CHOICES = 128
 
 
 class Quirks(Struct, frozen=True):
@@ -70,10 +72,11 @@ class OpenAIWire:
             message = choice.get("message") if isinstance(choice, dict) else None
             if not isinstance(message, dict):
                 raise BrokenAnswer("sent a choice without a message")
+            message = _checked(message)
             if calls := message.get("tool_calls"):
                 message = message | {"tool_calls": [call | {"index": n} for n, call in enumerate(calls)]}
-            reason = choice.get("finish_reason") or ("tool_calls" if calls else "stop")
-            chunks.append(Chunk(choice.get("index", i), message, reason, choice.get("logprobs"), None, facts))
+            reason = _reason(choice) or ("tool_calls" if calls else "stop")
+            chunks.append(Chunk(_index(choice, i), message, reason, _logprobs(choice), None, facts))
         usage = read_usage(raw.get("usage"))
         if usage is not None:
             chunks.append(Chunk(usage=usage, facts=facts))
@@ -118,12 +121,12 @@ class OpenAIStream:
         for choice in raw.get("choices") or ():
             if not isinstance(choice, dict):
                 raise BrokenAnswer("sent a choice that is not an object")
-            delta, reason = choice.get("delta") or choice.get("message") or {}, choice.get("finish_reason")
+            delta, reason = choice.get("delta") or choice.get("message") or {}, _reason(choice)
             if not isinstance(delta, dict):
                 raise BrokenAnswer("sent a delta that is not an object")
             if reason:
                 self.complete = True
-            chunks.append(Chunk(choice.get("index", 0), delta, reason, choice.get("logprobs"), None, self._facts))
+            chunks.append(Chunk(_index(choice, 0), _checked(delta), reason, _logprobs(choice), None, self._facts))
         if raw.get("usage"):
             chunks.append(Chunk(usage=read_usage(raw["usage"]), facts=self._facts))
         return chunks
@@ -149,6 +152,39 @@ def _object(data: bytes) -> Json:
     if not isinstance(raw, dict):
         raise BrokenAnswer("sent JSON that is not an object")
     return raw
+
+
+def _checked(delta: Json) -> Json:
+    """A delta or message whose tool calls have a usable shape and whose reasoning has the name that clients look for."""
+    if calls := delta.get("tool_calls"):
+        for call in calls if isinstance(calls, list) else [None]:
+            if not isinstance(call, dict) or not isinstance(call.get("function") or call.get("custom") or {}, dict):
+                raise BrokenAnswer("sent a tool call that is not an object")
+    if "reasoning" in delta and isinstance(delta["reasoning"], str) and not delta.get("reasoning_content"):
+        return delta | {"reasoning_content": delta["reasoning"]}
+    return delta
+
+
+def _index(choice: Json, default: int) -> int:
+    index = choice.get("index")
+    if index is None:
+        return default
+    if type(index) is not int or not 0 <= index < MAX_CHOICES:
+        raise BrokenAnswer("sent a choice whose index is no index")
+    return index
+
+
+def _reason(choice: Json) -> str | None:
+    """Why a choice ended, if it did."""
+    reason = choice.get("finish_reason")
+    if reason in BROKEN:
+        raise BrokenAnswer("gave up in the middle of its answer")
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _logprobs(choice: Json) -> Json | None:
+    logprobs = choice.get("logprobs")
+    return logprobs if isinstance(logprobs, dict) else None
 
 
 def _facts(raw: Json) -> Json | None:

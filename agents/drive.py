@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +16,8 @@ from chattable.agents.chattable import Call, Chattable, Context, Reply
 from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest
 from chattable.agents.fold import Normal
 
-END = object()
+END: Any = object()
+BREATHE = 64  # steps after which an agent that never waits lets others run, whatever it says or leaves unsaid
 
 
 async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
@@ -31,8 +33,12 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
             ctx.add_usage(normal.usage)
     else:
         finishes: dict[int, str] = {}  # an agent may pass on several answers: only its own end is the end
+        steps = 0
         async with aclosing(_answer(model, ctx)) as chunks:
             async for chunk in chunks:
+                steps += 1
+                if steps % BREATHE == 0:
+                    await asyncio.sleep(0)
                 if chunk.finish_reason:
                     finishes[chunk.index] = chunk.finish_reason
                 for out in normal.feed(Chunk(chunk.index, chunk.delta, None, chunk.logprobs, None, chunk.facts)):
@@ -99,12 +105,20 @@ async def _chunks(reply: Reply, ctx: Context) -> AsyncGenerator[Chunk]:
 
 async def _stepped(items: Iterator[Any], ctx: Context) -> AsyncGenerator[Chunk]:
     """A blocking iterator, each step in a thread."""
+    step = ctx.threads.submit(next, items, END)
     try:
-        while (item := await _in_thread(ctx, next, items, END)) is not END:
+        while (item := await asyncio.wrap_future(step)) is not END:
             yield _chunk(item)
+            step = ctx.threads.submit(next, items, END)
     finally:
-        if hasattr(items, "close"):
-            await _in_thread(ctx, items.close)
+        ctx.threads.submit(_close, items, step)  # not awaited: a turn whose time is up does not wait for a step that hangs
+
+
+def _close(items: Iterator[Any], step: Future[Any]) -> None:
+    """Closes a generator once its last step is over, for it cannot be closed while it runs."""
+    wait([step])
+    if hasattr(items, "close"):
+        items.close()
 
 
 async def _in_thread(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:

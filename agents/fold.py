@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from chattable.agents.calls import Calls, merge
 from chattable.agents.chat import Chunk, Json, Message, Usage
+
+FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
+# What others call them; whatever is in neither list is a plain end.
+SYNONYMS = {
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_use": "tool_calls",
+    "tool_call": "tool_calls",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
 
 
 class _Open(Struct):
@@ -16,15 +27,15 @@ class _Open(Struct):
 
     role_sent: bool = False
     finished: bool = False
-    calls: dict[int, str] = {}  # index of a tool call → its id
+    calls: Calls = msgspec.field(default_factory=Calls)
 
 
 class Normal:
     """Brings a stream of chunks into the form that every client's accumulator accepts.
 
-    Law: a choice's first chunk carries the role, no other does; choices appear in the order of their index; a tool call's
-    id, type and name come once, with its first piece; the finish reason comes alone, once; the usage comes last, once, and
-    with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
+    Law: a choice's first chunk carries the role, no other does; choices appear in the order of their index; tool
+    calls have the form that `Calls` gives them; the finish reason is one of OpenAI's and comes alone, once; the usage comes
+    last, once, and with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
     """
 
     def __init__(self) -> None:
@@ -44,7 +55,8 @@ class Normal:
             delta = delta | {"content": _joined(content)}
             content = delta["content"]
         choice = self._choices.get(chunk.index)
-        if choice is not None and len(delta) == 1 and content and chunk.finish_reason is None and not choice.finished:
+        plain = choice is not None and choice.role_sent and not choice.finished and chunk.finish_reason is None
+        if plain and content and len(delta) == 1:
             return [Chunk(chunk.index, delta, None, chunk.logprobs, None, self._facts)]  # the common case, at once
         return self._feed(chunk, delta, choice)
 
@@ -59,7 +71,11 @@ class Normal:
         if choice.finished:
             return out
         if "tool_calls" in gained:
-            gained["tool_calls"] = [_one_call(call, choice.calls) for call in gained["tool_calls"]]
+            gained["tool_calls"] = choice.calls.feed(gained["tool_calls"])
+            if not gained["tool_calls"]:
+                del gained["tool_calls"]
+                if not gained and not chunk.finish_reason:
+                    return out
         if not choice.role_sent:
             choice.role_sent = True
             gained = {"role": "assistant", "content": None if "tool_calls" in gained else "", **gained}
@@ -67,7 +83,7 @@ class Normal:
             out.append(Chunk(chunk.index, gained, None, chunk.logprobs, None, self._facts))
         if chunk.finish_reason:
             choice.finished = True
-            out.append(Chunk(chunk.index, {}, chunk.finish_reason, None, None, self._facts))
+            out.append(Chunk(chunk.index, {}, _finish(chunk.finish_reason), None, None, self._facts))
         return out
 
     def end(self) -> list[Chunk]:
@@ -157,7 +173,7 @@ def _grow(whole: Json, delta: Json) -> None:
     for key, new in delta.items():
         old = whole.get(key)
         if key == "tool_calls":
-            whole[key] = _merge_calls(old or [], new)
+            whole[key] = merge(old or [], new)
         elif isinstance(old, str) and isinstance(new, str) and key != "role":
             whole[key] = old + new
         elif isinstance(old, list) and isinstance(new, list):
@@ -168,35 +184,10 @@ def _grow(whole: Json, delta: Json) -> None:
             whole[key] = dict(new) if isinstance(new, dict) else list(new) if isinstance(new, list) else new
 
 
-def _merge_calls(calls: list[Json], pieces: list[Json]) -> list[Json]:
-    by_index = {call["index"]: call for call in calls}
-    for piece in pieces:
-        call = by_index.get(piece["index"])
-        if call is None:
-            call = by_index[piece["index"]] = piece | {k: dict(v) for k, v in piece.items() if isinstance(v, dict)}
-            calls.append(call)
-        else:
-            _grow(call, {k: v for k, v in piece.items() if k != "index"})
-    return calls
-
-
-def _one_call(call: Json, known: dict[int, str]) -> Json:
-    """A piece of a tool call in its one form: index always; id, type and name with the first piece only."""
-    index, call_id = call.get("index"), call.get("id")
-    if not isinstance(index, int):
-        new = not known or (call_id is not None and call_id not in known.values())
-        index = len(known) if new else max(known)
-    body_key = "custom" if "custom" in call else "function"
-    text_key = "input" if body_key == "custom" else "arguments"
-    body = call.get(body_key) or {}
-    text = body.get(text_key)
-    if text is not None and not isinstance(text, str):
-        text = msgspec.json.encode(text).decode()
-    if index in known:
-        return {"index": index, body_key: {text_key: text or ""}}
-    known[index] = call_id or f"call_{secrets.token_hex(12)}"
-    first = {"index": index, "id": known[index], "type": call.get("type") or body_key}
-    return {**call, **first, body_key: {**body, text_key: text or ""}}
+def _finish(reason: str) -> str:
+    """A finish reason by OpenAI's name."""
+    name = str(reason).lower()
+    return name if name in FINISHES else SYNONYMS.get(name, "stop")
 
 
 def _joined(content: Any) -> str:

@@ -22,7 +22,7 @@ from chattable.proxy.yaml import ConfigError
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 refused, 2 misused."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return int(args.run(args) or 0)
     except ConfigError as error:
@@ -34,11 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="chattable", description="An OpenAI-compatible proxy for agents and upstream models.")
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="chattable", description="An OpenAI-compatible proxy for agents and upstream models.")
     config = argparse.ArgumentParser(add_help=False)
     config.add_argument("--config", metavar="FILE", help="default: ./config.yaml if there is one, else built-in settings")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[config], help="run the server")
     serve.add_argument("--host")
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     local = commands.add_parser("local", help="a small model on this machine").add_subparsers(required=True, metavar="ACTION")
     local.add_parser("pull", help="fetch the model (93 MB)").set_defaults(run=_pull)
-    return parser
+    return root
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.openapi import OpenAPIConfig
-from litestar.types import ASGIApp
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.proxy import catalog as catalogs
@@ -34,15 +33,15 @@ log = logging.getLogger("chattable")
 
 EXPOSED = [
     "x-request-id",
-    "x-session-id",
     "retry-after",
+    "retry-after-ms",
     "x-chattable-model",
     "x-chattable-attempts",
     "x-chattable-overhead-ms",
 ]
 
 
-def build(config: Config, *, base_url: str = "") -> ASGIApp:
+def build(config: Config, *, base_url: str = "") -> Edge:
     """The application that a config describes."""
     database = Database(config.database_url)
     users = Users(database)

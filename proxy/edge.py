@@ -25,13 +25,13 @@ class Edge:
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog) -> None:
-        self._app = app
+        self.app = app
         self._log = log
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handles one connection event of the server."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         began = time.monotonic()
         request_id = f"req_{random.getrandbits(96):024x}"
@@ -53,7 +53,7 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(inner, receive, send_with_id)
+            await self.app(inner, receive, send_with_id)
         finally:
             ms = round((time.monotonic() - began) * 1000, 1)
             self._log.add({"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms})

@@ -45,11 +45,13 @@ class Pipeline:
         self._running: dict[asyncio.Task[None], Reply] = {}
 
     def start(self, chat: Chat, caller: Caller) -> Reply:
-        """Begins a turn for an HTTP request."""
+        """Begins a turn for an HTTP request; once the server is stopping, only within turns that are under way."""
+        if self.stopping and caller.parent is None:
+            raise ShuttingDownError
         reply = Reply()
         reply.task = asyncio.create_task(self._pump(chat, caller, reply))
         self._running[reply.task] = reply
-        reply.task.add_done_callback(self._running.pop)
+        reply.task.add_done_callback(self._ended)
         return reply
 
     async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
@@ -76,8 +78,6 @@ class Pipeline:
             reply.end()
         except TimeoutError:
             reply.end(TurnTimeout(f"The agent `{chat.model}` did not answer within {entry.limits.seconds:g} seconds."))
-        except asyncio.CancelledError:
-            reply.end(ShuttingDownError())
         except Exception as error:
             if not known(error) or error.__cause__ is not None:
                 log.exception("request %s failed", caller.request_id)
@@ -85,6 +85,9 @@ class Pipeline:
         finally:
             for key in [key for key, ctx in self.lent.items() if ctx.caller is caller]:
                 del self.lent[key]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task).end(ShuttingDownError())  # no news but to the reader of a turn that was cancelled
 
     async def _answer(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Request, delete, get, patch, post
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -72,26 +73,26 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return _page([_user(user) for user in page.data], page.has_more)
 
     @get("/admin/users/{user:str}", summary="Describe a user, by id or name")
-    async def get_user(request: Request[Any, Any, Any], user: str) -> Json:
+    async def get_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         await house.auth.admin(bearer(request))
         return _user(await users.get(user))
 
     @patch("/admin/users/{user:str}", summary="Change a user")
-    async def update_user(request: Request[Any, Any, Any], user: str) -> Json:
+    async def update_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         change = await body_of(request, UserChange)
         changed = await users.update(user, name=change.name, team=change.team, disabled=change.disabled, admin=change.admin)
         house.auth.forget()
         return _user(changed)
 
     @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user and its keys")
-    async def delete_user(request: Request[Any, Any, Any], user: str) -> Json:
+    async def delete_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         await house.auth.admin(bearer(request))
         gone = await users.delete(user)
         house.auth.forget()
         return {"id": gone.id, "object": "user.deleted", "deleted": True}
 
     @post("/admin/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
-    async def create_key(request: Request[Any, Any, Any], user: str) -> Json:
+    async def create_key(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         new = await body_of(request, NewKey)
         key, secret = await users.create_key(
             user, name=new.name, models=new.models, expires_at=new.expires_at, trusted=new.trusted, secret=new.key
@@ -100,12 +101,12 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return _key(key) | {"key": secret}
 
     @get("/admin/users/{user:str}/keys", summary="List a user's keys, without their secrets")
-    async def list_keys(request: Request[Any, Any, Any], user: str) -> Json:
+    async def list_keys(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         await house.auth.admin(bearer(request))
         return _page([_key(key) for key in await users.list_keys(user)], more=False)
 
     @delete("/admin/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
-    async def revoke_key(request: Request[Any, Any, Any], user: str, key_id: str) -> Json:
+    async def revoke_key(request: Request[Any, Any, Any], user: FromPath[str], key_id: FromPath[str]) -> Json:
         await house.auth.admin(bearer(request))
         revoked = await users.revoke_key(key_id, user)
         house.auth.forget()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, get
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
@@ -22,7 +23,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return {"object": "list", "data": [_model(entry) for entry in house.catalog.visible(caller.principal)]}
 
     @get("/v1/models/{name:path}", summary="Describe one model")
-    async def retrieve_model(request: Request[Any, Any, Any], name: str) -> Json:
+    async def retrieve_model(request: Request[Any, Any, Any], name: FromPath[str]) -> Json:
         caller = await caller_of(request, house)
         return _model(house.catalog.find(str(name).removeprefix("/"), caller.principal))
 

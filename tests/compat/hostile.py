@@ -50,13 +50,17 @@ def call(index: Any = None, id: str | None = None, name: str | None = None, text
     return delta({"tool_calls": [{key: value for key, value in piece.items() if value is not None}]})
 
 
+def calling(name: str, events: list[Event], text: str = "", *, calls: list[tuple[str, str]]) -> Case:
+    """A stream that ends with tool calls."""
+    return Case(name, [*events, delta({}, "tool_calls")], text, calls, "tool_calls")
+
+
 def usage(total: int) -> Body:
     return {"prompt_tokens": total - 1, "completion_tokens": 1, "total_tokens": total}
 
 
 ROLE = delta({"role": "assistant", "content": ""})
 STOP = delta({}, "stop")
-CALLS = delta({}, "tool_calls")
 HI = [ROLE, *said("hel", "lo")]
 OSLO = ("weather", '{"city":"Oslo"}')
 TWO = [OSLO, ("alarm", '{"at":7}')]
@@ -77,7 +81,9 @@ CASES = [
     Case("no_delta", [*HI, {"choices": [{"index": 0, "finish_reason": "stop"}]}], "hello"),
     Case("delta_null", [*HI, {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}], "hello"),
     Case("a_message_instead_of_a_delta", [{"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}], "hello"),
-    Case("content_in_parts", [delta({"content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]}), STOP], "hello"),
+    Case(
+        "content_in_parts", [delta({"content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]}), STOP], "hello"
+    ),
     Case("all_in_one", [delta({"role": "assistant", "content": "hello"}, "stop", usage=usage(9))], "hello", usage=9),
     Case("finish_with_content", [*HI, delta({"content": "!"}, "length")], "hello!", finish="length"),
     Case("finish_twice", [*HI, STOP, STOP], "hello"),
@@ -101,29 +107,86 @@ CASES = [
     Case("unknown_fields", [c | {"x_groq": {"id": 1}, "provider": "X", "event": "e"} for c in [*HI, STOP]], "hello"),
     Case("reasoning", [delta({"reasoning_content": "hm"}), *said("hello"), STOP], "hello", reasoning="hm"),
     Case("reasoning_by_its_other_name", [delta({"reasoning": "hm"}), *said("hello"), STOP], "hello", reasoning="hm"),
+    Case(
+        "log_probabilities_without_text",
+        [
+            *HI,
+            {
+                "choices": [
+                    {
+                        "index": 0,
+                        "delta": {"content": ""},
+                        "logprobs": {"content": [{"token": "", "logprob": 0, "top_logprobs": []}]},
+                    }
+                ]
+            },
+            STOP,
+        ],
+        "hello",
+    ),
     # --- more than one choice
-    Case("two_interleaved", [d for w in ("a", "b") for i in (0, 1) for d in said(w, index=i)] + [delta({}, "stop", 0), delta({}, "stop", 1)], "ab", more=["ab"]),
+    Case(
+        "two_interleaved",
+        [d for w in ("a", "b") for i in (0, 1) for d in said(w, index=i)] + [delta({}, "stop", 0), delta({}, "stop", 1)],
+        "ab",
+        more=["ab"],
+    ),
     Case("index_one_first", [*said("b", index=1), *said("a"), delta({}, "stop", 1), STOP], "a", more=["b"]),
     Case("one_after_the_other", [*said("a"), STOP, *said("b", index=1), delta({}, "stop", 1)], "a", more=["b"]),
     Case("a_choice_that_never_speaks", [*said("b", index=1), delta({}, "stop", 1)], "", more=["b"]),
     # --- tool calls
-    Case("call", [call(0, "c", "weather", '{"city":'), call(0, text='"Oslo"}'), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("call_repeats_its_head", [call(0, "c", "weather", '{"city":', type="function"), call(0, "c", "weather", '"Oslo"}', type="function"), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("call_without_index", [call(None, "c", "weather", '{"city":'), call(None, text='"Oslo"}'), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("calls_without_index", [call(None, "c", *OSLO), call(None, "d", "alarm", '{"at":'), call(None, text="7}"), CALLS], calls=TWO, finish="tool_calls"),
-    Case("calls_without_index_interleaved", [call(None, "c", "weather", '{"city":'), call(None, "d", "alarm", '{"at":'), call(None, "c", text='"Oslo"}'), call(None, "d", text="7}"), CALLS], calls=TWO, finish="tool_calls"),
-    Case("calls_all_with_index_zero", [call(0, "c", *OSLO), call(0, "d", *TWO[1]), CALLS], calls=TWO, finish="tool_calls"),
-    Case("calls_counted_from_one", [call(1, "c", "weather", '{"city":'), call(1, text='"Oslo"}'), call(2, "d", *TWO[1]), CALLS], calls=TWO, finish="tool_calls"),
-    Case("calls_interleaved", [call(0, "c", "weather", '{"city":'), call(1, "d", "alarm", '{"at":'), call(0, text='"Oslo"}'), call(1, text="7}"), CALLS], calls=TWO, finish="tool_calls"),
-    Case("call_without_id", [call(0, None, "weather", '{"city":'), call(0, text='"Oslo"}'), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("call_with_empty_id_later", [call(0, "c", "weather", '{"city":'), call(0, "", "", '"Oslo"}'), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("call_with_a_new_id_in_every_delta", [call(0, "c1", "weather", '{"city":'), call(0, "c2", None, '"Oslo"}'), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("calls_with_one_id", [call(0, "c", *OSLO), call(1, "c", *TWO[1]), CALLS], calls=TWO, finish="tool_calls"),
-    Case("call_with_its_name_late", [call(0, "c"), call(0, None, "weather", '{"city":'), call(0, text='"Oslo"}'), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("call_with_arguments_as_an_object", [call(0, "c", "weather", {"city": "Oslo"}), CALLS], calls=[OSLO], finish="tool_calls"),
-    Case("call_without_arguments", [call(0, "c", "weather", None), CALLS], calls=[("weather", "")], finish="tool_calls"),
-    Case("calls_then_done", [call(0, "c", *OSLO)], calls=[OSLO], finish="tool_calls"),
-    Case("text_then_call", [*said("well"), call(0, "c", *OSLO), CALLS], "well", calls=[OSLO], finish="tool_calls"),
+    calling("call", [call(0, "c", "weather", '{"city":'), call(0, text='"Oslo"}')], calls=[OSLO]),
+    calling(
+        "call_repeats_its_head",
+        [call(0, "c", "weather", '{"city":', type="function"), call(0, "c", "weather", '"Oslo"}', type="function")],
+        calls=[OSLO],
+    ),
+    calling("call_without_index", [call(None, "c", "weather", '{"city":'), call(None, text='"Oslo"}')], calls=[OSLO]),
+    calling(
+        "calls_without_index", [call(None, "c", *OSLO), call(None, "d", "alarm", '{"at":'), call(None, text="7}")], calls=TWO
+    ),
+    calling(
+        "calls_without_index_interleaved",
+        [
+            call(None, "c", "weather", '{"city":'),
+            call(None, "d", "alarm", '{"at":'),
+            call(None, "c", text='"Oslo"}'),
+            call(None, "d", text="7}"),
+        ],
+        calls=TWO,
+    ),
+    calling("calls_all_with_index_zero", [call(0, "c", *OSLO), call(0, "d", *TWO[1])], calls=TWO),
+    calling(
+        "calls_counted_from_one", [call(1, "c", "weather", '{"city":'), call(1, text='"Oslo"}'), call(2, "d", *TWO[1])], calls=TWO
+    ),
+    calling(
+        "calls_interleaved",
+        [call(0, "c", "weather", '{"city":'), call(1, "d", "alarm", '{"at":'), call(0, text='"Oslo"}'), call(1, text="7}")],
+        calls=TWO,
+    ),
+    calling("call_without_id", [call(0, None, "weather", '{"city":'), call(0, text='"Oslo"}')], calls=[OSLO]),
+    calling("call_with_empty_id_later", [call(0, "c", "weather", '{"city":'), call(0, "", "", '"Oslo"}')], calls=[OSLO]),
+    calling(
+        "call_with_a_new_id_in_every_delta", [call(0, "c1", "weather", '{"city":'), call(0, "c2", None, '"Oslo"}')], calls=[OSLO]
+    ),
+    calling("calls_with_one_id", [call(0, "c", *OSLO), call(1, "c", *TWO[1])], calls=TWO),
+    calling(
+        "call_with_its_name_late", [call(0, "c"), call(0, None, "weather", '{"city":'), call(0, text='"Oslo"}')], calls=[OSLO]
+    ),
+    calling("call_with_arguments_as_an_object", [call(0, "c", "weather", {"city": "Oslo"})], calls=[OSLO]),
+    calling("call_without_arguments", [call(0, "c", "weather", None)], calls=[("weather", "")]),
+    Case("call_without_end", [call(0, "c", *OSLO)], calls=[OSLO], finish="tool_calls"),
+    calling("call_in_two_deltas_of_content", [call(0, "c"), *said("well"), call(0, None, *OSLO)], "well", calls=[OSLO]),
+    calling(
+        "calls_in_one_delta",
+        [
+            delta(
+                {"tool_calls": [{"id": i, "function": {"name": n, "arguments": a}} for i, (n, a) in zip("cd", TWO, strict=True)]}
+            )
+        ],
+        calls=TWO,
+    ),
+    calling("text_then_call", [*said("well"), call(0, "c", *OSLO)], "well", calls=[OSLO]),
     # --- bytes
     Case("crlf", [sse_event(e).replace(b"\n", b"\r\n") for e in [*HI, STOP]], "hello"),
     Case("bytewise", [ROLE, *said(*EMOJI), STOP], EMOJI, pieces=1),
@@ -133,4 +196,4 @@ CASES = [
     Case("comments_and_other_fields", [b": hi\n\n", LINES, b"event: ping\n\n", b": bye\n\n", STOP], "hello"),
     Case("byte_order_mark", [b"\xef\xbb\xbf" + sse_event(ROLE), *said("hello"), STOP], "hello"),
     Case("text_with_line_ends", [*said("a\n\nb\r\n", "data: x\u2028\u0085"), STOP], "a\n\nb\r\ndata: x\u2028\u0085"),
-]  # fmt: skip
+]

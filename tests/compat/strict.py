@@ -10,6 +10,7 @@ from typing import Any
 Body = dict[str, Any]
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
 HEAD = ("id", "object", "created", "model")
+ERROR = {"message", "type", "param", "code"}
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
@@ -50,7 +51,6 @@ class Choice:
 
     def grow(self, delta: Body) -> None:
         """Takes a delta that is not the last."""
-        law(delta, "a delta says something, unless the choice ends with it")
         law(("role" in delta) == (self.deltas == 0), "the role comes with the first delta and never again", delta)
         law(delta.get("role", "assistant") == "assistant", "the role is `assistant`", delta)
         self.deltas += 1
@@ -130,14 +130,15 @@ def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool 
     law(all(isinstance(chunk, dict) for chunk in raw), "every event is an object")
     error = raw.pop() if fails else None
     if error:
-        law(set(error) == {"error"} and set(error["error"]) == {"message", "type", "param", "code"}, "an error has four keys", error)
+        law(set(error) == {"error"} and set(error["error"]) == ERROR, "an error has its four keys", error)
     law(not any("error" in chunk for chunk in raw), "an error is the last event")
     usage = raw.pop() if include_usage and not fails else None
     if usage:
         law(usage["choices"] == [], "the usage comes last, with no choice", usage)
         check_usage(usage["usage"])
     law(raw or fails, "an answer has chunks")
-    law(len({tuple(chunk[name] for name in HEAD) for chunk in [*raw, *([usage] if usage else [])]}) <= 1, "one id, created and model")
+    heads = {tuple(chunk[name] for name in HEAD) for chunk in [*raw, *([usage] if usage else [])]}
+    law(len(heads) <= 1, "one id, created and model throughout", heads)
     choices: list[Choice] = []
     for chunk in raw:
         take(chunk, choices, include_usage)
@@ -168,6 +169,7 @@ def take(chunk: Body, choices: list[Choice], include_usage: bool) -> None:
             law(part["delta"] == {} and choice.deltas, "the finish reason comes alone, after the role", part)
             choice.finish = finish
         else:
+            law(part["delta"] or part["logprobs"], "a delta says something", part)
             choice.grow(part["delta"])
 
 

@@ -4,13 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from answers import Sse, sse_event, splits
-from answers import Raw, framed, head, CHUNKED_SSE
+from answers import CHUNKED_SSE, Raw, Sse, framed, head, splits, sse_event
 from compat.browser import Browser
-from compat.hostile import CASES, EMOJI, STOP, Case, said
+from compat.hostile import CASES, EMOJI, STOP, Case, delta, said
 from compat.strict import LawBroken, StrictStream, read
 from echo_model import ask
-from openai import OpenAI
+from openai import LengthFinishReasonError, OpenAI
 from upstream import ScriptedUpstream
 
 USAGE = {"stream_options": {"include_usage": True}}
@@ -22,14 +21,17 @@ def stream(browser: Browser, body: dict[str, Any], **law: Any) -> StrictStream:
     page = browser.chat(body | {"stream": True})
     assert page.status == 200, page.body
     assert page.headers["content-type"].startswith("text/event-stream") and "x-request-id" in page.headers
-    return read(page.body, include_usage=bool(body.get("stream_options")), n=body.get("n", 1), **law)
+    return read(page.body, include_usage=bool(body.get("stream_options")), **{"n": body.get("n", 1)} | law)
 
 
 @pytest.mark.parametrize("options", [{}, USAGE], ids=["", "usage"])
+@pytest.mark.parametrize("model", ["m", "persona"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_hostile_upstream_reads_like_any_other(browser: Browser, upstream: ScriptedUpstream, case: Case, options: Any) -> None:
+def test_a_hostile_upstream_reads_like_any_other(
+    browser: Browser, upstream: ScriptedUpstream, case: Case, model: str, options: Any
+) -> None:
     upstream.script(case.answer)
-    answer = stream(browser, ask("hi", n=1 + len(case.more), **options))
+    answer = stream(browser, ask("hi", model=model, n=1 + len(case.more), **options))
     first, *rest = answer.choices
     assert (first.text, first.finish) == (case.text, case.finish)
     assert [(call.name, call.text) for call in first.calls] == case.calls
@@ -44,7 +46,10 @@ def test_the_sdk_reads_the_same(client: OpenAI, upstream: ScriptedUpstream, case
     upstream.script(case.answer)
     request = ask("hi", n=1 + len(case.more), **USAGE)
     with client.chat.completions.stream(**request) as running:
-        completion = running.get_final_completion()
+        try:
+            completion = running.get_final_completion()
+        except LengthFinishReasonError as cut_short:
+            completion = cut_short.completion
     assert [choice.message.content or "" for choice in completion.choices] == [case.text, *case.more]
     calls = completion.choices[0].message.tool_calls or []
     assert [(call.function.name, call.function.arguments) for call in calls] == case.calls
@@ -62,10 +67,14 @@ def test_every_kind_of_model_keeps_the_laws(browser: Browser, model: str, option
     assert {chunk["model"] for chunk in answer.chunks} == {model}
 
 
-@pytest.mark.parametrize("said", ["", " ", "\n\n", EMOJI, "data: [DONE]\n\n", 'quote " and \\ back', "x" * 100_000, "\u2028\x85\x00"])
+TEXTS = ["", " ", "\n\n", EMOJI, "data: [DONE]\n\n", 'quote " and \\ back', "x" * 100_000, "\u2028\x85\x00"]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:20]))
 @pytest.mark.parametrize("model", ["m", "echo"])
-def test_any_text_comes_back_whole(browser: Browser, upstream: ScriptedUpstream, model: str, said: str) -> None:
-    assert stream(browser, ask(said, model=model), n=1).text == said
+def test_any_text_comes_back_whole(browser: Browser, upstream: ScriptedUpstream, model: str, text: str) -> None:
+    upstream.script(Sse([*said(text[:7], text[7:]), STOP]))
+    assert stream(browser, ask(text, model=model)).text == text
 
 
 def test_emoji_survive_a_cut_at_every_byte(browser: Browser, upstream: ScriptedUpstream) -> None:
@@ -95,6 +104,31 @@ def test_a_stream_that_breaks_says_so_last(browser: Browser, upstream: ScriptedU
 def test_an_agent_that_breaks_says_so_last(browser: Browser) -> None:
     answer = stream(browser, ask("hi", model="half"), fails=True)
     assert answer.text == "so far " and answer.error and answer.error["message"] == "The script says no."
+
+
+NONSENSE = {
+    "not_json": "{",
+    "no_object": "[1]",
+    "choice_no_object": {"choices": ["hello"]},
+    "delta_no_object": {"choices": [{"index": 0, "delta": "hello"}]},
+    "index_is_text": {"choices": [{"index": "0", "delta": {"content": "x"}}]},
+    "index_is_endless": {"choices": [{"index": 10**9, "delta": {"content": "x"}}]},
+    "index_is_negative": {"choices": [{"index": -1, "delta": {"content": "x"}}]},
+    "calls_are_text": delta({"tool_calls": "f()"}),
+    "call_is_null": delta({"tool_calls": [None]}),
+    "function_is_text": delta({"tool_calls": [{"index": 0, "function": "f()"}]}),
+    "gave_up": delta({}, "error"),
+    "an_error": {"error": {"message": "out of memory"}},
+    "an_error_of_text": {"error": "out of memory"},
+}
+
+
+@pytest.mark.parametrize("event", NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_ends_a_stream_with_an_error(browser: Browser, upstream: ScriptedUpstream, event: Any) -> None:
+    upstream.script(Sse([*said("so", " far"), event, *said("more"), STOP]))
+    answer = stream(browser, ask("hi"), fails=True)
+    assert answer.text == "so far" and answer.choices[0].finish is None
+    assert answer.error and answer.error["code"] == "upstream_error"
 
 
 # Streams that are wrong in one way each: the reader above must see every one of them.

@@ -1,0 +1,74 @@
+"""The plan of the house: what is packaged, what is no package, and who may import whom."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("agents", "adapters", "budget", "proxy")
+MAY_IMPORT = {"budget": set(), "agents": set(), "adapters": {"agents"}, "proxy": {"agents", "adapters", "budget"}}
+# Inside proxy, from the top down: a module imports only what stands lower.
+ORDER = ["__main__", "serve", "setup", "app", "routes", "house", "pipeline", "metering", "cache", "sessions", "catalog", "auth"]
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of chattable that a file imports, those for type checkers only left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if (node.module or "").startswith("chattable."):
+                found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("chattable.")}
+    return found
+
+
+def test_every_folder_with_code_is_packaged() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {"chattable." + str(path.parent.relative_to(ROOT)).replace("/", ".") for path in FILES}
+    assert sorted(listed) == sorted(there)
+
+
+def test_the_four_folders_are_no_packages() -> None:
+    assert not [path for path in FILES if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    others = {name.split(".")[1] for name in imports(path)} - {folder}
+    assert others <= MAY_IMPORT[folder]
+
+
+def test_inside_proxy_imports_go_down() -> None:
+    def room(name: str) -> str:
+        return name.split(".")[0]
+
+    for path in FILES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] != "proxy" or room(parts[1]) not in ORDER:
+            continue
+        for name in imports(path):
+            target = room(name.removeprefix("chattable.proxy.")) if name.startswith("chattable.proxy.") else ""
+            if target in ORDER and target != parts[1]:
+                assert ORDER.index(target) > ORDER.index(parts[1]), f"{path.name} imports {target}"
+
+
+def test_nothing_tracked_names_a_machine_or_a_registry() -> None:
+    words = re.compile(r"files\.python" + r"hosted|pypi" + r"\.org|/root/|registry\.np" + r"mjs", re.I)
+    texts = [path for path in ROOT.iterdir() if path.is_file() and path.suffix in {".lock", ".toml", ".md", ".yaml", ".json"}]
+    assert not [path.name for path in [*texts, *FILES] if words.search(path.read_text())]

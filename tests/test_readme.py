@@ -1,0 +1,118 @@
+"""The README's blocks, pasted as they are: only the address, the key and folders differ."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from echo_model import ask
+from process import Chattable, chattable
+from upstream import ScriptedUpstream
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+AGENTS = (ROOT / "docs" / "agents.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+
+
+def block(language: str, holding: str, text: str = README) -> str:
+    found = [code for code in blocks(text, language) if holding in code]
+    assert len(found) == 1, f"{len(found)} {language} blocks hold {holding!r}"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Chattable]:
+    with chattable() as running:
+        yield running
+
+
+def pasted(code: str, server: Chattable) -> str:
+    assert "http://127.0.0.1:8000" in code
+    return code.replace("http://127.0.0.1:8000", server.base_url).replace("YOUR_KEY", server.admin_key)
+
+
+def run(*command: str, **options: object) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def test_every_block_is_run_here() -> None:
+    assert {language: len(blocks(README, language)) for language in ("bash", "python", "javascript", "yaml")} == {
+        "bash": 3, "python": 2, "javascript": 1, "yaml": 3,
+    }  # fmt: skip
+    assert len(README.splitlines()) < 200
+
+
+def test_curl_chat(server: Chattable) -> None:
+    assert '"content":"Hello"' in run("bash", "-c", pasted(block("bash", "chat/completions"), server))
+
+
+def test_python(server: Chattable) -> None:
+    out = run(sys.executable, "-c", pasted(block("python", "from openai import"), server))
+    assert out == "Hello from Python\nHello from Python"
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="this machine has no Node.js; everything else needs only Python")
+def test_node(server: Chattable, tmp_path: Path) -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chattable-tests" / "node"
+    if not (cache / "node_modules" / "openai").is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(cache), "openai@6")
+    script = cache / f"readme-{os.getpid()}.mjs"
+    script.write_text(pasted(block("javascript", "OpenAI"), server))
+    try:
+        assert run("node", str(script)) == "Hello from Node"
+    finally:
+        script.unlink()
+
+
+def test_curl_admin(server: Chattable) -> None:
+    out = run("bash", "-ec", pasted(block("bash", "/admin/users"), server))
+    assert '"name":"alice"' in out
+    assert re.search(r'"key":"sk-[\w-]{40,}"', out)
+
+
+def test_config_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(block("yaml", "providers:"))
+    env = {**os.environ, "OPENAI_API_KEY": "sk-test"}
+    out = run(sys.executable, "-m", "chattable.proxy", "check", cwd=tmp_path, env=env)
+    assert "fast → openai/gpt-4o-mini" in out
+    assert "chef → fast" in out
+
+
+@pytest.mark.parametrize("text", [README, AGENTS], ids=["README", "docs/agents.md"])
+def test_agents_answer(tmp_path: Path, text: str) -> None:
+    (tmp_path / "my_agents.py").write_text(block("python", "Chattable", text))
+    with ScriptedUpstream() as upstream:
+        provider = f"providers: {{stub: {{kind: openai, base_url: '{upstream.url}', api_key: x}}}}\n"
+        agents = block("yaml", "agents:\n  pirate", text) if text is README else block("yaml", "debate", text)
+        config = provider + "models: {fast: {provider: stub}}\n" + agents + "  echo: {use: 'chattable.agents.echo:Echo'}\n"
+        names = list(yaml.safe_load(agents)["agents"])
+        with chattable(config, PYTHONPATH=str(tmp_path)) as server:
+            for name in names:
+                body = ask("ahoy there", model=name)
+                answer = server.admin("POST", "/v1/chat/completions", body)["choices"][0]["message"]["content"]
+                assert "ahoy" in answer.lower()
+
+
+def test_librechat_snippet_reaches_the_models(server: Chattable) -> None:
+    endpoint = yaml.safe_load(block("yaml", "endpoints:"))["endpoints"]["custom"][0]
+    assert endpoint["baseURL"] == "http://127.0.0.1:8000/v1"
+    served = [model["id"] for model in server.admin("GET", "/v1/models")["data"]]
+    assert set(endpoint["models"]["default"]) <= set(served)
+
+
+def test_open_webui_snippet_reaches_the_models(server: Chattable) -> None:
+    script = pasted(block("bash", "OPENAI_API_BASE_URL"), server)
+    script += '\ncurl -sf "$OPENAI_API_BASE_URL/models" -H "Authorization: Bearer $OPENAI_API_KEY"'
+    assert '"id":"echo"' in run("bash", "-ec", script)
