@@ -125,31 +125,22 @@ class Upstream(Chattable):
         async with provider.slot(self.timeouts.connect):
             try:
                 response = await self._open(body, begun, ctx)
-                async with aclosing(self._answer(response, begun)) as chunks:
-                    first = True
-                    async for chunk in chunks:
-                        if first:
-                            first = False
-                            trace.waited += time.monotonic() - begun
-                        yield chunk
+                events = header(response, b"content-type").lower().startswith(b"text/event-stream")
+                try:
+                    async with aclosing((self._stream if events else self._whole)(response, begun)) as chunks:
+                        first = True
+                        async for chunk in chunks:
+                            if first:
+                                first = False
+                                trace.waited += time.monotonic() - begun
+                            yield chunk
+                finally:
+                    await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
                 error.message = provider.redact(error.message)
                 error.param = error.param and provider.redact(error.param)
                 error.code = error.code and provider.redact(error.code)
                 raise
-
-    async def _answer(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
-        """The chunks of a good response, which is closed in the end."""
-        try:
-            if header(response, b"content-type").lower().startswith(b"text/event-stream"):
-                async with aclosing(self._stream(response, begun)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-            else:
-                for chunk in self.provider.wire.reply(await self._read(response, begun)):
-                    yield chunk
-        finally:
-            await response.stream.aclose()  # type: ignore[union-attr]
 
     async def _open(self, body: bytes, begun: float, ctx: Context) -> httpx.Response:
         """A response whose status is 2xx, asked for as often as it makes sense."""
@@ -216,7 +207,7 @@ class Upstream(Chattable):
         error.retry_after = _retry_after(response.headers)
         raise error
 
-    async def _read(self, response: httpx.Response, begun: float) -> bytes:
+    async def _whole(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
         blocks, size = [], 0
         try:
             async with asyncio.timeout_at(_when(begun + self.timeouts.total)):
@@ -229,7 +220,8 @@ class Upstream(Chattable):
             raise TimedOut("did not finish its answer", self.timeouts.total) from None
         except httpx.TransportError:
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
-        return b"".join(blocks)
+        for chunk in self.provider.wire.reply(b"".join(blocks)):
+            yield chunk
 
     async def _stream(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
         limits = self.timeouts

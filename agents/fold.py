@@ -20,6 +20,7 @@ SYNONYMS = {
     "safety": "content_filter",
     "refusal": "content_filter",
 }
+INSTEAD = ("tool_calls", "refusal", "function_call", "audio")  # with any of these, a message without text has no content
 
 
 class _Open(Struct):
@@ -151,7 +152,7 @@ class Fold:
             calls = message.get("tool_calls")
             if calls and "index" in calls[0]:
                 message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
-            if not message.get("content") and (calls or message.get("refusal") or message.get("function_call")):
+            if not message.get("content") and any(message.get(name) for name in INSTEAD):
                 message["content"] = None
             message.setdefault("refusal", None)
         return [self._choices[i] for i in sorted(self._choices)]

@@ -6,6 +6,8 @@ import importlib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from inspect import Parameter
+from operator import attrgetter
 from typing import Any
 
 from chattable.agents.chat import Message
@@ -28,25 +30,30 @@ def load(use: str, params: dict[str, Any]) -> Chattable:
     if inspect.isclass(found):
         if not callable(getattr(found, "chat", None)):
             raise LoadError(f"{use} has no method `chat`")
-        agent = _call(use, found, params)
-        return agent if isinstance(agent, Chattable) else Function(agent.chat, {})
+        agent = _built(use, found, params)
+        return agent if isinstance(agent, Chattable) else Function(agent.chat, {}, f"{use}.chat")
     if callable(found):
-        _check(use, found, params, skip=1)
-        return Function(found, params)
+        return Function(found, params, use)
     raise LoadError(f"{use} is a {type(found).__name__}: an agent is a class with `chat`, or a function of a message")
 
 
 class Function(Chattable):
-    """An agent made of one function: `message` alone or `message, ctx`; further parameters come from the config."""
+    """An agent made of one function: `message` alone or `message, ctx`; further parameters come from the config.
 
-    def __init__(self, function: Callable[..., Reply], params: dict[str, Any]) -> None:
+    Law: the second parameter is the context if it is called `ctx`, or has neither a default nor a value in the config.
+    """
+
+    def __init__(self, function: Callable[..., Reply], params: dict[str, Any], use: str = "") -> None:
+        use = use or getattr(function, "__qualname__", type(function).__qualname__)
+        takes = _parameters(use, function)
+        if not takes or takes[0].kind is Parameter.KEYWORD_ONLY:
+            raise LoadError(f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`")
         self.function = function
         self.params = params
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
-        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
-        free = [name for name in names if name not in params]
-        self.takes_context = len(free) > 1
+        self.takes_context = len(takes) > 1 and _is_context(takes[1], params)
         self.plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
+        _check(use, takes[2 if self.takes_context else 1 :], params)
 
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
         """The function's own answer."""
@@ -60,34 +67,49 @@ def _find(use: str) -> Any:
             names = sorted(point.name for point in entry_points(group=GROUP))
             known = f"installed: {', '.join(names)}" if names else "none is installed"
             raise LoadError(f"no entry point `{use}` in the group {GROUP} ({known}); a dotted path has the form pkg.module:name")
-        return found[0].load()
+        return _imported(use, found[0].load)
     path, _, name = use.partition(":")
+    module = _imported(path, lambda: importlib.import_module(path))
     try:
-        found_module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise LoadError(f"cannot import {path}: no module named {error.name!r} (is its folder on PYTHONPATH?)") from error
-    except Exception as error:
-        raise LoadError(f"importing {path} failed: {type(error).__name__}: {error}") from error
-    try:
-        return getattr(found_module, name)
+        return attrgetter(name)(module)
     except AttributeError:
         raise LoadError(f"the module {path} has no `{name}`") from None
 
 
-def _call(use: str, cls: Callable[..., Any], params: dict[str, Any]) -> Any:
-    _check(use, cls, params)
+def _imported(what: str, load_: Callable[[], Any]) -> Any:
+    try:
+        return load_()
+    except ModuleNotFoundError as error:
+        raise LoadError(f"cannot import {what}: no module named {error.name!r} (is its folder on PYTHONPATH?)") from error
+    except (Exception, SystemExit) as error:
+        raise LoadError(f"importing {what} failed: {type(error).__name__}: {error}") from error
+
+
+def _built(use: str, cls: Callable[..., Any], params: dict[str, Any]) -> Any:
+    _check(use, _parameters(use, cls), params)
     try:
         return cls(**params)
     except Exception as error:
         raise LoadError(f"{use} could not be built: {type(error).__name__}: {error}") from error
 
 
-def _check(use: str, function: Callable[..., Any], params: dict[str, Any], skip: int = 0) -> None:
+def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise LoadError(f"{use} is built into Python and does not say what it takes: wrap it in a function") from None
+
+
+def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
+    if second.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) or second.name in params:
+        return False
+    return second.name == "ctx" or second.default is Parameter.empty
+
+
+def _check(use: str, takes: list[Parameter], params: dict[str, Any]) -> None:
     """Refuses parameters that the code does not take, and missing ones, by name."""
-    signature = inspect.signature(function)
-    takes = list(signature.parameters.values())[skip:]
     names = [p.name for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not any(p.kind is p.VAR_KEYWORD for p in takes) and (unknown := [name for name in params if name not in names]):
         raise LoadError(f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})")
-    if not skip and (missing := [p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params]):
+    if missing := [p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params]:
         raise LoadError(f"{use} needs {', '.join(missing)}")

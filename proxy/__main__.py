@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chattable.adapters.local import LocalError, data_home, pull
+from chattable.agents.loading import LoadError
 from chattable.proxy.progress import show_progress
 from chattable.proxy.setup import find_config
 from chattable.proxy.store.database import Database
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (StoreError, LocalError) as error:
+    except (StoreError, LocalError, LoadError) as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130

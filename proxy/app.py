@@ -21,6 +21,7 @@ from chattable.proxy.config import Config
 from chattable.proxy.edge import Edge
 from chattable.proxy.errors import describe, known
 from chattable.proxy.house import House
+from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Unlimited
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.routes import admin, chat, health, models
@@ -41,14 +42,14 @@ EXPOSED = [
 ]
 
 
-def build(config: Config, *, base_url: str = "") -> Edge:
+def build(config: Config) -> Edge:
     """The application that a config describes."""
     database = Database(config.database_url)
     users = Users(database)
     access_log = AccessLog()
     transport = AiohttpTransport()
     catalog = catalogs.build(config, transport)
-    pipeline = Pipeline(catalog, NoSessions(), NoCache(), Unlimited(), base_url=base_url)
+    pipeline = Pipeline(catalog, NoSessions(), NoCache(), Unlimited())
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     house = House(config, database, users, auth, catalog, pipeline, config.server.max_body_mb * 2**20)
 
@@ -61,12 +62,16 @@ def build(config: Config, *, base_url: str = "") -> Edge:
         await database.start()
         await catalog.start()
         gc.collect()
+        gc.set_threshold(20_000, 20, 20)  # a request makes some 700 objects; the default would collect on every one
         gc.freeze()  # what lives as long as the server need not be looked at again
         try:
-            with on_stop_signal(stop):
-                yield
+            async with loopback(edge) as pipeline.base_url:
+                try:
+                    with on_stop_signal(stop):
+                        yield
+                finally:
+                    await stop()
         finally:
-            await stop()
             await catalog.stop()
             await transport.aclose()
             await database.stop()
@@ -82,7 +87,8 @@ def build(config: Config, *, base_url: str = "") -> Edge:
         logging_config=None,
         debug=False,
     )
-    return Edge(app, access_log)
+    edge = Edge(app, access_log)
+    return edge
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -72,7 +72,6 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (store.NotFound, 404, INVALID, "not_found"),
     (store.Conflict, 409, INVALID, "already_exists"),
     (store.Invalid, 400, INVALID, "invalid_value"),
-    (store.Unavailable, 503, SERVER, "database_unavailable"),
     (ForbiddenError, 403, INVALID, "forbidden"),
     (ShuttingDownError, 503, SERVER, "shutting_down"),
 ]
@@ -86,6 +85,9 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         return Failure(401, str(error), INVALID, None, error.code, {"www-authenticate": "Bearer"})
     if isinstance(error, HTTPException):
         return _http(error)
+    if isinstance(error, store.Unavailable):  # its text is for the log
+        message = "The database is unavailable. Please retry your request."
+        return Failure(503, message, SERVER, None, "database_unavailable", {"retry-after": "1"})
     for kind, status, type_, code in TABLE:
         if isinstance(error, kind):
             message = getattr(error, "message", None) or str(error)

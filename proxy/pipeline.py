@@ -33,12 +33,12 @@ log = logging.getLogger("chattable")
 class Pipeline:
     """Answers chats. Every turn runs in a task of its own: what must happen after an answer happens whoever listens."""
 
-    def __init__(self, catalog: Catalog, sessions: Sessions, cache: Cache, metering: Metering, *, base_url: str = "") -> None:
+    def __init__(self, catalog: Catalog, sessions: Sessions, cache: Cache, metering: Metering) -> None:
         self.catalog = catalog
         self.sessions = sessions
         self.cache = cache
         self.metering = metering
-        self.base_url = base_url  # where this very process is reached, for code that agents run
+        self.base_url = ""  # where this very process is reached, for code that agents run
         self.threads: Executor = ThreadPoolExecutor(32, "agent")
         self.lent: dict[str, Context] = {}
         self.stopping = False

@@ -54,8 +54,9 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
 def bearer(request: Request[Any, Any, Any]) -> str:
     """The key of a request: everything behind `Bearer`, spaces included, or the header `x-api-key`; empty if there is none."""
     value = header(request, b"authorization")
-    if value[:7].lower() == "bearer ":
-        return value[7:].strip()
+    scheme, _, secret = value.partition(" ")
+    if scheme.lower() == "bearer":
+        return secret.strip()
     return value or header(request, b"x-api-key")
 
 

@@ -14,18 +14,20 @@ from uvicorn.supervisors import Multiprocess
 
 from chattable.proxy.app import build
 from chattable.proxy.config import Config
-from chattable.proxy.setup import address, find_config, prepare
+from chattable.proxy.setup import find_config, prepare
+
+log = logging.getLogger("chattable")
 
 WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file its parent read
 
 
 def serve(config: Config, path: str | None) -> None:
     """Serves until a signal ends it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     asyncio.run(prepare(config))
     server = config.server
     options = uvicorn.Config(
-        "chattable.proxy.serve:worker" if server.workers > 1 else application(config),
+        "chattable.proxy.serve:worker" if server.workers > 1 else build(config),
         factory=server.workers > 1,
         host=server.host,
         port=server.port,
@@ -43,6 +45,8 @@ def serve(config: Config, path: str | None) -> None:
         timeout_graceful_shutdown=int(server.grace) + 5,
     )
     listener = options.bind_socket()
+    names = [*config.agents, *config.models]
+    log.info("serving %s at http://%s:%d/v1", ", ".join(names) or "nothing yet", server.host, listener.getsockname()[1])
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""
@@ -51,12 +55,12 @@ def serve(config: Config, path: str | None) -> None:
         uvicorn.Server(options).run(sockets=[listener])
 
 
-def application(config: Config) -> ASGIApp:
-    """The whole application behind its edge."""
-    return build(config, base_url=address(config))
-
-
 def worker() -> ASGIApp:
     """The application of one worker process."""
+    _log_to_stderr()
+    return build(find_config(os.environ[WORKER_CONFIG] or None))
+
+
+def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    return application(find_config(os.environ[WORKER_CONFIG] or None))
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # progress says all that a migration has to say

@@ -39,9 +39,10 @@ def test_01_plain_answer(browser: Browser, model: str) -> None:
     check_usage(answer["usage"])
 
 
-def test_01_plain_answer_through_the_sdk(client: OpenAI) -> None:
-    with client.with_options(_strict_response_validation=True) if False else client as sdk:
-        answer = sdk.chat.completions.create(**ask("hello"))
+@pytest.mark.parametrize("strict", [False, True])
+def test_01_plain_answer_through_the_sdk(server: Chattable, key: str, upstream: ScriptedUpstream, strict: bool) -> None:
+    with OpenAI(base_url=f"{server.base_url}/v1", api_key=key, _strict_response_validation=strict) as client:
+        answer = client.chat.completions.create(**ask("hello"))
     assert isinstance(answer, ChatCompletion) and answer.choices[0].message.content == "hello"
 
 
@@ -117,11 +118,10 @@ def test_05_one_model(client: OpenAI, browser: Browser, name: str) -> None:
     assert client.chat.completions.create(**ask("hi", model=name)).model == name
 
 
-@pytest.mark.parametrize("name", ["nothing", "meta/llama-3.1", "meta", "nothing/at:all.1", "wild", "ECHO", "m/"])
+@pytest.mark.parametrize("name", ["nothing", "meta/llama-3.1", "meta", "nothing/at:all.1", "wild", "ECHO"])
 def test_05_unknown_model(browser: Browser, client: OpenAI, name: str) -> None:
-    if not name.endswith("/"):  # which means the model without it
-        words = f"The model `{name}` does not exist or you do not have access to it."
-        refusal(browser.get(f"/v1/models/{name}"), 404, "model", "model_not_found", words)
+    words = f"The model `{name}` does not exist or you do not have access to it."
+    refusal(browser.get(f"/v1/models/{name}"), 404, "model", "model_not_found", words)
     with pytest.raises(NotFoundError) as refused:
         client.models.retrieve(name)
     assert refused.value.code == "model_not_found"
@@ -153,6 +153,12 @@ def test_07_keys(browser: Browser, path: str) -> None:
         page = ask_with(f"Bearer {wrong}")
         refusal(page, 401, None, "invalid_api_key", "Incorrect API key provided", "****")
         assert wrong not in page.message and page.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_07_key_in_its_other_header(server: Chattable, key: str) -> None:
+    with Browser(server.base_url) as browser:
+        assert browser.get("/v1/models", x_api_key=key).status == 200
+        refusal(browser.get("/v1/models", x_api_key="sk-wrong-0123456789"), 401, None, "invalid_api_key", "****")
 
 
 def test_07_the_sdk_names_a_wrong_key(server: Chattable) -> None:

@@ -125,7 +125,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("event", NONSENSE.values(), ids=NONSENSE)
 def test_nonsense_ends_a_stream_with_an_error(browser: Browser, upstream: ScriptedUpstream, event: Any) -> None:
-    upstream.script(Sse([*said("so", " far"), event, *said("more"), STOP]))
+    upstream.script(Sse([*said("so", " far"), sse_event(event), *said("more"), STOP]))
     answer = stream(browser, ask("hi"), fails=True)
     assert answer.text == "so far" and answer.choices[0].finish is None
     assert answer.error and answer.error["code"] == "upstream_error"

@@ -9,7 +9,20 @@ import psutil
 import pytest
 from answers import Plain
 from faults.world import (
-    BETWEEN, CONFIG, CONNECT, COOKIE, FIRST, HEADER, KEY, PROMPT, SLOTS, TOTAL, House, leaky, never_accepting, tls_upstreams,
+    BETWEEN,
+    CONFIG,
+    CONNECT,
+    COOKIE,
+    FIRST,
+    HEADER,
+    KEY,
+    PROMPT,
+    SLOTS,
+    TOTAL,
+    House,
+    leaky,
+    never_accepting,
+    tls_upstreams,
 )
 from process import chattable, free_port
 from upstream import ScriptedUpstream
@@ -38,9 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             stub.script(Plain(200, {"choices": [{"message": {"content": "uncounted"}}]}))
             house.ask()
         house.settle()
-        process = psutil.Process(server.pid)
-        house.threads = process.num_threads() + 8  # pools fill up as work comes, within their bounds
-        house.others = process.num_fds() - len(process.net_connections("tcp"))+1
+        house.threads = psutil.Process(server.pid).num_threads() + 8  # pools fill up as work comes, within their bounds
+        house.others = house.others_now()
         yield house
 
 

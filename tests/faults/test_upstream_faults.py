@@ -28,15 +28,20 @@ from answers import (
     head,
     sse_event,
 )
-from faults.world import BETWEEN, CONNECT, COOKIE, FIRST, HEADER, KEY, LEAKY, SLACK, TOTAL
 from echo_model import ask, chat_chunks, chat_completion
+from faults.world import BETWEEN, CONNECT, COOKIE, FIRST, HEADER, KEY, LEAKY, SLACK, TOTAL
 
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 HEAD_ONLY = Raw([head(200, CHUNKED_SSE)], close=True)
 
 
 def chunk(delta, finish=None, index=0, **fields):
-    return {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": index, "delta": delta, "finish_reason": finish}], **fields}
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "choices": [{"index": index, "delta": delta, "finish_reason": finish}],
+        **fields,
+    }
 
 
 def json_answer(body: bytes, **headers: str) -> Plain:
@@ -151,7 +156,7 @@ def test_fault_07_byte_by_byte(house, stream, raw):
 
 
 def test_fault_07_a_stream_that_falls_asleep(house):
-    house.upstream.script(Raw([head(200, CHUNKED_SSE), framed(sse_event(chunk({"content": "a"})))], close=False, delay_s=5))
+    house.upstream.script(Raw([head(200, CHUNKED_SSE) + framed(sse_event(chunk({"content": "a"})))], close=False, delay_s=5))
     told = house.ask(stream=True)
     assert "stopped sending" in cut(told, "upstream_timeout", "a")
     assert BETWEEN <= told.seconds < BETWEEN + SLACK
@@ -218,18 +223,14 @@ GARBAGE = {
 }
 
 
-@BOTH
 @pytest.mark.parametrize("name", GARBAGE)
-def test_fault_10_garbage(house, name, stream):
-    house.upstream.script(json_answer(GARBAGE[name], **LEAKY))
-    refused(house.ask(stream=stream), 502, "upstream_error", "upstream_error")
-    assert len(house.upstream.requests) == 1
-
-
-@pytest.mark.parametrize("name", GARBAGE.keys() - {"empty", "nothing"})
-def test_fault_10_garbage_in_a_stream(house, name):
-    house.upstream.script(Sse([chunk({"content": "a"}), b"data: " + GARBAGE[name] + b"\n\n"]))
+def test_fault_10_garbage(house, name):
+    for stream in (False, True):
+        house.upstream.script(json_answer(GARBAGE[name], **LEAKY))
+        refused(house.ask(stream=stream), 502, "upstream_error", "upstream_error")
+    house.upstream.script(Sse([chunk({"content": "a"}), b"data: " + GARBAGE[name] + b"\n\n"], done=False))
     cut(house.ask(stream=True), "upstream_error", "a")
+    assert len(house.upstream.requests) == 3
 
 
 @BOTH
@@ -257,7 +258,7 @@ ODD = ("data: {a}\n\n", "data:{a}\n\n", "data: {a}\r\n\r\n", ": c\nevent: x\nid:
 def odd_stream() -> bytes:
     """One answer, every event framed another way, with characters of two, three and four bytes."""
     out = b"\xef\xbb\xbf"
-    for i, text in enumerate("äöü—€🎉🧵 end".split(" ")[0]):
+    for i, text in enumerate(["äöü—€🎉🧵", "end"][0]):
         whole = json.dumps(chunk({"content": text}), ensure_ascii=False)
         b, c = whole[: whole.index("choices") - 1], whole[whole.index("choices") - 1 :]
         out += ODD[i % len(ODD)].replace("{a}", whole).replace("{b}", b).replace("{c}", c).encode()
@@ -271,6 +272,12 @@ def test_fault_13_cut_anywhere(house, cut_at):
     house.upstream.script(Raw([head(200, CHUNKED_SSE), *map(framed, pieces), framed(b"")], close=False))
     told = house.ask(stream=True)
     assert (told.said, told.events[-1]) == ("äöü—€🎉🧵", "[DONE]")
+
+
+def test_fault_13_the_type_of_a_stream_in_capitals(house):
+    whole = b"".join(framed(sse_event(event)) for event in [*chat_chunks(ask("a b")), "[DONE]"]) + framed(b"")
+    house.upstream.script(Raw([head(200, CHUNKED_SSE, {"content-type": "Text/Event-Stream;charset=UTF-8"}) + whole], close=False))
+    assert house.ask(stream=True).said == "a b"
 
 
 def test_fault_14_invalid_utf8_in_a_stream(house):
@@ -304,7 +311,9 @@ def test_fault_16_gzip_bomb(house, stream, encoding):
 
 
 def test_fault_17_short_waits_are_waited(house):
-    house.upstream.script(error(429, "slow down", headers={"retry-after": "0.2"}), error(429, "", headers={"retry-after-ms": "100"}))
+    house.upstream.script(
+        error(429, "slow down", headers={"retry-after": "0.2"}), error(429, "", headers={"retry-after-ms": "100"})
+    )
     told = house.ask()
     assert told.status == 200 and told.headers["x-chattable-attempts"] == "3"
     assert 0.3 <= told.seconds < TOTAL
@@ -322,20 +331,20 @@ def test_fault_17_long_waits_are_the_clients(house, stream, wait):
     assert told.seconds < SLACK and len(house.upstream.requests) == 1
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "1e9", "1000000000", "", "nan", "inf", "9" * 400, "²", formatdate(0)])
-def test_fault_17_senseless_waits(house, value):
-    house.upstream.script(*[error(429, "slow", headers={"retry-after": value})] * 3)
-    told = house.ask()
-    refused(told, 429, "requests", "rate_limit_exceeded")
-    assert "retry-after" not in told.headers and told.seconds < TOTAL + SLACK
+SENSELESS = ["soon", "-5", "1e9", "1000000000", "", "nan", "inf", "9" * 400, "²", formatdate(0)]
+SENSELESS_MS = ["nan", "-1", "x", "1e400", ""]
 
 
-@pytest.mark.parametrize("value", ["nan", "-1", "x", "1e400"])
-def test_fault_17_senseless_milliseconds(house, value):
-    house.upstream.script(*[error(429, "slow", headers={"retry-after-ms": value})] * 3)
+@pytest.mark.parametrize("name, values", [("retry-after", SENSELESS), ("retry-after-ms", SENSELESS_MS)])
+def test_fault_17_senseless_waits_are_neither_waited_nor_passed_on(house, name, values):
+    for value in values:
+        house.upstream.script(error(429, "slow", headers={name: value}))
+        told = house.ask(model="once")
+        refused(told, 429, "requests", "rate_limit_exceeded")
+        assert not told.headers.keys() & {"retry-after", "retry-after-ms"}, value
+    house.upstream.script(error(429, "slow", headers={name: values[-1]}))
     told = house.ask()
-    refused(told, 429, "requests", "rate_limit_exceeded")
-    assert "retry-after-ms" not in told.headers
+    assert told.status == 200 and told.headers["x-chattable-attempts"] == "2" and told.seconds < SLACK
 
 
 @pytest.mark.parametrize(
@@ -368,20 +377,20 @@ def test_fault_19_secrets_in_every_field_of_an_error(house):
     body = {"error": {"message": f"{KEY} {house.upstream.url}", "type": KEY, "param": house.upstream.url, "code": KEY}}
     house.upstream.script(Plain(400, body, LEAKY))
     told = house.ask()
-    assert (told.status, told.error["code"], told.error["param"]) == (400, "…", "…/v1")
+    assert (told.status, told.error["code"], told.error["param"]) == (400, "…", "http://…/v1")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"null", b"[]", b'"x"', b"\xff", b"{", b'{"error": 5}', b'{"error": {"message": {"a": 1}, "code": [1], "param": 7}}',
+SHAPES = [b"", b"null", b"[]", b'"x"', b"\xff", b"{", b'{"error": 5}', b'{"error": {"message": {"a": 1}, "code": [1], "param": 7}}',
      b'{"error": {"code": ' + b"9" * 5000 + b"}}", b'{"error": {"message": "' + b"x" * 60000 + b'"}}', b"[" * 10**5, b"x" * 10**6,
-     b'{"error": {"message": "m", "code": "' + b"c" * 9000 + b'", "param": "' + b"p" * 9000 + b'"}}'],
-)  # fmt: skip
-def test_fault_19_errors_of_any_shape(house, body):
-    house.upstream.script(Plain(400, body, {"content-type": "application/json"}))
-    told = house.ask()
-    assert told.status == 400 and told.error["type"] == "invalid_request_error"
-    assert len(told.body) < 5000
+     b'{"error": {"message": "m", "code": "' + b"c" * 9000 + b'", "param": "' + b"p" * 9000 + b'"}}']  # fmt: skip
+
+
+def test_fault_19_errors_of_any_shape(house):
+    for body in SHAPES:
+        house.upstream.script(Plain(400, body, {"content-type": "application/json"}))
+        told = house.ask()
+        assert (told.status, told.error["type"]) == (400, "invalid_request_error"), body[:100]
+        assert len(told.body) < 5000
 
 
 def test_fault_19_an_error_that_never_ends_is_still_an_error(house):
@@ -400,7 +409,7 @@ def test_fault_20_redirects_are_never_followed(house, status):
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 @BOTH
 def test_fault_21_tls(house, stream):
-    assert house.ask(model="trusted", stream=stream).said.endswith("one two three")
+    assert house.ask(model="trusted").said.endswith("one two three")
     for bad in ("mismatched", "untrusted"):
         refused(house.ask(model=bad, stream=stream), 502, "upstream_error", "upstream_unreachable")
 
@@ -447,11 +456,8 @@ def test_fault_22_odd_choices(house, name):
     else:
         refused(told, 502, "upstream_error", "upstream_error")
     assert told.seconds < SLACK
-
-
-@pytest.mark.parametrize("name", ODD_CHOICES)
-def test_fault_22_odd_choices_in_a_stream(house, name):
-    house.upstream.script(Sse([chunk({"content": "a"}), {"id": "d", "choices": ODD_CHOICES[name]}, chunk({}, "stop")]))
+    odd = sse_event({"id": "d", "choices": ODD_CHOICES[name]})  # as bytes: the stub must not trip over it first
+    house.upstream.script(Sse([chunk({"content": "a"}), odd, chunk({}, "stop")]))
     told = house.ask(stream=True)
     assert told.status == 200 and told.seconds < SLACK
     if told.events[-1] == "[DONE]":
@@ -466,22 +472,24 @@ USAGES = [None, 5, "x", [], {}, {"prompt_tokens": 0}, {"prompt_tokens": -1, "com
 
 
 @BOTH
-@pytest.mark.parametrize("usage", USAGES, ids=[str(n) for n in range(len(USAGES))])
-def test_fault_23_senseless_usage_is_counted_here(house, usage, stream):
-    if stream:
-        house.upstream.script(Sse([chunk({"content": "a b"}), chunk({}, "stop"), {"choices": [], "usage": usage}]))
-    else:
-        house.upstream.script(Plain(200, {"choices": [{"message": {"content": "a b"}}], "usage": usage}))
-    told = house.ask(stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
-    assert (told.status, told.said) == (200, "a b")
-    used = told.events[-2]["usage"] if stream else told.completion["usage"]
-    counts = [used[k] for k in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    assert all(type(n) is int and 0 <= n < 1000 for n in counts) and counts[0] + counts[1] == counts[2]
+def test_fault_23_senseless_usage_is_counted_here(house, stream):
+    for usage in USAGES:
+        if stream:
+            house.upstream.script(Sse([chunk({"content": "a b"}), chunk({}, "stop"), {"choices": [], "usage": usage}]))
+        else:
+            house.upstream.script(Plain(200, {"choices": [{"message": {"content": "a b"}}], "usage": usage}))
+        told = house.ask(stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
+        assert (told.status, told.said) == (200, "a b"), usage
+        used = told.events[-2]["usage"] if stream else told.completion["usage"]
+        counts = [used[k] for k in ("prompt_tokens", "completion_tokens", "total_tokens")]
+        assert all(type(n) is int and 0 <= n < 1000 for n in counts) and counts[0] + counts[1] == counts[2], usage
 
 
 @pytest.mark.parametrize("report", [{"message": f"{KEY} broke", "code": 500}, "out of memory", {"code": "x"}, {"message": None}])
 def test_fault_24_an_error_inside_a_good_status(house, report):
-    house.upstream.script(Sse([chunk({"content": "a"}), {"error": report}]), Sse([{"error": report}]), Plain(200, {"error": report}))
+    house.upstream.script(
+        Sse([chunk({"content": "a"}), {"error": report}]), Sse([{"error": report}]), Plain(200, {"error": report})
+    )
     assert KEY not in cut(house.ask(stream=True), "upstream_error", "a")
     refused(house.ask(stream=True), 502, "upstream_error", "upstream_error")
     refused(house.ask(), 502, "upstream_error", "upstream_error")
@@ -524,7 +532,9 @@ def test_fault_28_a_connection_that_dies_as_it_is_used(house):
 
 
 def test_fault_29_a_revoked_key_is_the_operators_matter(house):
-    house.upstream.script(error(401, f"Incorrect API key provided: {KEY}", "invalid_api_key", headers={"www-authenticate": "Bearer"}))
+    house.upstream.script(
+        error(401, f"Incorrect API key provided: {KEY}", "invalid_api_key", headers={"www-authenticate": "Bearer"})
+    )
     told = house.ask()
     assert "operator" in refused(told, 502, "upstream_error", "upstream_auth_error")
     assert "www-authenticate" not in told.headers  # a client that saw 401 would throw its own good key away

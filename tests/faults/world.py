@@ -1,7 +1,6 @@
 """One real server with short deadlines in front of upstreams that misbehave, and what must hold after every misdeed."""
 
 import json
-import re
 import shutil
 import socket
 import ssl
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import httpx
 import psutil
 from answers import Gate, Plain, Request, Sse, proper
 from echo_model import ask
-from process import Chattable, chattable, free_port
+from process import Chattable
 from upstream import ScriptedUpstream
 
 SLOTS = 4  # connections that each provider may have open
@@ -30,12 +30,17 @@ LEAKY = {"set-cookie": f"sid={COOKIE}", "x-internal": HEADER, "server": HEADER, 
 
 CONFIG = """
 providers:
-  stub: {{kind: openai, base_url: "{stub}", api_key: {key}, max_connections: {slots}, timeouts: &short {{connect: {connect}, first_token: {first}, between_tokens: {between}, total: {total}}}}}
-  closed: {{kind: openai, base_url: "http://127.0.0.1:{closed}/v1", api_key: {key}, max_connections: {slots}, timeouts: *short}}
-  hole: {{kind: openai, base_url: "http://127.0.0.1:{hole}/v1", api_key: {key}, max_connections: {slots}, timeouts: *short}}
-  trusted: {{kind: openai, base_url: "{trusted}", api_key: {key}, timeouts: *short}}
-  mismatched: {{kind: openai, base_url: "{mismatched}", api_key: {key}, timeouts: *short}}
-  untrusted: {{kind: openai, base_url: "{untrusted}", api_key: {key}, timeouts: *short}}
+  stub: &stub
+    kind: openai
+    base_url: "{stub}"
+    api_key: {key}
+    max_connections: {slots}
+    timeouts: {{connect: {connect}, first_token: {first}, between_tokens: {between}, total: {total}}}
+  closed: {{<<: *stub, base_url: "http://127.0.0.1:{closed}/v1"}}
+  hole: {{<<: *stub, base_url: "http://127.0.0.1:{hole}/v1"}}
+  trusted: {{<<: *stub, base_url: "{trusted}"}}
+  mismatched: {{<<: *stub, base_url: "{mismatched}"}}
+  untrusted: {{<<: *stub, base_url: "{untrusted}"}}
 models:
   m: {{provider: stub}}
   once: {{provider: stub, retries: 0}}
@@ -66,7 +71,7 @@ class Told:
     def completion(self) -> dict[str, Any]:
         return json.loads(self.body)
 
-    @property
+    @cached_property
     def events(self) -> list[Any]:
         """The data of a stream's events, in order."""
         assert self.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -112,7 +117,7 @@ class House:
     upstream: ScriptedUpstream
     client: httpx.Client
     ports: set[int]  # of everything upstream
-    others: int = 10**6  # file descriptors beside sockets
+    others: int = 10**6  # file descriptors beside sockets and files
     threads: int = 10**6
     canaries: list[str] = field(default_factory=list)
     logged: int = 0
@@ -157,12 +162,21 @@ class House:
         process = psutil.Process(self.server.pid)
         sockets = [s for s in process.net_connections("tcp") if s.raddr]
         out = [s for s in sockets if s.raddr.port in self.ports]
-        others, threads = process.num_fds() - len(sockets), process.num_threads()
-        if any(s.status != psutil.CONN_ESTABLISHED for s in sockets) or len(out) > SLOTS or len(sockets) - len(out) > SLOTS + 1:
+        if (
+            any(s.status != psutil.CONN_ESTABLISHED for s in sockets)
+            or len(out) > SLOTS + 3
+            or len(sockets) - len(out) > SLOTS + 1
+        ):
             return f"connections: {[(s.raddr.port, s.status) for s in sockets]}"
+        others, threads = self.others_now(), process.num_threads()
         if others > self.others:
-            return f"{others} file descriptors beside sockets, {self.others} before"
+            return f"{others} file descriptors beside sockets and files, {self.others} before"
         return f"{threads} threads, {self.threads} before" if threads > self.threads else ""
+
+    def others_now(self) -> int:
+        """File descriptors that are neither sockets nor files: the database opens as many of these as it needs."""
+        process = psutil.Process(self.server.pid)
+        return process.num_fds() - len(process.net_connections("tcp")) - len(process.open_files())
 
 
 def wait_for(complaint: Callable[[], str], timeout: float = 10) -> None:
