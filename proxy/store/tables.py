@@ -5,6 +5,8 @@ Times are unix seconds. A change here needs a migration: the contract suite comp
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Index, MetaData, String, Table
 
+from chattable.budget.tables import tables as ledger_tables
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -42,3 +44,5 @@ keys = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 Index(None, keys.c.digest, unique=True)
+
+ledger_tables(metadata)

@@ -106,7 +106,7 @@ async def test_of_connections_that_migrate_at_once_one_does_the_work(empty: Data
     await asyncio.gather(*(other.start() for other in others))
     await asyncio.gather(*(database.migrate(lambda *step: said.append(step)) for database in (empty, *others)))
     assert sorted(said) == sorted(set(said))
-    assert (1, 1, "migrating to 0001 users and keys") in said
+    assert (1, len(said), "migrating to 0001 users and keys") in said
     assert all([await database.up_to_date() for database in (empty, *others)])
     await asyncio.gather(*(other.stop() for other in others))
 
@@ -134,7 +134,7 @@ asyncio.run(main())
     ends = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     assert [process.returncode for process in processes] == [0, 0, 0], ends
     lines = [line for out, _ in ends for line in out.decode().splitlines()]
-    assert lines.count("1 1 migrating to 0001 users and keys") == 1
+    assert lines.count(f"1 {len(lines)} migrating to 0001 users and keys") == 1
     assert len(lines) == len(set(lines))
 
 

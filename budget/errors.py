@@ -1,0 +1,37 @@
+"""What a ledger can say no with.
+
+BudgetError
+├── BudgetExceededError     a hard limit has no room; says which one and when it will
+├── UnknownLimitError       no limit has this id
+└── LedgerUnavailableError  the database did not answer; nothing may be spent without it
+"""
+
+from __future__ import annotations
+
+
+class BudgetError(Exception):
+    """Any refusal of a ledger."""
+
+
+class BudgetExceededError(BudgetError):
+    """A request does not fit into a hard limit."""
+
+    def __init__(
+        self, limit_id: str, subject: str, per: str, unit: str, amount: int, remaining: int, resets_at: int | None
+    ) -> None:
+        super().__init__(f"{limit_id}: {remaining} of {amount} {unit} per {per} remain for {subject}")
+        self.limit_id = limit_id
+        self.subject = subject  # as "user alice"
+        self.per = per
+        self.unit = unit  # "tokens" or "micro-USD"
+        self.amount = amount
+        self.remaining = remaining
+        self.resets_at = resets_at  # unix seconds; None: never
+
+
+class UnknownLimitError(BudgetError):
+    """No limit has this id."""
+
+
+class LedgerUnavailableError(BudgetError):
+    """The database is away."""

@@ -1,0 +1,63 @@
+"""The ledger in PostgreSQL: one transaction an operation, its rows locked in one order, so that nothing deadlocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, tzinfo
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Float, String, TextClause, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chattable.budget.errors import LedgerUnavailableError
+from chattable.budget.law import Dialect, Steps, T
+from chattable.budget.sql import SqlLedger
+
+NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+TYPES: dict[type, Any] = {int: BigInteger, str: String, float: Float, bool: Boolean}
+
+
+class PostgresLedger(SqlLedger):
+    """Keeps the ledger where any number of processes share it."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        *,
+        away: tuple[type[Exception], ...] = (),
+        zone: tzinfo = UTC,
+        now: str = NOW,
+    ) -> None:
+        """`begin` opens a transaction that commits on a clean exit; `away` is what it raises when there is no database."""
+        super().__init__(Dialect(now, " FOR UPDATE", zone))
+        self._begin = begin
+        self._away = away
+
+    async def run(self, operation: Callable[[], Steps[T]]) -> T:
+        """Runs an operation in a transaction of its own."""
+        try:
+            async with self._begin() as connection:
+                steps = operation()
+                sql, parameters = next(steps)
+                while True:
+                    found = await connection.execute(_typed(sql, _types(parameters)), parameters)
+                    rows = [tuple(row) for row in found] if found.returns_rows else []
+                    try:
+                        sql, parameters = steps.send(rows)
+                    except StopIteration as done:
+                        result: T = done.value
+                        return result
+        except self._away as error:
+            raise LedgerUnavailableError(str(error)) from error
+
+
+def _types(parameters: dict[str, Any]) -> tuple[tuple[str, type], ...]:
+    return tuple((name, type(value)) for name, value in parameters.items())
+
+
+@lru_cache(maxsize=512)
+def _typed(sql: str, types: tuple[tuple[str, type], ...]) -> TextClause:
+    """The statement with every parameter's type said: the driver would take a small number for a small column."""
+    return text(sql).bindparams(*(bindparam(name, type_=TYPES.get(kind, BigInteger)()) for name, kind in types))
