@@ -1,0 +1,199 @@
+"""The ledger in a simulated world: workers that crash at any statement, answers that get lost, clients that retry, a clock that jumps.
+
+Every seed is one world, run in virtual time on a real SQLite in memory through the very law that serves both databases.
+"""
+
+import random
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from chattable.budget import law
+from chattable.budget.errors import BudgetExceededError
+from chattable.budget.ledger import LEASE, Amount, Wish
+from chattable.budget.limits import Asker, Limit
+from chattable.budget.sqlite import drive
+from chattable.budget.tables import tables
+
+SEEDS = 2_000
+SWEEP = 10.0  # seconds between two sweeps
+
+
+class Crashed(Exception):
+    """The worker died: its transaction is gone."""
+
+
+class World:
+    """Workers, an upstream with a log of its own, and one database."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 1_795_000_000.0
+        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        metadata = sa.MetaData()
+        tables(metadata)
+        for table in metadata.sorted_tables:
+            self.database.execute(str(sa.schema.CreateTable(table).compile(dialect=sa.create_engine("sqlite://").dialect)))
+        self.database.create_function("test_now", 0, lambda: self.now)
+        self.dialect = law.Dialect("test_now()", "", UTC)
+        self.limits = [
+            Limit(id="day", kind="user", subject="alice", per="day", tokens=self.random.randint(50, 400)),
+            Limit(id="team", kind="team", subject="red", per="hour", tokens=self.random.randint(50, 400)),
+            Limit(id="each", kind="each_user", subject="", per="total", tokens=self.random.randint(50, 800)),
+        ]
+        for limit in self.limits:
+            self.run(lambda limit=limit: law.put_limit(limit))
+        self.upstream: dict[str, int] = {}  # what each call really used: the upstream's own log
+        self.acks: dict[str, int] = {}  # settles that were acknowledged
+        self.holds: dict[str, float] = {}  # id → when its lease began
+        self.settled_at_least_once: set[str] = set()
+
+    def run(self, operation: Callable[[], Any], *, crash: float = 0.0) -> Any:
+        """One transaction; with `crash` as the chance that the worker dies at a statement, and is rolled back."""
+        steps = operation()
+        if crash:
+            steps = self._crashing(steps, crash)
+        self.database.execute("BEGIN")
+        try:
+            result = drive(self.database, steps)
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
+        return result
+
+    def _crashing(self, steps: Any, chance: float) -> Any:
+        statement = next(steps)
+        try:
+            while True:
+                if self.random.random() < chance:
+                    raise Crashed
+                statement = steps.send((yield statement))
+        except StopIteration as done:
+            return done.value
+
+    def request(self, name: str) -> None:
+        """One request, with everything that can go wrong on its way."""
+        chance = self.random.choice([0.0, 0.0, 0.05])
+        asker = Asker(user=self.random.choice(["alice", "bob"]), team="red")
+        wish = Wish(id=name, asker=asker, model="m", prompt=self.random.randint(1, 20), most=self.random.randint(1, 40))
+        try:
+            hold = self.run(lambda: law.hold(self.dialect, wish), crash=chance)
+        except (BudgetExceededError, Crashed):
+            return
+        self.holds[name] = self.now
+        fate = self.random.random()
+        if fate < 0.15:
+            return  # died before the upstream was asked: the lease ends it
+        if fate < 0.25:
+            self.finish(lambda: law.void(self.dialect, name, ""), name, chance)
+            return
+        used = wish.prompt + self.random.randint(0, hold.output)
+        self.upstream[name] = used
+        if self.random.random() < 0.2:
+            self.now += self.random.choice([1.0, LEASE + 1, 3_600.0])
+            self.sweep()
+        if self.random.random() < 0.15:
+            return  # died after the answer: forfeited
+        for _ in range(self.random.randint(1, 3)):  # journal replays and retries
+            self.finish(lambda: law.settle(self.dialect, name, Amount(used), ""), name, chance)
+
+    def finish(self, operation: Callable[[], Any], name: str, chance: float) -> None:
+        try:
+            self.run(operation, crash=chance)
+        except Crashed:
+            return
+        self.acks[name] = self.upstream.get(name, 0)
+
+    def sweep(self) -> None:
+        for hold_id in self.run(lambda: law.expired(self.dialect)):
+            self.run(lambda hold_id=hold_id: law.forfeit(self.dialect, hold_id))
+
+    def check_always(self) -> None:
+        """P1 and P6: no account beyond its limit, every balance the sum of its entries."""
+        assert self.run(law.verify) == []
+        by_id = {limit.id: limit.tokens or 0 for limit in self.limits}
+        for limit_id, spent, held in self.database.execute("SELECT limit_id, spent_tokens, held_tokens FROM accounts"):
+            assert held >= 0
+            assert spent + held <= by_id[limit_id], limit_id
+
+    def check_at_the_end(self) -> None:
+        """P2, P3, P4 and P5, once every lease is over and every sweep has run."""
+        self.now += LEASE + SWEEP
+        self.sweep()
+        self.check_always()
+        states = dict(self.database.execute("SELECT id, state FROM holds").fetchall())
+        assert "pending" not in states.values()
+        booked = dict(
+            self.database.execute(
+                "SELECT hold_id, SUM(spent_tokens) FROM entries WHERE limit_id = 'each' GROUP BY hold_id"
+            ).fetchall()
+        )
+        held = dict(self.database.execute("SELECT id, tokens FROM holds").fetchall())
+        for name, used in self.acks.items():
+            assert booked.get(name, 0) == used, "an acknowledged settle was lost or booked twice"
+        for name, used in self.upstream.items():
+            if states[name] == "forfeited":
+                assert used <= booked[name] == held[name]
+            else:
+                assert booked[name] == used
+        for name in states.keys() - self.upstream.keys():
+            assert booked.get(name, 0) in (0, held[name])
+
+
+def live(seed: int) -> None:
+    """One world from its beginning to its end."""
+    world = World(seed)
+    try:
+        for i in range(world.random.randint(5, 25)):
+            world.request(f"r{i}")
+            world.now += world.random.choice([0.0, 0.5, 20.0, 4_000.0])
+            if world.random.random() < 0.3:
+                world.sweep()
+            world.check_always()
+        world.check_at_the_end()
+    finally:
+        world.database.close()
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_every_world_keeps_its_books(block: int) -> None:
+    for seed in range(block * SEEDS // 10, (block + 1) * SEEDS // 10):
+        try:
+            live(seed)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+def planted(fault: str, steps: Any) -> Any:
+    """An operation with a mistake in it."""
+    statement = next(steps)
+    try:
+        while True:
+            sql, parameters = statement
+            if fault == "settles twice":
+                sql = sql.replace("WHERE id = :id AND state = 'pending' RETURNING", "WHERE id = :id RETURNING")
+            elif fault == "forgets an entry" and sql.startswith("INSERT INTO entries") and parameters["kind"] == "settle":
+                sql = sql.replace(":spent_tokens", "0 * :spent_tokens")
+            statement = steps.send((yield sql, parameters))
+    except StopIteration as done:
+        return done.value
+
+
+@pytest.mark.parametrize("fault", ["settles twice", "forgets an entry", "counts output only", "keeps the forfeit"])
+def test_a_planted_mistake_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fault == "counts output only":
+        monkeypatch.setattr(law._Account, "fits", lambda self, wish: min(wish.most, self.room().remaining.tokens))
+    elif fault == "keeps the forfeit":
+        real = law._charge
+        monkeypatch.setattr(law, "_charge", lambda d, kind, *a, **k: iter(()) if kind == "correct" else real(d, kind, *a, **k))
+    else:
+        whole = World.run
+        monkeypatch.setattr(World, "run", lambda self, operation, **k: whole(self, lambda: planted(fault, operation()), **k))
+    with pytest.raises(AssertionError):
+        for seed in range(300):
+            live(seed)
