@@ -117,8 +117,10 @@ class OpenAIStream:
         facts = _facts(raw)
         if facts != self._facts and facts is not None:
             self._facts = facts
-        chunks = []
-        for choice in raw.get("choices") or ():
+        choices, chunks = raw.get("choices") or [], []
+        if not isinstance(choices, list):
+            raise BrokenAnswer("sent choices that are no list")
+        for choice in choices:
             if not isinstance(choice, dict):
                 raise BrokenAnswer("sent a choice that is not an object")
             delta, reason = choice.get("delta") or choice.get("message") or {}, _reason(choice)

@@ -31,7 +31,7 @@ def load(use: str, params: dict[str, Any]) -> Chattable:
         if not callable(getattr(found, "chat", None)):
             raise LoadError(f"{use} has no method `chat`")
         agent = _built(use, found, params)
-        return agent if isinstance(agent, Chattable) else Function(agent.chat, {}, f"{use}.chat")
+        return agent if isinstance(agent, Chattable) else _adopted(agent, use)
     if callable(found):
         return Function(found, params, use)
     raise LoadError(f"{use} is a {type(found).__name__}: an agent is a class with `chat`, or a function of a message")
@@ -46,7 +46,7 @@ class Function(Chattable):
     def __init__(self, function: Callable[..., Reply], params: dict[str, Any], use: str = "") -> None:
         use = use or getattr(function, "__qualname__", type(function).__qualname__)
         takes = _parameters(use, function)
-        if not takes or takes[0].kind is Parameter.KEYWORD_ONLY:
+        if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
             raise LoadError(f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`")
         self.function = function
         self.params = params
@@ -58,6 +58,15 @@ class Function(Chattable):
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
         """The function's own answer."""
         return self.function(message, ctx, **self.params) if self.takes_context else self.function(message, **self.params)
+
+
+def _adopted(agent: Any, use: str) -> Chattable:
+    """An object with `chat` that is no `Chattable`, with what else it has of one."""
+    adopted = Function(agent.chat, {}, f"{use}.chat")
+    for name in ("description", "supports", "start", "stop"):
+        if hasattr(agent, name):
+            setattr(adopted, name, getattr(agent, name))
+    return adopted
 
 
 def _find(use: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from chattable.agents.chat import Chunk, Json, Message
@@ -35,8 +36,9 @@ class Scripted(Chattable):
             if self.pause:
                 await asyncio.sleep(self.pause)
             if isinstance(piece, dict) and "ask" in piece:
-                async for chunk in ctx.chat(piece["ask"]):
-                    yield chunk
+                async with aclosing(aiter(ctx.chat(piece["ask"]))) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
             elif isinstance(piece, dict) and "fail" in piece:
                 raise ChatError(piece["fail"], code="scripted_failure")
             else:

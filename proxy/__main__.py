@@ -14,7 +14,7 @@ from typing import Any
 from chattable.adapters.local import LocalError, data_home, pull
 from chattable.agents.loading import LoadError
 from chattable.proxy.progress import show_progress
-from chattable.proxy.setup import find_config
+from chattable.proxy.setup import StartError, find_config
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.users import Users
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (StoreError, LocalError, LoadError) as error:
+    except (StoreError, LocalError, LoadError, StartError) as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
@@ -85,11 +85,11 @@ def parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> None:
     from chattable.proxy.serve import serve
 
-    serve(find_config(args.config, host=args.host, port=args.port, workers=args.workers), args.config)
+    serve(find_config(args.config, host=args.host, port=args.port, workers=args.workers, code=True), args.config)
 
 
 def _check(args: argparse.Namespace) -> None:
-    config = find_config(args.config)
+    config = find_config(args.config, code=True)
     server = config.server
     print(f"serves at http://{server.host}:{server.port}/v1, database {Database(config.database_url)}")
     for name, model in config.models.items():

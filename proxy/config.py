@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
+from chattable.agents import loading
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
 
 ADMIN_KEY = "CHATTABLE_ADMIN_KEY"  # sets the admin key where no file does
@@ -235,21 +236,26 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return f"Config(providers={list(self.providers)}, models={list(self.models)}, agents={list(self.agents)})"
 
 
-def load(path: str | Path, env: Mapping[str, str], kinds: Collection[str] | None = None) -> Config:
-    """Read a config file; ConfigError holds every problem in it. `kinds` are the providers' kinds there are."""
+def load(path: str | Path, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
+    """Read a config file; ConfigError holds every problem in it.
+
+    `kinds` are the providers' kinds there are; `code` builds every agent, to find those whose code cannot be loaded.
+    """
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(Problem(str(path), 0, "", f"cannot be read: {error.strerror}")) from None
-    return parse(data, str(path), env, kinds)
+    return parse(data, str(path), env, kinds, code=code)
 
 
-def parse(data: bytes, file: str, env: Mapping[str, str], kinds: Collection[str] | None = None) -> Config:
+def parse(data: bytes, file: str, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
     """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
     doc = read(data, file, env)
     config: Config = Decoder(doc, _hook).decode(Config, doc.value, ())
     for where, text in _mistakes(config, doc, kinds):
+        doc.complain(where, text)
+    for where, text in _mistakes_in_code(config) if code else ():
         doc.complain(where, text)
     doc.check()
     if doc.value.get("admin_keys") is None:
@@ -328,6 +334,15 @@ def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
             yield ("agents", name), why
         if isinstance(agent, PromptAgent) and (why := _unknown(agent.model, names)):
             yield ("agents", name, "model"), why
+
+
+def _mistakes_in_code(config: Config) -> _Mistakes:
+    for name, agent in config.agents.items():
+        if isinstance(agent, CodeAgent):
+            try:
+                loading.load(agent.use, agent.params)
+            except loading.LoadError as error:
+                yield ("agents", name, "use"), str(error)
 
 
 def _cycles(asks: Mapping[str, str]) -> _Mistakes:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from chattable.proxy.inprocess import client_for
 from chattable.proxy.metering import Metering
 from chattable.proxy.reply import Reply
 from chattable.proxy.sessions import Sessions
+from chattable.proxy.threads import DaemonThreads
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -39,7 +40,7 @@ class Pipeline:
         self.cache = cache
         self.metering = metering
         self.base_url = ""  # where this very process is reached, for code that agents run
-        self.threads: Executor = ThreadPoolExecutor(32, "agent")
+        self.threads: Executor = DaemonThreads(32, "agent")
         self.lent: dict[str, Context] = {}
         self.stopping = False
         self._running: dict[asyncio.Task[None], Reply] = {}
@@ -132,7 +133,6 @@ class Pipeline:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=5)
-        self.threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def running(self) -> int:

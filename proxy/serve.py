@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 
 import uvicorn
 from litestar.types import ASGIApp
+from msgspec.structs import replace
 from uvicorn.supervisors import Multiprocess
 
 from chattable.proxy.app import build
 from chattable.proxy.config import Config
-from chattable.proxy.setup import find_config, prepare
+from chattable.proxy.setup import StartError, find_config, prepare
 
 log = logging.getLogger("chattable")
 
@@ -22,15 +24,14 @@ WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file i
 
 
 def serve(config: Config, path: str | None) -> None:
-    """Serves until a signal ends it."""
+    """Serves until a signal ends it. Law: what keeps it from starting is found before a first key is made and shown."""
     _log_to_stderr()
-    asyncio.run(prepare(config))
-    server = config.server
+    listener = listen(config.server.host, config.server.port)
+    server = replace(config.server, port=listener.getsockname()[1])
+    config = replace(config, server=server)
     options = uvicorn.Config(
         "chattable.proxy.serve:worker" if server.workers > 1 else build(config),
         factory=server.workers > 1,
-        host=server.host,
-        port=server.port,
         workers=server.workers,
         http="httptools",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -44,15 +45,27 @@ def serve(config: Config, path: str | None) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(server.grace) + 5,
     )
-    listener = options.bind_socket()
+    asyncio.run(prepare(config))
     names = [*config.agents, *config.models]
-    log.info("serving %s at http://%s:%d/v1", ", ".join(names) or "nothing yet", server.host, listener.getsockname()[1])
+    log.info("serving %s at http://%s:%d/v1", ", ".join(names) or "nothing yet", server.host, server.port)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""
         Multiprocess(options, sockets=[listener]).run()
     else:
         uvicorn.Server(options).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; connections are taken once the server runs."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}; choose with --host and --port") from None
+    return listener
 
 
 def worker() -> ASGIApp:

@@ -20,11 +20,20 @@ from chattable.proxy.store.users import Users
 DEFAULT_FILE = "config.yaml"
 
 
-def find_config(path: str | None, *, host: str | None = None, port: int | None = None, workers: int | None = None) -> Config:
-    """The config of a file, by default ./config.yaml if there is one, else the built-in settings; flags win over both."""
+class StartError(Exception):
+    """The server cannot start; the text says what to do about it."""
+
+
+def find_config(
+    path: str | None, *, host: str | None = None, port: int | None = None, workers: int | None = None, code: bool = False
+) -> Config:
+    """The config of a file, by default ./config.yaml if there is one, else the built-in settings; flags win over both.
+
+    With `code` an agent that cannot be loaded is a mistake in the config like any other.
+    """
     if path is None and Path(DEFAULT_FILE).is_file():
         path = DEFAULT_FILE
-    config = built_in() if path is None else settings.load(path, os.environ, VENDORS)
+    config = built_in() if path is None else settings.load(path, os.environ, VENDORS, code=code)
     flags = {name: value for name, value in (("host", host), ("port", port), ("workers", workers)) if value is not None}
     return replace(config, server=replace(config.server, **flags))
 

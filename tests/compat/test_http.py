@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from compat.browser import CHAT, Browser
-from compat.conftest import ORIGIN
+from compat.serving import ORIGIN
 from compat.strict import read
 from echo_model import ask
 from openai import OpenAI
@@ -105,7 +105,7 @@ def test_50_one_connection_for_everything(browser: Browser) -> None:
         assert browser.connection.sock is kept, (method, path)
 
 
-def test_50_http_1_0_and_close(browser: Browser) -> None:
+def test_50_close(browser: Browser) -> None:
     page = browser.chat(ask("hi", model="echo", stream=True), connection="close")
     assert read(page.body).text == "hi"
 
@@ -138,7 +138,7 @@ def test_50_accept_changes_nothing(browser: Browser, accept: str) -> None:
         assert page.headers["content-type"].startswith(kind)
 
 
-def test_50_no_page_may_call_by_default() -> None:
+def test_47_no_page_may_call_by_default() -> None:
     with chattable() as plain, Browser(plain.base_url, plain.user_key()) as browser:
         page = browser.get("/v1/models", origin=ORIGIN)
         assert page.status == 200 and "access-control-allow-origin" not in page.headers

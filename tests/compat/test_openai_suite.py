@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from compat.openai_suite import CHAT, EXPECTED_TO_FAIL, MODELS, Report, judge, run
 
+CLIENTS = [("", "loose"), ("", "strict"), ("async ", "loose"), ("async ", "strict"), ("async ", "aiohttp")]
+
 
 @pytest.fixture(scope="module")
 def report() -> Report:
@@ -21,9 +23,6 @@ def test_every_client_and_operation_that_is_served_passes(report: Report) -> Non
             clients = {name.partition("::")[2] for name in report.passed if name.startswith(file)}
             wanted = {f"{kind}test_{way}_{operation}[{client}]" for kind, client in CLIENTS}
             assert wanted <= clients, wanted - clients
-
-
-CLIENTS = [("", "loose"), ("", "strict"), ("async ", "loose"), ("async ", "strict"), ("async ", "aiohttp")]
 
 
 def test_the_exclusions_are_exact(report: Report) -> None:

@@ -7,8 +7,8 @@ import openai
 import pytest
 from answers import Html, Plain, Raw, Redirect, Silent, Sse, error
 from compat.browser import Browser
-from compat.conftest import UPSTREAM_KEY
 from compat.hostile import STOP, delta, said
+from compat.serving import UPSTREAM_KEY
 from compat.strict import read
 from echo_model import ask
 from openai import AsyncOpenAI, BadRequestError, ContentFilterFinishReasonError, OpenAI

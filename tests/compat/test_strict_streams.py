@@ -109,6 +109,8 @@ def test_an_agent_that_breaks_says_so_last(browser: Browser) -> None:
 NONSENSE = {
     "not_json": "{",
     "no_object": "[1]",
+    "choices_no_list": {"choices": 7},
+    "choices_an_object": {"choices": {"index": 0}},
     "choice_no_object": {"choices": ["hello"]},
     "delta_no_object": {"choices": [{"index": 0, "delta": "hello"}]},
     "index_is_text": {"choices": [{"index": "0", "delta": {"content": "x"}}]},

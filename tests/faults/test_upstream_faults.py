@@ -380,9 +380,13 @@ def test_fault_19_secrets_in_every_field_of_an_error(house):
     assert (told.status, told.error["code"], told.error["param"]) == (400, "…", "http://…/v1")
 
 
-SHAPES = [b"", b"null", b"[]", b'"x"', b"\xff", b"{", b'{"error": 5}', b'{"error": {"message": {"a": 1}, "code": [1], "param": 7}}',
-     b'{"error": {"code": ' + b"9" * 5000 + b"}}", b'{"error": {"message": "' + b"x" * 60000 + b'"}}', b"[" * 10**5, b"x" * 10**6,
-     b'{"error": {"message": "m", "code": "' + b"c" * 9000 + b'", "param": "' + b"p" * 9000 + b'"}}']  # fmt: skip
+SHAPES = [
+    b"", b"null", b"[]", b'"x"', b"\xff", b"{", b'{"error": 5}', b"[" * 10**5, b"x" * 10**6,
+    b'{"error": {"message": {"a": 1}, "code": [1], "param": 7}}',
+    b'{"error": {"code": ' + b"9" * 5000 + b"}}",
+    b'{"error": {"message": "' + b"x" * 60000 + b'"}}',
+    b'{"error": {"message": "m", "code": "' + b"c" * 9000 + b'", "param": "' + b"p" * 9000 + b'"}}',
+]  # fmt: skip
 
 
 def test_fault_19_errors_of_any_shape(house):
@@ -466,9 +470,14 @@ def test_fault_22_odd_choices(house, name):
         assert told.cut["type"] == "upstream_error" and told.cut["code"] == "upstream_error"
 
 
-USAGES = [None, 5, "x", [], {}, {"prompt_tokens": 0}, {"prompt_tokens": -1, "completion_tokens": 5}, {"prompt_tokens": "3"},
-          {"prompt_tokens": 10**18, "completion_tokens": 1}, {"prompt_tokens": 1.5, "completion_tokens": 1},
-          {"prompt_tokens": 10**30, "completion_tokens": 1}, {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": 7}]  # fmt: skip
+USAGES = [
+    None, 5, "x", [], {}, {"prompt_tokens": 0}, {"prompt_tokens": "3"},
+    {"prompt_tokens": -1, "completion_tokens": 5},
+    {"prompt_tokens": 10**18, "completion_tokens": 1},
+    {"prompt_tokens": 10**30, "completion_tokens": 1},
+    {"prompt_tokens": 1.5, "completion_tokens": 1},
+    {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": 7},
+]  # fmt: skip
 
 
 @BOTH
