@@ -41,7 +41,12 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
                     await asyncio.sleep(0)
                 if chunk.finish_reason:
                     finishes[chunk.index] = chunk.finish_reason
-                for out in normal.feed(Chunk(chunk.index, chunk.delta, None, chunk.logprobs, None, chunk.facts)):
+                step = Chunk(chunk.index, chunk.delta, None, chunk.logprobs, None, chunk.facts)
+                try:
+                    said = normal.feed(step)
+                except Exception as error:  # a message whose fields have the wrong types
+                    raise AgentFailed(ctx.agent) from error
+                for out in said:
                     yield out
         for index, reason in finishes.items():
             for out in normal.feed(Chunk(index, {}, reason)):

@@ -25,6 +25,9 @@ class Scripted(Chattable):
     def __init__(self, replies: list[Any], pause: float = 0.0) -> None:
         if not replies:
             raise ValueError("replies: at least one is needed")
+        for i, reply in enumerate(replies):
+            if not all(isinstance(piece, str | dict) for piece in (reply if isinstance(reply, list) else [reply])):
+                raise ValueError(f"replies[{i}]: give text, a message, `ask`, `fail`, or a list of these, not {reply!r}")
         self.replies = replies
         self.pause = pause
 

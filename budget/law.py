@@ -105,6 +105,12 @@ def limits() -> Steps[list[Limit]]:
     return [_limit(row) for row in rows]
 
 
+def bounded() -> Steps[bool]:
+    """Whether any limit is in force."""
+    rows = yield "SELECT 1 FROM limits WHERE active LIMIT 1", {}
+    return bool(rows)
+
+
 def hold(dialect: Dialect, wish: Wish) -> Steps[Hold]:
     """Reserves; raises `BudgetExceededError`, or `RepeatedHoldError` for an id that is taken."""
     now, accounts = yield from _accounts(dialect, wish.asker, wish.model)
@@ -127,7 +133,11 @@ def hold(dialect: Dialect, wish: Wish) -> Steps[Hold]:
     for account in accounts:
         yield from _book(now, "hold", wish.id, account.key, held=amount)
     soft = [account for account in accounts if account.limit.mode == "soft" and account.fits(wish) < output]
-    return Hold(id=wish.id, output=output, held=amount, warnings=tuple(account.limit.id for account in soft))
+    rooms = [account.room() for account in hard if account.limit.tokens is not None]
+    left = [(room.remaining.tokens, room.resets_at) for room in rooms]
+    remaining, resets_at = min(left, key=lambda pair: pair[0], default=(None, None))
+    warnings = tuple(account.limit.id for account in soft)
+    return Hold(id=wish.id, output=output, held=amount, warnings=warnings, remaining=remaining, resets_at=resets_at)
 
 
 def existing(hold_id: str) -> Steps[Hold]:
@@ -223,13 +233,25 @@ def rooms(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Room]]:
     return [account.room() for account in accounts]
 
 
-def entries(limit_id: str, hold_id: str, after: int, most: int) -> Steps[list[Entry]]:
+def room(dialect: Dialect, limit_id: str, owner: str) -> Steps[Room]:
+    """What one limit has left."""
+    _, account = yield from _one_account(dialect, limit_id, owner)
+    return account.room()
+
+
+def accounts() -> Steps[int]:
+    """How many balances there are."""
+    ((count,),) = yield "SELECT COUNT(*) FROM accounts", {}
+    return int(count)
+
+
+def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> Steps[list[Entry]]:
     """Entries in their order."""
     rows = yield (
         f"SELECT id, at, kind, hold_id, limit_id, owner, period, reason, {', '.join(BALANCE)}, overdraft_tokens, overdraft_cost"
         " FROM entries WHERE id > :after AND (:limit = '' OR limit_id = :limit) AND (:hold = '' OR hold_id = :hold)"
-        " ORDER BY id LIMIT :most",
-        {"after": after, "limit": limit_id, "hold": hold_id, "most": most},
+        " AND (:user = '' OR hold_id IN (SELECT id FROM holds WHERE user_id = :user)) ORDER BY id LIMIT :most",
+        {"after": after, "limit": limit_id, "hold": hold_id, "user": user, "most": most},
     )
     return [
         Entry(
@@ -342,7 +364,10 @@ def _accounts(dialect: Dialect, asker: Asker, model: str) -> Steps[tuple[float, 
         names,
     )
     now = rows[0][0]
-    binding = [limit for row in rows if row[1] is not None and (limit := _limit(row[1:])).covers(model)]
+    found = [_limit(row[1:]) for row in rows if row[1] is not None]
+    if any(limit.kind == "user" for limit in found):  # a limit of one's own takes the place of the one for each user
+        found = [limit for limit in found if limit.kind != "each_user"]
+    binding = [limit for limit in found if limit.covers(model)]
     accounts: list[_Account] = []
     for limit in binding:
         owner = asker.user if limit.kind == "each_user" else ""

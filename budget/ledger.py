@@ -71,6 +71,8 @@ class Hold(Struct, frozen=True, kw_only=True):
     output: int  # tokens of output that are covered: what must be sent upstream as the cap
     held: Amount
     warnings: tuple[str, ...] = ()  # ids of soft limits that are exceeded
+    remaining: int | None = None  # tokens that were left before it under the tightest hard limit; None: none binds
+    resets_at: int | None = None  # when that limit's window ends
 
 
 class Room(Struct, frozen=True, kw_only=True):
@@ -126,6 +128,12 @@ class Ledger(ABC):
     When the database is away every method raises `LedgerUnavailableError` and has changed nothing, or everything.
     """
 
+    async def start(self) -> None:  # noqa: B027 - most need nothing
+        """Begins to work."""
+
+    async def stop(self) -> None:  # noqa: B027
+        """Finishes what was asked and ends."""
+
     @abstractmethod
     async def put_limit(self, limit: Limit) -> None:
         """Adds a limit, or changes the one with its id; what was spent stays spent."""
@@ -137,6 +145,10 @@ class Ledger(ABC):
     @abstractmethod
     async def limits(self) -> list[Limit]:
         """Every limit in force, by id."""
+
+    @abstractmethod
+    async def bounded(self) -> bool:
+        """Whether any limit is in force at all: without one nobody needs a hold."""
 
     @abstractmethod
     async def hold(self, wish: Wish) -> Hold:
@@ -175,8 +187,18 @@ class Ledger(ABC):
         """What every limit that binds such a request has left."""
 
     @abstractmethod
-    async def entries(self, *, limit_id: str = "", hold_id: str = "", after: int = 0, most: int = 1000) -> list[Entry]:
-        """Entries in the order they were made."""
+    async def room(self, limit_id: str, owner: str = "") -> Room:
+        """What one limit has left, for one user where it is for each of them."""
+
+    @abstractmethod
+    async def entries(
+        self, *, limit_id: str = "", hold_id: str = "", user: str = "", after: int = 0, most: int = 1000
+    ) -> list[Entry]:
+        """Entries in the order they were made; `user` is whose requests they are of."""
+
+    @abstractmethod
+    async def accounts(self) -> int:
+        """How many balances there are."""
 
     @abstractmethod
     async def verify(self) -> list[Difference]:

@@ -39,6 +39,10 @@ class SqlLedger(Ledger):
         """Every limit in force."""
         return await self.run(law.limits)
 
+    async def bounded(self) -> bool:
+        """Whether any limit is in force at all."""
+        return await self.run(law.bounded)
+
     async def hold(self, wish: Wish) -> Hold:
         """Reserves, or raises `BudgetExceededError`."""
         if not (0 <= wish.prompt <= MAX_AMOUNT and 0 <= wish.least <= wish.most <= MAX_AMOUNT):
@@ -91,9 +95,19 @@ class SqlLedger(Ledger):
         """What every binding limit has left."""
         return await self.run(lambda: law.rooms(self._dialect, asker, model))
 
-    async def entries(self, *, limit_id: str = "", hold_id: str = "", after: int = 0, most: int = 1000) -> list[Entry]:
+    async def room(self, limit_id: str, owner: str = "") -> Room:
+        """What one limit has left."""
+        return await self.run(lambda: law.room(self._dialect, limit_id, owner))
+
+    async def entries(
+        self, *, limit_id: str = "", hold_id: str = "", user: str = "", after: int = 0, most: int = 1000
+    ) -> list[Entry]:
         """Entries in the order they were made."""
-        return await self.run(lambda: law.entries(limit_id, hold_id, after, most))
+        return await self.run(lambda: law.entries(limit_id, hold_id, user, after, most))
+
+    async def accounts(self) -> int:
+        """How many balances there are."""
+        return await self.run(law.accounts)
 
     async def verify(self) -> list[Difference]:
         """Balances that are not the sums of their entries."""

@@ -13,6 +13,9 @@ from typing import Any
 
 from chattable.adapters.local import LocalError, data_home, pull
 from chattable.agents.loading import LoadError
+from chattable.budget.errors import BudgetError
+from chattable.budget.ledger import Difference
+from chattable.proxy.accounts import open_ledger
 from chattable.proxy.progress import show_progress
 from chattable.proxy.setup import StartError, find_config
 from chattable.proxy.store.database import Database
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (StoreError, LocalError, LoadError, StartError) as error:
+    except (StoreError, BudgetError, LocalError, LoadError, StartError) as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
@@ -44,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", parents=[config], help="run the server")
     serve.add_argument("--host")
-    serve.add_argument("--port", type=int)
-    serve.add_argument("--workers", type=int)
+    serve.add_argument("--port", type=_between(0, 65535))
+    serve.add_argument("--workers", type=_between(1, 256))
     serve.set_defaults(run=_serve)
 
     commands.add_parser("check", parents=[config], help="validate the config and print what it serves").set_defaults(run=_check)
@@ -77,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     revoke.add_argument("id")
     revoke.set_defaults(run=_with_users(_revoke_key))
 
+    ledger = commands.add_parser("ledger", help="the books of the budgets").add_subparsers(required=True, metavar="ACTION")
+    ledger.add_parser("verify", parents=[config], help="recompute every balance from its entries").set_defaults(run=_verify)
+
     local = commands.add_parser("local", help="a small model on this machine").add_subparsers(required=True, metavar="ACTION")
     local.add_parser("pull", help="fetch the model (93 MB)").set_defaults(run=_pull)
     return root
@@ -105,6 +111,21 @@ def _migrate(args: argparse.Namespace) -> None:
         print(f"{database} is at version {await database.version()}")
 
     asyncio.run(_with_database(args, run))
+
+
+def _verify(args: argparse.Namespace) -> int:
+    async def run(database: Database) -> None:
+        ledger = open_ledger(config, database)
+        await ledger.start()
+        wrong.extend(await ledger.verify())
+        print(f"{await ledger.accounts()} accounts, {len(wrong)} differences")
+        await ledger.stop()
+
+    config, wrong = find_config(args.config), list[Difference]()
+    asyncio.run(_with_database(args, run))
+    for difference in wrong:
+        print(difference, file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def _pull(_: argparse.Namespace) -> None:
@@ -158,7 +179,7 @@ async def _disable_user(users: Users, args: argparse.Namespace) -> None:
 
 
 async def _create_key(users: Users, args: argparse.Namespace) -> None:
-    models = args.models.split(",") if args.models else None
+    models = [name.strip() for name in args.models.split(",")] if args.models else None
     expires_at = int(time.time() + args.expires) if args.expires else None
     _, secret = await users.create_key(args.user, name=args.name, models=models, expires_at=expires_at, trusted=args.trusted)
     print(secret)
@@ -177,6 +198,15 @@ async def _revoke_key(users: Users, args: argparse.Namespace) -> None:
 
 def _row(*fields: Any) -> None:
     print("  ".join(str(field) for field in fields))
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text[:10]) <= most):
+            raise argparse.ArgumentTypeError(f"give a number from {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def _lifetime(text: str) -> float:

@@ -15,6 +15,7 @@ from litestar.openapi import OpenAPIConfig
 from chattable.adapters.transport import AiohttpTransport
 from chattable.proxy import catalog as catalogs
 from chattable.proxy.accesslog import AccessLog
+from chattable.proxy.accounts import open_ledger, put_default
 from chattable.proxy.auth import Auth
 from chattable.proxy.cache import NoCache
 from chattable.proxy.config import Config
@@ -22,9 +23,9 @@ from chattable.proxy.edge import Edge
 from chattable.proxy.errors import describe, known
 from chattable.proxy.house import House
 from chattable.proxy.loopback import loopback
-from chattable.proxy.metering import Unlimited
+from chattable.proxy.metering import Metering
 from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.routes import admin, chat, health, models
+from chattable.proxy.routes import admin, budgets, chat, health, models
 from chattable.proxy.sessions import NoSessions
 from chattable.proxy.shutdown import on_stop_signal
 from chattable.proxy.store.database import Database
@@ -39,6 +40,9 @@ EXPOSED = [
     "x-chattable-model",
     "x-chattable-attempts",
     "x-chattable-overhead-ms",
+    "x-budget-remaining-tokens",
+    "x-budget-reset",
+    "x-should-retry",
 ]
 
 
@@ -48,10 +52,12 @@ def build(config: Config) -> Edge:
     users = Users(database)
     access_log = AccessLog()
     transport = AiohttpTransport()
+    ledger = open_ledger(config, database)
+    metering = Metering(ledger)
     catalog = catalogs.build(config, transport)
-    pipeline = Pipeline(catalog, NoSessions(), NoCache(), Unlimited())
+    pipeline = Pipeline(catalog, NoSessions(), NoCache(), metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
-    house = House(config, database, users, auth, catalog, pipeline, config.server.max_body_mb * 2**20)
+    house = House(config, database, users, auth, catalog, pipeline, metering, config.server.max_body_mb * 2**20)
 
     async def stop() -> None:
         await pipeline.stop(config.server.grace)
@@ -60,6 +66,9 @@ def build(config: Config) -> Edge:
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
         access_log.start()
         await database.start()
+        await ledger.start()
+        await put_default(ledger, config.budgets.default)
+        await metering.start()
         await catalog.start()
         gc.collect()
         gc.set_threshold(20_000, 20, 20)  # a request makes some 700 objects; the default would collect on every one
@@ -74,11 +83,13 @@ def build(config: Config) -> Edge:
         finally:
             await catalog.stop()
             await transport.aclose()
+            await metering.stop()
+            await ledger.stop()
             await database.stop()
             access_log.stop()
 
     app = Litestar(
-        [handler for room in (chat, models, admin, health) for handler in room.routes(house)],
+        [handler for room in (chat, models, admin, budgets, health) for handler in room.routes(house)],
         lifespan=[lifespan],
         exception_handlers={Exception: _answer_error},
         request_max_body_size=house.max_body,

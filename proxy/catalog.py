@@ -17,6 +17,7 @@ from chattable.agents.chattable import Chattable, Limits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
 from chattable.agents.prompt import PromptAgent
+from chattable.budget.ledger import FREE, Price
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
 
@@ -34,6 +35,7 @@ class Entry(Struct, frozen=True):
     description: str = ""
     context_length: int | None = None
     limits: Limits = Limits()
+    price: Price = FREE
 
 
 class Catalog:
@@ -120,6 +122,7 @@ def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source:
         STARTED,
         model.description,
         model.context_length,
+        price=FREE if model.price is None else Price(round(model.price.input * 1e6), round(model.price.output * 1e6)),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 import msgspec
 from msgspec import Meta, Struct
@@ -111,6 +112,15 @@ Origin = Annotated[str, Meta(extra={"parse": origin})]
 Database = Annotated[str, Meta(extra={"parse": database})]
 AdminKey = Annotated[Secret, Meta(extra={"parse": admin_key})]
 Count = Annotated[int, Meta(ge=1, le=2**53)]
+Tokens = Annotated[int, Meta(ge=0, le=2**53)]
+Dollars = Annotated[float, Meta(ge=0, le=1e9)]
+Window = Annotated[
+    str,
+    Meta(
+        pattern=r"^(hour|day|week|month|total|[1-9][0-9]{0,3}[mhd])$",
+        extra={"words": "hour, day, week, month, total, or a length such as 6h"},
+    ),
+]
 Retries = Annotated[int, Meta(ge=0, le=10)]
 Name = Annotated[str, Meta(min_length=1)]
 Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", extra={"words": "a lowercase word such as `openai`"})]
@@ -164,6 +174,13 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_connections: Annotated[int, Meta(ge=1, le=100_000, description="open connections at a time")] = 1000
 
 
+class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs."""
+
+    input: Annotated[float, Meta(ge=0, le=100_000, description="US dollars per million tokens of prompt")] = 0.0
+    output: Annotated[float, Meta(ge=0, le=100_000, description="US dollars per million tokens of output")] = 0.0
+
+
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model name that clients may ask for; `openai/*` stands for every name that begins so."""
 
@@ -173,6 +190,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeouts: Annotated[TimeoutOverrides | None, Meta(description="where they differ from the provider's")] = None
     retries: Annotated[Retries | None, Meta(description="if not the provider's")] = None
     context_length: Annotated[Count | None, Meta(description="tokens the model can read")] = None
+    price: Annotated[ModelPrice | None, Meta(description="what it costs; default: nothing")] = None
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
 
     def upstream(self, name: str, asked: str) -> str:
@@ -216,6 +234,21 @@ class PromptAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 AgentEntry = CodeAgent | PromptAgent
 
 
+class DefaultBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every user may spend who has no budget of their own."""
+
+    per: Annotated[Window, Meta(description="hour, day, week, month, total, or a length such as 6h or 30d")]
+    tokens: Annotated[Tokens | None, Meta(description="tokens per window")] = None
+    cost_usd: Annotated[Dollars | None, Meta(description="US dollars per window")] = None
+
+
+class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be spent."""
+
+    default: Annotated[DefaultBudget | None, Meta(description="budget of users without one of their own; default: none")] = None
+    timezone: Annotated[str, Meta(description="where days, weeks and months begin at midnight")] = "UTC"
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that config.yaml says."""
 
@@ -230,6 +263,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: Annotated[dict[str, ModelEntry], Meta(description="models by the name that clients ask for")] = {}
     default_model: Annotated[str, Meta(description="served for `default` and where a request names no model")] = ""
     agents: Annotated[dict[str, CodeAgent | PromptAgent], Meta(description="agents by the name clients ask for")] = {}
+    budgets: Annotated[Budgets, Meta(description="what may be spent")] = Budgets()
 
     def __repr__(self) -> str:
         """Leave `database_url` out: it may hold a password."""
@@ -313,6 +347,11 @@ def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _
     for name in models.keys() & agents.keys():
         yield ("agents", name), f"is the name of a model too, on line {doc.line(('models', name))}; rename one"
     yield from _cycles({name: agent.model for name, agent in config.agents.items() if isinstance(agent, PromptAgent)})
+    budget = config.budgets.default
+    if budget is not None and budget.tokens is None and budget.cost_usd is None:
+        yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
+    if config.budgets.timezone not in available_timezones():
+        yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
     if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):
         yield ("default_model",), why
 

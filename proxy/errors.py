@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from chattable.adapters import errors as upstream
 from chattable.agents import errors as chat
+from chattable.budget import errors as budget
 from chattable.proxy.store import errors as store
 
 INVALID = "invalid_request_error"
@@ -31,6 +32,14 @@ class UnauthorizedError(Exception):
 
 class ForbiddenError(Exception):
     """A good key that may not do this."""
+
+
+class QuotaError(Exception):
+    """A budget has no room for a request; the message says whose, how much and until when."""
+
+    def __init__(self, message: str, headers: dict[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
 
 
 class ShuttingDownError(Exception):
@@ -72,6 +81,7 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (store.NotFound, 404, INVALID, "not_found"),
     (store.Conflict, 409, INVALID, "already_exists"),
     (store.Invalid, 400, INVALID, "invalid_value"),
+    (budget.UnknownLimitError, 404, INVALID, "not_found"),
     (ForbiddenError, 403, INVALID, "forbidden"),
     (ShuttingDownError, 503, SERVER, "shutting_down"),
 ]
@@ -85,7 +95,11 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         return Failure(401, str(error), INVALID, None, error.code, {"www-authenticate": "Bearer"})
     if isinstance(error, HTTPException):
         return _http(error)
-    if isinstance(error, store.Unavailable):  # its text is for the log
+    if isinstance(error, QuotaError):
+        # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and in x-budget-reset.
+        headers = {"x-should-retry": "false", **error.headers}
+        return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
+    if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):  # its text is for the log
         message = "The database is unavailable. Please retry your request."
         return Failure(503, message, SERVER, None, "database_unavailable", {"retry-after": "1"})
     for kind, status, type_, code in TABLE:
@@ -99,7 +113,7 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
 
 def known(error: BaseException) -> bool:
     """Whether the table has a place for this error; any other is a fault of this program and belongs in the log."""
-    return isinstance(error, (upstream.Refused, UnauthorizedError, HTTPException, *(row[0] for row in TABLE)))
+    return isinstance(error, (upstream.Refused, UnauthorizedError, QuotaError, HTTPException, *(row[0] for row in TABLE)))
 
 
 def _refused(error: upstream.Refused) -> Failure:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from chattable.proxy.auth import Auth
 from chattable.proxy.catalog import Catalog
 from chattable.proxy.config import Config
+from chattable.proxy.metering import Metering
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.users import Users
@@ -21,4 +22,5 @@ class House(Struct, frozen=True):
     auth: Auth
     catalog: Catalog
     pipeline: Pipeline
+    metering: Metering
     max_body: int  # bytes

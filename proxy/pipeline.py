@@ -101,7 +101,8 @@ class Pipeline:
                     yield chunk
 
     async def _ask(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> AsyncGenerator[Chunk]:
-        async with self.metering.hold(chat, entry, caller) as hold:
+        async with self.metering.hold(chat, entry, caller, parent) as hold:
+            reply.headers |= hold.headers
             limits = entry.limits.within(caller.max_calls)
             user = caller.principal.user
             ctx = Context(self, hold.chat, user, entry.name, caller, parent=parent, limits=limits, trace=reply.trace)
@@ -109,6 +110,10 @@ class Pipeline:
                 async for chunk in chunks:
                     hold.see(chunk)
                     yield chunk
+                    if hold.overrun:  # the upstream ignores the cap it was sent: the answer ends here
+                        for index in sorted(hold.choices):
+                            yield Chunk(index, {}, "length")
+                        break
             if hold.reported is None:
                 usage = await hold.usage()
                 ctx.add_usage(usage)

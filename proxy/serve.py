@@ -12,6 +12,7 @@ import sys
 import uvicorn
 from litestar.types import ASGIApp
 from msgspec.structs import replace
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from chattable.proxy.app import build
@@ -51,7 +52,10 @@ def serve(config: Config, path: str | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""
-        Multiprocess(options, sockets=[listener]).run()
+        supervisor = Multiprocess(options, sockets=[listener])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise StartError("a worker could not start; its own words are above")
     else:
         uvicorn.Server(options).run(sockets=[listener])
 

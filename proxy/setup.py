@@ -53,6 +53,8 @@ def built_in() -> Config:
 
 async def prepare(config: Config) -> None:
     """Brings a SQLite database up to date, refuses a PostgreSQL one that is not, and makes the first admin key."""
+    if any(provider.kind == "local" for provider in config.providers.values()) and not model_path(data_home()).is_file():
+        raise StartError(f"the local model is not at {model_path(data_home())} yet. Run: chattable local pull")
     database = Database(config.database_url)
     await database.start()
     try:

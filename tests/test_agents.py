@@ -492,9 +492,13 @@ async def test_scripted_fails_on_cue() -> None:
     assert not isinstance(failed.value, AgentFailed)
 
 
-def test_scripted_needs_a_reply() -> None:
-    with pytest.raises(LoadError, match="at least one is needed"):
-        load("chattable.agents.scripted:Scripted", {"replies": []})
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [([], "at least one is needed"), (["yes", True], r"replies\[1\]: give text, .* not True"), ([["a", 1]], r"replies\[0\]")],
+)
+def test_scripted_needs_a_script(replies: list[Any], words: str) -> None:
+    with pytest.raises(LoadError, match=words):
+        load("chattable.agents.scripted:Scripted", {"replies": replies})
 
 
 @pytest.mark.parametrize("text", ["", " ", "word", " two  words\n", "é 😀 \t", "w " * 10_000, "x" * 100_000])

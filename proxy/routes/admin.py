@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import msgspec
 from litestar import Request, delete, get, patch, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from chattable.agents.chat import Json
-from chattable.agents.parsing import explain
+from chattable.agents.errors import InvalidRequest
 from chattable.proxy.house import House
-from chattable.proxy.requests import bearer, integer, read_json
+from chattable.proxy.requests import integer
+from chattable.proxy.routes.bodies import admin_body, admin_only, page
 from chattable.proxy.store.users import Key, User
-
-Id = Annotated[str, Meta(min_length=1)]
 
 
 class NewUser(Struct, forbid_unknown_fields=True):
@@ -46,54 +45,46 @@ class NewKey(Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
-B = TypeVar("B")
-
-
 def routes(house: House) -> list[ControllerRouterHandler]:
     """User and key administration, for admins only."""
     users = house.users
 
-    async def body_of(request: Request[Any, Any, Any], kind: type[B]) -> B:
-        await house.auth.admin(bearer(request))
-        body = await read_json(request, house.max_body)
-        try:
-            return msgspec.convert(body, kind)
-        except msgspec.ValidationError as error:
-            raise explain(error) from None
-
     @post("/admin/users", summary="Create a user")
     async def create_user(request: Request[Any, Any, Any]) -> Json:
-        new = await body_of(request, NewUser)
+        new = await admin_body(request, house, NewUser)
         return _user(await users.create(new.name, new.team, admin=new.admin))
 
     @get("/admin/users", summary="List users, oldest first")
     async def list_users(request: Request[Any, Any, Any]) -> Json:
-        await house.auth.admin(bearer(request))
-        page = await users.list(integer(request, "limit", 100), request.query_params.get("after"))
-        return _page([_user(user) for user in page.data], page.has_more)
+        await admin_only(request, house)
+        found = await users.list(integer(request, "limit", 100), request.query_params.get("after"))
+        return page([_user(user) for user in found.data], more=found.has_more)
 
     @get("/admin/users/{user:str}", summary="Describe a user, by id or name")
     async def get_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        await house.auth.admin(bearer(request))
+        await admin_only(request, house)
         return _user(await users.get(user))
 
     @patch("/admin/users/{user:str}", summary="Change a user")
     async def update_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        change = await body_of(request, UserChange)
+        change = await admin_body(request, house, UserChange)
         changed = await users.update(user, name=change.name, team=change.team, disabled=change.disabled, admin=change.admin)
         house.auth.forget()
         return _user(changed)
 
     @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user and its keys")
     async def delete_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        await house.auth.admin(bearer(request))
+        await admin_only(request, house)
         gone = await users.delete(user)
         house.auth.forget()
         return {"id": gone.id, "object": "user.deleted", "deleted": True}
 
     @post("/admin/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
     async def create_key(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        new = await body_of(request, NewKey)
+        new = await admin_body(request, house, NewKey)
+        if new.key is not None and not new.key.isascii():
+            message = "key may hold ASCII characters only: clients do not agree on how to send others in a header."
+            raise InvalidRequest(message, param="key", code="invalid_value")
         key, secret = await users.create_key(
             user, name=new.name, models=new.models, expires_at=new.expires_at, trusted=new.trusted, secret=new.key
         )
@@ -102,12 +93,12 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @get("/admin/users/{user:str}/keys", summary="List a user's keys, without their secrets")
     async def list_keys(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        await house.auth.admin(bearer(request))
-        return _page([_key(key) for key in await users.list_keys(user)], more=False)
+        await admin_only(request, house)
+        return page([_key(key) for key in await users.list_keys(user)], more=False)
 
     @delete("/admin/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
     async def revoke_key(request: Request[Any, Any, Any], user: FromPath[str], key_id: FromPath[str]) -> Json:
-        await house.auth.admin(bearer(request))
+        await admin_only(request, house)
         revoked = await users.revoke_key(key_id, user)
         house.auth.forget()
         return _key(revoked)
@@ -121,14 +112,3 @@ def _user(user: User) -> Json:
 
 def _key(key: Key) -> Json:
     return {"id": key.id, "object": "key", **msgspec.structs.asdict(key)}
-
-
-def _page(data: list[Json], more: bool) -> Json:
-    ids = [row["id"] for row in data]
-    return {
-        "object": "list",
-        "data": data,
-        "has_more": more,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }

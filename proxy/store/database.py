@@ -23,9 +23,9 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self._url = address.parse(url)
-        self._file = self._file_of_url() if self.is_sqlite else ""
+        self.file = self._file_of_url() if self.is_sqlite else ""
         self._anchor: sqlite3.Connection | None = None
-        self._reader = sqlite.engine(self._file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
+        self._reader = sqlite.engine(self.file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
         self._writer = self._reader.execution_options(write=True)
 
     def __repr__(self) -> str:
@@ -41,11 +41,11 @@ class Database:
 
     async def start(self) -> None:
         """Prepares a SQLite file; asks nothing of a PostgreSQL, which may come up later."""
-        if sqlite.is_memory(self._file):
-            self._anchor = sqlite3.connect(self._file, uri=True)  # the database lives as long as one connection
+        if sqlite.is_memory(self.file):
+            self._anchor = sqlite3.connect(self.file, uri=True)  # the database lives as long as one connection
         elif self.is_sqlite:
             with outages(str(self)):
-                await asyncio.to_thread(sqlite.prepare, self._file)
+                await asyncio.to_thread(sqlite.prepare, self.file)
 
     async def stop(self) -> None:
         """Closes every connection; a database in memory is gone."""
@@ -89,7 +89,7 @@ class Database:
         """
         from chattable.proxy.store.upgrade import upgrade
 
-        unpooled = sqlite.migration_engine(self._file) if self.is_sqlite else postgres.migration_engine(self._url)
+        unpooled = sqlite.migration_engine(self.file) if self.is_sqlite else postgres.migration_engine(self._url)
         try:
             with outages(str(self)):
                 async with unpooled.execution_options(write=True).begin() as connection:

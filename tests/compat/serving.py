@@ -37,7 +37,7 @@ agents:
     replies: [[{{reasoning_content: "hm, "}}, {{reasoning_content: "yes"}}, "42"]]
   failing: {{use: "chattable.agents.scripted:Scripted", replies: [{{fail: "The script says no."}}]}}
   half: {{use: "chattable.agents.scripted:Scripted", replies: [["so far ", {{fail: "The script says no."}}]]}}
-  buggy: {{use: "chattable.agents.scripted:Scripted", replies: [7]}}
+  buggy: {{use: "chattable.agents.scripted:Scripted", replies: [{{tool_calls: 7}}]}}
   persona: {{model: m, context: "You are terse.", params: {{temperature: 0.5}}}}
   manager: {{use: "chattable.agents.scripted:Scripted", replies: [["asked: ", {{ask: m}}]]}}
 """

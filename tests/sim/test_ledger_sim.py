@@ -41,7 +41,7 @@ class World:
         self.database.create_function("test_now", 0, lambda: self.now)
         self.dialect = law.Dialect("test_now()", "", UTC)
         self.limits = [
-            Limit(id="day", kind="user", subject="alice", per="day", tokens=self.random.randint(50, 400)),
+            Limit(id="day", kind="key", subject="k1", per="day", tokens=self.random.randint(50, 400)),
             Limit(id="team", kind="team", subject="red", per="hour", tokens=self.random.randint(50, 400)),
             Limit(id="each", kind="each_user", subject="", per="total", tokens=self.random.randint(50, 800)),
         ]
@@ -79,7 +79,7 @@ class World:
     def request(self, name: str) -> None:
         """One request, with everything that can go wrong on its way."""
         chance = self.random.choice([0.0, 0.0, 0.05])
-        asker = Asker(user=self.random.choice(["alice", "bob"]), team="red")
+        asker = Asker(user=self.random.choice(["alice", "bob"]), key=self.random.choice(["k1", "k2"]), team="red")
         wish = Wish(id=name, asker=asker, model="m", prompt=self.random.randint(1, 20), most=self.random.randint(1, 40))
         try:
             hold = self.run(lambda: law.hold(self.dialect, wish), crash=chance)
