@@ -104,12 +104,14 @@ class OpenAIStream:
 
     def __init__(self) -> None:
         self.complete = False
+        self.ended = False
+        self._ended: dict[int, bool] = {}  # of every choice that has begun
         self._facts: Json | None = None
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
         if data == b"[DONE]":
-            self.complete = True
+            self.complete = self.ended = True
             return []
         raw = _object(data)
         if raw.get("error"):
@@ -126,10 +128,12 @@ class OpenAIStream:
             delta, reason = choice.get("delta") or choice.get("message") or {}, _reason(choice)
             if not isinstance(delta, dict):
                 raise BrokenAnswer("sent a delta that is not an object")
-            if reason:
-                self.complete = True
-            chunks.append(Chunk(_index(choice, 0), _checked(delta), reason, _logprobs(choice), None, self._facts))
+            index = _index(choice, 0)
+            self._ended[index] = self._ended.get(index, False) or reason is not None
+            self.complete = all(self._ended.values())
+            chunks.append(Chunk(index, _checked(delta), reason, _logprobs(choice), None, self._facts))
         if raw.get("usage"):
+            self.ended = self.complete
             chunks.append(Chunk(usage=read_usage(raw["usage"]), facts=self._facts))
         return chunks
 

@@ -38,6 +38,7 @@ class SseDecoder:
             self._keep(block)
             return []
         if self._tail:
+            self._size -= sum(map(len, self._tail))  # counted again with their line
             block = b"".join((*self._tail, block))
             self._tail.clear()
         *lines, rest = block.split(b"\n")

@@ -23,6 +23,7 @@ from chattable.agents.errors import clip
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
 MAX_WAIT = 5.0  # seconds of Retry-After that are waited here; longer ones are the client's to wait
+USAGE_GRACE = 5.0  # seconds that the usage may come later than the last finish reason
 END_GRACE = 0.2  # seconds that a finished answer gets to end its body, so that its connection can be used again
 
 
@@ -234,7 +235,7 @@ class Upstream(Chattable):
             if until > begun + limits.total:
                 what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
             if reader.complete:
-                until = min(until, since + END_GRACE)
+                until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
             try:
                 if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
                     raise TimeoutError

@@ -11,7 +11,8 @@ from chattable.agents.chat import Chat, Chunk
 class StreamReader(Protocol):
     """Reads one streamed answer, event by event."""
 
-    complete: bool  # the answer has come to its proper end
+    complete: bool  # the answer has come to its proper end; only its usage may be missing
+    ended: bool  # nothing more is to come
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event says; raises `BrokenAnswer` or `Refused` when it says that the answer is over badly."""

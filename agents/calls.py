@@ -65,8 +65,10 @@ class Calls:
         """Which call a piece belongs to; None: it begins one."""
         if isinstance(index, int):
             at = self._last(lambda call: call.given_index == index)
-            if at is None or not (name and call_id and self._open[at].name):
+            if at is None or not (name and self._open[at].name):
                 return at
+            if call_id is None:
+                return at if name == self._open[at].name else None
             return self._last(lambda call: call.given_index == index and call.given_id == call_id)  # some number all calls 0
         if call_id is not None:
             return self._last(lambda call: call.given_id == call_id)

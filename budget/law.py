@@ -120,11 +120,12 @@ def hold(dialect: Dialect, wish: Wish) -> Steps[Hold]:
         raise min(hard, key=lambda account: account.fits(wish)).refusal(wish)
     amount = wish.amount(output)
     inserted = yield (
-        "INSERT INTO holds (id, state, lease_until, output, tokens, cost, user_id, model, request) VALUES"
-        " (:id, 'pending', :lease_until, :output, :tokens, :cost, :user_id, :model, :request)"
+        "INSERT INTO holds (id, state, lease_until, output, tokens, cost, accounts, user_id, model, request) VALUES"
+        " (:id, 'pending', :lease_until, :output, :tokens, :cost, :accounts, :user_id, :model, :request)"
         " ON CONFLICT (id) DO NOTHING RETURNING id",
         {
             "id": wish.id, "lease_until": now + LEASE, "output": output, "tokens": amount.tokens, "cost": amount.cost,
+            "accounts": json.dumps([list(account.key.values()) for account in accounts]),
             "user_id": wish.asker.user, "model": wish.model, "request": wish.request,
         },
     )  # fmt: skip
@@ -148,12 +149,12 @@ def existing(hold_id: str) -> Steps[Hold]:
 
 def top_up(dialect: Dialect, hold_id: str, output: int, price: Price) -> Steps[bool]:
     """Reserves more output for a pending hold, all of it or nothing."""
-    rows = yield f"SELECT state FROM holds WHERE id = :id{dialect.lock}", {"id": hold_id}
+    rows = yield f"SELECT state, accounts, {dialect.now} FROM holds WHERE id = :id{dialect.lock}", {"id": hold_id}
     if not rows or rows[0][0] != "pending":
         return False
     more = Amount(output, price.of(0, output))
-    ((now,),) = yield f"SELECT {dialect.now}", {}
-    keys = yield from _keys(hold_id)
+    _, accounts, now = rows[0]
+    keys = _keys(accounts)
     for key in keys:
         ((*columns, per),) = yield (
             f"SELECT {_columns('limits')}, {', '.join(BALANCE)}, accounts.period FROM accounts"
@@ -205,12 +206,12 @@ def forfeit(dialect: Dialect, hold_id: str) -> Steps[bool]:
     """Charges the whole of an expired hold; False if somebody renewed or ended it meanwhile."""
     rows = yield (
         f"UPDATE holds SET state = 'forfeited' WHERE id = :id AND state = 'pending' AND lease_until < {dialect.now}"
-        " RETURNING tokens, cost",
+        f" RETURNING tokens, cost, accounts, {dialect.now}",
         {"id": hold_id},
     )
     if rows:
-        held = Amount(*rows[0])
-        yield from _charge(dialect, "forfeit", hold_id, spent=held, held=-held, overdraft=NOTHING, reason="lease expired")
+        held = Amount(*rows[0][:2])
+        yield from _charge(rows[0], "forfeit", hold_id, spent=held, held=-held, overdraft=NOTHING, reason="lease expired")
     return bool(rows)
 
 
@@ -283,22 +284,22 @@ def verify() -> Steps[list[Difference]]:
 
 def _end(dialect: Dialect, hold_id: str, state: State, used: Amount, reason: str) -> Steps[State]:
     rows = yield (
-        "UPDATE holds SET state = :state WHERE id = :id AND state = 'pending' RETURNING tokens, cost",
+        f"UPDATE holds SET state = :state WHERE id = :id AND state = 'pending' RETURNING tokens, cost, accounts, {dialect.now}",
         {"id": hold_id, "state": state},
     )
     if rows:
-        held = Amount(*rows[0])
+        held = Amount(*rows[0][:2])
         over = Amount(max(0, used.tokens - held.tokens), max(0, used.cost - held.cost))
         kind = "settle" if state == "settled" else "void"
-        yield from _charge(dialect, kind, hold_id, spent=used, held=-held, overdraft=over, reason=reason)
+        yield from _charge(rows[0], kind, hold_id, spent=used, held=-held, overdraft=over, reason=reason)
         return state
     rows = yield (
-        "UPDATE holds SET state = :state WHERE id = :id AND state = 'forfeited' RETURNING tokens, cost",
+        f"UPDATE holds SET state = :state WHERE id = :id AND state = 'forfeited' RETURNING tokens, cost, accounts, {dialect.now}",
         {"id": hold_id, "state": state},
     )
     if rows:
-        forfeited = Amount(*rows[0])
-        yield from _charge(dialect, "correct", hold_id, spent=used - forfeited, held=NOTHING, overdraft=NOTHING, reason=reason)
+        forfeited = Amount(*rows[0][:2])
+        yield from _charge(rows[0], "correct", hold_id, spent=used - forfeited, held=NOTHING, overdraft=NOTHING, reason=reason)
         return state
     rows = yield "SELECT state FROM holds WHERE id = :id", {"id": hold_id}
     if not rows:
@@ -308,20 +309,16 @@ def _end(dialect: Dialect, hold_id: str, state: State, used: Amount, reason: str
 
 
 def _charge(
-    dialect: Dialect, kind: str, hold_id: str, *, spent: Amount, held: Amount, overdraft: Amount, reason: str
+    row: tuple[Any, ...], kind: str, hold_id: str, *, spent: Amount, held: Amount, overdraft: Amount, reason: str
 ) -> Steps[None]:
-    ((now,),) = yield f"SELECT {dialect.now}", {}
-    for key in (yield from _keys(hold_id)):
+    """Books the end of a hold on the accounts that it named, in the order in which it locked them."""
+    _, _, accounts, now = row
+    for key in _keys(accounts):
         yield from _book(now, kind, hold_id, key, spent=spent, held=held, overdraft=overdraft, reason=reason)
 
 
-def _keys(hold_id: str) -> Steps[list[dict[str, Any]]]:
-    """The accounts that a hold is booked on, in the one order in which accounts are ever locked."""
-    rows = yield (
-        "SELECT limit_id, owner, period FROM entries WHERE hold_id = :id AND kind = 'hold' ORDER BY limit_id, owner",
-        {"id": hold_id},
-    )
-    return [{"limit": limit, "owner": owner, "period": begin} for limit, owner, begin in rows]
+def _keys(accounts: str) -> list[dict[str, Any]]:
+    return [{"limit": limit, "owner": owner, "period": begin} for limit, owner, begin in json.loads(accounts)]
 
 
 def _book(

@@ -36,6 +36,7 @@ def tables(metadata: MetaData) -> None:
         Column("output", BigInteger, nullable=False),
         Column("tokens", BigInteger, nullable=False),
         Column("cost", BigInteger, nullable=False),
+        Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …], in the order of their locks
         Column("user_id", String, nullable=False),
         Column("model", String, nullable=False),
         Column("request", String, nullable=False),

@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 import uvicorn
 from litestar.types import ASGIApp
 
+from chattable.proxy.http import BoundedHttp
+
 
 @asynccontextmanager
 async def loopback(app: ASGIApp) -> AsyncGenerator[str]:
     """Serves `app` on a free port of the loopback interface as well, and says under which base URL."""
     door = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+        app, http=BoundedHttp, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
     )
     config.load()
     server = uvicorn.Server(config)

@@ -17,6 +17,7 @@ from uvicorn.supervisors import Multiprocess
 
 from chattable.proxy.app import build
 from chattable.proxy.config import Config
+from chattable.proxy.http import BoundedHttp
 from chattable.proxy.setup import StartError, find_config, prepare
 
 log = logging.getLogger("chattable")
@@ -34,7 +35,7 @@ def serve(config: Config, path: str | None) -> None:
         "chattable.proxy.serve:worker" if server.workers > 1 else build(config),
         factory=server.workers > 1,
         workers=server.workers,
-        http="httptools",
+        http=BoundedHttp,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",

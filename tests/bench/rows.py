@@ -66,6 +66,9 @@ ROWS = [
     Row(name="stream-222", setup="chattable", requests=500, versus="nginx-stream-222", **LONG),
     Row(name="plain-1", setup="chattable", requests=2_000, versus="direct-1", **PLAIN, **ALONE),
     Row(name="stream-1", setup="chattable", requests=1_000, versus="direct-stream-1", **STREAM, **ALONE),
+    Row(name="budget", setup="budgets", requests=4_000, versus="plain", **PLAIN),
+    Row(name="budget-stream", setup="budgets", requests=2_000, versus="stream", **STREAM),
+    Row(name="budget-postgres", setup="budgets-postgres", requests=1_000, versus="plain", **PLAIN),
     Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
 ]
 
@@ -73,6 +76,11 @@ ROWS = [
 def per_chunk(stream: Any, long: Any) -> float:
     """Returns the CPU of each of the 200 chunks that the long stream has more."""
     return (long.cpu_us - stream.cpu_us) / 200
+
+
+def more_cpu(without: Any, with_it: Any) -> float:
+    """Returns the CPU that a row has on top of another's."""
+    return float(with_it.cpu_us - without.cpu_us)
 
 
 def added(number: str) -> Callable[[Any, Any], float]:
@@ -83,6 +91,13 @@ def added(number: str) -> Callable[[Any, Any], float]:
 FIGURES = [
     Figure("CPU per further chunk, nginx", "µs", ("nginx-stream", "nginx-stream-222"), per_chunk),
     Figure("CPU per further chunk", "µs", ("stream", "stream-222"), per_chunk),
+    Figure("CPU of the ledger per request, SQLite", "µs", ("plain", "budget"), more_cpu),
+    Figure(
+        "CPU of the ledger per request, PostgreSQL",
+        "µs",
+        ("plain", "budget-postgres"),
+        more_cpu,
+    ),
     Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),

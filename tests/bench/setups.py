@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from databases import postgres_server
 from process import Process, chattable, free_port, start
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -121,4 +123,24 @@ def chattable_with(config: str = CONFIG, *arguments: str, **env: str) -> Setup:
     return running
 
 
-SETUPS: dict[str, Setup] = {"direct": direct, "nginx": nginx, "chattable": chattable_with()}
+BUDGETS = CONFIG + "budgets: {default: {tokens: 1000000000000, per: day}}\n"
+
+
+@contextmanager
+def with_postgres(stub_port: int) -> Iterator[Running]:
+    """Runs Chattable with budgets on a PostgreSQL of its own, from its wheel, on the load generator's core."""
+    with postgres_server() as url, tempfile.TemporaryDirectory() as home:
+        text = BUDGETS + f"database_url: {url}\n"
+        Path(home, "config.yaml").write_text(text.replace("STUB", str(stub_port)))
+        subprocess.run([sys.executable, "-m", "chattable.proxy", "migrate"], cwd=home, check=True, capture_output=True)
+        with chattable_with(text)(stub_port) as running:
+            yield running
+
+
+SETUPS: dict[str, Setup] = {
+    "direct": direct,
+    "nginx": nginx,
+    "chattable": chattable_with(),
+    "budgets": chattable_with(BUDGETS),
+    "budgets-postgres": with_postgres,
+}

@@ -163,7 +163,6 @@ def test_fault_42_code_that_hangs_in_a_thread_keeps_no_server_alive():
         assert ended(server, 4) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a second SIGTERM still waits for the grace period")
 def test_fault_43_the_second_signal_ends_it_at_once():
     with running("20s") as (server, upstream):
         gate, asker = Gate(2), Asker(server)

@@ -469,7 +469,6 @@ def test_fault_22_odd_choices(house, name):
         assert told.cut["type"] == "upstream_error" and told.cut["code"] == "upstream_error"
 
 
-@pytest.mark.xfail(strict=True, reason="the first choice that ends is taken for the end of all")
 def test_fault_22_a_choice_that_ends_long_before_the_other(house):
     house.upstream.script(
         Sse(

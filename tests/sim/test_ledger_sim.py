@@ -1,4 +1,4 @@
-"""The ledger in a simulated world: workers that crash at any statement, answers that get lost, clients that retry, a clock that jumps.
+"""The ledger in a simulated world: workers that crash at any statement, lost answers, retrying clients, a jumping clock.
 
 Every seed is one world, run in virtual time on a real SQLite in memory through the very law that serves both databases.
 """
@@ -190,7 +190,9 @@ def test_a_planted_mistake_is_found(fault: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(law._Account, "fits", lambda self, wish: min(wish.most, self.room().remaining.tokens))
     elif fault == "keeps the forfeit":
         real = law._charge
-        monkeypatch.setattr(law, "_charge", lambda d, kind, *a, **k: iter(()) if kind == "correct" else real(d, kind, *a, **k))
+        monkeypatch.setattr(
+            law, "_charge", lambda row, kind, *a, **k: iter(()) if kind == "correct" else real(row, kind, *a, **k)
+        )
     else:
         whole = World.run
         monkeypatch.setattr(World, "run", lambda self, operation, **k: whole(self, lambda: planted(fault, operation()), **k))

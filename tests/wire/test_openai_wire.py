@@ -95,7 +95,6 @@ def test_openai_parallel_tools():
     assert all("index" not in call for call in whole.message["tool_calls"])
 
 
-@pytest.mark.xfail(strict=True, reason="calls without an id and with one number are taken for one call")
 def test_gemini_numbers_all_its_calls_0_and_names_none():
     choice = only(stream("gemini_compatible_tools_stream.txt"))
     names = [call["function"]["name"] for call in choice.message["tool_calls"]]
@@ -121,7 +120,6 @@ def test_openai_several_choices():
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the first choice that ends is taken for the end of all")
 def test_several_choices_are_complete_only_together():
     """Law: what one choice says after another has ended is waited for."""
     reader, seen = OpenAIWire().stream(), []
