@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
@@ -155,6 +155,7 @@ class Context:
         self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)  # for depth and cycle guards
         self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())
         self.trace: Trace = parent.trace if parent else trace or Trace()
+        self._opened: list[AsyncGenerator[Chunk]] = []
         self._lent: tuple[str, str] | None = None
 
     @property
@@ -181,7 +182,18 @@ class Context:
         """Asks any model name, upstream or agent, under this turn's user, limits and trace."""
         asked = self.messages if messages is None else [m if isinstance(m, Message) else as_message(m) for m in messages]
         stream = params.pop("stream", self.request.stream)
-        return Call(lambda: self._gateway.run(Chat(model, list(asked), stream, params), self))
+        return Call(lambda: self._open(Chat(model, list(asked), stream, params)))
+
+    def _open(self, chat: Chat) -> AsyncGenerator[Chunk]:
+        answer = self._gateway.run(chat, self)
+        self._opened.append(answer)
+        return answer
+
+    async def close(self) -> None:
+        """Ends every answer that the agent began to read and left: what they hold is settled within the turn."""
+        for answer in self._opened:
+            with suppress(RuntimeError):  # another task of the agent is reading it, and will end it
+                await answer.aclose()
 
     @property
     def threads(self) -> Executor:

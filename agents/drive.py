@@ -81,6 +81,8 @@ async def _answer(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
         raise
     except Exception as error:
         raise AgentFailed(ctx.agent) from error
+    finally:
+        await ctx.close()
 
 
 async def _chunks(reply: Reply, ctx: Context) -> AsyncGenerator[Chunk]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, tzinfo
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,8 @@ from chattable.budget.law import Dialect, Steps, T
 from chattable.budget.sql import SqlLedger
 
 NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+OPERATIONS = 6  # at once in one process; the pool has more connections, for everybody else
+PATIENCE = 10.0  # seconds an operation waits for its turn
 TYPES: dict[type, Any] = {int: BigInteger, str: String, float: Float, bool: Boolean}
 
 
@@ -33,12 +36,13 @@ class PostgresLedger(SqlLedger):
         """`begin` opens a transaction that commits on a clean exit; `away` is what it raises when there is no database."""
         super().__init__(Dialect(now, " FOR UPDATE", zone))
         self._begin = begin
+        self._gate = asyncio.Semaphore(OPERATIONS)
         self._away = away
 
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation in a transaction of its own."""
         try:
-            async with self._begin() as connection:
+            async with self._turn(), self._begin() as connection:
                 steps = operation()
                 sql, parameters = next(steps)
                 while True:
@@ -51,6 +55,19 @@ class PostgresLedger(SqlLedger):
                         return result
         except self._away as error:
             raise LedgerUnavailableError(str(error)) from error
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A place among the operations that run at once: a burst waits here, in order, and not for the pool's last connection."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._gate.acquire()
+        except TimeoutError:
+            raise LedgerUnavailableError(f"no turn within {PATIENCE:g} seconds") from None
+        try:
+            yield
+        finally:
+            self._gate.release()
 
 
 def _types(parameters: dict[str, Any]) -> tuple[tuple[str, type], ...]:

@@ -83,7 +83,7 @@ class SqliteLedger(SqlLedger):
         return jobs, False
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._file, timeout=BUSY, isolation_level=None)
+        connection = sqlite3.connect(self._file, timeout=BUSY, isolation_level=None, uri=self._file.startswith("file:"))
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -46,6 +47,7 @@ class Metering:
         self._open: set[str] = set()  # holds of this process, whose leases it renews
         self._unbooked: dict[str, Amount] = {}  # settles that the database did not take yet
         self._upkeep: asyncio.Task[None] | None = None
+        self._abandoning: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begins to renew leases and to sweep."""
@@ -95,6 +97,17 @@ class Metering:
             log.warning("the settlement of %s waits: %s", hold.id, error)
             self._unbooked[hold.id] = used or Amount()
 
+    def abandon(self, hold_id: str) -> None:
+        """Voids a hold that may exist, whose request ended while it was asked for."""
+
+        async def void() -> None:
+            with suppress(BudgetError, KeyError):
+                await self.ledger.void(hold_id, "abandoned")
+
+        task = asyncio.create_task(void())
+        self._abandoning.add(task)
+        task.add_done_callback(self._abandoning.discard)
+
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
@@ -128,7 +141,12 @@ class Held:
 
     async def __aenter__(self) -> Held:
         if self._entry.model.leaf:
-            self._hold = await self._metering.admit(self._wish(), self.chat, self._caller)
+            wish = self._wish()
+            try:
+                self._hold = await self._metering.admit(wish, self.chat, self._caller)
+            except asyncio.CancelledError:  # the database may hold it all the same
+                self._metering.abandon(wish.id)
+                raise
             if self._hold is not None:
                 self._cap(self._hold)
         return self

@@ -57,17 +57,17 @@ class Pipeline:
 
     async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
         """Answers a chat that an agent asks, within the agent's turn."""
-        parent.enter(chat.model)
         entry = self.catalog.find(chat.model, parent.caller.principal)
+        parent.enter(entry.name)
         async with aclosing(self._answer(chat, entry, parent.caller, parent, Reply())) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def _pump(self, chat: Chat, caller: Caller, reply: Reply) -> None:
         try:
-            if caller.parent is not None:
-                caller.parent.enter(chat.model)
             entry = self.catalog.find(chat.model, caller.principal)
+            if caller.parent is not None:
+                caller.parent.enter(entry.name)
             limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
             async with limit, self.sessions.turn(chat, caller) as turn:
                 reply.headers |= turn.headers

@@ -69,7 +69,7 @@ class Users:
     async def create(self, name: str, team: str | None = None, *, admin: bool = False) -> User:
         """Adds a user; an admin's keys may administer."""
         user = User(
-            id=_new_id(USER_ID),
+            id=_new_id(USER_ID, self._clock()),
             name=_user_name(name),
             team=team if team is None else short(team, "team"),
             disabled=False,
@@ -146,7 +146,7 @@ class Users:
         """Adds a key to the user named by id or name, and returns it with its secret: made here, or imported."""
         secret = new_secret() if secret is None else imported(secret)
         fields = {
-            "id": _new_id(KEY_ID),
+            "id": _new_id(KEY_ID, self._clock()),
             "name": short(name, "name"),
             "digest": digest(secret),
             "prefix": masked(secret),
@@ -252,8 +252,9 @@ def _key_of(row: RowMapping) -> Key:
     return Key(models=models if models is None else tuple(models), **fields)
 
 
-def _new_id(prefix: str) -> str:
-    return prefix + secrets.token_urlsafe(18)
+def _new_id(prefix: str, now: float) -> str:
+    """Makes an id that nobody guesses and that sorts by the moment it was made: lists are in order within a second too."""
+    return f"{prefix}{int(now * 1000):012x}{secrets.token_urlsafe(15)}"
 
 
 def _taken(name: str) -> Conflict:
