@@ -36,6 +36,7 @@ class Entry(Struct, frozen=True):
     context_length: int | None = None
     limits: Limits = Limits()
     price: Price = FREE
+    max_output: int | None = None
 
 
 class Catalog:
@@ -122,6 +123,7 @@ def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source:
         STARTED,
         model.description,
         model.context_length,
+        max_output=model.max_output,
         price=FREE if model.price is None else Price(round(model.price.input * 1e6), round(model.price.output * 1e6)),
     )
 

@@ -190,6 +190,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeouts: Annotated[TimeoutOverrides | None, Meta(description="where they differ from the provider's")] = None
     retries: Annotated[Retries | None, Meta(description="if not the provider's")] = None
     context_length: Annotated[Count | None, Meta(description="tokens the model can read")] = None
+    max_output: Annotated[Count | None, Meta(description="tokens it can write in one reply")] = None
     price: Annotated[ModelPrice | None, Meta(description="what it costs; default: nothing")] = None
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
 

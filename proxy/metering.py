@@ -189,6 +189,8 @@ class Held:
     def _wish(self) -> Wish:
         params, principal = self.chat.params, self._caller.principal
         caps = [params[name] for name in ("max_tokens", "max_completion_tokens") if params.get(name) is not None]
+        if self._entry.max_output is not None:
+            caps.append(self._entry.max_output)
         most = min(caps, default=DEFAULT_OUTPUT)
         choices = params.get("n") or 1
         return Wish(

@@ -71,7 +71,7 @@ def test_every_setting_reaches_its_struct() -> None:
                    timeouts: {connect: 1, first_token: 2.5, between_tokens: 3s, total: 1h}}
         models:
           fast: {provider: openai, model: gpt-4o-mini, description: quick, timeouts: {total: 5m}, retries: 1,
-                 context_length: 128000, owned_by: me}
+                 context_length: 128000, max_output: 16384, owned_by: me}
         default_model: fast
         agents:
           echo: {use: "pkg.echo:Echo", description: echoes, limits: {calls: 3, tokens: 100, seconds: 5}, shout: true}
@@ -99,7 +99,7 @@ def test_every_setting_reaches_its_struct() -> None:
     )
     fast = config.models["fast"]
     assert (fast.model, fast.description, fast.retries, fast.owned_by) == ("gpt-4o-mini", "quick", 1, "me")
-    assert (fast.context_length, config.default_model) == (128000, "fast")
+    assert (fast.context_length, fast.max_output, config.default_model) == (128000, 16384, "fast")
     limits = configuration.Limits(calls=3, tokens=100, seconds=5)
     echo = CodeAgent(use="pkg.echo:Echo", description="echoes", limits=limits, params={"shout": True})
     assert config.agents["echo"] == echo

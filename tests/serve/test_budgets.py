@@ -24,6 +24,7 @@ providers:
   stub: {{kind: openai, base_url: "{url}", api_key: x, retries: 0, timeouts: {{first_token: 1s, total: 2s}}}}
 models:
   m: {{provider: stub, price: {{input: 1, output: 2}}}}
+  small: {{provider: stub, max_output: 33}}
 agents:
   twice: {{use: "chattable.agents.scripted:Scripted", replies: [[{{ask: m}}, {{ask: m}}]]}}
 """
@@ -115,6 +116,11 @@ def test_output_is_capped_to_what_remains_and_the_cap_is_sent(server: Chattable,
     assert answer.usage.total_tokens <= 60
     carol.ask("hello", max_tokens=None, model="m")
     assert upstream.requests[-1].json["max_completion_tokens"] <= 60
+    rich = Person(server, "croesus", tokens=1_000_000)
+    rich.ask("hello", max_tokens=None, model="small")
+    assert upstream.requests[-1].json["max_completion_tokens"] == 33
+    rich.ask("hello", max_tokens=None)
+    assert upstream.requests[-1].json["max_completion_tokens"] == 4096
 
 
 def test_a_burst_at_a_tight_limit_spends_nothing_beyond_it(server: Chattable, upstream: ScriptedUpstream) -> None:
