@@ -1,0 +1,81 @@
+"""The transport is a seam: anything that speaks httpx's interface takes aiohttp's place, respx's router here."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from chattable.adapters.errors import Refused
+from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.upstream import Provider, Upstream
+from chattable.agents.chat import Chat, Message
+from chattable.agents.chattable import Context, User
+from chattable.agents.drive import drive
+from chattable.agents.fold import Fold
+
+URL = "https://api.vendor.test/v1"
+ANSWER = {
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+}
+
+
+class Alone:
+    """A gateway for an upstream that asks nobody else."""
+
+    threads = ThreadPoolExecutor(1)
+
+    def run(self, chat: Chat, parent: Context) -> Any:
+        raise AssertionError("an upstream asks no other model")
+
+    client = lend = run
+
+
+async def ask(router: respx.MockRouter, waits: list[float]) -> Fold:
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    transport = httpx.MockTransport(router.async_handler)
+    provider = Provider("vendor", OpenAIWire(), URL, transport, api_key="sk-secret-key", sleep=sleep)
+    chat = Chat("m", [Message("user", "Hi")], False, {"temperature": 0.5, "unknown": [1]})
+    ctx = Context(Alone(), chat, User("u", "u"), "m")
+    fold = Fold()
+    async for chunk in drive(Upstream(provider, "vendor-model"), ctx):
+        fold.add(chunk)
+    return fold
+
+
+async def test_a_request_goes_through_it_whole() -> None:
+    router = respx.MockRouter()
+    route = router.post(f"{URL}/chat/completions").respond(json=ANSWER)
+    fold = await ask(router, [])
+    assert fold.message().text == "Hello"
+    sent = route.calls.last.request
+    assert sent.headers["authorization"] == "Bearer sk-secret-key"
+    assert json.loads(sent.content) == {
+        "model": "vendor-model", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.5, "unknown": [1],
+    }  # fmt: skip
+
+
+async def test_the_upstreams_own_wait_is_kept_between_attempts() -> None:
+    router, waits = respx.MockRouter(), list[float]()
+    router.post(f"{URL}/chat/completions").side_effect = [
+        httpx.Response(429, headers={"retry-after": "2"}, json={"error": {"message": "slow"}}),
+        httpx.ConnectError("refused"),
+        httpx.Response(200, json=ANSWER),
+    ]
+    assert (await ask(router, waits)).message().text == "Hello"
+    assert waits[0] == 2
+    assert 0.25 <= waits[1] <= 0.5
+
+
+async def test_a_refusal_keeps_its_meaning_and_loses_our_key() -> None:
+    router = respx.MockRouter()
+    error = {"message": "bad key sk-secret-key at api.vendor.test", "code": "odd", "param": "model"}
+    router.post(f"{URL}/chat/completions").respond(400, json={"error": error})
+    with pytest.raises(Refused) as refused:
+        await ask(router, [])
+    assert (refused.value.message, refused.value.param) == ("bad key … at …", "model")
