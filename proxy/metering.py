@@ -66,13 +66,15 @@ class Metering:
         """The right to ask `entry` this, for as long as the context lasts."""
         return Held(self, chat, entry, caller, parent.path[0] if parent else "")
 
-    async def admit(self, wish: Wish, chat: Chat, caller: Caller) -> Hold | None:
-        """A hold of all that is wished, else of what there is room for; None where nothing is limited."""
+    async def bounded(self) -> bool:
+        """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
         if self._believed_until <= self._clock():
             self._bounded = await self.ledger.bounded()
             self._believed_until = self._clock() + BELIEVE
-        if not self._bounded:
-            return None
+        return self._bounded
+
+    async def admit(self, wish: Wish, chat: Chat, caller: Caller) -> Hold:
+        """A hold of all that is wished, else of what there is room for."""
         least, wish = wish.least, msgspec.structs.replace(wish, least=wish.most)
         try:
             hold = await self.ledger.hold(wish)
@@ -140,21 +142,20 @@ class Held:
         self.choices: set[int] = set()
 
     async def __aenter__(self) -> Held:
-        if self._entry.model.leaf:
+        if self._entry.model.leaf and await self._metering.bounded():
             wish = self._wish()
             try:
                 self._hold = await self._metering.admit(wish, self.chat, self._caller)
             except asyncio.CancelledError:  # the database may hold it all the same
                 self._metering.abandon(wish.id)
                 raise
-            if self._hold is not None:
-                self._cap(self._hold)
+            self._cap(self._hold)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._hold is None:
             return
-        if not self._said and isinstance(error, ChatError) and not isinstance(error, BrokenAnswer):
+        if not self.choices and isinstance(error, ChatError) and not isinstance(error, BrokenAnswer):
             # Refused before a byte: nothing was used. No answer at all: nobody knows, so the hold is charged.
             used = self._hold.held if isinstance(error, TimedOut) else None
         else:
@@ -171,6 +172,8 @@ class Held:
             for key in ("content", "reasoning_content", "refusal"):
                 if text := chunk.delta.get(key):
                     self._said.append(text)
+            for call in chunk.delta.get("tool_calls") or ():
+                self._said += [text for text in (call.get("function") or {}).values() if text]
 
     @property
     def overrun(self) -> bool:
@@ -217,9 +220,10 @@ class Held:
 
 
 def bound_prompt(chat: Chat) -> int:
-    """More tokens than the prompt can have: the bytes of everything that is forwarded, without counting any."""
+    """More tokens than the prompt can have: the bytes of all that is forwarded and what its pictures may cost, none counted."""
     shape = [chat.params.get(name) for name in SHAPES]
-    return len(msgspec.json.encode([[m.to_json() for m in chat.messages], shape]))
+    written = len(msgspec.json.encode([[m.to_json() for m in chat.messages], shape]))
+    return written + sum(_media(message) for message in chat.messages)
 
 
 async def count_prompt(chat: Chat, model: str) -> int:

@@ -351,3 +351,27 @@ def test_the_command_line_verifies_the_books(server: Chattable) -> None:
         cwd=server.directory, capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert re.fullmatch(r"[1-9]\d* accounts, 0 differences\n", done.stdout)
+
+
+def test_pictures_are_held_for_what_they_may_cost(server: Chattable, upstream: ScriptedUpstream) -> None:
+    vera = Person(server, "vera", tokens=3000)
+    vera.client = vera.client.with_options(max_retries=0)
+    picture = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+    held = [{"role": "user", "content": [{"type": "text", "text": "what is this"}, picture]}]
+    vera.client.chat.completions.create(model="m", max_tokens=5, messages=held)
+    assert server.admin("GET", "/admin/ledger?user=vera")["data"][0]["held"]["tokens"] > 1600
+    with pytest.raises(RateLimitError, match="too little for this request"):
+        vera.client.chat.completions.create(model="m", max_tokens=5, messages=[{"role": "user", "content": [picture, picture]}])
+    assert len(upstream.requests) == 1
+
+
+def test_a_tool_call_that_dies_costs_what_was_said(server: Chattable, upstream: ScriptedUpstream) -> None:
+    walt = Person(server, "walt", tokens=5000)
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    events = [{"choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}}]}, {"error": {"message": "oops"}}]
+    upstream.script(Sse(events, done=False))
+    with pytest.raises(Exception, match="failed"):
+        list(walt.ask("the weather please", stream=True, max_tokens=50))
+    assert walt.kinds() == ["hold", "settle"]
+    assert walt.row()["spent"] > 5
+    books_balance(server)
