@@ -15,10 +15,11 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Entry, Room
-from chattable.budget.limits import Limit, Mode
+from chattable.budget.limits import MAX_AMOUNT, Limit, Mode
 from chattable.proxy.house import House
 from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
+from chattable.proxy.store.text import printable, short
 
 KINDS = ("user", "key", "team", "agent", "model", "each_user", "everyone")
 
@@ -72,7 +73,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         kind, subject = _subject(new.subject)
         if kind == "user":
             subject = await owner_of(subject)
-        models = None if new.models is None else tuple(new.models)
+        models = None if new.models is None else tuple(short(name, "models") for name in new.models)
         limit = Limit(
             id=f"lim_{secrets.token_urlsafe(12)}",
             kind=kind,
@@ -126,21 +127,25 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @post("/admin/budgets/{limit_id:str}/grant", status_code=200, summary="Add room to the present window")
     async def grant(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
-        change, amount, owner = await changed(request)
+        change, amount, owner = await changed(request, limit_id)
         await ledger.grant(limit_id, amount, change.reason, owner)
         return await shown(await named(limit_id), owner)
 
     @post("/admin/budgets/{limit_id:str}/refund", status_code=200, summary="Take back spending of the present window")
     async def refund(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
-        change, amount, owner = await changed(request)
+        change, amount, owner = await changed(request, limit_id)
         await ledger.refund(limit_id, amount, change.reason, owner)
         return await shown(await named(limit_id), owner)
 
-    async def changed(request: Request[Any, Any, Any]) -> tuple[Change, Amount, str]:
+    async def changed(request: Request[Any, Any, Any], limit_id: str) -> tuple[Change, Amount, str]:
         change = await admin_body(request, house, Change)
         amount = Amount(change.tokens, _micro(change.cost_usd) or 0)
-        if min(amount.tokens, amount.cost) < 0 or amount == Amount():
-            raise InvalidRequest("Invalid value for 'tokens': give a positive amount.", param="tokens", code="invalid_value")
+        if not all(0 <= part <= MAX_AMOUNT for part in (amount.tokens, amount.cost)) or amount == Amount():
+            raise InvalidRequest(
+                f"Invalid value for 'tokens': give a positive amount, up to {MAX_AMOUNT}.", param="tokens", code="invalid_value"
+            )
+        short(change.reason, "reason")
+        await named(limit_id)
         return change, amount, await owner_of(change.user)
 
     @get("/admin/ledger", summary="Entries, oldest first; ?user= ?budget= ?after= ?limit=")
@@ -148,7 +153,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         await admin_only(request, house)
         query, most = request.query_params, min(max(1, integer(request, "limit", 100)), 1000)
         owner, after = await owner_of(query.get("user", "")), integer(request, "after", 0)
-        entries = await ledger.entries(limit_id=query.get("budget", ""), user=owner, after=after, most=most + 1)
+        entries = await ledger.entries(
+            limit_id=printable(query.get("budget", ""), "budget"), user=owner, after=after, most=most + 1
+        )
         return page([_entry(entry) for entry in entries[:most]], more=len(entries) > most)
 
     @post("/admin/ledger/verify", status_code=200, summary="Recompute every balance from its entries")
@@ -171,7 +178,7 @@ def _subject(given: dict[str, str | bool]) -> tuple[Any, str]:
     if not isinstance(value, str) or not value:
         field = f"subject.{kind}"
         raise InvalidRequest(f"Invalid value for '{field}': expected a name.", param=field, code="invalid_value")
-    return kind, value
+    return kind, short(value, f"subject.{kind}")
 
 
 def _micro(usd: float | None) -> int | None:

@@ -276,6 +276,8 @@ def test_a_team_shares_its_budget(server: Chattable) -> None:
         ({"subject": {"team": "t"}, "per": "day", "tokens": 1.5}, 400, "tokens"),
         ({"subject": {"team": "t"}, "per": "day", "tokens": 1, "mode": "maybe"}, 400, "mode"),
         ({"subject": {"team": "t"}, "per": "day", "tokens": 1, "colour": "red"}, 400, "colour"),
+        ({"subject": {"team": "t\0"}, "per": "day", "tokens": 1}, 400, "subject.team"),
+        ({"subject": {"team": "t"}, "per": "day", "tokens": 1, "models": ["\0"]}, 400, "models"),
         ({"subject": {"user": "nobody"}, "per": "day", "tokens": 1}, 404, None),
     ],
 )
@@ -375,3 +377,24 @@ def test_a_tool_call_that_dies_costs_what_was_said(server: Chattable, upstream: 
     assert walt.kinds() == ["hold", "settle"]
     assert walt.row()["spent"] > 5
     books_balance(server)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"reason": "x"}, "tokens"),
+        ({"reason": "x", "tokens": -1}, "tokens"),
+        ({"reason": "x", "tokens": 10**18}, "tokens"),
+        ({"reason": "x", "cost_usd": 1e300}, "tokens"),
+        ({"reason": "\0", "tokens": 1}, "reason"),
+        ({"reason": "", "tokens": 1}, "reason"),
+        ({"tokens": 1}, "reason"),
+    ],
+)
+def test_a_grant_that_makes_no_sense_is_refused(server: Chattable, body: Any, param: str) -> None:
+    xena = Person(server, "xena", tokens=10)
+    for verb in ("grant", "refund"):
+        code, told = refused(server, "POST", f"/admin/budgets/{xena.budget}/{verb}", body)
+        assert (code, told["param"]) == (400, param)
+    assert refused(server, "POST", "/admin/budgets/no%00ne/grant", {"tokens": 1, "reason": "x"})[0] == 404
+    assert refused(server, "GET", "/admin/ledger?budget=%00")[0] == 400
