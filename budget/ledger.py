@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from chattable.budget.limits import Asker, Limit
 LEASE = 60.0  # seconds that a hold lives without being renewed
 
 State = Literal["pending", "settled", "voided", "forfeited"]
+GROUPS = ("user", "team", "key", "model", "agent", "session", "tag", "day")  # day: its first second
 
 
 class Amount(Struct, frozen=True, order=True):
@@ -38,17 +40,19 @@ class Price(Struct, frozen=True):
 
     input: int = 0
     output: int = 0
+    cached: int | None = None  # of prompt tokens that the upstream had cached; None: as input
 
-    def of(self, prompt: int, completion: int) -> int:
+    def of(self, prompt: int, completion: int, cached: int = 0) -> int:
         """The cost in micro-USD, rounded up once: a cost is never understated."""
-        return -(-(prompt * self.input + completion * self.output) // 1_000_000)
+        saved = 0 if self.cached is None else min(cached, prompt) * (self.input - self.cached)
+        return -(-(prompt * self.input - saved + completion * self.output) // 1_000_000)
 
 
 FREE = Price()
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """What a request may at most use: its prompt, and between `least` and `most` tokens of output."""
+    """One call of a model, and what it may at most use: its prompt, and between `least` and `most` tokens of output."""
 
     id: str  # chosen by the caller; the same id again gives the same hold
     asker: Asker
@@ -57,19 +61,38 @@ class Wish(Struct, frozen=True, kw_only=True):
     most: int
     least: int = 1
     price: Price = FREE
-    request: str = ""  # request id, for the entries
+    request: str = ""  # request id
+    tag: str = ""  # what it is for, where it is not the user's own question: title, summary …
 
     def amount(self, output: int) -> Amount:
         """What it costs with that much output."""
         return Amount(self.prompt + output, self.price.of(self.prompt, output))
 
 
+class Used(Struct, frozen=True, kw_only=True):
+    """What a call did use."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0  # of the prompt
+    cost: int = 0  # micro-USD
+    saved: int = 0  # tokens that a cache made unnecessary
+    estimated: bool = False  # counted here, for the upstream did not say
+
+    @property
+    def amount(self) -> Amount:
+        """What it is booked as."""
+        return Amount(self.prompt + self.completion, self.cost)
+
+
 class Hold(Struct, frozen=True, kw_only=True):
     """What a request may use."""
 
     id: str
-    output: int  # tokens of output that are covered: what must be sent upstream as the cap
+    output: int  # tokens of output that are covered
     held: Amount
+    bound: bool = True  # whether any limit binds it: if none does, nothing is held and there is nothing to settle
+    hard: bool = True  # whether one of them refuses: `output` must be sent upstream as the cap
     warnings: tuple[str, ...] = ()  # ids of soft limits that are exceeded
     remaining: int | None = None  # tokens that were left before it under the tightest hard limit; None: none binds
     resets_at: int | None = None  # when that limit's window ends
@@ -105,6 +128,18 @@ class Entry(Struct, frozen=True, kw_only=True):
     granted: Amount
     overdraft: Amount
     reason: str
+
+
+class UsageRow(Struct, frozen=True, kw_only=True):
+    """What a group of calls used; `group` has the values that it was grouped by, in their order."""
+
+    group: tuple[str | int, ...]
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    tokens_saved: int
+    cost: int
 
 
 class Difference(Struct, frozen=True):
@@ -163,8 +198,12 @@ class Ledger(ABC):
         """Gives pending holds a new lease."""
 
     @abstractmethod
-    async def settle(self, hold_id: str, used: Amount, reason: str = "") -> State:
+    async def settle(self, hold_id: str, used: Used, reason: str = "") -> State:
         """Books what was used; returns the hold's state."""
+
+    @abstractmethod
+    async def record(self, calls: Sequence[tuple[Wish, Used]]) -> None:
+        """Notes what calls used that no limit binds, each once: it is usage and nobody's spending."""
 
     @abstractmethod
     async def void(self, hold_id: str, reason: str = "") -> State:
@@ -195,6 +234,10 @@ class Ledger(ABC):
         self, *, limit_id: str = "", hold_id: str = "", user: str = "", after: int = 0, most: int = 1000
     ) -> list[Entry]:
         """Entries in the order they were made; `user` is whose requests they are of."""
+
+    @abstractmethod
+    async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
+        """What calls that began in [since, until) used, grouped by some of `GROUPS`, of those that match `only`."""
 
     @abstractmethod
     async def accounts(self) -> int:

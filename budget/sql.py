@@ -1,21 +1,43 @@
-"""The ledger on an SQL database: the port's methods as operations of the law, each in a transaction of its own."""
+"""The ledger on an SQL database: the port's methods as operations of the law, calls in common transactions."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from msgspec.structs import replace
 
 from chattable.budget import law
-from chattable.budget.law import Dialect, RepeatedHoldError, Steps, T
-from chattable.budget.ledger import FREE, Amount, Difference, Entry, Hold, Ledger, Price, Room, State, Wish
+from chattable.budget.calls import Answer, Ask, End, Record, work
+from chattable.budget.ledger import (
+    FREE,
+    GROUPS,
+    Amount,
+    Difference,
+    Entry,
+    Hold,
+    Ledger,
+    Price,
+    Room,
+    State,
+    UsageRow,
+    Used,
+    Wish,
+)
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
+from chattable.budget.steps import Dialect, Steps, T
 
 
 class SqlLedger(Ledger):
     """What both databases share: everything but how a transaction is run."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
+        self.dialect = dialect
+
+    @abstractmethod
+    async def ask(self, ask: Ask) -> Answer:
+        """What comes of one step of a call, in a transaction with whatever else is asked at the time."""
 
     @abstractmethod
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
@@ -47,63 +69,78 @@ class SqlLedger(Ledger):
         """Reserves, or raises `BudgetExceededError`."""
         if not (0 <= wish.prompt <= MAX_AMOUNT and 0 <= wish.least <= wish.most <= MAX_AMOUNT):
             raise ValueError("a wish needs 0 ≤ prompt and 0 ≤ least ≤ most, below 2^53")
-        try:
-            return await self.run(lambda: law.hold(self._dialect, wish))
-        except RepeatedHoldError:
-            return await self.run(lambda: law.existing(wish.id))
+        answer = await self.ask(wish)
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(Hold, answer)
 
     async def top_up(self, hold_id: str, output: int, price: Price = FREE) -> bool:
         """Reserves more output for a pending hold."""
         if not 0 <= output <= MAX_AMOUNT:
             raise ValueError("more output must be at least 0 and below 2^53")
-        return await self.run(lambda: law.top_up(self._dialect, hold_id, output, price))
+        return await self.run(lambda: law.top_up(self.dialect, hold_id, output, price))
 
     async def renew(self, hold_ids: list[str]) -> None:
         """Gives pending holds a new lease."""
-        for hold_id in hold_ids:
-            await self.run(lambda hold_id=hold_id: law.renew(self._dialect, hold_id))  # type: ignore[misc]
+        await self.run(lambda: law.renew(self.dialect, hold_ids))
 
-    async def settle(self, hold_id: str, used: Amount, reason: str = "") -> State:
-        """Books what was used, once. An amount that cannot be is clamped: a settle must not fail."""
-        clamped = Amount(*(min(max(0, amount), MAX_AMOUNT) for amount in (used.tokens, used.cost)))
-        return await self.run(lambda: law.settle(self._dialect, hold_id, clamped, reason))
+    async def settle(self, hold_id: str, used: Used, reason: str = "") -> State:
+        """Books what was used, once."""
+        return await self._end(End(hold_id, "settled", _possible(used), reason))
 
     async def void(self, hold_id: str, reason: str = "") -> State:
         """Books that nothing was used, once."""
-        return await self.run(lambda: law.void(self._dialect, hold_id, reason))
+        return await self._end(End(hold_id, "voided", reason=reason))
+
+    async def record(self, calls: Sequence[tuple[Wish, Used]]) -> None:
+        """Notes what calls used that no limit binds, each once."""
+        records = [Record(call, _possible(used)) for call, used in calls]
+        await self.run(lambda: work(self.dialect, records))
 
     async def sweep(self) -> list[str]:
-        """Forfeits expired holds, each on its own, so that one that is being settled holds up no other."""
-        due = await self.run(lambda: law.expired(self._dialect))
-        return [
-            hold_id
-            for hold_id in due
-            if await self.run(lambda hold_id=hold_id: law.forfeit(self._dialect, hold_id))  # type: ignore[misc]
-        ]
+        """Forfeits expired holds."""
+        due = await self.run(lambda: law.expired(self.dialect))
+        return [hold_id for hold_id in due if await self._end(End(hold_id, "forfeited", reason="lease expired")) == "forfeited"]
+
+    async def _end(self, end: End) -> State:
+        answer = await self.ask(end)
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(State, answer)
 
     async def grant(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
         """Adds room to the present window."""
         _check_change(amount)
-        await self.run(lambda: law.grant(self._dialect, limit_id, owner, amount, reason))
+        await self.run(lambda: law.grant(self.dialect, limit_id, owner, amount, reason))
 
     async def refund(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
         """Takes back spending of the present window."""
         _check_change(amount)
-        await self.run(lambda: law.refund(self._dialect, limit_id, owner, amount, reason))
+        await self.run(lambda: law.refund(self.dialect, limit_id, owner, amount, reason))
 
     async def rooms(self, asker: Asker, model: str) -> list[Room]:
         """What every binding limit has left."""
-        return await self.run(lambda: law.rooms(self._dialect, asker, model))
+        return await self.run(lambda: law.rooms(self.dialect, asker, model))
 
     async def room(self, limit_id: str, owner: str = "") -> Room:
         """What one limit has left."""
-        return await self.run(lambda: law.room(self._dialect, limit_id, owner))
+        return await self.run(lambda: law.room(self.dialect, limit_id, owner))
 
     async def entries(
         self, *, limit_id: str = "", hold_id: str = "", user: str = "", after: int = 0, most: int = 1000
     ) -> list[Entry]:
         """Entries in the order they were made."""
         return await self.run(lambda: law.entries(limit_id, hold_id, user, after, most))
+
+    async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
+        """What calls used, by group."""
+        if unknown := [name for name in [*by, *only] if name not in GROUPS]:
+            raise ValueError(f"usage is grouped by {', '.join(GROUPS)}, not by {unknown[0]!r}")
+        return await self.run(lambda: law.usage(by, since, until, only))
+
+    async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Puts a notice into the outbox."""
+        await self.run(lambda: law.notify(self.dialect, kind, data))
 
     async def accounts(self) -> int:
         """How many balances there are."""
@@ -117,3 +154,10 @@ class SqlLedger(Ledger):
 def _check_change(amount: Amount) -> None:
     if not (0 <= amount.tokens <= MAX_AMOUNT and 0 <= amount.cost <= MAX_AMOUNT) or amount == Amount():
         raise ValueError(f"an amount must be positive, up to {MAX_AMOUNT}")
+
+
+def _possible(used: Used) -> Used:
+    """An amount that cannot be is clamped: a settle must not fail."""
+    fields = ("prompt", "completion", "cached", "cost", "saved")
+    clamped = {name: min(max(0, getattr(used, name)), MAX_AMOUNT) for name in fields}
+    return replace(used, **clamped) if any(getattr(used, name) != value for name, value in clamped.items()) else used

@@ -1,7 +1,8 @@
 """The ledger in a SQLite file: one writer thread that commits whatever is waiting at once.
 
-A commit costs far more than the statements in it, so under load many operations share one: each has a savepoint of its own,
-and is acknowledged only when the commit that holds it is done.
+A commit costs far more than the statements in it, so under load many operations share one, and all steps of calls share
+their statements too; each is acknowledged only when the commit that holds it is done. A commit is on the disk then
+(`synchronous = FULL`): what was acknowledged survives a loss of power as well.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import UTC, tzinfo
 from typing import Any
 
+from chattable.budget.calls import Answer, Ask, work
 from chattable.budget.errors import LedgerUnavailableError
-from chattable.budget.law import Dialect, Steps, T
 from chattable.budget.sql import SqlLedger
+from chattable.budget.steps import THRESHOLDS, Dialect, Steps, T
 
 NOW = "(julianday('now') - 2440587.5) * 86400.0"
 BATCH = 64  # operations in one commit at most
@@ -26,8 +28,8 @@ BUSY = 5.0  # seconds a commit waits for another process's
 class SqliteLedger(SqlLedger):
     """Keeps the ledger in a file that other processes may use at the same time."""
 
-    def __init__(self, file: str, *, zone: tzinfo = UTC, now: str = NOW) -> None:
-        super().__init__(Dialect(now, "", zone))
+    def __init__(self, file: str, *, zone: tzinfo = UTC, now: str = NOW, thresholds: tuple[int, ...] = THRESHOLDS) -> None:
+        super().__init__(Dialect(now, zone, False, thresholds))
         self._file = file
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
@@ -48,6 +50,13 @@ class SqliteLedger(SqlLedger):
         result: T = await job.future
         return result
 
+    async def ask(self, ask: Ask) -> Answer:
+        """What comes of one step of a call, decided with all that waits."""
+        job = _Job(ask)
+        self._queue.put(job)
+        answer: Answer = await job.future
+        return answer
+
     def _work(self) -> None:
         connection: sqlite3.Connection | None = None
         going = True
@@ -57,7 +66,7 @@ class SqliteLedger(SqlLedger):
                 continue
             try:
                 connection = connection or self._connect()
-                commit(connection, jobs)
+                self._together(connection, jobs)
             except sqlite3.Error as error:
                 for job in jobs:
                     job.error = LedgerUnavailableError(f"the ledger's database: {error}")
@@ -67,6 +76,39 @@ class SqliteLedger(SqlLedger):
             _deliver(jobs)
         if connection is not None:
             connection.close()
+
+    def _together(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+        """Commits the jobs at once; if one of them cannot be, each on its own, so that it harms no other."""
+        try:
+            self._commit(connection, jobs)
+        except sqlite3.OperationalError:  # the database is away, for all of them
+            raise
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].error = error
+                return
+            for job in jobs:
+                self._together(connection, [job])
+
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+        """Runs the jobs in one transaction; one that raises is undone alone, a database error undoes all."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            asks: list[tuple[_Job, Ask]] = []
+            for job in jobs:
+                if callable(job.what):
+                    _run(connection, job, job.what)
+                else:
+                    asks.append((job, job.what))
+            if asks:
+                answers = drive(connection, work(self.dialect, [ask for _, ask in asks]))
+                for (job, _), answer in zip(asks, answers, strict=True):
+                    job.result = answer
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
     def _waiting(self) -> tuple[list[_Job], bool]:
         """At least one job, and all that came meanwhile; False at the end."""
@@ -84,45 +126,40 @@ class SqliteLedger(SqlLedger):
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, timeout=BUSY, isolation_level=None, uri=self._file.startswith("file:"))
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA synchronous = FULL")
         return connection
 
 
 class _Job:
-    def __init__(self, operation: Callable[[], Steps[Any]]) -> None:
-        self.operation = operation
+    def __init__(self, what: Callable[[], Steps[Any]] | Ask) -> None:
+        self.what = what
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.result: Any = None
         self.error: Exception | None = None
 
 
-def commit(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
-    """Runs the jobs in one transaction; one that raises is undone alone, a database error undoes all."""
-    connection.execute("BEGIN IMMEDIATE")
+def _run(connection: sqlite3.Connection, job: _Job, operation: Callable[[], Steps[Any]]) -> None:
+    connection.execute("SAVEPOINT job")
     try:
-        for job in jobs:
-            connection.execute("SAVEPOINT job")
-            try:
-                job.result = drive(connection, job.operation())
-            except sqlite3.Error:
-                raise
-            except Exception as error:
-                job.error = error
-                connection.execute("ROLLBACK TO job")
-            connection.execute("RELEASE job")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        job.result = drive(connection, operation())
+    except sqlite3.Error:
         raise
+    except Exception as error:
+        job.error = error
+        connection.execute("ROLLBACK TO job")
+    connection.execute("RELEASE job")
 
 
-def drive(connection: sqlite3.Connection, steps: Generator[Any, Any, T]) -> T:
+def drive(connection: sqlite3.Connection, steps: Steps[T]) -> T:
     """Runs an operation's statements."""
     try:
         sql, parameters = next(steps)
         while True:
-            sql, parameters = steps.send(connection.execute(sql, parameters).fetchall())
+            if isinstance(parameters, list):
+                connection.executemany(sql, parameters)
+                sql, parameters = steps.send([])
+            else:
+                sql, parameters = steps.send(connection.execute(sql, parameters).fetchall())
     except StopIteration as done:
         result: T = done.value
         return result

@@ -1,6 +1,6 @@
 """The ledger's tables. Migrations live with the server's others; a test compares the two."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, text
 
 
 def tables(metadata: MetaData) -> None:
@@ -27,20 +27,25 @@ def tables(metadata: MetaData) -> None:
         Column("period", BigInteger, primary_key=True),
         *(Column(name, BigInteger, nullable=False) for name in BALANCE),
     )
-    Table(
-        "holds",
+    pending = text("state = 'pending'")
+    Table(  # one model call each: who asked, what was held for it, what it used
+        "calls",
         metadata,
         Column("id", String, primary_key=True),
+        Column("at", BigInteger, nullable=False),
+        Column("day", BigInteger, nullable=False),  # first second of the day, in the budgets' time zone
         Column("state", String, nullable=False),
         Column("lease_until", Float, nullable=False),
         Column("output", BigInteger, nullable=False),
-        Column("tokens", BigInteger, nullable=False),
-        Column("cost", BigInteger, nullable=False),
-        Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …], in the order of their locks
-        Column("user_id", String, nullable=False),
-        Column("model", String, nullable=False),
-        Column("request", String, nullable=False),
-        Index(None, "state", "lease_until"),
+        Column("tokens", BigInteger, nullable=False),  # held
+        Column("cost", BigInteger, nullable=False),  # held
+        Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …]
+        *(Column(name, String, nullable=False) for name in CALL[9:17]),
+        *(Column(name, BigInteger, nullable=False) for name in USED[:-1]),
+        Column("estimated", Boolean, nullable=False),
+        Index("ix_calls_pending", "lease_until", sqlite_where=pending, postgresql_where=pending),
+        Index(None, "day"),
+        Index(None, "user_id", "day"),
     )
     Table(
         "entries",
@@ -56,6 +61,28 @@ def tables(metadata: MetaData) -> None:
         Column("reason", String, nullable=False),
         Index(None, "limit_id", "owner", "period"),
     )
+    waiting = text("state = 'waiting'")
+    Table(  # what somebody wants to be told of, until it is delivered
+        "notices",
+        metadata,
+        Column("id", String, primary_key=True),
+        Column("at", BigInteger, nullable=False),
+        Column("kind", String, nullable=False),
+        Column("data", String, nullable=False),  # JSON
+        Column("state", String, nullable=False),  # waiting done dead
+        Column("attempts", BigInteger, nullable=False),
+        Column("due", Float, nullable=False),  # when it may be tried next, by anybody
+        Index("ix_notices_waiting", "due", sqlite_where=waiting, postgresql_where=waiting),
+    )
 
 
 BALANCE = ("spent_tokens", "held_tokens", "granted_tokens", "spent_cost", "held_cost", "granted_cost")
+ENTRY = (
+    "at", "kind", "hold_id", "limit_id", "owner", "period", *BALANCE, "overdraft_tokens", "overdraft_cost", "reason"
+)  # fmt: skip
+USED = ("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved", "estimated")
+CALL = (
+    "id", "at", "day", "state", "lease_until", "output", "tokens", "cost", "accounts",
+    "user_id", "key_id", "team", "agent", "session", "model", "tag", "request", *USED,
+)  # fmt: skip
+NOTICE = ("id", "at", "kind", "data", "state", "attempts", "due")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -15,48 +15,70 @@ from typing import Any
 import msgspec
 
 from chattable.adapters.errors import BrokenAnswer, TimedOut
-from chattable.agents.chat import Chat, Chunk, Message, Usage
+from chattable.agents.chat import Chat, Chunk, Usage
 from chattable.agents.chattable import Context
 from chattable.agents.errors import ChatError
+from chattable.budget.calls import End, Record
 from chattable.budget.errors import BudgetError, BudgetExceededError, LedgerUnavailableError
-from chattable.budget.ledger import LEASE, Amount, Hold, Ledger, Wish
+from chattable.budget.journal import Journal, Line
+from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
 from chattable.budget.limits import Asker
 from chattable.budget.tokens import count_async
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import QuotaError
+from chattable.proxy.prompts import bound_prompt, count_prompt
 
 log = logging.getLogger("chattable")
 
 DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
-PER_MESSAGE = 8  # tokens that a chat template adds to a message, at most
-PER_IMAGE = 1600  # tokens of a picture, at most, at the usual detail
-SHAPES = ("tools", "functions", "response_format")  # fields that providers put into the prompt
 BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
-SWEEP = 10.0  # seconds between two looks for holds that nobody renews
+TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
+SWEEP = 10  # ticks between two looks for holds that nobody renews
 
 
 class Metering:
-    """Admits requests and books what they use. Law: charged at leaves; an agent's turn is the sum of the models it asked."""
+    """Admits requests and books what they use.
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    Law: charged at leaves; an agent's turn is the sum of the models it asked. What was used is in the journal before the
+    ledger is told, and stays there until the ledger has it. `reach` is called at every point where a crash must do no harm.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        *,
+        reach: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.ledger = ledger
+        self.reach = reach
+        self._journal = journal
+        self._journal_full = False
         self._clock = clock
         self._bounded = True
         self._believed_until = 0.0
         self._open: set[str] = set()  # holds of this process, whose leases it renews
-        self._unbooked: dict[str, Amount] = {}  # settles that the database did not take yet
+        self._unbooked: dict[str, Line] = {}  # what the ledger has not taken yet
         self._upkeep: asyncio.Task[None] | None = None
         self._abandoning: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begins to renew leases and to sweep."""
+        """Books what a crash left behind; begins to renew leases and to sweep."""
+        try:
+            await self._recover()
+        except LedgerUnavailableError as error:
+            log.warning("what was not booked yet stays in the journal: %s", error)
         self._upkeep = asyncio.create_task(self._keep_up())
 
     async def stop(self) -> None:
-        """Ends; what could not be booked is forfeited when its lease ends."""
+        """Ends; what could not be booked stays in the journal."""
         if self._upkeep is not None:
             self._upkeep.cancel()
+        with suppress(LedgerUnavailableError):
+            await self._catch_up()
+        self._journal.close()
 
     def forget(self) -> None:
         """Limits have changed here."""
@@ -74,33 +96,57 @@ class Metering:
         return self._bounded
 
     async def admit(self, wish: Wish, chat: Chat, caller: Caller) -> Hold:
-        """A hold of all that is wished, else of what there is room for."""
-        least, wish = wish.least, msgspec.structs.replace(wish, least=wish.most)
+        """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds."""
+        if self._journal_full:
+            raise LedgerUnavailableError("the journal's disk takes nothing")
+        self.reach("before_hold")
         try:
-            hold = await self.ledger.hold(wish)
-        except BudgetExceededError:  # the bound on the prompt is coarse: only now is it worth counting
-            prompt = min(wish.prompt, await count_prompt(chat, wish.model))
-            try:
-                hold = await self.ledger.hold(msgspec.structs.replace(wish, prompt=prompt, least=least))
-            except BudgetExceededError as error:
-                raise _quota(error, caller) from None
-        self._open.add(hold.id)
+            hold = await self._held(wish, chat)
+        except BudgetExceededError as error:
+            raise _quota(error, caller) from None
+        except (LedgerUnavailableError, asyncio.CancelledError):  # the database may hold it all the same
+            self._abandon(wish.id)
+            raise
+        if hold.bound:
+            self._open.add(hold.id)
+        self.reach("after_hold")
         return hold
 
-    async def book(self, hold: Hold, used: Amount | None, reason: str) -> None:
-        """Settles a hold, or voids it for None; keeps trying when the database is away."""
+    async def _held(self, wish: Wish, chat: Chat) -> Hold:
         try:
-            if used is None:
-                await self.ledger.void(hold.id, reason)
-            else:
-                await self.ledger.settle(hold.id, used, reason)
-            self._open.discard(hold.id)
-        except LedgerUnavailableError as error:
-            log.warning("the settlement of %s waits: %s", hold.id, error)
-            self._unbooked[hold.id] = used or Amount()
+            return await self.ledger.hold(msgspec.structs.replace(wish, least=wish.most))
+        except BudgetExceededError:  # the bound on the prompt is coarse: only now is it worth counting
+            prompt = min(wish.prompt, await count_prompt(chat, wish.model))
+            return await self.ledger.hold(msgspec.structs.replace(wish, prompt=prompt))
 
-    def abandon(self, hold_id: str) -> None:
-        """Voids a hold that may exist, whose request ended while it was asked for."""
+    async def book(self, line: Line) -> None:
+        """Takes note of what became of a call: of a held one at once, of others within a moment."""
+        try:
+            self._journal.write(line)
+        except OSError as error:
+            self._journal_full = True
+            log.error("the journal takes nothing, so no new holds are given: %s", error)  # noqa: TRY400 - one line
+        self.reach("after_journal")
+        if isinstance(line, Record):
+            self._unbooked[line.id] = line
+            return
+        try:
+            await _end(self.ledger, line)
+        except LedgerUnavailableError as error:
+            log.warning("the settlement of %s waits: %s", line.id, error)
+            self._unbooked[line.id] = line
+            await asyncio.to_thread(self._journal.sync)
+        else:
+            self._booked(line.id)
+        self.reach("after_settle")
+
+    def _booked(self, call_id: str) -> None:
+        self._journal.done(call_id)
+        self._unbooked.pop(call_id, None)
+        self._open.discard(call_id)
+
+    def _abandon(self, hold_id: str) -> None:
+        """Voids a hold that may exist, of a request that goes no further."""
 
         async def void() -> None:
             with suppress(BudgetError, KeyError):
@@ -111,19 +157,60 @@ class Metering:
         task.add_done_callback(self._abandoning.discard)
 
     async def _keep_up(self) -> None:
+        ticks = 0
         while True:
-            await asyncio.sleep(SWEEP)
+            await asyncio.sleep(TICK)
+            ticks += 1
             try:
-                for hold_id, used in list(self._unbooked.items()):
-                    await self.ledger.settle(hold_id, used, "booked late")
-                    del self._unbooked[hold_id]
-                    self._open.discard(hold_id)
-                if self._open:
-                    await self.ledger.renew(list(self._open))
-                for hold_id in await self.ledger.sweep():
-                    log.warning("hold %s was forfeited: nobody renewed it for %d seconds", hold_id, LEASE)
-            except BudgetError as error:
+                await self._catch_up()
+                if ticks % SWEEP == 0:
+                    self.reach("in_upkeep")
+                    if self._open:
+                        await self.ledger.renew(list(self._open))
+                    await self._recover()
+            except (LedgerUnavailableError, OSError) as error:
                 log.warning("the ledger's upkeep waits: %s", error)
+            except Exception:
+                log.exception("the ledger's upkeep failed")
+
+    async def _catch_up(self) -> None:
+        """Books what the ledger has not taken yet."""
+        if self._journal_full:
+            self._journal.probe()
+            self._journal_full = False
+        if self._unbooked:
+            lines = list(self._unbooked.values())
+            await _replay(self.ledger, lines)
+            for line in lines:
+                self._booked(line.id)
+
+    async def _recover(self) -> None:
+        """Books what processes that are dead left in their journals, then forfeits what nobody can settle any more."""
+        for path, lines in self._journal.orphans():
+            await _replay(self.ledger, lines)
+            log.info("%s: %d settlements of a process that ended early are booked", path.name, len(lines))
+        for hold_id in await self.ledger.sweep():
+            log.warning("hold %s was forfeited: nobody renewed it for %d seconds", hold_id, LEASE)
+
+
+async def _replay(ledger: Ledger, lines: Sequence[Line]) -> None:
+    """Books lines, however often they were booked before."""
+    records = [(line.call, line.used) for line in lines if isinstance(line, Record)]
+    if records:
+        await ledger.record(records)
+    ends = [line for line in lines if isinstance(line, End)]
+    for outcome in await asyncio.gather(*(_end(ledger, end) for end in ends), return_exceptions=True):
+        if isinstance(outcome, KeyError):
+            log.error("the ledger has no hold %s, whose settlement is in a journal: is this another database?", outcome)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _end(ledger: Ledger, end: End) -> None:
+    if end.state == "voided":
+        await ledger.void(end.id, end.reason)
+    else:
+        await ledger.settle(end.id, end.used, end.reason)
 
 
 class Held:
@@ -142,32 +229,47 @@ class Held:
         self.choices: set[int] = set()
 
     async def __aenter__(self) -> Held:
-        if self._entry.model.leaf and await self._metering.bounded():
-            wish = self._wish()
-            try:
-                self._hold = await self._metering.admit(wish, self.chat, self._caller)
-            except asyncio.CancelledError:  # the database may hold it all the same
-                self._metering.abandon(wish.id)
-                raise
-            self._cap(self._hold)
+        if self._entry.model.leaf:
+            if await self._metering.bounded():
+                hold = await self._metering.admit(self._wish(bound_prompt(self.chat)), self.chat, self._caller)
+                self._hold = hold if hold.bound else None
+            if self._hold is not None and self._hold.hard:
+                self._cap(self._hold)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._hold is None:
+        if not self._entry.model.leaf:
             return
+        self._metering.reach("after_answer")
+        used = await self._used(error)
+        if self._hold is not None:
+            reason = type(error).__name__ if error else ""
+            await self._metering.book(End(self._hold.id, "voided" if used is None else "settled", used or Used(), reason))
+        elif used is not None:
+            await self._metering.book(Record(self._wish(0), used))
+
+    async def _used(self, error: BaseException | None) -> Used | None:
+        """What the call used; None: nothing at all."""
         if not self.choices and isinstance(error, ChatError) and not isinstance(error, BrokenAnswer):
             # Refused before a byte: nothing was used. No answer at all: nobody knows, so the hold is charged.
-            used = self._hold.held if isinstance(error, TimedOut) else None
-        else:
-            usage = await self.usage()
-            used = Amount(usage.total_tokens, self._entry.price.of(usage.prompt_tokens, usage.completion_tokens))
-        await self._metering.book(self._hold, used, type(error).__name__ if error else "")
+            if self._hold is None or not isinstance(error, TimedOut):
+                return None
+            held, output = self._hold.held, self._hold.output
+            return Used(prompt=held.tokens - output, completion=output, cost=held.cost, estimated=True)
+        counted = self.reported is None
+        usage = await self.usage()
+        cached = (usage.prompt_tokens_details or {}).get("cached_tokens")
+        cached = min(cached, usage.prompt_tokens) if isinstance(cached, int) and cached > 0 else 0
+        cost = self._entry.price.of(usage.prompt_tokens, usage.completion_tokens, cached)
+        return Used(prompt=usage.prompt_tokens, completion=usage.completion_tokens, cached=cached, cost=cost, estimated=counted)
 
     def see(self, chunk: Chunk) -> None:
         """Notes a step of the answer."""
         if chunk.usage is not None:
             self.reported = chunk.usage
         else:
+            if not self.choices:
+                self._metering.reach("first_chunk")
             self.choices.add(chunk.index)
             for key in ("content", "reasoning_content", "refusal"):
                 if text := chunk.delta.get(key):
@@ -178,7 +280,8 @@ class Held:
     @property
     def overrun(self) -> bool:
         """Whether the upstream ignores its cap: a piece is a token at least, so more pieces than tokens held are too many."""
-        return self._hold is not None and len(self._said) > self._hold.output
+        hold = self._hold
+        return hold is not None and hold.hard and len(self._said) > hold.output
 
     async def usage(self) -> Usage:
         """The reported usage, else an estimate: the words of both sides, counted."""
@@ -189,7 +292,7 @@ class Held:
             self.reported = Usage(asked, said, asked + said)
         return self.reported
 
-    def _wish(self) -> Wish:
+    def _wish(self, prompt: int) -> Wish:
         params, principal = self.chat.params, self._caller.principal
         caps = [params[name] for name in ("max_tokens", "max_completion_tokens") if params.get(name) is not None]
         if self._entry.max_output is not None:
@@ -200,7 +303,7 @@ class Held:
             id=f"hold_{random.getrandbits(128):032x}",
             asker=Asker(user=principal.user.id, key=principal.key_id, team=principal.team or "", agent=self._agent),
             model=self._entry.name,
-            prompt=bound_prompt(self.chat),
+            prompt=prompt,
             most=most * choices,
             least=min(most, 1) * choices,
             price=self._entry.price,
@@ -219,34 +322,12 @@ class Held:
             self.headers["x-budget-reset"] = str(hold.resets_at)
 
 
-def bound_prompt(chat: Chat) -> int:
-    """More tokens than the prompt can have: the bytes of all that is forwarded and what its pictures may cost, none counted."""
-    shape = [chat.params.get(name) for name in SHAPES]
-    written = len(msgspec.json.encode([[m.to_json() for m in chat.messages], shape]))
-    return written + sum(_media(message) for message in chat.messages)
-
-
-async def count_prompt(chat: Chat, model: str) -> int:
-    """The prompt's tokens, counted, with room for what chat templates add."""
-    texts = [message.text for message in chat.messages]
-    rest = [*(chat.params.get(name) for name in SHAPES), *(m.tool_calls for m in chat.messages)]
-    texts.append(msgspec.json.encode([part for part in rest if part]).decode())
-    words = await count_async("\n".join(texts), model)
-    return words + PER_MESSAGE * (len(chat.messages) + 1) + sum(_media(message) for message in chat.messages)
-
-
-def _media(message: Message) -> int:
-    """What the parts of a message that are not text may cost."""
-    if not isinstance(message.content, list):
-        return 0
-    others = [part for part in message.content if part.get("type") != "text"]
-    return sum(PER_IMAGE if part.get("type") == "image_url" else len(msgspec.json.encode(part)) for part in others)
-
-
 def _quota(error: BudgetExceededError, caller: Caller) -> QuotaError:
     """The refusal as a person reads it."""
-    user = caller.principal.user
-    who = error.subject.replace(user.id, user.name)
+    asker = caller.principal
+    who = error.subject.replace(asker.user.id, asker.user.name)
+    if asker.team:
+        who = who.replace(asker.team, asker.team_name)
     amount, remaining = (_shown(value, error.unit) for value in (error.amount, error.remaining))
     left = "is used up" if error.remaining == 0 else f"has {remaining} left, too little for this request"
     per = "in all" if error.per == "total" else f"per {error.per}"

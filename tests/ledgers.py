@@ -10,7 +10,7 @@ from chattable.budget.ledger import Ledger
 from chattable.budget.postgres import PostgresLedger
 from chattable.budget.sqlite import SqliteLedger
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Unavailable
+from chattable.proxy.store.errors import Contended, Unavailable
 
 CLOCK = "(SELECT now FROM test_clock)"
 START = 1_795_000_000  # 2026-11-18T11:06:40Z, a Wednesday
@@ -41,7 +41,7 @@ class Clock:
 async def open_ledger(url: str, database: Database, *, now: str = CLOCK, zone: tzinfo = UTC) -> AsyncIterator[Ledger]:
     """The ledger of a migrated database: the real one for its kind."""
     if not url.startswith("sqlite"):
-        yield PostgresLedger(database.begin, away=(Unavailable,), now=now, zone=zone)
+        yield PostgresLedger(database.begin, away=(Unavailable,), contended=(Contended,), now=now, zone=zone)
         return
     ledger = SqliteLedger(url.removeprefix("sqlite:///"), now=now, zone=zone)
     await ledger.start()

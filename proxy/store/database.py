@@ -39,6 +39,11 @@ class Database:
         """Says which of the two this is."""
         return self._url.drivername == "sqlite"
 
+    @property
+    def is_file(self) -> bool:
+        """Says whether it is a file, and neither a server nor in memory."""
+        return self.is_sqlite and not sqlite.is_memory(self.file)
+
     async def start(self) -> None:
         """Prepares a SQLite file; asks nothing of a PostgreSQL, which may come up later."""
         if sqlite.is_memory(self.file):

@@ -39,3 +39,7 @@ class Invalid(StoreError):
 
 class Unavailable(StoreError):
     """The database did not do its part; the same call may succeed later. Whether a write was done is then unknown."""
+
+
+class Contended(Unavailable):
+    """Somebody else holds the rows that this wanted, for too long."""

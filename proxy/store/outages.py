@@ -6,11 +6,12 @@ from contextlib import contextmanager
 
 from sqlalchemy import exc
 
-from chattable.proxy.store.errors import Unavailable
+from chattable.proxy.store.errors import Contended, Unavailable
 
 # Classes of SQLSTATE that say "not now": connection, login, rollback of a deadlock, no such database, no resources, lock not
 # available, operator intervention, system error; and a server that has become a read-only replica.
 AWAY = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006")
+CONTENDED = ("40", "55P03")  # of these, what others who want the same rows are to blame for
 NOT_MIGRATED = "42P01"
 
 
@@ -24,7 +25,8 @@ def outages(database: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         if not _away(error):
             raise
-        raise Unavailable(f"{database}: {_reason(error)}") from error
+        kind = Contended if (_state(error) or "").startswith(CONTENDED) else Unavailable
+        raise kind(f"{database}: {_reason(error)}") from error
     except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
         raise Unavailable(f"{database}: {str(error) or 'no answer in time'}") from error
 

@@ -17,12 +17,20 @@ metadata = MetaData(
     }
 )
 
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
 users = Table(
     "users",
     metadata,
     Column("id", String, primary_key=True),
     Column("name", String, nullable=False, unique=True),
-    Column("team", String),
+    Column("team", ForeignKey("teams.id"), index=True),  # its id; everybody else sees its name
     Column("disabled", Boolean, nullable=False),
     Column("admin", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -44,5 +52,20 @@ keys = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 Index(None, keys.c.digest, unique=True)
+
+audit = Table(  # refers to nothing: it outlives what it tells of
+    "audit",
+    metadata,
+    Column("id", String, primary_key=True),  # sorts by time
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),  # a user's id, "admin key" or "command line"
+    Column("actor_name", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("target", String),  # its id; NULL: not known, for it did not come into being
+    Column("target_name", String, nullable=False),
+    Column("request_id", String),
+    Column("details", String, nullable=False),  # JSON text
+    Column("outcome", String, nullable=False),
+)
 
 ledger_tables(metadata)

@@ -1,30 +1,32 @@
 """Who may ask, and with which keys."""
 
 import hmac
-import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, RowMapping, func, select, tuple_
+from sqlalchemy import ColumnElement, RowMapping, Select, func, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
+from chattable.proxy.store.ids import findable, names, new_id
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import digest, imported, masked, new_secret
-from chattable.proxy.store.text import printable, short
+from chattable.proxy.store.teams import joined
+from chattable.proxy.store.text import short
 
 USER_ID = "user_"
 KEY_ID = "key_"
 MAX_MODELS = 1000
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
-users, keys = tables.users, tables.keys
+users, keys, teams = tables.users, tables.keys, tables.teams
 # Everything of a key but its digest, which leaves this file only as a yes or no.
 KEY = [column for column in keys.c if column is not keys.c.digest]
 
@@ -34,7 +36,8 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    team: str | None
+    team: str | None  # its name
+    team_id: str | None
     disabled: bool
     admin: bool
     created_at: int
@@ -59,7 +62,8 @@ class Users:
 
     Law: a user is named by id or by name; no name looks like an id, so the two never meet. Names are compared by code
     point: nothing is folded or normalised. Of two creations with one name exactly one succeeds, the other is a `Conflict`.
-    A deleted user's keys are gone in the same moment. A secret is returned once, by `create_key`, and stored as its digest.
+    A team that a user is put into is made if it is not there. A deleted user's keys are gone in the same moment. A secret is
+    returned once, by `create_key`, and stored as its digest.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
@@ -68,29 +72,41 @@ class Users:
 
     async def create(self, name: str, team: str | None = None, *, admin: bool = False) -> User:
         """Adds a user; an admin's keys may administer."""
-        user = User(
-            id=_new_id(USER_ID, self._clock()),
-            name=_user_name(name),
-            team=team if team is None else short(team, "team"),
-            disabled=False,
-            admin=admin,
-            created_at=self._now(),
-        )
+        fields: dict[str, Any] = {
+            "id": new_id(USER_ID, self._clock()),
+            "name": _user_name(name),
+            "disabled": False,
+            "admin": admin,
+        }
         try:
             async with self._database.begin() as connection:
-                await connection.execute(users.insert().values(msgspec.structs.asdict(user)))
+                team_id = None if team is None else await joined(connection, team, self._clock())
+                await connection.execute(users.insert().values(team=team_id, created_at=self._now(), **fields))
+                return await _user(connection, fields["id"])
         except IntegrityError:
             raise _taken(name) from None
-        return user
 
     async def get(self, id_or_name: str) -> User:
         """Returns the user, or raises `NotFound`."""
         async with self._database.connect() as connection:
             return await _user(connection, id_or_name)
 
+    async def named(self, id_or_name: str) -> User:
+        """Returns the user, who is made if unknown."""
+        try:
+            return await self.get(id_or_name)
+        except NotFound:
+            with suppress(Conflict):  # somebody else was faster
+                return await self.create(id_or_name)
+            return await self.get(id_or_name)
+
+    async def names(self, ids: Sequence[str]) -> dict[str, str]:
+        """What those with these ids are called."""
+        return await names(self._database, users, ids)
+
     async def list(self, limit: int = 100, after: str | None = None) -> Page[User]:
         """Returns users, oldest first, from behind the one with the id `after`."""
-        query = select(users).order_by(users.c.created_at, users.c.id).limit(checked_limit(limit) + 1)
+        query = _users().order_by(users.c.created_at, users.c.id).limit(checked_limit(limit) + 1)
         async with self._database.connect() as connection:
             if after is not None:
                 query = query.where(tuple_(users.c.created_at, users.c.id) > await _position(connection, after))
@@ -110,23 +126,32 @@ class Users:
         changes: dict[str, Any] = {}
         if name is not UNSET:
             changes["name"] = _user_name(name)
-        if team is not UNSET:
-            changes["team"] = team if team is None else short(team, "team")
         if disabled is not UNSET:
             changes["disabled"] = disabled
         if admin is not UNSET:
             changes["admin"] = admin
-        if not changes:
+        if not changes and team is UNSET:
             return await self.get(id_or_name)
-        statement = users.update().where(_named(id_or_name)).values(changes).returning(users)
         try:
-            return await self._changed(statement, id_or_name)
+            async with self._database.begin() as connection:
+                if team is not UNSET:
+                    changes["team"] = None if team is None else await joined(connection, team, self._clock())
+                statement = users.update().where(_named(id_or_name)).values(changes).returning(users.c.id)
+                found = (await connection.execute(statement)).scalar_one_or_none()
+                if found is None:
+                    raise NotFound("user", id_or_name)
+                return await _user(connection, found)
         except IntegrityError:
             raise _taken(changes["name"]) from None
 
     async def delete(self, id_or_name: str) -> User:
         """Removes the user with all keys and returns who it was."""
-        return await self._changed(users.delete().where(_named(id_or_name)).returning(users), id_or_name)
+        async with self._database.begin() as connection:
+            user = await _user(connection, id_or_name)
+            gone = await connection.execute(users.delete().where(users.c.id == user.id))
+        if not gone.rowcount:
+            raise NotFound("user", id_or_name)
+        return user
 
     async def count(self) -> int:
         """Returns how many users there are."""
@@ -146,7 +171,7 @@ class Users:
         """Adds a key to the user named by id or name, and returns it with its secret: made here, or imported."""
         secret = new_secret() if secret is None else imported(secret)
         fields = {
-            "id": _new_id(KEY_ID, self._clock()),
+            "id": new_id(KEY_ID, self._clock()),
             "name": short(name, "name"),
             "digest": digest(secret),
             "prefix": masked(secret),
@@ -171,11 +196,20 @@ class Users:
             query = select(*KEY).where(keys.c.user_id == owner.id).order_by(keys.c.created_at, keys.c.id)
             return tuple(_key_of(row) for row in (await connection.execute(query)).mappings())
 
+    async def get_key(self, id: str) -> Key:  # noqa: A002 - the public word for it
+        """Returns a key, or raises `NotFound`."""
+        async with self._database.connect() as connection:
+            query = select(*KEY).where(keys.c.id == findable("key", id))
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("key", id)
+        return _key_of(row)
+
     async def revoke_key(self, id: str, user: str | None = None) -> Key:  # noqa: A002 - the public word for it
         """Ends a key for good and returns it, if it is that user's; a repetition changes nothing."""
         statement = (
             keys.update()
-            .where(keys.c.id == _storable("key", id))
+            .where(keys.c.id == findable("key", id))
             .values(revoked_at=func.coalesce(keys.c.revoked_at, self._now()))
             .returning(*KEY)
         )
@@ -193,28 +227,26 @@ class Users:
         Law: a revoked or expired key and a disabled user are returned as well: what they may do is the caller's decision.
         """
         wanted = digest(secret)
-        query = select(keys, users).join(users).where(keys.c.digest == wanted)
+        query = select(keys, users, teams.c.name).select_from(keys.join(users).outerjoin(teams)).where(keys.c.digest == wanted)
         async with self._database.connect() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None or not hmac.compare_digest(row[keys.c.digest], wanted):
             return None
         return _key_of(row), _user_of(row)
 
-    async def _changed(self, statement: Any, id_or_name: str) -> User:
-        async with self._database.begin() as connection:
-            row = (await connection.execute(statement)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("user", id_or_name)
-        return _user_of(row)
-
     def _now(self) -> int:
         return int(self._clock())
 
 
+def _users() -> Select[Any]:
+    """Users together with the names of their teams."""
+    return select(users, teams.c.name).select_from(users.outerjoin(teams))
+
+
 async def _user(connection: AsyncConnection, id_or_name: str, *, lock: bool = False) -> User:
-    query = select(users).where(_named(id_or_name))
+    query = _users().where(_named(id_or_name))
     if lock:  # keeps PostgreSQL from deleting the user meanwhile; SQLite has one writer anyway
-        query = query.with_for_update(read=True, key_share=True)
+        query = query.with_for_update(read=True, key_share=True, of=users)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFound("user", id_or_name)
@@ -231,30 +263,18 @@ async def _position(connection: AsyncConnection, after: str) -> tuple[int, str]:
 
 def _named(id_or_name: str) -> ColumnElement[bool]:
     column = users.c.id if id_or_name.startswith(USER_ID) else users.c.name
-    return column == _storable("user", id_or_name)
-
-
-def _storable(what: str, id_or_name: str) -> str:
-    """Keeps from the driver what cannot be in a table, and therefore not be found there."""
-    try:
-        return printable(id_or_name, what)
-    except Invalid:
-        raise NotFound(what, id_or_name) from None
+    return column == findable("user", id_or_name)
 
 
 def _user_of(row: RowMapping) -> User:
-    return User(**{column.name: row[column] for column in users.c})
+    fields = {column.name: row[column] for column in users.c}
+    return User(**fields | {"team": row[teams.c.name], "team_id": fields["team"]})
 
 
 def _key_of(row: RowMapping) -> Key:
     fields = {column.name: row[column] for column in KEY}
     models = fields.pop("models")
     return Key(models=models if models is None else tuple(models), **fields)
-
-
-def _new_id(prefix: str, now: float) -> str:
-    """Makes an id that nobody guesses and that sorts by the moment it was made: lists are in order within a second too."""
-    return f"{prefix}{int(now * 1000):012x}{secrets.token_urlsafe(15)}"
 
 
 def _taken(name: str) -> Conflict:

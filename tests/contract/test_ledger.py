@@ -9,7 +9,7 @@ import pytest
 from ledgers import START, Clock, open_ledger
 
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError
-from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Wish
+from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Used, Wish
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
 from chattable.proxy.store.database import Database
 
@@ -48,14 +48,51 @@ async def test_a_hold_is_settled_with_what_was_used(ledger: Ledger) -> None:
     hold = await ledger.hold(wish("h"))
     assert (hold.output, hold.held) == (20, Amount(30))
     assert await balance(ledger) == {"lim": (0, 30)}
-    assert await ledger.settle("h", Amount(17)) == "settled"
+    assert await ledger.settle("h", Used(completion=17)) == "settled"
     assert await balance(ledger) == {"lim": (17, 0)}
 
 
 async def test_nobody_is_bound_without_a_limit(ledger: Ledger) -> None:
-    assert (await ledger.hold(wish("h", most=MAX_AMOUNT))).output == MAX_AMOUNT
-    assert await ledger.settle("h", Amount(5)) == "settled"
-    assert await ledger.rooms(ALICE, "m") == []
+    hold = await ledger.hold(wish("h", most=MAX_AMOUNT))
+    assert (hold.output, hold.bound, hold.hard) == (MAX_AMOUNT, False, False)
+    await ledger.record([(wish("h"), Used(prompt=3, completion=5))])
+    await ledger.record([(wish("h"), Used(prompt=3, completion=5))])
+    assert await ledger.entries() == []
+    (row,) = await ledger.usage([], since=0, until=MAX_AMOUNT, only={})
+    assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 3, 5)
+
+
+async def test_a_soft_limit_binds_and_does_not_cap(ledger: Ledger) -> None:
+    await ledger.put_limit(limit(mode="soft"))
+    hold = await ledger.hold(wish("h", most=5000))
+    assert (hold.output, hold.bound, hold.hard) == (5000, True, False)
+
+
+async def test_usage_is_grouped_and_equals_what_was_spent(ledger: Ledger, clock: Clock) -> None:
+    await ledger.put_limit(limit(kind="everyone", subject="", tokens=10_000, per="total"))
+    used = Used(prompt=7, completion=3, cached=2, cost=11)
+    for name, asker in (("a1", ALICE), ("a2", ALICE), ("b1", BOB), ("void", BOB), ("open", BOB), ("lost", BOB)):
+        await ledger.hold(wish(name, asker))
+    for name in ("a1", "a2", "b1"):
+        await ledger.settle(name, used)
+    await ledger.void("void")
+    by_user = {row.group: row for row in await ledger.usage(["user"], since=0, until=MAX_AMOUNT, only={})}
+    alice = by_user[(ALICE.user,)]
+    assert (alice.requests, alice.prompt_tokens, alice.completion_tokens, alice.cached_tokens, alice.cost) == (2, 14, 6, 4, 22)
+    assert by_user[(BOB.user,)].requests == 1
+    await clock.advance(86_400)
+    await ledger.renew(["open"])
+    await ledger.sweep()
+    await ledger.hold(wish("tomorrow", ALICE))
+    await ledger.settle("tomorrow", used)
+    days = await ledger.usage(["day", "model"], since=0, until=MAX_AMOUNT, only={"user": ALICE.user})
+    assert [(row.group[0] % 86_400, row.group[1], row.requests) for row in days] == [(0, "m", 2), (0, "m", 1)]  # type: ignore[operator]
+    assert [row.requests for row in await ledger.usage([], since=int(clock.now) - 5, until=MAX_AMOUNT, only={})] == [1]
+    (total,) = await ledger.usage([], since=0, until=MAX_AMOUNT, only={})
+    spent = (await balance(ledger))["lim"][0]
+    assert total.prompt_tokens + total.completion_tokens == spent == 4 * 10 + 30
+    with pytest.raises(ValueError, match="grouped by"):
+        await ledger.usage(["planet"], since=0, until=1, only={})
 
 
 async def test_output_is_cut_to_what_remains(ledger: Ledger) -> None:
@@ -116,7 +153,7 @@ async def test_cost_is_held_in_micro_dollars_and_cuts_output(ledger: Ledger) -> 
     hold = await ledger.hold(wish("h", prompt=20, most=1000, price=price))
     assert hold.output == (10 * 1_000_000 - 20 * 150_000) // 600_000 == 11
     assert hold.held == Amount(31, 10)
-    await ledger.settle("h", Amount(25, price.of(20, 5)))
+    await ledger.settle("h", Used(prompt=20, completion=5, cost=price.of(20, 5)))
     with pytest.raises(BudgetExceededError) as refused:
         await ledger.hold(wish("h2", prompt=1000, price=price))
     assert (refused.value.unit, refused.value.remaining) == ("micro-USD", 4)
@@ -133,7 +170,9 @@ async def test_ending_a_hold_twice_changes_nothing(ledger: Ledger) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
     states = await asyncio.gather(
-        *(ledger.settle("h", Amount(5)) for _ in range(4)), *(ledger.void("h") for _ in range(4)), ledger.settle("h", Amount(5))
+        *(ledger.settle("h", Used(completion=5)) for _ in range(4)),
+        *(ledger.void("h") for _ in range(4)),
+        ledger.settle("h", Used(completion=5)),
     )
     assert len(set(states)) == 1
     spent, held = (await balance(ledger))["lim"]
@@ -144,13 +183,13 @@ async def test_ending_a_hold_twice_changes_nothing(ledger: Ledger) -> None:
 async def test_what_exceeds_the_hold_is_overdraft_and_still_booked(ledger: Ledger) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
-    assert await ledger.settle("h", Amount(130)) == "settled"
+    assert await ledger.settle("h", Used(completion=130)) == "settled"
     assert await balance(ledger) == {"lim": (130, 0)}
     assert [entry.overdraft.tokens for entry in await ledger.entries(hold_id="h")] == [0, 100]
 
 
-@pytest.mark.parametrize("used", [Amount(-5), Amount(10**30, -1)])
-async def test_an_impossible_usage_is_clamped(ledger: Ledger, used: Amount) -> None:
+@pytest.mark.parametrize("used", [Used(completion=-5), Used(completion=10**30, cost=-1)])
+async def test_an_impossible_usage_is_clamped(ledger: Ledger, used: Used) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
     assert await ledger.settle("h", used) == "settled"
@@ -168,7 +207,7 @@ async def test_a_hold_without_an_owner_is_forfeited_and_a_late_settle_corrects_i
     assert await ledger.sweep() == ["lost"]
     assert await ledger.sweep() == []
     assert await balance(ledger) == {"lim": (30, 30)}
-    assert await ledger.settle("lost", Amount(12)) == "settled"
+    assert await ledger.settle("lost", Used(completion=12)) == "settled"
     assert await balance(ledger) == {"lim": (12, 30)}
     assert [entry.kind for entry in await ledger.entries(hold_id="lost")] == ["hold", "forfeit", "correct"]
 
@@ -181,7 +220,7 @@ async def test_a_hold_settles_in_the_window_it_was_made_in(ledger: Ledger, clock
     with pytest.raises(BudgetExceededError):
         await ledger.hold(wish("no room"))
     await clock.set(midnight + 1)
-    await asyncio.gather(*(ledger.settle(f"old{i}", Amount(5)) for i in range(20)), ledger.hold(wish("new", prompt=80)))
+    await asyncio.gather(*(ledger.settle(f"old{i}", Used(completion=5)) for i in range(20)), ledger.hold(wish("new", prompt=80)))
     assert await balance(ledger) == {"lim": (0, 100)}
     by_period = {entry.period for entry in await ledger.entries() if entry.kind == "settle"}
     assert by_period == {int(midnight) - 86_400}
@@ -193,7 +232,7 @@ async def test_top_up_takes_more_while_there_is_room(ledger: Ledger) -> None:
     assert await ledger.top_up("h", 70)
     assert not await ledger.top_up("h", 1)
     assert await balance(ledger) == {"lim": (0, 100)}
-    await ledger.settle("h", Amount(90))
+    await ledger.settle("h", Used(completion=90))
     assert await balance(ledger) == {"lim": (90, 0)}
     assert not await ledger.top_up("h", 1)
 
@@ -201,7 +240,7 @@ async def test_top_up_takes_more_while_there_is_room(ledger: Ledger) -> None:
 async def test_grants_and_refunds_are_entries(ledger: Ledger) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h", prompt=90, most=10))
-    await ledger.settle("h", Amount(100))
+    await ledger.settle("h", Used(completion=100))
     await ledger.grant("lim", Amount(50), "demo")
     assert (await ledger.hold(wish("h2", most=1000))).output == 40
     await ledger.void("h2")
@@ -220,7 +259,7 @@ async def test_a_changed_limit_keeps_what_was_spent_and_a_dropped_one_binds_no_m
     await ledger.drop_limit("lim")
     assert await ledger.limits() == []
     assert (await ledger.hold(wish("h3", most=5000))).output == 5000
-    assert await ledger.settle("h", Amount(3)) == "settled"
+    assert await ledger.settle("h", Used(completion=3)) == "settled"
 
 
 async def test_a_burst_at_a_tight_limit_admits_exactly_what_fits(ledger: Ledger) -> None:

@@ -1,0 +1,212 @@
+"""The balances that one transaction has locked, and what it books on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from uuid import uuid4
+
+from msgspec import Struct
+
+from chattable.budget.errors import BudgetExceededError
+from chattable.budget.ledger import NOTHING, Amount, Room, Wish
+from chattable.budget.limits import Limit, period
+from chattable.budget.steps import Dialect, Row, Steps, insert
+from chattable.budget.tables import BALANCE, ENTRY, NOTICE
+
+Key = tuple[str, str, int]  # limit, owner (the user, where a limit is for each of them), first second of the window
+
+LIMIT = ("id", "kind", "subject", "per", "tokens", "cost", "models", "mode")
+LIMITS = ", ".join(f"limits.{name}" for name in LIMIT)
+SPENDING = ("settle", "forfeit", "correct")
+
+ADD = (
+    f"UPDATE accounts SET {', '.join(f'{name} = {name} + :{name}' for name in BALANCE)}"
+    " WHERE limit_id = :limit_id AND owner = :owner AND period = :period"
+)
+OPEN = (
+    f"INSERT INTO accounts (limit_id, owner, period, {', '.join(BALANCE)}) VALUES (:limit_id, :owner, :period, 0,0,0,0,0,0)"
+    " ON CONFLICT DO NOTHING"
+)
+
+
+class Account(Struct):
+    """A limit's balance in one window, locked."""
+
+    limit: Limit
+    owner: str
+    period: int
+    resets_at: int | None
+    spent: Amount
+    held: Amount
+    granted: Amount
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return self.limit.id, self.owner, self.period
+
+    @property
+    def amount(self) -> Amount:
+        """The limit with its grants; a unit that is not limited is 0."""
+        return Amount(self.limit.tokens or 0, self.limit.cost or 0) + self.granted
+
+    def room(self) -> Room:
+        """What is left."""
+        return Room(limit=self.limit, amount=self.amount, spent=self.spent, held=self.held, resets_at=self.resets_at)
+
+    def fits(self, wish: Wish) -> int:
+        """The most output that this limit leaves room for; negative if not even the prompt fits."""
+        remaining, most = self.room().remaining, wish.most
+        if self.limit.tokens is not None:
+            most = min(most, remaining.tokens - wish.prompt)
+        if self.limit.cost is not None:
+            left = remaining.cost * 1_000_000 - wish.prompt * wish.price.input
+            most = min(most, left // wish.price.output) if wish.price.output else most if left >= 0 else -1
+        return most
+
+    def lacks(self, more: Amount) -> bool:
+        """Whether this hard limit has no room for that much more."""
+        limit, remaining = self.limit, self.room().remaining
+        return limit.mode == "hard" and (
+            (limit.tokens is not None and remaining.tokens < more.tokens)
+            or (limit.cost is not None and remaining.cost < more.cost)
+        )
+
+    def refusal(self, wish: Wish) -> BudgetExceededError:
+        """What the asker is told."""
+        room, limit = self.room(), self.limit
+        of_tokens = limit.tokens is not None and room.remaining.tokens < wish.prompt + wish.least
+        unit, amount, left = (
+            ("tokens", room.amount.tokens, room.remaining.tokens)
+            if of_tokens
+            else ("micro-USD", room.amount.cost, room.remaining.cost)
+        )
+        return BudgetExceededError(limit.id, self.subject, limit.per, unit, amount, max(0, left), self.resets_at)
+
+    @property
+    def subject(self) -> str:
+        """Whose it is, as "user alice"."""
+        return f"{self.limit.kind} {self.owner or self.limit.subject}".replace("each_user", "user").strip()
+
+    def balance(self) -> tuple[int, ...]:
+        """Its figures, in the order of `BALANCE`."""
+        spent, held, granted = self.spent, self.held, self.granted
+        return spent.tokens, held.tokens, granted.tokens, spent.cost, held.cost, granted.cost
+
+
+class Books:
+    """Opens accounts and books on them.
+
+    Law: accounts are locked in the order of their keys, whoever asks; every change of a balance has its entry; both are
+    written by `close`, or not at all.
+    """
+
+    def __init__(self, dialect: Dialect, now: float) -> None:
+        self.now = now
+        self.accounts: dict[Key, Account] = {}
+        self._dialect = dialect
+        self._before: dict[Key, tuple[int, ...]] = {}
+        self._entries: list[Row] = []
+        self._notices: list[Row] = []
+
+    def key(self, limit: Limit, owner: str) -> Key:
+        """The account that a limit has now."""
+        begin, _ = period(limit.per, self.now, self._dialect.zone)
+        return limit.id, owner, begin
+
+    def open(self, keys: Iterable[Key]) -> Steps[None]:
+        """Locks accounts, making those that are new."""
+        wanted = sorted(set(keys))
+        yield from self._read(wanted)
+        if missing := [key for key in wanted if key not in self.accounts]:
+            yield OPEN, [{"limit_id": limit, "owner": owner, "period": begin} for limit, owner, begin in missing]
+            yield from self._read(missing)
+
+    def _read(self, keys: list[Key]) -> Steps[None]:
+        if not keys:
+            return
+        rows = yield (
+            f"SELECT {LIMITS}, owner, period, {', '.join(BALANCE)} FROM accounts JOIN limits ON limits.id = limit_id"
+            f" WHERE (limit_id, owner, period) IN {self._dialect.rows('keys', 'TEXT', 'TEXT', 'BIGINT')}"
+            f" ORDER BY limit_id, owner, period{self._dialect.lock('accounts')}",
+            {"keys": json.dumps(keys)},
+        )
+        for *columns, owner, begin, st, ht, gt, sc, hc, gc in rows:
+            limit = limit_of(columns)
+            resets_at = period(limit.per, begin, self._dialect.zone)[1]
+            account = Account(limit, owner, begin, resets_at, Amount(st, sc), Amount(ht, hc), Amount(gt, gc))
+            self.accounts[account.key] = account
+            self._before[account.key] = account.balance()
+
+    def book(
+        self,
+        key: Key,
+        kind: str,
+        hold_id: str = "",
+        *,
+        spent: Amount = NOTHING,
+        held: Amount = NOTHING,
+        granted: Amount = NOTHING,
+        overdraft: Amount = NOTHING,
+        reason: str = "",
+    ) -> None:
+        """Changes a balance, with the entry that says so."""
+        account = self.accounts[key]
+        if kind in SPENDING:
+            self._watch(account, spent, overdraft, hold_id)
+        account.spent += spent
+        account.held += held
+        account.granted += granted
+        figures = (
+            spent.tokens, held.tokens, granted.tokens, spent.cost, held.cost, granted.cost, overdraft.tokens, overdraft.cost
+        )  # fmt: skip
+        values = (int(self.now), kind, hold_id, *key, *figures, reason)
+        self._entries.append(dict(zip(ENTRY, values, strict=True)))
+
+    def notice(self, kind: str, data: dict[str, Any]) -> None:
+        """Something that somebody wants to be told of."""
+        values = (f"evt_{uuid4().hex}", int(self.now), kind, json.dumps(data), "waiting", 0, self.now)
+        self._notices.append(dict(zip(NOTICE, values, strict=True)))
+
+    def close(self) -> Steps[None]:
+        """Writes everything down."""
+        changed = []
+        for key in sorted(self._before):
+            after = self.accounts[key].balance()
+            change = [new - old for new, old in zip(after, self._before[key], strict=True)]
+            if any(change):
+                names = ("limit_id", "owner", "period", *BALANCE)
+                changed.append(dict(zip(names, (*key, *change), strict=True)))
+        for sql, rows in ((ADD, changed), (insert("entries", ENTRY), self._entries), (insert("notices", NOTICE), self._notices)):
+            if rows:
+                yield sql, rows
+
+    def _watch(self, account: Account, spent: Amount, overdraft: Amount, hold_id: str) -> None:
+        """Notices a limit that is nearly or wholly used, once for each threshold, and spending that no hold covered."""
+        limit = account.limit
+        units = (("tokens", account.spent.tokens, spent.tokens, account.amount.tokens, limit.tokens),
+                 ("micro-USD", account.spent.cost, spent.cost, account.amount.cost, limit.cost))  # fmt: skip
+        for unit, before, more, amount, limited in units:
+            if limited is None or more <= 0:
+                continue
+            crossed = [p for p in self._dialect.thresholds if before * 100 < p * amount <= (before + more) * 100]
+            if crossed:
+                facts = {"percent": max(crossed), "spent": before + more, "amount": amount, "unit": unit}
+                self.notice("budget.threshold", self._about(account) | facts)
+        if overdraft != NOTHING:
+            facts = {"hold": hold_id, "tokens": overdraft.tokens, "micro_usd": overdraft.cost}
+            self.notice("budget.overdraft", self._about(account) | facts)
+
+    def _about(self, account: Account) -> dict[str, Any]:
+        limit = account.limit
+        return {"budget": limit.id, "subject": account.subject, "per": limit.per, "mode": limit.mode,
+                "period": account.period, "resets_at": account.resets_at}  # fmt: skip
+
+
+def limit_of(row: Iterable[Any]) -> Limit:
+    """A limit from its row."""
+    limit_id, kind, subject, per, tokens, cost, models, mode = row
+    named = None if models is None else tuple(json.loads(models))
+    return Limit(id=limit_id, kind=kind, subject=subject, per=per, tokens=tokens, cost=cost, models=named, mode=mode)

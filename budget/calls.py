@@ -1,0 +1,200 @@
+"""The law of calls: held, then settled, voided or forfeited, any number of them in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import astuple
+
+from chattable.budget.books import LIMITS, Books, Key, limit_of
+from chattable.budget.errors import BudgetExceededError
+from chattable.budget.ledger import LEASE, NOTHING, Amount, Hold, State, Used, Wish
+from chattable.budget.limits import Asker, Limit, period
+from chattable.budget.steps import Dialect, Row, Steps, insert, time
+from chattable.budget.tables import CALL, USED
+
+END = f"UPDATE calls SET state = :state, {', '.join(f'{name} = :{name}' for name in USED)} WHERE id = :id"
+
+
+class Record(Struct, frozen=True, tag=True):
+    """A call that needed no hold, and what it used."""
+
+    call: Wish
+    used: Used
+
+    @property
+    def id(self) -> str:
+        """The call's."""
+        return self.call.id
+
+
+class End(Struct, frozen=True, tag=True):
+    """What became of a held call; a forfeit counts only once its lease is over."""
+
+    id: str
+    state: Literal["settled", "voided", "forfeited"]
+    used: Used = Used()
+    reason: str = ""
+
+
+Ask = Wish | Record | End
+Answer = Hold | State | BudgetExceededError | KeyError | None
+
+
+class _Call(Struct):
+    """A call as the database has it, locked."""
+
+    id: str
+    state: State
+    lease_until: float
+    output: int
+    held: Amount
+    keys: list[Key]
+    used: Used = Used()
+    new: Wish | UnsetType = UNSET  # set while the database does not have it
+    changed: bool = False
+
+
+def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
+    """Does what is asked, in its order, and says what came of each; a refusal of one touches no other.
+
+    Everything a batch needs is read and locked first (calls, then accounts, each in the order of its keys, so that two
+    batches never wait for each other in a circle); then all is decided in memory; then all is written.
+    """
+    now, calls = yield from _calls(dialect, [ask.id for ask in asks])
+    wishes = [ask for ask in asks if isinstance(ask, Wish) and ask.id not in calls]
+    binding: dict[str, list[Limit]] = {}
+    if wishes:
+        now, binding = yield from _binding(dialect, wishes)
+    books = Books(dialect, (yield from time(dialect)) if now is None else now)
+    ended = [calls[ask.id] for ask in asks if isinstance(ask, End) and ask.id in calls]
+    accounts = {wish.id: [books.key(limit, _owner(limit, wish.asker)) for limit in binding[wish.id]] for wish in wishes}
+    yield from books.open([key for call in ended for key in call.keys] + [key for keys in accounts.values() for key in keys])
+    answers: list[Answer] = []
+    for ask in asks:
+        if isinstance(ask, End):
+            answers.append(_end(books, calls[ask.id], ask) if ask.id in calls else KeyError(ask.id))
+        elif ask.id in calls:
+            call = calls[ask.id]
+            answers.append(Hold(id=call.id, output=call.output, held=call.held) if isinstance(ask, Wish) else None)
+        elif isinstance(ask, Wish):
+            answers.append(_hold(books, calls, ask, accounts[ask.id]))
+        else:
+            calls[ask.id] = _Call(ask.id, "settled", 0.0, 0, NOTHING, [], ask.used, new=ask.call)
+            answers.append(None)
+    yield from _write(dialect, books, list(calls.values()))
+    return answers
+
+
+def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[Books]:
+    """The open accounts of every limit that binds such a call."""
+    wish = Wish(id="", asker=asker, model=model, prompt=0, most=0)
+    now, binding = yield from _binding(dialect, [wish])
+    books = Books(dialect, now)
+    yield from books.open([books.key(limit, _owner(limit, asker)) for limit in binding[""]])
+    return books
+
+
+def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[str, _Call]]]:
+    """The calls with these ids that there are, locked, and the time if it came with them."""
+    rows = yield (
+        f"SELECT {dialect.now}, id, state, lease_until, output, tokens, cost, accounts FROM calls"
+        f" WHERE id IN {dialect.rows('ids', 'TEXT')} ORDER BY id{dialect.lock('calls')}",
+        {"ids": json.dumps([[call_id] for call_id in ids])},
+    )
+    found = {}
+    for _, call_id, state, lease, output, tokens, cost, accounts in rows:
+        keys = [(limit, owner, begin) for limit, owner, begin in json.loads(accounts)]
+        found[call_id] = _Call(call_id, state, lease, output, Amount(tokens, cost), keys)
+    return (rows[0][0] if rows else None), found
+
+
+def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[str, list[Limit]]]]:
+    """The time, and for each wish the limits in force that bind it."""
+    subjects = {wish.id: wish.asker.subjects(wish.model) for wish in wishes}
+    rows = yield (  # a row without a limit brings the time when nothing binds
+        f"SELECT {dialect.now}, {LIMITS} FROM (SELECT 1 AS one) AS always LEFT JOIN limits ON active"
+        f" AND (kind, subject) IN {dialect.rows('subjects', 'TEXT', 'TEXT')} ORDER BY limits.id",
+        {"subjects": json.dumps(list({pair for pairs in subjects.values() for pair in pairs}))},
+    )
+    limits = [limit_of(row[1:]) for row in rows if row[1] is not None]
+    binding = {}
+    for wish in wishes:
+        mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects[wish.id]]
+        if any(limit.kind == "user" for limit in mine):  # a limit of one's own takes the place of the one for each user
+            mine = [limit for limit in mine if limit.kind != "each_user"]
+        binding[wish.id] = [limit for limit in mine if limit.covers(wish.model)]
+    return rows[0][0], binding
+
+
+def _owner(limit: Limit, asker: Asker) -> str:
+    return asker.user if limit.kind == "each_user" else ""
+
+
+def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) -> Hold | BudgetExceededError:
+    accounts = [books.accounts[key] for key in keys]
+    hard = [account for account in accounts if account.limit.mode == "hard"]
+    output = min([wish.most, *(account.fits(wish) for account in hard)])
+    if output < wish.least:
+        return min(hard, key=lambda account: account.fits(wish)).refusal(wish)
+    held = wish.amount(output)
+    if not accounts:
+        return Hold(id=wish.id, output=output, held=held, bound=False, hard=False)
+    warnings = tuple(account.limit.id for account in accounts if account.limit.mode == "soft" and account.fits(wish) < output)
+    left = [(account.room().remaining.tokens, account.resets_at) for account in hard if account.limit.tokens is not None]
+    remaining, resets_at = min(left, key=lambda pair: pair[0], default=(None, None))
+    for key in keys:
+        books.book(key, "hold", wish.id, held=held)
+    calls[wish.id] = _Call(wish.id, "pending", books.now + LEASE, output, held, keys, new=wish)
+    return Hold(
+        id=wish.id, output=output, held=held, hard=bool(hard), warnings=warnings, remaining=remaining, resets_at=resets_at
+    )
+
+
+def _end(books: Books, call: _Call, end: End) -> State:
+    """PENDING → SETTLED | VOIDED | FORFEITED, once; a settle or a void after a forfeit corrects it."""
+    held, used = call.held, end.used
+    if call.state == "pending" and end.state == "forfeited":
+        if call.lease_until >= books.now:
+            return "pending"
+        used = Used(prompt=held.tokens - call.output, completion=call.output, cost=held.cost, estimated=True)
+        kind, change = "forfeit", {"spent": held, "held": -held}
+    elif call.state == "pending":
+        over = Amount(max(0, used.amount.tokens - held.tokens), max(0, used.amount.cost - held.cost))
+        kind = "settle" if end.state == "settled" else "void"
+        change = {"spent": used.amount, "held": -held, "overdraft": over}
+    elif call.state == "forfeited" and end.state != "forfeited":
+        kind, change = "correct", {"spent": used.amount - held}
+    else:
+        return call.state
+    for key in call.keys:
+        books.book(key, kind, call.id, **change, reason=end.reason)
+    call.state, call.used, call.changed = end.state, used, True
+    return call.state
+
+
+def _write(dialect: Dialect, books: Books, calls: list[_Call]) -> Steps[None]:
+    new = [_row(dialect, books.now, call, call.new) for call in calls if isinstance(call.new, Wish)]
+    if new:
+        yield insert("calls", CALL), new
+    changed = [call for call in calls if call.changed and not isinstance(call.new, Wish)]
+    if changed:
+        yield END, [{"id": call.id, "state": call.state, **_used(call.used)} for call in changed]
+    yield from books.close()
+
+
+def _row(dialect: Dialect, now: float, call: _Call, wish: Wish) -> Row:
+    asker = wish.asker
+    day, _ = period("day", now, dialect.zone)
+    values: tuple[Any, ...] = (
+        call.id, int(now), day, call.state, call.lease_until, call.output, *astuple(call.held), json.dumps(call.keys),
+        asker.user, asker.key, asker.team, asker.agent, asker.session, wish.model, wish.tag, wish.request,
+    )  # fmt: skip
+    return dict(zip(CALL, values, strict=False)) | _used(call.used)
+
+
+def _used(used: Used) -> Row:
+    return dict(zip(USED, astuple(used), strict=True))

@@ -1,0 +1,86 @@
+"""The notices that wait in the ledger's database until somebody has been told of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from chattable.budget.sql import SqlLedger
+from chattable.budget.steps import Dialect, Steps
+
+
+class Notice(Struct, frozen=True, kw_only=True):
+    """Something that happened to a budget."""
+
+    id: str  # ours and without a dot, which would make what is signed ambiguous
+    at: int  # when it happened, unix seconds
+    kind: str  # budget.threshold, budget.overdraft
+    data: dict[str, Any]
+    attempts: int = 0  # how often it was claimed: the bound on attempts holds across replicas and restarts
+    state: str = "waiting"  # waiting done dead
+
+
+class Outbox:
+    """Hands notices out. Law: a claimed one is nobody else's until its lease ends; any step may be repeated."""
+
+    def __init__(self, ledger: SqlLedger) -> None:
+        self._ledger = ledger
+
+    async def claim(self, most: int, lease: float) -> list[Notice]:
+        """Due notices, the oldest first, each counted as attempted and nobody else's for `lease` seconds."""
+        return await self._ledger.run(lambda: _claim(self._ledger.dialect, most, lease))
+
+    async def done(self, ids: Sequence[str]) -> None:
+        """They are delivered."""
+        await self._ledger.run(lambda: _mark(self._ledger.dialect, ids, "done"))
+
+    async def failed(self, id: str, retry_in: float) -> None:  # noqa: A002 - the public word for it
+        """It is due again in so many seconds."""
+        await self._ledger.run(lambda: _again(self._ledger.dialect, id, retry_in))
+
+    async def dead(self, id: str) -> None:  # noqa: A002
+        """It is kept, and never due again."""
+        await self._ledger.run(lambda: _mark(self._ledger.dialect, [id], "dead"))
+
+    async def newest(self, most: int, before: str = "") -> list[Notice]:
+        """What happened, the newest first, from behind the notice with the id `before`."""
+        return await self._ledger.run(lambda: _newest(most, before))
+
+
+def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[Notice]]:
+    skip = f"{dialect.lock('notices')} SKIP LOCKED" if dialect.locks else ""
+    due = yield (
+        f"SELECT id, at, kind, data, attempts FROM notices WHERE state = 'waiting' AND due <= {dialect.now}"
+        f" ORDER BY at, id LIMIT :most{skip}",
+        {"most": most},
+    )
+    yield (
+        f"UPDATE notices SET attempts = attempts + 1, due = {dialect.now} + :lease WHERE id IN {dialect.rows('ids', 'TEXT')}",
+        {"lease": lease, "ids": json.dumps([[row[0]] for row in due])},
+    )
+    return [Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n + 1) for i, at, kind, data, n in due]
+
+
+def _mark(dialect: Dialect, ids: Sequence[str], state: str) -> Steps[None]:
+    yield (
+        f"UPDATE notices SET state = :state WHERE id IN {dialect.rows('ids', 'TEXT')}",
+        {"state": state, "ids": json.dumps([[i] for i in ids])},
+    )
+
+
+def _again(dialect: Dialect, notice_id: str, retry_in: float) -> Steps[None]:
+    yield f"UPDATE notices SET due = {dialect.now} + :wait WHERE id = :id", {"wait": retry_in, "id": notice_id}
+
+
+def _newest(most: int, before: str) -> Steps[list[Notice]]:
+    rows = yield (
+        "SELECT id, at, kind, data, attempts, state FROM notices WHERE :before = ''"
+        " OR (at, id) < (SELECT at, id FROM notices WHERE id = :before) ORDER BY at DESC, id DESC LIMIT :most",
+        {"before": before, "most": most},
+    )
+    return [
+        Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n, state=state) for i, at, kind, data, n, state in rows
+    ]
