@@ -30,10 +30,12 @@ class Quirks(Struct, frozen=True):
 class OpenAIWire:
     """Speaks chat completions. Law: what the client sent goes out as it came, but for the quirks and the usage of streams."""
 
-    path = "/chat/completions"
-
     def __init__(self, quirks: Quirks | None = None) -> None:
         self.quirks = quirks or Quirks()
+
+    def path(self, model: str, stream: bool) -> str:
+        """The same for every model."""
+        return "/chat/completions"
 
     def headers(self, api_key: str) -> list[tuple[str, str]]:
         """A bearer token."""
@@ -60,7 +62,7 @@ class OpenAIWire:
 
     def reply(self, body: bytes) -> list[Chunk]:
         """The answer's choices, then its usage."""
-        raw = _object(body)
+        raw = read_object(body)
         if raw.get("error"):
             raise _reported(502, raw["error"])
         choices = raw.get("choices")
@@ -113,7 +115,7 @@ class OpenAIStream:
         if data == b"[DONE]":
             self.complete = self.ended = True
             return []
-        raw = _object(data)
+        raw = read_object(data)
         if raw.get("error"):
             raise _reported(502, raw["error"])
         facts = _facts(raw)
@@ -150,7 +152,8 @@ def read_usage(raw: Any) -> Usage | None:
     return usage
 
 
-def _object(data: bytes) -> Json:
+def read_object(data: bytes) -> Json:
+    """JSON that is an object; raises `BrokenAnswer`."""
     try:
         raw = msgspec.json.decode(data)
     except (ValueError, RecursionError):

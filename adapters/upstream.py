@@ -22,6 +22,7 @@ from chattable.agents.errors import clip
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
+MAX_URLS = 1000  # that are remembered
 MAX_WAIT = 5.0  # seconds of Retry-After that are waited here; longer ones are the client's to wait
 USAGE_GRACE = 5.0  # seconds that the usage may come later than the last finish reason
 END_GRACE = 0.2  # seconds that a finished answer gets to end its body, so that its connection can be used again
@@ -70,7 +71,17 @@ class Provider:
 
     def point_at(self, base_url: str) -> None:
         """Says where the service is, also when that is known only once it runs."""
-        self.url = httpx.URL(base_url.rstrip("/") + self.wire.path)
+        self.base = httpx.URL(base_url.rstrip("/"))
+        self._urls: dict[str, httpx.URL] = {}
+
+    def url(self, model: str, stream: bool) -> httpx.URL:
+        """Where a request for a model goes; parsed once."""
+        path = self.wire.path(model, stream)
+        if (url := self._urls.get(path)) is None:
+            if len(self._urls) >= MAX_URLS:  # behind a wildcard every client may name models of its own
+                self._urls.clear()
+            url = self._urls[path] = httpx.URL(f"{self.base}{path}")
+        return url
 
     @asynccontextmanager
     async def slot(self, wait: float) -> AsyncIterator[None]:
@@ -90,7 +101,7 @@ class Provider:
 
     def redact(self, text: str) -> str:
         """The text without this provider's key and address."""
-        for secret in (*self._secrets, str(self.url), self.url.netloc.decode(), self.url.host):
+        for secret in (*self._secrets, str(self.base), self.base.netloc.decode(), self.base.host):
             text = text.replace(secret, "…")
         return clip(text, 1000)
 
@@ -125,7 +136,7 @@ class Upstream(Chattable):
         begun = time.monotonic()
         async with provider.slot(self.timeouts.connect):
             try:
-                response = await self._open(body, begun, ctx)
+                response = await self._open(body, provider.url(self.model, ctx.request.stream), begun, ctx)
                 events = header(response, b"content-type").lower().startswith(b"text/event-stream")
                 try:
                     async with aclosing((self._stream if events else self._whole)(response, begun)) as chunks:
@@ -143,7 +154,7 @@ class Upstream(Chattable):
                 error.code = error.code and provider.redact(error.code)
                 raise
 
-    async def _open(self, body: bytes, begun: float, ctx: Context) -> httpx.Response:
+    async def _open(self, body: bytes, url: httpx.URL, begun: float, ctx: Context) -> httpx.Response:
         """A response whose status is 2xx, asked for as often as it makes sense."""
         limits, attempt = self.timeouts, 0
         patience = min(limits.first_token, limits.total) if ctx.request.stream else limits.total
@@ -151,7 +162,7 @@ class Upstream(Chattable):
             attempt += 1
             ctx.trace.attempts += 1
             try:
-                return await self._send(body, begun, patience)
+                return await self._send(body, url, begun, patience)
             except UpstreamError as error:
                 allowed = self.retries if error.retries is None else min(error.retries, self.retries)
                 delay = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
@@ -162,11 +173,11 @@ class Upstream(Chattable):
                     raise
                 await self.provider.sleep(delay)
 
-    async def _send(self, body: bytes, begun: float, patience: float) -> httpx.Response:
+    async def _send(self, body: bytes, url: httpx.URL, begun: float, patience: float) -> httpx.Response:
         connect = self.timeouts.connect
         request = httpx.Request(
             "POST",
-            self.provider.url,
+            url,
             headers=self.provider.headers,
             stream=httpx.ByteStream(body),  # not `content`: that would make httpx work out headers that are known
             extensions={"timeout": {"connect": connect}},

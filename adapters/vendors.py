@@ -1,16 +1,20 @@
-"""Vendors that speak OpenAI's chat completions, as data: where they are, whose key, what they do differently."""
+"""Vendors as data: where they are, whose key, how they speak. Most speak OpenAI's chat completions, with a difference."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from chattable.adapters.openai import Quirks
+from chattable.adapters.anthropic import AnthropicWire
+from chattable.adapters.gemini import GeminiWire
+from chattable.adapters.openai import OpenAIWire, Quirks
+from chattable.adapters.wire import Wire
 
 # Parameters that only OpenAI itself understands.
 OPENAI_ONLY = frozenset(
     {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "store", "metadata"}
 )
-PLAIN = Quirks(developer=False, max_tokens="max_tokens", drops=OPENAI_ONLY)
+QUIRKS = Quirks(developer=False, max_tokens="max_tokens", drops=OPENAI_ONLY)
+PLAIN = OpenAIWire(QUIRKS)
 
 
 class Vendor(Struct, frozen=True):
@@ -18,20 +22,22 @@ class Vendor(Struct, frozen=True):
 
     base_url: str
     key_env: str = ""  # the environment variable that usually holds its key; empty: needs none
-    quirks: Quirks = PLAIN
+    wire: Wire = PLAIN
 
 
 VENDORS = {
-    "openai": Vendor("https://api.openai.com/v1", "OPENAI_API_KEY", Quirks()),
+    "openai": Vendor("https://api.openai.com/v1", "OPENAI_API_KEY", OpenAIWire()),
+    "anthropic": Vendor("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", AnthropicWire()),
     "deepseek": Vendor("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
     "fireworks": Vendor("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
+    "gemini": Vendor("https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", GeminiWire()),
     "groq": Vendor("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     "local": Vendor("http://127.0.0.1/v1"),  # our own child process, see local.py, which says where it is once it runs
     "lmstudio": Vendor("http://127.0.0.1:1234/v1"),
     "mistral": Vendor(
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
-        Quirks(developer=False, max_tokens="max_tokens", stream_usage=False, drops=OPENAI_ONLY | {"logit_bias", "user"}),
+        OpenAIWire(structs.replace(QUIRKS, stream_usage=False, drops=OPENAI_ONLY | {"logit_bias", "user"})),
     ),
     "moonshot": Vendor("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
     "ollama": Vendor("http://127.0.0.1:11434/v1"),

@@ -22,7 +22,9 @@ class StreamReader(Protocol):
 class Wire(Protocol):
     """One provider's dialect."""
 
-    path: str  # below the base URL
+    def path(self, model: str, stream: bool) -> str:
+        """Where a request goes, below the base URL; a model's name in it is quoted."""
+        ...
 
     def headers(self, api_key: str) -> list[tuple[str, str]]:
         """What authenticates a request."""

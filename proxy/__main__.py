@@ -10,17 +10,22 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from chattable.adapters.local import LocalError, data_home, pull
+from chattable.agents.errors import InvalidRequest
 from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError
-from chattable.budget.ledger import Difference
+from chattable.budget.ledger import GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
 from chattable.proxy.progress import show_progress
 from chattable.proxy.setup import StartError, find_config
+from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
+from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
+from chattable.proxy.usage import Usage, as_csv, as_table
 from chattable.proxy.yaml import ConfigError
 
 
@@ -31,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (StoreError, BudgetError, LocalError, LoadError, StartError) as error:
+    except (StoreError, BudgetError, LocalError, LoadError, StartError, InvalidRequest) as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
@@ -79,6 +84,13 @@ def parser() -> argparse.ArgumentParser:
     revoke = key.add_parser("revoke", parents=[config], help="end a key for good")
     revoke.add_argument("id")
     revoke.set_defaults(run=_with_users(_revoke_key))
+
+    usage = commands.add_parser("usage", parents=[config], help="who used what")
+    usage.add_argument("--by", default="user", help=f"comma-separated: {', '.join(GROUPS)}; default: user")
+    usage.add_argument("--from", dest="since", default="", metavar="DATE", help="first day, such as 2026-11-01")
+    usage.add_argument("--to", dest="until", default="", metavar="DATE", help="the day after the last")
+    usage.add_argument("--csv", action="store_true", help="for a spreadsheet")
+    usage.set_defaults(run=_usage)
 
     ledger = commands.add_parser("ledger", help="the books of the budgets").add_subparsers(required=True, metavar="ACTION")
     ledger.add_parser("verify", parents=[config], help="recompute every balance from its entries").set_defaults(run=_verify)
@@ -128,6 +140,21 @@ def _verify(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _usage(args: argparse.Namespace) -> None:
+    async def run(database: Database) -> None:
+        ledger = open_ledger(config, database)
+        await ledger.start()
+        try:
+            report = Usage(ledger, Users(database), Teams(database), ZoneInfo(config.budgets.timezone))
+            rows = await report.report(by, args.since, args.until)
+        finally:
+            await ledger.stop()
+        print(as_csv(by, rows) if args.csv else as_table(by, rows), end="")
+
+    config, by = find_config(args.config), [name.strip() for name in args.by.split(",") if name.strip()]
+    asyncio.run(_with_database(args, run))
+
+
 def _pull(_: argparse.Namespace) -> None:
     with show_progress(sys.stderr) as tell:
         path = pull(tell, data_home())
@@ -143,26 +170,29 @@ async def _with_database(args: argparse.Namespace, run: Callable[[Database], Awa
         await database.stop()
 
 
-def _with_users(act: Callable[[Users, argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], None]:
+def _with_users(act: Callable[[Users, Audit, argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], None]:
     """A command on the users of a database, which is brought up to date first if it is a file of our own."""
 
     def command(args: argparse.Namespace) -> None:
         async def run(database: Database) -> None:
             if database.is_sqlite and not await database.up_to_date():
                 await database.migrate()
-            await act(Users(database), args)
+            await act(Users(database), Audit(database), args)
 
         asyncio.run(_with_database(args, run))
 
     return command
 
 
-async def _create_user(users: Users, args: argparse.Namespace) -> None:
-    user = await users.create(args.name, args.team, admin=args.admin)
+async def _create_user(users: Users, audit: Audit, args: argparse.Namespace) -> None:
+    details = {"team": args.team, "admin": args.admin}
+    async with audit.entry(COMMAND_LINE, "user.create", args.name, details) as effect:
+        user = await users.create(args.name, args.team, admin=args.admin)
+        effect.about(user.id, user.name)
     print(f"{user.id}  {user.name}")
 
 
-async def _list_users(users: Users, _: argparse.Namespace) -> None:
+async def _list_users(users: Users, _audit: Audit, _: argparse.Namespace) -> None:
     after = None
     while True:
         page = await users.list(after=after)
@@ -173,26 +203,36 @@ async def _list_users(users: Users, _: argparse.Namespace) -> None:
         after = page.data[-1].id
 
 
-async def _disable_user(users: Users, args: argparse.Namespace) -> None:
-    user = await users.update(args.name, disabled=True)
+async def _disable_user(users: Users, audit: Audit, args: argparse.Namespace) -> None:
+    async with audit.entry(COMMAND_LINE, "user.update", args.name, {"disabled": True}) as effect:
+        user = await users.update(args.name, disabled=True)
+        effect.about(user.id, user.name)
     print(f"{user.name} is disabled")
 
 
-async def _create_key(users: Users, args: argparse.Namespace) -> None:
-    models = [name.strip() for name in args.models.split(",")] if args.models else None
-    expires_at = int(time.time() + args.expires) if args.expires else None
-    _, secret = await users.create_key(args.user, name=args.name, models=models, expires_at=expires_at, trusted=args.trusted)
+async def _create_key(users: Users, audit: Audit, args: argparse.Namespace) -> None:
+    fields = {
+        "name": args.name,
+        "models": [name.strip() for name in args.models.split(",")] if args.models else None,
+        "expires_at": int(time.time() + args.expires) if args.expires else None,
+        "trusted": args.trusted,
+    }
+    async with audit.entry(COMMAND_LINE, "key.create", args.name, {"user": args.user, **fields}) as effect:
+        key, secret = await users.create_key(args.user, **fields)
+        effect.about(key.id, key.name)
     print(secret)
 
 
-async def _list_keys(users: Users, args: argparse.Namespace) -> None:
+async def _list_keys(users: Users, _: Audit, args: argparse.Namespace) -> None:
     for key in await users.list_keys(args.user):
         ends = datetime.fromtimestamp(key.expires_at, UTC).isoformat() if key.expires_at else "never expires"
         _row(key.id, key.name, key.prefix, ",".join(key.models or ["all models"]), "revoked" if key.revoked_at else ends)
 
 
-async def _revoke_key(users: Users, args: argparse.Namespace) -> None:
-    key = await users.revoke_key(args.id)
+async def _revoke_key(users: Users, audit: Audit, args: argparse.Namespace) -> None:
+    async with audit.entry(COMMAND_LINE, "key.revoke", args.id) as effect:
+        key = await users.revoke_key(args.id)
+        effect.about(key.id, key.name)
     print(f"{key.id} is revoked")
 
 

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import os
+from hashlib import sha256
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from chattable.budget import postgres, sqlite
+from chattable.budget.journal import Journal
 from chattable.budget.ledger import Ledger
 from chattable.budget.limits import Limit
 from chattable.budget.postgres import PostgresLedger
+from chattable.budget.sql import SqlLedger
 from chattable.budget.sqlite import SqliteLedger
 from chattable.proxy.config import Config, DefaultBudget
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Unavailable
+from chattable.proxy.store.errors import Contended, Unavailable
 
 DEFAULT = "lim_default"
+CLOCK = "CHATTABLE_LEDGER_CLOCK"  # an SQL expression in place of the database's clock, for tests of midnights and leases
 
 
-def open_ledger(config: Config, database: Database) -> Ledger:
+def open_ledger(config: Config, database: Database) -> SqlLedger:
     """The ledger for the database: a thread that commits in groups for SQLite, a transaction each for PostgreSQL."""
-    zone = ZoneInfo(config.budgets.timezone)
+    zone, clock = ZoneInfo(config.budgets.timezone), os.environ.get(CLOCK)
     if database.is_sqlite:
-        return SqliteLedger(database.file, zone=zone)
-    return PostgresLedger(database.begin, away=(Unavailable,), zone=zone)
+        return SqliteLedger(database.file, zone=zone, now=clock or sqlite.NOW, thresholds=config.budgets.thresholds)
+    return PostgresLedger(
+        database.begin,
+        away=(Unavailable,),
+        contended=(Contended,),
+        zone=zone,
+        now=clock or postgres.NOW,
+        thresholds=config.budgets.thresholds,
+    )
+
+
+def open_journal(config: Config, database: Database) -> Journal:
+    """The journal: beside a SQLite file unless the config says where; a folder for each database."""
+    beside = f"{database.file}.settling" if database.is_file else "chattable.settling"
+    name = sha256((database.file or config.database_url).encode()).hexdigest()[:16]
+    return Journal(Path(config.budgets.journal or beside) / name)
 
 
 async def put_default(ledger: Ledger, default: DefaultBudget | None) -> None:

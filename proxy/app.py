@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.openapi import OpenAPIConfig
 
 from chattable.adapters.transport import AiohttpTransport
+from chattable.budget.outbox import Outbox
 from chattable.proxy import catalog as catalogs
+from chattable.proxy import failpoints
 from chattable.proxy.accesslog import AccessLog
-from chattable.proxy.accounts import open_ledger, put_default
+from chattable.proxy.accounts import open_journal, open_ledger, put_default
 from chattable.proxy.auth import Auth
 from chattable.proxy.cache import NoCache
 from chattable.proxy.config import Config
@@ -24,15 +28,21 @@ from chattable.proxy.errors import describe, known
 from chattable.proxy.house import House
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
+from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.routes import admin, budgets, chat, health, models
+from chattable.proxy.routes import admin, audit, budgets, chat, health, me, models, teams, usage
 from chattable.proxy.sessions import NoSessions
 from chattable.proxy.shutdown import on_stop_signal
+from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
+from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
+from chattable.proxy.usage import Usage
+from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
 
+ROOMS = (chat, models, me, admin, teams, budgets, usage, audit, health)
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -40,6 +50,7 @@ EXPOSED = [
     "x-chattable-model",
     "x-chattable-attempts",
     "x-chattable-overhead-ms",
+    *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     "x-budget-remaining-tokens",
     "x-budget-reset",
     "x-should-retry",
@@ -53,11 +64,27 @@ def build(config: Config) -> Edge:
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
-    metering = Metering(ledger)
+    metering = Metering(ledger, open_journal(config, database), reach=failpoints.from_environment(os.environ))
     catalog = catalogs.build(config, transport)
-    pipeline = Pipeline(catalog, NoSessions(), NoCache(), metering)
+    pace = Pace(open_rates(config.redis_url), config.rate_limits)
+    pipeline = Pipeline(catalog, NoSessions(), pace, NoCache(), metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
-    house = House(config, database, users, auth, catalog, pipeline, metering, config.server.max_body_mb * 2**20)
+    teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
+    deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
+    house = House(
+        config,
+        database,
+        users,
+        teams,
+        Audit(database),
+        auth,
+        catalog,
+        pipeline,
+        metering,
+        Usage(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
+        outbox,
+        config.server.max_body_mb * 2**20,
+    )
 
     async def stop() -> None:
         await pipeline.stop(config.server.grace)
@@ -69,7 +96,10 @@ def build(config: Config) -> Edge:
         await ledger.start()
         await put_default(ledger, config.budgets.default)
         await metering.start()
+        await pace.rates.start()
         await catalog.start()
+        if deliveries:
+            await deliveries.start()
         gc.collect()
         gc.set_threshold(20_000, 20, 20)  # a request makes some 700 objects; the default would collect on every one
         gc.freeze()  # what lives as long as the server need not be looked at again
@@ -81,15 +111,18 @@ def build(config: Config) -> Edge:
                 finally:
                     await stop()
         finally:
+            if deliveries:
+                await deliveries.stop()
             await catalog.stop()
             await transport.aclose()
+            await pace.rates.stop()
             await metering.stop()
             await ledger.stop()
             await database.stop()
             access_log.stop()
 
     app = Litestar(
-        [handler for room in (chat, models, admin, budgets, health) for handler in room.routes(house)],
+        [handler for room in ROOMS for handler in room.routes(house)],
         lifespan=[lifespan],
         exception_handlers={Exception: _answer_error},
         request_max_body_size=house.max_body,

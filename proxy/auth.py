@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.agents.chattable import User
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
@@ -31,10 +32,12 @@ class Principal(Struct, frozen=True):
 
     user: User
     key_id: str = ""
-    team: str | None = None
+    team: str | None = None  # its id: what is counted against a team goes on when it is renamed
     models: tuple[str, ...] | None = None  # names or prefixes ending in `*`; None: all
     admin: bool = False
-    trusted: bool = False
+    trusted: bool = False  # may say on whose behalf it asks
+    acting: bool = False  # and did
+    team_name: str = ""
 
     def may_use(self, model: str) -> bool:
         """Whether the key's list has the model."""
@@ -74,19 +77,27 @@ class Auth:
         until, found = self._cache.get(name, (0.0, None))
         if found is None or until <= now:
             found = self._judge(secret, await self._users.find(secret), now)
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            self._cache[name] = (now + TTL, found)
+            self._remember(name, now, found)
         if isinstance(found, Principal):
             return found
         raise UnauthorizedError(str(found), found.code)
 
-    async def admin(self, secret: str) -> Principal:
-        """The principal behind an admin key, or `UnauthorizedError` or `ForbiddenError`."""
-        principal = await self.principal(secret)
-        if not principal.admin:
-            raise ForbiddenError("This needs an admin key.")
-        return principal
+    async def acting(self, principal: Principal, name: str) -> Principal:
+        """The principal of a trusted key that asks for an end user, who is made if unknown; the key's own terms stay."""
+        now, cached = self._clock(), f"{principal.key_id} {name}"
+        until, found = self._cache.get(cached, (0.0, None))
+        if not isinstance(found, Principal) or until <= now:
+            user = await self._users.named(name)
+            if user.disabled:
+                raise ForbiddenError(f"The user {user.name} is disabled.")
+            found = replace(principal, user=User(user.id, user.name), team=user.team_id, team_name=user.team or "", acting=True)
+            self._remember(cached, now, found)
+        return found
+
+    def _remember(self, name: str, now: float, found: Principal | UnauthorizedError) -> None:
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
+        self._cache[name] = (now + TTL, found)
 
     def forget(self) -> None:
         """Drops what was looked up: keys or users have changed here."""
@@ -103,7 +114,9 @@ class Auth:
         if user.disabled:
             return UnauthorizedError(f"The user of the API key {masked(secret)} is disabled.", "invalid_api_key")
         models = None if key.models is None else tuple(key.models)
-        return Principal(User(user.id, user.name), key.id, user.team, models, user.admin, key.trusted)
+        return Principal(
+            User(user.id, user.name), key.id, user.team_id, models, user.admin, key.trusted, team_name=user.team or ""
+        )
 
 
 def masked(secret: str) -> str:

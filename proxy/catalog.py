@@ -10,7 +10,6 @@ import httpx
 from msgspec import Struct
 
 from chattable.adapters.local import LocalServer, data_home, model_path
-from chattable.adapters.openai import OpenAIWire
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.adapters.vendors import VENDORS
 from chattable.agents.chattable import Chattable, Limits
@@ -90,7 +89,7 @@ class _Source:
         vendor = VENDORS[config.kind]
         self.provider = Provider(
             name,
-            OpenAIWire(vendor.quirks),
+            vendor.wire,
             config.base_url or vendor.base_url,
             transport,
             api_key=config.api_key.reveal() if config.api_key else "",
@@ -105,6 +104,12 @@ class _Source:
     async def stop(self) -> None:
         if self.server is not None:
             await self.server.stop()
+
+
+def _price(price: settings.ModelPrice | None) -> Price:
+    if price is None:
+        return FREE
+    return Price(round(price.input * 1e6), round(price.output * 1e6), None if price.cached is None else round(price.cached * 1e6))
 
 
 def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source: _Source) -> Entry:
@@ -124,7 +129,7 @@ def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source:
         model.description,
         model.context_length,
         max_output=model.max_output,
-        price=FREE if model.price is None else Price(round(model.price.input * 1e6), round(model.price.output * 1e6)),
+        price=_price(model.price),
     )
 
 

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from chattable.agents import loading
+from chattable.proxy.webhooks import check_secret, check_url
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
 
 ADMIN_KEY = "CHATTABLE_ADMIN_KEY"  # sets the admin key where no file does
@@ -86,6 +87,13 @@ def database(text: str) -> str:
     return text
 
 
+def redis(text: str) -> str:
+    """Pass on the URL of a Redis or Valkey, or nothing. ValueError, without the URL."""
+    if text and not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://, or be empty")
+    return text
+
+
 def admin_key(text: str) -> str:
     """Pass on a key that may open /admin. ValueError when it is easy to guess."""
     why = ""
@@ -111,9 +119,15 @@ Url = Annotated[str, Meta(extra={"parse": url})]
 Origin = Annotated[str, Meta(extra={"parse": origin})]
 Database = Annotated[str, Meta(extra={"parse": database})]
 AdminKey = Annotated[Secret, Meta(extra={"parse": admin_key})]
+WebhookUrl = Annotated[str, Meta(extra={"parse": check_url})]
+WebhookSecret = Annotated[Secret, Meta(extra={"parse": check_secret})]
+Redis = Annotated[str, Meta(extra={"parse": redis})]
 Count = Annotated[int, Meta(ge=1, le=2**53)]
 Tokens = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=1e9)]
+Usd = Annotated[float, Meta(ge=0, le=100_000)]
+Pace = Annotated[int, Meta(ge=0, le=10**10)]
+Percent = Annotated[int, Meta(ge=1, le=100)]
 Window = Annotated[
     str,
     Meta(
@@ -177,8 +191,9 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a model costs."""
 
-    input: Annotated[float, Meta(ge=0, le=100_000, description="US dollars per million tokens of prompt")] = 0.0
-    output: Annotated[float, Meta(ge=0, le=100_000, description="US dollars per million tokens of output")] = 0.0
+    input: Annotated[Usd, Meta(description="US dollars per million tokens of prompt")] = 0.0
+    output: Annotated[Usd, Meta(description="US dollars per million tokens of output")] = 0.0
+    cached: Annotated[Usd | None, Meta(description="for prompt that the upstream had cached; default: as input")] = None
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,7 +206,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retries: Annotated[Retries | None, Meta(description="if not the provider's")] = None
     context_length: Annotated[Count | None, Meta(description="tokens the model can read")] = None
     max_output: Annotated[Count | None, Meta(description="tokens it can write in one reply")] = None
-    price: Annotated[ModelPrice | None, Meta(description="what it costs; default: nothing")] = None
+    price: Annotated[ModelPrice | None, Meta(description="what it costs; default: what is known of the model, else nothing")] = (
+        None
+    )
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
 
     def upstream(self, name: str, asked: str) -> str:
@@ -243,11 +260,45 @@ class DefaultBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cost_usd: Annotated[Dollars | None, Meta(description="US dollars per window")] = None
 
 
+class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where budget events go."""
+
+    url: Annotated[WebhookUrl, Meta(description="where events are posted")]
+    secret: Annotated[WebhookSecret, Meta(description="what signs them, 16 characters or more, or whsec_ and base64")]
+
+
+class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How fast calls may come; what is left out is not limited."""
+
+    requests_per_minute: Annotated[Pace | None, Meta(description="calls in a minute")] = None
+    tokens_per_minute: Annotated[Pace | None, Meta(description="tokens in a minute, of prompts and answers")] = None
+    parallel: Annotated[Pace | None, Meta(description="calls at once")] = None
+
+
+class RateLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How fast calls may come; a call must fit into all that it counts against."""
+
+    default: Annotated[Rate | None, Meta(description="of every user who is not named below")] = None
+    users: Annotated[dict[str, Rate], Meta(description="of users, by name")] = {}
+    teams: Annotated[dict[str, Rate], Meta(description="of teams, by name, all members together")] = {}
+    keys: Annotated[dict[str, Rate], Meta(description="of keys, by id")] = {}
+    models: Annotated[dict[str, Rate], Meta(description="of models and agents, by name, everybody together")] = {}
+
+
 class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be spent."""
 
     default: Annotated[DefaultBudget | None, Meta(description="budget of users without one of their own; default: none")] = None
     timezone: Annotated[str, Meta(description="where days, weeks and months begin at midnight")] = "UTC"
+    thresholds: Annotated[tuple[Percent, ...], Meta(description="per cent of a budget at which an event is raised")] = (
+        50,
+        80,
+        100,
+    )
+    webhook: Annotated[Webhook | None, Meta(description="where budget events are posted, signed; default: nowhere")] = None
+    journal: Annotated[
+        str, Meta(description="directory for what is used and not yet booked; default: beside the SQLite file, else here")
+    ] = ""
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -257,6 +308,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     database_url: Annotated[Database, Meta(description="sqlite:///file or postgresql://user:password@host/name")] = (
         "sqlite:///chattable.db"
     )
+    redis_url: Annotated[Redis, Meta(description="a Redis or Valkey that workers and replicas share; empty: in-process")] = ""
     admin_keys: Annotated[
         tuple[AdminKey, ...], Meta(description=f"keys for /admin, 16 characters or more; default: {ADMIN_KEY}")
     ] = ()
@@ -265,9 +317,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default_model: Annotated[str, Meta(description="served for `default` and where a request names no model")] = ""
     agents: Annotated[dict[str, CodeAgent | PromptAgent], Meta(description="agents by the name clients ask for")] = {}
     budgets: Annotated[Budgets, Meta(description="what may be spent")] = Budgets()
+    rate_limits: Annotated[RateLimits, Meta(description="how fast calls may come")] = RateLimits()
 
     def __repr__(self) -> str:
-        """Leave `database_url` out: it may hold a password."""
+        """Leave the URLs out: they may hold a password."""
         return f"Config(providers={list(self.providers)}, models={list(self.models)}, agents={list(self.agents)})"
 
 
@@ -351,6 +404,9 @@ def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _
     budget = config.budgets.default
     if budget is not None and budget.tokens is None and budget.cost_usd is None:
         yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
+    limited = config.rate_limits != RateLimits()
+    if limited and config.server.workers > 1 and not config.redis_url:
+        yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
     if config.budgets.timezone not in available_timezones():
         yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
     if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):

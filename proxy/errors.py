@@ -15,6 +15,7 @@ from msgspec import Struct
 from chattable.adapters import errors as upstream
 from chattable.agents import errors as chat
 from chattable.budget import errors as budget
+from chattable.budget import rates
 from chattable.proxy.store import errors as store
 
 INVALID = "invalid_request_error"
@@ -99,6 +100,8 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and in x-budget-reset.
         headers = {"x-should-retry": "false", **error.headers}
         return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
+    if isinstance(error, rates.RateLimitedError):
+        return Failure(429, str(error), error.kind, None, "rate_limit_exceeded", rates.headers(error))
     if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):  # its text is for the log
         message = "The database is unavailable. Please retry your request."
         return Failure(503, message, SERVER, None, "database_unavailable", {"retry-after": "1"})
@@ -113,7 +116,8 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
 
 def known(error: BaseException) -> bool:
     """Whether the table has a place for this error; any other is a fault of this program and belongs in the log."""
-    return isinstance(error, (upstream.Refused, UnauthorizedError, QuotaError, HTTPException, *(row[0] for row in TABLE)))
+    direct = (upstream.Refused, UnauthorizedError, QuotaError, rates.RateLimitedError, HTTPException)
+    return isinstance(error, (*direct, *(row[0] for row in TABLE)))
 
 
 def _refused(error: upstream.Refused) -> Failure:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from chattable.budget.outbox import Outbox
 from chattable.proxy.auth import Auth
 from chattable.proxy.catalog import Catalog
 from chattable.proxy.config import Config
 from chattable.proxy.metering import Metering
 from chattable.proxy.pipeline import Pipeline
+from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
+from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
+from chattable.proxy.usage import Usage
 
 
 class House(Struct, frozen=True):
@@ -19,8 +23,12 @@ class House(Struct, frozen=True):
     config: Config
     database: Database
     users: Users
+    teams: Teams
+    audit: Audit
     auth: Auth
     catalog: Catalog
     pipeline: Pipeline
     metering: Metering
+    usage: Usage
+    outbox: Outbox
     max_body: int  # bytes

@@ -1,4 +1,4 @@
-"""One chat, top to bottom: history in, cache, model, hold, answer; each step has its room, this file has their order."""
+"""One chat, top to bottom: history, rate limits, cache, model, hold, answer; each has its room, this file has their order."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.errors import ShuttingDownError, known
 from chattable.proxy.inprocess import client_for
 from chattable.proxy.metering import Metering
+from chattable.proxy.pace import Pace
 from chattable.proxy.reply import Reply
 from chattable.proxy.sessions import Sessions
 from chattable.proxy.threads import DaemonThreads
@@ -34,9 +35,10 @@ log = logging.getLogger("chattable")
 class Pipeline:
     """Answers chats. Every turn runs in a task of its own: what must happen after an answer happens whoever listens."""
 
-    def __init__(self, catalog: Catalog, sessions: Sessions, cache: Cache, metering: Metering) -> None:
+    def __init__(self, catalog: Catalog, sessions: Sessions, pace: Pace, cache: Cache, metering: Metering) -> None:
         self.catalog = catalog
         self.sessions = sessions
+        self.pace = pace
         self.cache = cache
         self.metering = metering
         self.base_url = ""  # where this very process is reached, for code that agents run
@@ -93,12 +95,15 @@ class Pipeline:
     async def _answer(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
     ) -> AsyncGenerator[Chunk]:
-        async with self.cache.lookup(chat, entry, caller) as cached:
-            reply.headers |= cached.headers
-            async with aclosing(cached.replay or self._ask(chat, entry, caller, parent, reply)) as chunks:
-                async for chunk in chunks:
-                    cached.see(chunk)
-                    yield chunk
+        async with self.pace.call(chat, entry, caller, nested=parent is not None) as paced:
+            reply.headers |= paced.headers
+            async with self.cache.lookup(chat, entry, caller) as cached:
+                reply.headers |= cached.headers
+                async with aclosing(cached.replay or self._ask(chat, entry, caller, parent, reply)) as chunks:
+                    async for chunk in chunks:
+                        cached.see(chunk)
+                        paced.see(chunk)
+                        yield chunk
 
     async def _ask(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> AsyncGenerator[Chunk]:
         async with self.metering.hold(chat, entry, caller, parent) as hold:

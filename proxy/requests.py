@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import zlib
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
+from msgspec.structs import replace
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
 from chattable.proxy.house import House
+
+END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
 
 NOT_JSON = (
     "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
@@ -45,10 +49,28 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     scope: Any = request.scope
     parent = house.pipeline.lent.get(secret) if house.pipeline.lent else None
     principal = parent.caller.principal if parent else await house.auth.principal(secret)
+    if principal.trusted and (name := end_user(request)):
+        principal = await house.auth.acting(principal, name)
     max_calls = header(request, b"x-max-calls")
     if max_calls and not (max_calls.isascii() and max_calls.isdigit() and len(max_calls) < 10):
         raise InvalidRequest(f"The header X-Max-Calls must be a whole number, not '{clip(max_calls)}'.", param="X-Max-Calls")
     return Caller(principal, scope["request_id"], scope["began"], int(max_calls) if max_calls else None, parent)
+
+
+async def on_behalf(caller: Caller, user: str | None, house: House) -> Caller:
+    """The caller, as the `user` of the body where a trusted key says so and no header did; the body moves no other's charge."""
+    if not user or not caller.principal.trusted or caller.principal.acting:
+        return caller
+    return replace(caller, principal=await house.auth.acting(caller.principal, user))
+
+
+def end_user(request: Request[Any, Any, Any]) -> str:
+    """Whom a chat UI asks for, by its headers; a placeholder that the UI did not fill in is nobody."""
+    for name in END_USER:
+        value = unquote(header(request, name))
+        if value and not value.startswith("{{"):
+            return value
+    return ""
 
 
 def bearer(request: Request[Any, Any, Any]) -> str:

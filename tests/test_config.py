@@ -265,7 +265,7 @@ def test_the_environment_sets_the_admin_key_where_the_file_does_not() -> None:
 # Mistakes: each with its line, its path and the way out
 
 MISTAKES = {
-    "unknown section": ("\ntools: {}", 2, "tools", "unknown key; known here: server, database_url, admin_keys, providers"),
+    "unknown section": ("\ntools: {}", 2, "tools", "unknown key; known here: server, database_url, redis_url"),
     "unknown section, close": ("servr: {}", 1, "servr", "unknown key (did you mean `server`?)"),
     "unknown key": ("server:\n  host: a\n  prot: 1", 3, "server.prot", "unknown key (did you mean `port`?)"),
     "unknown key in a model": (BASE.replace("r: openai}}", "r: openai, modle: x}}"), 2, "models.fast.modle", "mean `model`?"),
@@ -606,7 +606,7 @@ def uncommented() -> str:
 
 
 def test_the_examples_in_the_shipped_file_are_right() -> None:
-    env = {"CHATTABLE_ADMIN_KEY": GOOD_KEY, "OPENAI_API_KEY": "a", "DEEPSEEK_API_KEY": "b"}
+    env = {"CHATTABLE_ADMIN_KEY": GOOD_KEY, "OPENAI_API_KEY": "a", "DEEPSEEK_API_KEY": "b", "WEBHOOK_SECRET": GOOD_KEY}
     config = parsed(uncommented(), env)
     assert list(config.providers) == ["openai", "deepseek", "vllm"]
     assert list(config.models) == ["gpt-4o-mini", "fast", "openai/*", "gpt-*"]

@@ -9,6 +9,7 @@ from litestar import Request, delete, get, patch, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
@@ -51,8 +52,11 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @post("/admin/users", summary="Create a user")
     async def create_user(request: Request[Any, Any, Any]) -> Json:
-        new = await admin_body(request, house, NewUser)
-        return _user(await users.create(new.name, new.team, admin=new.admin))
+        actor, new = await admin_body(request, house, NewUser)
+        async with house.audit.entry(actor, "user.create", new.name, asdict(new)) as effect:
+            user = await users.create(new.name, new.team, admin=new.admin)
+            effect.about(user.id, user.name)
+        return _user(user)
 
     @get("/admin/users", summary="List users, oldest first")
     async def list_users(request: Request[Any, Any, Any]) -> Json:
@@ -67,27 +71,35 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @patch("/admin/users/{user:str}", summary="Change a user")
     async def update_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        change = await admin_body(request, house, UserChange)
-        changed = await users.update(user, name=change.name, team=change.team, disabled=change.disabled, admin=change.admin)
+        actor, change = await admin_body(request, house, UserChange)
+        given = msgspec.to_builtins(change)
+        async with house.audit.entry(actor, "user.update", user, given) as effect:
+            changed = await users.update(user, **given)
+            effect.about(changed.id, changed.name)
         house.auth.forget()
         return _user(changed)
 
     @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user and its keys")
     async def delete_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        await admin_only(request, house)
-        gone = await users.delete(user)
+        actor = await admin_only(request, house)
+        async with house.audit.entry(actor, "user.delete", user) as effect:
+            gone = await users.delete(user)
+            effect.about(gone.id, gone.name)
         house.auth.forget()
         return {"id": gone.id, "object": "user.deleted", "deleted": True}
 
     @post("/admin/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
     async def create_key(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        new = await admin_body(request, house, NewKey)
+        actor, new = await admin_body(request, house, NewKey)
         if new.key is not None and not new.key.isascii():
             message = "key may hold ASCII characters only: clients do not agree on how to send others in a header."
             raise InvalidRequest(message, param="key", code="invalid_value")
-        key, secret = await users.create_key(
-            user, name=new.name, models=new.models, expires_at=new.expires_at, trusted=new.trusted, secret=new.key
-        )
+        fields = asdict(new)
+        imported = fields.pop("key")  # which no entry may hold
+        details = {"user": user, **fields, "imported": imported is not None}
+        async with house.audit.entry(actor, "key.create", new.name, details) as effect:
+            key, secret = await users.create_key(user, **fields, secret=imported)
+            effect.about(key.id, key.name)
         house.auth.forget()
         return _key(key) | {"key": secret}
 
@@ -98,8 +110,10 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @delete("/admin/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
     async def revoke_key(request: Request[Any, Any, Any], user: FromPath[str], key_id: FromPath[str]) -> Json:
-        await admin_only(request, house)
-        revoked = await users.revoke_key(key_id, user)
+        actor = await admin_only(request, house)
+        async with house.audit.entry(actor, "key.revoke", key_id, {"user": user}) as effect:
+            revoked = await users.revoke_key(key_id, user)
+            effect.about(revoked.id, revoked.name)
         house.auth.forget()
         return _key(revoked)
 
@@ -107,8 +121,10 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
 
 def _user(user: User) -> Json:
-    return {"id": user.id, "object": "user", **msgspec.structs.asdict(user)}
+    fields = asdict(user)
+    del fields["team_id"]
+    return {"id": user.id, "object": "user", **fields}
 
 
 def _key(key: Key) -> Json:
-    return {"id": key.id, "object": "key", **msgspec.structs.asdict(key)}
+    return {"id": key.id, "object": "key", **asdict(key)}

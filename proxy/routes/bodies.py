@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
 
 from chattable.agents.chat import Json
+from chattable.agents.chattable import User
 from chattable.agents.parsing import explain
+from chattable.proxy.errors import ForbiddenError
 from chattable.proxy.house import House
 from chattable.proxy.requests import bearer, read_json
+from chattable.proxy.store.audit import Actor
+from chattable.proxy.store.secret import masked
 
 B = TypeVar("B")
 
 
-async def admin_only(request: Request[Any, Any, Any], house: House) -> None:
-    """Refuses everybody without an admin's key."""
-    await house.auth.admin(bearer(request))
+async def admin_only(request: Request[Any, Any, Any], house: House) -> Actor:
+    """Who administers. Refuses everybody without an admin's key, and notes it where the key is good for other things."""
+    secret, scope = bearer(request), cast(Any, request.scope)
+    principal = await house.auth.principal(secret)
+    who = principal.user if principal.key_id else User("admin key", masked(secret))
+    actor = Actor(who.id, who.name, scope["request_id"])
+    if not principal.admin:
+        await house.audit.denied(actor, principal.key_id, f"{scope['method']} {scope['path']}")
+        raise ForbiddenError("This needs an admin key.")
+    return actor
 
 
-async def admin_body(request: Request[Any, Any, Any], house: House, kind: type[B]) -> B:
-    """An admin's request body as a struct, or `InvalidRequest` naming the field."""
-    await admin_only(request, house)
+async def admin_body(request: Request[Any, Any, Any], house: House, kind: type[B]) -> tuple[Actor, B]:
+    """Who administers, and the request body as a struct, or `InvalidRequest` naming the field."""
+    actor = await admin_only(request, house)
     body = await read_json(request, house.max_body)
     try:
-        return msgspec.convert(body, kind)
+        return actor, msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
         raise explain(error) from None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -12,16 +14,17 @@ from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from chattable.agents.chat import Json
-from chattable.agents.errors import InvalidRequest
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Entry, Room
-from chattable.budget.limits import MAX_AMOUNT, Limit, Mode
+from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.proxy.house import House
 from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
+from chattable.proxy.routes.subjects import Subjects, invalid
+from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.text import printable, short
 
-KINDS = ("user", "key", "team", "agent", "model", "each_user", "everyone")
+Book = Callable[[str, Amount, str, str], Awaitable[None]]
 
 
 class NewBudget(Struct, forbid_unknown_fields=True):
@@ -54,42 +57,51 @@ class Change(Struct, forbid_unknown_fields=True):
 
 def routes(house: House) -> list[ControllerRouterHandler]:
     """Budget administration, for admins only."""
-    ledger, users = house.metering.ledger, house.users
+    ledger, users, audit, subjects = house.metering.ledger, house.users, house.audit, Subjects(house)
 
     async def owner_of(name: str) -> str:
         return (await users.get(name)).id if name else ""
 
-    async def put(limit: Limit) -> None:
-        try:
-            await ledger.put_limit(limit)
-        except ValueError as error:
-            field = next((name for name in ("per", "tokens") if name in str(error)), "subject")
-            raise InvalidRequest(f"Invalid value for '{field}': {error}.", param=field, code="invalid_value") from None
+    async def shown(limit: Limit, owner: str = "") -> Json:
+        known = limit.kind != "each_user" or owner
+        return shown_budget(limit, await subjects.shown(limit), await ledger.room(limit.id, owner) if known else None)
+
+    async def named(limit_id: str) -> Limit:
+        found = [limit for limit in await ledger.limits() if limit.id == limit_id]
+        if not found:
+            raise UnknownLimitError(f"There is no budget {limit_id!r}.")
+        return found[0]
+
+    @asynccontextmanager
+    async def changing(actor: Actor, action: str, limit_id: str, details: Any) -> AsyncIterator[Limit]:
+        """Surrounds a change of a budget that is there."""
+        async with audit.entry(actor, f"budget.{action}", limit_id, details) as effect:
+            limit = await named(limit_id)
+            effect.about(limit.id, f"{limit.kind} {await subjects.shown(limit)}")
+            yield limit
         house.metering.forget()
 
     @post("/admin/budgets", summary="Create a budget")
     async def create_budget(request: Request[Any, Any, Any]) -> Json:
-        new = await admin_body(request, house, NewBudget)
-        kind, subject = _subject(new.subject)
-        if kind == "user":
-            subject = await owner_of(subject)
-        models = None if new.models is None else tuple(short(name, "models") for name in new.models)
+        actor, new = await admin_body(request, house, NewBudget)
+        kind, name = subjects.parse(new.subject)
         limit = Limit(
             id=f"lim_{secrets.token_urlsafe(12)}",
             kind=kind,
-            subject=subject,
+            subject=name,
             per=new.per,
             tokens=new.tokens,
             cost=_micro(new.cost_usd),
-            models=models,
+            models=None if new.models is None else tuple(short(model, "models") for model in new.models),
             mode=new.mode,
         )
-        await put(limit)
+        _check(limit)
+        async with audit.entry(actor, "budget.create", f"{kind} {name}".strip(), msgspec.to_builtins(new)) as effect:
+            limit = msgspec.structs.replace(limit, subject=await subjects.find(kind, name))
+            effect.about(limit.id, f"{kind} {await subjects.shown(limit)}")
+            await ledger.put_limit(limit)
+        house.metering.forget()
         return await shown(limit)
-
-    async def shown(limit: Limit, owner: str = "") -> Json:
-        known = limit.kind != "each_user" or owner
-        return _budget(limit, await ledger.room(limit.id, owner) if known else None)
 
     @get("/admin/budgets", summary="List budgets; of one user with ?user=")
     async def list_budgets(request: Request[Any, Any, Any]) -> Json:
@@ -100,53 +112,43 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             limits = [limit for limit in limits if (limit.kind == "user" and limit.subject == owner) or limit.kind == "each_user"]
         return page([await shown(limit, owner if limit.kind == "each_user" else "") for limit in limits], more=False)
 
-    async def named(limit_id: str) -> Limit:
-        found = [limit for limit in await ledger.limits() if limit.id == limit_id]
-        if not found:
-            raise UnknownLimitError(f"There is no budget {limit_id!r}.")
-        return found[0]
-
     @patch("/admin/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
     async def change_budget(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
-        change = await admin_body(request, house, BudgetChange)
-        limit = await named(limit_id)
-        given = {"tokens": change.tokens, "mode": change.mode}
-        if change.cost_usd is not UNSET:
-            given["cost"] = _micro(change.cost_usd)
-        limit = msgspec.structs.replace(limit, **{name: value for name, value in given.items() if value is not UNSET})
-        await put(limit)
+        actor, change = await admin_body(request, house, BudgetChange)
+        given = told = msgspec.to_builtins(change)
+        if "cost_usd" in given:
+            given = {"cost": _micro(given["cost_usd"])} | {name: value for name, value in given.items() if name != "cost_usd"}
+        async with changing(actor, "update", limit_id, told) as limit:
+            limit = msgspec.structs.replace(limit, **given)
+            _check(limit)
+            await ledger.put_limit(limit)
         return await shown(limit)
 
     @delete("/admin/budgets/{limit_id:str}", status_code=200, summary="End a budget; its entries stay")
     async def delete_budget(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
-        await admin_only(request, house)
-        limit = await named(limit_id)
-        await ledger.drop_limit(limit.id)
-        house.metering.forget()
+        actor = await admin_only(request, house)
+        async with changing(actor, "delete", limit_id, {}) as limit:
+            await ledger.drop_limit(limit.id)
         return {"id": limit.id, "object": "budget.deleted", "deleted": True}
 
     @post("/admin/budgets/{limit_id:str}/grant", status_code=200, summary="Add room to the present window")
     async def grant(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
-        change, amount, owner = await changed(request, limit_id)
-        await ledger.grant(limit_id, amount, change.reason, owner)
-        return await shown(await named(limit_id), owner)
+        return await booked(request, limit_id, "grant", ledger.grant)
 
     @post("/admin/budgets/{limit_id:str}/refund", status_code=200, summary="Take back spending of the present window")
     async def refund(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
-        change, amount, owner = await changed(request, limit_id)
-        await ledger.refund(limit_id, amount, change.reason, owner)
-        return await shown(await named(limit_id), owner)
+        return await booked(request, limit_id, "refund", ledger.refund)
 
-    async def changed(request: Request[Any, Any, Any], limit_id: str) -> tuple[Change, Amount, str]:
-        change = await admin_body(request, house, Change)
+    async def booked(request: Request[Any, Any, Any], limit_id: str, action: str, book: Book) -> Json:
+        actor, change = await admin_body(request, house, Change)
         amount = Amount(change.tokens, _micro(change.cost_usd) or 0)
         if not all(0 <= part <= MAX_AMOUNT for part in (amount.tokens, amount.cost)) or amount == Amount():
-            raise InvalidRequest(
-                f"Invalid value for 'tokens': give a positive amount, up to {MAX_AMOUNT}.", param="tokens", code="invalid_value"
-            )
+            raise invalid("tokens", f"give a positive amount, up to {MAX_AMOUNT}")
         short(change.reason, "reason")
-        await named(limit_id)
-        return change, amount, await owner_of(change.user)
+        async with changing(actor, action, limit_id, msgspec.to_builtins(change)) as limit:
+            owner = await owner_of(change.user)
+            await book(limit.id, amount, change.reason, owner)
+        return await shown(limit, owner)
 
     @get("/admin/ledger", summary="Entries, oldest first; ?user= ?budget= ?after= ?limit=")
     async def list_entries(request: Request[Any, Any, Any]) -> Json:
@@ -167,27 +169,25 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     return [create_budget, list_budgets, change_budget, delete_budget, grant, refund, list_entries, verify]
 
 
-def _subject(given: dict[str, str | bool]) -> tuple[Any, str]:
-    if len(given) != 1 or (kind := next(iter(given))) not in KINDS:
-        raise InvalidRequest(
-            f"Invalid value for 'subject': give exactly one of {', '.join(KINDS)}.", param="subject", code="invalid_value"
-        )
-    value = given[kind]
-    if kind in ("each_user", "everyone"):
-        return kind, ""
-    if not isinstance(value, str) or not value:
-        field = f"subject.{kind}"
-        raise InvalidRequest(f"Invalid value for '{field}': expected a name.", param=field, code="invalid_value")
-    return kind, short(value, f"subject.{kind}")
+def _check(limit: Limit) -> None:
+    """Refuses a window or an amount that makes no sense, naming the field."""
+    try:
+        check_per(limit.per)
+    except ValueError as error:
+        raise invalid("per", str(error)) from None
+    for field, amount in (("tokens", limit.tokens), ("cost_usd", limit.cost)):
+        if amount is not None and not 0 <= amount <= MAX_AMOUNT:
+            raise invalid(field, "expected at least 0, and at most 2^53 tokens or micro-dollars")
+    if limit.tokens is None and limit.cost is None:
+        raise invalid("tokens", "a budget needs tokens or cost_usd")
 
 
 def _micro(usd: float | None) -> int | None:
     return None if usd is None else round(min(max(usd, -1.0), 1e12) * 1_000_000)
 
 
-def _budget(limit: Limit, room: Room | None) -> Json:
-    subject: Json = {limit.kind: limit.subject or True}
-    found: Json = {"id": limit.id, "object": "budget", "subject": subject, "per": limit.per, "tokens": limit.tokens,
+def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> Json:
+    found: Json = {"id": limit.id, "object": "budget", "subject": {limit.kind: subject}, "per": limit.per, "tokens": limit.tokens,
                    "cost_usd": None if limit.cost is None else limit.cost / 1_000_000,
                    "models": limit.models, "mode": limit.mode}  # fmt: skip
     if room is not None:

@@ -15,7 +15,7 @@ from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
 from chattable.proxy.reply import Reply
-from chattable.proxy.requests import caller_of, read_json
+from chattable.proxy.requests import caller_of, on_behalf, read_json
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -29,6 +29,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
         chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
+        caller = await on_behalf(caller, chat.params.get("user"), house)
         reply = house.pipeline.start(chat, caller)
         frames = Frames(chat.model, include_usage=chat.include_usage)
         return _Answer(house, reply, frames, caller.began, stream=chat.stream)

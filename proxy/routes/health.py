@@ -33,7 +33,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             await house.database.ping()
         except Unavailable:
             problems["database"] = "does not answer"
-        status = {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
+        status: Json = {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
+        if uncounted := house.pipeline.pace.rates.failures:
+            status["degraded"] = {"rate_limits": f"{uncounted} calls were let in uncounted: Redis did not answer"}
         return Response(status, status_code=503 if problems else 200)
 
     return [root, health, ready]

@@ -376,7 +376,7 @@ def test_fault_19_secrets_in_every_field_of_an_error(house):
     body = {"error": {"message": f"{KEY} {house.upstream.url}", "type": KEY, "param": house.upstream.url, "code": KEY}}
     house.upstream.script(Plain(400, body, LEAKY))
     told = house.ask()
-    assert (told.status, told.error["code"], told.error["param"]) == (400, "…", "http://…/v1")
+    assert (told.status, told.error["code"], told.error["param"]) == (400, "…", "…")
 
 
 SHAPES = [

@@ -278,7 +278,7 @@ def test_a_team_shares_its_budget(server: Chattable) -> None:
         ({"subject": {"team": "t"}, "per": "day", "tokens": 1, "colour": "red"}, 400, "colour"),
         ({"subject": {"team": "t\0"}, "per": "day", "tokens": 1}, 400, "subject.team"),
         ({"subject": {"team": "t"}, "per": "day", "tokens": 1, "models": ["\0"]}, 400, "models"),
-        ({"subject": {"user": "nobody"}, "per": "day", "tokens": 1}, 404, None),
+        ({"subject": {"user": "nobody"}, "per": "day", "tokens": 1}, 404, "subject.user"),
     ],
 )
 def test_a_budget_that_makes_no_sense_is_refused(server: Chattable, body: Any, status: int, param: str | None) -> None:

@@ -1,0 +1,67 @@
+"""Anthropic's Messages API. What was meant by which field is in anthropic_request.py and anthropic_messages.py."""
+
+from __future__ import annotations
+
+import msgspec
+
+from chattable.adapters.anthropic_reader import AnthropicStream, object_in, reported
+from chattable.adapters.anthropic_request import Body, Unsupported
+from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.openai import read_object
+from chattable.agents.chat import Chat, Chunk
+from chattable.agents.errors import InvalidRequest
+
+VERSION = "2023-06-01"
+
+
+class AnthropicWire:
+    """Speaks the Messages API. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+
+    def __init__(self, *, max_tokens: int = 4096, unsupported: Unsupported = "drop") -> None:
+        self._max_tokens = max_tokens  # for requests that name no cap: the API wants one
+        self._unsupported = unsupported
+
+    def path(self, model: str, stream: bool) -> str:
+        """The same for every model."""
+        return "/messages"
+
+    def headers(self, api_key: str) -> list[tuple[str, str]]:
+        """The key, and the version of the API that this file speaks."""
+        return [*([("x-api-key", api_key)] if api_key else []), ("anthropic-version", VERSION)]
+
+    def request(self, chat: Chat, model: str) -> bytes:
+        """The body; raises `InvalidRequest` for what the API cannot do."""
+        try:
+            return msgspec.json.encode(Body(chat, model, cap=self._max_tokens, unsupported=self._unsupported).json)
+        except RecursionError:
+            raise InvalidRequest("The request is nested too deeply.") from None
+
+    def reply(self, body: bytes) -> list[Chunk]:
+        """A whole message, read as the stream that it might have been."""
+        raw = read_object(body)
+        if raw.get("type") == "error":
+            raise reported(object_in(raw, "error"))
+        content = raw.get("content")
+        if not isinstance(content, list):
+            raise BrokenAnswer("sent a message without content")
+        if not isinstance(raw.get("stop_reason"), str):
+            raise BrokenAnswer("sent a message that has no end")
+        reader = AnthropicStream()
+        chunks = reader.see({"type": "message_start", "message": raw})
+        for i, block in enumerate(content):
+            chunks += reader.see({"type": "content_block_start", "index": i, "content_block": block})
+            chunks += reader.see({"type": "content_block_stop", "index": i})
+        return chunks + reader.see({"type": "message_delta", "delta": raw})
+
+    def stream(self) -> AnthropicStream:
+        """A reader for one stream."""
+        return AnthropicStream()
+
+    def error(self, status: int, body: bytes) -> Refused:
+        """The upstream's own error, its status kept."""
+        try:
+            raw = msgspec.json.decode(body)
+        except (ValueError, RecursionError):
+            raw = None
+        error = raw.get("error") if isinstance(raw, dict) else None
+        return reported(error if isinstance(error, dict) else {"message": error}, status)

@@ -1,0 +1,64 @@
+"""Google's Gemini API. What becomes of which field is in gemini_request.py, gemini_messages.py, gemini_reader.py."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import msgspec
+
+from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.gemini_errors import reported
+from chattable.adapters.gemini_reader import GeminiStream
+from chattable.adapters.gemini_request import Body, Unsupported
+from chattable.agents.chat import Chat, Chunk
+from chattable.agents.errors import InvalidRequest
+
+COLLECTIONS = ("models", "tunedModels")
+
+
+class GeminiWire:
+    """Speaks generateContent. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+
+    def __init__(self, *, unsupported: Unsupported = "drop") -> None:
+        self._unsupported = unsupported
+
+    def path(self, model: str, stream: bool) -> str:
+        """The model and the verb; a key never stands there."""
+        collection, slash, name = model.partition("/")
+        if not slash or collection not in COLLECTIONS:
+            collection, name = COLLECTIONS[0], model
+        verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return f"/{collection}/{quote(name, safe='')}:{verb}"
+
+    def headers(self, api_key: str) -> list[tuple[str, str]]:
+        """The key."""
+        return [("x-goog-api-key", api_key)] if api_key else []
+
+    def request(self, chat: Chat, model: str) -> bytes:
+        """The body; raises `InvalidRequest` for what the API cannot do."""
+        try:
+            return msgspec.json.encode(Body(chat, model, unsupported=self._unsupported).json)
+        except RecursionError:
+            raise InvalidRequest("The request is nested too deeply.") from None
+
+    def reply(self, body: bytes) -> list[Chunk]:
+        """A whole answer, read as the one event of a stream."""
+        reader = GeminiStream()
+        chunks = reader.feed(body)
+        if not reader.complete:
+            raise BrokenAnswer("sent an answer that has no end")
+        return chunks
+
+    def stream(self) -> GeminiStream:
+        """A reader for one stream."""
+        return GeminiStream()
+
+    def error(self, status: int, body: bytes) -> Refused:
+        """The upstream's own error; some come in a list."""
+        try:
+            raw = msgspec.json.decode(body)
+        except (ValueError, RecursionError):
+            raw = None
+        if isinstance(raw, list) and raw:
+            raw = raw[0]
+        return reported(raw.get("error") if isinstance(raw, dict) else None, status)

@@ -1,0 +1,62 @@
+"""What Google's errors mean to the one who asked; the server's own key and account are nothing of theirs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from chattable.adapters.errors import Refused
+from chattable.agents.chat import Json
+from chattable.agents.errors import clip
+
+OVERFLOW = re.compile(r"input token count(?: \((\d+)\))? exceeds the maximum number of tokens allowed(?: \((\d+)\))?", re.I)
+OURS = re.compile(r"\bapi key (not valid|not found|expired)", re.I)
+SECRETS = re.compile(r"AIza[\w-]{10,}|(?:project_number|projects?)[:/]\s*[\w-]+", re.I)
+# What a message complains of, and the parameter that asked for it.
+PARAMS = {
+    "n": re.compile(r"multiple candidates|only one candidate|candidate_?count", re.I),
+    "logprobs": re.compile("logprobs", re.I),
+    "presence_penalty": re.compile("penalty", re.I),
+    "response_format": re.compile(r"response mime type|response_?(json_?)?schema", re.I),
+    "messages": re.compile(r"thought_?signature|contents\b|file ?uri|fetch content", re.I),
+    "reasoning_effort": re.compile("thinking", re.I),
+    "tools": re.compile(r"function_?declarations|tools\[", re.I),
+}
+
+
+def reported(error: Any, status: int = 0) -> Refused:
+    """An error object as what the asker is told; one inside a stream has the status that it names itself."""
+    error = error if isinstance(error, dict) else {}
+    named = error.get("code")
+    status = status or (named if type(named) is int and 400 <= named < 600 else 502)
+    message = error.get("message")
+    message = SECRETS.sub("…", " ".join(message.split())) if isinstance(message, str) else ""
+    message = clip(message, 1000) or f"The upstream answered with status {status}."
+    given = error.get("details")
+    details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
+    if status == 400 and (_forbidden(error, details) or OURS.search(message)):
+        return Refused(401, message)
+    if status in (400, 413) and (overflow := OVERFLOW.search(message)):
+        if overflow[1] and overflow[2]:  # in the words that clients look for
+            message = f"This model's maximum context length is {overflow[2]} tokens. "
+            message += f"However, your messages resulted in {overflow[1]} tokens."
+        return Refused(400, message, param="messages", code="context_length_exceeded")
+    if status == 404 and "model" in message:
+        return Refused(404, message, param="model", code="model_not_found")
+    param = next((name for name, words in PARAMS.items() if words.search(message)), None) if status == 400 else None
+    return Refused(status, message, param=param, retry_after=_retry_after(details))
+
+
+def _forbidden(error: Json, details: list[Json]) -> bool:
+    """Whether it is our key or our account that is refused, which Google tells with status 400."""
+    reasons = {str(detail.get("reason")) for detail in details}
+    return bool(reasons & {"API_KEY_INVALID", "API_KEY_EXPIRED"}) or error.get("status") == "FAILED_PRECONDITION"
+
+
+def _retry_after(details: list[Json]) -> float | None:
+    """Seconds that a RetryInfo asks to wait, as in 38.5s."""
+    for detail in details:
+        delay = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s", str(detail.get("retryDelay")))
+        if delay:
+            return float(delay[1])
+    return None

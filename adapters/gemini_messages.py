@@ -1,0 +1,186 @@
+"""The messages of a chat as Gemini's system instruction and contents.
+
+What Gemini says that has no place in OpenAI's messages lives in fields beside the known ones and finds its way back: the
+signature of a thought is `extra_content.google.thought_signature`, on the tool call that it stands behind or else on the
+message, as Google's own OpenAI-compatible endpoint has it. A tool's failure is marked by `is_error` on its message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from chattable.agents.chat import Json, Message
+from chattable.agents.errors import InvalidRequest, clip
+
+# What Google documents as the signature of calls that another model made, or that lost theirs on the way.
+UNSIGNED = "skip_thought_signature_validator"
+ADDRESSES = ("https://", "http://", "gs://")
+# Endings of addresses that tell what is there; elsewhere the model finds out itself.
+KINDS = {ending: f"image/{ending}" for ending in ("gif", "heic", "heif", "jpeg", "png", "webp")} | {
+    "jpg": "image/jpeg",
+    "mp3": "audio/mp3",
+    "mp4": "video/mp4",
+    "pdf": "application/pdf",
+    "wav": "audio/wav",
+}
+
+
+class Contents:
+    """The contents of one request in the making.
+
+    Law: neighbours of one role are one content; the answers to calls are a content of their own, in the order of the calls.
+    """
+
+    def __init__(self, messages: Iterable[Message], *, signs: bool) -> None:
+        self.system: list[Json] = []
+        self.list: list[Json] = []
+        self._signs = signs
+        self._names: dict[str, str] = {}  # of the functions that were called, by the call's id
+        self._results: dict[int, list[Json]] = {}  # answers to calls, until the next message that is none
+        for i, message in enumerate(messages):
+            self._add(message, f"messages[{i}]")
+        self._flush()
+        if not self.list and self.system:  # instructions alone are a question too
+            self.list, self.system = [{"role": "user", "parts": self.system}], []
+        if not self.list:
+            raise InvalidRequest("Invalid 'messages': none of them says anything.", param="messages")
+
+    def _add(self, message: Message, where: str) -> None:
+        if message.role in ("system", "developer"):
+            self.system += _instructions(message, where)
+        elif message.role == "tool":
+            self._answer(message, where)
+        elif message.role == "assistant":
+            self._say("model", self._said(message, where))
+        elif message.role == "user":
+            self._say("user", _content(message, where))
+        else:
+            raise invalid(f"{where}.role", "this model knows no such messages; answer calls with the role 'tool'")
+
+    def _say(self, role: str, parts: list[Json]) -> None:
+        if not parts:
+            return
+        answered = self._flush()
+        if self.list and not answered and self.list[-1]["role"] == role:
+            self.list[-1]["parts"] += parts
+        else:
+            self.list.append({"role": role, "parts": parts})
+
+    def _flush(self) -> bool:
+        """Whether the answers to calls were waiting, and now stand."""
+        if not self._results:
+            return False
+        parts = [part for at in sorted(self._results) for part in self._results[at]]
+        self.list.append({"role": "user", "parts": parts})
+        self._results = {}
+        return True
+
+    def _said(self, message: Message, where: str) -> list[Json]:
+        """An assistant's words, then its calls; only the first of several calls at once is signed."""
+        parts = _content(message, where)
+        if parts and (signature := _signature(message.extra)):
+            parts[-1] = parts[-1] | {"thoughtSignature": signature}
+        for i, call in enumerate(message.tool_calls or ()):
+            part = _call(call)
+            self._names[part["functionCall"]["id"]] = part["functionCall"]["name"]
+            if signature := _signature(call) or (UNSIGNED if self._signs and i == 0 else ""):
+                part["thoughtSignature"] = signature
+            parts.append(part)
+        return parts
+
+    def _answer(self, message: Message, where: str) -> None:
+        call = message.tool_call_id or ""
+        name = self._names.get(call) or message.name
+        if not name:
+            raise invalid(f"{where}.tool_call_id", f"no message before it made the call '{clip(call)}'")
+        texts, media = [], []
+        for part in _content(message, where):
+            texts.append(part["text"]) if "text" in part else media.append(part)
+        response: Json = {"id": call, "name": name}
+        # One text under one name: as an object of its own it would lose digits of large numbers, and `$ref` has a meaning.
+        response["response"] = {"error" if message.extra.get("is_error") else "output": "".join(texts)}
+        if self._signs and media:
+            response["parts"], media = media, []
+        order = list(self._names)
+        at = order.index(call) if call in self._names else len(order)
+        self._results.setdefault(at, []).extend([{"functionResponse": response}, *media])
+
+
+def _instructions(message: Message, where: str) -> list[Json]:
+    parts = _content(message, where)
+    if any("text" not in part for part in parts):
+        raise invalid(f"{where}.content", "instructions of this model are text")
+    return parts
+
+
+def _call(call: Json) -> Json:
+    body = call.get("function") or call.get("custom") or {}
+    text = body.get("arguments", body.get("input")) or "{}"
+    try:
+        arguments = msgspec.json.decode(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):  # cut off, or never JSON: the words are kept
+        arguments = {"arguments": text}
+    return {"functionCall": {"id": str(call.get("id") or ""), "name": str(body.get("name", "")), "args": arguments}}
+
+
+def _signature(raw: Any) -> str:
+    """The signature of a call or a message, if it has one of Google's."""
+    for key in ("extra_content", "google", "thought_signature"):
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw if isinstance(raw, str) else ""
+
+
+def _content(message: Message, where: str) -> list[Json]:
+    """Content as parts; empty text is left out."""
+    content = message.content if message.content is not None else message.refusal
+    if not isinstance(content, list):
+        return [{"text": content}] if content else []
+    parts = [_part(part, f"{where}.content[{j}]") for j, part in enumerate(content)]
+    return [part for part in parts if part.get("text") != ""]
+
+
+def _part(part: Json, where: str) -> Json:
+    kind = part["type"]
+    if kind in ("text", "refusal"):
+        return {"text": part[kind]}
+    if kind in ("image_url", "video_url"):
+        url = part[kind].get("url") if isinstance(part.get(kind), dict) else None
+        return _media(url, f"{where}.{kind}.url")
+    if kind == "input_audio":
+        return {"inlineData": _sound(part["input_audio"], f"{where}.input_audio")}
+    if kind == "file":
+        file = part["file"]
+        name = "file_data" if file.get("file_data") is not None else "file_id"
+        return _media(file.get(name), f"{where}.file.{name}")
+    raise invalid(f"{where}.type", f"this model does not read '{clip(kind)}'")
+
+
+def _media(url: Any, where: str) -> Json:
+    """A picture, film, sound or document: its bytes, or where Google finds it."""
+    if isinstance(url, str) and url.startswith(ADDRESSES):
+        kind = KINDS.get(url.partition("?")[0].rpartition(".")[2].lower())
+        return {"fileData": {"fileUri": url} | ({"mimeType": kind} if kind else {})}
+    head, comma, data = url.partition(",") if isinstance(url, str) else ("", "", "")
+    head = head[:200].lower()
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise invalid(where, "expected an http(s) URL or a data URL in base64, data:<media type>;base64,<data>")
+    return {"inlineData": {"mimeType": head[5:].partition(";")[0] or "text/plain", "data": data}}
+
+
+def _sound(sound: Json, where: str) -> Json:
+    kind, data = sound.get("format"), sound.get("data")
+    if not isinstance(kind, str) or not kind.isalnum():
+        raise invalid(f"{where}.format", "expected the format of the sound, as 'wav' or 'mp3'")
+    if not isinstance(data, str):
+        raise invalid(f"{where}.data", "expected the sound in base64")
+    return {"mimeType": f"audio/{kind.lower()}", "data": data}
+
+
+def invalid(param: str, why: str) -> InvalidRequest:
+    """A value that makes no sense here."""
+    return InvalidRequest(f"Invalid value for '{param}': {why}.", param=param, code="invalid_value")

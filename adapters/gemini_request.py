@@ -1,0 +1,227 @@
+"""A chat as the body of a request to generateContent or streamGenerateContent."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from chattable.adapters.gemini_messages import Contents, invalid
+from chattable.adapters.gemini_models import EFFORTS, generation
+from chattable.agents.chat import Chat, Json
+from chattable.agents.errors import InvalidRequest, MissingParameter, clip
+
+Unsupported = Literal["drop", "reject"]
+
+CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+TIERS = {"auto": None, "default": None, "standard": None, "flex": "flex", "priority": "priority"}
+MAX_STOPS = 5
+# Google's own tools, by the type that asks for them.
+BUILT_IN = {"code_execution": "codeExecution", "google_search": "googleSearch", "url_context": "urlContext"}
+# What may stand in `extra_body.google`, by the names of Google's OpenAI-compatible endpoint.
+NATIVE = {"cached_content": "cachedContent", "safety_settings": "safetySettings"}
+THINKING = {"include_thoughts": "includeThoughts", "thinking_budget": "thinkingBudget", "thinking_level": "thinkingLevel"}
+SAMPLING = {"temperature": "temperature", "top_p": "topP", "top_k": "topK"}
+NO_PARAMETERS = ("$schema", "description", "required", "strict", "title", "type")  # a schema of these alone says nothing
+# What a request loses nothing by: it is ours, or does not touch the answer.
+HARMLESS = frozenset(
+    {"cache", "conversation", "metadata", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
+    | {"safety_identifier", "store", "stream_options", "user"}
+)
+TRANSLATED = frozenset(
+    {"extra_body", "frequency_penalty", "function_call", "functions", "google", "logprobs", "max_completion_tokens", "max_tokens"}
+    | {"modalities", "n", "parallel_tool_calls", "presence_penalty", "reasoning", "reasoning_effort", "response_format", "seed"}
+    | {"service_tier", "stop", "tool_choice", "tools", "top_logprobs", "web_search_options", *SAMPLING}
+)
+
+
+class Body:
+    """One request body in the making.
+
+    Law: nothing is altered in silence. A parameter the API has no place for goes by the rule `unsupported`, and what
+    changes the kind of answer (several streams at once, audio, legacy calls) is refused under either rule.
+    """
+
+    def __init__(self, chat: Chat, model: str, *, unsupported: Unsupported) -> None:
+        self._params = {k: v for k, v in chat.params.items() if v is not None}
+        self._rule = unsupported
+        self._kind = generation(model)
+        self._config: Json = {}
+        contents = Contents(chat.messages, signs=self._kind.signs)
+        self.json: Json = {"contents": contents.list}
+        if contents.system:
+            self.json["systemInstruction"] = {"parts": contents.system}
+        self._refuse(chat.stream)
+        self._tools()
+        self._format()
+        self._thinking()
+        self._sampling()
+        self._rest()
+        if self._config:
+            self.json["generationConfig"] = self._config
+
+    def _lacks(self, param: str, why: str = "this model does not have it") -> None:
+        """What happens to a parameter that cannot be passed on."""
+        if self._rule == "reject":
+            raise unsupported_parameter(param, why)
+
+    def _refuse(self, stream: bool) -> None:
+        params = self._params
+        if stream and params.get("n", 1) > 1:
+            raise unsupported_parameter("n", "this model streams one answer: ask for several without `stream`")
+        if any(kind not in ("text", "image") for kind in params.get("modalities", ())):
+            raise unsupported_parameter("modalities", "this model answers in text and images")
+        for param in ("functions", "function_call"):
+            if params.get(param):
+                raise unsupported_parameter(param, "this model knows tools: send `tools` and `tool_choice`")
+
+    def _tools(self) -> None:
+        functions: list[Json] = []
+        tools: list[Json] = []
+        for i, tool in enumerate(self._params.get("tools", ())):
+            if tool["type"] == "function":
+                functions.append(_declaration(tool.get("function"), f"tools[{i}].function"))
+            elif tool["type"] in BUILT_IN:
+                tools.append({BUILT_IN[tool["type"]]: {k: v for k, v in tool.items() if k != "type"}})
+            else:
+                raise unsupported_parameter(f"tools[{i}].type", "this model's tools are functions that take JSON")
+        if "web_search_options" in self._params:
+            tools.append({"googleSearch": {}})
+        if functions:
+            tools.insert(0, {"functionDeclarations": functions})
+        if tools:
+            self.json["tools"] = tools
+        choice = self._choice()
+        if functions and choice != {"mode": "AUTO"}:
+            self.json["toolConfig"] = {"functionCallingConfig": choice}
+        elif not functions and choice["mode"] == "ANY":
+            raise InvalidRequest("Invalid value for 'tool_choice': it is only allowed with 'tools'.", param="tool_choice")
+        if self._params.get("parallel_tool_calls") is False and functions:
+            self._lacks("parallel_tool_calls", "this model decides itself how many calls it makes at once")
+
+    def _choice(self) -> Json:
+        wanted = self._params.get("tool_choice", "auto")
+        if isinstance(wanted, str) and wanted in CHOICES:
+            return {"mode": CHOICES[wanted]}
+        if isinstance(wanted, dict) and isinstance(allowed := wanted.get("allowed_tools"), dict):
+            # VALIDATED is AUTO with a list of names
+            mode = "ANY" if allowed.get("mode") == "required" else "VALIDATED"
+            names = [_name(tool) for tool in allowed.get("tools") or () if isinstance(tool, dict)]
+        else:
+            mode, names = "ANY", [_name(wanted)] if isinstance(wanted, dict) else [None]
+        if not names or None in names:
+            raise invalid("tool_choice", "expected 'none', 'auto', 'required' or a function's name, as {'function': {'name': …}}")
+        return {"mode": mode, "allowedFunctionNames": names}
+
+    def _format(self) -> None:
+        wanted = self._params.get("response_format") or {}
+        kind = wanted.get("type", "text")
+        if kind not in ("text", "json_object", "json_schema"):
+            raise unsupported_parameter("response_format", f"this model has no format '{clip(kind)}'")
+        if kind != "text":
+            self._config["responseMimeType"] = "application/json"
+        if kind == "json_schema":
+            schema = (wanted.get("json_schema") or {}).get("schema")
+            if not isinstance(schema, dict):
+                raise MissingParameter("response_format.json_schema.schema")
+            self._config["responseJsonSchema"] = plain_schema(schema)
+        if "image" in self._params.get("modalities", ()):
+            self._config["responseModalities"] = [kind.upper() for kind in self._params["modalities"]]
+
+    def _thinking(self) -> None:
+        own = self._params.get("reasoning")
+        effort, param = self._params.get("reasoning_effort"), "reasoning_effort"
+        if effort is None and isinstance(own, dict) and own.get("effort") is not None:
+            effort, param = own["effort"], "reasoning.effort"
+        if effort is None:
+            return
+        if not isinstance(effort, str) or effort not in EFFORTS:
+            raise invalid(param, f"expected one of {', '.join(EFFORTS)}")
+        if self._kind.thinks:
+            self._config["thinkingConfig"] = self._kind.thinking(effort)
+            if effort == "none" and not self._kind.stops_thinking:
+                self._lacks(param, "this model always reasons, 'minimal' is the least")
+        elif effort != "none":
+            self._lacks(param, "this model does not reason")
+
+    def _sampling(self) -> None:
+        params, config = self._params, self._config
+        config.update({theirs: params[ours] for ours, theirs in SAMPLING.items() if ours in params})
+        if caps := [params[k] for k in ("max_tokens", "max_completion_tokens") if k in params]:
+            config["maxOutputTokens"] = min(caps)
+        if params.get("n", 1) > 1:
+            config["candidateCount"] = params["n"]
+        if "seed" in params:
+            config["seed"] = params["seed"] % 2**31  # theirs has 32 bits; all that a seed means is the same again
+        for ours, theirs in (("presence_penalty", "presencePenalty"), ("frequency_penalty", "frequencyPenalty")):
+            if params.get(ours) and self._kind.penalties:
+                config[theirs] = params[ours]
+            elif params.get(ours):
+                self._lacks(ours)
+        if params.get("logprobs"):
+            config["responseLogprobs"] = True
+            if params.get("top_logprobs"):
+                config["logprobs"] = params["top_logprobs"]
+        elif params.get("top_logprobs"):
+            raise invalid("top_logprobs", "it is only allowed with 'logprobs'")
+
+    def _rest(self) -> None:
+        params = self._params
+        stops = [params["stop"]] if isinstance(params.get("stop"), str) else params.get("stop", [])
+        if stops := [text for text in stops if text]:
+            if len(stops) > MAX_STOPS:
+                self._lacks("stop", f"this model stops at {MAX_STOPS} texts at most")
+            self._config["stopSequences"] = stops[:MAX_STOPS]
+        tier = params.get("service_tier", "auto")
+        if not isinstance(tier, str) or tier not in TIERS:
+            self._lacks("service_tier", f"this model has the tiers {', '.join(TIERS)}")
+        elif TIERS[tier]:
+            self.json["serviceTier"] = TIERS[tier]
+        for given in (params.get("extra_body"), params):
+            if isinstance(given, dict) and isinstance(own := given.get("google"), dict):
+                self.json.update({theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own})
+                if isinstance(config := own.get("thinking_config"), dict):  # Google's own words win
+                    self._config["thinkingConfig"] = {THINKING.get(k, k): v for k, v in config.items()}
+        for name, value in params.items():
+            if name not in TRANSLATED and name not in HARMLESS and value:
+                self._lacks(name)
+
+
+def _declaration(function: Any, where: str) -> Json:
+    """A function as Gemini declares it; parametersJsonSchema takes what `parameters`, an older subset, refuses."""
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise MissingParameter(f"{where}.name")
+    out = {"name": function["name"], "description": function.get("description") or function["name"]}
+    schema = function.get("parameters")
+    if isinstance(schema, dict) and any(schema[key] for key in schema if key not in NO_PARAMETERS):
+        out["parametersJsonSchema"] = plain_schema(schema)
+    return out
+
+
+def plain_schema(schema: Json) -> Json:
+    """A JSON Schema without what Gemini refuses: a `$schema` at its root, and beside a `$ref` all but its description."""
+    copy: Json = msgspec.json.decode(msgspec.json.encode(schema))
+    copy.pop("$schema", None)
+    nodes: list[Any] = [copy]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                for key in [key for key in node if not key.startswith("$") and key not in ("description", "default")]:
+                    del node[key]
+            nodes += node.values()
+        elif isinstance(node, list):
+            nodes += node
+    return copy
+
+
+def _name(tool: Json) -> str | None:
+    """The name of the function that a choice means."""
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def unsupported_parameter(param: str, why: str) -> InvalidRequest:
+    """A parameter that is not for this model."""
+    return InvalidRequest(f"Unsupported parameter: '{clip(param)}': {why}.", param=clip(param), code="unsupported_parameter")

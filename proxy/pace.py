@@ -1,0 +1,84 @@
+"""Which rate limits a call counts against: those of its user, key and team once, those of a model for whoever asks it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from msgspec import Struct
+
+from chattable.agents.chat import Chat, Chunk
+from chattable.budget.rates import Bound, Rate, Rates, headers
+from chattable.budget.rates_memory import MemoryRates
+from chattable.budget.rates_redis import RedisRates
+from chattable.proxy import config as settings
+from chattable.proxy.auth import Caller
+from chattable.proxy.catalog import Entry
+
+BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
+
+
+class Entered(Struct):
+    """A call that was let in, and the tokens it has used so far."""
+
+    headers: dict[str, str] = {}
+    used: int = 0
+
+    def see(self, chunk: Chunk) -> None:
+        """Notes a step of the answer."""
+        if chunk.usage is not None:
+            self.used += chunk.usage.total_tokens
+
+
+class Pace:
+    """Lets calls in. Law: a turn counts once against its user, key and team, and every model it asks against that model."""
+
+    def __init__(self, rates: Rates, limits: settings.RateLimits) -> None:
+        self.rates = rates
+        self._default = None if limits.default is None else _rate(limits.default)
+        self._named = {
+            f"{kind}:{name}": _rate(rate)
+            for kind, named in (("user", limits.users), ("team", limits.teams), ("key", limits.keys), ("model", limits.models))
+            for name, rate in named.items()
+        }
+
+    @asynccontextmanager
+    async def call(self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool) -> AsyncGenerator[Entered]:
+        """Lets a call in for as long as the context lasts, or raises `RateLimitedError`."""
+        bounds = self._bounds(entry, caller, nested=nested)
+        if not bounds:
+            yield Entered()
+            return
+        call_id = f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
+        estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
+        passed = await self.rates.enter(bounds, call_id, estimate)
+        entered = Entered(headers(passed))
+        try:
+            yield entered
+        finally:
+            await self.rates.leave(passed, entered.used)
+
+    def _bounds(self, entry: Entry, caller: Caller, *, nested: bool) -> list[Bound]:
+        if not self._named and self._default is None:
+            return []
+        who, found = caller.principal, []
+        if not nested:
+            own = self._named.get(f"user:{who.user.name}", self._default)
+            if own is not None:
+                found.append(Bound(f"user {who.user.name}", own))
+            for subject, name in (("team", who.team_name), ("key", who.key_id)):
+                if name and (rate := self._named.get(f"{subject}:{name}")):
+                    found.append(Bound(f"{subject} {name}", rate))
+        if rate := self._named.get(f"model:{entry.name}"):
+            found.append(Bound(f"model {entry.name}", rate))
+        return found
+
+
+def open_rates(redis_url: str) -> Rates:
+    """Rates that all processes share by way of Redis, else this one's own."""
+    return RedisRates(redis_url) if redis_url else MemoryRates()
+
+
+def _rate(rate: settings.Rate) -> Rate:
+    return Rate(requests_per_minute=rate.requests_per_minute, tokens_per_minute=rate.tokens_per_minute, parallel=rate.parallel)

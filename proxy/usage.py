@@ -1,0 +1,126 @@
+"""Who used what: the ledger's sums with the names that people know."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
+
+from chattable.agents.chat import Json
+from chattable.agents.errors import InvalidRequest, clip
+from chattable.budget.ledger import GROUPS, Ledger
+from chattable.budget.limits import MAX_AMOUNT
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.teams import Teams
+from chattable.proxy.store.users import Users
+
+FIGURES = (
+    "requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "tokens_saved", "cost_usd"
+)  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+
+
+class Usage:
+    """Reports usage. Law: what is pending is not in it; what a cache answered counts as saved and costs nothing."""
+
+    def __init__(self, ledger: Ledger, users: Users, teams: Teams, zone: tzinfo) -> None:
+        self._ledger = ledger
+        self._users = users
+        self._teams = teams
+        self._zone = zone
+
+    async def report(
+        self, by: Sequence[str], since: str = "", until: str = "", only: Mapping[str, str] | None = None
+    ) -> list[Json]:
+        """Rows grouped by some of `GROUPS`; `since` and `until` are dates, times or unix seconds, `only` names of subjects."""
+        if unknown := [name for name in by if name not in GROUPS]:
+            known = ", ".join(GROUPS)
+            raise InvalidRequest(f"Invalid value for 'group_by': '{clip(unknown[0])}' is not one of {known}.", param="group_by")
+        begin = self._moment(since, "from") if since else 0
+        end = self._moment(until, "to") if until else MAX_AMOUNT
+        ids = {kind: await self._id(kind, name) for kind, name in (only or {}).items()}
+        rows = await self._ledger.usage(list(dict.fromkeys(by)), since=begin, until=end, only=ids)
+        names = await self._names(by, [row.group for row in rows])
+        return [
+            {
+                **{kind: names[kind].get(value, value) for kind, value in zip(names, row.group, strict=True)},
+                "requests": row.requests,
+                "prompt_tokens": row.prompt_tokens,
+                "completion_tokens": row.completion_tokens,
+                "total_tokens": row.prompt_tokens + row.completion_tokens,
+                "cached_tokens": row.cached_tokens,
+                "tokens_saved": row.tokens_saved,
+                "cost_usd": row.cost / 1_000_000,
+            }
+            for row in rows
+        ]
+
+    async def _names(self, by: Sequence[str], groups: list[tuple[str | int, ...]]) -> dict[str, dict[str | int, str]]:
+        """For each thing grouped by, what its values are called."""
+        names: dict[str, dict[str | int, str]] = {}
+        for i, kind in enumerate(dict.fromkeys(by)):
+            values = {group[i] for group in groups}
+            if kind == "day":
+                names[kind] = {day: datetime.fromtimestamp(int(day), self._zone).date().isoformat() for day in values}
+            elif kind in ("user", "team"):
+                store = self._users if kind == "user" else self._teams
+                names[kind] = dict((await store.names([str(value) for value in values if value])).items())
+            else:
+                names[kind] = {}
+        return names
+
+    async def _id(self, kind: str, name: str) -> str:
+        """The id of a user or team; who is deleted is still known by id."""
+        try:
+            if kind == "user":
+                return (await self._users.get(name)).id
+            if kind == "team":
+                return (await self._teams.get(name)).id
+        except NotFound:
+            pass
+        return name
+
+    def _moment(self, text: str, field: str) -> int:
+        """A date (its first second, in the budgets' time zone), a time, or unix seconds."""
+        if text.isascii() and text.isdigit() and len(text) <= 12:
+            return int(text)
+        try:
+            moment = datetime.fromisoformat(text)
+            return int((moment if moment.tzinfo else moment.replace(tzinfo=self._zone)).timestamp())
+        except (ValueError, OverflowError):
+            expected = f"expected a date such as 2026-11-01, a time or unix seconds, not '{clip(text)}'"
+            raise InvalidRequest(f"Invalid value for '{field}': {expected}.", param=field, code="invalid_value") from None
+
+
+def as_csv(by: Sequence[str], rows: Sequence[Json]) -> str:
+    """The rows for a spreadsheet, none of whose cells is a formula."""
+    out = io.StringIO()
+    table = csv.writer(out)
+    columns = [*dict.fromkeys(by), *FIGURES]
+    table.writerow(columns)
+    table.writerows([_cell(row[column]) for column in columns] for row in rows)
+    return out.getvalue()
+
+
+def as_table(by: Sequence[str], rows: Sequence[Json]) -> str:
+    """The rows for a terminal, in columns."""
+    columns = [*dict.fromkeys(by), *FIGURES]
+    cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    names = len(columns) - len(FIGURES)
+    lines = (
+        "  ".join(cell.ljust(w) if i < names else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6f}"
+    return f"{value:,}" if isinstance(value, int) else str(value) or "-"
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
