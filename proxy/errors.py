@@ -35,12 +35,28 @@ class ForbiddenError(Exception):
     """A good key that may not do this."""
 
 
-class QuotaError(Exception):
+class QuotaError(chat.ChatError):
     """A budget has no room for a request; the message says whose, how much and until when."""
 
     def __init__(self, message: str, headers: dict[str, str]) -> None:
-        super().__init__(message)
+        super().__init__(message, code="insufficient_quota")
         self.headers = headers
+
+
+class TooFastError(chat.ChatError):
+    """A rate limit has no room for a request now; the message says whose and for how long."""
+
+    def __init__(self, error: rates.RateLimitedError) -> None:
+        super().__init__(str(error), code="rate_limit_exceeded")
+        self.kind = error.kind
+        self.headers = rates.headers(error)
+
+
+class BudgetAwayError(chat.ChatError):
+    """The ledger does not answer, and without it nothing may be spent; the cause is for the log."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is unavailable. Please retry your request.", code="database_unavailable")
 
 
 class ShuttingDownError(Exception):
@@ -100,11 +116,12 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and in x-budget-reset.
         headers = {"x-should-retry": "false", **error.headers}
         return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
-    if isinstance(error, rates.RateLimitedError):
-        return Failure(429, str(error), error.kind, None, "rate_limit_exceeded", rates.headers(error))
+    if isinstance(error, TooFastError):
+        return Failure(429, error.message, error.kind, None, error.code, error.headers)
     if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):  # its text is for the log
-        message = "The database is unavailable. Please retry your request."
-        return Failure(503, message, SERVER, None, "database_unavailable", {"retry-after": "1"})
+        error = BudgetAwayError()
+    if isinstance(error, BudgetAwayError):
+        return Failure(503, error.message, SERVER, None, error.code, {"retry-after": "1"})
     for kind, status, type_, code in TABLE:
         if isinstance(error, kind):
             message = getattr(error, "message", None) or str(error)
@@ -116,7 +133,7 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
 
 def known(error: BaseException) -> bool:
     """Whether the table has a place for this error; any other is a fault of this program and belongs in the log."""
-    direct = (upstream.Refused, UnauthorizedError, QuotaError, rates.RateLimitedError, HTTPException)
+    direct = (upstream.Refused, UnauthorizedError, HTTPException)
     return isinstance(error, (*direct, *(row[0] for row in TABLE)))
 
 

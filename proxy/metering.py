@@ -26,7 +26,7 @@ from chattable.budget.limits import Asker
 from chattable.budget.tokens import count_async
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
-from chattable.proxy.errors import QuotaError
+from chattable.proxy.errors import BudgetAwayError, QuotaError
 from chattable.proxy.prompts import bound_prompt, count_prompt
 
 log = logging.getLogger("chattable")
@@ -91,20 +91,28 @@ class Metering:
     async def bounded(self) -> bool:
         """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
         if self._believed_until <= self._clock():
-            self._bounded = await self.ledger.bounded()
+            try:
+                self._bounded = await self.ledger.bounded()
+            except LedgerUnavailableError as error:
+                log.warning("budgets are unknown: %s", error)
+                raise BudgetAwayError from None
             self._believed_until = self._clock() + BELIEVE
         return self._bounded
 
     async def admit(self, wish: Wish, chat: Chat, caller: Caller) -> Hold:
         """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds."""
         if self._journal_full:
-            raise LedgerUnavailableError("the journal's disk takes nothing")
+            raise BudgetAwayError
         self.reach("before_hold")
         try:
             hold = await self._held(wish, chat)
         except BudgetExceededError as error:
             raise _quota(error, caller) from None
-        except (LedgerUnavailableError, asyncio.CancelledError):  # the database may hold it all the same
+        except LedgerUnavailableError as error:  # the database may hold it all the same
+            self._abandon(wish.id)
+            log.warning("no budget for %s: %s", caller.request_id, error)
+            raise BudgetAwayError from None
+        except asyncio.CancelledError:
             self._abandon(wish.id)
             raise
         if hold.bound:

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk
-from chattable.budget.rates import Bound, Rate, Rates, headers
+from chattable.budget.rates import Bound, Rate, RateLimitedError, Rates, headers
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
+from chattable.proxy.errors import TooFastError
 
 BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
 
@@ -45,14 +46,17 @@ class Pace:
 
     @asynccontextmanager
     async def call(self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool) -> AsyncGenerator[Entered]:
-        """Lets a call in for as long as the context lasts, or raises `RateLimitedError`."""
+        """Lets a call in for as long as the context lasts, or raises `TooFastError`."""
         bounds = self._bounds(entry, caller, nested=nested)
         if not bounds:
             yield Entered()
             return
         call_id = f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
         estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
-        passed = await self.rates.enter(bounds, call_id, estimate)
+        try:
+            passed = await self.rates.enter(bounds, call_id, estimate)
+        except RateLimitedError as error:
+            raise TooFastError(error) from None
         entered = Entered(headers(passed))
         try:
             yield entered

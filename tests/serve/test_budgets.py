@@ -251,6 +251,15 @@ def test_cost_budgets_count_micro_dollars(server: Chattable) -> None:
         poor.ask()
 
 
+def test_an_agent_whose_model_finds_no_budget_is_refused_like_the_model(server: Chattable, upstream: ScriptedUpstream) -> None:
+    poor = Person(server, "poor", tokens=0)
+    with pytest.raises(RateLimitError) as raised:
+        poor.ask(model="twice")
+    assert raised.value.code == "insufficient_quota"
+    assert raised.value.response.headers["x-should-retry"] == "false"
+    assert upstream.requests == []
+
+
 def test_a_team_shares_its_budget(server: Chattable) -> None:
     server.admin("POST", "/admin/users", {"name": "nick", "team": "blue"})
     server.admin("POST", "/admin/users", {"name": "olga", "team": "blue"})

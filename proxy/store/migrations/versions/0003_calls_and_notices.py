@@ -1,4 +1,4 @@
-"""Every model call is a row, held or not; notices wait for their delivery."""
+"""calls and notices"""
 
 import sqlalchemy as sa
 from alembic import op
