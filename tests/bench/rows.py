@@ -69,6 +69,9 @@ ROWS = [
     Row(name="budget", setup="budgets", requests=4_000, versus="plain", **PLAIN),
     Row(name="budget-stream", setup="budgets", requests=2_000, versus="stream", **STREAM),
     Row(name="budget-postgres", setup="budgets-postgres", requests=1_000, versus="plain", **PLAIN),
+    Row(name="all-on", setup="all-on", requests=4_000, versus="plain", **PLAIN),
+    Row(name="all-on-stream", setup="all-on", requests=2_000, versus="stream", **STREAM),
+    Row(name="all-on-shared", setup="all-on-shared", requests=2_000, versus="plain", **PLAIN),
     Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
 ]
 
@@ -98,6 +101,8 @@ FIGURES = [
         ("plain", "budget-postgres"),
         more_cpu,
     ),
+    Figure("CPU of rate limits per request, in-process", "µs", ("budget", "all-on"), more_cpu),
+    Figure("CPU of rate limits per request, Valkey", "µs", ("budget-postgres", "all-on-shared"), more_cpu),
     Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),

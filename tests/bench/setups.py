@@ -16,6 +16,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from databases import postgres_server
 from process import Process, chattable, free_port, start
+from valkeys import valkey_server
 
 SERVER_CORE, LOAD_CORE = 0, 1
 PINNED = bool(shutil.which("taskset")) and (os.cpu_count() or 1) > 1
@@ -124,16 +125,32 @@ def chattable_with(config: str = CONFIG, *arguments: str, **env: str) -> Setup:
 
 
 BUDGETS = CONFIG + "budgets: {default: {tokens: 1000000000000, per: day}}\n"
+RATES = "rate_limits: {default: {requests_per_minute: 100000000, tokens_per_minute: 1000000000, parallel: 100000}}\n"
+
+
+@contextmanager
+def migrated(config: str, stub_port: int) -> Iterator[Running]:
+    """Runs Chattable on a database that it does not migrate by itself."""
+    with tempfile.TemporaryDirectory() as home:
+        Path(home, "config.yaml").write_text(config.replace("STUB", str(stub_port)))
+        subprocess.run([sys.executable, "-m", "chattable.proxy", "migrate"], cwd=home, check=True, capture_output=True)
+        with chattable_with(config)(stub_port) as running:
+            yield running
 
 
 @contextmanager
 def with_postgres(stub_port: int) -> Iterator[Running]:
     """Runs Chattable with budgets on a PostgreSQL of its own, from its wheel, on the load generator's core."""
-    with postgres_server() as url, tempfile.TemporaryDirectory() as home:
-        text = BUDGETS + f"database_url: {url}\n"
-        Path(home, "config.yaml").write_text(text.replace("STUB", str(stub_port)))
-        subprocess.run([sys.executable, "-m", "chattable.proxy", "migrate"], cwd=home, check=True, capture_output=True)
-        with chattable_with(text)(stub_port) as running:
+    with postgres_server() as url, migrated(BUDGETS + f"database_url: {url}\n", stub_port) as running:
+        yield running
+
+
+@contextmanager
+def all_on_postgres_and_valkey(stub_port: int) -> Iterator[Running]:
+    """Runs Chattable with all that is shared between replicas, the stores on the load generator's core."""
+    with valkey_server() as valkey, postgres_server() as url:
+        stores = f"database_url: {url}\nredis_url: {valkey.url}\n"
+        with migrated(BUDGETS + RATES + stores, stub_port) as running:
             yield running
 
 
@@ -143,4 +160,6 @@ SETUPS: dict[str, Setup] = {
     "chattable": chattable_with(),
     "budgets": chattable_with(BUDGETS),
     "budgets-postgres": with_postgres,
+    "all-on": chattable_with(BUDGETS + RATES),
+    "all-on-shared": all_on_postgres_and_valkey,
 }
