@@ -117,7 +117,7 @@ def _instructions(message: Message, where: str) -> list[Json]:
 
 
 def _call(call: Json) -> Json:
-    body = call.get("function") or call.get("custom") or {}
+    body: Json = next((body for body in (call.get("function"), call.get("custom")) if isinstance(body, dict)), {})
     text = body.get("arguments", body.get("input")) or "{}"
     try:
         arguments = msgspec.json.decode(text) if isinstance(text, str) else text
@@ -145,7 +145,7 @@ def _content(message: Message, where: str) -> list[Json]:
 
 
 def _part(part: Json, where: str) -> Json:
-    kind = part["type"]
+    kind = part.get("type")
     if kind in ("text", "refusal"):
         return {"text": part[kind]}
     if kind in ("image_url", "video_url"):

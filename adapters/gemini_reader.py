@@ -40,7 +40,7 @@ BROKEN = {
 
 
 class _Call(Struct, rename="camel"):
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     args: Json | None = None
     id: str | None = None
 

@@ -39,7 +39,7 @@ class Body:
     """One request body in the making.
 
     Law: nothing is altered in silence. A parameter the API has no place for goes by the rule `unsupported`, and what
-    changes the kind of answer (several streams at once, audio, legacy calls) is refused under either rule.
+    changes the kind of answer (several in one stream, audio, legacy calls) is refused under either rule.
     """
 
     def __init__(self, chat: Chat, model: str, *, unsupported: Unsupported) -> None:
@@ -106,9 +106,10 @@ class Body:
         if isinstance(wanted, dict) and isinstance(allowed := wanted.get("allowed_tools"), dict):
             # VALIDATED is AUTO with a list of names
             mode = "ANY" if allowed.get("mode") == "required" else "VALIDATED"
-            names = [_name(tool) for tool in allowed.get("tools") or () if isinstance(tool, dict)]
+            tools = allowed.get("tools")
+            names = [_name(tool) for tool in tools] if isinstance(tools, list) else []
         else:
-            mode, names = "ANY", [_name(wanted)] if isinstance(wanted, dict) else [None]
+            mode, names = "ANY", [_name(wanted)]
         if not names or None in names:
             raise invalid("tool_choice", "expected 'none', 'auto', 'required' or a function's name, as {'function': {'name': …}}")
         return {"mode": mode, "allowedFunctionNames": names}
@@ -215,9 +216,9 @@ def plain_schema(schema: Json) -> Json:
     return copy
 
 
-def _name(tool: Json) -> str | None:
+def _name(tool: Any) -> str | None:
     """The name of the function that a choice means."""
-    function = tool.get("function")
+    function = tool.get("function") if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else None
 

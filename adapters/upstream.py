@@ -216,7 +216,8 @@ class Upstream(Chattable):
         if 300 <= status < 400:
             raise BrokenAnswer("answered with a redirect, which is never followed")
         error = self.provider.wire.error(status, bytes(body))
-        error.retry_after = _retry_after(response.headers)
+        if (wait := _retry_after(response.headers)) is not None:  # else what the wire found in the body
+            error.retry_after = wait
         raise error
 
     async def _whole(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:

@@ -24,21 +24,23 @@ class _Open(Struct):
     name: str = ""
     head: Json | None = None  # its first piece, until its name is known
     text: str = ""
+    number: int = -1  # among those that came out
 
 
 class Calls:
     """Brings the tool calls of one choice into the form that every client's accumulator accepts.
 
-    Law: calls are numbered from 0 in the order in which they begin, and no two have the same id; id, type and name come
-    once, with the first piece, and the text of the arguments with every one. A call is held back until its name is known.
+    Law: a call is held back until its name is known; those that come out are numbered from 0, and no two have the same id;
+    id, type and name come once, with the first piece, and the text of the arguments with every one.
     """
 
     def __init__(self) -> None:
         self._open: list[_Open] = []
+        self._out = 0
 
     def __bool__(self) -> bool:
         """Whether any call has come out."""
-        return any(call.name for call in self._open)
+        return self._out > 0
 
     def feed(self, pieces: list[Json]) -> list[Json]:
         """What these pieces add."""
@@ -53,13 +55,14 @@ class Calls:
             at = self._begin(piece, piece.get("type") or kind)
         call = self._open[at]
         if call.head is None:
-            return {"index": at, call.kind: {TEXT[call.kind]: text}}
+            return {"index": call.number, call.kind: {TEXT[call.kind]: text}}
         call.text += text
         if not name:
             return None
-        head, call.head, call.name = call.head, None, name
+        head, call.head, call.name, call.number = call.head, None, name, self._out
+        self._out += 1
         body = {**body, "name": name, TEXT[call.kind]: call.text}
-        return {**head, "index": at, "id": call.id, "type": call.kind, call.kind: body}
+        return {**head, "index": call.number, "id": call.id, "type": call.kind, call.kind: body}
 
     def _find(self, index: Any, call_id: str | None, name: str) -> int | None:
         """Which call a piece belongs to; None: it begins one."""

@@ -4,6 +4,7 @@ BudgetError
 ├── BudgetExceededError     a hard limit has no room; says which one and when it will
 ├── UnknownLimitError       no limit has this id
 └── LedgerUnavailableError  the database did not answer; nothing may be spent without it
+    └── LedgerContendedError  others held the rows for too long
 """
 
 from __future__ import annotations
@@ -35,3 +36,7 @@ class UnknownLimitError(BudgetError):
 
 class LedgerUnavailableError(BudgetError):
     """The database is away."""
+
+
+class LedgerContendedError(LedgerUnavailableError):
+    """Others held the rows for too long."""

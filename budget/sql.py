@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from msgspec.structs import replace
 
 from chattable.budget import law
 from chattable.budget.calls import Answer, Ask, End, Record, work
+from chattable.budget.errors import LedgerContendedError, LedgerUnavailableError
 from chattable.budget.ledger import (
     FREE,
     GROUPS,
@@ -28,20 +31,57 @@ from chattable.budget.ledger import (
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
 from chattable.budget.steps import Dialect, Steps, T
 
+BATCH = 128  # steps of calls in one transaction at most
+
+_Step = tuple[Ask, "asyncio.Future[Answer]"]
+
 
 class SqlLedger(Ledger):
     """What both databases share: everything but how a transaction is run."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
+        self._waiting: list[_Step] = []
+        self._writer: asyncio.Task[None] | None = None
 
-    @abstractmethod
-    async def ask(self, ask: Ask) -> Answer:
-        """What comes of one step of a call, in a transaction with whatever else is asked at the time."""
+    async def stop(self) -> None:
+        """Finishes what was asked and ends."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
 
     @abstractmethod
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation in one transaction; raises what it raises, having changed nothing then."""
+
+    async def ask(self, ask: Ask) -> Answer:
+        """What comes of one step of a call, in a transaction with all that is asked while the one before is under way."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, future))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        return await future
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            await self._together(batch)
+
+    async def _together(self, batch: list[_Step]) -> None:
+        """Commits the steps at once; if one of them cannot be, each on its own, so that it harms no other."""
+        try:
+            answers = await self.run(partial(work, self.dialect, [ask for ask, _ in batch]))
+        except Exception as error:
+            away = isinstance(error, LedgerUnavailableError) and not isinstance(error, LedgerContendedError)
+            if not away and len(batch) > 1:
+                await asyncio.gather(*(self._together([step]) for step in batch))
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
 
     async def put_limit(self, limit: Limit) -> None:
         """Adds a limit, or changes the one with its id."""

@@ -219,3 +219,17 @@ def test_facts_are_those_that_came_last():
         normal([Chunk(0, {"content": "a"}, facts={"x": 1}), Chunk(0, {"content": "b"}, "stop", facts={"x": 2, "y": 3})])
     )
     assert fold.facts == {"x": 2, "y": 3}
+
+
+def test_a_call_that_gets_no_name_leaves_no_hole() -> None:
+    normal, fold = Normal(), Fold()
+    nameless = {"index": 0, "id": "a", "function": {"name": ""}}
+    named = {"index": 1, "id": "b", "function": {"name": "f", "arguments": "{}"}}
+    for chunk in [
+        *normal.feed(Chunk(0, {"tool_calls": [nameless, named]})),
+        *normal.feed(Chunk(0, {}, "tool_calls")),
+        *normal.end(),
+    ]:
+        fold.add(chunk)
+    (call,) = fold.message().tool_calls or []
+    assert (call["id"], call["function"]) == ("b", {"name": "f", "arguments": "{}"})

@@ -126,6 +126,7 @@ def test_nothing_said_is_refused() -> None:
 def test_words_put_into_the_mouth_end_in_no_white_space() -> None:
     body = sent(HI, {"role": "assistant", "content": "The answer is \n"})
     assert body["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "The answer is"}]}
+    assert sent({"role": "user", "content": "as it is \n"})["messages"][0]["content"][0]["text"] == "as it is \n"
 
 
 def calls(*made: tuple[str, str, str], **fields: Any) -> Json:
@@ -320,6 +321,8 @@ def test_their_own_words_for_thinking_win() -> None:
     assert sent(thinking=own, reasoning_effort="high")["thinking"] == own
     body = sent(thinking={"type": "adaptive"}, output_config={"effort": "max"}, model=NEXT)
     assert (body["thinking"], body["output_config"]) == ({"type": "adaptive"}, {"effort": "max"})
+    both = sent(output_config={"effort": "max"}, response_format=FORMAT, model=NEXT)["output_config"]
+    assert both == {"effort": "max", "format": {"type": "json_schema", "schema": SCHEMA}}
     refused(thinking="much", param="thinking", code="invalid_value")
 
 
@@ -411,7 +414,8 @@ def test_sampling_and_stops() -> None:
     assert (body["temperature"], body["top_k"], body["stop_sequences"]) == (0.2, 5, ["END"])
     assert sent(top_p=0.5)["top_p"] == 0.5 and sent(stop=["a", "\n"])["stop_sequences"] == ["a"]
     both = {"temperature": 0.2, "top_p": 0.5}
-    assert {k: sent(model=OLDEST, **both)[k] for k in both} == both
+    for model in (OLDEST, "MiniMax-M2"):
+        assert {k: sent(model=model, **both)[k] for k in both} == both
     assert "top_p" not in sent(**both)
     refused(param="top_p", wire=STRICTLY, **both)
     refused(stop=["a", "\n"], param="stop", wire=STRICTLY)

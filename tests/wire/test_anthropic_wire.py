@@ -108,6 +108,14 @@ def test_parallel_calls() -> None:
     ]
 
 
+def test_calls_are_numbered_as_they_begin() -> None:
+    pieces = [
+        chunk.delta["tool_calls"][0] for chunk in heard(*events("anthropic_tools_stream.txt")) if "tool_calls" in chunk.delta
+    ]
+    assert [piece["index"] for piece in pieces] == [0, 0, 0, 0, 1, 1]
+    assert [piece.get("id") for piece in pieces] == ["toolu_01Pa", None, None, None, "toolu_01Qb", None]
+
+
 def test_thoughts_are_told_and_kept() -> None:
     fold = stream("anthropic_thinking_stream.txt")
     message = only(fold).message

@@ -273,7 +273,7 @@ ERRORS = [
     (429, error(429, "You exceeded your current quota.\n* Quota exceeded\nPlease retry in 38.25s.", "RESOURCE_EXHAUSTED", RETRY),
      429, None, None, 38.25),
     (429, error(429, "Resource has been exhausted (e.g. check quota).", "RESOURCE_EXHAUSTED"), 429, None, None, None),
-    (400, error(400, "The input token count (1200293) exceeds the maximum number of tokens allowed (1048576).", "INVALID_ARGUMENT"),
+    (400, error(400, "The input token count (1200293) exceeds the maximum number of tokens allowed (1048576).", ""),
      400, "messages", "context_length_exceeded", None),
     (404, error(404, "models/gemini-9 is not found for API version v1beta", "NOT_FOUND"), 404, "model", "model_not_found", None),
     (404, error(404, "Requested entity was not found.", "NOT_FOUND"), 404, None, None, None),
@@ -323,7 +323,8 @@ def test_errors_of_no_shape(body):
 
 
 NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"candidates": []}', b'{"candidates": [5]}', b'{"candidates": [{}]}',
-            b'{"candidates": {}}', answer({"text": 5}), answer("x"), answer({"functionCall": {}}), answer({"functionCall": []}),
+            b'{"candidates": {}}', answer({"text": 5}), answer("x"), answer({"functionCall": {}}),
+            answer({"functionCall": {"name": ""}}), answer({"functionCall": []}),
             answer({"functionCall": {"name": "f", "args": "{}"}}), answer({"inlineData": 7}), answer(finish=""), answer(finish=7),
             answer({"text": "x"})[:-3], b'{"candidates":[{"index":-1,"finishReason":"STOP"}]}',
             b'{"candidates":[{"index":99999,"finishReason":"STOP"}]}', b'{"promptFeedback": {}}', b'{"x":' * 50_000]  # fmt: skip
@@ -335,40 +336,54 @@ def test_answers_that_are_none(body):
         GeminiWire().reply(body)
 
 
+LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 ODD = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | st.sampled_from(["STOP", "OTHER"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=5,
-)  # fmt: skip
-KEYS = ["text", "thought", "thoughtSignature", "functionCall", "inlineData", "executableCode", "codeExecutionResult"]
-CALL = st.fixed_dictionaries({}, optional={"name": ODD | st.just("f"), "args": ODD, "id": ODD | st.just("i")})
-PART = st.dictionaries(st.sampled_from(KEYS), ODD | CALL | st.just("x"), max_size=3)
-CANDIDATE = st.fixed_dictionaries(
-    {},
-    optional={
-        "index": ODD | st.integers(0, 3),
-        "content": ODD | st.fixed_dictionaries({"parts": ODD | st.lists(PART, max_size=3)}),
-        "finishReason": ODD | st.sampled_from([reason.value for reason in types.FinishReason]),
-        "finishMessage": ODD,
-        "logprobsResult": ODD | st.fixed_dictionaries({"chosenCandidates": ODD, "topCandidates": ODD}),
-    },
+    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=5
 )
-EVENT = st.fixed_dictionaries(
-    {},
-    optional={
-        "candidates": ODD | st.lists(CANDIDATE, max_size=3),
-        "usageMetadata": ODD | st.fixed_dictionaries({"promptTokenCount": ODD, "thoughtsTokenCount": ODD}),
-        "promptFeedback": ODD | st.fixed_dictionaries({"blockReason": ODD}),
-        "responseId": ODD,
-        "modelVersion": ODD,
-        "error": ODD | st.fixed_dictionaries({"message": ODD, "code": ODD, "details": ODD, "status": ODD}),
-    },
-)
+REASON = st.sampled_from(["STOP", "STOP", *[reason.value for reason in types.FinishReason], "OF_TOMORROW"])
 
 
-@given(st.lists(EVENT | ODD, max_size=4), st.booleans())
-def test_hostile_streams_break_in_the_known_ways_only(events, cut):
-    data = b"".join(b"data: " + json.dumps(event).encode() + b"\r\n\r\n" for event in events)
+def events(odd):
+    """Events whose fields may be anything that Gemini might send, or `odd`."""
+    text, count = odd | st.text(max_size=4), odd | st.integers(-1, 99)
+    call = st.fixed_dictionaries({"name": text}, optional={"args": odd | st.dictionaries(st.text(max_size=3), ODD), "id": text})
+    blob = st.fixed_dictionaries(
+        {}, optional={"mimeType": text | st.just("image/png"), "data": text, "code": text, "output": text}
+    )
+    kinds = {"text": text, "thought": odd | st.booleans(), "thoughtSignature": text, "functionCall": odd | call}
+    kinds |= dict.fromkeys(("inlineData", "executableCode", "codeExecutionResult"), odd | blob)
+    token = st.fixed_dictionaries({}, optional={"token": text, "logProbability": odd | st.floats(-9, 0)})
+    tokens = odd | st.lists(token, max_size=2)
+    tops = odd | st.lists(st.fixed_dictionaries({"candidates": tokens}), max_size=3)
+    candidate = st.fixed_dictionaries(
+        {"index": odd | st.integers(0, 3)},
+        optional={
+            "content": odd
+            | st.fixed_dictionaries({"parts": st.lists(odd | st.fixed_dictionaries({}, optional=kinds), max_size=3)}),
+            "finishReason": odd | REASON,
+            "finishMessage": text,
+            "logprobsResult": ODD | st.fixed_dictionaries({"chosenCandidates": tokens, "topCandidates": tops}),
+            "groundingMetadata": ODD,
+        },
+    )
+    usage = st.fixed_dictionaries({}, optional={"promptTokenCount": count, "thoughtsTokenCount": count, "totalTokenCount": count})
+    fields = {
+        "candidates": odd | st.lists(candidate, max_size=3),
+        "usageMetadata": ODD | usage,
+        "promptFeedback": odd | st.fixed_dictionaries({"blockReason": text}),
+        "responseId": text,
+        "modelVersion": text,
+    }
+    return st.lists(st.fixed_dictionaries({}, optional=fields), max_size=4)
+
+
+ERROR = st.fixed_dictionaries({}, optional={"message": ODD, "code": ODD | st.integers(399, 601), "details": ODD, "status": ODD})
+HOSTILE = events(st.nothing()) | events(ODD) | st.lists(ODD | st.fixed_dictionaries({"error": ERROR | ODD}), max_size=2)
+
+
+@given(HOSTILE, st.booleans())
+def test_hostile_streams_break_in_the_known_ways_only(hostile, cut):
+    data = b"".join(b"data: " + json.dumps(event).encode() + b"\r\n\r\n" for event in hostile)
     blocks = [data[i : i + 7] for i in range(0, len(data), 7)] if cut else [data]
     try:
         chunks, _, _ = read(blocks)
@@ -388,7 +403,7 @@ def test_bytes_in_the_middle_of_a_stream_break_it_in_the_known_ways_only(noise, 
     folded(chunks)
 
 
-@given(st.integers(400, 599), ODD | st.fixed_dictionaries({"error": ODD | EVENT}))
+@given(st.integers(400, 599), ODD | st.fixed_dictionaries({"error": ODD | ERROR}))
 def test_hostile_errors_are_errors(status, body):
     refused = GeminiWire().error(status, json.dumps(body).encode())
     assert 400 <= refused.status < 600 and refused.message.isprintable()
