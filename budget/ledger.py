@@ -169,6 +169,9 @@ class Ledger(ABC):
     async def stop(self) -> None:  # noqa: B027
         """Finishes what was asked and ends."""
 
+    async def flush(self) -> None:  # noqa: B027
+        """Waits until what was acknowledged survives a loss of power; what survives a process needs nothing more."""
+
     @abstractmethod
     async def put_limit(self, limit: Limit) -> None:
         """Adds a limit, or changes the one with its id; what was spent stays spent."""

@@ -1,16 +1,19 @@
 """The ledger in a SQLite file: one thread that holds the one connection it writes with.
 
-A commit costs far more than the statements in it: what is asked while one is under way shares the next (sql.py). A commit is
-on the disk when it is acknowledged (`synchronous = FULL`), so that it survives a loss of power as well.
+A commit costs far more than the statements in it: what is asked while one is under way shares the next (sql.py). What is
+acknowledged survives the end of any process at once, and a loss of power after the next `flush`, or at once with `sync`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, tzinfo
+from pathlib import Path
 
 from chattable.budget.errors import LedgerUnavailableError
 from chattable.budget.sql import SqlLedger
@@ -23,9 +26,12 @@ BUSY = 5.0  # seconds a commit waits for another process's
 class SqliteLedger(SqlLedger):
     """Keeps the ledger in a file that other processes may use at the same time."""
 
-    def __init__(self, file: str, *, zone: tzinfo = UTC, now: str = NOW, thresholds: tuple[int, ...] = THRESHOLDS) -> None:
+    def __init__(
+        self, file: str, *, zone: tzinfo = UTC, now: str = NOW, thresholds: tuple[int, ...] = THRESHOLDS, sync: bool = False
+    ) -> None:
         super().__init__(Dialect(now, zone, False, thresholds))
         self._file = file
+        self._sync = sync
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._connection: sqlite3.Connection | None = None  # the thread's own
 
@@ -38,6 +44,11 @@ class SqliteLedger(SqlLedger):
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation in a transaction of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, operation)
+
+    async def flush(self) -> None:
+        """Waits until the log of the file's changes is on the disk."""
+        if not self._sync:
+            await asyncio.to_thread(_flush, f"{self._file}-wal")
 
     def _transact(self, operation: Callable[[], Steps[T]]) -> T:
         try:
@@ -57,13 +68,18 @@ class SqliteLedger(SqlLedger):
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, timeout=BUSY, isolation_level=None, uri=self._file.startswith("file:"))
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
         return connection
 
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _flush(file: str) -> None:
+    with suppress(FileNotFoundError), Path(file).open("rb") as log:
+        os.fdatasync(log.fileno())
 
 
 def drive(connection: sqlite3.Connection, steps: Steps[T]) -> T:

@@ -16,8 +16,10 @@ from chattable.adapters.local import LocalError, data_home, pull
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError
-from chattable.budget.ledger import GROUPS, Difference
+from chattable.budget.ledger import FREE, GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
+from chattable.proxy.catalog import known_of, price_of
+from chattable.proxy.config import Config, ModelEntry
 from chattable.proxy.progress import show_progress
 from chattable.proxy.setup import StartError, find_config
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
@@ -111,9 +113,17 @@ def _check(args: argparse.Namespace) -> None:
     server = config.server
     print(f"serves at http://{server.host}:{server.port}/v1, database {Database(config.database_url)}")
     for name, model in config.models.items():
-        print(f"model  {name} → {model.provider}/{model.upstream(name, name)}")
+        print(f"model  {name} → {model.provider}/{model.upstream(name, name)}{_priced(config, name, model)}")
     for name, agent in config.agents.items():
         print(f"agent  {name} → {getattr(agent, 'use', None) or getattr(agent, 'model', '')}")
+
+
+def _priced(config: Config, name: str, model: ModelEntry) -> str:
+    """What budgets in dollars take it to cost; a wildcard's models cost what is known of each."""
+    if name.endswith("*"):
+        return ""
+    price = price_of(model, known_of(config.providers[model.provider], model.upstream(name, name)))
+    return f"  ${price.input / 1e6:g} / ${price.output / 1e6:g} per million tokens" if price != FREE else "  no price"
 
 
 def _migrate(args: argparse.Namespace) -> None:

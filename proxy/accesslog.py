@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ BATCH = 0.1  # seconds between writes
 MAX_WAITING = 20_000  # lines; when the log is blocked for so long that more wait, the oldest are dropped
 
 encode = msgspec.json.Encoder().encode
+SECRET = re.compile(rb"sk-[A-Za-z0-9_-]{8,}")  # a key where a path has an id: it is no secret any more once it is in a log
 
 
 class AccessLog:
@@ -50,5 +52,5 @@ class AccessLog:
                 time.sleep(BATCH)
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             if lines:
-                self._sink.write(b"\n".join(lines) + b"\n")
+                self._sink.write(SECRET.sub(b"sk-****", b"\n".join(lines)) + b"\n")
                 self._sink.flush()

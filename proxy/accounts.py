@@ -26,7 +26,14 @@ def open_ledger(config: Config, database: Database) -> SqlLedger:
     """The ledger for the database: a thread that commits in groups for SQLite, a transaction each for PostgreSQL."""
     zone, clock = ZoneInfo(config.budgets.timezone), os.environ.get(CLOCK)
     if database.is_sqlite:
-        return SqliteLedger(database.file, zone=zone, now=clock or sqlite.NOW, thresholds=config.budgets.thresholds)
+        budgets = config.budgets
+        return SqliteLedger(
+            database.file,
+            zone=zone,
+            now=clock or sqlite.NOW,
+            thresholds=budgets.thresholds,
+            sync=budgets.sync == "commit",
+        )
     return PostgresLedger(
         database.begin,
         away=(Unavailable,),

@@ -17,11 +17,13 @@ from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
 from chattable.agents.prompt import PromptAgent
 from chattable.budget.ledger import FREE, Price
+from chattable.budget.prices import Known, known
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
 
 STARTED = int(time.time())  # what models say they were created
 DEFAULT = "default"  # the name that means `default_model`
+MOST_HELD = 16_384  # tokens of output that a budget holds of what is only known of a model: many can write far more than they do
 
 
 class Entry(Struct, frozen=True):
@@ -106,16 +108,12 @@ class _Source:
             await self.server.stop()
 
 
-def _price(price: settings.ModelPrice | None) -> Price:
-    if price is None:
-        return FREE
-    return Price(round(price.input * 1e6), round(price.output * 1e6), None if price.cached is None else round(price.cached * 1e6))
-
-
 def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source: _Source) -> Entry:
     """A name that an upstream answers."""
     limits = model.timeouts.onto(source.config.timeouts) if model.timeouts else source.config.timeouts
     retries = source.config.retries if model.retries is None else model.retries
+    facts = known_of(source.config, upstream_name)
+    most = min(facts.max_output, MOST_HELD) if facts and facts.max_output else None
     return Entry(
         name,
         Upstream(
@@ -127,10 +125,20 @@ def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source:
         model.owned_by or model.provider,
         STARTED,
         model.description,
-        model.context_length,
-        max_output=model.max_output,
-        price=_price(model.price),
+        model.context_length or (facts.context_length if facts else None),
+        max_output=model.max_output or most,
+        price=price_of(model, facts),
     )
+
+
+def known_of(provider: settings.Provider, model: str) -> Known | None:
+    """What is known of a vendor's model, which holds at the vendor's own address only."""
+    return known(provider.kind, model) if provider.base_url is None else None
+
+
+def price_of(model: settings.ModelEntry, facts: Known | None) -> Price:
+    """What budgets take a model to cost: what the config says, else what is known, else nothing."""
+    return model.price.as_price() if model.price else facts.price if facts else FREE
 
 
 def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:

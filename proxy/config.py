@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from chattable.agents import loading
+from chattable.budget.ledger import Price
 from chattable.proxy.webhooks import check_secret, check_url
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
 
@@ -195,6 +196,11 @@ class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output: Annotated[Usd, Meta(description="US dollars per million tokens of output")] = 0.0
     cached: Annotated[Usd | None, Meta(description="for prompt that the upstream had cached; default: as input")] = None
 
+    def as_price(self) -> Price:
+        """In the ledger's unit."""
+        cached = None if self.cached is None else round(self.cached * 1e6)
+        return Price(round(self.input * 1e6), round(self.output * 1e6), cached)
+
 
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model name that clients may ask for; `openai/*` stands for every name that begins so."""
@@ -296,6 +302,10 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         100,
     )
     webhook: Annotated[Webhook | None, Meta(description="where budget events are posted, signed; default: nowhere")] = None
+    sync: Annotated[
+        Literal["second", "commit"],
+        Meta(description="how often SQLite's budgets are forced to the disk"),
+    ] = "second"
     journal: Annotated[
         str, Meta(description="directory for what is used and not yet booked; default: beside the SQLite file, else here")
     ] = ""

@@ -56,6 +56,7 @@ class Metering:
         self.reach = reach
         self._journal = journal
         self._journal_full = False
+        self._moved = False  # whether anything was booked since the last flush
         self._clock = clock
         self._bounded = True
         self._believed_until = 0.0
@@ -134,6 +135,7 @@ class Metering:
         except OSError as error:
             self._journal_full = True
             log.error("the journal takes nothing, so no new holds are given: %s", error)  # noqa: TRY400 - one line
+        self._moved = True
         self.reach("after_journal")
         if isinstance(line, Record):
             self._unbooked[line.id] = line
@@ -171,6 +173,9 @@ class Metering:
             ticks += 1
             try:
                 await self._catch_up()
+                if self._moved:
+                    self._moved = False
+                    await self.ledger.flush()
                 if ticks % SWEEP == 0:
                     self.reach("in_upkeep")
                     if self._open:

@@ -68,14 +68,15 @@ def test_check_names_everything_that_is_served(shell: Shell, tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text(
         "server: {port: 8123}\n"
         "database_url: postgresql://chat:tulip@db.example/chat\n"
-        "providers: {stub: {kind: openai, base_url: http://127.0.0.1:9/v1, api_key: rose}}\n"
-        'models: {fast: {provider: stub, model: big-7b}, "stub/*": {provider: stub}}\n'
+        "providers: {stub: {kind: openai, base_url: http://127.0.0.1:9/v1, api_key: rose}, oai: {kind: openai, api_key: x}}\n"
+        'models: {fast: {provider: stub, model: big-7b}, gpt-4o-mini: {provider: oai}, "stub/*": {provider: stub}}\n'
         "agents: {tutor: {model: fast}}\n"
     )
     done = shell("check")
     assert done.stdout.splitlines() == [
         "serves at http://127.0.0.1:8123/v1, database postgresql://chat:***@db.example/chat",
-        "model  fast → stub/big-7b",
+        "model  fast → stub/big-7b  no price",
+        "model  gpt-4o-mini → oai/gpt-4o-mini  $0.15 / $0.6 per million tokens",
         "model  stub/* → stub/*",
         "agent  tutor → fast",
     ]

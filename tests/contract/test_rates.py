@@ -232,10 +232,10 @@ async def test_the_highest_limit_is_counted_exactly(rates: Rates) -> None:
     assert (await refused(rates, limit)).tokens == Gauge(MOST, 0, 660_000)
 
 
-@pytest.mark.parametrize(
-    ("milliseconds", "text"),
-    [(0, "0s"), (1, "1ms"), (120, "120ms"), (1000, "1s"), (1050, "1.05s"), (59_999, "59.999s"), (60_000, "1m0s"), (372_500, "6m12.5s")],
-)  # fmt: skip
+LENGTHS = {0: "0s", 1: "1ms", 120: "120ms", 1000: "1s", 1050: "1.05s", 59_999: "59.999s", 60_000: "1m0s", 372_500: "6m12.5s"}
+
+
+@pytest.mark.parametrize(("milliseconds", "text"), LENGTHS.items())
 def test_durations_are_written_like_openais(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
 

@@ -351,3 +351,10 @@ def test_workers_share_keys() -> None:
         assert [one.chat(second).status_code for one in crowd] == [200] * len(crowd)
         office("DELETE", f"/admin/users/{user['id']}")
         until(lambda: all(one.chat(second).status_code == 401 for one in crowd), 2)
+
+
+def test_a_secret_in_a_path_is_not_in_the_log(office: Office) -> None:
+    secret = office.server.user_key("careless")
+    refused(office("DELETE", f"/admin/users/careless/keys/{secret}"), 404, "not_found")
+    until(lambda: "/admin/users/careless/keys/sk-****" in office.server.log(), 5)
+    assert secret not in office.server.log()
