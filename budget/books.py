@@ -12,23 +12,14 @@ from msgspec import Struct
 from chattable.budget.errors import BudgetExceededError
 from chattable.budget.ledger import NOTHING, Amount, Room, Wish
 from chattable.budget.limits import Limit, period
-from chattable.budget.steps import Dialect, Row, Steps, insert
-from chattable.budget.tables import BALANCE, ENTRY, NOTICE
+from chattable.budget.steps import Dialect, Steps, array
+from chattable.budget.tables import ACCOUNT, BALANCE, ENTRY, INTEGER, NOTICE
 
 Key = tuple[str, str, int]  # limit, owner (the user, where a limit is for each of them), first second of the window
 
 LIMIT = ("id", "kind", "subject", "per", "tokens", "cost", "models", "mode")
 LIMITS = ", ".join(f"limits.{name}" for name in LIMIT)
 SPENDING = ("settle", "forfeit", "correct")
-
-ADD = (
-    f"UPDATE accounts SET {', '.join(f'{name} = {name} + :{name}' for name in BALANCE)}"
-    " WHERE limit_id = :limit_id AND owner = :owner AND period = :period"
-)
-OPEN = (
-    f"INSERT INTO accounts (limit_id, owner, period, {', '.join(BALANCE)}) VALUES (:limit_id, :owner, :period, 0,0,0,0,0,0)"
-    " ON CONFLICT DO NOTHING"
-)
 
 
 class Account(Struct):
@@ -108,8 +99,8 @@ class Books:
         self.accounts: dict[Key, Account] = {}
         self._dialect = dialect
         self._before: dict[Key, tuple[int, ...]] = {}
-        self._entries: list[Row] = []
-        self._notices: list[Row] = []
+        self._entries: list[tuple[Any, ...]] = []
+        self._notices: list[tuple[Any, ...]] = []
 
     def key(self, limit: Limit, owner: str) -> Key:
         """The account that a limit has now."""
@@ -121,7 +112,12 @@ class Books:
         wanted = sorted(set(keys))
         yield from self._read(wanted)
         if missing := [key for key in wanted if key not in self.accounts]:
-            yield OPEN, [{"limit_id": limit, "owner": owner, "period": begin} for limit, owner, begin in missing]
+            new = self._dialect.rows("rows", ACCOUNT)
+            yield (
+                f"INSERT INTO accounts (limit_id, owner, period, {', '.join(BALANCE)})"
+                f" SELECT limit_id, owner, period, 0, 0, 0, 0, 0, 0 FROM {new} AS new WHERE TRUE ON CONFLICT DO NOTHING",
+                array(missing),
+            )
             yield from self._read(missing)
 
     def _read(self, keys: list[Key]) -> Steps[None]:
@@ -129,9 +125,9 @@ class Books:
             return
         rows = yield (
             f"SELECT {LIMITS}, owner, period, {', '.join(BALANCE)} FROM accounts JOIN limits ON limits.id = limit_id"
-            f" WHERE (limit_id, owner, period) IN {self._dialect.rows('keys', 'TEXT', 'TEXT', 'BIGINT')}"
+            f" WHERE (limit_id, owner, period) IN {self._dialect.rows('rows', ACCOUNT)}"
             f" ORDER BY limit_id, owner, period{self._dialect.lock('accounts')}",
-            {"keys": json.dumps(keys)},
+            array(keys),
         )
         for *columns, owner, begin, st, ht, gt, sc, hc, gc in rows:
             limit = limit_of(columns)
@@ -162,26 +158,31 @@ class Books:
         figures = (
             spent.tokens, held.tokens, granted.tokens, spent.cost, held.cost, granted.cost, overdraft.tokens, overdraft.cost
         )  # fmt: skip
-        values = (int(self.now), kind, hold_id, *key, *figures, reason)
-        self._entries.append(dict(zip(ENTRY, values, strict=True)))
+        self._entries.append((int(self.now), kind, hold_id, *key, *figures, reason))
 
     def notice(self, kind: str, data: dict[str, Any]) -> None:
         """Something that somebody wants to be told of."""
-        values = (f"evt_{uuid4().hex}", int(self.now), kind, json.dumps(data), "waiting", 0, self.now)
-        self._notices.append(dict(zip(NOTICE, values, strict=True)))
+        self._notices.append((f"evt_{uuid4().hex}", int(self.now), kind, json.dumps(data), "waiting", 0, self.now))
 
     def close(self) -> Steps[None]:
         """Writes everything down."""
         changed = []
         for key in sorted(self._before):
-            after = self.accounts[key].balance()
-            change = [new - old for new, old in zip(after, self._before[key], strict=True)]
+            change = [new - old for new, old in zip(self.accounts[key].balance(), self._before[key], strict=True)]
             if any(change):
-                names = ("limit_id", "owner", "period", *BALANCE)
-                changed.append(dict(zip(names, (*key, *change), strict=True)))
-        for sql, rows in ((ADD, changed), (insert("entries", ENTRY), self._entries), (insert("notices", NOTICE), self._notices)):
-            if rows:
-                yield sql, rows
+                changed.append((*key, *change))
+        if changed:
+            more = self._dialect.rows("rows", {**ACCOUNT, **dict.fromkeys(BALANCE, INTEGER)})
+            sums = ", ".join(f"{name} = accounts.{name} + more.{name}" for name in BALANCE)
+            yield (
+                f"UPDATE accounts SET {sums} FROM {more} AS more"
+                " WHERE accounts.limit_id = more.limit_id AND accounts.owner = more.owner AND accounts.period = more.period",
+                array(changed),
+            )
+        if self._entries:
+            yield self._dialect.insert("entries", ENTRY, self._entries)
+        if self._notices:
+            yield self._dialect.insert("notices", NOTICE, self._notices)
 
     def _watch(self, account: Account, spent: Amount, overdraft: Amount, hold_id: str) -> None:
         """Notices a limit that is nearly or wholly used, once for each threshold, and spending that no hold covered."""

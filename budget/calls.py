@@ -13,10 +13,8 @@ from chattable.budget.books import LIMITS, Books, Key, limit_of
 from chattable.budget.errors import BudgetExceededError
 from chattable.budget.ledger import LEASE, NOTHING, Amount, Hold, State, Used, Wish
 from chattable.budget.limits import Asker, Limit, period
-from chattable.budget.steps import Dialect, Row, Steps, insert, time
-from chattable.budget.tables import CALL, USED
-
-END = f"UPDATE calls SET state = :state, {', '.join(f'{name} = :{name}' for name in USED)} WHERE id = :id"
+from chattable.budget.steps import Dialect, Steps, array, time
+from chattable.budget.tables import CALL, TEXT, USED
 
 
 class Record(Struct, frozen=True, tag=True):
@@ -102,8 +100,8 @@ def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[s
     """The calls with these ids that there are, locked, and the time if it came with them."""
     rows = yield (
         f"SELECT {dialect.now}, id, state, lease_until, output, tokens, cost, accounts FROM calls"
-        f" WHERE id IN {dialect.rows('ids', 'TEXT')} ORDER BY id{dialect.lock('calls')}",
-        {"ids": json.dumps([[call_id] for call_id in ids])},
+        f" WHERE id IN {dialect.rows('rows', {'id': TEXT})} ORDER BY id{dialect.lock('calls')}",
+        array([[call_id] for call_id in ids]),
     )
     found = {}
     for _, call_id, state, lease, output, tokens, cost, accounts in rows:
@@ -117,8 +115,8 @@ def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[st
     subjects = {wish.id: wish.asker.subjects(wish.model) for wish in wishes}
     rows = yield (  # a row without a limit brings the time when nothing binds
         f"SELECT {dialect.now}, {LIMITS} FROM (SELECT 1 AS one) AS always LEFT JOIN limits ON active"
-        f" AND (kind, subject) IN {dialect.rows('subjects', 'TEXT', 'TEXT')} ORDER BY limits.id",
-        {"subjects": json.dumps(list({pair for pairs in subjects.values() for pair in pairs}))},
+        f" AND (kind, subject) IN {dialect.rows('rows', {'kind': TEXT, 'subject': TEXT})} ORDER BY limits.id",
+        array(list({pair for pairs in subjects.values() for pair in pairs})),
     )
     limits = [limit_of(row[1:]) for row in rows if row[1] is not None]
     binding = {}
@@ -179,22 +177,22 @@ def _end(books: Books, call: _Call, end: End) -> State:
 def _write(dialect: Dialect, books: Books, calls: list[_Call]) -> Steps[None]:
     new = [_row(dialect, books.now, call, call.new) for call in calls if isinstance(call.new, Wish)]
     if new:
-        yield insert("calls", CALL), new
-    changed = [call for call in calls if call.changed and not isinstance(call.new, Wish)]
+        yield dialect.insert("calls", CALL, new)
+    changed = [(call.id, call.state, *astuple(call.used)) for call in calls if call.changed and not isinstance(call.new, Wish)]
     if changed:
-        yield END, [{"id": call.id, "state": call.state, **_used(call.used)} for call in changed]
+        ended = dialect.rows("rows", {"id": TEXT, "state": TEXT, **USED})
+        yield (
+            f"UPDATE calls SET state = ended.state, {', '.join(f'{name} = ended.{name}' for name in USED)} FROM {ended} AS ended"
+            " WHERE calls.id = ended.id",
+            array(changed),
+        )
     yield from books.close()
 
 
-def _row(dialect: Dialect, now: float, call: _Call, wish: Wish) -> Row:
+def _row(dialect: Dialect, now: float, call: _Call, wish: Wish) -> tuple[Any, ...]:
     asker = wish.asker
     day, _ = period("day", now, dialect.zone)
-    values: tuple[Any, ...] = (
+    return (
         call.id, int(now), day, call.state, call.lease_until, call.output, *astuple(call.held), json.dumps(call.keys),
-        asker.user, asker.key, asker.team, asker.agent, asker.session, wish.model, wish.tag, wish.request,
+        asker.user, asker.key, asker.team, asker.agent, asker.session, wish.model, wish.tag, wish.request, *astuple(call.used),
     )  # fmt: skip
-    return dict(zip(CALL, values, strict=False)) | _used(call.used)
-
-
-def _used(used: Used) -> Row:
-    return dict(zip(USED, astuple(used), strict=True))

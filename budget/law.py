@@ -10,8 +10,8 @@ from chattable.budget.calls import asked
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import LEASE, Amount, Difference, Entry, Price, Room, UsageRow
 from chattable.budget.limits import Asker, Limit
-from chattable.budget.steps import Dialect, Row, Steps, time
-from chattable.budget.tables import BALANCE, ENTRY
+from chattable.budget.steps import Dialect, Steps, array, time
+from chattable.budget.tables import BALANCE, ENTRY, TEXT
 
 SWEEP = 500  # expired holds in one sweep at most
 GROUP = {
@@ -75,8 +75,8 @@ def top_up(dialect: Dialect, hold_id: str, output: int, price: Price) -> Steps[b
 
 def renew(dialect: Dialect, hold_ids: Sequence[str]) -> Steps[None]:
     """Gives pending holds a new lease."""
-    ids: Row = {"ids": json.dumps([[hold_id] for hold_id in hold_ids])}
-    wanted = f"id IN {dialect.rows('ids', 'TEXT')} AND state = 'pending'"
+    ids = array([[hold_id] for hold_id in hold_ids])
+    wanted = f"id IN {dialect.rows('rows', {'id': TEXT})} AND state = 'pending'"
     if dialect.locks:  # in the order in which everybody locks them
         yield f"SELECT id FROM calls WHERE {wanted} ORDER BY id{dialect.lock('calls')}", ids
     yield f"UPDATE calls SET lease_until = {dialect.now} + :lease WHERE {wanted}", {**ids, "lease": LEASE}

@@ -9,7 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from chattable.budget.sql import SqlLedger
-from chattable.budget.steps import Dialect, Steps
+from chattable.budget.steps import Dialect, Steps, array
+from chattable.budget.tables import TEXT
 
 
 class Notice(Struct, frozen=True, kw_only=True):
@@ -58,16 +59,17 @@ def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[Notice]]:
         {"most": most},
     )
     yield (
-        f"UPDATE notices SET attempts = attempts + 1, due = {dialect.now} + :lease WHERE id IN {dialect.rows('ids', 'TEXT')}",
-        {"lease": lease, "ids": json.dumps([[row[0]] for row in due])},
+        f"UPDATE notices SET attempts = attempts + 1, due = {dialect.now} + :lease"
+        f" WHERE id IN {dialect.rows('rows', {'id': TEXT})}",
+        {"lease": lease, **array([[row[0]] for row in due])},
     )
     return [Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n + 1) for i, at, kind, data, n in due]
 
 
 def _mark(dialect: Dialect, ids: Sequence[str], state: str) -> Steps[None]:
     yield (
-        f"UPDATE notices SET state = :state WHERE id IN {dialect.rows('ids', 'TEXT')}",
-        {"state": state, "ids": json.dumps([[i] for i in ids])},
+        f"UPDATE notices SET state = :state WHERE id IN {dialect.rows('rows', {'id': TEXT})}",
+        {"state": state, **array([[i] for i in ids])},
     )
 
 

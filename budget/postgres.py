@@ -51,8 +51,7 @@ class PostgresLedger(SqlLedger):
                 steps = operation()
                 sql, parameters = next(steps)
                 while True:
-                    first = parameters[0] if isinstance(parameters, list) else parameters
-                    found = await connection.execute(_typed(sql, _types(first)), parameters)
+                    found = await connection.execute(_typed(sql, _types(parameters)), parameters)
                     rows = [tuple(row) for row in found] if found.returns_rows else []
                     try:
                         sql, parameters = steps.send(rows)

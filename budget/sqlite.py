@@ -87,11 +87,7 @@ def drive(connection: sqlite3.Connection, steps: Steps[T]) -> T:
     try:
         sql, parameters = next(steps)
         while True:
-            if isinstance(parameters, list):
-                connection.executemany(sql, parameters)
-                sql, parameters = steps.send([])
-            else:
-                sql, parameters = steps.send(connection.execute(sql, parameters).fetchall())
+            sql, parameters = steps.send(connection.execute(sql, parameters).fetchall())
     except StopIteration as done:
         result: T = done.value
         return result

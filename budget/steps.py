@@ -1,25 +1,29 @@
 """The form of the ledger's law: operations that never touch a database themselves.
 
-Each is a generator that yields a statement with its parameters (a list of them runs the statement for each) and is sent
-the rows. Whoever drives it (sqlite.py, postgres.py) runs all of them in one transaction and rolls it back when the
-operation raises. So both databases, and a simulator, run the very same law.
+Each is a generator that yields a statement with its parameters and is sent the rows. Whoever drives it (sqlite.py,
+postgres.py) runs all of them in one transaction and rolls it back when the operation raises. So both databases, and a
+simulator, run the very same law. What concerns many rows is one statement with a JSON array for its parameter: every
+statement is a round trip, or a fight for Python's lock with the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 T = TypeVar("T")
 Row = dict[str, Any]
 Rows = list[tuple[Any, ...]]
-Statement = tuple[str, Row | list[Row]]
+Statement = tuple[str, Row]
 Steps = Generator[Statement, Rows, T]
 
 THRESHOLDS = (50, 80, 100)
+
+encode = msgspec.json.Encoder().encode
 
 
 class Dialect(Struct, frozen=True):
@@ -34,21 +38,25 @@ class Dialect(Struct, frozen=True):
         """What makes a SELECT hold the table's rows until the end of the transaction."""
         return f" FOR UPDATE OF {table}" if self.locks else ""
 
-    def rows(self, name: str, *types: str) -> str:
-        """A subquery: the rows of a parameter that is a JSON array of arrays."""
+    def rows(self, name: str, columns: Mapping[str, str]) -> str:
+        """A subquery: the rows of a parameter that is a JSON array of arrays, their columns by name and type."""
         if self.locks:
-            columns = ", ".join(f"CAST(value ->> {i} AS {kind})" for i, kind in enumerate(types))
-            return f"(SELECT {columns} FROM json_array_elements(CAST(:{name} AS json)))"
-        columns = ", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(types)))
-        return f"(SELECT {columns} FROM json_each(:{name}))"
+            values = (f"CAST(value ->> {i} AS {kind}) AS {column}" for i, (column, kind) in enumerate(columns.items()))
+            return f"(SELECT {', '.join(values)} FROM json_array_elements(CAST(:{name} AS json)))"
+        values = (f"json_extract(value, '$[{i}]') AS {column}" for i, column in enumerate(columns))
+        return f"(SELECT {', '.join(values)} FROM json_each(:{name}))"
+
+    def insert(self, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> Statement:
+        """The statement that adds rows."""
+        return f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM {self.rows('rows', columns)} AS new", array(rows)
+
+
+def array(rows: Sequence[Sequence[Any]]) -> Row:
+    """The parameter `rows` of a statement."""
+    return {"rows": encode(rows).decode()}
 
 
 def time(dialect: Dialect) -> Steps[float]:
     """The database's clock."""
     ((now,),) = yield f"SELECT {dialect.now}", {}
     return float(now)
-
-
-def insert(table: str, columns: tuple[str, ...]) -> str:
-    """The statement that adds a row."""
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"

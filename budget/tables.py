@@ -40,8 +40,8 @@ def tables(metadata: MetaData) -> None:
         Column("tokens", BigInteger, nullable=False),  # held
         Column("cost", BigInteger, nullable=False),  # held
         Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …]
-        *(Column(name, String, nullable=False) for name in CALL[9:17]),
-        *(Column(name, BigInteger, nullable=False) for name in USED[:-1]),
+        *(Column(name, String, nullable=False) for name in ASKED),
+        *(Column(name, BigInteger, nullable=False) for name in list(USED)[:-1]),
         Column("estimated", Boolean, nullable=False),
         Index("ix_calls_pending", "lease_until", sqlite_where=pending, postgresql_where=pending),
         Index(None, "day"),
@@ -76,13 +76,21 @@ def tables(metadata: MetaData) -> None:
     )
 
 
+TEXT, INTEGER, FLOAT, FLAG = "TEXT", "BIGINT", "DOUBLE PRECISION", "BOOLEAN"  # as in CAST
+
 BALANCE = ("spent_tokens", "held_tokens", "granted_tokens", "spent_cost", "held_cost", "granted_cost")
-ENTRY = (
-    "at", "kind", "hold_id", "limit_id", "owner", "period", *BALANCE, "overdraft_tokens", "overdraft_cost", "reason"
-)  # fmt: skip
-USED = ("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved", "estimated")
-CALL = (
-    "id", "at", "day", "state", "lease_until", "output", "tokens", "cost", "accounts",
-    "user_id", "key_id", "team", "agent", "session", "model", "tag", "request", *USED,
-)  # fmt: skip
-NOTICE = ("id", "at", "kind", "data", "state", "attempts", "due")
+ACCOUNT = {"limit_id": TEXT, "owner": TEXT, "period": INTEGER}
+ENTRY = {
+    "at": INTEGER, "kind": TEXT, "hold_id": TEXT, **ACCOUNT, **dict.fromkeys(BALANCE, INTEGER),
+    "overdraft_tokens": INTEGER, "overdraft_cost": INTEGER, "reason": TEXT,
+}  # fmt: skip
+USED = {
+    **dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved"), INTEGER),
+    "estimated": FLAG,
+}
+ASKED = ("user_id", "key_id", "team", "agent", "session", "model", "tag", "request")
+CALL = {
+    "id": TEXT, "at": INTEGER, "day": INTEGER, "state": TEXT, "lease_until": FLOAT, "output": INTEGER, "tokens": INTEGER,
+    "cost": INTEGER, "accounts": TEXT, **dict.fromkeys(ASKED, TEXT), **USED,
+}  # fmt: skip
+NOTICE = {"id": TEXT, "at": INTEGER, "kind": TEXT, "data": TEXT, "state": TEXT, "attempts": INTEGER, "due": FLOAT}

@@ -23,6 +23,7 @@ from chattable.proxy.auth import Principal
 
 STARTED = int(time.time())  # what models say they were created
 DEFAULT = "default"  # the name that means `default_model`
+MAX_NAME = 256  # characters of a name that a wildcard serves
 MOST_HELD = 16_384  # tokens of output that a budget holds of what is only known of a model: many can write far more than they do
 
 
@@ -75,6 +76,8 @@ class Catalog:
         await asyncio.gather(*(source.stop() for source in self._sources.values()), return_exceptions=True)
 
     def _by_wildcard(self, name: str) -> Entry | None:
+        if len(name) > MAX_NAME or not name.isprintable():  # it is kept with what it used
+            return None
         pattern = settings.match(name, self._wildcards)
         if pattern is None:
             return None

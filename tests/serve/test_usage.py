@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 
 import httpx
 import pytest
-from openai import BadRequestError, OpenAI, RateLimitError
+from openai import BadRequestError, NotFoundError, OpenAI, RateLimitError
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
@@ -26,7 +26,7 @@ providers:
   stub: {{kind: openai, base_url: "{url}", api_key: x, retries: 0}}
 models:
   m: {{provider: stub, price: {{input: 10, output: 20}}}}
-  n: {{provider: stub}}
+  "wild/*": {{provider: stub}}
 agents:
   twice: {{use: "chattable.agents.scripted:Scripted", replies: [[{{ask: m}}, {{ask: m}}]]}}
 budgets: {{thresholds: [50, 100], webhook: {{url: "{hook}/events", secret: "{secret}"}}}}
@@ -260,3 +260,11 @@ class TestOnBehalf:
         with pytest.raises(BadRequestError):
             ask(server, server.user_key("odd", trusted=True), headers={"x-user-id": "a%00b"})
         assert upstream.requests == []
+
+
+@pytest.mark.parametrize("name", ["wild/a\0b", "wild/\x1b[2J", "wild/" + "x" * 300])
+def test_a_name_that_nobody_would_want_in_a_report_is_no_model(server: Chattable, upstream: ScriptedUpstream, name: str) -> None:
+    with pytest.raises(NotFoundError):
+        ask(server, server.user_key("namer"), model=name)
+    assert upstream.requests == []
+    ask(server, server.user_key("namer"), model="wild/thing")

@@ -3,6 +3,7 @@
 Every seed is one world, run in virtual time on a real SQLite in memory through the very law that serves both databases.
 """
 
+import json
 import random
 import sqlite3
 from collections.abc import Callable
@@ -209,6 +210,10 @@ def test_every_world_keeps_its_books(block: int) -> None:
             raise AssertionError(f"seed {seed}") from error
 
 
+def spoiled(parameters: dict[str, str], change: Callable[[list[Any]], list[Any]]) -> dict[str, str]:
+    return {"rows": json.dumps([change(row) for row in json.loads(parameters["rows"])])}
+
+
 def planted(fault: str, steps: Any) -> Any:
     """An operation with a mistake in it."""
     statement = next(steps)
@@ -216,9 +221,9 @@ def planted(fault: str, steps: Any) -> Any:
         while True:
             sql, parameters = statement
             if fault == "forgets an entry" and sql.startswith("INSERT INTO entries"):
-                parameters = [row | {"spent_tokens": 0} if row["kind"] == "settle" else row for row in parameters]
+                parameters = spoiled(parameters, lambda row: [*row[:6], 0, *row[7:]] if row[1] == "settle" else row)
             elif fault == "believes every call pending" and sql.startswith("UPDATE calls SET state"):
-                parameters = [row | {"state": "pending"} for row in parameters]
+                parameters = spoiled(parameters, lambda row: [row[0], "pending", *row[2:]])
             statement = steps.send((yield sql, parameters))
     except StopIteration as done:
         return done.value
