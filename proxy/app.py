@@ -26,6 +26,7 @@ from chattable.proxy.config import Config
 from chattable.proxy.edge import Edge
 from chattable.proxy.errors import describe, known
 from chattable.proxy.house import House
+from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
@@ -54,6 +55,7 @@ EXPOSED = [
     "x-budget-remaining-tokens",
     "x-budget-reset",
     "x-should-retry",
+    "idempotency-replayed",
 ]
 
 
@@ -67,7 +69,8 @@ def build(config: Config) -> Edge:
     metering = Metering(ledger, open_journal(config, database), reach=failpoints.from_environment(os.environ))
     catalog = catalogs.build(config, transport)
     pace = Pace(open_rates(config.redis_url), config.rate_limits)
-    pipeline = Pipeline(catalog, NoSessions(), pace, NoCache(), metering)
+    idempotency = Idempotency(ledger)
+    pipeline = Pipeline(catalog, idempotency, NoSessions(), pace, NoCache(), metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
     deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
@@ -96,6 +99,7 @@ def build(config: Config) -> Edge:
         await ledger.start()
         await put_default(ledger, config.budgets.default)
         await metering.start()
+        await idempotency.start()
         await pace.rates.start()
         await catalog.start()
         if deliveries:
@@ -116,6 +120,7 @@ def build(config: Config) -> Edge:
             await catalog.stop()
             await transport.aclose()
             await pace.rates.stop()
+            await idempotency.stop()
             await metering.stop()
             await ledger.stop()
             await database.stop()

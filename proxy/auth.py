@@ -52,6 +52,7 @@ class Caller(Struct, frozen=True):
     began: float  # time.monotonic
     max_calls: int | None = None
     parent: Context | None = None  # the turn whose borrowed key this request carries
+    idempotency_key: str = ""
 
 
 ADMIN = Principal(User("admin", "admin"), admin=True)

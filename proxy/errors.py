@@ -52,6 +52,22 @@ class TooFastError(chat.ChatError):
         self.headers = rates.headers(error)
 
 
+class KeyReusedError(chat.ChatError):
+    """An Idempotency-Key was used with another body."""
+
+    def __init__(self) -> None:
+        message = "This Idempotency-Key was used with another request body. A key stands for one request: use a new one."
+        super().__init__(message, param="Idempotency-Key", code="idempotency_key_reused")
+
+
+class InProgressError(chat.ChatError):
+    """The first request with an Idempotency-Key is still being answered."""
+
+    def __init__(self) -> None:
+        message = "A request with this Idempotency-Key is still being answered. Retry in a moment."
+        super().__init__(message, param="Idempotency-Key", code="idempotency_in_progress")
+
+
 class BudgetAwayError(chat.ChatError):
     """The ledger does not answer, and without it nothing may be spent; the cause is for the log."""
 
@@ -86,6 +102,7 @@ class Failure(Struct):
 # class → status, type, code when the error has none of its own; the first class that matches counts
 TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (chat.InvalidRequest, 400, INVALID, None),
+    (KeyReusedError, 422, INVALID, None),
     (chat.ModelNotFound, 404, INVALID, "model_not_found"),
     (chat.LimitReached, 400, INVALID, None),
     (chat.TurnTimeout, 504, SERVER, "agent_timeout"),
@@ -118,6 +135,8 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
     if isinstance(error, TooFastError):
         return Failure(429, error.message, error.kind, None, error.code, error.headers)
+    if isinstance(error, InProgressError):
+        return Failure(409, error.message, INVALID, error.param, error.code, {"retry-after": "1", "x-should-retry": "true"})
     if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):  # its text is for the log
         error = BudgetAwayError()
     if isinstance(error, BudgetAwayError):

@@ -14,6 +14,7 @@ from chattable.agents.errors import ChatError, InvalidRequest
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
+from chattable.proxy.reply import Reply
 from chattable.proxy.sse import DONE, Frames, error_frame
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
 
 async def _blocks(gateway: Gateway, ctx: Context, chat: Chat) -> AsyncGenerator[bytes]:
     """The body of the answer: frames as chunks come, or one object at the end."""
-    frames = Frames(chat.model, include_usage=chat.include_usage)
+    frames = Frames(Reply(), chat.model, include_usage=chat.include_usage)
     fold = Fold()
     try:
         async with aclosing(gateway.run(chat, ctx)) as chunks:

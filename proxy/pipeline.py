@@ -19,6 +19,7 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.cache import Cache
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.errors import ShuttingDownError, known
+from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.inprocess import client_for
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace
@@ -35,8 +36,11 @@ log = logging.getLogger("chattable")
 class Pipeline:
     """Answers chats. Every turn runs in a task of its own: what must happen after an answer happens whoever listens."""
 
-    def __init__(self, catalog: Catalog, sessions: Sessions, pace: Pace, cache: Cache, metering: Metering) -> None:
+    def __init__(
+        self, catalog: Catalog, idempotency: Idempotency, sessions: Sessions, pace: Pace, cache: Cache, metering: Metering
+    ) -> None:
         self.catalog = catalog
+        self.idempotency = idempotency
         self.sessions = sessions
         self.pace = pace
         self.cache = cache
@@ -71,13 +75,10 @@ class Pipeline:
             if caller.parent is not None:
                 caller.parent.enter(entry.name)
             limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
-            async with limit, self.sessions.turn(chat, caller) as turn:
-                reply.headers |= turn.headers
-                check_tool_replies(turn.chat.messages)
-                async with aclosing(self._answer(turn.chat, entry, caller, caller.parent, reply)) as chunks:
-                    async for chunk in chunks:
-                        turn.see(chunk)
-                        await reply.put(chunk)
+            turn = self._once if caller.idempotency_key else self._turn
+            async with limit, aclosing(turn(chat, entry, caller, reply)) as chunks:
+                async for chunk in chunks:
+                    await reply.put(chunk)
             reply.end()
         except TimeoutError:
             reply.end(TurnTimeout(f"The agent `{chat.model}` did not answer within {entry.limits.seconds:g} seconds."))
@@ -91,6 +92,26 @@ class Pipeline:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task).end(ShuttingDownError())  # no news but to the reader of a turn that was cancelled
+
+    async def _once(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
+        async with self.idempotency.once(chat, caller, reply) as once:
+            reply.headers |= once.headers
+            for chunk in once.replay or ():
+                yield chunk
+            if once.replay is None:
+                async with aclosing(self._turn(chat, entry, caller, reply)) as chunks:
+                    async for chunk in chunks:
+                        once.see(chunk)
+                        yield chunk
+
+    async def _turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
+        async with self.sessions.turn(chat, caller) as turn:
+            reply.headers |= turn.headers
+            check_tool_replies(turn.chat.messages)
+            async with aclosing(self._answer(turn.chat, entry, caller, caller.parent, reply)) as chunks:
+                async for chunk in chunks:
+                    turn.see(chunk)
+                    yield chunk
 
     async def _answer(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply

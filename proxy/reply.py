@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from typing import Any
 
 from chattable.agents.chat import Chunk
@@ -22,6 +24,8 @@ class Reply:
     """
 
     def __init__(self) -> None:
+        self.id = f"chatcmpl-{random.getrandbits(96):024x}"
+        self.created = int(time.time())
         self.headers: dict[str, str] = {}  # facts for the response headers, complete once the first chunk is there
         self.trace = Trace()
         self.task: asyncio.Task[None] | None = None

@@ -17,6 +17,7 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.house import House
 
 END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
+MAX_KEY = 255  # characters of an Idempotency-Key
 
 NOT_JSON = (
     "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
@@ -54,7 +55,12 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     max_calls = header(request, b"x-max-calls")
     if max_calls and not (max_calls.isascii() and max_calls.isdigit() and len(max_calls) < 10):
         raise InvalidRequest(f"The header X-Max-Calls must be a whole number, not '{clip(max_calls)}'.", param="X-Max-Calls")
-    return Caller(principal, scope["request_id"], scope["began"], int(max_calls) if max_calls else None, parent)
+    key = header(request, b"idempotency-key")
+    if key and not (len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        message = f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
+        raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
+    calls = int(max_calls) if max_calls else None
+    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key)
 
 
 async def on_behalf(caller: Caller, user: str | None, house: House) -> Caller:

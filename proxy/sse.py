@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Iterable
 
 import msgspec
@@ -11,6 +9,7 @@ import msgspec
 from chattable.agents.chat import NO_USAGE, Chunk, Json
 from chattable.agents.fold import Fold
 from chattable.proxy.errors import Failure
+from chattable.proxy.reply import Reply
 
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keep-alive\n\n"  # a comment is the only form of silence that no client trips over
@@ -24,9 +23,9 @@ class Frames:
     Law: the same id, created and model everywhere; usage of a stream only when asked for, on a frame of its own.
     """
 
-    def __init__(self, model: str, *, include_usage: bool = False) -> None:
-        self.id = f"chatcmpl-{random.getrandbits(96):024x}"
-        self.created = int(time.time())
+    def __init__(self, reply: Reply, model: str, *, include_usage: bool = False) -> None:
+        self.id = reply.id
+        self.created = reply.created
         self.model = model
         self.begun = False
         self._head = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,' % (

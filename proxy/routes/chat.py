@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Request, post
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
-from chattable.agents.chat import Chunk
+from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
@@ -31,8 +31,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
         caller = await on_behalf(caller, chat.params.get("user"), house)
         reply = house.pipeline.start(chat, caller)
-        frames = Frames(chat.model, include_usage=chat.include_usage)
-        return _Answer(house, reply, frames, caller.began, stream=chat.stream)
+        return _Answer(house, reply, chat, caller.began)
 
     return [chat_completions]
 
@@ -40,13 +39,13 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 class _Answer:
     """Sends a reply. Law: a failure before the first chunk has its own status; after it, an error event and no `[DONE]`."""
 
-    def __init__(self, house: House, reply: Reply, frames: Frames, began: float, *, stream: bool) -> None:
+    def __init__(self, house: House, reply: Reply, chat: Chat, began: float) -> None:
         self._keepalive = house.config.server.keepalive
         self._cancel = house.config.server.on_disconnect == "cancel"
         self._reply = reply
-        self._frames = frames
+        self._chat = chat
         self._began = began
-        self._send_all = self._stream if stream else self._whole
+        self._send_all = self._stream if chat.stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch(receive)) if self._cancel else None
@@ -62,13 +61,14 @@ class _Answer:
         while (chunks := await self._reply.take()) is not None:
             for chunk in chunks:
                 fold.add(chunk)
-        body = self._frames.completion(fold)
+        body = self._frames().completion(fold)
         await self._start(send, [*JSON_HEADERS, (b"content-length", b"%d" % len(body))])
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, send: Send) -> None:
-        reply, frames = self._reply, self._frames
+        reply = self._reply
         chunks: list[Chunk] | None = await reply.take(self._keepalive)
+        frames = self._frames()
         await self._start(send, SSE_HEADERS)
         try:
             while chunks is not None:
@@ -84,6 +84,10 @@ class _Answer:
         except Exception as error:
             last = error_frame(describe(error))
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _frames(self) -> Frames:
+        """The answer's form, once the first chunk is there: a repeated request has the id of its first answer."""
+        return Frames(self._reply, self._chat.model, include_usage=self._chat.include_usage)
 
     async def _start(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         trace = self._reply.trace

@@ -3,7 +3,7 @@
 Times are unix seconds. A change here needs a migration: the contract suite compares the two.
 """
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Index, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, MetaData, String, Table
 
 from chattable.budget.tables import tables as ledger_tables
 
@@ -69,3 +69,14 @@ audit = Table(  # refers to nothing: it outlives what it tells of
 )
 
 ledger_tables(metadata)
+
+Table(  # what a request with an Idempotency-Key was answered
+    "idempotency",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("key", String, primary_key=True),  # its digest
+    Column("body", String, nullable=False),  # its digest
+    Column("answer", String),  # JSON; NULL: under way
+    Column("lease_until", Float, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+)
