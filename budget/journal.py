@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import msgspec
 
 from chattable.budget.calls import End, Record
 
-SEGMENT = 1 << 20  # bytes after which a new file is begun
+SEGMENT = 1 << 20  # bytes of a file
+LONG = 4096  # bytes that a line has at most, if nobody's names are very long
 SUFFIX = ".jsonl"
 
 Line = End | Record
@@ -34,15 +36,16 @@ class Journal:
         self._where: dict[str, _Segment] = {}
 
     def write(self, line: Line) -> None:
-        """Adds a line; OSError when the disk does not take it."""
-        segment = self._current()
-        segment.write(_encode(line))
+        """Adds a line; OSError when there is no room on the disk for more."""
+        data = _encode(line) + b"\n"
+        segment = self._segment(len(data))
+        segment.write(data)
         segment.open.add(line.id)
         self._where[line.id] = segment
 
     def probe(self) -> None:
-        """Raises OSError when the disk would not take a line."""
-        self._current().write(b"")
+        """Raises OSError where there is no room for a line."""
+        self._segment(LONG)
 
     def done(self, line_id: str) -> None:
         """Says that the ledger has it."""
@@ -82,38 +85,47 @@ class Journal:
                     yield path, _lines(file.read())
                     path.unlink(missing_ok=True)
 
-    def _current(self) -> _Segment:
-        if not self._segments or self._segments[-1].size > SEGMENT:
-            self._segments.append(_Segment(self._directory))
+    def _segment(self, room: int) -> _Segment:
+        """The file that has so much room."""
+        if not self._segments or not self._segments[-1].has(room):
+            self._segments.append(_Segment(self._directory, max(SEGMENT, room)))
         return self._segments[-1]
 
 
 class _Segment:
-    """One locked file."""
+    """One locked file, its place on the disk taken from the beginning: a line is then a copy in memory, and no system call."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, size: int) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / f"{os.getpid()}-{uuid4().hex[:12]}{SUFFIX}"
         hidden = self.path.with_suffix(".new")  # nobody may find it before it is locked
-        self._file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        hidden.rename(self.path)
-        _sync_names(directory)
-        self.size, self._torn = 0, False
+        self._file = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(self._file, 0, size)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._memory = mmap.mmap(self._file, size)
+            hidden.rename(self.path)
+            _sync_names(directory)
+        except BaseException:
+            os.close(self._file)
+            hidden.unlink(missing_ok=True)
+            raise
+        self._size, self._end = size, 0
         self.open: set[str] = set()
 
+    def has(self, room: int) -> bool:
+        return self._end + room <= self._size
+
     def write(self, line: bytes) -> None:
-        data = b"\n%b\n" % line if self._torn else b"%b\n" % line
-        written = os.write(self._file, data)
-        self.size += written
-        self._torn = written != len(data)
-        if self._torn:
-            raise OSError("the journal's disk is full")
+        end = self._end + len(line)
+        self._memory[self._end : end] = line
+        self._end = end
 
     def sync(self) -> None:
-        os.fdatasync(self._file)
+        self._memory.flush()
 
     def end(self, *, keep: bool = False) -> None:
+        self._memory.close()
         if not keep:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
@@ -128,9 +140,9 @@ def _sync_names(directory: Path) -> None:
 
 
 def _lines(data: bytes) -> list[Line]:
-    """The whole lines; the last may be torn."""
+    """The whole lines; the last may be torn, and what follows it is empty."""
     found: list[Line] = []
-    for line in data.splitlines():
+    for line in data.rstrip(b"\0").split(b"\n"):
         try:
             found.append(_decode(line))
         except msgspec.DecodeError:

@@ -32,6 +32,7 @@ from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
 from chattable.budget.steps import Dialect, Steps, T
 
 BATCH = 128  # steps of calls in one transaction at most
+WAIT = 0.002  # seconds that a batch waits for more steps where the one before had several
 
 _Step = tuple[Ask, "asyncio.Future[Answer]"]
 
@@ -62,8 +63,12 @@ class SqlLedger(Ledger):
         return await future
 
     async def _write(self) -> None:
+        company = False
         while self._waiting:
+            if company:  # under load a larger batch saves everybody more than the wait costs
+                await asyncio.sleep(WAIT)
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            company = len(batch) > 1
             await self._together(batch)
 
     async def _together(self, batch: list[_Step]) -> None:

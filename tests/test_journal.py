@@ -1,6 +1,6 @@
 """The journal on a real disk: what was written survives, what is done leaves, nobody takes what another process still owns."""
 
-import os
+import resource
 import signal
 import subprocess
 import sys
@@ -77,31 +77,43 @@ def test_a_file_leaves_when_all_of_it_is_done(tmp_path: Path, monkeypatch: pytes
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.write(end("a"))
-    (file,) = tmp_path.iterdir()
-    with file.open("ab") as torn:
-        torn.write(b'{"type":"End","id":"to')
+    journal._segments[0].write(b'{"type":"End","id":"to')
     journal.close()
     assert left(tmp_path) == [end("a")]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
-def test_a_full_disk_is_an_error_and_not_a_loss_of_the_next_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_costs_no_line_that_was_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.write(end("a"))
-    segment = journal._segments[0]
-    real, full = segment._file, os.open("/dev/full", os.O_WRONLY)
-    segment._file = full
-    with pytest.raises(OSError, match="No space"):
-        journal.write(end("b"))
-    with pytest.raises(OSError, match="No space"):
-        journal.probe()
-    os.close(full)
-    segment._file = real
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    names = iter(range(10**9))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large|No space"):
+            while True:  # what is left of the file it has
+                journal.write(end(f"h{next(names)}"))
+        with pytest.raises(OSError, match=r"File too large|No space"):
+            journal.probe()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     journal.probe()
-    journal.write(end("c"))
+    journal.write(end("z"))
     journal.sync()
     journal.close()
-    assert left(tmp_path) == [end("a"), end("c")]
+    refused = f"h{next(names) - 1}"
+    kept = {line.id for line in left(tmp_path)}
+    assert {"a", "h0", "z"} <= kept
+    assert refused not in kept
+    assert len(kept) == int(refused[1:]) + 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_longer_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    long = End("long", "settled", Used(), "x" * 3_000_000)
+    journal.write(long)
+    journal.close()
+    assert left(tmp_path) == [long]
 
 
 def test_a_failpoint_that_makes_no_sense_is_refused() -> None:
