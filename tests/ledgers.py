@@ -43,7 +43,7 @@ async def open_ledger(url: str, database: Database, *, now: str = CLOCK, zone: t
     if not url.startswith("sqlite"):
         yield PostgresLedger(database.begin, away=(Unavailable,), contended=(Contended,), now=now, zone=zone)
         return
-    ledger = SqliteLedger(url.removeprefix("sqlite:///"), now=now, zone=zone)
+    ledger = SqliteLedger(database.file, now=now, zone=zone)
     await ledger.start()
     try:
         yield ledger

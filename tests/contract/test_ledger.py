@@ -1,8 +1,9 @@
-"""The law of `Ledger`, on SQLite and PostgreSQL."""
+"""The law of `Ledger`, on a SQLite file, its twin in memory, and PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,6 +16,13 @@ from chattable.proxy.store.database import Database
 
 ALICE = Asker(user="alice", key="k1", team="red")
 BOB = Asker(user="bob", key="k2", team="red")
+
+
+@pytest.fixture(params=["sqlite", "memory", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path}/chattable.db" if request.param == "sqlite" else "sqlite:///:memory:"
 
 
 @pytest.fixture
