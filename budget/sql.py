@@ -145,7 +145,8 @@ class SqlLedger(Ledger):
     async def sweep(self) -> list[str]:
         """Forfeits expired holds."""
         due = await self.run(lambda: law.expired(self.dialect))
-        return [hold_id for hold_id in due if await self._end(End(hold_id, "forfeited", reason="lease expired")) == "forfeited"]
+        states = await asyncio.gather(*(self._end(End(hold_id, "forfeited", reason="lease expired")) for hold_id in due))
+        return [hold_id for hold_id, state in zip(due, states, strict=True) if state == "forfeited"]
 
     async def _end(self, end: End) -> State:
         answer = await self.ask(end)

@@ -32,6 +32,7 @@ from chattable.proxy.prompts import bound_prompt, count_prompt
 log = logging.getLogger("chattable")
 
 DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
+MOST_OUTPUT = 10**9  # tokens that no answer has: what a client asks for beyond is not worth holding
 BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
 TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
 SWEEP = 10  # ticks between two looks for holds that nobody renews
@@ -146,6 +147,12 @@ class Metering:
             log.warning("the settlement of %s waits: %s", line.id, error)
             self._unbooked[line.id] = line
             await asyncio.to_thread(self._journal.sync)
+        except asyncio.CancelledError:  # it may be booked: asked again it counts once
+            self._unbooked[line.id] = line
+            raise
+        except Exception:  # nothing renews what cannot be settled: the sweep forfeits it
+            self._open.discard(line.id)
+            raise
         else:
             self._booked(line.id)
         self.reach("after_settle")
@@ -272,7 +279,7 @@ class Held:
         counted = self.reported is None
         usage = await self.usage()
         cached = (usage.prompt_tokens_details or {}).get("cached_tokens")
-        cached = min(cached, usage.prompt_tokens) if isinstance(cached, int) and cached > 0 else 0
+        cached = min(cached, usage.prompt_tokens) if type(cached) is int and cached > 0 else 0
         cost = self._entry.price.of(usage.prompt_tokens, usage.completion_tokens, cached)
         return Used(prompt=usage.prompt_tokens, completion=usage.completion_tokens, cached=cached, cost=cost, estimated=counted)
 
@@ -310,7 +317,7 @@ class Held:
         caps = [params[name] for name in ("max_tokens", "max_completion_tokens") if params.get(name) is not None]
         if self._entry.max_output is not None:
             caps.append(self._entry.max_output)
-        most = min(caps, default=DEFAULT_OUTPUT)
+        most = min(MOST_OUTPUT, *caps) if caps else DEFAULT_OUTPUT
         choices = params.get("n") or 1
         return Wish(
             id=f"hold_{random.getrandbits(128):032x}",
