@@ -1,145 +1,41 @@
-"""config.yaml as frozen Structs: every setting, its default and its limits, and what must fit together.
+"""config.yaml as frozen structs: every setting, its default and its limits; configfile.py reads it.
 
 A setting is one annotated field here; the schema for editors and the list for the manual are derived from it.
 """
 
-import hmac
-import re
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
-from zoneinfo import available_timezones
+from __future__ import annotations
 
-import msgspec
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal
+
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from chattable.agents import loading
 from chattable.budget.ledger import Price
-from chattable.proxy.webhooks import check_secret, check_url
-from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
+from chattable.proxy.values import (
+    AdminKey,
+    Code,
+    Count,
+    Database,
+    Dollars,
+    Duration,
+    Name,
+    Origin,
+    Pace,
+    Percent,
+    Redis,
+    Retries,
+    Secret,
+    Tokens,
+    Url,
+    Usd,
+    WebhookSecret,
+    WebhookUrl,
+    Window,
+    Word,
+)
 
 ADMIN_KEY = "CHATTABLE_ADMIN_KEY"  # sets the admin key where no file does
-
-
-class Secret:
-    """Text that only `reveal()` shows: printing gives ***, and no encoder knows it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._bytes(), other._bytes())
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def _bytes(self) -> bytes:
-        return self._text.encode(errors="surrogatepass")
-
-
-def seconds(text: str) -> float:
-    """Read "500ms", "5s", "10m", "1h", "30d" or a bare number of seconds. ValueError."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s|m|h|d)?", text.strip(), re.ASCII)
-    if not found:
-        raise ValueError('must be a duration such as "30s", "500ms" or "10m", or a number of seconds')
-    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
-
-
-def url(text: str) -> str:
-    """Pass on an http(s) URL without user, password, query or fragment. ValueError, without the URL: it may tell one."""
-    try:
-        split = urlsplit(text)
-        usable = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not text.isprintable() or " " in text:
-        raise ValueError("must be a URL such as https://host.example/v1")
-    if "@" in split.netloc:
-        raise ValueError("must not hold a user or password; use api_key")
-    if "?" in text or "#" in text:
-        raise ValueError("must not hold a `?` or `#`")
-    return text
-
-
-def origin(text: str) -> str:
-    """Pass on `*` or the origin of a web page, as browsers write it. ValueError."""
-    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", text):
-        raise ValueError("must be `*` or an origin such as https://chat.example.com, without a path")
-    return text
-
-
-def database(text: str) -> str:
-    """Pass on the URL of a database we speak to. ValueError, without the URL."""
-    if not text.startswith(("sqlite:///", "postgresql://")):
-        raise ValueError("must begin with sqlite:/// or postgresql://")
-    return text
-
-
-def redis(text: str) -> str:
-    """Pass on the URL of a Redis or Valkey, or nothing. ValueError, without the URL."""
-    if text and not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://, or be empty")
-    return text
-
-
-def admin_key(text: str) -> str:
-    """Pass on a key that may open /admin. ValueError when it is easy to guess."""
-    why = ""
-    if not text:
-        why = "is empty"
-    elif not (text.isascii() and text.isprintable()) or text != text.strip():
-        why = "holds what an HTTP header cannot carry"
-    elif text.lower() in _KNOWN_KEYS or len(set(text)) < 6:
-        why = "is easy to guess"
-    elif len(text) < 16:
-        why = "is shorter than 16 characters"
-    if why:
-        raise ValueError(f"{why}; make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'")
-    return text
-
-
-_KNOWN_KEYS = {"1234567890123456", "0123456789abcdef", "change-me-please", "please-change-me", "changemechangeme",
-               "your-admin-key-here", "your-secret-key-here", "your-api-key-here", "sk-1234567890abcdef",
-               "passwordpassword", "chattable-admin-key"}  # fmt: skip
-_DURATION = {"parse": seconds, "words": 'a duration such as "30s", "500ms" or "10m", or a number of seconds'}
-Duration = Annotated[float, Meta(gt=0, le=3650 * 86400, extra=_DURATION)]  # seconds
-Url = Annotated[str, Meta(extra={"parse": url})]
-Origin = Annotated[str, Meta(extra={"parse": origin})]
-Database = Annotated[str, Meta(extra={"parse": database})]
-AdminKey = Annotated[Secret, Meta(extra={"parse": admin_key})]
-WebhookUrl = Annotated[str, Meta(extra={"parse": check_url})]
-WebhookSecret = Annotated[Secret, Meta(extra={"parse": check_secret})]
-Redis = Annotated[str, Meta(extra={"parse": redis})]
-Count = Annotated[int, Meta(ge=1, le=2**53)]
-Tokens = Annotated[int, Meta(ge=0, le=2**53)]
-Dollars = Annotated[float, Meta(ge=0, le=1e9)]
-Usd = Annotated[float, Meta(ge=0, le=100_000)]
-Pace = Annotated[int, Meta(ge=0, le=10**10)]
-Percent = Annotated[int, Meta(ge=1, le=100)]
-Window = Annotated[
-    str,
-    Meta(
-        pattern=r"^(hour|day|week|month|total|[1-9][0-9]{0,3}[mhd])$",
-        extra={"words": "hour, day, week, month, total, or a length such as 6h"},
-    ),
-]
-Retries = Annotated[int, Meta(ge=0, le=10)]
-Name = Annotated[str, Meta(min_length=1)]
-Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", extra={"words": "a lowercase word such as `openai`"})]
-Code = Annotated[str, Meta(pattern=r"^[\w.-]+(:[\w.]+)?$", extra={"words": "`package.module:name`, or an entry point's name"})]
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -334,192 +230,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return f"Config(providers={list(self.providers)}, models={list(self.models)}, agents={list(self.agents)})"
 
 
-def load(path: str | Path, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
-    """Read a config file; ConfigError holds every problem in it.
-
-    `kinds` are the providers' kinds there are; `code` builds every agent, to find those whose code cannot be loaded.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(Problem(str(path), 0, "", f"cannot be read: {error.strerror}")) from None
-    return parse(data, str(path), env, kinds, code=code)
-
-
-def parse(data: bytes, file: str, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
-    """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
-    doc = read(data, file, env)
-    config: Config = Decoder(doc, _hook).decode(Config, doc.value, ())
-    for where, text in _mistakes(config, doc, kinds):
-        doc.complain(where, text)
-    for where, text in _mistakes_in_code(config) if code else ():
-        doc.complain(where, text)
-    doc.check()
-    if doc.value.get("admin_keys") is None:
-        config = replace(config, admin_keys=_admin_keys(env))
-    return config
-
-
-def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
-    """What is served without a file: `echo`, and every vendor (name -> variable of its key) whose key is set."""
-    keys = {vendor: Secret(env[variable]) for vendor, variable in vendors.items() if env.get(variable, "").strip()}
-    return Config(
-        admin_keys=_admin_keys(env),
-        providers={vendor: Provider(kind=vendor, api_key=key) for vendor, key in keys.items()},
-        models={f"{vendor}/*": ModelEntry(provider=vendor) for vendor in keys},
-        agents={"echo": CodeAgent(use="chattable.agents.echo:Echo", description="Says what it hears.")},
-    )
-
-
 def match(name: str, names: Collection[str]) -> str | None:
     """The entry that serves `name`: the one called so, else the wildcard that shares the longest beginning with it."""
     if name in names:
         return name
     wild = (known for known in names if known.endswith("*") and name.startswith(known[:-1]) and len(name) >= len(known))
     return max(wild, key=len, default=None)
-
-
-_Mistakes = Iterator[tuple[tuple[str | int, ...], str]]
-
-
-def _hook(kind: Any, value: Any) -> Any:
-    return Secret(msgspec.convert(value, str))
-
-
-def _admin_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:
-    if ADMIN_KEY not in env:
-        return ()
-    try:
-        return (Secret(admin_key(env[ADMIN_KEY])),)
-    except ValueError as error:
-        raise ConfigError(Problem("environment", 0, ADMIN_KEY, str(error))) from None
-
-
-def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _Mistakes:
-    """What no single value shows: each mistake with its place. Names count as known even where their entry is broken."""
-    for name, provider in config.providers.items():
-        if kinds is not None and provider.kind not in kinds:
-            known = hint(provider.kind, kinds) or f"; there are {', '.join(sorted(kinds))}"
-            yield ("providers", name, "kind"), f"there is no kind `{provider.kind}`{known}"
-        if why := _bad_name(name):
-            yield ("providers", name), why
-    sections = (doc.value.get(section) for section in ("providers", "models", "agents"))
-    providers, models, agents = (section if isinstance(section, dict) else {} for section in sections)
-    yield from _mistakes_in_models(config, providers)
-    yield from _mistakes_in_agents(config, {**models, **agents})
-    for name in models.keys() & agents.keys():
-        yield ("agents", name), f"is the name of a model too, on line {doc.line(('models', name))}; rename one"
-    yield from _cycles({name: agent.model for name, agent in config.agents.items() if isinstance(agent, PromptAgent)})
-    budget = config.budgets.default
-    if budget is not None and budget.tokens is None and budget.cost_usd is None:
-        yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
-    limited = config.rate_limits != RateLimits()
-    if limited and config.server.workers > 1 and not config.redis_url:
-        yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
-    if config.budgets.timezone not in available_timezones():
-        yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
-    if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):
-        yield ("default_model",), why
-
-
-def _mistakes_in_models(config: Config, providers: Mapping[str, Any]) -> _Mistakes:
-    for name, model in config.models.items():
-        if name != "*" and (why := _bad_name(name.removesuffix("*"))):
-            yield ("models", name), why
-        if model.provider not in providers:
-            known = hint(model.provider, providers) or "; define it under `providers`"
-            yield ("models", name, "provider"), f"there is no provider `{model.provider}`{known}"
-        if model.model and model.model.count("*") > name.endswith("*"):
-            yield ("models", name, "model"), "may hold one `*`, and only if the entry's own name ends in `*`"
-
-
-def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
-    for name, agent in config.agents.items():
-        if why := _bad_name(name):
-            yield ("agents", name), why
-        if isinstance(agent, PromptAgent) and (why := _unknown(agent.model, names)):
-            yield ("agents", name, "model"), why
-
-
-def _mistakes_in_code(config: Config) -> _Mistakes:
-    for name, agent in config.agents.items():
-        if isinstance(agent, CodeAgent):
-            try:
-                loading.load(agent.use, agent.params)
-            except loading.LoadError as error:
-                yield ("agents", name, "use"), str(error)
-
-
-def _cycles(asks: Mapping[str, str]) -> _Mistakes:
-    """Agents that would ask each other for ever, every circle once."""
-    done: set[str] = set()
-    for start in asks:
-        path: list[str] = []
-        name = start
-        while name in asks and name not in done:
-            done.add(name)
-            path.append(name)
-            name = asks[name]
-        if name in path:
-            circle = [*path[path.index(name) :], name]
-            yield ("agents", name, "model"), f"agents ask each other in a circle: {' -> '.join(circle)}"
-
-
-def _unknown(name: str, names: Mapping[str, Any]) -> str:
-    if "*" in name:
-        return "must name one model or agent, not a wildcard"
-    return "" if match(name, names) else f"there is no model or agent `{name}`{hint(name, names)}"
-
-
-def _bad_name(name: str) -> str:
-    if "*" in name:
-        return "may hold one `*`, at the end of a model's name"
-    return "" if name.isprintable() and name.strip() == name != "" else "is no name: it is empty, or holds odd spaces"
-
-
-def settings() -> list[str]:
-    """Every setting by its dotted name, `*` being a name of the user's: `server.port`, `models.*.provider`."""
-    return list(dict.fromkeys(_settings(Config, "")))
-
-
-def _settings(kind: Any, prefix: str) -> Iterator[str]:
-    for part in parts(kind):
-        if is_struct(part):
-            for field in msgspec.structs.fields(part):
-                if field.name != getattr(part, "REST", None):
-                    yield from _settings(field.type, f"{prefix}.{field.name}")
-        elif getattr(part, "__origin__", None) is dict and any(map(is_struct, parts(part.__args__[1]))):
-            yield from _settings(part.__args__[1], f"{prefix}.*")
-        else:
-            yield prefix.removeprefix(".")
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of config.yaml, for editors."""
-    raw = msgspec.json.schema(Config, schema_hook=lambda _: {"type": "string"})
-    made = msgspec.json.decode(msgspec.json.encode(raw))  # tuples among the defaults become lists
-    for agent in (CodeAgent, PromptAgent):
-        entry = made["$defs"][agent.__name__]
-        del entry["properties"]["type"]  # which kind of agent it is shows in its keys
-        entry["required"].remove("type")
-        if rest := getattr(agent, "REST", None):
-            del entry["properties"][rest]
-            entry["additionalProperties"] = True
-    agents = made["$defs"]["Config"]["properties"]["agents"]["additionalProperties"]
-    del agents["discriminator"]
-    _allow_variables(made)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Chattable's config.yaml", **made}
-
-
-def _allow_variables(node: Any) -> None:
-    """Let `${VAR}` stand where a number or a choice is expected, and "5s" for a number of seconds."""
-    if isinstance(node, list):
-        for item in node:
-            _allow_variables(item)
-    elif isinstance(node, dict):
-        for key in node.keys() - {"default"}:
-            _allow_variables(node[key])
-        if node.get("type") in ("integer", "number") or "enum" in node or "pattern" in node:
-            text = {"type": "string"} if node.get("type") == "number" else {"type": "string", "pattern": r"\$\{"}
-            node["anyOf"] = [{key: node.pop(key) for key in [*node] if key not in ("description", "default")}, text]

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from chattable.adapters.local import MODEL_NAME, data_home, model_path
 from chattable.adapters.vendors import VENDORS
 from chattable.proxy import config as settings
+from chattable.proxy import configfile
 from chattable.proxy.config import Config
 from chattable.proxy.progress import show_progress
 from chattable.proxy.store.database import Database
@@ -33,7 +34,7 @@ def find_config(
     """
     if path is None and Path(DEFAULT_FILE).is_file():
         path = DEFAULT_FILE
-    config = built_in() if path is None else settings.load(path, os.environ, VENDORS, code=code)
+    config = built_in() if path is None else configfile.load(path, os.environ, VENDORS, code=code)
     flags = {name: value for name, value in (("host", host), ("port", port), ("workers", workers)) if value is not None}
     return replace(config, server=replace(config.server, **flags))
 
@@ -41,7 +42,7 @@ def find_config(
 def built_in() -> Config:
     """The settings without a file: agent `echo`, every provider whose key is in the environment, the local model if pulled."""
     keys = {name: vendor.key_env for name, vendor in VENDORS.items() if vendor.key_env}
-    config = settings.defaults(os.environ, keys)
+    config = configfile.defaults(os.environ, keys)
     if not model_path(data_home()).is_file():
         return config
     return replace(

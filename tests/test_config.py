@@ -15,21 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chattable.proxy import config as configuration
+from chattable.proxy import configfile
 from chattable.proxy.config import (
     CodeAgent,
     Config,
     ModelEntry,
     PromptAgent,
     Provider,
-    Secret,
     Timeouts,
-    defaults,
-    load,
     match,
-    parse,
-    schema,
-    seconds,
 )
+from chattable.proxy.configfile import defaults, load, parse, schema
+from chattable.proxy.values import Secret, seconds
 from chattable.proxy.yaml import MAX_BYTES, MAX_DEPTH, ConfigError, Problem, dotted, expand, read
 
 ROOT = Path(__file__).parent.parent
@@ -616,7 +613,7 @@ def test_the_examples_in_the_shipped_file_are_right() -> None:
 
 def test_the_shipped_file_mentions_every_setting() -> None:
     text = uncommented()
-    assert [name for name in configuration.settings() if not re.search(rf"\b{name.rpartition('.')[2]}:", text)] == []
+    assert [name for name in configfile.settings() if not re.search(rf"\b{name.rpartition('.')[2]}:", text)] == []
 
 
 def test_the_shipped_file_points_editors_to_the_schema() -> None:
@@ -626,7 +623,7 @@ def test_the_shipped_file_points_editors_to_the_schema() -> None:
 
 def test_the_schema_on_disk_is_the_one_the_structs_make() -> None:
     stored = (ROOT / "config.schema.json").read_text()
-    make = "python -c 'import json; from chattable.proxy.config import schema; print(json.dumps(schema(), indent=2))'"
+    make = "python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))'"
     assert stored == json.dumps(schema(), indent=2) + "\n", f"write it anew: {make} > config.schema.json"
     assert json.loads(stored) == schema()
 
@@ -645,7 +642,7 @@ def test_the_schema_says_what_the_loader_does() -> None:
 
 
 def test_settings_are_derived_from_the_structs() -> None:
-    names = configuration.settings()
+    names = configfile.settings()
     assert len(names) == len(set(names))
     assert {"server.port", "database_url", "admin_keys", "providers.*.timeouts.total", "models.*.provider", "agents.*.use",
             "models.*.timeouts.total", "agents.*.limits.calls", "agents.*.params", "default_model"} <= set(names)  # fmt: skip
@@ -689,7 +686,7 @@ def test_any_yaml_is_read_or_refused(text: str) -> None:
     only_config_errors(text.encode())
 
 
-KEYS = st.sampled_from(sorted({part for name in configuration.settings() for part in name.split(".")} | {"a", "openai", "x/*"}))
+KEYS = st.sampled_from(sorted({part for name in configfile.settings() for part in name.split(".")} | {"a", "openai", "x/*"}))
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), KEYS,
                     st.sampled_from(["${PORT}", "${NONE}", "${NIL}", "${WORD}", "5s", "*", "m:A", "http://h"]))  # fmt: skip
 TREES = st.recursive(SCALARS, lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4), max_leaves=25)

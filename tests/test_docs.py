@@ -11,7 +11,8 @@ from litestar import Litestar
 from chattable.adapters.vendors import VENDORS
 from chattable.proxy.__main__ import parser
 from chattable.proxy.app import EXPOSED, build
-from chattable.proxy.config import Config, settings
+from chattable.proxy.config import Config
+from chattable.proxy.configfile import settings
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()

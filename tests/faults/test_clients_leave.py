@@ -18,7 +18,7 @@ from upstream import ScriptedUpstream
 
 from chattable.proxy import reply
 from chattable.proxy.app import build
-from chattable.proxy.config import parse
+from chattable.proxy.configfile import parse
 from chattable.proxy.setup import prepare
 
 KEY = "sk-admin-of-clients-that-leave"

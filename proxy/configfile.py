@@ -1,0 +1,199 @@
+"""Reads config.yaml: every mistake with its line, and the schema that editors complete from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from zoneinfo import available_timezones
+
+import msgspec
+from msgspec.structs import replace
+
+from chattable.agents import loading
+from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
+from chattable.proxy.values import Secret, admin_key
+from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
+
+
+def load(path: str | Path, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
+    """Read a config file; ConfigError holds every problem in it.
+
+    `kinds` are the providers' kinds there are; `code` builds every agent, to find those whose code cannot be loaded.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(Problem(str(path), 0, "", f"cannot be read: {error.strerror}")) from None
+    return parse(data, str(path), env, kinds, code=code)
+
+
+def parse(data: bytes, file: str, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
+    """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
+    doc = read(data, file, env)
+    config: Config = Decoder(doc, _hook).decode(Config, doc.value, ())
+    for where, text in _mistakes(config, doc, kinds):
+        doc.complain(where, text)
+    for where, text in _mistakes_in_code(config) if code else ():
+        doc.complain(where, text)
+    doc.check()
+    if doc.value.get("admin_keys") is None:
+        config = replace(config, admin_keys=_admin_keys(env))
+    return config
+
+
+def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
+    """What is served without a file: `echo`, and every vendor (name -> variable of its key) whose key is set."""
+    keys = {vendor: Secret(env[variable]) for vendor, variable in vendors.items() if env.get(variable, "").strip()}
+    return Config(
+        admin_keys=_admin_keys(env),
+        providers={vendor: Provider(kind=vendor, api_key=key) for vendor, key in keys.items()},
+        models={f"{vendor}/*": ModelEntry(provider=vendor) for vendor in keys},
+        agents={"echo": CodeAgent(use="chattable.agents.echo:Echo", description="Says what it hears.")},
+    )
+
+
+_Mistakes = Iterator[tuple[tuple[str | int, ...], str]]
+
+
+def _hook(kind: Any, value: Any) -> Any:
+    return Secret(msgspec.convert(value, str))
+
+
+def _admin_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:
+    if ADMIN_KEY not in env:
+        return ()
+    try:
+        return (Secret(admin_key(env[ADMIN_KEY])),)
+    except ValueError as error:
+        raise ConfigError(Problem("environment", 0, ADMIN_KEY, str(error))) from None
+
+
+def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _Mistakes:
+    """What no single value shows: each mistake with its place. Names count as known even where their entry is broken."""
+    for name, provider in config.providers.items():
+        if kinds is not None and provider.kind not in kinds:
+            known = hint(provider.kind, kinds) or f"; there are {', '.join(sorted(kinds))}"
+            yield ("providers", name, "kind"), f"there is no kind `{provider.kind}`{known}"
+        if why := _bad_name(name):
+            yield ("providers", name), why
+    sections = (doc.value.get(section) for section in ("providers", "models", "agents"))
+    providers, models, agents = (section if isinstance(section, dict) else {} for section in sections)
+    yield from _mistakes_in_models(config, providers)
+    yield from _mistakes_in_agents(config, {**models, **agents})
+    for name in models.keys() & agents.keys():
+        yield ("agents", name), f"is the name of a model too, on line {doc.line(('models', name))}; rename one"
+    yield from _cycles({name: agent.model for name, agent in config.agents.items() if isinstance(agent, PromptAgent)})
+    budget = config.budgets.default
+    if budget is not None and budget.tokens is None and budget.cost_usd is None:
+        yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
+    limited = config.rate_limits != RateLimits()
+    if limited and config.server.workers > 1 and not config.redis_url:
+        yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
+    if config.budgets.timezone not in available_timezones():
+        yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
+    if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):
+        yield ("default_model",), why
+
+
+def _mistakes_in_models(config: Config, providers: Mapping[str, Any]) -> _Mistakes:
+    for name, model in config.models.items():
+        if name != "*" and (why := _bad_name(name.removesuffix("*"))):
+            yield ("models", name), why
+        if model.provider not in providers:
+            known = hint(model.provider, providers) or "; define it under `providers`"
+            yield ("models", name, "provider"), f"there is no provider `{model.provider}`{known}"
+        if model.model and model.model.count("*") > name.endswith("*"):
+            yield ("models", name, "model"), "may hold one `*`, and only if the entry's own name ends in `*`"
+
+
+def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
+    for name, agent in config.agents.items():
+        if why := _bad_name(name):
+            yield ("agents", name), why
+        if isinstance(agent, PromptAgent) and (why := _unknown(agent.model, names)):
+            yield ("agents", name, "model"), why
+
+
+def _mistakes_in_code(config: Config) -> _Mistakes:
+    for name, agent in config.agents.items():
+        if isinstance(agent, CodeAgent):
+            try:
+                loading.load(agent.use, agent.params)
+            except loading.LoadError as error:
+                yield ("agents", name, "use"), str(error)
+
+
+def _cycles(asks: Mapping[str, str]) -> _Mistakes:
+    """Agents that would ask each other for ever, every circle once."""
+    done: set[str] = set()
+    for start in asks:
+        path: list[str] = []
+        name = start
+        while name in asks and name not in done:
+            done.add(name)
+            path.append(name)
+            name = asks[name]
+        if name in path:
+            circle = [*path[path.index(name) :], name]
+            yield ("agents", name, "model"), f"agents ask each other in a circle: {' -> '.join(circle)}"
+
+
+def _unknown(name: str, names: Mapping[str, Any]) -> str:
+    if "*" in name:
+        return "must name one model or agent, not a wildcard"
+    return "" if match(name, names) else f"there is no model or agent `{name}`{hint(name, names)}"
+
+
+def _bad_name(name: str) -> str:
+    if "*" in name:
+        return "may hold one `*`, at the end of a model's name"
+    return "" if name.isprintable() and name.strip() == name != "" else "is no name: it is empty, or holds odd spaces"
+
+
+def settings() -> list[str]:
+    """Every setting by its dotted name, `*` being a name of the user's: `server.port`, `models.*.provider`."""
+    return list(dict.fromkeys(_settings(Config, "")))
+
+
+def _settings(kind: Any, prefix: str) -> Iterator[str]:
+    for part in parts(kind):
+        if is_struct(part):
+            for field in msgspec.structs.fields(part):
+                if field.name != getattr(part, "REST", None):
+                    yield from _settings(field.type, f"{prefix}.{field.name}")
+        elif getattr(part, "__origin__", None) is dict and any(map(is_struct, parts(part.__args__[1]))):
+            yield from _settings(part.__args__[1], f"{prefix}.*")
+        else:
+            yield prefix.removeprefix(".")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of config.yaml, for editors."""
+    raw = msgspec.json.schema(Config, schema_hook=lambda _: {"type": "string"})
+    made = msgspec.json.decode(msgspec.json.encode(raw))  # tuples among the defaults become lists
+    for agent in (CodeAgent, PromptAgent):
+        entry = made["$defs"][agent.__name__]
+        del entry["properties"]["type"]  # which kind of agent it is shows in its keys
+        entry["required"].remove("type")
+        if rest := getattr(agent, "REST", None):
+            del entry["properties"][rest]
+            entry["additionalProperties"] = True
+    agents = made["$defs"]["Config"]["properties"]["agents"]["additionalProperties"]
+    del agents["discriminator"]
+    _allow_variables(made)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Chattable's config.yaml", **made}
+
+
+def _allow_variables(node: Any) -> None:
+    """Let `${VAR}` stand where a number or a choice is expected, and "5s" for a number of seconds."""
+    if isinstance(node, list):
+        for item in node:
+            _allow_variables(item)
+    elif isinstance(node, dict):
+        for key in node.keys() - {"default"}:
+            _allow_variables(node[key])
+        if node.get("type") in ("integer", "number") or "enum" in node or "pattern" in node:
+            text = {"type": "string"} if node.get("type") == "number" else {"type": "string", "pattern": r"\$\{"}
+            node["anyOf"] = [{key: node.pop(key) for key in [*node] if key not in ("description", "default")}, text]
