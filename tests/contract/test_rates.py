@@ -1,6 +1,7 @@
 """The law of `Rates`, within one process and on a real Valkey, by a clock that the test sets."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 from rated import Clock, bound, burst, enter, refused
@@ -201,9 +202,22 @@ async def test_a_slot_that_lapsed_stays_so_and_the_estimate_stands(rates: Rates,
     await rates.renew([passed])
     await enter(rates, bound(tokens=10, parallel=1), tokens=10)
     await rates.leave(passed, 0)
-    assert (await refused(rates, bound(tokens=10))).tokens == Gauge(10, 0, 60_000)
+    assert (await refused(rates, bound(tokens=10, parallel=5))).tokens == Gauge(10, 0, 60_000)
+    await refused(rates, bound(tokens=10, parallel=1))
+
+
+async def test_who_leaves_after_the_lease_corrects_nothing(rates: Rates, clock: Clock) -> None:
+    passed = await enter(rates, bound(tokens=10), tokens=5)
+    clock.now += LEASE / 1000
+    await rates.leave(passed, 200)
+    assert (await enter(rates, bound(tokens=10))).tokens == Gauge(10, 9, 6_000)
+
+
+async def test_a_call_takes_a_token_at_least(rates: Rates) -> None:
+    passed = await enter(rates, bound(tokens=10), tokens=0)
+    assert passed.tokens == Gauge(10, 9, 6_000)
     await rates.leave(passed, 0)
-    await refused(rates, bound(parallel=1))
+    assert (await enter(rates, bound(tokens=10))).tokens == Gauge(10, 9, 6_000)
 
 
 async def test_the_headers_tell_the_tightest_bound(rates: Rates) -> None:
@@ -238,6 +252,28 @@ LENGTHS = {0: "0s", 1: "1ms", 120: "120ms", 1000: "1s", 1050: "1.05s", 59_999: "
 @pytest.mark.parametrize(("milliseconds", "text"), LENGTHS.items())
 def test_durations_are_written_like_openais(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
+
+
+async def test_calls_under_way_are_renewed_by_themselves(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed = asyncio.Event()
+
+    class Watched(MemoryRates):
+        async def renew(self, passes: Iterable[Pass]) -> None:
+            await super().renew(passes)
+            renewed.set()
+
+    monkeypatch.setattr("chattable.budget.rates.RENEW", 0.001)
+    rates = Watched(clock)
+    passed = await enter(rates, bound(parallel=1))
+    await rates.start()
+    for _ in range(5):
+        clock.now += 40
+        renewed.clear()
+        await asyncio.wait_for(renewed.wait(), 10)
+        await refused(rates, bound(parallel=1))
+    await rates.leave(passed, 1)
+    await enter(rates, bound(parallel=1))
+    await rates.stop()
 
 
 async def test_memory_forgets_whoever_has_drained(clock: Clock) -> None:
