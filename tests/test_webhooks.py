@@ -13,12 +13,14 @@ import pytest
 from answers import Answer, Gate, Line, Plain, Raw, Redirect, Request, Silent, Slow, error, head
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from openai import InvalidWebhookSignatureError, OpenAI
 from process import free_port
 from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
-from chattable.proxy.webhooks import AT_ONCE, ATTEMPTS, Deliveries, Notice, Webhook, backoff, check_secret, check_url
+from chattable.budget.outbox import Notice
+from chattable.proxy.webhooks import AT_ONCE, ATTEMPTS, Deliveries, Webhook, backoff, check_secret, check_url
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SDK = OpenAI(api_key="sk-x", webhook_secret=SECRET)
@@ -68,7 +70,8 @@ class MemoryOutbox:
         self.before: Callable[[str], Awaitable[None]] | None = None
         self._changed = asyncio.Event()
         for number in range(count):
-            notice = Notice(f"evt_{number}", 1_795_000_000 + number, "budget.threshold", {"limit": "lim_1", "percent": 80}, 0)
+            data = {"limit": "lim_1", "percent": 80}
+            notice = Notice(id=f"evt_{number}", at=1_795_000_000 + number, kind="budget.threshold", data=data)
             self.rows[notice.id] = Row(notice)
 
     async def claim(self, most: int, lease: float) -> list[Notice]:
@@ -77,7 +80,7 @@ class MemoryOutbox:
         free = [row for row in self.rows.values() if row.state == "waiting" and row.due <= self.clock.now][:most]
         for row in free:
             row.due, row.attempts = self.clock.now + lease, row.attempts + 1
-        return [Notice(n.id, n.at, n.kind, n.data, row.attempts) for row in free for n in [row.notice]]
+        return [replace(n, attempts=row.attempts) for row in free for n in [row.notice]]
 
     async def done(self, ids: list[str]) -> None:
         await self._called("done")
@@ -205,7 +208,7 @@ json_values = st.recursive(
 )
 def test_whatever_the_data_and_the_form_of_the_secret(data, secret):
     webhook = Webhook("https://host.example/x", secret)
-    request = webhook.request(Notice("evt_1", 0, "usage.implausible", data, 1), int(time.time()))
+    request = webhook.request(Notice(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1), int(time.time()))
     SDK.webhooks.verify_signature(request.read(), request.headers, secret=secret)
     assert json.loads(request.read()) == {"type": "usage.implausible", "timestamp": "1970-01-01T00:00:00Z", "data": data}
 

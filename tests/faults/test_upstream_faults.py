@@ -590,6 +590,8 @@ def test_an_upstream_that_hardly_speaks_http(house, name, stream):
 
 
 def test_a_clients_text_in_a_response_header(house):
-    told = house.ask(model="any/x\r\nset-cookie: sid=1\x00é" + "y" * 5000)
+    assert house.ask(model="any/x\r\nset-cookie: sid=1").status == 404
+    assert house.ask(model="any/x" + "y" * 5000).status == 404
+    told = house.ask(model="any/x set-cookie: sid=1 é" + "y" * 200)
     assert told.status == 200 and "set-cookie" not in told.headers
     assert told.headers["x-chattable-model"].startswith("stub/x") and len(told.headers["x-chattable-model"]) < 300
