@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,6 +35,7 @@ class SqliteLedger(SqlLedger):
         self._sync = sync
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._connection: sqlite3.Connection | None = None  # the thread's own
+        self._failed = 0.0  # when the database was last away
 
     async def stop(self) -> None:
         """Finishes what was asked and ends."""
@@ -43,14 +45,17 @@ class SqliteLedger(SqlLedger):
 
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation in a transaction of its own."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, operation)
+        asked = time.monotonic()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, operation, asked)
 
     async def flush(self) -> None:
         """Waits until the log of the file's changes is on the disk."""
         if not self._sync:
             await asyncio.to_thread(_flush, f"{self._file}-wal")
 
-    def _transact(self, operation: Callable[[], Steps[T]]) -> T:
+    def _transact(self, operation: Callable[[], Steps[T]], asked: float) -> T:
+        if asked < self._failed:  # it has waited with the one before it: not each of a queue for as long again
+            raise LedgerUnavailableError("the ledger's database was away while this waited")
         try:
             connection = self._connection = self._connection or self._connect()
             connection.execute("BEGIN IMMEDIATE")
@@ -62,6 +67,8 @@ class SqliteLedger(SqlLedger):
                     connection.execute("ROLLBACK")
                 raise
         except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+            if isinstance(error, sqlite3.OperationalError):
+                self._failed = time.monotonic()
             self._close()  # what is wrong with it may be over with a new one
             raise LedgerUnavailableError(f"the ledger's database: {error}") from error
         return result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from hashlib import sha256
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from chattable.budget import postgres, sqlite
+from chattable.budget.errors import LedgerUnavailableError
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import Ledger
 from chattable.budget.limits import Limit
@@ -17,6 +19,8 @@ from chattable.budget.sqlite import SqliteLedger
 from chattable.proxy.config import Config, DefaultBudget
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Contended, Unavailable
+
+log = logging.getLogger("chattable")
 
 DEFAULT = "lim_default"
 CLOCK = "CHATTABLE_LEDGER_CLOCK"  # an SQL expression in place of the database's clock, for tests of midnights and leases
@@ -52,9 +56,15 @@ def open_journal(config: Config, database: Database) -> Journal:
 
 
 async def put_default(ledger: Ledger, default: DefaultBudget | None) -> None:
-    """Makes the config's default budget the limit of every user who has none of their own, or drops it."""
-    if default is None:
-        await ledger.drop_limit(DEFAULT)
-        return
-    cost = None if default.cost_usd is None else round(default.cost_usd * 1_000_000)
-    await ledger.put_limit(Limit(id=DEFAULT, kind="each_user", subject="", per=default.per, tokens=default.tokens, cost=cost))
+    """Makes the config's default budget the limit of every user who has none of their own, or drops it.
+
+    A database that is away keeps the one it has: a worker that is started anew in an outage must not end the server.
+    """
+    try:
+        if default is None:
+            await ledger.drop_limit(DEFAULT)
+            return
+        cost = None if default.cost_usd is None else round(default.cost_usd * 1_000_000)
+        await ledger.put_limit(Limit(id=DEFAULT, kind="each_user", subject="", per=default.per, tokens=default.tokens, cost=cost))
+    except LedgerUnavailableError as error:
+        log.warning("the default budget stays as it was: %s", error)
