@@ -120,13 +120,23 @@ class Books:
             )
             yield from self._read(missing)
 
-    def _read(self, keys: list[Key]) -> Steps[None]:
+    def look(self, limits: Iterable[tuple[Limit, str]]) -> Steps[list[Account]]:
+        """The accounts that limits have now for their owners, as they are: nobody waits, and a new one is not made for it."""
+        wanted = {self.key(limit, owner): limit for limit, owner in limits}
+        yield from self._read(sorted(wanted), lock=False)
+        for key in wanted.keys() - self.accounts.keys():
+            _, owner, begin = key
+            resets_at = period(wanted[key].per, begin, self._dialect.zone)[1]
+            self.accounts[key] = Account(wanted[key], owner, begin, resets_at, NOTHING, NOTHING, NOTHING)
+        return [self.accounts[key] for key in sorted(wanted)]
+
+    def _read(self, keys: list[Key], *, lock: bool = True) -> Steps[None]:
         if not keys:
             return
         rows = yield (
             f"SELECT {LIMITS}, owner, period, {', '.join(BALANCE)} FROM accounts JOIN limits ON limits.id = limit_id"
             f" WHERE (limit_id, owner, period) IN {self._dialect.rows('rows', ACCOUNT)}"
-            f" ORDER BY limit_id, owner, period{self._dialect.lock('accounts')}",
+            f" ORDER BY limit_id, owner, period{self._dialect.lock('accounts') if lock else ''}",
             array(keys),
         )
         for *columns, owner, begin, st, ht, gt, sc, hc, gc in rows:

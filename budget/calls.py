@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import astuple
 
-from chattable.budget.books import LIMITS, Books, Key, limit_of
+from chattable.budget.books import LIMITS, Account, Books, Key, limit_of
 from chattable.budget.errors import BudgetExceededError
 from chattable.budget.ledger import LEASE, NOTHING, Amount, Hold, State, Used, Wish
 from chattable.budget.limits import Asker, Limit, period
@@ -64,12 +64,12 @@ def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
     """
     now, calls = yield from _calls(dialect, [ask.id for ask in asks])
     wishes = [ask for ask in asks if isinstance(ask, Wish) and ask.id not in calls]
-    binding: dict[str, list[Limit]] = {}
+    binding: dict[Wish, list[Limit]] = {}
     if wishes:
         now, binding = yield from _binding(dialect, wishes)
     books = Books(dialect, (yield from time(dialect)) if now is None else now)
     ended = [calls[ask.id] for ask in asks if isinstance(ask, End) and ask.id in calls]
-    accounts = {wish.id: [books.key(limit, _owner(limit, wish.asker)) for limit in binding[wish.id]] for wish in wishes}
+    accounts = {wish: [books.key(limit, _owner(limit, wish.asker)) for limit in binding[wish]] for wish in wishes}
     yield from books.open([key for call in ended for key in call.keys] + [key for keys in accounts.values() for key in keys])
     answers: list[Answer] = []
     for ask in asks:
@@ -79,7 +79,7 @@ def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
             call = calls[ask.id]
             answers.append(Hold(id=call.id, output=call.output, held=call.held) if isinstance(ask, Wish) else None)
         elif isinstance(ask, Wish):
-            answers.append(_hold(books, calls, ask, accounts[ask.id]))
+            answers.append(_hold(books, calls, ask, accounts[ask]))
         else:
             calls[ask.id] = _Call(ask.id, "settled", 0.0, 0, NOTHING, [], ask.used, new=ask.call)
             answers.append(None)
@@ -87,13 +87,11 @@ def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
     return answers
 
 
-def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[Books]:
-    """The open accounts of every limit that binds such a call."""
+def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Account]]:
+    """The accounts of every limit that binds such a call, as they are now."""
     wish = Wish(id="", asker=asker, model=model, prompt=0, most=0)
     now, binding = yield from _binding(dialect, [wish])
-    books = Books(dialect, now)
-    yield from books.open([books.key(limit, _owner(limit, asker)) for limit in binding[""]])
-    return books
+    return (yield from Books(dialect, now).look((limit, _owner(limit, asker)) for limit in binding[wish]))
 
 
 def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[str, _Call]]]:
@@ -110,9 +108,9 @@ def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[s
     return (rows[0][0] if rows else None), found
 
 
-def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[str, list[Limit]]]]:
+def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[Wish, list[Limit]]]]:
     """The time, and for each wish the limits in force that bind it."""
-    subjects = {wish.id: wish.asker.subjects(wish.model) for wish in wishes}
+    subjects = {wish: wish.asker.subjects(wish.model) for wish in wishes}
     rows = yield (  # a row without a limit brings the time when nothing binds
         f"SELECT {dialect.now}, {LIMITS} FROM (SELECT 1 AS one) AS always LEFT JOIN limits ON active"
         f" AND (kind, subject) IN {dialect.rows('rows', {'kind': TEXT, 'subject': TEXT})} ORDER BY limits.id",
@@ -121,10 +119,10 @@ def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[st
     limits = [limit_of(row[1:]) for row in rows if row[1] is not None]
     binding = {}
     for wish in wishes:
-        mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects[wish.id]]
+        mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects[wish]]
         if any(limit.kind == "user" for limit in mine):  # a limit of one's own takes the place of the one for each user
             mine = [limit for limit in mine if limit.kind != "each_user"]
-        binding[wish.id] = [limit for limit in mine if limit.covers(wish.model)]
+        binding[wish] = [limit for limit in mine if limit.covers(wish.model)]
     return rows[0][0], binding
 
 
@@ -155,17 +153,17 @@ def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) ->
 def _end(books: Books, call: _Call, end: End) -> State:
     """PENDING → SETTLED | VOIDED | FORFEITED, once; a settle or a void after a forfeit corrects it."""
     held, used = call.held, end.used
+    over = Amount(max(0, used.amount.tokens - held.tokens), max(0, used.amount.cost - held.cost))
     if call.state == "pending" and end.state == "forfeited":
         if call.lease_until >= books.now:
             return "pending"
         used = Used(prompt=held.tokens - call.output, completion=call.output, cost=held.cost, estimated=True)
         kind, change = "forfeit", {"spent": held, "held": -held}
     elif call.state == "pending":
-        over = Amount(max(0, used.amount.tokens - held.tokens), max(0, used.amount.cost - held.cost))
         kind = "settle" if end.state == "settled" else "void"
         change = {"spent": used.amount, "held": -held, "overdraft": over}
     elif call.state == "forfeited" and end.state != "forfeited":
-        kind, change = "correct", {"spent": used.amount - held}
+        kind, change = "correct", {"spent": used.amount - held, "overdraft": over}
     else:
         return call.state
     for key in call.keys:

@@ -101,20 +101,21 @@ def grant(dialect: Dialect, limit_id: str, owner: str, amount: Amount, reason: s
 def refund(dialect: Dialect, limit_id: str, owner: str, amount: Amount, reason: str) -> Steps[None]:
     """Takes back spending of the present window, at most what was spent."""
     books, account = yield from _one(dialect, limit_id, owner)
-    back = Amount(min(amount.tokens, account.spent.tokens), min(amount.cost, account.spent.cost))
+    spent = account.spent  # below zero where a forfeit was refunded and then corrected
+    back = Amount(min(amount.tokens, max(0, spent.tokens)), min(amount.cost, max(0, spent.cost)))
     books.book(account.key, "refund", spent=-back, reason=reason)
     yield from books.close()
 
 
 def rooms(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Room]]:
     """What every binding limit has left."""
-    books = yield from asked(dialect, asker, model)
-    return [books.accounts[key].room() for key in sorted(books.accounts)]
+    return [account.room() for account in (yield from asked(dialect, asker, model))]
 
 
 def room(dialect: Dialect, limit_id: str, owner: str) -> Steps[Room]:
     """What one limit has left."""
-    _, account = yield from _one(dialect, limit_id, owner)
+    books, limit = yield from _named(dialect, limit_id, owner)
+    (account,) = yield from books.look([(limit, owner)])
     return account.room()
 
 
@@ -193,13 +194,19 @@ def verify() -> Steps[list[Difference]]:
 
 def _one(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Account]]:
     """The open account of one limit, in its present window."""
-    rows = yield f"SELECT {dialect.now}, {LIMITS} FROM limits WHERE active AND id = :id", {"id": limit_id}
-    if not rows:
-        raise UnknownLimitError(f"There is no limit {limit_id!r}.")
-    limit, books = limit_of(rows[0][1:]), Books(dialect, rows[0][0])
-    if bool(owner) != (limit.kind == "each_user"):
-        what = "not for each user: name none" if owner else "for each user: name one"
-        raise UnknownLimitError(f"The limit {limit_id!r} is {what}.")
+    books, limit = yield from _named(dialect, limit_id, owner)
     key = books.key(limit, owner)
     yield from books.open([key])
     return books, books.accounts[key]
+
+
+def _named(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Limit]]:
+    """A limit in force, and books of its present moment."""
+    rows = yield f"SELECT {dialect.now}, {LIMITS} FROM limits WHERE active AND id = :id", {"id": limit_id}
+    if not rows:
+        raise UnknownLimitError(f"There is no limit {limit_id!r}.")
+    limit = limit_of(rows[0][1:])
+    if bool(owner) != (limit.kind == "each_user"):
+        what = "not for each user: name none" if owner else "for each user: name one"
+        raise UnknownLimitError(f"The limit {limit_id!r} is {what}.")
+    return Books(dialect, rows[0][0]), limit

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Float, String, TextClause, bindparam, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chattable.budget.errors import LedgerContendedError, LedgerUnavailableError
@@ -47,21 +48,27 @@ class PostgresLedger(SqlLedger):
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation in a transaction of its own."""
         try:
-            async with self._turn(), self._begin() as connection:
-                steps = operation()
-                sql, parameters = next(steps)
-                while True:
-                    found = await connection.execute(_typed(sql, _types(parameters)), parameters)
-                    rows = [tuple(row) for row in found] if found.returns_rows else []
-                    try:
-                        sql, parameters = steps.send(rows)
-                    except StopIteration as done:
-                        result: T = done.value
-                        return result
+            try:
+                return await self._transact(operation)
+            except IntegrityError:  # another process has made the same call meanwhile: this time it is seen
+                return await self._transact(operation)
         except self._contended as error:
             raise LedgerContendedError(str(error)) from error
         except self._away as error:
             raise LedgerUnavailableError(str(error)) from error
+
+    async def _transact(self, operation: Callable[[], Steps[T]]) -> T:
+        async with self._turn(), self._begin() as connection:
+            steps = operation()
+            sql, parameters = next(steps)
+            while True:
+                found = await connection.execute(_typed(sql, _types(parameters)), parameters)
+                rows = [tuple(row) for row in found] if found.returns_rows else []
+                try:
+                    sql, parameters = steps.send(rows)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

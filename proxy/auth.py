@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ class Auth:
         self._admins = {digest(key) for key in admin_keys}
         self._clock = clock
         self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[Key, StoredUser] | None]] = {}
 
     async def principal(self, secret: str) -> Principal:
         """The principal behind a key, or `UnauthorizedError`."""
@@ -77,11 +79,19 @@ class Auth:
         now = self._clock()
         until, found = self._cache.get(name, (0.0, None))
         if found is None or until <= now:
-            found = self._judge(secret, await self._users.find(secret), now)
+            found = self._judge(secret, await self._found(name, secret), now)
             self._remember(name, now, found)
         if isinstance(found, Principal):
             return found
         raise UnauthorizedError(str(found), found.code)
+
+    async def _found(self, name: str, secret: str) -> tuple[Key, StoredUser] | None:
+        """Looks a key up, once for all who ask at the same time: a burst is no queue for the database."""
+        task = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = asyncio.create_task(self._users.find(secret))
+            task.add_done_callback(lambda _: self._asking.pop(name))
+        return await asyncio.shield(task)
 
     async def acting(self, principal: Principal, name: str) -> Principal:
         """The principal of a trusted key that asks for an end user, who is made if unknown; the key's own terms stay."""

@@ -19,7 +19,7 @@ from chattable.agents.chat import Chat, Chunk, Usage
 from chattable.agents.chattable import Context
 from chattable.agents.errors import ChatError
 from chattable.budget.calls import End, Record
-from chattable.budget.errors import BudgetError, BudgetExceededError, LedgerUnavailableError
+from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
 from chattable.budget.limits import Asker
@@ -35,6 +35,7 @@ DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the 
 MOST_OUTPUT = 10**9  # tokens that no answer has: what a client asks for beyond is not worth holding
 BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
 TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
+ABANDONED = "abandoned"  # the reason of a void whose hold may not be there
 SWEEP = 10  # ticks between two looks for holds that nobody renews
 
 
@@ -166,8 +167,11 @@ class Metering:
         """Voids a hold that may exist, of a request that goes no further."""
 
         async def void() -> None:
-            with suppress(BudgetError, KeyError):
-                await self.ledger.void(hold_id, "abandoned")
+            try:
+                with suppress(KeyError):
+                    await self.ledger.void(hold_id, ABANDONED)
+            except LedgerUnavailableError:
+                self._unbooked[hold_id] = End(hold_id, "voided", reason=ABANDONED)
 
         task = asyncio.create_task(void())
         self._abandoning.add(task)
@@ -179,14 +183,14 @@ class Metering:
             await asyncio.sleep(TICK)
             ticks += 1
             try:
+                if ticks % SWEEP == 0 and self._open:  # first: what follows may fail, and leases must not end for it
+                    await self.ledger.renew(list(self._open))
                 await self._catch_up()
                 if self._moved:
                     self._moved = False
                     await self.ledger.flush()
                 if ticks % SWEEP == 0:
                     self.reach("in_upkeep")
-                    if self._open:
-                        await self.ledger.renew(list(self._open))
                     await self._recover()
             except (LedgerUnavailableError, OSError) as error:
                 log.warning("the ledger's upkeep waits: %s", error)
@@ -219,9 +223,11 @@ async def _replay(ledger: Ledger, lines: Sequence[Line]) -> None:
     if records:
         await ledger.record(records)
     ends = [line for line in lines if isinstance(line, End)]
-    for outcome in await asyncio.gather(*(_end(ledger, end) for end in ends), return_exceptions=True):
+    outcomes = await asyncio.gather(*(_end(ledger, end) for end in ends), return_exceptions=True)
+    for end, outcome in zip(ends, outcomes, strict=True):
         if isinstance(outcome, KeyError):
-            log.error("the ledger has no hold %s, whose settlement is in a journal: is this another database?", outcome)
+            if end.reason != ABANDONED:
+                log.error("the ledger has no hold %s, whose settlement is in a journal: is this another database?", end.id)
         elif isinstance(outcome, BaseException):
             raise outcome
 
