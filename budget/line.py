@@ -34,7 +34,7 @@ class Job:
 
     __slots__ = ("answer", "arguments", "keep", "name", "text")
 
-    answer: asyncio.Future[list[int] | None]
+    answer: asyncio.Future[Any]
 
     def __init__(self, name: str, text: str, arguments: Command, keep: bool = False) -> None:
         self.name = name
@@ -43,20 +43,35 @@ class Job:
         self.keep = keep
 
 
+def integers(reply: Any) -> bool:
+    """Whether an answer is a list of integers."""
+    return isinstance(reply, list) and all(isinstance(number, int) for number in reply)
+
+
 class Line:
-    """Runs scripts. Law: every job is answered, with integers, or with None if it was not run or nobody knows; nothing raises.
+    """Runs scripts. Law: every job is answered, sensibly, or with None if it was not run or nobody knows; nothing raises.
 
     A step that is not answered in time closes the connection, so that a late answer is never read as another's. Steps are
     then skipped until a probe in the background has been answered: an outage costs one round trip's patience, once.
     """
 
-    def __init__(self, url: str, scripts: Sequence[str], probe: Callable[[], Job]) -> None:
+    def __init__(
+        self,
+        url: str,
+        scripts: Sequence[str],
+        probe: Callable[[], Job],
+        *,
+        sensible: Callable[[Any], bool] = integers,
+        task: str = "count rates",  # for the log
+    ) -> None:
         self.away = False
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
         )
         self._scripts = scripts
         self._probe = probe
+        self._sensible = sensible
+        self._task = task
         self._waiting: deque[Job] = deque()
         self._owed: deque[Job] = deque(maxlen=OWED)
         self._pump: asyncio.Task[None] | None = None
@@ -90,7 +105,7 @@ class Line:
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
 
-    async def ask(self, job: Job) -> list[int] | None:
+    async def ask(self, job: Job) -> Any:
         """Sends a job and waits for its answer; a caller that is cancelled leaves it to be run."""
         self.post(job)
         return await job.answer
@@ -100,7 +115,7 @@ class Line:
             jobs = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
                 replies = await _soon(self._trip(jobs))
-            except Exception as error:  # whatever it is: requests do not fail for want of a rate limit
+            except Exception as error:  # whatever it is: requests do not fail for want of what is kept there
                 self._lose(error, jobs)
             else:
                 for job, reply in zip(jobs, replies, strict=True):
@@ -133,7 +148,7 @@ class Line:
             await self._pool.release(connection)
 
     def _answer(self, job: Job, reply: Any) -> None:
-        good = isinstance(reply, list) and all(isinstance(number, int) for number in reply)
+        good = self._sensible(reply)
         if not good:
             self._warn(reply)
         if not job.answer.done():
@@ -166,7 +181,7 @@ class Line:
             if isinstance(reply, list):
                 break
         self.away = False
-        log.info("Redis counts rates again")
+        log.info("Redis is back to %s", self._task)
         owed, self._owed = self._owed, deque(maxlen=OWED)
         for job in owed:
             self.post(job)
@@ -174,7 +189,7 @@ class Line:
     def _warn(self, cause: object) -> None:
         if self._quiet_until <= time.monotonic():
             self._quiet_until = time.monotonic() + QUIET
-            log.warning("Redis does not count rates, requests pass without: %r", cause)
+            log.warning("Redis does not %s, requests pass without: %r", self._task, cause)
 
 
 async def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:

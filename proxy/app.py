@@ -21,7 +21,7 @@ from chattable.proxy import failpoints
 from chattable.proxy.accesslog import AccessLog
 from chattable.proxy.accounts import open_journal, open_ledger, put_default
 from chattable.proxy.auth import Auth
-from chattable.proxy.cache import NoCache
+from chattable.proxy.cache.cache import open_cache
 from chattable.proxy.config import Config
 from chattable.proxy.edge import Edge
 from chattable.proxy.errors import describe, known
@@ -56,6 +56,8 @@ EXPOSED = [
     "x-budget-reset",
     "x-should-retry",
     "idempotency-replayed",
+    "x-cache",
+    "age",
 ]
 
 
@@ -70,7 +72,8 @@ def build(config: Config) -> Edge:
     catalog = catalogs.build(config, transport)
     pace = Pace(open_rates(config.redis_url), config.rate_limits)
     idempotency = Idempotency(ledger)
-    pipeline = Pipeline(catalog, idempotency, NoSessions(), pace, NoCache(), metering)
+    cache = open_cache(config)
+    pipeline = Pipeline(catalog, idempotency, NoSessions(), pace, cache, metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
     deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
@@ -101,6 +104,7 @@ def build(config: Config) -> Edge:
         await metering.start()
         await idempotency.start()
         await pace.rates.start()
+        await cache.start()
         await catalog.start()
         if deliveries:
             await deliveries.start()
@@ -115,6 +119,7 @@ def build(config: Config) -> Edge:
                 finally:
                     await stop()
         finally:
+            await cache.stop()
             if deliveries:
                 await deliveries.stop()
             await catalog.stop()

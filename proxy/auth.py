@@ -18,6 +18,7 @@ from chattable.proxy.store.users import User as StoredUser
 
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context
+    from chattable.proxy.cache.controls import Controls
 
 TTL = 1.0  # seconds that a looked-up key is believed; a revoked one is refused everywhere after that
 MAX_CACHED = 10_000
@@ -54,6 +55,7 @@ class Caller(Struct, frozen=True):
     max_calls: int | None = None
     parent: Context | None = None  # the turn whose borrowed key this request carries
     idempotency_key: str = ""
+    cache: Controls | None = None  # what the request says about the response cache
 
 
 ADMIN = Principal(User("admin", "admin"), admin=True)

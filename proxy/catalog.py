@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 
 import httpx
+import msgspec
 from msgspec import Struct
 
 from chattable.adapters.local import LocalServer, data_home, model_path
@@ -39,6 +44,8 @@ class Entry(Struct, frozen=True):
     limits: Limits = Limits()
     price: Price = FREE
     max_output: int | None = None
+    source: tuple[str, ...] = ()  # what really answers, whatever it is called here: what differs in it may answer differently
+    cache_ttl: float | None = None  # seconds that answers are kept; None: they are not
 
 
 class Catalog:
@@ -88,8 +95,12 @@ class Catalog:
 class _Source:
     """A provider together with the process that serves it, if it is one of ours."""
 
-    def __init__(self, name: str, config: settings.Provider, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(
+        self, name: str, config: settings.Provider, transport: httpx.AsyncBaseTransport, cache: settings.Cache | None
+    ) -> None:
+        self.name = name
         self.config = config
+        self.cache = cache
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
         self.provider = Provider(
@@ -131,6 +142,8 @@ def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source:
         model.context_length or (facts.context_length if facts else None),
         max_output=model.max_output or most,
         price=price_of(model, facts),
+        source=(source.name, source.config.kind, source.config.base_url or "", upstream_name),
+        cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
     )
 
 
@@ -146,19 +159,49 @@ def price_of(model: settings.ModelEntry, facts: Known | None) -> Price:
 
 def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:
     """The catalog that a config describes; raises `LoadError` for an agent that cannot be built."""
-    sources = {name: _Source(name, provider, transport) for name, provider in config.providers.items()}
+    sources = {name: _Source(name, provider, transport, config.cache) for name, provider in config.providers.items()}
     fixed = {name: model for name, model in config.models.items() if not name.endswith("*")}
     entries = [_upstream(name, model.upstream(name, name), model, sources[model.provider]) for name, model in fixed.items()]
-    entries += [_agent(name, agent) for name, agent in config.agents.items()]
+    reach = _reach(config)
+    entries += [_agent(name, agent, config.cache, reach) for name, agent in config.agents.items()]
     wildcards = {name: model for name, model in config.models.items() if name.endswith("*")}
     return Catalog(entries, wildcards, sources, config.default_model)
 
 
-def _agent(name: str, agent: settings.AgentEntry) -> Entry:
+def _agent(name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str) -> Entry:
     limits = Limits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
     model: Chattable
     if isinstance(agent, settings.PromptAgent):
         model = PromptAgent(agent.model, context=agent.context, instructions=agent.instructions, params=agent.params)
     else:
         model = load(agent.use, agent.params)
-    return Entry(name, model, "chattable", STARTED, agent.description or model.description, None, limits)
+    return Entry(
+        name,
+        model,
+        "chattable",
+        STARTED,
+        agent.description or model.description,
+        limits=limits,
+        source=("agent", name, reach, _code(model) if agent.cache else ""),
+        cache_ttl=_kept_for(cache, settings.ModelCache(enabled=agent.cache)),
+    )
+
+
+def _kept_for(cache: settings.Cache | None, model: settings.ModelCache) -> float | None:
+    """How long answers are kept; None: they are not."""
+    if cache is None or not cache.enabled or not model.enabled:
+        return None
+    return model.ttl or cache.ttl
+
+
+def _reach(config: settings.Config) -> str:
+    """A digest of all that an agent's answer may depend on in the config: itself, and whatever it may ask."""
+    places = {name: (provider.kind, provider.base_url) for name, provider in config.providers.items()}
+    return sha256(msgspec.json.encode([config.agents, config.models, config.default_model, places], order="sorted")).hexdigest()
+
+
+def _code(model: Chattable) -> str:
+    """A digest of the file that an agent's code is in; empty where there is none."""
+    with suppress(OSError, TypeError):
+        return sha256(Path(inspect.getfile(getattr(model, "function", type(model)))).read_bytes()).hexdigest()
+    return ""

@@ -19,6 +19,7 @@ from chattable.proxy.values import (
     Database,
     Dollars,
     Duration,
+    KeptFor,
     Name,
     Origin,
     Pace,
@@ -98,6 +99,13 @@ class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Price(round(self.input * 1e6), round(self.output * 1e6), cached)
 
 
+class ModelCache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How answers of one model are kept."""
+
+    enabled: Annotated[bool, Meta(description="false: they are not")] = True
+    ttl: Annotated[KeptFor | None, Meta(description="how long; default: what `cache` says")] = None
+
+
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model name that clients may ask for; `openai/*` stands for every name that begins so."""
 
@@ -112,6 +120,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         None
     )
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
+    cache: Annotated[ModelCache | None, Meta(description="how its answers are kept, if there is a section `cache`")] = None
 
     def upstream(self, name: str, asked: str) -> str:
         """What to call the model upstream when `asked` found this entry under `name`."""
@@ -137,6 +146,7 @@ class CodeAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     use: Annotated[Code, Meta(description="the class or function, as package.module:name, or an entry point")]
     description: Annotated[str, Meta(description="shown in /v1/models")] = ""
     limits: Annotated[Limits, Meta(description="what one turn may use")] = Limits()
+    cache: Annotated[bool, Meta(description="keep whole turns, if there is a section `cache`; its models have their own")] = False
     params: dict[str, Any] = {}
 
 
@@ -149,6 +159,7 @@ class PromptAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     params: Annotated[dict[str, Any], Meta(description="request parameters such as temperature")] = {}
     description: Annotated[str, Meta(description="shown in /v1/models")] = ""
     limits: Annotated[Limits, Meta(description="what one turn may use")] = Limits()
+    cache: Annotated[bool, Meta(description="keep whole turns, if there is a section `cache`; its models have their own")] = False
 
 
 AgentEntry = CodeAgent | PromptAgent
@@ -207,6 +218,18 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Cache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that are kept for identical requests."""
+
+    enabled: Annotated[bool, Meta(description="false: as without the section")] = True
+    ttl: Annotated[KeptFor, Meta(description="how long an answer is kept")] = 3600.0
+    scope: Annotated[
+        Literal["user", "team", "shared"], Meta(description="who gets each other's answers: nobody, members of a team, everybody")
+    ] = "user"
+    max_entry_kb: Annotated[int, Meta(ge=1, le=65536, description="largest answer kept, in KiB")] = 1024
+    memory_mb: Annotated[int, Meta(ge=1, le=65536, description="size of the cache of a process without Redis, in MiB")] = 64
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that config.yaml says."""
 
@@ -224,6 +247,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agents: Annotated[dict[str, CodeAgent | PromptAgent], Meta(description="agents by the name clients ask for")] = {}
     budgets: Annotated[Budgets, Meta(description="what may be spent")] = Budgets()
     rate_limits: Annotated[RateLimits, Meta(description="how fast calls may come")] = RateLimits()
+    cache: Annotated[Cache | None, Meta(description="answers kept for identical requests; default: none are")] = None
 
     def __repr__(self) -> str:
         """Leave the URLs out: they may hold a password."""

@@ -91,6 +91,11 @@ class Metering:
         """The right to ask `entry` this, for as long as the context lasts."""
         return Held(self, chat, entry, caller, parent.path[0] if parent else "")
 
+    async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
+        """Notes what a call would have used that was answered without one."""
+        call = self.hold(chat, entry, caller, parent).wish(0)
+        await self.book(Record(call, Used(saved=usage.total_tokens)))
+
     async def bounded(self) -> bool:
         """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
         if self._believed_until <= self._clock():
@@ -257,7 +262,7 @@ class Held:
     async def __aenter__(self) -> Held:
         if self._entry.model.leaf:
             if await self._metering.bounded():
-                hold = await self._metering.admit(self._wish(bound_prompt(self.chat)), self.chat, self._caller)
+                hold = await self._metering.admit(self.wish(bound_prompt(self.chat)), self.chat, self._caller)
                 self._hold = hold if hold.bound else None
             if self._hold is not None and self._hold.hard:
                 self._cap(self._hold)
@@ -272,7 +277,7 @@ class Held:
             reason = type(error).__name__ if error else ""
             await self._metering.book(End(self._hold.id, "voided" if used is None else "settled", used or Used(), reason))
         elif used is not None:
-            await self._metering.book(Record(self._wish(0), used))
+            await self._metering.book(Record(self.wish(0), used))
 
     async def _used(self, error: BaseException | None) -> Used | None:
         """What the call used; None: nothing at all."""
@@ -318,7 +323,8 @@ class Held:
             self.reported = Usage(asked, said, asked + said)
         return self.reported
 
-    def _wish(self, prompt: int) -> Wish:
+    def wish(self, prompt: int) -> Wish:
+        """The call, as the ledger knows it."""
         params, principal = self.chat.params, self._caller.principal
         caps = [params[name] for name in ("max_tokens", "max_completion_tokens") if params.get(name) is not None]
         if self._entry.max_output is not None:

@@ -10,13 +10,16 @@ from concurrent.futures import Executor
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.chattable import Context
 from chattable.agents.drive import drive
 from chattable.agents.errors import TurnTimeout
 from chattable.agents.parsing import check_tool_replies
 from chattable.proxy.auth import Caller
-from chattable.proxy.cache import Cache
+from chattable.proxy.cache.cache import Cache
+from chattable.proxy.cache.controls import take
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.errors import ShuttingDownError, known
 from chattable.proxy.idempotency import Idempotency
@@ -74,6 +77,9 @@ class Pipeline:
             entry = self.catalog.find(chat.model, caller.principal)
             if caller.parent is not None:
                 caller.parent.enter(entry.name)
+            chat, controls = take(chat, caller.cache)
+            if controls is not caller.cache:
+                caller = replace(caller, cache=controls)  # what the body says counts for all that an agent asks as well
             limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
             turn = self._once if caller.idempotency_key else self._turn
             async with limit, aclosing(turn(chat, entry, caller, reply)) as chunks:
@@ -116,15 +122,23 @@ class Pipeline:
     async def _answer(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
     ) -> AsyncGenerator[Chunk]:
+        def ask() -> AsyncGenerator[Chunk]:
+            reply.headers |= cached.headers
+            return self._ask(chat, entry, caller, parent, reply)
+
+        chat, controls = take(chat, caller.cache)
         async with self.pace.call(chat, entry, caller, nested=parent is not None) as paced:
             reply.headers |= paced.headers
-            async with self.cache.lookup(chat, entry, caller) as cached:
+            cached = self.cache.lookup(chat, entry, caller, controls, ask)
+            async with cached:
                 reply.headers |= cached.headers
-                async with aclosing(cached.replay or self._ask(chat, entry, caller, parent, reply)) as chunks:
+                async with aclosing(cached.answer()) as chunks:
                     async for chunk in chunks:
-                        cached.see(chunk)
-                        paced.see(chunk)
+                        if cached.asked:  # what costs nothing counts for nothing
+                            paced.see(chunk)
                         yield chunk
+                if cached.saved is not None:
+                    await self.metering.spared(chat, entry, caller, parent, cached.saved)
 
     async def _ask(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> AsyncGenerator[Chunk]:
         async with self.metering.hold(chat, entry, caller, parent) as hold:

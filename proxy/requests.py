@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
+from chattable.proxy.cache.controls import of_header
 from chattable.proxy.house import House
 
 END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
@@ -60,7 +61,8 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
         message = f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
     calls = int(max_calls) if max_calls else None
-    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key)
+    control = of_header(header(request, b"cache-control"))
+    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control)
 
 
 async def on_behalf(caller: Caller, user: str | None, house: House) -> Caller:

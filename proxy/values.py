@@ -105,6 +105,7 @@ _KNOWN_KEYS = {"1234567890123456", "0123456789abcdef", "change-me-please", "plea
                "passwordpassword", "chattable-admin-key"}  # fmt: skip
 _DURATION = {"parse": seconds, "words": 'a duration such as "30s", "500ms" or "10m", or a number of seconds'}
 Duration = Annotated[float, Meta(gt=0, le=3650 * 86400, extra=_DURATION)]  # seconds
+KeptFor = Annotated[float, Meta(gt=0, le=30 * 86400, extra=_DURATION)]  # seconds
 Url = Annotated[str, Meta(extra={"parse": url})]
 Origin = Annotated[str, Meta(extra={"parse": origin})]
 Database = Annotated[str, Meta(extra={"parse": database})]

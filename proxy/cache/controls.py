@@ -1,0 +1,76 @@
+"""What a request says about the cache: the header `Cache-Control` and the field `cache` of the body."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chattable.agents.chat import Chat
+from chattable.agents.errors import InvalidRequest, clip
+
+LONGEST = 30 * 86400  # seconds that an answer may be kept
+FLAGS = {"no_cache": "no_cache", "no-cache": "no_cache", "no_store": "no_store", "no-store": "no_store"}
+MAX_AGE = re.compile(r"max-age=(\d{1,9})", re.ASCII)
+
+
+class Controls(Struct, frozen=True):
+    """How a request wants to be served."""
+
+    no_cache: bool = False  # not from what is kept, nor together with a request before it
+    no_store: bool = False  # its answer is not kept, nor shared
+    max_age: float | None = None  # seconds that an answer may be old
+    ttl: float | None = None  # seconds that its answer is kept, within what the scope lets a request decide
+
+
+PLAIN = Controls()
+
+
+def of_header(value: str) -> Controls:
+    """What `Cache-Control` says; anything in it that is not for us, or not well formed, is as if it were not there."""
+    found = PLAIN
+    for word in value.lower().split(",") if value else ():
+        word = word.strip()
+        if word in ("no-cache", "no-store"):
+            found = replace(found, **{FLAGS[word]: True})
+        elif match := MAX_AGE.fullmatch(word):
+            found = replace(found, max_age=float(match[1]))
+    return found
+
+
+def take(chat: Chat, before: Controls | None) -> tuple[Chat, Controls]:
+    """The request without its field `cache`, which no upstream sees, and what the field adds to what was said before."""
+    found = before or PLAIN
+    if "cache" not in chat.params:
+        return chat, found
+    said = chat.params["cache"]
+    if said is not None:
+        found = _body(said, found)
+    return replace(chat, params={name: value for name, value in chat.params.items() if name != "cache"}), found
+
+
+def _body(said: Any, found: Controls) -> Controls:
+    if not isinstance(said, dict):
+        raise _wrong("cache", 'an object such as {"ttl": 600}', said)
+    for name, value in said.items():
+        if name == "ttl":
+            if value is None:
+                continue
+            if type(value) not in (int, float) or not 0 < value <= LONGEST:
+                raise _wrong("cache.ttl", f"a number of seconds above 0 and at most {LONGEST}", value)
+            found = replace(found, ttl=float(value))
+        elif name in FLAGS:
+            if value is not None and type(value) is not bool:
+                raise _wrong(f"cache.{name}", "true or false", value)
+            found = replace(found, **{FLAGS[name]: bool(value)})
+        else:
+            path = f"cache.{clip(name)}"
+            message = f"Unknown parameter: '{path}'. There are cache.ttl, cache.no_cache and cache.no_store."
+            raise InvalidRequest(message, param=path, code="unknown_parameter")
+    return found
+
+
+def _wrong(path: str, expected: str, value: Any) -> InvalidRequest:
+    return InvalidRequest(f"Invalid '{path}': expected {expected}, but got {clip(value)}.", param=path, code="invalid_value")

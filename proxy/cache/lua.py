@@ -1,0 +1,150 @@
+"""The law of the cache as Redis runs it: every step is one script, and so one atomic round trip.
+
+An entry is a hash: its body, the keys of its tags' generations and what they were when it was asked for, and when it was stored,
+by the server's clock. A purge gives a tag a new generation, and no entry of an old one counts any more. A lease is the id of a
+flight, "process:number". A flow is the list of batches that a flight's followers read, a crowd the set of processes that do.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+from msgspec import Struct
+
+SHARED = """
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function stamp(tags)
+  local found = redis.call('MGET', unpack(tags))
+  for i = 1, #tags do found[i] = found[i] or '' end
+  return table.concat(found, ' ')
+end
+
+local function ring(crowd, prefix, word)
+  for _, who in ipairs(redis.call('SMEMBERS', crowd)) do redis.call('PUBLISH', prefix .. who, word) end
+end
+"""
+
+# KEYS: entry, lease, and the generations of the asker's tags. ARGV: its flight (empty: it does not want to lead), its process,
+# milliseconds of a lease, of a crowd, and of age (empty: any), prefixes of crowds and of bells.
+# Answers {1, body, age}, {2, stamp, flight or empty} to one that leads or goes alone, or {3, flight} of the one that leads.
+ENTER = """
+local mine, who, age = ARGV[1], ARGV[2], tonumber(ARGV[5])
+
+local function kept()
+  local entry = redis.call('HMGET', KEYS[1], 'body', 'tags', 'stamp', 'at')
+  if not (entry[1] and entry[2] and entry[3] and entry[4]) then return nil end
+  local tags, old = {}, math.max(0, now() - tonumber(entry[4]))
+  for tag in string.gmatch(entry[2], '%S+') do tags[#tags + 1] = tag end
+  if (age and old > age) or stamp(tags) ~= entry[3] then return nil end
+  return {1, entry[1], old}
+end
+
+local well, found = pcall(kept)  -- what makes no sense is no answer
+if well and found then return found end
+local tags = {}
+for i = 3, #KEYS do tags[#tags + 1] = KEYS[i] end
+local generation = stamp(tags)
+if mine == '' then return {2, generation, ''} end
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= mine then
+  local crowd = ARGV[6] .. holder
+  redis.pcall('SADD', crowd, who)
+  redis.pcall('PEXPIRE', crowd, ARGV[4])
+  redis.call('PUBLISH', ARGV[7] .. string.match(holder, '^[^:]*'), holder)
+  return {3, holder}
+end
+local set = redis.pcall('SET', KEYS[2], mine, 'PX', ARGV[3])
+if set.err and string.find(set.err, 'OOM', 1, true) then return {2, generation, ''} end
+if set.err then return set end
+return {2, generation, mine}
+"""
+
+# KEYS: two per flight, its lease and its crowd. ARGV: milliseconds of a lease, then the flights.
+# Answers one number per flight: 0 lost, 1 led, 2 led and followed.
+RENEW = """
+local out = {}
+for i = 1, #KEYS / 2 do
+  out[i] = 0
+  if redis.call('GET', KEYS[2 * i - 1]) == ARGV[i + 1] then
+    redis.call('PEXPIRE', KEYS[2 * i - 1], ARGV[1])
+    out[i] = 1 + redis.call('EXISTS', KEYS[2 * i])
+  end
+end
+return out
+"""
+
+# KEYS: lease, flow, crowd. ARGV: the flight, milliseconds of a lease and of a flow, prefix of bells, a batch.
+# Answers {1}, or {0}: the lead is lost.
+SHARE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('RPUSH', KEYS[2], ARGV[5])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+ring(KEYS[3], ARGV[4], ARGV[1])
+return {1}
+"""
+
+# KEYS: lease, flow, crowd. ARGV: the flight, the process, milliseconds of a crowd, the first batch. Answers {1 if led, batch, …}.
+PEEK = """
+local out = {0}
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  out[1] = 1
+  redis.pcall('SADD', KEYS[3], ARGV[2])
+  redis.pcall('PEXPIRE', KEYS[3], ARGV[3])
+end
+for _, batch in ipairs(redis.call('LRANGE', KEYS[2], ARGV[4], -1)) do out[#out + 1] = batch end
+return out
+"""
+
+# KEYS: entry, lease, flow, crowd, and the generations of the entry's tags. ARGV: the flight, the body (empty: nothing to store),
+# milliseconds of its time and of a flow, the stamp, prefix of bells, the last batches. Answers {1} if it was stored, else {0}.
+LEAVE = """
+local stored = 0
+if ARGV[2] ~= '' then
+  local tags = {}
+  for i = 5, #KEYS do tags[#tags + 1] = KEYS[i] end
+  redis.call('DEL', KEYS[1])
+  local set = redis.pcall('HSET', KEYS[1], 'body', ARGV[2], 'tags', table.concat(tags, ' '), 'stamp', ARGV[5], 'at', now())
+  if type(set) == 'number' then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+    stored = 1
+  end
+end
+if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  if redis.call('EXISTS', KEYS[4]) == 1 then
+    for i = 7, #ARGV do redis.pcall('RPUSH', KEYS[3], ARGV[i]) end
+    redis.call('PEXPIRE', KEYS[3], ARGV[4])
+    ring(KEYS[4], ARGV[6], ARGV[1])
+    redis.call('DEL', KEYS[4])
+  end
+end
+return {stored}
+"""
+
+# KEYS: the generation of a tag. ARGV: a new one, milliseconds that no entry outlives.
+PURGE = """
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {1}
+"""
+
+
+class Script(Struct, frozen=True):
+    """A script and the name that the server gives it."""
+
+    text: str
+    name: str
+
+
+def _script(body: str) -> Script:
+    text = SHARED + body
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+ENTER_SCRIPT, RENEW_SCRIPT, SHARE_SCRIPT, PEEK_SCRIPT, LEAVE_SCRIPT, PURGE_SCRIPT = SCRIPTS = [
+    _script(body) for body in (ENTER, RENEW, SHARE, PEEK, LEAVE, PURGE)
+]

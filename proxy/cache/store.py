@@ -1,0 +1,93 @@
+"""Where answers are kept: the port and its words. On Redis it is also how processes share an answer under way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+NEVER = -1.0  # the age that no answer is young enough for
+
+DONE = b"."  # the last batch of an answer under way: it is whole
+AGAIN = b"!"  # or: look again, it is kept or it failed
+
+
+class Found(Struct, frozen=True):
+    """A stored answer."""
+
+    body: bytes
+    age: float  # seconds
+
+
+class Lead(Struct, frozen=True):
+    """Nobody has the answer. `flight`: others wait for ours; None: they do not, or nobody would tell them."""
+
+    stamp: bytes  # what `leave` takes, so that a purge in between counts; empty: the answer cannot be stored
+    flight: str | None = None
+
+
+class Follow(Struct, frozen=True):
+    """Another process is on its way to the answer."""
+
+    flight: str
+
+
+class Place(Struct, frozen=True):
+    """Where an answer belongs: its key, and the words by which it can be purged."""
+
+    key: bytes
+    tags: tuple[str, ...]  # such as user:user_0123 and model:fast; none holds a space
+
+
+class Store(ABC):
+    """Keeps answers for a while.
+
+    Law. What was stored under a key is found under it until its time is up, and never under another. What was asked before a
+    purge of one of its tags is never found after it, nor what was stored before. Of all who `enter` a key at once and may lead,
+    in any process, one leads until it leaves or has not renewed its lease; the others follow. A store that is away answers
+    `Lead` without flight or stamp, soon: nothing here ever raises.
+    """
+
+    @abstractmethod
+    async def enter(self, place: Place, *, lead: bool = True, max_age: float | None = None) -> Found | Lead | Follow:
+        """The answer, if it is not older than that; else the lead, if it is wanted and nobody has it."""
+
+    @abstractmethod
+    async def leave(self, place: Place, lead: Lead, *, body: bytes = b"", ttl: float = 0.0, last: Sequence[bytes] = ()) -> bool:
+        """Ends a lead, and stores the answer if there is one; `last` are the batches that followers have not seen.
+
+        Returns whether it was stored.
+        """
+
+    @abstractmethod
+    async def purge(self, tag: str = "") -> bool:
+        """Forgets all answers with a tag, without one all answers; False where the store is away, and nothing was forgotten."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that this process knows to be kept."""
+        return 0
+
+    async def start(self) -> None:  # noqa: B027 - optional by design
+        """Opens what must be open."""
+
+    async def stop(self) -> None:  # noqa: B027
+        """Closes it."""
+
+    # What only a store between processes has to do.
+
+    async def renew(self, leads: Sequence[tuple[Place, Lead]]) -> list[bool]:
+        """Gives leads a new lease; returns which of them somebody follows."""
+        return [False for _ in leads]
+
+    async def share(self, place: Place, lead: Lead, batch: bytes) -> bool:
+        """Hands followers the next part of an answer; returns False where the lead is lost."""
+        return False
+
+    async def peek(self, place: Place, follow: Follow, start: int) -> tuple[bool, list[bytes]] | None:
+        """Whether the leader lives, and its batches from `start` on; None if nobody knows."""
+        return None
+
+    async def news(self, follow: Follow) -> None:  # noqa: B027
+        """Returns when there may be more to `peek`."""
