@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -27,20 +28,8 @@ PATIENCE = 1.0  # seconds that connecting may take, where no request waits for i
 BATCH = 128  # steps in one round trip, so that a burst of ours is no slowness of the server's
 OWED = 4096  # steps that are kept for a server that is away
 QUIET = 10.0  # seconds between two warnings
-
-
-class Job:
-    """A run of a script; one to keep is run later if the server is away."""
-
-    __slots__ = ("answer", "arguments", "keep", "name", "text")
-
-    answer: asyncio.Future[Any]
-
-    def __init__(self, name: str, text: str, arguments: Command, keep: bool = False) -> None:
-        self.name = name
-        self.text = text
-        self.arguments = arguments
-        self.keep = keep
+WRITES = "redis.call('SET', KEYS[1], '1', 'PX', 1000) return {1}"  # as all that is asked of it does
+PROBE = hashlib.sha1(WRITES.encode(), usedforsecurity=False).hexdigest(), WRITES, (1, "chattable:probe")
 
 
 def integers(reply: Any) -> bool:
@@ -48,38 +37,51 @@ def integers(reply: Any) -> bool:
     return isinstance(reply, list) and all(isinstance(number, int) for number in reply)
 
 
-class Line:
-    """Runs scripts. Law: every job is answered, sensibly, or with None if it was not run or nobody knows; nothing raises.
+class Job:
+    """A run of a script; one to keep is run later if the server is away."""
 
-    A step that is not answered in time closes the connection, so that a late answer is never read as another's. Steps are
+    __slots__ = ("answer", "arguments", "keep", "name", "sensible", "text")
+
+    answer: asyncio.Future[Any]
+
+    def __init__(
+        self, name: str, text: str, arguments: Command, keep: bool = False, sensible: Callable[[Any], bool] = integers
+    ) -> None:
+        self.name = name
+        self.text = text
+        self.arguments = arguments
+        self.keep = keep
+        self.sensible = sensible  # whether an answer is one
+
+
+class Line:
+    """Runs scripts, for all who begin with it and until the last of them ends.
+
+    Law: every job is answered, sensibly, or with None if it was not run or nobody knows; nothing raises. A step that is not
+    answered in time closes the connection, so that a late answer is never read as another's. Steps are
     then skipped until a probe in the background has been answered: an outage costs one round trip's patience, once.
     """
 
-    def __init__(
-        self,
-        url: str,
-        scripts: Sequence[str],
-        probe: Callable[[], Job],
-        *,
-        sensible: Callable[[Any], bool] = integers,
-        task: str = "count rates",  # for the log
-    ) -> None:
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.away = False
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
         )
-        self._scripts = scripts
-        self._probe = probe
-        self._sensible = sensible
-        self._task = task
+        self._users = 0
+        self._scripts: list[str] = []
         self._waiting: deque[Job] = deque()
         self._owed: deque[Job] = deque(maxlen=OWED)
         self._pump: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._quiet_until = 0.0
 
-    async def start(self) -> None:
-        """Connects, or begins to look for the server."""
+    async def start(self, scripts: Iterable[str] = ()) -> None:
+        """Connects, or begins to look for the server, which is told of the scripts."""
+        self._users += 1
+        self._scripts += scripts
+        if self.away:
+            return
         try:
             await self._connect()
         except Exception as error:
@@ -87,6 +89,9 @@ class Line:
 
     async def stop(self) -> None:
         """Finishes what was asked and hangs up."""
+        self._users -= 1
+        if self._users > 0:
+            return
         if self._pump is not None:
             await self._pump
         if self._recovery is not None:
@@ -148,7 +153,7 @@ class Line:
             await self._pool.release(connection)
 
     def _answer(self, job: Job, reply: Any) -> None:
-        good = self._sensible(reply)
+        good = job.sensible(reply)
         if not good:
             self._warn(reply)
         if not job.answer.done():
@@ -174,14 +179,14 @@ class Line:
             await asyncio.sleep(PAUSE)
             try:
                 await self._connect()
-                [reply] = await _soon(self._trip([self._probe()]))
+                [reply] = await _soon(self._trip([Job(*PROBE)]))
             except Exception as error:
                 self._warn(error)
                 continue
             if isinstance(reply, list):
                 break
         self.away = False
-        log.info("Redis is back to %s", self._task)
+        log.info("Redis is back")
         owed, self._owed = self._owed, deque(maxlen=OWED)
         for job in owed:
             self.post(job)
@@ -189,7 +194,7 @@ class Line:
     def _warn(self, cause: object) -> None:
         if self._quiet_until <= time.monotonic():
             self._quiet_until = time.monotonic() + QUIET
-            log.warning("Redis does not %s, requests pass without: %r", self._task, cause)
+            log.warning("Redis is away, requests go on without: %r", cause)
 
 
 async def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:

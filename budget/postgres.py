@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chattable.budget.errors import LedgerContendedError, LedgerUnavailableError
 from chattable.budget.sql import SqlLedger
-from chattable.budget.steps import THRESHOLDS, Dialect, Row, Steps, T
+from chattable.budget.steps import THRESHOLDS, Dialect, Row, Rows, Steps, T
 
 NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 OPERATIONS = 6  # at once in one process; the pool has more connections, for everybody else
@@ -59,16 +59,7 @@ class PostgresLedger(SqlLedger):
 
     async def _transact(self, operation: Callable[[], Steps[T]]) -> T:
         async with self._turn(), self._begin() as connection:
-            steps = operation()
-            sql, parameters = next(steps)
-            while True:
-                found = await connection.execute(_typed(sql, _types(parameters)), parameters)
-                rows = [tuple(row) for row in found] if found.returns_rows else []
-                try:
-                    sql, parameters = steps.send(rows)
-                except StopIteration as done:
-                    result: T = done.value
-                    return result
+            return await drive(connection, operation())
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -82,6 +73,19 @@ class PostgresLedger(SqlLedger):
             yield
         finally:
             self._gate.release()
+
+
+async def drive(connection: AsyncConnection, steps: Steps[T]) -> T:
+    """Runs an operation's statements."""
+    rows: Rows | None = None
+    while True:
+        try:
+            sql, parameters = next(steps) if rows is None else steps.send(rows)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        found = await connection.execute(_typed(sql, _types(parameters)), parameters)
+        rows = [tuple(row) for row in found] if found.returns_rows else []
 
 
 def _types(parameters: Row) -> tuple[tuple[str, type], ...]:

@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
@@ -90,6 +90,7 @@ class Rates(ABC):
     """
 
     failures = 0
+    shared: ClassVar[bool]  # whether entering takes a round trip
 
     def __init__(self) -> None:
         self._open: dict[str, Pass] = {}  # calls under way, whose leases are renewed

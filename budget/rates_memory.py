@@ -12,6 +12,8 @@ from chattable.budget.rates import LEASE, WINDOW, Bound, Level, Pass, Rate, Rate
 class MemoryRates(Rates):
     """Counts in a dictionary, which forgets whoever has drained."""
 
+    shared = False
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock

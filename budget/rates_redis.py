@@ -8,20 +8,21 @@ from hashlib import sha256
 from itertools import islice
 
 from chattable.budget.line import Job, Line
-from chattable.budget.rates import MOST, Bound, Level, Pass, Rate, Rates, gauges, refusal, weight
+from chattable.budget.rates import Bound, Level, Pass, Rates, gauges, refusal, weight
 from chattable.budget.rates_lua import ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT, SCRIPTS, Script
 
 NAMESPACE = "chattable:{rates}:"  # the braces keep all bounds of a call on one node of a cluster
 SLICE = 64  # renewals under way at once
-PROBE = Pass(call_id="probe", bounds=(Bound("probe", Rate(requests_per_minute=MOST)),))
 
 
 class RedisRates(Rates):
     """Counts on a server, by its clock. A step is one script in one round trip, shared with the steps that wait with it."""
 
-    def __init__(self, url: str, *, namespace: str = NAMESPACE, clock: Callable[[], float] | None = None) -> None:
+    shared = True
+
+    def __init__(self, redis: str | Line, *, namespace: str = NAMESPACE, clock: Callable[[], float] | None = None) -> None:
         super().__init__()
-        self._line = Line(url, [script.text for script in SCRIPTS], self._probe)
+        self._line = redis if isinstance(redis, Line) else Line(redis)
         self._namespace = namespace
         self._clock = clock  # for tests; None: the server's own
 
@@ -33,7 +34,7 @@ class RedisRates(Rates):
     async def start(self) -> None:
         """Connects, or goes on without."""
         await super().start()
-        await self._line.start()
+        await self._line.start(script.text for script in SCRIPTS)
 
     async def stop(self) -> None:
         """Finishes what was asked and ends."""
@@ -95,10 +96,6 @@ class RedisRates(Rates):
             requests, tokens = _known(bound.rate.requests_per_minute), _known(bound.rate.tokens_per_minute)
             numbers += [requests, tokens, weight(tokens, passed.estimate)]
         return self._job(LEAVE_SCRIPT, passed, used, numbers, keep=True)
-
-    def _probe(self) -> Job:
-        """A step that writes like any other, and counts for nobody."""
-        return self._enter(PROBE)
 
     def _job(self, script: Script, passed: Pass, number: int, numbers: Sequence[int] = (), keep: bool = False) -> Job:
         names = [sha256(bound.subject.encode(errors="surrogatepass")).hexdigest() for bound in passed.bounds]

@@ -27,17 +27,11 @@ CLOCK = "CHATTABLE_LEDGER_CLOCK"  # an SQL expression in place of the database's
 
 
 def open_ledger(config: Config, database: Database) -> SqlLedger:
-    """The ledger for the database: a thread that commits in groups for SQLite, a transaction each for PostgreSQL."""
+    """The ledger for the database: commits in groups for SQLite, a transaction each for PostgreSQL."""
     zone, clock = ZoneInfo(config.budgets.timezone), os.environ.get(CLOCK)
-    if database.is_sqlite:
-        budgets = config.budgets
-        return SqliteLedger(
-            database.file,
-            zone=zone,
-            now=clock or sqlite.NOW,
-            thresholds=budgets.thresholds,
-            sync=budgets.sync == "commit",
-        )
+    if database.transactions is not None:
+        thresholds = config.budgets.thresholds
+        return SqliteLedger(database.transactions, zone=zone, now=clock or sqlite.NOW, thresholds=thresholds)
     return PostgresLedger(
         database.begin,
         away=(Unavailable,),

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from chattable.budget.ledger import Ledger
 from chattable.budget.postgres import PostgresLedger
-from chattable.budget.sqlite import SqliteLedger
+from chattable.budget.sqlite import SqliteLedger, Transactions
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Contended, Unavailable
 
@@ -43,9 +43,11 @@ async def open_ledger(url: str, database: Database, *, now: str = CLOCK, zone: t
     if not url.startswith("sqlite"):
         yield PostgresLedger(database.begin, away=(Unavailable,), contended=(Contended,), now=now, zone=zone)
         return
-    ledger = SqliteLedger(database.file, now=now, zone=zone)
+    transactions = Transactions(database.file)  # its own: as two processes have
+    ledger = SqliteLedger(transactions, now=now, zone=zone)
     await ledger.start()
     try:
         yield ledger
     finally:
         await ledger.stop()
+        await transactions.stop()

@@ -2,13 +2,18 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chattable.budget.errors import LedgerUnavailableError
+from chattable.budget.postgres import drive
+from chattable.budget.sqlite import Transactions
+from chattable.budget.steps import Steps, T
 from chattable.proxy.store import address, postgres, schema, sqlite
+from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.outages import outages
 
 PING = 2.0  # seconds
@@ -21,9 +26,11 @@ class Database:
     database that is away raises `Unavailable`, within bounded time, from every method. The URL's password is never shown.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, sync: bool = False) -> None:
+        """`sync`: what `run` has committed to a SQLite file survives a loss of power."""
         self._url = address.parse(url)
         self.file = self._file_of_url() if self.is_sqlite else ""
+        self.transactions = Transactions(self.file, sync=sync) if self.is_sqlite else None
         self._anchor: sqlite3.Connection | None = None
         self._reader = sqlite.engine(self.file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
         self._writer = self._reader.execution_options(write=True)
@@ -54,6 +61,8 @@ class Database:
 
     async def stop(self) -> None:
         """Closes every connection; a database in memory is gone."""
+        if self.transactions is not None:
+            await self.transactions.stop()
         await self._reader.dispose()
         if self._anchor:
             self._anchor.close()
@@ -71,6 +80,16 @@ class Database:
         with outages(str(self)):
             async with self._reader.connect() as connection:
                 yield connection
+
+    async def run(self, operation: Callable[[], Steps[T]]) -> T:
+        """Runs what is asked with every request, in a transaction: on SQLite together with all that is asked at the time."""
+        if self.transactions is None:
+            async with self.begin() as connection:
+                return await drive(connection, operation())
+        try:
+            return await self.transactions.run(operation)
+        except LedgerUnavailableError as error:
+            raise Unavailable(f"{self}: {error}") from error
 
     async def ping(self) -> None:
         """Returns when the database answers; raises `Unavailable` otherwise."""

@@ -80,3 +80,62 @@ Table(  # what a request with an Idempotency-Key was answered
     Column("lease_until", Float, nullable=False),
     Column("created_at", Float, nullable=False, index=True),
 )
+
+sessions = Table(  # refers to no user: a server without users keeps sessions too
+    "sessions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("alias", String),
+    Column("alias_digest", String),  # what it is found by
+    Column("title", String),
+    Column("model", String),
+    Column("head", String),
+    Column("message_count", BigInteger, nullable=False),  # on the path to the head, without deleted ones
+    Column("branches", BigInteger, nullable=False),  # numbers given
+    Column("erased", BigInteger, nullable=False),  # rows that are left of deleted messages
+    Column("trimmed", BigInteger, nullable=False),  # depth down from the root at which messages were removed
+    Column("summary_upto", String),
+    Column("summary_branch", BigInteger),
+    Column("summary_depth", BigInteger),
+    Column("locked_by", String, nullable=False),
+    Column("locked_until", Float, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("recent", String, nullable=False),  # keys of the last turns
+    Column("usage", String, nullable=False),  # this and what follows: JSON text
+    Column("metadata", String, nullable=False),
+    Column("params", String, nullable=False),
+    Column("summary", String),
+    Column("state", String, nullable=False),
+)
+Index(None, sessions.c.user_id, sessions.c.alias_digest, unique=True)
+Index(None, sessions.c.user_id, sessions.c.updated_at, sessions.c.id)
+Index(None, sessions.c.updated_at, sessions.c.id)
+
+# A message on branch b at depth d follows the one at (b, d - 1), or at (base, d - 1) if the branch starts at d: so the end of
+# a path is one range of the primary key for each branch it lies on, however long it is.
+session_messages = Table(
+    "session_messages",
+    metadata,
+    Column("session_id", ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("branch", BigInteger, primary_key=True, autoincrement=False),
+    Column("depth", BigInteger, primary_key=True, autoincrement=False),
+    Column("start", BigInteger, nullable=False),
+    Column("base", BigInteger, nullable=False),
+    Column("id", String, nullable=False),
+    Column("parent", String),
+    Column("prefix", String, nullable=False),  # digest of the path as clients see it
+    Column("role", String, nullable=False),
+    Column("speaker", String, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("incomplete", Boolean, nullable=False),
+    Column("side", Boolean, nullable=False),
+    Column("erased", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("usage", String),
+    Column("message", String, nullable=False),  # JSON text; last, so that SQLite reads the others without it
+)
+Index(None, session_messages.c.session_id, session_messages.c.id, unique=True)
+Index(None, session_messages.c.session_id, session_messages.c.prefix)

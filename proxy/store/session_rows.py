@@ -1,0 +1,129 @@
+"""Sessions and messages as rows of the database."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from msgspec import UNSET, UnsetType
+from sqlalchemy import RowMapping, and_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chattable.agents.chat import NO_USAGE, Json
+from chattable.proxy.store import session_values as values
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.ids import new_id
+from chattable.proxy.store.sessions import SESSION_ID, Item, Session, Summary
+from chattable.proxy.store.tables import session_messages, sessions
+
+Fields: TypeAlias = RowMapping | dict[str, Any]  # a row, read or yet to be written
+
+NAMES = [column.name for column in sessions.c]
+NEW = text(  # nothing comes back where the user has a session of that alias
+    f"INSERT INTO sessions ({', '.join(NAMES)}) VALUES ({', '.join(f':{name}' for name in NAMES)})"  # noqa: S608 - constants
+    f" ON CONFLICT (user_id, alias_digest) DO NOTHING RETURNING {', '.join(NAMES)}"
+).columns(*sessions.c)
+
+
+def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str, Any]:
+    """A session that nothing was said in."""
+    named = None if alias is None else values.checked_alias(alias)
+    return {
+        "id": new_id(SESSION_ID, now), "user_id": user, "alias": named, "alias_digest": named and values.alias_digest(named),
+        "title": None, "model": None, "head": None, "message_count": 0, "branches": 0, "erased": 0, "trimmed": 0,
+        "summary_upto": None, "summary_branch": None, "summary_depth": None, "locked_by": "", "locked_until": 0.0,
+        "created_at": int(now), "updated_at": now, "recent": "", "usage": values.usage_text(NO_USAGE), "metadata": "{}",
+        "params": "{}", "summary": None, "state": "{}",
+    } | fields  # fmt: skip
+
+
+def session_of(row: Fields) -> Session:
+    """The session in a row."""
+    upto = row["summary_upto"]
+    return Session(
+        id=row["id"],
+        user_id=row["user_id"],
+        alias=row["alias"],
+        title=row["title"],
+        model=row["model"],
+        params=values.read(row["params"]),
+        state=values.read(row["state"]),
+        metadata=values.read(row["metadata"]),
+        head=row["head"],
+        message_count=row["message_count"],
+        summary=None if upto is None else Summary(values.read(row["summary"]), upto),
+        usage=values.usage_of(row["usage"]) or NO_USAGE,
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def item_of(fields: Fields) -> Item:
+    """The message in a row."""
+    return Item(
+        id=fields["id"],
+        parent=fields["parent"],
+        position=fields["depth"],
+        message=values.message_of(fields["message"]),
+        speaker=fields["speaker"],
+        tokens=fields["tokens"],
+        usage=values.usage_of(fields["usage"]),
+        request_id=fields["request_id"],
+        incomplete=bool(fields["incomplete"]),
+        side=bool(fields["side"]),
+        created_at=fields["created_at"],
+    )
+
+
+def session_fields(
+    title: str | UnsetType | None = UNSET,
+    model: str | UnsetType | None = UNSET,
+    params: Json | UnsetType = UNSET,
+    state: Json | UnsetType = UNSET,
+    metadata: dict[str, str] | UnsetType = UNSET,
+) -> dict[str, Any]:
+    """What is given of a session's own fields, as a row has it."""
+    given: dict[str, Any] = {}
+    if title is not UNSET:
+        given["title"] = None if title is None else values.cleaned(title)
+    if model is not UNSET:
+        given["model"] = None if model is None else values.cleaned(model)
+    if params is not UNSET:
+        given["params"] = values.written(params, "params")
+    if state is not UNSET:
+        given["state"] = values.written(state, "state")
+    if metadata is not UNSET:
+        given["metadata"] = values.written(values.checked_metadata(metadata), "metadata")
+    return given
+
+
+async def locked_row(connection: AsyncConnection, session: Session) -> RowMapping:
+    """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
+    query = select(sessions).where(sessions.c.id == session.id, sessions.c.user_id == session.user_id).with_for_update()
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("session", session.id)
+    return row
+
+
+async def changed(connection: AsyncConnection, session: str, changes: dict[str, Any]) -> Session:
+    """Changes a session's row and returns the session."""
+    statement = update(sessions).where(sessions.c.id == session).values(changes).returning(sessions)
+    return session_of((await connection.execute(statement)).mappings().one())
+
+
+async def message_row(connection: AsyncConnection, session: Session, id: str) -> RowMapping:  # noqa: A002 - the public word
+    """The row of a message that is not deleted."""
+    at = session_messages.c
+    own = and_(at.session_id == sessions.c.id, sessions.c.id == session.id, sessions.c.user_id == session.user_id)
+    query = select(session_messages).where(own, at.id == values.findable_id(id), at.erased.is_(False))
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("message", id)
+    return row
+
+
+def like(session: Session) -> dict[str, Any]:
+    """The fields of a row that another session with the same settings has."""
+    fields = session_fields(session.title, session.model, session.params, session.state, session.metadata)
+    made = {"created_at": session.created_at} if session.created_at else {}
+    return fields | made | {"usage": values.usage_text(session.usage)}

@@ -1,0 +1,178 @@
+"""What every turn asks of the database, as operations (budget/steps.py): one transaction each, shared where there are many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Float, Table
+
+from chattable.budget.steps import Dialect, Row, Rows, Statement, Steps, array
+from chattable.proxy.store import session_chain as chain
+from chattable.proxy.store import session_values as values
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.page import checked_limit
+from chattable.proxy.store.session_commit import Place, Written, ids_of, is_repeated, outcome
+from chattable.proxy.store.session_paths import BETTER, Paths
+from chattable.proxy.store.session_paths import NAMES as MESSAGE
+from chattable.proxy.store.session_rows import NAMES, item_of, new_row, session_fields, session_of
+from chattable.proxy.store.sessions import Committed, Item, Session, Summary, Turn, Window
+from chattable.proxy.store.tables import session_messages, sessions
+
+UNLIMITED = 2**62
+TYPES = {BigInteger: "BIGINT", Float: "DOUBLE PRECISION", Boolean: "BOOLEAN"}
+ALL = ", ".join(NAMES)
+OWN = "id = :session AND user_id = :user"
+
+
+def _columns(table: Table) -> dict[str, str]:
+    return {column.name: TYPES.get(type(column.type), "TEXT") for column in table.c}
+
+
+COLUMNS = {"sessions": _columns(sessions), "session_messages": _columns(session_messages)}
+NAMED = (
+    f"SELECT {ALL} FROM sessions WHERE {OWN} UNION ALL"  # noqa: S608 - constants, as all here
+    f" SELECT {ALL} FROM sessions WHERE user_id = :user AND alias_digest = :digest"
+)
+ELSE = {  # what becomes of a row that is there already
+    "sessions": f"ON CONFLICT (user_id, alias_digest) DO NOTHING RETURNING {ALL}",
+    "session_messages": "ON CONFLICT (session_id, id) DO UPDATE SET side = session_messages.side AND excluded.side, "
+    + ", ".join(f"{name} = excluded.{name}" for name in BETTER),
+}
+
+
+def opened(dialect: Dialect, user: str, name: str | None, model: str | None, now: float, *, create: bool) -> Steps[Row]:
+    """The row of the session with that id or alias."""
+    while True:
+        if name is not None:
+            given = {"user": user, "session": values.findable_id(name), "digest": values.alias_digest(name)}
+            rows = yield NAMED, given
+            if rows:
+                found = [dict(zip(NAMES, row, strict=True)) for row in rows]
+                return next((row for row in found if row["id"] == name), found[0])
+            if not create:
+                raise NotFound("session", name)
+        fresh = new_row(user, now, name, **session_fields(model=model))
+        made = yield _insert(dialect, "sessions", [fresh])
+        if made:
+            return dict(zip(NAMES, made[0], strict=True))  # else somebody else was faster: find theirs
+
+
+def locked(dialect: Dialect, session: Session, holder: str, seconds: float) -> Steps[Session | None]:
+    """The session, if it can be had."""
+    rows = yield (
+        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"  # noqa: S608
+        f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now}) RETURNING {ALL}",
+        {"session": session.id, "user": session.user_id, "holder": holder, "seconds": float(seconds)},
+    )
+    if rows:
+        return session_of(dict(zip(NAMES, rows[0], strict=True)))
+    yield from _row(dialect, session)
+    return None
+
+
+def unlocked(session: Session, holder: str) -> Steps[None]:
+    """Frees it."""
+    given = {"session": session.id, "user": session.user_id, "holder": holder}
+    yield f"UPDATE sessions SET locked_by = '' WHERE {OWN} AND locked_by = :holder", given  # noqa: S608
+
+
+def taken(
+    dialect: Dialect, paths: Paths, found: Steps[Row], holder: str, seconds: float, messages: int, tokens: int | None
+) -> Steps[tuple[Session, Window | None]]:
+    """A session for one holder, with the end of its path; without it while another one has the session."""
+    session = session_of((yield from found))
+    mine = yield from locked(dialect, session, holder, seconds)
+    if mine is None:
+        return session, None
+    return mine, (yield from window(paths, mine, messages, tokens, None))
+
+
+def window(paths: Paths, session: Session, messages: int, tokens: int | None, at: str | None) -> Steps[Window]:
+    """The end of the path."""
+    end = at if at is not None else session.head
+    if end is None:
+        return Window((), None)
+    if session.summary is None and at is None:
+        given = {"session": session.id, "user": session.user_id, "at": end, "most": checked_limit(messages)}
+        rows = yield paths.straight, given
+        if len(rows) == messages or (rows and rows[-1][2] == 1):
+            return Window(_fitting(rows, tokens), None)
+    given = {"session": session.id, "user": session.user_id, "at": values.findable_id(end)}
+    rows = yield paths.window, given | {"most": checked_limit(messages), "tokens": UNLIMITED if tokens is None else tokens}
+    if not rows or rows[0][0] is None:
+        raise NotFound("message", end) if at is not None else NotFound("session", session.id)
+    summary = next((Summary(values.read(text), upto) for _, text, upto, *_ in rows if upto is not None), None)
+    found = [dict(zip(MESSAGE, row, strict=True)) for _, _, _, *row in rows]
+    items = [item_of(row) for row in found if row["id"] is not None]
+    return Window(_paired(items), summary)
+
+
+def _fitting(rows: Rows, tokens: int | None) -> tuple[Item, ...]:
+    """As many of these messages, the last one first, as have so many tokens together."""
+    items = []
+    room = UNLIMITED if tokens is None else tokens
+    for row in rows:
+        item = item_of(dict(zip(MESSAGE, row, strict=True)))
+        room -= item.tokens
+        if room < 0:
+            break
+        items.append(item)
+    return _paired(items[::-1])
+
+
+def _paired(items: Sequence[Item]) -> tuple[Item, ...]:
+    keep = chain.paired([item.message for item in items])
+    return tuple(item for item, kept in zip(items, keep, strict=True) if kept)
+
+
+def matched(paths: Paths, session: Session, prefixes: Sequence[str]) -> Steps[tuple[str, int] | None]:
+    """The longest of these paths that is stored: its last message, and which of them it is."""
+    wanted = values.written(prefixes, "messages", values.MAX_MESSAGE)
+    rows = yield paths.matching, {"session": session.id, "user": session.user_id, "list": wanted}
+    return (rows[0][0], int(rows[0][1])) if rows else None
+
+
+def commit(dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: list[Written], now: float) -> Steps[Committed]:
+    """Adds a turn."""
+    row = yield from _row(dialect, session)
+    if is_repeated(row, turn):
+        return Committed(session_of(row), ids_of(todo), repeated=True)
+    known = yield from _places(paths, session.id, [turn.parent, *ids_of(todo)])
+    new, changes = outcome(row, turn, todo, known, now)
+    if new:
+        yield _insert(dialect, "session_messages", new)
+    if changes["message_count"] is None:
+        at = {"session": session.id, "user": session.user_id, "at": changes["head"]}
+        ((changes["message_count"],),) = yield paths.count, at
+    settings = ", ".join(f"{name} = CAST(:{name} AS {COLUMNS['sessions'][name]})" for name in changes)
+    rows = yield f"UPDATE sessions SET {settings} WHERE id = :session RETURNING {ALL}", changes | {"session": session.id}  # noqa: S608
+    return Committed(session_of(dict(zip(NAMES, rows[0], strict=True))), ids_of(todo))
+
+
+def _row(dialect: Dialect, session: Session) -> Steps[Row]:
+    """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
+    given = {"session": session.id, "user": session.user_id}
+    rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given  # noqa: S608
+    if not rows:
+        raise NotFound("session", session.id)
+    return dict(zip(NAMES, rows[0], strict=True))
+
+
+def _places(paths: Paths, session: str, ids: Sequence[str | None]) -> Steps[dict[str, Place]]:
+    """Where those of the messages are that are stored, the deleted ones too."""
+    wanted = values.written([values.findable_id(one) for one in ids if one is not None], "messages", values.MAX_MESSAGE)
+    rows = yield paths.placing, {"session": session, "list": wanted}
+    return {row[0]: Place(*row[:6], *map(bool, row[6:])) for row in rows}
+
+
+def _insert(dialect: Dialect, table: str, rows: Sequence[Mapping[str, Any]]) -> Statement:
+    return _inserting(dialect, table), array([[row[name] for name in COLUMNS[table]] for row in rows])
+
+
+@cache
+def _inserting(dialect: Dialect, table: str) -> str:
+    columns = COLUMNS[table]
+    names, rows = ", ".join(columns), dialect.rows("rows", columns)
+    return f"INSERT INTO {table} ({names}) SELECT * FROM {rows} AS new WHERE TRUE {ELSE[table]}"  # noqa: S608

@@ -1,0 +1,260 @@
+"""Sessions: conversations that the server keeps, as a port; `session_sql.py` is the truth, `sessions_memory.py` its twin.
+
+A session is a tree of messages with a head. The path from the root to the head is the conversation; the other branches are
+what was edited, regenerated or said on the side. A message's id says what it is and what came before it (`session_chain.py`),
+so that the same message after the same ones is stored once, however often it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Protocol
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from chattable.agents.chat import Json, Message, Usage
+from chattable.proxy.store.errors import Conflict
+from chattable.proxy.store.page import Page
+
+SESSION_ID = "conv_"
+
+
+class HeadMoved(Conflict):
+    """The conversation went on since it was read: somebody else's turn came first."""
+
+    code = "conversation_locked"
+
+    def __init__(self) -> None:
+        super().__init__("The conversation went on while this turn was under way; send it again.", "conversation")
+
+
+class Summary(Struct, frozen=True):
+    """What stands for the beginning of a conversation, up to and including the message `upto`."""
+
+    text: str
+    upto: str
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A conversation, without its messages; `message_count` counts those on the path to the head."""
+
+    id: str
+    user_id: str
+    alias: str | None = None  # what the user's client calls it
+    title: str | None = None
+    model: str | None = None
+    params: Json = {}
+    state: Json = {}
+    metadata: dict[str, str] = {}
+    head: str | None = None  # the id of the last message; None: nothing was said yet
+    message_count: int = 0
+    summary: Summary | None = None
+    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))  # of every turn, also on other branches and on the side
+    created_at: int = 0
+    updated_at: float = 0.0  # when something was last said
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """A message that is to be stored; `tokens` not given is estimated."""
+
+    message: Message
+    tokens: int | None = None
+    speaker: str = ""  # the model or agent that said it
+    usage: Usage | None = None
+    incomplete: bool = False  # cut off: the client left, or the model broke down
+
+
+class Item(Struct, frozen=True, kw_only=True):
+    """A stored message; `position` counts from 1 at the root of its path."""
+
+    id: str
+    parent: str | None
+    position: int
+    message: Message
+    speaker: str
+    tokens: int
+    usage: Usage | None
+    request_id: str
+    incomplete: bool
+    side: bool
+    created_at: int
+
+
+class Window(Struct, frozen=True):
+    """The end of a conversation, in order, and what stands for the part before it."""
+
+    items: tuple[Item, ...]
+    summary: Summary | None
+
+
+class Match(Struct, frozen=True):
+    """How much of a client's own history is stored: the deepest stored message, and what comes after it.
+
+    `matched` counts the messages that are stored. Neither it nor `rest` has what is unsaid (`session_chain.UNSAID`).
+    """
+
+    id: str | None
+    matched: int
+    rest: tuple[Message, ...]
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """What one exchange adds to a session: `entries`, each the parent of the next."""
+
+    entries: tuple[Entry, ...] = ()
+    parent: str | None = None  # what the first entry follows; None: it begins the conversation anew
+    head: str | UnsetType | None = UNSET  # what the head must still be; UNSET: whatever it is
+    side: bool = False  # a title, a tag: stored, never the head
+    key: str = ""  # the same key again changes nothing
+    holder: str = ""  # whose lock ends with this turn
+    request_id: str = ""
+    model: str | UnsetType = UNSET
+    state: Json | UnsetType = UNSET
+
+
+class Committed(Struct, frozen=True):
+    """The session after a turn, and the ids of its entries; `repeated` says that the turn was there already."""
+
+    session: Session
+    ids: tuple[str, ...]
+    repeated: bool = False
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """What is kept; None: all of it."""
+
+    newest: int | None = None  # sessions per user
+    seconds: float | None = None  # since something was last said
+    messages: int | None = None  # per session: the oldest go
+
+
+class SessionStore(Protocol):
+    """Where conversations are kept.
+
+    Law: a session belongs to one user, and to everybody else it does not exist: another user's id is answered exactly like one
+    that nobody has. `NotFound`, `Invalid`, `Conflict` and `Unavailable` are the only refusals. A write happens wholly or not at
+    all. What was stored is returned as it was, NUL, lone surrogates and unknown fields included. Messages never change, but for
+    being deleted. Reading a window and committing a turn cost the same in a conversation of 20 messages and of 20,000.
+    """
+
+    async def open(self, user: str, name: str | None, *, create: bool = True, model: str | None = None) -> Session:
+        """Returns the user's session with this id or, of 1–512 printable characters, this alias; None is a new one.
+
+        Law: whatever is no id of a session of this user is an alias. What is unknown is made, or with `create=False` raises
+        `NotFound`. Of any number of calls with one unknown alias one makes the session, all return it.
+        """
+        ...
+
+    async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
+        """Returns the session with this id, whoever's it is, or raises `NotFound`: for administration alone."""
+        ...
+
+    async def take(
+        self,
+        user: str,
+        name: str | None,
+        holder: str,
+        seconds: float,
+        *,
+        create: bool = True,
+        model: str | None = None,
+        messages: int = 500,
+        tokens: int | None = None,
+    ) -> tuple[Session, Window | None]:
+        """Opens a session, locks it and returns the end of its conversation; no window while another holder has it.
+
+        Law: the same as `open`, `lock` and `window` one after the other, which a store need not do at once.
+        """
+        session = await self.open(user, name, create=create, model=model)
+        mine = await self.lock(session, holder, seconds)
+        if mine is None:
+            return session, None
+        return mine, await self.window(mine, messages=messages, tokens=tokens)
+
+    async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
+        """Gives the session to one holder for so long, and returns it as it is now; None while another has it.
+
+        Law: never waits; the store's own clock counts, for all replicas. A holder may lock again, which begins the time anew.
+        """
+        ...
+
+    async def unlock(self, session: Session, holder: str) -> None:
+        """Ends the holder's lock, if it is still theirs."""
+        ...
+
+    async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
+        """Returns at most so many of the last messages on the path to `session.head`, or to the message `at`.
+
+        Law: the messages are consecutive and end with the last one, without those a summary on this path stands for, and
+        without halves of tool calls (`session_chain.paired`). With `tokens`, the sum of theirs is at most that.
+        """
+        ...
+
+    async def match(self, session: Session, messages: Sequence[Message]) -> Match:
+        """Returns the longest prefix of a client's history that any path of this session begins with."""
+        ...
+
+    async def commit(self, session: Session, turn: Turn) -> Committed:
+        """Adds a turn and moves the head to its last entry, or with no entries to `parent`; `HeadMoved` if `turn.head` is passé.
+
+        Law: an entry whose id is stored already is not stored again, except where the stored one was deleted, incomplete or on
+        the side, and this one is not. Entries with the roles system and developer are stored like all others.
+        """
+        ...
+
+    async def list(self, user: str | None, limit: int = 20, after: str | None = None) -> Page[Session]:
+        """Returns the user's sessions, or everybody's, the one that something was last said in first."""
+        ...
+
+    async def update(
+        self,
+        session: Session,
+        *,
+        title: str | UnsetType | None = UNSET,
+        model: str | UnsetType | None = UNSET,
+        params: Json | UnsetType = UNSET,
+        state: Json | UnsetType = UNSET,
+        metadata: dict[str, str] | UnsetType = UNSET,
+        summary: Summary | UnsetType | None = UNSET,
+    ) -> Session:
+        """Replaces what is given and returns the session as it is now. A title is cleaned, everything else kept as it is."""
+        ...
+
+    async def delete(self, session: Session) -> None:
+        """Removes the session with every message."""
+        ...
+
+    async def forget(self, user: str, limit: int = 100) -> int:
+        """Removes so many of the user's sessions and returns how many there were; called until it returns 0."""
+        ...
+
+    async def items(self, session: Session, limit: int = 20, after: str | None = None, *, descending: bool = True) -> Page[Item]:
+        """Returns messages of the path to the present head; an `after` that is unknown begins behind the end.
+
+        Law: a deleted message still serves as `after`, and one of another branch by its position.
+        """
+        ...
+
+    async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
+        """Returns a message of any branch, or raises `NotFound`."""
+        ...
+
+    async def delete_item(self, session: Session, id: str) -> Session:  # noqa: A002 - the public word for it
+        """Erases a message: its text is gone, those after it stay, with their ids."""
+        ...
+
+    async def fork(self, session: Session, at: str | None = None, *, alias: str | None = None) -> Session:
+        """Makes a session of the path to the head, or to the message `at`; the two share nothing from then on."""
+        ...
+
+    async def sweep(self, keep: Retention, user: str | None = None, limit: int = 100) -> int:
+        """Removes what need not be kept, of one user or of everybody, from at most so many sessions; returns of how many."""
+        ...
+
+    def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
+        """Yields every message of every branch, parents before children; a batch at a time is in memory."""
+        ...
+
+    async def restore(self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None) -> Session:
+        """Makes a session like an exported one; its messages get ids of their own, `head` and `summary` follow."""
+        ...
