@@ -92,6 +92,15 @@ class User(Struct, frozen=True):
     name: str
 
 
+class Session(Struct):
+    """The conversation that a turn belongs to, as agents may know it; what they put into `state` is kept with the turn."""
+
+    id: str
+    title: str | None
+    params: Json
+    state: Json
+
+
 class Gateway(Protocol):
     """The house that a turn runs in: the proxy's pipeline."""
 
@@ -144,6 +153,7 @@ class Context:
         parent: Context | None = None,
         limits: Limits | None = None,
         trace: Trace | None = None,
+        session: Session | None = None,
     ) -> None:
         self._gateway = gateway
         self.caller = caller  # the gateway's own record of who asks and how; agents have no use for it
@@ -151,6 +161,7 @@ class Context:
         self.user = user
         self.agent = agent
         self.parent = parent
+        self.session = session  # None: this turn is not kept
         self.usage = NO_USAGE
         self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)  # for depth and cycle guards
         self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())

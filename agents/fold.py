@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import msgspec
@@ -182,7 +183,7 @@ def _grow(whole: Json, delta: Json) -> None:
         elif isinstance(old, dict) and isinstance(new, dict):
             _grow(old, new)
         elif new is not None or old is None:
-            whole[key] = dict(new) if isinstance(new, dict) else list(new) if isinstance(new, list) else new
+            whole[key] = deepcopy(new) if isinstance(new, (dict, list)) else new  # chunks are shared
 
 
 def _finish(reason: str) -> str:

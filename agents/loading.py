@@ -37,6 +37,11 @@ def load(use: str, params: dict[str, Any]) -> Chattable:
     raise LoadError(f"{use} is a {type(found).__name__}: an agent is a class with `chat`, or a function of a message")
 
 
+def made(use: str) -> Any:
+    """An object of the class `use`, which is built without parameters."""
+    return _built(use, _find(use), {})
+
+
 class Function(Chattable):
     """An agent made of one function: `message` alone or `message, ctx`; further parameters come from the config.
 

@@ -19,14 +19,17 @@ from chattable.budget.errors import BudgetError
 from chattable.budget.ledger import FREE, GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
 from chattable.proxy.catalog import known_of, price_of
-from chattable.proxy.config import Config, ModelEntry
+from chattable.proxy.config import Config, ModelEntry, Target
 from chattable.proxy.progress import show_progress
+from chattable.proxy.sessions.sessions import open_store
 from chattable.proxy.setup import StartError, find_config
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
+from chattable.proxy.transcripts.formats import READABLE, WRITABLE
+from chattable.proxy.transfer import TransferError, export_file, import_file
 from chattable.proxy.usage import Usage, as_csv, as_table
 from chattable.proxy.yaml import ConfigError
 
@@ -38,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (StoreError, BudgetError, LocalError, LoadError, StartError, InvalidRequest) as error:
+    except (StoreError, BudgetError, LocalError, LoadError, StartError, InvalidRequest, TransferError) as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
@@ -97,6 +100,17 @@ def parser() -> argparse.ArgumentParser:
     ledger = commands.add_parser("ledger", help="the books of the budgets").add_subparsers(required=True, metavar="ACTION")
     ledger.add_parser("verify", parents=[config], help="recompute every balance from its entries").set_defaults(run=_verify)
 
+    export = commands.add_parser("export", parents=[config], help="write conversations to a file")
+    export.add_argument("file", metavar="FILE", help="- is standard output")
+    export.add_argument("--user", metavar="U", help="whose; default: everybody's")
+    export.add_argument("--format", default="native", help=f"{', '.join(WRITABLE)}; default: native, which loses nothing")
+    export.set_defaults(run=_export)
+    take = commands.add_parser("import", parents=[config], help="read conversations from a file")
+    take.add_argument("file", metavar="FILE", help="- is standard input")
+    take.add_argument("--user", metavar="U", required=True, help="whose they will be")
+    take.add_argument("--format", default="", help=f"{', '.join(READABLE)}; default: what the file looks like")
+    take.set_defaults(run=_import)
+
     local = commands.add_parser("local", help="a small model on this machine").add_subparsers(required=True, metavar="ACTION")
     local.add_parser("pull", help="fetch the model (93 MB)").set_defaults(run=_pull)
     return root
@@ -113,16 +127,19 @@ def _check(args: argparse.Namespace) -> None:
     server = config.server
     print(f"serves at http://{server.host}:{server.port}/v1, database {Database(config.database_url)}")
     for name, model in config.models.items():
-        print(f"model  {name} → {model.provider}/{model.upstream(name, name)}{_priced(config, name, model)}")
+        for target in model.served_by():
+            print(f"model  {name} → {target.provider}/{target.upstream(name, name)}{_priced(config, name, model, target)}")
+        if model.fallbacks:
+            print(f"       else {', '.join(model.fallbacks)}")
     for name, agent in config.agents.items():
         print(f"agent  {name} → {getattr(agent, 'use', None) or getattr(agent, 'model', '')}")
 
 
-def _priced(config: Config, name: str, model: ModelEntry) -> str:
+def _priced(config: Config, name: str, model: ModelEntry, target: Target) -> str:
     """What budgets in dollars take it to cost; a wildcard's models cost what is known of each."""
     if name.endswith("*"):
         return ""
-    price = price_of(model, known_of(config.providers[model.provider], model.upstream(name, name)))
+    price = price_of(target, model, known_of(config.providers[target.provider], target.upstream(name, name)))
     return f"  ${price.input / 1e6:g} / ${price.output / 1e6:g} per million tokens" if price != FREE else "  no price"
 
 
@@ -165,6 +182,29 @@ def _usage(args: argparse.Namespace) -> None:
     asyncio.run(_with_database(args, run))
 
 
+def _export(args: argparse.Namespace) -> None:
+    async def run(database: Database) -> None:
+        await _bring_up(database)
+        await export_file(open_store(config, database), Users(database), args.file, args.user, args.format)
+
+    config = find_config(args.config)
+    asyncio.run(_with_database(args, run))
+
+
+def _import(args: argparse.Namespace) -> int:
+    failed = 0
+
+    async def run(database: Database) -> None:
+        nonlocal failed
+        await _bring_up(database)
+        store, users, audit = open_store(config, database), Users(database), Audit(database)
+        failed = await import_file(store, users, audit, args.file, args.user, args.format)
+
+    config = find_config(args.config)
+    asyncio.run(_with_database(args, run))
+    return 1 if failed else 0
+
+
 def _pull(_: argparse.Namespace) -> None:
     with show_progress(sys.stderr) as tell:
         path = pull(tell, data_home())
@@ -180,13 +220,18 @@ async def _with_database(args: argparse.Namespace, run: Callable[[Database], Awa
         await database.stop()
 
 
+async def _bring_up(database: Database) -> None:
+    """Brings a file of our own up to date; a server's database is its operator's affair."""
+    if database.is_sqlite and not await database.up_to_date():
+        await database.migrate()
+
+
 def _with_users(act: Callable[[Users, Audit, argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], None]:
     """A command on the users of a database, which is brought up to date first if it is a file of our own."""
 
     def command(args: argparse.Namespace) -> None:
         async def run(database: Database) -> None:
-            if database.is_sqlite and not await database.up_to_date():
-                await database.migrate()
+            await _bring_up(database)
             await act(Users(database), Audit(database), args)
 
         asyncio.run(_with_database(args, run))

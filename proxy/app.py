@@ -15,6 +15,7 @@ from litestar.config.cors import CORSConfig
 from litestar.openapi import OpenAPIConfig
 
 from chattable.adapters.transport import AiohttpTransport
+from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
 from chattable.proxy import catalog as catalogs
 from chattable.proxy import failpoints
@@ -31,8 +32,25 @@ from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.routes import admin, audit, budgets, chat, health, me, models, teams, usage
-from chattable.proxy.sessions import NoSessions
+from chattable.proxy.routes import (
+    admin,
+    admin_models,
+    admin_sessions,
+    audit,
+    budgets,
+    cache,
+    chat,
+    conversations,
+    health,
+    items,
+    me,
+    models,
+    teams,
+    transcripts,
+    usage,
+)
+from chattable.proxy.sessions.scribe import Scribe
+from chattable.proxy.sessions.sessions import Sessions, open_store
 from chattable.proxy.shutdown import on_stop_signal
 from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
@@ -43,7 +61,10 @@ from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
 
-ROOMS = (chat, models, me, admin, teams, budgets, usage, audit, health)
+ROOMS = (
+    chat, conversations, items, transcripts, models, me,
+    admin, teams, budgets, usage, admin_sessions, admin_models, cache, audit, health,
+)  # fmt: skip
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -56,6 +77,10 @@ EXPOSED = [
     "x-budget-reset",
     "x-should-retry",
     "idempotency-replayed",
+    "x-session-id",
+    "x-session-mode",
+    "x-session-injected",
+    "content-disposition",
     "x-cache",
     "age",
 ]
@@ -63,17 +88,21 @@ EXPOSED = [
 
 def build(config: Config) -> Edge:
     """The application that a config describes."""
-    database = Database(config.database_url)
+    database = Database(config.database_url, sync=config.budgets.sync == "commit")
     users = Users(database)
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
     metering = Metering(ledger, open_journal(config, database), reach=failpoints.from_environment(os.environ))
     catalog = catalogs.build(config, transport)
-    pace = Pace(open_rates(config.redis_url), config.rate_limits)
+    line = Line(config.redis_url) if config.redis_url else None
+    pace = Pace(open_rates(line), config.rate_limits)
     idempotency = Idempotency(ledger)
-    cache = open_cache(config)
-    pipeline = Pipeline(catalog, idempotency, NoSessions(), pace, cache, metering)
+    answers = open_cache(config, line)
+    session_store = open_store(config, database)
+    scribe = Scribe(session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller))
+    sessions = Sessions(session_store, config.sessions, catalog, scribe)
+    pipeline = Pipeline(catalog, idempotency, sessions, pace, answers, metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
     deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
@@ -89,6 +118,7 @@ def build(config: Config) -> Edge:
         metering,
         Usage(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
         outbox,
+        session_store,
         config.server.max_body_mb * 2**20,
     )
 
@@ -104,7 +134,8 @@ def build(config: Config) -> Edge:
         await metering.start()
         await idempotency.start()
         await pace.rates.start()
-        await cache.start()
+        await answers.start()
+        await sessions.start()
         await catalog.start()
         if deliveries:
             await deliveries.start()
@@ -119,10 +150,11 @@ def build(config: Config) -> Edge:
                 finally:
                     await stop()
         finally:
-            await cache.stop()
+            await answers.stop()
             if deliveries:
                 await deliveries.stop()
             await catalog.stop()
+            await sessions.stop()
             await transport.aclose()
             await pace.rates.stop()
             await idempotency.stop()

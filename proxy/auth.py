@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chattable.agents.chattable import User
+from chattable.agents.chattable import Session, User
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
 from chattable.proxy.store.secret import digest
 from chattable.proxy.store.users import Key, Users
@@ -19,6 +19,7 @@ from chattable.proxy.store.users import User as StoredUser
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context
     from chattable.proxy.cache.controls import Controls
+    from chattable.proxy.sessions.doors import Door
 
 TTL = 1.0  # seconds that a looked-up key is believed; a revoked one is refused everywhere after that
 MAX_CACHED = 10_000
@@ -56,6 +57,9 @@ class Caller(Struct, frozen=True):
     parent: Context | None = None  # the turn whose borrowed key this request carries
     idempotency_key: str = ""
     cache: Controls | None = None  # what the request says about the response cache
+    door: Door | None = None  # the session it names by a header
+    session: Session | None = None  # the one it belongs to
+    tag: str = ""  # what it is for, where it is not the user's own question
 
 
 ADMIN = Principal(User("admin", "admin"), admin=True)

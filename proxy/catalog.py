@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.adapters.local import LocalServer, data_home, model_path
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
@@ -25,9 +26,11 @@ from chattable.budget.ledger import FREE, Price
 from chattable.budget.prices import Known, known
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
+from chattable.proxy.health import Health
 
 STARTED = int(time.time())  # what models say they were created
 DEFAULT = "default"  # the name that means `default_model`
+MOST_MODELS = 1000  # of a provider that are remembered
 MAX_NAME = 256  # characters of a name that a wildcard serves
 MOST_HELD = 16_384  # tokens of output that a budget holds of what is only known of a model: many can write far more than they do
 
@@ -45,6 +48,10 @@ class Entry(Struct, frozen=True):
     price: Price = FREE
     max_output: int | None = None
     source: tuple[str, ...] = ()  # what really answers, whatever it is called here: what differs in it may answer differently
+    targets: tuple[Entry, ...] = ()  # where there are several: each as an entry of the same name
+    fallbacks: tuple[str, ...] = ()
+    weight: float | None = None  # a target's share of the calls
+    health: Health | None = None
     cache_ttl: float | None = None  # seconds that answers are kept; None: they are not
 
 
@@ -88,8 +95,7 @@ class Catalog:
         pattern = settings.match(name, self._wildcards)
         if pattern is None:
             return None
-        model = self._wildcards[pattern]
-        return _upstream(name, model.upstream(pattern, name), model, self._sources[model.provider])
+        return _model(pattern, name, self._wildcards[pattern], self._sources)
 
 
 class _Source:
@@ -101,6 +107,7 @@ class _Source:
         self.name = name
         self.config = config
         self.cache = cache
+        self._health: dict[str, Health] = {}
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
         self.provider = Provider(
@@ -112,6 +119,14 @@ class _Source:
             max_connections=config.max_connections,
         )
 
+    def health(self, model: str) -> Health:
+        """What is known of a model here, under whatever names it is served."""
+        if model not in self._health:
+            if len(self._health) >= MOST_MODELS:  # behind a wildcard every client may name models of its own
+                self._health.clear()
+            self._health[model] = Health()
+        return self._health[model]
+
     async def start(self) -> None:
         if self.server is not None:
             await self.server.start()
@@ -122,11 +137,27 @@ class _Source:
             await self.server.stop()
 
 
-def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source: _Source) -> Entry:
-    """A name that an upstream answers."""
-    limits = model.timeouts.onto(source.config.timeouts) if model.timeouts else source.config.timeouts
-    retries = source.config.retries if model.retries is None else model.retries
-    facts = known_of(source.config, upstream_name)
+def _model(pattern: str, name: str, model: settings.ModelEntry, sources: Mapping[str, _Source]) -> Entry:
+    """A name that upstreams answer."""
+    targets = tuple([_target(pattern, name, model, target, sources[target.provider]) for target in model.served_by()])
+    if len(targets) == 1:
+        return replace(targets[0], fallbacks=model.fallbacks)
+    lengths = [target.context_length for target in targets]
+    return replace(
+        targets[0],
+        context_length=max((length for length in lengths if length), default=None),
+        source=tuple([part for target in targets for part in target.source]),
+        targets=targets,
+        fallbacks=model.fallbacks,
+    )
+
+
+def _target(pattern: str, name: str, model: settings.ModelEntry, target: settings.Target, source: _Source) -> Entry:
+    """A name that one upstream answers."""
+    config, upstream_name = source.config, target.upstream(pattern, name)
+    limits = model.timeouts.onto(config.timeouts) if model.timeouts else config.timeouts
+    retries = config.retries if model.retries is None else model.retries
+    facts = known_of(config, upstream_name)
     most = min(facts.max_output, MOST_HELD) if facts and facts.max_output else None
     return Entry(
         name,
@@ -136,14 +167,16 @@ def _upstream(name: str, upstream_name: str, model: settings.ModelEntry, source:
             timeouts=Timeouts(limits.connect, limits.first_token, limits.between_tokens, limits.total),
             retries=retries,
         ),
-        model.owned_by or model.provider,
+        model.owned_by or target.provider,
         STARTED,
         model.description,
-        model.context_length or (facts.context_length if facts else None),
-        max_output=model.max_output or most,
-        price=price_of(model, facts),
-        source=(source.name, source.config.kind, source.config.base_url or "", upstream_name),
+        target.context_length or model.context_length or (facts.context_length if facts else None),
+        max_output=target.max_output or model.max_output or most,
+        price=price_of(target, model, facts),
+        source=(source.name, config.kind, config.base_url or "", upstream_name),
         cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
+        weight=target.weight,
+        health=source.health(upstream_name),
     )
 
 
@@ -152,16 +185,17 @@ def known_of(provider: settings.Provider, model: str) -> Known | None:
     return known(provider.kind, model) if provider.base_url is None else None
 
 
-def price_of(model: settings.ModelEntry, facts: Known | None) -> Price:
+def price_of(target: settings.Target, model: settings.ModelEntry, facts: Known | None) -> Price:
     """What budgets take a model to cost: what the config says, else what is known, else nothing."""
-    return model.price.as_price() if model.price else facts.price if facts else FREE
+    said = target.price or model.price
+    return said.as_price() if said else facts.price if facts else FREE
 
 
 def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:
     """The catalog that a config describes; raises `LoadError` for an agent that cannot be built."""
     sources = {name: _Source(name, provider, transport, config.cache) for name, provider in config.providers.items()}
     fixed = {name: model for name, model in config.models.items() if not name.endswith("*")}
-    entries = [_upstream(name, model.upstream(name, name), model, sources[model.provider]) for name, model in fixed.items()]
+    entries = [_model(name, name, model, sources) for name, model in fixed.items()]
     reach = _reach(config)
     entries += [_agent(name, agent, config.cache, reach) for name, agent in config.agents.items()]
     wildcards = {name: model for name, model in config.models.items() if name.endswith("*")}

@@ -19,6 +19,7 @@ from chattable.proxy.values import (
     Database,
     Dollars,
     Duration,
+    Header,
     KeptFor,
     Name,
     Origin,
@@ -32,6 +33,7 @@ from chattable.proxy.values import (
     Usd,
     WebhookSecret,
     WebhookUrl,
+    Weight,
     Window,
     Word,
 )
@@ -106,10 +108,31 @@ class ModelCache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Annotated[KeptFor | None, Meta(description="how long; default: what `cache` says")] = None
 
 
+class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several that serve a model name."""
+
+    provider: Annotated[str, Meta(description="name of the provider")]
+    model: Annotated[Name | None, Meta(description="its name upstream; default: the entry's own name")] = None
+    weight: Annotated[
+        Weight | None, Meta(description="its share of the calls; default: where none has one, the quicker is asked")
+    ] = None
+    context_length: Annotated[Count | None, Meta(description="tokens the model can read")] = None
+    max_output: Annotated[Count | None, Meta(description="tokens it can write in one reply")] = None
+    price: Annotated[ModelPrice | None, Meta(description="what it costs; default: as the entry, or what is known")] = None
+
+    def upstream(self, name: str, asked: str) -> str:
+        """What to call the model upstream when `asked` found the entry `name`."""
+        if not name.endswith("*"):
+            return self.model or name
+        return (self.model or "*").replace("*", asked[len(name) - 1 :])
+
+
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model name that clients may ask for; `openai/*` stands for every name that begins so."""
 
-    provider: Annotated[str, Meta(description="name of the provider that serves it")]
+    provider: Annotated[str, Meta(description="name of the provider that serves it, unless there are targets")] = ""
+    targets: Annotated[tuple[Target, ...], Meta(description="several that serve it, in place of `provider` and `model`")] = ()
+    fallbacks: Annotated[tuple[str, ...], Meta(description="models that answer where this one fails before its first token")] = ()
     model: Annotated[Name | None, Meta(description="its name upstream, * being what * matched; default: its own name")] = None
     description: Annotated[str, Meta(description="shown in /v1/models")] = ""
     timeouts: Annotated[TimeoutOverrides | None, Meta(description="where they differ from the provider's")] = None
@@ -122,11 +145,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
     cache: Annotated[ModelCache | None, Meta(description="how its answers are kept, if there is a section `cache`")] = None
 
-    def upstream(self, name: str, asked: str) -> str:
-        """What to call the model upstream when `asked` found this entry under `name`."""
-        if not name.endswith("*"):
-            return self.model or name
-        return (self.model or "*").replace("*", asked[len(name) - 1 :])
+    def served_by(self) -> tuple[Target, ...]:
+        """Its targets, be it one or several."""
+        return self.targets or (Target(provider=self.provider, model=self.model),)
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -230,6 +251,69 @@ class Cache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory_mb: Annotated[int, Meta(ge=1, le=65536, description="size of the cache of a process without Redis, in MiB")] = 64
 
 
+class SessionHeader(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A header that names a session."""
+
+    name: Annotated[Header, Meta(description="the header")]
+    mode: Annotated[
+        Literal["append", "mirror", "auto", "off", ""],
+        Meta(description="how its clients keep history; default: X-Session-Id as `mode` says, all others mirror"),
+    ] = ""
+
+
+class SessionWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much stored history is asked."""
+
+    messages: Annotated[int, Meta(ge=1, le=5000, description="most stored messages sent upstream")] = 200
+    tokens: Annotated[
+        Count | None, Meta(description="most tokens of a prompt with history; default: what the model's context leaves")
+    ] = None
+
+
+class SessionRetention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept."""
+
+    max_sessions_per_user: Annotated[Count | None, Meta(description="the newest so many of each user; null: all")] = 500
+    max_age: Annotated[Duration | None, Meta(description="since something was last said; default: for ever")] = None
+    max_messages: Annotated[Count | None, Meta(description="the newest so many of a session; default: all")] = None
+
+
+class SessionTitle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How sessions get their titles."""
+
+    model: Annotated[
+        str, Meta(description="writes titles, and those that chat UIs ask for; default: the first words of the user")
+    ] = ""
+
+
+class SessionSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What becomes of history that is too long."""
+
+    model: Annotated[str, Meta(description="sums up what is old; default: what does not fit is left out")] = ""
+    after: Annotated[Count, Meta(description="stored messages after which the older ones are summed up")] = 60
+    keep: Annotated[Count, Meta(description="newest messages that are sent as they are")] = 20
+
+
+class Sessions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Conversations that the server keeps."""
+
+    headers: Annotated[
+        tuple[Header | SessionHeader, ...], Meta(description="headers that name a session; the first one present counts")
+    ] = ("X-Session-Id", "X-Conversation-Id", "X-OpenWebUI-Chat-Id", "Helicone-Session-Id", "x-litellm-session-id")
+    mode: Annotated[
+        Literal["append", "mirror", "auto", "off"],
+        Meta(description="who keeps the history: the server, the client, whoever seems to, or nobody"),
+    ] = "auto"
+    unknown: Annotated[Literal["create", "reject"], Meta(description="what happens to a session that nobody has")] = "create"
+    wait: Annotated[Duration, Meta(description="how long a turn waits for the one before it, then it is a 409")] = 20.0
+    keep_partial: Annotated[bool, Meta(description="keep what was said to a client that left, marked as incomplete")] = True
+    window: Annotated[SessionWindow, Meta(description="how much stored history is asked")] = SessionWindow()
+    retention: Annotated[SessionRetention, Meta(description="what is kept")] = SessionRetention()
+    title: Annotated[SessionTitle, Meta(description="how sessions get their titles")] = SessionTitle()
+    summary: Annotated[SessionSummary, Meta(description="what becomes of history that is too long")] = SessionSummary()
+    store: Annotated[str, Meta(description="a SessionStore of your own, as package.module:Class; default: the database")] = ""
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that config.yaml says."""
 
@@ -247,6 +331,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agents: Annotated[dict[str, CodeAgent | PromptAgent], Meta(description="agents by the name clients ask for")] = {}
     budgets: Annotated[Budgets, Meta(description="what may be spent")] = Budgets()
     rate_limits: Annotated[RateLimits, Meta(description="how fast calls may come")] = RateLimits()
+    sessions: Annotated[Sessions, Meta(description="conversations that the server keeps")] = Sessions()
     cache: Annotated[Cache | None, Meta(description="answers kept for identical requests; default: none are")] = None
 
     def __repr__(self) -> str:

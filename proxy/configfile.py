@@ -80,11 +80,12 @@ def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _
             yield ("providers", name), why
     sections = (doc.value.get(section) for section in ("providers", "models", "agents"))
     providers, models, agents = (section if isinstance(section, dict) else {} for section in sections)
-    yield from _mistakes_in_models(config, providers)
+    yield from _mistakes_in_models(config, providers, models)
     yield from _mistakes_in_agents(config, {**models, **agents})
     for name in models.keys() & agents.keys():
         yield ("agents", name), f"is the name of a model too, on line {doc.line(('models', name))}; rename one"
-    yield from _cycles({name: agent.model for name, agent in config.agents.items() if isinstance(agent, PromptAgent)})
+    asks = {name: (agent.model,) for name, agent in config.agents.items() if isinstance(agent, PromptAgent)}
+    yield from _cycles("agents", "model", asks)
     budget = config.budgets.default
     if budget is not None and budget.tokens is None and budget.cost_usd is None:
         yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
@@ -97,15 +98,25 @@ def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _
         yield ("default_model",), why
 
 
-def _mistakes_in_models(config: Config, providers: Mapping[str, Any]) -> _Mistakes:
+def _mistakes_in_models(config: Config, providers: Mapping[str, Any], names: Mapping[str, Any]) -> _Mistakes:
     for name, model in config.models.items():
         if name != "*" and (why := _bad_name(name.removesuffix("*"))):
             yield ("models", name), why
-        if model.provider not in providers:
-            known = hint(model.provider, providers) or "; define it under `providers`"
-            yield ("models", name, "provider"), f"there is no provider `{model.provider}`{known}"
-        if model.model and model.model.count("*") > name.endswith("*"):
-            yield ("models", name, "model"), "may hold one `*`, and only if the entry's own name ends in `*`"
+        if bool(model.provider) == bool(model.targets):
+            yield ("models", name), "must have either `provider` or `targets`"
+        elif model.targets and model.model:
+            yield ("models", name, "model"), "belongs into each of `targets`"
+        for i, target in enumerate(model.served_by()):
+            where: tuple[str | int, ...] = ("models", name, "targets", i) if model.targets else ("models", name)
+            if target.provider and target.provider not in providers:
+                known = hint(target.provider, providers) or "; define it under `providers`"
+                yield (*where, "provider"), f"there is no provider `{target.provider}`{known}"
+            if target.model and target.model.count("*") > name.endswith("*"):
+                yield (*where, "model"), "may hold one `*`, and only if the entry's own name ends in `*`"
+        for i, fallback in enumerate(model.fallbacks):
+            if why := _unknown(fallback, names):
+                yield ("models", name, "fallbacks", i), why
+    yield from _cycles("models", "fallbacks", {name: model.fallbacks for name, model in config.models.items()})
 
 
 def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
@@ -125,19 +136,21 @@ def _mistakes_in_code(config: Config) -> _Mistakes:
                 yield ("agents", name, "use"), str(error)
 
 
-def _cycles(asks: Mapping[str, str]) -> _Mistakes:
-    """Agents that would ask each other for ever, every circle once."""
+def _cycles(section: str, field: str, asks: Mapping[str, Collection[str]]) -> _Mistakes:
+    """Entries that would ask each other for ever, every circle once."""
     done: set[str] = set()
-    for start in asks:
-        path: list[str] = []
-        name = start
-        while name in asks and name not in done:
-            done.add(name)
-            path.append(name)
-            name = asks[name]
+
+    def walk(name: str, path: list[str]) -> _Mistakes:
         if name in path:
             circle = [*path[path.index(name) :], name]
-            yield ("agents", name, "model"), f"agents ask each other in a circle: {' -> '.join(circle)}"
+            yield (section, name, field), f"{section} ask each other in a circle: {' -> '.join(circle)}"
+        elif name in asks and name not in done:
+            for other in asks[name]:
+                yield from walk(other, [*path, name])
+            done.add(name)
+
+    for start in asks:
+        yield from walk(start, [])
 
 
 def _unknown(name: str, names: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from chattable.agents import errors as chat
 from chattable.budget import errors as budget
 from chattable.budget import rates
 from chattable.proxy.store import errors as store
+from chattable.proxy.store.sessions import HeadMoved
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -68,11 +69,26 @@ class InProgressError(chat.ChatError):
         super().__init__(message, param="Idempotency-Key", code="idempotency_in_progress")
 
 
+class LockedError(chat.ChatError):
+    """Another turn of a session is still under way."""
+
+    def __init__(self, session: str) -> None:
+        message = f"Another request is still being answered in the conversation {session}. Retry in a moment."
+        super().__init__(message, param="conversation", code="conversation_locked")
+
+
 class BudgetAwayError(chat.ChatError):
     """The ledger does not answer, and without it nothing may be spent; the cause is for the log."""
 
     def __init__(self) -> None:
         super().__init__("The database is unavailable. Please retry your request.", code="database_unavailable")
+
+
+class CacheAwayError(Exception):
+    """Redis does not answer, so nothing was forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__("Redis does not answer: nothing was forgotten. Please retry your request.")
 
 
 class ShuttingDownError(Exception):
@@ -118,6 +134,7 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (budget.UnknownLimitError, 404, INVALID, "not_found"),
     (ForbiddenError, 403, INVALID, "forbidden"),
     (ShuttingDownError, 503, SERVER, "shutting_down"),
+    (CacheAwayError, 503, SERVER, "cache_unavailable"),
 ]
 
 
@@ -135,8 +152,9 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
     if isinstance(error, TooFastError):
         return Failure(429, error.message, error.kind, None, error.code, error.headers)
-    if isinstance(error, InProgressError):
-        return Failure(409, error.message, INVALID, error.param, error.code, {"retry-after": "1", "x-should-retry": "true"})
+    if isinstance(error, (InProgressError, LockedError, HeadMoved)):
+        param = error.field if isinstance(error, HeadMoved) else error.param
+        return Failure(409, str(error), INVALID, param, error.code, {"retry-after": "1", "x-should-retry": "true"})
     if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):  # its text is for the log
         error = BudgetAwayError()
     if isinstance(error, BudgetAwayError):

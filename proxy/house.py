@@ -12,6 +12,7 @@ from chattable.proxy.metering import Metering
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
+from chattable.proxy.store.sessions import SessionStore
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 from chattable.proxy.usage import Usage
@@ -31,4 +32,5 @@ class House(Struct, frozen=True):
     metering: Metering
     usage: Usage
     outbox: Outbox
+    session_store: SessionStore
     max_body: int  # bytes

@@ -333,13 +333,20 @@ class Held:
         choices = params.get("n") or 1
         return Wish(
             id=f"hold_{random.getrandbits(128):032x}",
-            asker=Asker(user=principal.user.id, key=principal.key_id, team=principal.team or "", agent=self._agent),
+            asker=Asker(
+                user=principal.user.id,
+                key=principal.key_id,
+                team=principal.team or "",
+                agent=self._agent,
+                session=self._caller.session.id if self._caller.session else "",
+            ),
             model=self._entry.name,
             prompt=prompt,
             most=most * choices,
             least=min(most, 1) * choices,
             price=self._entry.price,
             request=self._caller.request_id,
+            tag=self._caller.tag,
         )
 
     def _cap(self, hold: Hold) -> None:

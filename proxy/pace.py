@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
-from msgspec import Struct
+from contextlib import asynccontextmanager, suppress
 
 from chattable.agents.chat import Chat, Chunk
-from chattable.budget.rates import Bound, Rate, RateLimitedError, Rates, headers
+from chattable.budget.line import Line
+from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates, headers
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
 from chattable.proxy import config as settings
@@ -20,11 +20,28 @@ from chattable.proxy.errors import TooFastError
 BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
 
 
-class Entered(Struct):
-    """A call that was let in, and the tokens it has used so far."""
+class Entered:
+    """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
 
-    headers: dict[str, str] = {}
-    used: int = 0
+    def __init__(self, passed: Pass | None = None, asking: asyncio.Task[Pass] | None = None) -> None:
+        self.passed = passed
+        self.used = 0
+        self._asking = asking
+
+    async def admitted(self) -> dict[str, str]:
+        """Waits until the call is let in, for the headers that say so; `TooFastError` if it is not."""
+        if self.passed is None and self._asking is not None:
+            try:
+                self.passed = await asyncio.shield(self._asking)
+            except RateLimitedError as error:
+                raise TooFastError(error) from None
+        return headers(self.passed) if self.passed else {}
+
+    async def known(self) -> Pass | None:
+        """What was answered, which takes a moment at most; None: it was not let in."""
+        with suppress(TooFastError):
+            await self.admitted()
+        return self.passed
 
     def see(self, chunk: Chunk) -> None:
         """Notes a step of the answer."""
@@ -46,22 +63,29 @@ class Pace:
 
     @asynccontextmanager
     async def call(self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool) -> AsyncGenerator[Entered]:
-        """Lets a call in for as long as the context lasts, or raises `TooFastError`."""
+        """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `admitted`.
+
+        Where entering takes a round trip, the call hears of it in `admitted` only: what else is asked meanwhile shares the trip.
+        """
         bounds = self._bounds(entry, caller, nested=nested)
         if not bounds:
             yield Entered()
             return
         call_id = f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
         estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
-        try:
-            passed = await self.rates.enter(bounds, call_id, estimate)
-        except RateLimitedError as error:
-            raise TooFastError(error) from None
-        entered = Entered(headers(passed))
+        asking = self.rates.enter(bounds, call_id, estimate)
+        if self.rates.shared:
+            entered = Entered(asking=asyncio.create_task(asking))
+        else:
+            try:
+                entered = Entered(await asking)
+            except RateLimitedError as error:
+                raise TooFastError(error) from None
         try:
             yield entered
         finally:
-            await self.rates.leave(passed, entered.used)
+            if (passed := await entered.known()) is not None:
+                await self.rates.leave(passed, entered.used)
 
     def _bounds(self, entry: Entry, caller: Caller, *, nested: bool) -> list[Bound]:
         if not self._named and self._default is None:
@@ -79,9 +103,9 @@ class Pace:
         return found
 
 
-def open_rates(redis_url: str) -> Rates:
-    """Rates that all processes share by way of Redis, else this one's own."""
-    return RedisRates(redis_url) if redis_url else MemoryRates()
+def open_rates(line: Line | None) -> Rates:
+    """Rates that all processes share by way of Redis, if there is a line to one, else this one's own."""
+    return RedisRates(line) if line else MemoryRates()
 
 
 def _rate(rate: settings.Rate) -> Rate:

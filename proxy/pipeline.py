@@ -16,6 +16,7 @@ from chattable.agents.chat import Chat, Chunk
 from chattable.agents.chattable import Context
 from chattable.agents.drive import drive
 from chattable.agents.errors import TurnTimeout
+from chattable.agents.fold import Fold
 from chattable.agents.parsing import check_tool_replies
 from chattable.proxy.auth import Caller
 from chattable.proxy.cache.cache import Cache
@@ -25,9 +26,10 @@ from chattable.proxy.errors import ShuttingDownError, known
 from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.inprocess import client_for
 from chattable.proxy.metering import Metering
-from chattable.proxy.pace import Pace
+from chattable.proxy.pace import Entered, Pace
 from chattable.proxy.reply import Reply
-from chattable.proxy.sessions import Sessions
+from chattable.proxy.router import Routes
+from chattable.proxy.sessions.sessions import Sessions
 from chattable.proxy.threads import DaemonThreads
 
 if TYPE_CHECKING:
@@ -72,6 +74,15 @@ class Pipeline:
             async for chunk in chunks:
                 yield chunk
 
+    async def write(self, chat: Chat, caller: Caller) -> str:
+        """The words of an answer that belongs to no turn: a title, a summary."""
+        fold = Fold()
+        entry = self.catalog.find(chat.model, caller.principal)
+        async with aclosing(self._answer(chat, entry, caller, None, Reply())) as chunks:
+            async for chunk in chunks:
+                fold.add(chunk)
+        return fold.message().text
+
     async def _pump(self, chat: Chat, caller: Caller, reply: Reply) -> None:
         try:
             entry = self.catalog.find(chat.model, caller.principal)
@@ -111,27 +122,30 @@ class Pipeline:
                         yield chunk
 
     async def _turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
-        async with self.sessions.turn(chat, caller) as turn:
+        async with self.sessions.turn(chat, entry, caller, reply) as turn:
             reply.headers |= turn.headers
-            check_tool_replies(turn.chat.messages)
-            async with aclosing(self._answer(turn.chat, entry, caller, caller.parent, reply)) as chunks:
-                async for chunk in chunks:
-                    turn.see(chunk)
-                    yield chunk
+            for chunk in turn.replay or ():
+                turn.see(chunk)
+                yield chunk
+            if turn.replay is None:
+                check_tool_replies(turn.chat.messages)
+                async with aclosing(self._answer(turn.chat, turn.entry, turn.caller, caller.parent, reply)) as chunks:
+                    async for chunk in chunks:
+                        turn.see(chunk)
+                        yield chunk
 
     async def _answer(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
     ) -> AsyncGenerator[Chunk]:
         def ask() -> AsyncGenerator[Chunk]:
             reply.headers |= cached.headers
-            return self._ask(chat, entry, caller, parent, reply)
+            return self._ask(chat, entry, caller, parent, reply, paced)
 
         chat, controls = take(chat, caller.cache)
         async with self.pace.call(chat, entry, caller, nested=parent is not None) as paced:
-            reply.headers |= paced.headers
             cached = self.cache.lookup(chat, entry, caller, controls, ask)
             async with cached:
-                reply.headers |= cached.headers
+                reply.headers |= await paced.admitted() | cached.headers
                 async with aclosing(cached.answer()) as chunks:
                     async for chunk in chunks:
                         if cached.asked:  # what costs nothing counts for nothing
@@ -140,24 +154,41 @@ class Pipeline:
                 if cached.saved is not None:
                     await self.metering.spared(chat, entry, caller, parent, cached.saved)
 
-    async def _ask(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> AsyncGenerator[Chunk]:
-        async with self.metering.hold(chat, entry, caller, parent) as hold:
-            reply.headers |= hold.headers
-            limits = entry.limits.within(caller.max_calls)
-            user = caller.principal.user
-            ctx = Context(self, hold.chat, user, entry.name, caller, parent=parent, limits=limits, trace=reply.trace)
-            async with aclosing(drive(entry.model, ctx)) as chunks:
-                async for chunk in chunks:
-                    hold.see(chunk)
-                    yield chunk
-                    if hold.overrun:  # the upstream ignores the cap it was sent: the answer ends here
-                        for index in sorted(hold.choices):
-                            yield Chunk(index, {}, "length")
-                        break
-            if hold.reported is None:
-                usage = await hold.usage()
-                ctx.add_usage(usage)
-                yield Chunk(usage=usage)
+    async def _ask(
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply, paced: Entered
+    ) -> AsyncGenerator[Chunk]:
+        await paced.admitted()
+        routes = Routes(self.catalog, entry, caller)
+        for target in routes:
+            try:
+                async with self.metering.hold(chat, target, caller, parent) as hold:
+                    reply.headers |= hold.headers
+                    ctx = self._context(hold.chat, target, caller, parent, reply)
+                    async with aclosing(drive(target.model, ctx)) as chunks:
+                        async for chunk in chunks:
+                            routes.answering()
+                            hold.see(chunk)
+                            yield chunk
+                            if hold.overrun:  # the upstream ignores the cap it was sent: the answer ends here
+                                for index in sorted(hold.choices):
+                                    yield Chunk(index, {}, "length")
+                                break
+                    routes.ended(True)
+                    if hold.reported is None:
+                        usage = await hold.usage()
+                        ctx.add_usage(usage)
+                        yield Chunk(usage=usage)
+                    return
+            except Exception as error:
+                if not routes.failed(error):
+                    raise
+            finally:
+                routes.ended()
+
+    def _context(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> Context:
+        limits, session = entry.limits.within(caller.max_calls), caller.session if parent is None else None
+        user = caller.principal.user
+        return Context(self, chat, user, entry.name, caller, parent=parent, limits=limits, trace=reply.trace, session=session)
 
     def client(self, ctx: Context) -> AsyncOpenAI:
         """An OpenAI client without a socket, whose requests are nested in the turn."""

@@ -88,6 +88,11 @@ class Reply:
         """Whether the turn has ended well and everything was taken."""
         return self._ended and self._error is None and not self._items
 
+    @property
+    def left(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._left
+
     def leave(self, *, cancel: bool = False) -> None:
         """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
         self._left = True

@@ -62,7 +62,8 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
     calls = int(max_calls) if max_calls else None
     control = of_header(header(request, b"cache-control"))
-    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control)
+    door = house.pipeline.sessions.doors.of_headers(scope["headers"])
+    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control, door)
 
 
 async def on_behalf(caller: Caller, user: str | None, house: House) -> Caller:

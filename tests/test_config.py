@@ -22,6 +22,7 @@ from chattable.proxy.config import (
     ModelEntry,
     PromptAgent,
     Provider,
+    Target,
     Timeouts,
     match,
 )
@@ -196,12 +197,12 @@ def test_the_longest_wildcard_serves_what_has_no_entry_of_its_own(asked: str, en
     """).models
     found = match(asked, models)
     assert found == entry
-    assert (models[found].upstream(found, asked) if found else None) == upstream
+    assert (models[found].served_by()[0].upstream(found, asked) if found else None) == upstream
 
 
 def test_a_star_alone_serves_everything() -> None:
     assert match("any/thing", {"*": 1}) == "*"
-    assert ModelEntry(provider="p").upstream("*", "any/thing") == "any/thing"
+    assert Target(provider="p").upstream("*", "any/thing") == "any/thing"
     assert parsed(BASE + "  \n").models
     assert "*" in parsed(ONE + "models: {'*': {provider: p}}\ndefault_model: x").models
 
@@ -261,6 +262,7 @@ def test_the_environment_sets_the_admin_key_where_the_file_does_not() -> None:
 
 # Mistakes: each with its line, its path and the way out
 
+SERVED = "providers: {openai: {kind: openai}}\nmodels:\n  fast: {provider: openai}\n  "
 MISTAKES = {
     "unknown section": ("\ntools: {}", 2, "tools", "unknown key; known here: server, database_url, redis_url"),
     "unknown section, close": ("servr: {}", 1, "servr", "unknown key (did you mean `server`?)"),
@@ -322,7 +324,20 @@ MISTAKES = {
     "half a variable": ("database_url: '${oh'", 1, "database_url", "holds `${` that is no ${VAR}"),
     "a provider there is not": (BASE.replace("r: openai}", "r: opnai}"), 2, "models.fast.provider", "mean `openai`?"),
     "no provider at all": ("models:\n  m:\n    provider: p", 3, "models.m.provider", "`p`; define it under `providers`"),
-    "no provider named": ("models:\n  m:", 2, "models.m.provider", "is missing (name of the provider that serves it)"),
+    "no provider named": ("models:\n  m:", 2, "models.m", "must have either `provider` or `targets`"),
+    "two ways to be served": (SERVED + "m: {provider: openai, targets: [{provider: openai}]}", 4, "models.m", "must have either"),
+    "a target's provider there is not": (
+        SERVED + "m: {targets: [{provider: openai}, {provider: opnai}]}", 4, "models.m.targets[1].provider", "mean `openai`?"
+    ),
+    "a name beside targets": (SERVED + "m: {model: x, targets: [{provider: openai}]}", 4, "models.m.model", "into each of"),
+    "a fallback there is not": (SERVED + "m: {provider: openai, fallbacks: [fats]}", 4, "models.m.fallbacks[0]", "mean `fast`?"),
+    "fallbacks in a circle": (
+        SERVED + "a: {provider: openai, fallbacks: [fast, b]}\n  b: {provider: openai, fallbacks: [a]}",
+        4, "models.a.fallbacks", "models ask each other in a circle: a -> b -> a",
+    ),
+    "a negative weight": (
+        SERVED + "m: {targets: [{provider: openai, weight: -1}]}", 4, "models.m.targets[0].weight", "at least 0"
+    ),
     "a star in the middle": (ONE + "models: {a*b: {provider: p}}", 2, "models.a*b", "one `*`, at the end"),
     "two stars": (ONE + "models: {a**: {provider: p}}", 2, "models.a**", "one `*`, at the end"),
     "a star upstream": (ONE + "models: {a: {provider: p, model: 'a*'}}", 2, "models.a.model", "ends in `*`"),
@@ -606,7 +621,7 @@ def test_the_examples_in_the_shipped_file_are_right() -> None:
     env = {"CHATTABLE_ADMIN_KEY": GOOD_KEY, "OPENAI_API_KEY": "a", "DEEPSEEK_API_KEY": "b", "WEBHOOK_SECRET": GOOD_KEY}
     config = parsed(uncommented(), env)
     assert list(config.providers) == ["openai", "deepseek", "vllm"]
-    assert list(config.models) == ["gpt-4o-mini", "fast", "openai/*", "gpt-*"]
+    assert list(config.models) == ["gpt-4o-mini", "fast", "smart", "openai/*", "gpt-*"]
     assert list(config.agents) == ["echo", "chef"]
     assert config.providers["vllm"].timeouts == Timeouts()  # what it shows are the defaults
 

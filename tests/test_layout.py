@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("agents", "adapters", "budget", "proxy")
 MAY_IMPORT = {"budget": set(), "agents": set(), "adapters": {"agents"}, "proxy": {"agents", "adapters", "budget"}}
 # Inside proxy, from the top down: a module imports only what stands lower.
-ORDER = ["__main__", "serve", "setup", "app", "routes", "house", "pipeline", "metering", "cache", "sessions", "catalog", "auth"]
+ORDER = [
+    "__main__", "serve", "setup", "app", "routes", "transcripts", "house", "pipeline",
+    "router", "metering", "cache", "sessions", "catalog", "auth",
+]  # fmt: skip
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from chattable.agents.chat import Chat
+from chattable.budget.line import Line
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.cache import entries
@@ -251,12 +252,12 @@ class Answers:
         return wish if self._scope == "user" or not entry.model.leaf else min(ttl, wish)
 
 
-def open_cache(config: settings.Config) -> Cache:
-    """The cache that a config describes."""
+def open_cache(config: settings.Config, line: Line | None) -> Cache:
+    """The cache that a config describes, on Redis if there is a line to one."""
     cache = config.cache
     if cache is None or not cache.enabled:
         return NoCache()
-    return Answers(RedisStore(config.redis_url) if config.redis_url else MemoryStore(cache.memory_mb * 2**20), cache)
+    return Answers(RedisStore(line) if line else MemoryStore(cache.memory_mb * 2**20), cache)
 
 
 def _tags(entry: Entry, caller: Caller) -> tuple[str, ...]:

@@ -28,22 +28,21 @@ LEASE = 3_000  # milliseconds that a flight counts as under way without being re
 CROWD = 30_000  # milliseconds that a process counts as following without looking
 FLOW = 30_000  # milliseconds that what was shared can be read
 POLL = 0.5  # seconds after which followers look whether the leader lives, whatever the bell says
-PROBE = Place(b"probe", ())
 ALONE = Lead(b"")
 
 
 class RedisStore(Store):
     """Keeps answers on a server, by its clock; what is evicted there is a miss here."""
 
-    def __init__(self, url: str, *, namespace: str = NAMESPACE, lease: int = LEASE) -> None:
+    def __init__(self, redis: str | Line, *, namespace: str = NAMESPACE, lease: int = LEASE) -> None:
         self.failures = 0  # steps that went on without the server
         self.bytes = 0  # stored by this process
-        self._line = Line(url, [script.text for script in SCRIPTS], self._probe, sensible=_list, task="cache answers")
+        self._line = redis if isinstance(redis, Line) else Line(redis)
         self._space = namespace
         self._lease = lease
         self._me = secrets.token_hex(8)
         self._flights = 0
-        self._bell = Bell(url, self._name("bell", self._me))
+        self._bell = Bell(self._line.url, self._name("bell", self._me))
 
     @property
     def away(self) -> bool:
@@ -61,7 +60,7 @@ class RedisStore(Store):
 
     async def start(self) -> None:
         """Connects, or goes on without."""
-        await self._line.start()
+        await self._line.start(script.text for script in SCRIPTS)
         self._bell.start()
 
     async def stop(self) -> None:
@@ -147,16 +146,12 @@ class RedisStore(Store):
         rest: tuple[str | bytes | int, ...] = (body, max(1, round(ttl * 1000)), FLOW, lead.stamp, self._name("bell"), *last)
         return self._job(LEAVE_SCRIPT, [*keys, *self._generations(place)], flight, *rest)
 
-    def _probe(self) -> Job:
-        """A step that writes like any other, and is in nobody's way."""
-        return self._enter(PROBE, self._new_flight(), None)
-
     def _new_flight(self) -> str:
         self._flights += 1
         return f"{self._me}:{self._flights}"
 
     def _job(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Job:
-        return Job(script.name, script.text, (len(keys), *keys, *arguments))
+        return Job(script.name, script.text, (len(keys), *keys, *arguments), sensible=_list)
 
     def _generations(self, place: Place) -> list[str]:
         return [self._generation(tag) for tag in ("", *place.tags)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import uvloop
 
 SERIAL = b"#########"  # in a body: replaced by a number that no other request carries, so that no cache can help
+WHO = b"@@@@"  # anywhere in a request: replaced by the number of its connection
 _serials = itertools.count(time.time_ns() // 1_000_000 % 10**8)
 
 
@@ -64,13 +65,15 @@ class Run:
         self.times: list[float] = []
         self.firsts: list[float] = []
         self.bad, self.sample = 0, ""
+        self.clients = itertools.count()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def next_request(self) -> bytes | None:
+    def next_request(self, who: int) -> bytes | None:
         if self.left <= 0:
             return None
         self.left -= 1
-        return self.pieces[0] if len(self.pieces) == 1 else (b"%09d" % next(_serials)).join(self.pieces)
+        request = self.pieces[0] if len(self.pieces) == 1 else (b"%09d" % next(_serials)).join(self.pieces)
+        return request.replace(WHO, b"%04d" % who)
 
     def answered(self, took: float, first: float, answer: bytes) -> None:
         self.times.append(took)
@@ -91,7 +94,7 @@ class Client(asyncio.Protocol):
     """One keep-alive connection, one request at a time."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.waiting = run, False
+        self.run, self.waiting, self.who = run, False, next(run.clients) % run.load.connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -99,7 +102,7 @@ class Client(asyncio.Protocol):
 
     def send(self) -> None:
         self.buffer, self.body_at, self.size, self.first = bytearray(), 0, -1, 0.0
-        request = self.run.next_request()
+        request = self.run.next_request(self.who)
         self.waiting = request is not None
         if request is None:
             return self.transport.close()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from load import SERIAL
+from load import SERIAL, WHO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class Figure:
     value: Callable[..., float]  # takes the best of each row
 
 
-def chat(model: str = "m", stream: bool = False) -> bytes:
-    """Returns a small chat request that no other one equals."""
-    question = f"Request {SERIAL.decode()}: hello, how are you today? Please answer briefly."
+def chat(model: str = "m", stream: bool = False, serial: str = SERIAL.decode()) -> bytes:
+    """Returns a small chat request that no other one equals, unless its serial is fixed."""
+    question = f"Request {serial}: hello, how are you today? Please answer briefly."
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": question},
@@ -46,9 +46,16 @@ def chat(model: str = "m", stream: bool = False) -> bytes:
     return json.dumps({"model": model, "messages": messages, "temperature": 0.5} | options).encode()
 
 
+def in_session(stored: int) -> dict[str, str]:
+    """Returns the header of a session, one for each connection, that began with so many stored messages."""
+    return {"x-session-id": f"{stored}-{WHO.decode()}"}
+
+
 PLAIN = {"body": chat()}
 STREAM = {"body": chat(stream=True), "first": b"tok0", "expect": b"data: [DONE]"}
 LONG = STREAM | {"body": chat("m-222", stream=True)}
+SAME = {"body": chat(serial="0"), "calls": 0}
+SAME_STREAM = STREAM | {"body": chat(stream=True, serial="0"), "calls": 0}
 ALONE = {"connections": 1}  # latency without a queue
 
 ROWS = [
@@ -72,6 +79,11 @@ ROWS = [
     Row(name="all-on", setup="all-on", requests=4_000, versus="plain", **PLAIN),
     Row(name="all-on-stream", setup="all-on", requests=2_000, versus="stream", **STREAM),
     Row(name="all-on-shared", setup="all-on-shared", requests=2_000, versus="plain", **PLAIN),
+    Row(name="hit", setup="all-on", requests=4_000, versus="plain", **SAME),
+    Row(name="hit-stream", setup="all-on", requests=2_000, versus="stream", **SAME_STREAM),
+    Row(name="hit-shared", setup="all-on-shared", requests=2_000, versus="plain", **SAME),
+    Row(name="session-20", setup="sessions", requests=2_000, versus="all-on", headers=in_session(20), **PLAIN),
+    Row(name="session-2000", setup="sessions", requests=2_000, versus="session-20", headers=in_session(2000), **PLAIN),
     Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
 ]
 
@@ -103,6 +115,8 @@ FIGURES = [
     ),
     Figure("CPU of rate limits per request, in-process", "µs", ("budget", "all-on"), more_cpu),
     Figure("CPU of rate limits per request, Valkey", "µs", ("budget-postgres", "all-on-shared"), more_cpu),
+    Figure("CPU of a session per request", "µs", ("all-on", "session-20"), more_cpu),
+    Figure("CPU of a session per request, 2,000 messages stored", "µs", ("all-on", "session-2000"), more_cpu),
     Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),

@@ -1,5 +1,6 @@
 """What is put under load: the stub itself, nginx before it, Chattable before it, each on its own core."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -12,10 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from chattable.agents.chat import Message
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.session_sql import SqlSessions
+from chattable.proxy.store.sessions import Entry, Turn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from databases import postgres_server
-from process import Process, chattable, free_port, start
+from process import Chattable, Process, chattable, free_port, start
 from valkeys import valkey_server
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -126,6 +131,8 @@ def chattable_with(config: str = CONFIG, *arguments: str, **env: str) -> Setup:
 
 BUDGETS = CONFIG + "budgets: {default: {tokens: 1000000000000, per: day}}\n"
 RATES = "rate_limits: {default: {requests_per_minute: 100000000, tokens_per_minute: 1000000000, parallel: 100000}}\n"
+CACHE = "cache: {ttl: 1h}\n"
+SESSIONS = "sessions: {window: {messages: 20}}\n"
 
 
 @contextmanager
@@ -150,8 +157,35 @@ def all_on_postgres_and_valkey(stub_port: int) -> Iterator[Running]:
     """Runs Chattable with all that is shared between replicas, the stores on the load generator's core."""
     with valkey_server() as valkey, postgres_server() as url:
         stores = f"database_url: {url}\nredis_url: {valkey.url}\n"
-        with migrated(BUDGETS + RATES + stores, stub_port) as running:
+        with migrated(BUDGETS + RATES + CACHE + stores, stub_port) as running:
             yield running
+
+
+@contextmanager
+def with_sessions(stub_port: int) -> Iterator[Running]:
+    """Runs Chattable with all on and, for each connection, a session of 20 stored messages and one of 2,000; 20 are sent."""
+    with chattable_with(BUDGETS + RATES + CACHE + SESSIONS)(stub_port) as running:
+        server = running.process
+        assert isinstance(server, Chattable)
+        user = server.admin("GET", "/admin/users/bench")["id"]
+        asyncio.run(talk(f"sqlite:///{server.directory}/chattable.db", user, (20, 2000)))
+        yield running
+
+
+async def talk(url: str, user: str, lengths: tuple[int, ...], sessions: int = 32) -> None:
+    """Fills sessions with questions and answers of some 20 words."""
+    database = Database(url)
+    await database.start()
+    try:
+        store = SqlSessions(database)
+        for length in lengths:
+            for who in range(sessions):
+                words = " ".join(f"word{n}" for n in range(20))
+                texts = [Message("assistant" if n % 2 else "user", f"{n}: {words}") for n in range(length)]
+                session = await store.open(user, f"{length}-{who:04}")
+                await store.commit(session, Turn(entries=tuple(Entry(message=message) for message in texts)))
+    finally:
+        await database.stop()
 
 
 SETUPS: dict[str, Setup] = {
@@ -160,6 +194,7 @@ SETUPS: dict[str, Setup] = {
     "chattable": chattable_with(),
     "budgets": chattable_with(BUDGETS),
     "budgets-postgres": with_postgres,
-    "all-on": chattable_with(BUDGETS + RATES),
+    "all-on": chattable_with(BUDGETS + RATES + CACHE),
+    "sessions": with_sessions,
     "all-on-shared": all_on_postgres_and_valkey,
 }

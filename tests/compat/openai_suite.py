@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from compat.seeding import environment
 from process import chattable
 from upstream import ScriptedUpstream
 
-HOME = Path(__file__).parents[2] / ".conformance"
+TESTS = Path(__file__).parents[1]
+HOME = TESTS.parent / ".conformance"
 CHAT = "tests/api_resources/chat/test_completions.py"
 MODELS = "tests/api_resources/test_models.py"
-FILES = (CHAT, MODELS)
+CONVERSATIONS = "tests/api_resources/test_conversations.py"
+ITEMS = "tests/api_resources/conversations/test_items.py"
+FILES = (CHAT, MODELS, CONVERSATIONS, ITEMS)
 
 STORED = "stored completions are not served: a completion can be had once, in the answer to its request"
 READ_ONLY = "models come from the operator's config: DELETE /v1/models/{id} is for fine-tuned models, which nobody makes here"
@@ -98,15 +102,17 @@ def run() -> Report:
         tempfile.TemporaryDirectory() as scratch,
     ):
         server.user_key("tester", key=KEY)
+        seeds = environment(f"sqlite:///{server.directory}/chattable.db", server.admin("GET", "/admin/users/tester")["id"])
         results = Path(scratch) / "results.xml"
         options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "--tb=short", "--timeout=60", f"--junitxml={results}"]
+        options += ["-p", "compat.seeding"]
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTEST_", "PYTHONPATH"))
         }
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *FILES],
             cwd=folder,
-            env=inherited | {"TEST_API_BASE_URL": f"{server.base_url}/v1"},
+            env=inherited | {"TEST_API_BASE_URL": f"{server.base_url}/v1", "PYTHONPATH": str(TESTS)} | seeds,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

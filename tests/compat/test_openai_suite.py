@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from compat.openai_suite import CHAT, EXPECTED_TO_FAIL, MODELS, Report, judge, run
+from compat.openai_suite import CHAT, CONVERSATIONS, EXPECTED_TO_FAIL, ITEMS, MODELS, Report, judge, run
 
 CLIENTS = [("", "loose"), ("", "strict"), ("async ", "loose"), ("async ", "strict"), ("async ", "aiohttp")]
 
@@ -18,7 +18,10 @@ def test_nothing_fails(report: Report) -> None:
 
 
 def test_every_client_and_operation_that_is_served_passes(report: Report) -> None:
-    for file, operation in ((CHAT, "create_overload_1"), (CHAT, "create_overload_2"), (MODELS, "retrieve"), (MODELS, "list")):
+    served = [(CHAT, "create_overload_1"), (CHAT, "create_overload_2"), (MODELS, "retrieve"), (MODELS, "list")]
+    served += [(CONVERSATIONS, operation) for operation in ("create", "retrieve", "update", "delete")]
+    served += [(ITEMS, operation) for operation in ("create", "retrieve", "list", "delete")]
+    for file, operation in served:
         for way in ("method", "raw_response", "streaming_response"):
             clients = {name.partition("::")[2] for name in report.passed if name.startswith(file)}
             wanted = {f"{kind}test_{way}_{operation}[{client}]" for kind, client in CLIENTS}

@@ -339,6 +339,7 @@ def bodies(office: Office) -> dict[tuple[str, str], tuple[str, Any]]:
     office.made("/admin/users", name=user)
     key = office.made(f"/admin/users/{user}/keys")["id"]
     budget = office.made("/admin/budgets", subject={"user": user}, per="day", tokens=5)["id"]
+    session = office("POST", "/v1/conversations", {}).json()["id"]
     at, of = f"/admin/users/{user}", f"/admin/budgets/{budget}"
     change = {"tokens": 5, "reason": "demo"}
     return {
@@ -355,6 +356,8 @@ def bodies(office: Office) -> dict[tuple[str, str], tuple[str, Any]]:
         ("post", "/admin/budgets/{limit_id}/refund"): (f"{of}/refund", change),
         ("delete", "/admin/budgets/{limit_id}"): (of, None),
         ("delete", "/admin/users/{user}"): (at, None),
+        ("delete", "/admin/sessions/{session_id}"): (f"/admin/sessions/{session}", None),
+        ("delete", "/admin/cache"): ("/admin/cache", None),
     }
 
 

@@ -1,0 +1,54 @@
+"""/admin/models: what every name is served by, and how that is doing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, get
+from litestar.types import ControllerRouterHandler
+
+from chattable.adapters.upstream import Upstream
+from chattable.agents.chat import Json
+from chattable.proxy.auth import ADMIN
+from chattable.proxy.catalog import Entry
+from chattable.proxy.house import House
+from chattable.proxy.routes.bodies import admin_only, page
+
+
+def routes(house: House) -> list[ControllerRouterHandler]:
+    """The state of models, for admins only."""
+
+    @get("/admin/models", summary="Models and agents with their targets: circuits, latencies, outcomes")
+    async def list_targets(request: Request[Any, Any, Any]) -> Json:
+        await admin_only(request, house)
+        return page([_entry(entry) for entry in house.catalog.visible(ADMIN)], more=False)
+
+    return [list_targets]
+
+
+def _entry(entry: Entry) -> Json:
+    targets = [_target(target) for target in entry.targets or (entry,) if target.health is not None]
+    return {
+        "id": entry.name,
+        "object": "model",
+        "kind": "model" if entry.model.leaf else "agent",
+        "price": {"input": entry.price.input / 1e6, "output": entry.price.output / 1e6},
+        "context_length": entry.context_length,
+        "max_output": entry.max_output,
+        "targets": targets,
+        "fallbacks": list(entry.fallbacks),
+    }
+
+
+def _target(entry: Entry) -> Json:
+    health = entry.health
+    assert health is not None
+    return {
+        "asked": entry.model.asked if isinstance(entry.model, Upstream) else entry.name,
+        "weight": entry.weight,
+        "circuit": str(health.state),
+        "first_token_ms": None if health.latency is None else round(health.latency * 1000, 1),
+        "under_way": health.under_way,
+        "succeeded": health.succeeded,
+        "failed": health.failed,
+    }

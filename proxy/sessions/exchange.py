@@ -1,0 +1,96 @@
+"""One exchange on its way through the pipeline: what is asked for it, what was answered, and what is kept of both."""
+
+from __future__ import annotations
+
+import copy
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from chattable.agents import chattable as agents
+from chattable.agents.chat import Chat, Chunk, Message, Usage
+from chattable.agents.fold import Fold
+from chattable.proxy.auth import Caller
+from chattable.proxy.catalog import Entry
+from chattable.proxy.sessions.turns import Plan
+from chattable.proxy.store import sessions as stored
+from chattable.proxy.store.sessions import Session
+
+STATELESS = {"x-session-mode": "off"}
+
+
+class Turn:
+    """One exchange: what is asked for it, of whom, and what was answered."""
+
+    def __init__(self, chat: Chat, entry: Entry, caller: Caller, headers: dict[str, str]) -> None:
+        self.chat = chat  # with the stored history, fitted to the window
+        self.entry = entry
+        self.caller = caller
+        self.headers = headers
+        self.replay: list[Chunk] | None = None  # the answer, where nothing is asked
+
+    def see(self, chunk: Chunk) -> None:
+        """Notes a step of the answer."""
+
+
+class KeptTurn(Turn):
+    """An exchange of a session."""
+
+    def __init__(self, plan: Plan, session: Session, chat: Chat, entry: Entry, caller: Caller) -> None:
+        headers = {"x-session-id": session.id, "x-session-mode": plan.mode, "x-session-injected": str(plan.injected)}
+        view = agents.Session(session.id, session.title, session.params, copy.deepcopy(session.state))
+        params = session.params | chat.params if session.params else chat.params
+        super().__init__(replace(chat, messages=plan.messages, params=params), entry, replace(caller, session=view), headers)
+        self.plan = plan
+        self.session = session
+        self.replay = plan.replay
+        self.state = view
+        self.said = False
+        self._fold = Fold()
+
+    def see(self, chunk: Chunk) -> None:
+        """Adds it to the answer."""
+        self._fold.add(chunk)
+        self.said = True
+
+    @property
+    def answer(self) -> Message:
+        """The answer so far: the first one, where several were asked for."""
+        return self._fold.message()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it used, once it is known."""
+        return self._fold.usage
+
+
+class Stateless:
+    """A turn of which nothing is kept."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
+    async def __aenter__(self) -> Turn:
+        return self._turn
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
+def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
+    """What is kept of a turn."""
+    plan, usage, name = turn.plan, turn.usage, turn.entry.name
+    tokens = usage.completion_tokens if usage is not None else None
+    answer = stored.Entry(message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete)
+    key = "" if incomplete else turn.caller.idempotency_key  # who asks again under it is to be kept
+    return stored.Turn(
+        entries=(*(stored.Entry(message=message) for message in plan.new), answer),
+        parent=plan.parent,
+        head=plan.head,
+        side=plan.side,
+        key=f"key {key}" if key else "",
+        holder=holder,
+        request_id=turn.caller.request_id,
+        model=UNSET if plan.side else name,
+        state=turn.state.state if turn.state.state != turn.session.state else UNSET,
+    )

@@ -1,0 +1,37 @@
+"""Turns that failed lately: the words of one that an SDK tries again may be those of the turn before, and ask for another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from chattable.agents.chat import Message
+from chattable.proxy.store.session_chain import said, spoken
+
+MOST = 1000
+
+
+class Failed:
+    """Remembers failures until the same is answered: the newest ones of this process, which most retries come back to."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, None] = {}  # in the order in which they came
+
+    def add(self, session: str, messages: Sequence[Message]) -> None:
+        """Notes that a turn with these messages failed."""
+        self._seen[_digest(session, messages)] = None
+        if len(self._seen) > MOST:
+            del self._seen[next(iter(self._seen))]
+
+    def has(self, session: str, messages: Sequence[Message]) -> bool:
+        """Says whether such a turn failed and none was answered since."""
+        return bool(self._seen) and _digest(session, messages) in self._seen
+
+    def discard(self, session: str, messages: Sequence[Message]) -> None:
+        """Notes that such a turn was answered."""
+        if self._seen:
+            self._seen.pop(_digest(session, messages), None)
+
+
+def _digest(session: str, messages: Sequence[Message]) -> bytes:
+    return sha256(session.encode() + b"".join(said(message) for message in spoken(messages))).digest()

@@ -1,0 +1,158 @@
+"""What a turn makes of a request: the messages that are asked, those that are new, and where in the tree they go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from msgspec import UNSET, Struct, UnsetType, to_builtins
+
+from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
+from chattable.proxy.items import asked as askable
+from chattable.proxy.store.session_chain import UNSAID, paired, said, spoken
+from chattable.proxy.store.session_values import tokens_of
+from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
+
+SUMMARY = "What was said before, in short:\n\n"
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How a request is answered, and what is stored if it is."""
+
+    mode: str  # as the header x-session-mode says it
+    messages: list[Message]  # what is asked
+    new: tuple[Message, ...] = ()  # what the request adds to the tree
+    parent: str | None = None  # behind which message
+    head: str | UnsetType | None = UNSET  # what must still be the head; UNSET: whatever is
+    side: bool = False
+    injected: int = 0
+    replay: list[Chunk] | None = None  # the answer, where nothing is asked
+    length: int = 0  # stored messages since the summary, as far as they fit
+    cut: bool = False  # whether there are more that do not
+
+
+async def mirrored(store: SessionStore, session: Session, chat: Chat, *, side: bool = False) -> Plan:
+    """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
+    match = await store.match(session, chat.messages)
+    # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the head stays where it is.
+    lone = match.id is None and not chat.stream and len(spoken(chat.messages)) == 1
+    side = side or (lone and session.head is not None)
+    mode = "side" if side else "mirrored" if match.id == session.head else "branched"
+    head = None if lone and not side else UNSET
+    return Plan(mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side)
+
+
+async def appended(
+    store: SessionStore,
+    session: Session,
+    chat: Chat,
+    *,
+    most: int,
+    tokens: int | None,
+    since: float | None = None,
+    window: Window | None = None,
+) -> Plan:
+    """The server keeps the history: the end of it, as much as fits, is asked before what is new.
+
+    Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
+    request stands, for this call, in the place of the stored one. What was answered `since` then is not asked again.
+    """
+    asked = spoken(chat.messages)
+    if session.head is None:
+        return Plan(mode="appended", messages=chat.messages, new=tuple(chat.messages), head=None)
+    room = room_beside(chat, tokens)
+    if window is None:
+        window = await store.window(session, messages=most, tokens=room)
+    system = [message for message in chat.messages if message.role in UNSAID]
+    added = [] if system else await _system(store, session, window)
+    if window.summary is not None:
+        added.append(Message("system", SUMMARY + window.summary.text))
+    kept = [item for item in window.items if item.message.role not in UNSAID]
+    cut = _begins(window.items) != (window.summary.upto if window.summary else None)
+    items = _fitting(kept, None if room is None else room - _size(added), cut=cut)
+    cut = cut or len(items) < len(kept)
+    parent: str | None = session.head
+    at = None if since is None else _answered(items, asked, since)
+    replay = None if at is None or items[at].incomplete else _replayed(items[at])
+    if at is not None and (replay is not None or at == len(items) - 1):  # the whole answer takes the place of a part of it
+        parent = items[at - len(asked)].parent
+        items = items[: at - len(asked)]
+    stored = [item.message for item in items]
+    stored = [message for message, kept in zip(stored, paired([*stored, *asked]), strict=False) if kept]
+    messages = [*system, *askable(added), *askable(stored), *asked]
+    return Plan(
+        mode="appended",
+        messages=messages,
+        new=tuple(asked),
+        parent=parent,
+        head=session.head,
+        injected=len(messages) - len(chat.messages),
+        replay=replay,
+        length=len(items),
+        cut=cut,
+    )
+
+
+def room_beside(chat: Chat, tokens: int | None) -> int | None:
+    """How many tokens of a prompt are left for what is stored."""
+    return None if tokens is None else max(0, tokens - _size(chat.messages))
+
+
+async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
+    """Whether a client sends its own history: nobody who sends only what is new sends what an assistant said."""
+    asked = spoken(chat.messages)
+    if session.head is None or len(asked) == 1:
+        return False
+    if any(message.role == "assistant" for message in asked):
+        return True
+    return (await store.match(session, asked)).id == session.head
+
+
+def _size(messages: Sequence[Message]) -> int:
+    return sum(tokens_of(Entry(message=message)) for message in messages)
+
+
+def _fitting(items: Sequence[Item], room: int | None, *, cut: bool) -> Sequence[Item]:
+    """The newest messages that there is room for; where some are cut off, no answer whose question is among those."""
+    first = len(items)
+    while first and (room is None or items[first - 1].tokens <= room):
+        first -= 1
+        room = None if room is None else room - items[first].tokens
+    if (cut or first) and first < len(items) and items[first].message.role == "assistant" and not items[first].message.tool_calls:
+        first += 1
+    return items[first:]
+
+
+def _begins(items: Sequence[Item]) -> str | None:
+    """What the first message of a window follows; None: nothing."""
+    return items[0].parent if items else ""
+
+
+async def _system(store: SessionStore, session: Session, window: Window) -> list[Message]:
+    """The system messages that the conversation begins with, wherever the window begins."""
+    items: Sequence[Item] = window.items
+    if _begins(items) is not None:
+        items = (await store.items(session, 2, descending=False)).data
+    return [item.message for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)]
+
+
+def _answered(items: Sequence[Item], asked: Sequence[Message], since: float) -> int | None:
+    """Where the newest answer to these very messages is, if it was given since then."""
+    wanted = [said(message) for message in asked]
+    for at in range(len(items) - 1, len(wanted) - 1, -1):
+        if items[at].created_at < since:
+            break
+        before = items[at - len(wanted) : at]
+        if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:
+            return at
+    return None
+
+
+def _replayed(item: Item) -> list[Chunk]:
+    """A stored answer as it was given."""
+    delta = dict(to_builtins(item.message.to_json()))
+    calls = delta.get("tool_calls")
+    if calls:
+        delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+    delta = {name: value for name, value in delta.items() if value is not None or name == "content"}
+    return [Chunk(0, delta), Chunk(finish_reason="tool_calls" if calls else "stop"), Chunk(usage=item.usage or NO_USAGE)]

@@ -1,0 +1,159 @@
+"""Chattable's own format, which loses nothing: a line for the session, one for each message of every branch, one for the end.
+
+{"object": "chattable.session", "version": 1, "id": "conv_…", "title": …, "model": …, "head": "msg_…", …}
+{"object": "chattable.message", "id": "msg_…", "parent": null, "message": {"role": "user", "content": "…"}, …}
+{"object": "chattable.end", "id": "conv_…", "messages": 1}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from chattable.agents.chat import Json, Usage
+from chattable.agents.parsing import explain
+from chattable.proxy.store.sessions import Item, Session, Summary
+from chattable.proxy.transcripts.messages import message_of
+from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
+from chattable.proxy.transcripts.tree import MOST_MESSAGES, grown
+from chattable.proxy.transcripts.values import Value
+
+SESSION, MESSAGE, END = "chattable.session", "chattable.message", "chattable.end"
+VERSION = 1
+ROWS = "rows"  # where the lines of a conversation are put beside its session
+
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+_Time = Annotated[float, Meta(ge=0, le=2**53)]
+
+
+class _Session(Struct, kw_only=True):
+    id: str = ""
+    alias: str | None = None
+    title: str | None = None
+    model: str | None = None
+    params: Json = {}
+    state: Json = {}
+    metadata: dict[str, str] = {}
+    head: str | None = None
+    summary: Summary | None = None
+    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))
+    created_at: _Count = 0
+    updated_at: _Time = 0
+
+
+class _Row(Struct, kw_only=True):
+    id: str
+    message: Json
+    parent: str | None = None
+    speaker: str = ""
+    tokens: _Count | None = None
+    usage: Usage | None = None
+    request_id: str = ""
+    incomplete: bool = False
+    side: bool = False
+    created_at: _Count = 0
+
+
+async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+    """The session and all its messages, a line each."""
+    head: Json = {"object": SESSION, "version": VERSION} | msgspec.structs.asdict(session)
+    yield line(head | {"usage": msgspec.to_builtins(session.usage), "summary": msgspec.to_builtins(session.summary)})
+    count = 0
+    async for batch in batches:
+        count += len(batch)
+        yield b"".join(line(_row(item)) for item in batch)
+    yield line({"object": END, "id": session.id, "messages": count})
+
+
+def line(value: Any) -> bytes:
+    """A value as a line of JSON; halves of characters, which no encoding takes, are escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _row(item: Item) -> Json:
+    fields = msgspec.structs.asdict(item)
+    del fields["position"]
+    given = {"message": msgspec.to_builtins(item.message.to_json()), "usage": msgspec.to_builtins(item.usage)}
+    return {"object": MESSAGE} | fields | given
+
+
+def fits(value: Any) -> bool:
+    """Says whether this is a line of ours."""
+    return isinstance(value, dict) and value.get("object") in (SESSION, MESSAGE, END)
+
+
+def gather(values: Iterator[Value]) -> Iterator[Value]:
+    """Puts the lines of each conversation together; a line that belongs to none is one by itself."""
+    now: Value | None = None
+    for value in values:
+        kind = value.value.get("object") if isinstance(value.value, dict) else None
+        if kind == SESSION or now is None:
+            if now is not None:
+                yield now
+                now = None
+            if kind == SESSION:
+                now = Value(value.line, {**value.value, ROWS: []})
+            else:
+                yield value
+        elif len(now.value[ROWS]) <= MOST_MESSAGES + 1:
+            now.value[ROWS].append(value)
+    if now is not None:
+        yield now
+
+
+def read(raw: Json, notes: Notes) -> Transcript:
+    """A session with its lines."""
+    if "object" in raw and raw["object"] != SESSION:
+        raise Unreadable("This line belongs to no conversation: the line of its session is missing before it.", "object")
+    if raw.get("version") != VERSION:
+        raise Unreadable(f"This is of version {raw.get('version')!a:.40}, but only {VERSION} is known here.", "version")
+    rows: list[Value] = raw.get(ROWS, [])
+    given = _converted({name: raw[name] for name in _Session.__struct_fields__ if name in raw}, _Session)
+    end = rows.pop() if rows and fits(rows[-1].value) and rows[-1].value["object"] == END else None
+    nodes = [node for index, row in enumerate(rows) if (node := _node(row, index, notes)) is not None]
+    if end is None or end.value.get("messages") != len(rows):
+        notes.add("the lines of this conversation are not complete: the file was cut off or changed")
+    items, kept = grown(nodes, notes)
+    if given.head is not None and given.head not in kept:
+        raise Unreadable(f"The message {given.head!a:.100} is the head, but it is not there.", "head")
+    fields = msgspec.structs.asdict(given) | {"summary": _summary(given.summary, kept, notes)}
+    del fields["id"], fields["head"]
+    return made(items, kept[given.head], **fields)
+
+
+def _summary(summary: Summary | None, kept: Mapping[str | None, str | None], notes: Notes) -> Summary | None:
+    if summary is None:
+        return None
+    upto = kept.get(summary.upto)
+    if upto is None:
+        notes.add(f"the summary goes up to the message {summary.upto!a:.100}, which is not there: it is left out")
+    return None if upto is None else Summary(summary.text, upto)
+
+
+def _node(row: Value, index: int, notes: Notes) -> Node | None:
+    try:
+        if not fits(row.value) or row.value["object"] != MESSAGE:
+            raise Unreadable(row.why or "it is neither a session, a message nor an end")
+        given = _converted({name: row.value[name] for name in _Row.__struct_fields__ if name in row.value}, _Row)
+        fields = msgspec.structs.asdict(given) | {"message": message_of(given.message, roles=())}
+        return Node(index=index, **fields)
+    except Unreadable as error:
+        notes.add(f"line {row.line} is left out: {error.message}", index)
+        return None
+
+
+def _converted(raw: Json, kind: Any) -> Any:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        wrong = explain(error)
+        raise Unreadable(wrong.message, wrong.param) from None
+    except RecursionError:
+        raise Unreadable("It is nested too deeply.") from None

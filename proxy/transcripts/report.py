@@ -1,0 +1,95 @@
+"""Imports conversations, and reports on each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, BinaryIO
+
+from msgspec import Struct
+
+from chattable.agents.chat import Json
+from chattable.proxy.store.errors import Conflict, Invalid, StoreError, Unavailable
+from chattable.proxy.store.session_values import cleaned
+from chattable.proxy.store.sessions import Session, SessionStore
+from chattable.proxy.transcripts.formats import Found, conversations
+from chattable.proxy.transcripts.transcript import Note, Transcript, Unreadable
+
+AWAY = "The database is unavailable: whether this conversation is imported is unknown, and the rest of the file was not read."
+
+
+class Outcome(Struct):
+    """What became of one conversation in a file; without an `id` it was not imported, and `error` says why."""
+
+    index: int
+    line: int
+    format: str
+    source_id: str
+    id: str | None = None
+    title: str | None = None
+    messages: int = 0
+    warnings: list[Note] = []
+    error: Json | None = None
+
+    def shown(self) -> Json:
+        """As the API answers it."""
+        return {
+            "index": self.index, "source_id": self.source_id or None, "id": self.id, "title": self.title,
+            "messages": self.messages, "warnings": self.warnings, "error": self.error,
+        }  # fmt: skip
+
+
+async def imported(store: SessionStore, user: str, stream: BinaryIO, name: str = "") -> AsyncGenerator[Outcome]:
+    """Imports one conversation after the other into this user's; the file is read beside the event loop.
+
+    Law: a conversation is imported wholly or not at all, and what is wrong with one does not keep another. When the database
+    goes away, the outcome that says so is the last.
+    """
+    found_ones = conversations(stream, name)
+    while (found := await asyncio.to_thread(next, found_ones, None)) is not None:
+        outcome = Outcome(found.index, found.line, found.format, found.source_id)
+        try:
+            await _store(store, user, found, outcome)
+        except Unavailable:
+            outcome.error = _error(found, AWAY, None, "database_unavailable")
+        except Unreadable as error:
+            outcome.error = _error(found, error.message, error.param, error.code)
+        except StoreError as error:
+            outcome.error = _error(found, str(error), getattr(error, "field", None), "invalid_value")
+        outcome.warnings = found.notes.all()
+        yield outcome
+        if outcome.error is not None and outcome.error["code"] == "database_unavailable":
+            return
+
+
+async def _store(store: SessionStore, user: str, found: Found, outcome: Outcome) -> None:
+    if found.error is not None or found.transcript is None:
+        raise found.error or Unreadable("There is nothing in this.")
+    transcript = found.transcript
+    outcome.title = cleaned(transcript.session.title or "") or None
+    if found.format != "native" and not transcript.items:
+        why = "None of its messages can be kept: the warnings say why." if found.notes.all() else "There is no message in it."
+        raise Unreadable(why, "messages")
+    made = await _restored(store, user, transcript, found)
+    outcome.id, outcome.title, outcome.messages = made.id, made.title, len(transcript.items)
+    if transcript.session.title and made.title != transcript.session.title:
+        found.notes.add("the title is shortened, or characters that cannot be shown are taken out of it")
+
+
+async def _restored(store: SessionStore, user: str, transcript: Transcript, found: Found) -> Session:
+    """Stores a conversation: under its alias, unless another has it by now."""
+    session, items = transcript.session, transcript.items
+    if session.alias is not None:
+        try:
+            return await store.restore(user, session, items, alias=session.alias)
+        except Conflict:
+            found.notes.add(f"there is a conversation called {session.alias!a:.100} already: this one has no such name")
+        except Invalid as error:
+            if error.field != "conversation":
+                raise
+            found.notes.add(f"its name is left out: {error}")
+    return await store.restore(user, session, items)
+
+
+def _error(found: Found, message: str, param: Any, code: str) -> Json:
+    return {"message": message, "param": param, "code": code, "line": found.line}

@@ -1,0 +1,104 @@
+"""A target's health: when nobody asks it any more, when one call may look whether it is back, and how fast it is."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chattable.proxy.health import CALLS, COOL, COOLEST, FAILURES, WINDOW, Health, State
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def call(health: Health, ok: bool | None, latency: float | None = None) -> None:
+    health.begin()
+    health.end(ok, latency)
+
+
+def broken(clock: Clock) -> Health:
+    health = Health(clock)
+    for _ in range(FAILURES):
+        call(health, False)
+    return health
+
+
+def test_failures_in_a_row_open_the_circuit() -> None:
+    health = Health(Clock())
+    for _ in range(FAILURES - 1):
+        call(health, False)
+    call(health, True)
+    for _ in range(FAILURES - 1):
+        call(health, False)
+    assert health.willing
+    call(health, None)  # a client's own mistake says nothing
+    assert health.state is State.CLOSED
+    call(health, False)
+    assert (health.state, health.willing) == (State.OPEN, False)
+
+
+def test_one_call_at_a_time_looks_whether_it_is_back() -> None:
+    clock = Clock()
+    health = broken(clock)
+    clock.now += COOL
+    assert (health.state, health.willing) == (State.HALF_OPEN, True)
+    health.begin()
+    assert not health.willing
+    health.end(None)  # its client left: nobody knows more
+    assert (health.state, health.willing) == (State.HALF_OPEN, True)
+    call(health, True)
+    assert (health.state, health.willing) == (State.CLOSED, True)
+
+
+def test_every_probe_that_fails_makes_the_pause_longer() -> None:
+    clock, pauses = Clock(), []
+    health = broken(clock)
+    for _ in range(8):
+        pause = 0.0
+        while not health.willing:
+            clock.now += 1
+            pause += 1
+        pauses.append(pause)
+        call(health, False)
+    assert pauses == [COOL, 2 * COOL, 4 * COOL, 8 * COOL, COOLEST, COOLEST, COOLEST, COOLEST]
+
+
+def test_one_that_fails_every_other_time_is_no_better() -> None:
+    clock = Clock()
+    health = Health(clock)
+    for i in range(CALLS):
+        call(health, bool(i % 2))
+    assert health.state is State.CLOSED  # the last was a success
+    call(health, False)
+    assert health.state is State.OPEN
+    health = Health(clock)
+    for i in range(CALLS * 4):
+        call(health, bool(i % 2))
+        clock.now += WINDOW / CALLS * 2  # failures of long ago do not count
+    assert health.state is State.CLOSED
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 100)), max_size=60))
+def test_it_is_never_open_for_ever(steps: list[tuple[bool, float]]) -> None:
+    clock = Clock()
+    health = Health(clock)
+    for ok, pause in steps:
+        if health.willing:
+            call(health, ok, 0.1)
+        clock.now += pause
+    clock.now += COOLEST
+    assert health.willing
+    call(health, True)
+    assert (health.state, health.under_way) == (State.CLOSED, 0)
+
+
+def test_the_latency_follows() -> None:
+    health = Health(Clock())
+    call(health, True, 1.0)
+    assert health.latency == 1.0
+    for _ in range(30):
+        call(health, True, 0.1)
+    assert health.latency is not None and 0.1 <= health.latency < 0.11
