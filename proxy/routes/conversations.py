@@ -106,13 +106,14 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         used = msgspec.to_builtins(session.usage)
         return answer({"id": session.id, "object": "conversation.usage", **used, "message_count": session.message_count})
 
-    @post("/v1/conversations/{conversation_id:str}/title", status_code=200, summary="Give a conversation a title")
+    @post(
+        "/v1/conversations/{conversation_id:str}/title", status_code=200, summary="Give a conversation a title, or have one made"
+    )
     async def entitle(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
         caller, given = await body_of(request, house, Title)
         session = await named(store, caller, conversation_id)
         if not cleaned(given.title or ""):
-            message = "Give the title as 'title': this route makes none up."
-            raise InvalidRequest(message, param="title", code="missing_required_parameter")
+            return answer(conversation(await house.pipeline.sessions.scribe.retitle(session, caller)))
         return answer(conversation(await store.update(session, title=given.title)))
 
     @post("/v1/conversations/{conversation_id:str}/fork", status_code=200, summary="Copy a conversation, up to an item")

@@ -12,7 +12,7 @@ from chattable.agents.chat import Chat, Message
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.errors import known
-from chattable.proxy.sessions.chores import title_in, titled
+from chattable.proxy.sessions.chores import UNTITLED, title_in, titled
 from chattable.proxy.store.sessions import Item, Session, SessionStore, Summary
 
 log = logging.getLogger("chattable")
@@ -20,6 +20,7 @@ log = logging.getLogger("chattable")
 MOST = 1000  # messages that one summary takes in
 CLIPPED = 8_000  # characters of one message that a summary is told of
 READ = 60_000  # characters that one summary is told of
+BEGINNING = 8  # messages in which the first question and its answer are looked for
 OPENING = 2_000  # characters of each side that a title is made of
 TITLE = (
     "Give the conversation below a title of two to six words, in its language. "
@@ -45,13 +46,22 @@ class Scribe:
 
     async def title(self, session: Session, caller: Caller, messages: Sequence[Message], answer: Message) -> None:
         """Gives a session its title, after the first exchange."""
+        if title := await self._title(caller, [*messages, answer]):
+            await self.entitle(session, title)
+
+    async def retitle(self, session: Session, caller: Caller) -> Session:
+        """Gives a session a title made of how it began, in the place of the one it has."""
+        began = (await self._store.items(session, BEGINNING, descending=False)).data
+        return await self._store.update(session, title=await self._title(caller, [item.message for item in began]) or UNTITLED)
+
+    async def _title(self, caller: Caller, messages: Sequence[Message]) -> str:
         asked = next((message.text for message in messages if message.role == "user" and message.text), "")
-        text = ""
         if self._config.title.model and asked:
-            prompt = TITLE.format(asked=asked[:OPENING], answered=answer.text[:OPENING])
-            text = title_in(await self._written(self._config.title.model, prompt, caller, "title"))
-        if text or asked:
-            await self.entitle(session, text or titled(asked))
+            answered = next((message.text for message in messages if message.role == "assistant" and message.text), "")
+            prompt = TITLE.format(asked=asked[:OPENING], answered=answered[:OPENING])
+            if text := title_in(await self._written(self._config.title.model, prompt, caller, "title")):
+                return text
+        return titled(asked) if asked else ""
 
     async def entitle(self, session: Session, title: str) -> None:
         """Sets a title where there is none."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.session_sql import SqlSessions

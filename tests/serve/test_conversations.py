@@ -485,10 +485,12 @@ def test_a_title_is_given(place: Place, alice: OpenAI) -> None:
     made = alice.conversations.create()
     path = f"/v1/conversations/{made.id}/title"
     assert place.http("POST", path, {"title": "  On \x00 whales\n"}).json()["title"] == "On whales"
-    for body in (None, {}, {"title": None}, {"title": " \x00"}):
-        assert "title" in refused(place.http("POST", path, body), 400, "missing_required_parameter", "title")
     refused(place.http("POST", path, {"title": 7}), 400, "invalid_type", "title")
     assert alice.conversations.retrieve(made.id).model_dump()["title"] == "On whales"
+    for body in (None, {}, {"title": None}, {"title": " \x00"}):  # nothing was said yet
+        assert place.http("POST", path, body).json()["title"] == "New chat"
+    alice.conversations.items.create(made.id, items=[said("Why do whales sing?"), said("And when?")])
+    assert place.http("POST", path, {}).json()["title"] == "Why do whales sing?"
 
 
 def test_a_fork_goes_its_own_way(place: Place, alice: OpenAI) -> None:
