@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from chattable.adapters.anthropic_reader import AnthropicStream, object_in, reported
-from chattable.adapters.anthropic_request import Body, Unsupported
+from chattable.adapters.anthropic_request import Body
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import read_object
+from chattable.adapters.openai import read_error, read_object, write
+from chattable.adapters.params import Unsupported
+from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk
-from chattable.agents.errors import InvalidRequest
 
 VERSION = "2023-06-01"
 
 
-class AnthropicWire:
+class AnthropicWire(Wire):
     """Speaks the Messages API. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
 
     def __init__(self, *, max_tokens: int = 4096, unsupported: Unsupported = "drop") -> None:
-        self._max_tokens = max_tokens  # for requests that name no cap: the API wants one
-        self._unsupported = unsupported
+        self._max_tokens = max_tokens  # where neither client nor model has a cap: the API wants one
+        self.unsupported = unsupported
 
     def path(self, model: str, stream: bool) -> str:
         """The same for every model."""
@@ -29,12 +28,9 @@ class AnthropicWire:
         """The key, and the version of the API that this file speaks."""
         return [*([("x-api-key", api_key)] if api_key else []), ("anthropic-version", VERSION)]
 
-    def request(self, chat: Chat, model: str) -> bytes:
+    def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        try:
-            return msgspec.json.encode(Body(chat, model, cap=self._max_tokens, unsupported=self._unsupported).json)
-        except RecursionError:
-            raise InvalidRequest("The request is nested too deeply.") from None
+        return write(lambda: Body(chat, model, cap=most or self._max_tokens, unsupported=self.unsupported).json)
 
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole message, read as the stream that it might have been."""
@@ -59,9 +55,5 @@ class AnthropicWire:
 
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error, its status kept."""
-        try:
-            raw = msgspec.json.decode(body)
-        except (ValueError, RecursionError):
-            raw = None
-        error = raw.get("error") if isinstance(raw, dict) else None
+        error = read_error(body).get("error")
         return reported(error if isinstance(error, dict) else {"message": error}, status)

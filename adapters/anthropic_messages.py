@@ -9,41 +9,20 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
-import msgspec
-
+from chattable.adapters.params import invalid
+from chattable.adapters.turns import THOUGHTS, call_of, data_url, take_turns, thoughts, weave
 from chattable.agents.chat import Json, Message
-from chattable.agents.errors import InvalidRequest, clip
+from chattable.agents.errors import clip
 
-THOUGHTS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}  # type → the fields that must go back
-DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.I)
 NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def translate(messages: Iterable[Message]) -> tuple[list[Json], list[Json]]:
-    """The blocks of the system prompt, and the turns; neighbours of one role are one turn."""
-    system: list[Json] = []
-    turns: list[Json] = []
-    for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        if message.role in ("system", "developer"):
-            system += _instructions(message, where)
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        if not (blocks := _blocks(message, where)):
-            continue
-        if not turns or turns[-1]["role"] != role:
-            turns.append({"role": role, "content": blocks})
-            continue
-        turns[-1]["content"] += blocks
-        if role == "user":  # the answers to calls must come before anything else
-            turns[-1]["content"].sort(key=lambda block: block["type"] != "tool_result")
-    if not turns and system:  # instructions alone are a question too
-        turns, system = [{"role": "user", "content": system}], []
-    if not turns:
-        raise InvalidRequest("Invalid 'messages': none of them says anything.", param="messages")
+    """The blocks of the system prompt, and the turns."""
+    answers = lambda block: block["type"] == "tool_result"  # noqa: E731
+    system, turns = take_turns(messages, instructions=_instructions, blocks=_blocks, answers=answers)
     _trim(turns[-1])
     return system, turns
 
@@ -69,7 +48,7 @@ def _blocks(message: Message, where: str) -> list[Json]:
     elif message.role == "user":
         blocks = _content(message, where)
     else:
-        raise _unusable(
+        raise invalid(
             f"{where}.role", f"this model knows no '{clip(message.role)}' messages; calls are answered by the role 'tool'"
         )
     return _cached(blocks, message)
@@ -79,45 +58,18 @@ def _instructions(message: Message, where: str) -> list[Json]:
     blocks = _content(message, where)
     for block in blocks:
         if block["type"] != "text":
-            raise _unusable(f"{where}.content", "instructions of this model are text")
+            raise invalid(f"{where}.content", "instructions of this model are text")
     return _cached(blocks, message)
 
 
 def _said(message: Message, where: str) -> list[Json]:
-    """An assistant's turn: thoughts where they were, words and calls in the gaps between them."""
-    said = iter((*_content(message, where), *(_call(call) for call in message.tool_calls or ())))
-    blocks: list[Json] = []
-    for at, thought in _thoughts(message.extra.get("thinking_blocks")):
-        while len(blocks) < at and (block := next(said, None)):
-            blocks.append(block)
-        blocks.append(thought)
-    blocks += said
-    while blocks and blocks[-1]["type"] in THOUGHTS:  # no turn may end in a thought
-        blocks.pop()
-    return blocks
-
-
-def _thoughts(raw: Any) -> Iterator[tuple[int, Json]]:
-    """The thoughts that can go back, each with its place; one without its signature is another model's, or was cut."""
-    for thought in raw if isinstance(raw, list) else ():
-        kind = thought.get("type") if isinstance(thought, dict) else None
-        fields = THOUGHTS.get(kind, ()) if isinstance(kind, str) else ()
-        if fields and all(isinstance(thought.get(field), str) for field in fields):
-            at = thought.get("index")
-            yield at if isinstance(at, int) else 0, {"type": kind} | {field: thought[field] for field in fields}
+    """An assistant's turn."""
+    return weave(thoughts(message), (*_content(message, where), *(_call(call) for call in message.tool_calls or ())))
 
 
 def _call(call: Json) -> Json:
-    body = call.get("function") or call.get("custom")
-    body = body if isinstance(body, dict) else {}
-    text = body.get("arguments") or body.get("input") or "{}"
-    try:
-        arguments = msgspec.json.decode(text)
-    except (ValueError, TypeError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):  # cut off, or never JSON: the words are kept
-        arguments = {"arguments": text}
-    return {"type": "tool_use", "id": _id(call["id"]), "name": str(body.get("name")), "input": arguments}
+    name, arguments = call_of(call)
+    return {"type": "tool_use", "id": _id(call["id"]), "name": name, "input": arguments}
 
 
 def _result(message: Message, where: str) -> Json:
@@ -148,7 +100,7 @@ def _part(part: Json, where: str) -> Json:
     elif kind == "file":
         block = _file(part["file"], f"{where}.file")
     elif kind == "input_audio":
-        raise _unusable(f"{where}.type", "this model does not hear audio")
+        raise invalid(f"{where}.type", "this model does not hear audio")
     else:
         return part
     return block | {k: part[k] for k in ("cache_control", "citations") if part.get(k) is not None}
@@ -157,7 +109,7 @@ def _part(part: Json, where: str) -> Json:
 def _image(url: str, where: str) -> Json:
     if url.startswith(("https://", "http://")):
         return {"type": "image", "source": {"type": "url", "url": url}}
-    kind, data = _data(url, where)
+    kind, data = data_url(url, where)
     return {"type": "image", "source": {"type": "base64", "media_type": kind.replace("image/jpg", "image/jpeg"), "data": data}}
 
 
@@ -168,8 +120,8 @@ def _file(file: Json, where: str) -> Json:
         return {"type": "document", "source": {"type": "file", "file_id": file["file_id"]}, **title}
     url = file.get("file_data")
     if not isinstance(url, str):
-        raise _unusable(f"{where}.file_data", "expected a data URL")
-    kind, data = _data(url, f"{where}.file_data")
+        raise invalid(f"{where}.file_data", "expected a data URL")
+    kind, data = data_url(url, f"{where}.file_data")
     if kind.startswith("image/"):
         return _image(url, where)
     if kind == "application/pdf":
@@ -178,19 +130,11 @@ def _file(file: Json, where: str) -> Json:
         try:
             text = base64.b64decode(data).decode()
         except ValueError:
-            raise _unusable(f"{where}.file_data", "the text is not UTF-8 in base64") from None
+            raise invalid(f"{where}.file_data", "the text is not UTF-8 in base64") from None
         source = {"type": "text", "media_type": "text/plain", "data": text}
     else:
-        raise _unusable(f"{where}.file_data", f"this model reads PDF and text, not {clip(kind)}")
+        raise invalid(f"{where}.file_data", f"this model reads PDF and text, not {clip(kind)}")
     return {"type": "document", "source": source, **title}
-
-
-def _data(url: str, where: str) -> tuple[str, str]:
-    """The media type and the base64 of a data URL."""
-    head = DATA_URL.match(url)
-    if head is None or not head[3]:
-        raise _unusable(where, "expected an http(s) URL or a data URL in base64, data:<media type>;base64,<data>")
-    return (head[1] or "text/plain").lower(), url[head.end() :]
 
 
 def _id(given: str) -> str:
@@ -211,7 +155,3 @@ def _trim(last: Json) -> None:
     block: Json = last["content"][-1]
     if last["role"] == "assistant" and block["type"] == "text":
         last["content"][-1] = block | {"text": block["text"].rstrip()}
-
-
-def _unusable(param: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid value for '{param}': {why}.", param=param, code="invalid_value")

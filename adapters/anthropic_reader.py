@@ -104,19 +104,19 @@ class AnthropicStream:
         if block.kind == "text":
             given = raw.get("citations")
             block.citations = [cited for cited in given if isinstance(cited, dict)] if isinstance(given, list) else []
-            return self._text(_text(raw, "text"))
+            return self._text(text_in(raw, "text"))
         if block.kind == "thinking":
-            block.signature = _text(raw, "signature")
-            return self._think(block, _text(raw, "thinking"))
+            block.signature = text_in(raw, "signature")
+            return self._think(block, text_in(raw, "thinking"))
         if block.kind != "tool_use":
             return []
-        name = _text(raw, "name")
+        name = text_in(raw, "name")
         if not name:
             raise BrokenAnswer("sent a call without a name")
         if name == JSON_TOOL:  # the answer itself
             return []
         block.call, self._calls = self._calls, self._calls + 1
-        call = {"index": block.call, "id": _text(raw, "id"), "type": "function", "function": {"name": name, "arguments": ""}}
+        call = {"index": block.call, "id": text_in(raw, "id"), "type": "function", "function": {"name": name, "arguments": ""}}
         return [Chunk(delta={"tool_calls": [call]})]
 
     def _delta(self, index: int, delta: Json) -> list[Chunk]:
@@ -125,13 +125,13 @@ class AnthropicStream:
         if block is None:
             raise BrokenAnswer("sent a piece of a content block that never began")
         if kind == "text_delta" and block.kind == "text":
-            return self._text(_text(delta, "text"))
+            return self._text(text_in(delta, "text"))
         if kind == "thinking_delta" and block.kind == "thinking":
-            return self._think(block, _text(delta, "thinking"))
+            return self._think(block, text_in(delta, "thinking"))
         if kind == "input_json_delta" and block.kind == "tool_use":
-            return self._argue(block, _text(delta, "partial_json"))
+            return self._argue(block, text_in(delta, "partial_json"))
         if kind == "signature_delta":
-            block.signature += _text(delta, "signature")
+            block.signature += text_in(delta, "signature")
         elif kind == "citations_delta":
             block.citations.append(object_in(delta, "citation"))
         return []
@@ -149,7 +149,7 @@ class AnthropicStream:
             thought = {"index": index, "type": "thinking", "thinking": "".join(block.pieces), "signature": block.signature}
             return [Chunk(delta={"thinking_blocks": [thought]})]
         if block.kind == "redacted_thinking":
-            thought = {"index": index, "type": block.kind, "data": _text(block.raw, "data")}
+            thought = {"index": index, "type": block.kind, "data": text_in(block.raw, "data")}
             return [Chunk(delta={"thinking_blocks": [thought]})]
         return []
 
@@ -174,7 +174,7 @@ class AnthropicStream:
         """What is said of the whole answer: why it was refused, and its sources. Once: clients can add no lists."""
         out: Json = {}
         details = delta.get("stop_details")
-        if isinstance(details, dict) and (why := _text(details, "explanation")):
+        if isinstance(details, dict) and (why := text_in(details, "explanation")):
             out["refusal"] = why
         if pages := [_annotation(citation) for citation in self._cited if isinstance(citation.get("url"), str)]:
             out["annotations"] = pages
@@ -262,7 +262,7 @@ def object_in(raw: Json, name: str) -> Json:
     return value
 
 
-def _text(raw: Json, name: str) -> str:
+def text_in(raw: Json, name: str) -> str:
     """A text field; absent is empty."""
     value = raw.get(name)
     if value is not None and not isinstance(value, str):

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-import msgspec
-
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.gemini_errors import reported
 from chattable.adapters.gemini_reader import GeminiStream
-from chattable.adapters.gemini_request import Body, Unsupported
+from chattable.adapters.gemini_request import Body
+from chattable.adapters.openai import read_error, write
+from chattable.adapters.params import Unsupported
+from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk
-from chattable.agents.errors import InvalidRequest
 
 COLLECTIONS = ("models", "tunedModels")
 
 
-class GeminiWire:
+class GeminiWire(Wire):
     """Speaks generateContent. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
 
     def __init__(self, *, unsupported: Unsupported = "drop") -> None:
-        self._unsupported = unsupported
+        self.unsupported = unsupported
 
     def path(self, model: str, stream: bool) -> str:
         """The model and the verb; a key never stands there."""
@@ -34,12 +34,9 @@ class GeminiWire:
         """The key."""
         return [("x-goog-api-key", api_key)] if api_key else []
 
-    def request(self, chat: Chat, model: str) -> bytes:
+    def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        try:
-            return msgspec.json.encode(Body(chat, model, unsupported=self._unsupported).json)
-        except RecursionError:
-            raise InvalidRequest("The request is nested too deeply.") from None
+        return write(lambda: Body(chat, model, unsupported=self.unsupported).json)
 
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the one event of a stream."""
@@ -54,11 +51,5 @@ class GeminiWire:
         return GeminiStream()
 
     def error(self, status: int, body: bytes) -> Refused:
-        """The upstream's own error; some come in a list."""
-        try:
-            raw = msgspec.json.decode(body)
-        except (ValueError, RecursionError):
-            raw = None
-        if isinstance(raw, list) and raw:
-            raw = raw[0]
-        return reported(raw.get("error") if isinstance(raw, dict) else None, status)
+        """The upstream's own error."""
+        return reported(read_error(body).get("error"), status)

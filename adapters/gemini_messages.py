@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
+from chattable.adapters.params import invalid
+from chattable.adapters.turns import call_of, data_url, says_nothing
 from chattable.agents.chat import Json, Message
-from chattable.agents.errors import InvalidRequest, clip
+from chattable.agents.errors import clip
 
 # What Google documents as the signature of calls that another model made, or that lost theirs on the way.
 UNSIGNED = "skip_thought_signature_validator"
@@ -46,7 +46,7 @@ class Contents:
         if not self.list and self.system:  # instructions alone are a question too
             self.list, self.system = [{"role": "user", "parts": self.system}], []
         if not self.list:
-            raise InvalidRequest("Invalid 'messages': none of them says anything.", param="messages")
+            raise says_nothing()
 
     def _add(self, message: Message, where: str) -> None:
         if message.role in ("system", "developer"):
@@ -117,15 +117,8 @@ def _instructions(message: Message, where: str) -> list[Json]:
 
 
 def _call(call: Json) -> Json:
-    body: Json = next((body for body in (call.get("function"), call.get("custom")) if isinstance(body, dict)), {})
-    text = body.get("arguments", body.get("input")) or "{}"
-    try:
-        arguments = msgspec.json.decode(text) if isinstance(text, str) else text
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):  # cut off, or never JSON: the words are kept
-        arguments = {"arguments": text}
-    return {"functionCall": {"id": str(call.get("id") or ""), "name": str(body.get("name", "")), "args": arguments}}
+    name, arguments = call_of(call)
+    return {"functionCall": {"id": str(call.get("id") or ""), "name": name, "args": arguments}}
 
 
 def _signature(raw: Any) -> str:
@@ -163,13 +156,10 @@ def _part(part: Json, where: str) -> Json:
 def _media(url: Any, where: str) -> Json:
     """A picture, film, sound or document: its bytes, or where Google finds it."""
     if isinstance(url, str) and url.startswith(ADDRESSES):
-        kind = KINDS.get(url.partition("?")[0].rpartition(".")[2].lower())
-        return {"fileData": {"fileUri": url} | ({"mimeType": kind} if kind else {})}
-    head, comma, data = url.partition(",") if isinstance(url, str) else ("", "", "")
-    head = head[:200].lower()
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise invalid(where, "expected an http(s) URL or a data URL in base64, data:<media type>;base64,<data>")
-    return {"inlineData": {"mimeType": head[5:].partition(";")[0] or "text/plain", "data": data}}
+        known = KINDS.get(url.partition("?")[0].rpartition(".")[2].lower())
+        return {"fileData": {"fileUri": url} | ({"mimeType": known} if known else {})}
+    kind, data = data_url(url, where)
+    return {"inlineData": {"mimeType": kind, "data": data}}
 
 
 def _sound(sound: Json, where: str) -> Json:
@@ -179,8 +169,3 @@ def _sound(sound: Json, where: str) -> Json:
     if not isinstance(data, str):
         raise invalid(f"{where}.data", "expected the sound in base64")
     return {"mimeType": f"audio/{kind.lower()}", "data": data}
-
-
-def invalid(param: str, why: str) -> InvalidRequest:
-    """A value that makes no sense here."""
-    return InvalidRequest(f"Invalid value for '{param}': {why}.", param=param, code="invalid_value")

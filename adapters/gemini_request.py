@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from chattable.adapters.gemini_messages import Contents, invalid
+from chattable.adapters.gemini_messages import Contents
 from chattable.adapters.gemini_models import EFFORTS, generation
+from chattable.adapters.params import Asked, Unsupported, invalid, named, unsupported_parameter, without_tools
 from chattable.agents.chat import Chat, Json
-from chattable.agents.errors import InvalidRequest, MissingParameter, clip
-
-Unsupported = Literal["drop", "reject"]
+from chattable.agents.errors import MissingParameter
 
 CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 TIERS = {"auto": None, "default": None, "standard": None, "flex": "flex", "priority": "priority"}
@@ -23,11 +22,6 @@ NATIVE = {"cached_content": "cachedContent", "safety_settings": "safetySettings"
 THINKING = {"include_thoughts": "includeThoughts", "thinking_budget": "thinkingBudget", "thinking_level": "thinkingLevel"}
 SAMPLING = {"temperature": "temperature", "top_p": "topP", "top_k": "topK"}
 NO_PARAMETERS = ("$schema", "description", "required", "strict", "title", "type")  # a schema of these alone says nothing
-# What a request loses nothing by: it is ours, or does not touch the answer.
-HARMLESS = frozenset(
-    {"cache", "conversation", "metadata", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
-    | {"safety_identifier", "store", "stream_options", "user"}
-)
 TRANSLATED = frozenset(
     {"extra_body", "frequency_penalty", "function_call", "functions", "google", "logprobs", "max_completion_tokens", "max_tokens"}
     | {"modalities", "n", "parallel_tool_calls", "presence_penalty", "reasoning", "reasoning_effort", "response_format", "seed"}
@@ -35,23 +29,21 @@ TRANSLATED = frozenset(
 )
 
 
-class Body:
-    """One request body in the making.
-
-    Law: nothing is altered in silence. A parameter the API has no place for goes by the rule `unsupported`, and what
-    changes the kind of answer (several in one stream, audio, legacy calls) is refused under either rule.
-    """
+class Body(Asked):
+    """One request body in the making."""
 
     def __init__(self, chat: Chat, model: str, *, unsupported: Unsupported) -> None:
-        self._params = {k: v for k, v in chat.params.items() if v is not None}
-        self._rule = unsupported
+        super().__init__(chat, unsupported)
         self._kind = generation(model)
         self._config: Json = {}
         contents = Contents(chat.messages, signs=self._kind.signs)
         self.json: Json = {"contents": contents.list}
         if contents.system:
             self.json["systemInstruction"] = {"parts": contents.system}
-        self._refuse(chat.stream)
+        if chat.stream and self._params.get("n", 1) > 1:
+            raise unsupported_parameter("n", "this model streams one answer: ask for several without `stream`")
+        self._refuse_modalities("text", "image")
+        self._refuse_legacy_calls()
         self._tools()
         self._format()
         self._thinking()
@@ -59,21 +51,6 @@ class Body:
         self._rest()
         if self._config:
             self.json["generationConfig"] = self._config
-
-    def _lacks(self, param: str, why: str = "this model does not have it") -> None:
-        """What happens to a parameter that cannot be passed on."""
-        if self._rule == "reject":
-            raise unsupported_parameter(param, why)
-
-    def _refuse(self, stream: bool) -> None:
-        params = self._params
-        if stream and params.get("n", 1) > 1:
-            raise unsupported_parameter("n", "this model streams one answer: ask for several without `stream`")
-        if any(kind not in ("text", "image") for kind in params.get("modalities", ())):
-            raise unsupported_parameter("modalities", "this model answers in text and images")
-        for param in ("functions", "function_call"):
-            if params.get(param):
-                raise unsupported_parameter(param, "this model knows tools: send `tools` and `tool_choice`")
 
     def _tools(self) -> None:
         functions: list[Json] = []
@@ -95,45 +72,34 @@ class Body:
         if functions and choice != {"mode": "AUTO"}:
             self.json["toolConfig"] = {"functionCallingConfig": choice}
         elif not functions and choice["mode"] == "ANY":
-            raise InvalidRequest("Invalid value for 'tool_choice': it is only allowed with 'tools'.", param="tool_choice")
+            raise without_tools()
         if self._params.get("parallel_tool_calls") is False and functions:
             self._lacks("parallel_tool_calls", "this model decides itself how many calls it makes at once")
 
     def _choice(self) -> Json:
-        wanted = self._params.get("tool_choice", "auto")
-        if isinstance(wanted, str) and wanted in CHOICES:
-            return {"mode": CHOICES[wanted]}
-        if isinstance(wanted, dict) and isinstance(allowed := wanted.get("allowed_tools"), dict):
-            # VALIDATED is AUTO with a list of names
-            mode = "ANY" if allowed.get("mode") == "required" else "VALIDATED"
-            tools = allowed.get("tools")
-            names = [_name(tool) for tool in tools] if isinstance(tools, list) else []
-        else:
-            mode, names = "ANY", [_name(wanted)]
+        wanted = self._params.get("tool_choice")
+        allowed = wanted.get("allowed_tools") if isinstance(wanted, dict) else None
+        if not isinstance(allowed, dict):
+            kind, name = self._wanted_tool()
+            return {"mode": "ANY", "allowedFunctionNames": [name]} if name else {"mode": CHOICES[kind]}
+        tools = allowed.get("tools")
+        names = [named(tool) for tool in tools] if isinstance(tools, list) else []
         if not names or None in names:
-            raise invalid("tool_choice", "expected 'none', 'auto', 'required' or a function's name, as {'function': {'name': …}}")
-        return {"mode": mode, "allowedFunctionNames": names}
+            raise invalid("tool_choice", "expected the names of functions, as {'allowed_tools': {'tools': [{'function': …}]}}")
+        # VALIDATED is AUTO with a list of names
+        return {"mode": "ANY" if allowed.get("mode") == "required" else "VALIDATED", "allowedFunctionNames": names}
 
     def _format(self) -> None:
-        wanted = self._params.get("response_format") or {}
-        kind = wanted.get("type", "text")
-        if kind not in ("text", "json_object", "json_schema"):
-            raise unsupported_parameter("response_format", f"this model has no format '{clip(kind)}'")
+        kind, schema = self._wanted_format()
         if kind != "text":
             self._config["responseMimeType"] = "application/json"
         if kind == "json_schema":
-            schema = (wanted.get("json_schema") or {}).get("schema")
-            if not isinstance(schema, dict):
-                raise MissingParameter("response_format.json_schema.schema")
             self._config["responseJsonSchema"] = plain_schema(schema)
         if "image" in self._params.get("modalities", ()):
             self._config["responseModalities"] = [kind.upper() for kind in self._params["modalities"]]
 
     def _thinking(self) -> None:
-        own = self._params.get("reasoning")
-        effort, param = self._params.get("reasoning_effort"), "reasoning_effort"
-        if effort is None and isinstance(own, dict) and own.get("effort") is not None:
-            effort, param = own["effort"], "reasoning.effort"
+        effort, param = self._effort()
         if effort is None:
             return
         if not isinstance(effort, str) or effort not in EFFORTS:
@@ -148,8 +114,8 @@ class Body:
     def _sampling(self) -> None:
         params, config = self._params, self._config
         config.update({theirs: params[ours] for ours, theirs in SAMPLING.items() if ours in params})
-        if caps := [params[k] for k in ("max_tokens", "max_completion_tokens") if k in params]:
-            config["maxOutputTokens"] = min(caps)
+        if (cap := self._cap()) is not None:
+            config["maxOutputTokens"] = cap
         if params.get("n", 1) > 1:
             config["candidateCount"] = params["n"]
         if "seed" in params:
@@ -168,8 +134,7 @@ class Body:
 
     def _rest(self) -> None:
         params = self._params
-        stops = [params["stop"]] if isinstance(params.get("stop"), str) else params.get("stop", [])
-        if stops := [text for text in stops if text]:
+        if stops := [text for text in self._stops() if text]:
             if len(stops) > MAX_STOPS:
                 self._lacks("stop", f"this model stops at {MAX_STOPS} texts at most")
             self._config["stopSequences"] = stops[:MAX_STOPS]
@@ -183,9 +148,7 @@ class Body:
                 self.json.update({theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own})
                 if isinstance(config := own.get("thinking_config"), dict):  # Google's own words win
                     self._config["thinkingConfig"] = {THINKING.get(k, k): v for k, v in config.items()}
-        for name, value in params.items():
-            if name not in TRANSLATED and name not in HARMLESS and value:
-                self._lacks(name)
+        self._lacks_the_rest(TRANSLATED)
 
 
 def _declaration(function: Any, where: str) -> Json:
@@ -214,15 +177,3 @@ def plain_schema(schema: Json) -> Json:
         elif isinstance(node, list):
             nodes += node
     return copy
-
-
-def _name(tool: Any) -> str | None:
-    """The name of the function that a choice means."""
-    function = tool.get("function") if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def unsupported_parameter(param: str, why: str) -> InvalidRequest:
-    """A parameter that is not for this model."""
-    return InvalidRequest(f"Unsupported parameter: '{clip(param)}': {why}.", param=clip(param), code="unsupported_parameter")

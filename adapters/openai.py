@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.params import HARMLESS, unsupported_parameter
+from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
-from chattable.agents.errors import clip
+from chattable.agents.errors import InvalidRequest, clip
 
 OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
 REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 BROKEN = ("error", "insufficient_system_resource")  # finish reasons of vendors that gave up
 MAX_CHOICES = 128
+# Parameters that only OpenAI itself understands.
+OPENAI_ONLY = frozenset(
+    {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "store", "metadata"}
+)
 
 
 class Quirks(Struct, frozen=True):
@@ -27,7 +34,7 @@ class Quirks(Struct, frozen=True):
     drops: frozenset[str] = frozenset()  # parameters that mean nothing to it or that it refuses
 
 
-class OpenAIWire:
+class OpenAIWire(Wire):
     """Speaks chat completions. Law: what the client sent goes out as it came, but for the quirks and the usage of streams."""
 
     def __init__(self, quirks: Quirks | None = None) -> None:
@@ -41,12 +48,14 @@ class OpenAIWire:
         """A bearer token."""
         return [("authorization", f"Bearer {api_key}")] if api_key else []
 
-    def request(self, chat: Chat, model: str) -> bytes:
+    def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body, usage of a stream always asked for."""
         quirks = self.quirks
         messages = chat.messages if quirks.developer else [_without_developer(m) for m in chat.messages]
         body: Json = {"model": model, "messages": [m.to_json() for m in messages], **chat.params}
         if quirks.drops:
+            if self.unsupported == "reject" and (lacking := sorted(quirks.drops & chat.params.keys() - HARMLESS)):
+                raise unsupported_parameter(lacking[0], "this model does not have it")
             body = {k: v for k, v in body.items() if k not in quirks.drops}
         if quirks.max_tokens:
             caps = [body.pop(k) for k in ("max_tokens", "max_completion_tokens") if body.get(k) is not None]
@@ -62,7 +71,10 @@ class OpenAIWire:
 
     def reply(self, body: bytes) -> list[Chunk]:
         """The answer's choices, then its usage."""
-        raw = read_object(body)
+        return self.read(read_object(body))
+
+    def read(self, raw: Json) -> list[Chunk]:
+        """The same of an answer that is decoded."""
         if raw.get("error"):
             raise _reported(502, raw["error"])
         choices = raw.get("choices")
@@ -90,14 +102,7 @@ class OpenAIWire:
 
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error, in OpenAI's shape or any other that says `error` or `message`."""
-        try:
-            raw = msgspec.json.decode(body)
-        except (ValueError, RecursionError):
-            raw = None
-        if isinstance(raw, list) and raw:  # Google's compatible endpoint wraps its error in a list
-            raw = raw[0]
-        if not isinstance(raw, dict):
-            raw = {}
+        raw = read_error(body)
         return _reported(status, raw.get("error") or raw)
 
 
@@ -115,7 +120,10 @@ class OpenAIStream:
         if data == b"[DONE]":
             self.complete = self.ended = True
             return []
-        raw = read_object(data)
+        return self.see(read_object(data))
+
+    def see(self, raw: Json) -> list[Chunk]:
+        """What one event adds, decoded."""
         if raw.get("error"):
             raise _reported(502, raw["error"])
         facts = _facts(raw)
@@ -150,6 +158,25 @@ def read_usage(raw: Any) -> Usage | None:
         return None
     usage.total_tokens = usage.prompt_tokens + usage.completion_tokens
     return usage
+
+
+def write(body: Callable[[], Json]) -> bytes:
+    """A request body, made and written; raises `InvalidRequest` for what is nested too deeply."""
+    try:
+        return msgspec.json.encode(body())
+    except RecursionError:
+        raise InvalidRequest("The request is nested too deeply.") from None
+
+
+def read_error(body: bytes) -> Json:
+    """What came with an error status, empty where it is no object; some providers wrap it in a list."""
+    try:
+        raw = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(raw, list) and raw:
+        raw = raw[0]
+    return raw if isinstance(raw, dict) else {}
 
 
 def read_object(data: bytes) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
@@ -14,15 +14,17 @@ import httpx
 from msgspec import Struct
 
 from chattable.adapters.errors import BrokenAnswer, Busy, Refused, TimedOut, Unreachable, UpstreamError
-from chattable.adapters.sse import EventTooLargeError, SseDecoder
+from chattable.adapters.keys import ApiKey, Keys
+from chattable.adapters.sse import EventTooLargeError
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
-from chattable.agents.chattable import Chattable, Context
+from chattable.agents.chattable import Chattable, Context, Trace
 from chattable.agents.errors import clip
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
 MAX_URLS = 1000  # that are remembered
+SECRET_PART = 16  # characters from which on a part of a key is secret by itself
 MAX_WAIT = 5.0  # seconds of Retry-After that are waited here; longer ones are the client's to wait
 USAGE_GRACE = 5.0  # seconds that the usage may come later than the last finish reason
 END_GRACE = 0.2  # seconds that a finished answer gets to end its body, so that its connection can be used again
@@ -48,6 +50,7 @@ class Provider:
         transport: httpx.AsyncBaseTransport,
         *,
         api_key: str = "",
+        api_keys: Sequence[str] = (),
         max_connections: int = 1000,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -58,16 +61,17 @@ class Provider:
         self._limit = max_connections
         self._free = asyncio.Semaphore(max_connections)
         self.point_at(base_url)
-        self._secrets = [api_key] if len(api_key) >= 4 else []
-        self.headers = httpx.Headers(
-            [
-                *wire.headers(api_key),
-                ("content-type", "application/json"),
-                ("accept", "application/json, text/event-stream"),
-                ("accept-encoding", "identity"),
-                ("user-agent", "chattable"),
-            ]
-        )
+        secrets = api_keys or (api_key,)
+        self._secrets = [key for key in secrets if len(key) >= 4]
+        self._secrets += [part for key in secrets for part in key.split(":") if len(part) >= SECRET_PART]
+        self.media = wire.frames.media.encode()
+        common = [
+            ("content-type", "application/json"),
+            ("accept", f"application/json, {wire.frames.media}"),
+            ("accept-encoding", "identity"),
+            ("user-agent", "chattable"),
+        ]
+        self.keys = Keys([ApiKey(key, httpx.Headers([*wire.headers(key), *common])) for key in secrets])
 
     def point_at(self, base_url: str) -> None:
         """Says where the service is, also when that is known only once it runs."""
@@ -82,6 +86,11 @@ class Provider:
                 self._urls.clear()
             url = self._urls[path] = httpx.URL(f"{self.base}{path}")
         return url
+
+    def headers_for(self, key: ApiKey, url: httpx.URL, body: bytes) -> httpx.Headers:
+        """The headers of one attempt, which some providers want signed."""
+        own = self.wire.signature(key.secret, url.netloc.decode(), url.raw_path.decode(), body)
+        return httpx.Headers([*key.headers.multi_items(), *own]) if own else key.headers
 
     @asynccontextmanager
     async def slot(self, wait: float) -> AsyncIterator[None]:
@@ -105,6 +114,13 @@ class Provider:
             text = text.replace(secret, "…")
         return clip(text, 1000)
 
+    def redacted(self, error: UpstreamError) -> UpstreamError:
+        """The error without this provider's key and address."""
+        error.message = self.redact(error.message)
+        error.param = error.param and self.redact(error.param)
+        error.code = error.code and self.redact(error.code)
+        return error
+
 
 class Upstream(Chattable):
     """A model of a provider."""
@@ -120,6 +136,7 @@ class Upstream(Chattable):
         timeouts: Timeouts | None = None,
         retries: int = 2,
         description: str = "",
+        max_output: int | None = None,
     ) -> None:
         self.provider = provider
         self.model = model
@@ -127,17 +144,18 @@ class Upstream(Chattable):
         self.timeouts = timeouts or Timeouts()
         self.retries = retries
         self.description = description
+        self.max_output = max_output  # tokens it can write, if that is known
 
     async def chat(self, message: Message, ctx: Context) -> AsyncGenerator[Chunk]:
         """The upstream's answer, chunk by chunk; raises `UpstreamError`."""
         provider, trace = self.provider, ctx.trace
-        body = provider.wire.request(ctx.request, self.model)
+        body = provider.wire.request(ctx.request, self.model, self.max_output)
         trace.asked = self.asked
         begun = time.monotonic()
         async with provider.slot(self.timeouts.connect):
             try:
-                response = await self._open(body, provider.url(self.model, ctx.request.stream), begun, ctx)
-                events = header(response, b"content-type").lower().startswith(b"text/event-stream")
+                response = await self._open(body, provider.url(self.model, ctx.request.stream), begun, trace, ctx.request.stream)
+                events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
                     async with aclosing((self._stream if events else self._whole)(response, begun)) as chunks:
                         first = True
@@ -149,21 +167,37 @@ class Upstream(Chattable):
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
-                error.message = provider.redact(error.message)
-                error.param = error.param and provider.redact(error.param)
-                error.code = error.code and provider.redact(error.code)
-                raise
+                raise provider.redacted(error) from error.__cause__
 
-    async def _open(self, body: bytes, url: httpx.URL, begun: float, ctx: Context) -> httpx.Response:
+    async def forward(self, path: str, body: bytes, trace: Trace) -> tuple[str, bytes]:
+        """What the provider answers to something that is no chat, as it comes: the content type and the body."""
+        provider, begun = self.provider, time.monotonic()
+        trace.asked = self.asked
+        async with provider.slot(self.timeouts.connect):
+            try:
+                response = await self._open(body, httpx.URL(f"{provider.base}{path}"), begun, trace, stream=False)
+                try:
+                    trace.waited += time.monotonic() - begun
+                    return header(response, b"content-type").decode("latin-1"), await self._read(response, begun)
+                finally:
+                    await response.stream.aclose()  # type: ignore[union-attr]
+            except UpstreamError as error:
+                raise provider.redacted(error) from error.__cause__
+
+    async def _open(self, body: bytes, url: httpx.URL, begun: float, trace: Trace, stream: bool) -> httpx.Response:
         """A response whose status is 2xx, asked for as often as it makes sense."""
         limits, attempt = self.timeouts, 0
-        patience = min(limits.first_token, limits.total) if ctx.request.stream else limits.total
+        patience = min(limits.first_token, limits.total) if stream else limits.total
         while True:
             attempt += 1
-            ctx.trace.attempts += 1
+            trace.attempts += 1
+            key = self.provider.keys.next()
             try:
-                return await self._send(body, url, begun, patience)
+                return await self._send(body, url, key, begun, patience)
             except UpstreamError as error:
+                if isinstance(error, Refused) and self.provider.keys.refused(key, error):
+                    attempt -= 1
+                    continue
                 allowed = self.retries if error.retries is None else min(error.retries, self.retries)
                 delay = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
                 if isinstance(error, Refused) and error.retry_after is not None:
@@ -173,12 +207,12 @@ class Upstream(Chattable):
                     raise
                 await self.provider.sleep(delay)
 
-    async def _send(self, body: bytes, url: httpx.URL, begun: float, patience: float) -> httpx.Response:
+    async def _send(self, body: bytes, url: httpx.URL, key: ApiKey, begun: float, patience: float) -> httpx.Response:
         connect = self.timeouts.connect
         request = httpx.Request(
             "POST",
             url,
-            headers=self.provider.headers,
+            headers=self.provider.headers_for(key, url, body),
             stream=httpx.ByteStream(body),  # not `content`: that would make httpx work out headers that are known
             extensions={"timeout": {"connect": connect}},
         )
@@ -221,6 +255,10 @@ class Upstream(Chattable):
         raise error
 
     async def _whole(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+        for chunk in self.provider.wire.reply(await self._read(response, begun)):
+            yield chunk
+
+    async def _read(self, response: httpx.Response, begun: float) -> bytes:
         blocks, size = [], 0
         try:
             async with asyncio.timeout_at(_when(begun + self.timeouts.total)):
@@ -233,12 +271,11 @@ class Upstream(Chattable):
             raise TimedOut("did not finish its answer", self.timeouts.total) from None
         except httpx.TransportError:
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
-        for chunk in self.provider.wire.reply(b"".join(blocks)):
-            yield chunk
+        return b"".join(blocks)
 
     async def _stream(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
         limits = self.timeouts
-        decoder, reader = SseDecoder(), self.provider.wire.stream()
+        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream()
         blocks = response.stream.__aiter__()  # type: ignore[union-attr]
         what, seconds = "sent no token", limits.first_token
         since = begun

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from msgspec import Struct, structs
 
 from chattable.adapters.anthropic import AnthropicWire
+from chattable.adapters.azure import AzureWire
+from chattable.adapters.bedrock import BedrockWire
 from chattable.adapters.gemini import GeminiWire
-from chattable.adapters.openai import OpenAIWire, Quirks
+from chattable.adapters.ollama import OllamaWire
+from chattable.adapters.openai import OPENAI_ONLY, OpenAIWire, Quirks
 from chattable.adapters.wire import Wire
 
-# Parameters that only OpenAI itself understands.
-OPENAI_ONLY = frozenset(
-    {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "store", "metadata"}
-)
 QUIRKS = Quirks(developer=False, max_tokens="max_tokens", drops=OPENAI_ONLY)
 PLAIN = OpenAIWire(QUIRKS)
 
@@ -20,14 +21,33 @@ PLAIN = OpenAIWire(QUIRKS)
 class Vendor(Struct, frozen=True):
     """One vendor."""
 
-    base_url: str
-    key_env: str = ""  # the environment variable that usually holds its key; empty: needs none
+    base_url: str  # an option's value goes where its name is in braces; empty: every account has its own address
+    key_env: str = ""  # the environment variable that usually holds its key; empty: needs none, or more than a key
     wire: Wire = PLAIN
+    options: tuple[str, ...] = ()  # settings that are for this vendor only
+    adds: tuple[str, ...] = ()  # ends of an address that the wire adds itself, also where they are given
+
+    def address(self, base_url: str | None, options: Mapping[str, str]) -> str:
+        """Where it is."""
+        url = (base_url or self.base_url.format_map(options)).rstrip("/")
+        return next((url.removesuffix(end) for end in self.adds if url.endswith(end)), url)
+
+    def mistakes(self, base_url: str | None, options: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """What is missing in a provider's settings, or has no meaning there: the setting and what is wrong with it."""
+        for name in options:
+            if name not in self.options:
+                yield name, f"is not a setting of this kind{'; it has ' + ', '.join(self.options) if self.options else ''}"
+        if base_url is None and not self.base_url:
+            yield "base_url", "is needed: every account of this kind has an address of its own"
+        elif base_url is None:
+            yield from ((name, "is needed") for name in self.options if f"{{{name}}}" in self.base_url and not options.get(name))
 
 
 VENDORS = {
     "openai": Vendor("https://api.openai.com/v1", "OPENAI_API_KEY", OpenAIWire()),
     "anthropic": Vendor("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", AnthropicWire()),
+    "azure": Vendor("", wire=AzureWire(), options=("api_version",), adds=("/openai/v1", "/openai")),
+    "bedrock": Vendor("https://bedrock-runtime.{region}.amazonaws.com", wire=BedrockWire(), options=("region",)),
     "deepseek": Vendor("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
     "fireworks": Vendor("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
     "gemini": Vendor("https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", GeminiWire()),
@@ -41,6 +61,7 @@ VENDORS = {
     ),
     "moonshot": Vendor("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
     "ollama": Vendor("http://127.0.0.1:11434/v1"),
+    "ollama-native": Vendor("http://127.0.0.1:11434", wire=OllamaWire(), adds=("/v1", "/api")),
     "openrouter": Vendor("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
     "together": Vendor("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
     "vllm": Vendor("http://127.0.0.1:8000/v1"),

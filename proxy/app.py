@@ -41,6 +41,7 @@ from chattable.proxy.routes import (
     cache,
     chat,
     conversations,
+    forwarding,
     health,
     items,
     me,
@@ -62,7 +63,7 @@ from chattable.proxy.webhooks import Deliveries, Webhook
 log = logging.getLogger("chattable")
 
 ROOMS = (
-    chat, conversations, items, transcripts, models, me,
+    chat, forwarding, conversations, items, transcripts, models, me,
     admin, teams, budgets, usage, admin_sessions, admin_models, cache, audit, health,
 )  # fmt: skip
 EXPOSED = [

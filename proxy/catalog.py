@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chattable.adapters import discovery
 from chattable.adapters.local import LocalServer, data_home, model_path
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.adapters.vendors import VENDORS
@@ -28,8 +30,11 @@ from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
 from chattable.proxy.health import Health
 
+log = logging.getLogger("chattable")
+
 STARTED = int(time.time())  # what models say they were created
 DEFAULT = "default"  # the name that means `default_model`
+DISCOVER = 3600.0  # seconds until a provider is asked again which models it has; a sixtieth of it where it did not say
 MOST_MODELS = 1000  # of a provider that are remembered
 MAX_NAME = 256  # characters of a name that a wildcard serves
 MOST_HELD = 16_384  # tokens of output that a budget holds of what is only known of a model: many can write far more than they do
@@ -76,12 +81,28 @@ class Catalog:
         return entry
 
     def visible(self, principal: Principal) -> list[Entry]:
-        """The entries this principal may use; what only a wildcard covers cannot be listed."""
-        return [entry for entry in self._entries.values() if principal.may_use(entry.name)]
+        """The entries this principal may use, with what providers say they have behind a wildcard."""
+        found = [entry for entry in self._entries.values() if principal.may_use(entry.name)]
+        known = {entry.name for entry in found}
+        for pattern, model in self._wildcards.items():
+            for name in self._discovered(pattern, model):
+                if name not in known and principal.may_use(name) and settings.match(name, self._wildcards) == pattern:
+                    known.add(name)
+                    found.append(_model(pattern, name, model, self._sources))
+        return found
+
+    def _discovered(self, pattern: str, model: settings.ModelEntry) -> Iterator[str]:
+        """The names behind a wildcard whose models the provider named."""
+        target = model.served_by()[0]
+        before, _, after = target.upstream(pattern, pattern).partition("*")
+        for name in self._sources[target.provider].discovered:
+            if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after):
+                yield pattern[:-1] + name[len(before) : len(name) - len(after)]
 
     async def start(self) -> None:
         """Starts local servers and agents."""
-        await asyncio.gather(*(source.start() for source in self._sources.values()))
+        wild = {target.provider for model in self._wildcards.values() for target in model.served_by()}
+        await asyncio.gather(*(source.start(listed=name in wild) for name, source in self._sources.items()))
         await asyncio.gather(*(entry.model.start() for entry in self._entries.values()))
 
     async def stop(self) -> None:
@@ -107,15 +128,18 @@ class _Source:
         self.name = name
         self.config = config
         self.cache = cache
+        self.discovered: tuple[str, ...] = ()
+        self._discovery: asyncio.Task[None] | None = None
         self._health: dict[str, Health] = {}
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
         self.provider = Provider(
             name,
-            vendor.wire,
-            config.base_url or vendor.base_url,
+            vendor.wire.told(config.options).ruled(config.unsupported),
+            vendor.address(config.base_url, config.options),
             transport,
             api_key=config.api_key.reveal() if config.api_key else "",
+            api_keys=[key.reveal() for key in config.api_keys],
             max_connections=config.max_connections,
         )
 
@@ -127,12 +151,26 @@ class _Source:
             self._health[model] = Health()
         return self._health[model]
 
-    async def start(self) -> None:
+    async def start(self, *, listed: bool) -> None:
+        """Starts it; and asks in the background which models there are, again and again, where somebody wants to know."""
         if self.server is not None:
             await self.server.start()
             self.provider.point_at(self.server.base_url)
+        if listed and self.config.discover:
+            self._discovery = asyncio.create_task(self._discover())
+
+    async def _discover(self) -> None:
+        while True:
+            try:
+                self.discovered = tuple(await discovery.models(self.provider))
+                log.info("%s has %d models", self.name, len(self.discovered))
+            except discovery.DiscoveryError as error:
+                log.warning("%s does not say which models it has: %s", self.name, error)
+            await asyncio.sleep(DISCOVER if self.discovered else DISCOVER / 60)
 
     async def stop(self) -> None:
+        if self._discovery is not None:
+            self._discovery.cancel()
         if self.server is not None:
             await self.server.stop()
 
@@ -159,6 +197,7 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
     retries = config.retries if model.retries is None else model.retries
     facts = known_of(config, upstream_name)
     most = min(facts.max_output, MOST_HELD) if facts and facts.max_output else None
+    max_output = target.max_output or model.max_output or most
     return Entry(
         name,
         Upstream(
@@ -166,14 +205,15 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
             upstream_name,
             timeouts=Timeouts(limits.connect, limits.first_token, limits.between_tokens, limits.total),
             retries=retries,
+            max_output=max_output,
         ),
         model.owned_by or target.provider,
         STARTED,
         model.description,
         target.context_length or model.context_length or (facts.context_length if facts else None),
-        max_output=target.max_output or model.max_output or most,
+        max_output=max_output,
         price=price_of(target, model, facts),
-        source=(source.name, config.kind, config.base_url or "", upstream_name),
+        source=(source.name, config.kind, config.base_url or "", *config.options.values(), upstream_name),
         cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
         weight=target.weight,
         health=source.health(upstream_name),
@@ -230,7 +270,7 @@ def _kept_for(cache: settings.Cache | None, model: settings.ModelCache) -> float
 
 def _reach(config: settings.Config) -> str:
     """A digest of all that an agent's answer may depend on in the config: itself, and whatever it may ask."""
-    places = {name: (provider.kind, provider.base_url) for name, provider in config.providers.items()}
+    places = {name: (provider.kind, provider.base_url, provider.options) for name, provider in config.providers.items()}
     return sha256(msgspec.json.encode([config.agents, config.models, config.default_model, places], order="sorted")).hexdigest()
 
 

@@ -26,11 +26,13 @@ from chattable.proxy.values import (
     Pace,
     Percent,
     Redis,
+    Region,
     Retries,
     Secret,
     Tokens,
     Url,
     Usd,
+    Version,
     WebhookSecret,
     WebhookUrl,
     Weight,
@@ -38,6 +40,7 @@ from chattable.proxy.values import (
     Word,
 )
 
+OPTIONS = ("api_version", "region")  # of providers of some kinds
 ADMIN_KEY = "CHATTABLE_ADMIN_KEY"  # sets the admin key where no file does
 
 
@@ -82,10 +85,24 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     kind: Annotated[Word, Meta(description="what it speaks: openai, or the name of a known vendor")]
     api_key: Annotated[Secret | None, Meta(description="key sent upstream; empty for none")] = None
+    api_keys: Annotated[
+        tuple[Secret, ...], Meta(description="several that take turns, in place of `api_key`; one that is refused rests")
+    ] = ()
     base_url: Annotated[Url | None, Meta(description="where it is, if not at the vendor's usual address")] = None
+    api_version: Annotated[Version, Meta(description="azure: a date in quotes; default: the v1 API")] = ""
+    region: Annotated[Region, Meta(description="bedrock: where its models run, as eu-central-1")] = ""
+    unsupported: Annotated[
+        Literal["drop", "reject"], Meta(description="a parameter it has no place for: leave it out, or refuse the request")
+    ] = "drop"
     timeouts: Annotated[Timeouts, Meta(description="how long it may take")] = Timeouts()
     retries: Annotated[Retries, Meta(description="more attempts after a failure, before the first token only")] = 2
     max_connections: Annotated[int, Meta(ge=1, le=100_000, description="open connections at a time")] = 1000
+    discover: Annotated[bool, Meta(description="ask it once an hour which models a wildcard may list")] = False
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The settings that are for some kinds only, those that are set."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name))}
 
 
 class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

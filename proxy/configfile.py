@@ -10,13 +10,14 @@ from zoneinfo import available_timezones
 import msgspec
 from msgspec.structs import replace
 
+from chattable.adapters.vendors import Vendor
 from chattable.agents import loading
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
 from chattable.proxy.values import Secret, admin_key
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
 
 
-def load(path: str | Path, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
+def load(path: str | Path, env: Mapping[str, str], kinds: Mapping[str, Vendor] | None = None, *, code: bool = False) -> Config:
     """Read a config file; ConfigError holds every problem in it.
 
     `kinds` are the providers' kinds there are; `code` builds every agent, to find those whose code cannot be loaded.
@@ -29,7 +30,9 @@ def load(path: str | Path, env: Mapping[str, str], kinds: Collection[str] | None
     return parse(data, str(path), env, kinds, code=code)
 
 
-def parse(data: bytes, file: str, env: Mapping[str, str], kinds: Collection[str] | None = None, *, code: bool = False) -> Config:
+def parse(
+    data: bytes, file: str, env: Mapping[str, str], kinds: Mapping[str, Vendor] | None = None, *, code: bool = False
+) -> Config:
     """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
     doc = read(data, file, env)
     config: Config = Decoder(doc, _hook).decode(Config, doc.value, ())
@@ -48,7 +51,7 @@ def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
     keys = {vendor: Secret(env[variable]) for vendor, variable in vendors.items() if env.get(variable, "").strip()}
     return Config(
         admin_keys=_admin_keys(env),
-        providers={vendor: Provider(kind=vendor, api_key=key) for vendor, key in keys.items()},
+        providers={vendor: Provider(kind=vendor, api_key=key, discover=True) for vendor, key in keys.items()},
         models={f"{vendor}/*": ModelEntry(provider=vendor) for vendor in keys},
         agents={"echo": CodeAgent(use="chattable.agents.echo:Echo", description="Says what it hears.")},
     )
@@ -70,12 +73,17 @@ def _admin_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:
         raise ConfigError(Problem("environment", 0, ADMIN_KEY, str(error))) from None
 
 
-def _mistakes(config: Config, doc: Document, kinds: Collection[str] | None) -> _Mistakes:
+def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None) -> _Mistakes:
     """What no single value shows: each mistake with its place. Names count as known even where their entry is broken."""
     for name, provider in config.providers.items():
         if kinds is not None and provider.kind not in kinds:
             known = hint(provider.kind, kinds) or f"; there are {', '.join(sorted(kinds))}"
             yield ("providers", name, "kind"), f"there is no kind `{provider.kind}`{known}"
+        elif kinds is not None:
+            for setting, text in kinds[provider.kind].mistakes(provider.base_url, provider.options):
+                yield ("providers", name, setting) if setting in provider.options else ("providers", name), f"`{setting}` {text}"
+        if provider.api_key and provider.api_keys:
+            yield ("providers", name, "api_keys"), "takes the place of `api_key`; have one of them"
         if why := _bad_name(name):
             yield ("providers", name), why
     sections = (doc.value.get(section) for section in ("providers", "models", "agents"))

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from chattable.proxy.accesslog import AccessLog
 
 # What OpenAI's API has at its top: these answer without /v1 as well.
-ROOTS = re.compile(r"^/(chat|models|completions|conversations|embeddings|moderations)(/|$)")
+ROOTS = re.compile(r"^/(audio|chat|models|completions|conversations|embeddings|images|moderations|rerank)(/|$)")
 REPEATED = re.compile(r"^(/v1)+(?=/v1(/|$))")
 HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options", b"nosniff")]
 

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chattable.adapters.vendors import VENDORS
 from chattable.proxy import config as configuration
 from chattable.proxy import configfile
 from chattable.proxy.config import (
@@ -31,7 +32,7 @@ from chattable.proxy.values import Secret, seconds
 from chattable.proxy.yaml import MAX_BYTES, MAX_DEPTH, ConfigError, Problem, dotted, expand, read
 
 ROOT = Path(__file__).parent.parent
-KINDS = {"openai", "deepseek", "ollama", "local"}
+KINDS = {kind: VENDORS[kind] for kind in ("openai", "azure", "bedrock", "deepseek", "ollama", "local")}
 GOOD_KEY = "correct-horse-battery"
 ENV = {"PORT": "9000", "EMPTY": "", "KEY": "sk-upstream", "ADMIN": GOOD_KEY, "WORD": "soon", "NIL": "null"}
 ONE = "providers: {p: {kind: openai}}\n"
@@ -306,7 +307,7 @@ MISTAKES = {
     "a number as origin": ("server:\n  cors_origins:\n    - '*'\n    - 5", 4, "server.cors_origins[1]", "must be text"),
     "a database we do not speak to": ("database_url: mysql://u:pw@h/d", 1, "database_url", "must begin with sqlite:///"),
     "a kind there is not": ("providers:\n  x:\n    kind: opnai", 3, "providers.x.kind", "no kind `opnai` (did you mean `openai`"),
-    "a kind like no other": ("providers: {x: {kind: zzz}}", 1, "providers.x.kind", "there are deepseek, local, ollama, openai"),
+    "a kind like no other": ("providers: {x: {kind: zzz}}", 1, "providers.x.kind", "there are azure, bedrock, deepseek, local"),
     "no kind": ("providers:\n  x: {}", 2, "providers.x.kind", "is missing (what it speaks"),
     "a kind in capitals": ("providers: {x: {kind: OpenAI}}", 1, "providers.x.kind", "must be a lowercase word such as `openai`"),
     "ftp": ("providers: {x: {kind: openai, base_url: ftp://h}}", 1, "providers.x.base_url", "must be a URL such as https://"),
@@ -594,7 +595,7 @@ def test_the_suggested_command_makes_a_key_that_is_accepted() -> None:
 def test_defaults_serve_echo_and_every_vendor_whose_key_is_set() -> None:
     env = {"OPENAI_API_KEY": "sk-1", "DEEPSEEK_API_KEY": " ", "CHATTABLE_ADMIN_KEY": GOOD_KEY}
     config = defaults(env, {"openai": "OPENAI_API_KEY", "deepseek": "DEEPSEEK_API_KEY", "groq": "GROQ_API_KEY"})
-    assert config.providers == {"openai": Provider(kind="openai", api_key=Secret("sk-1"))}
+    assert config.providers == {"openai": Provider(kind="openai", api_key=Secret("sk-1"), discover=True)}
     assert config.models == {"openai/*": ModelEntry(provider="openai")}
     assert [agent.use for agent in config.agents.values() if isinstance(agent, CodeAgent)] == ["chattable.agents.echo:Echo"]
     assert config.admin_keys == (Secret(GOOD_KEY),)
@@ -620,7 +621,7 @@ def uncommented() -> str:
 def test_the_examples_in_the_shipped_file_are_right() -> None:
     env = {"CHATTABLE_ADMIN_KEY": GOOD_KEY, "OPENAI_API_KEY": "a", "DEEPSEEK_API_KEY": "b", "WEBHOOK_SECRET": GOOD_KEY}
     config = parsed(uncommented(), env)
-    assert list(config.providers) == ["openai", "deepseek", "vllm"]
+    assert list(config.providers) == ["openai", "deepseek", "vllm", "azure", "aws"]
     assert list(config.models) == ["gpt-4o-mini", "fast", "smart", "openai/*", "gpt-*"]
     assert list(config.agents) == ["echo", "chef"]
     assert config.providers["vllm"].timeouts == Timeouts()  # what it shows are the defaults

@@ -41,10 +41,12 @@ def _entry(entry: Entry) -> Json:
 
 
 def _target(entry: Entry) -> Json:
-    health = entry.health
-    assert health is not None
+    health, model = entry.health, entry.model
+    assert health is not None and isinstance(model, Upstream)
     return {
-        "asked": entry.model.asked if isinstance(entry.model, Upstream) else entry.name,
+        "asked": model.asked,
+        "keys": len(model.provider.keys),
+        "keys_resting": model.provider.keys.resting,
         "weight": entry.weight,
         "circuit": str(health.state),
         "first_token_ms": None if health.latency is None else round(health.latency * 1000, 1),

@@ -56,6 +56,7 @@ STREAM = {"body": chat(stream=True), "first": b"tok0", "expect": b"data: [DONE]"
 LONG = STREAM | {"body": chat("m-222", stream=True)}
 SAME = {"body": chat(serial="0"), "calls": 0}
 SAME_STREAM = STREAM | {"body": chat(stream=True, serial="0"), "calls": 0}
+TRANSLATED = STREAM | {"body": chat("m-claude", stream=True)}
 ALONE = {"connections": 1}  # latency without a queue
 
 ROWS = [
@@ -71,6 +72,7 @@ ROWS = [
     Row(name="plain", setup="chattable", requests=4_000, versus="nginx", **PLAIN),
     Row(name="stream", setup="chattable", requests=2_000, versus="nginx-stream", **STREAM),
     Row(name="stream-222", setup="chattable", requests=500, versus="nginx-stream-222", **LONG),
+    Row(name="stream-anthropic", setup="chattable", requests=2_000, versus="stream", **TRANSLATED),
     Row(name="plain-1", setup="chattable", requests=2_000, versus="direct-1", **PLAIN, **ALONE),
     Row(name="stream-1", setup="chattable", requests=1_000, versus="direct-stream-1", **STREAM, **ALONE),
     Row(name="budget", setup="budgets", requests=4_000, versus="plain", **PLAIN),

@@ -30,8 +30,10 @@ PINNED = bool(shutil.which("taskset")) and (os.cpu_count() or 1) > 1
 CONFIG = """\
 providers:
   bench: {kind: openai, base_url: "http://127.0.0.1:STUB/v1", api_key: x}
+  claude: {kind: anthropic, base_url: "http://127.0.0.1:STUB/v1", api_key: x}
 models:
   m: {provider: bench}
+  m-claude: {provider: claude}
   m-222: {provider: bench}
   m-idle: {provider: bench}
 agents:

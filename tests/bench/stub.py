@@ -3,8 +3,8 @@
     python tests/bench/stub.py PORT
 
 The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words, finish, usage) and
-[DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A GET answers with
-the number of POSTs so far.
+[DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A POST to /v1/messages gets the same
+words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so far.
 """
 
 import asyncio
@@ -51,6 +51,31 @@ def stream(chunks: int) -> list[bytes]:
     return [*map(event, events), event("[DONE]") + b"0\r\n\r\n"]
 
 
+@cache
+def messages(chunks: int) -> list[bytes]:
+    """Returns the writes of a stream with as many words in Anthropic's form, whose events say their type twice."""
+    usage = {"input_tokens": 10, "output_tokens": 1}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+    said = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"tok{n} "}}
+        for n in range(chunks - 2)
+    ]
+    events = [
+        {"type": "message_start", "message": message | {"usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *said,
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 20}},
+        {"type": "message_stop"},
+    ]
+    return [*map(named, events), b"0\r\n\r\n"]
+
+
+def named(body: dict) -> bytes:
+    data = b"event: %s\ndata: %s\n\n" % (body["type"].encode(), json.dumps(body, separators=(",", ":")).encode())
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
 PLAIN = whole(completion())
 
 
@@ -77,6 +102,9 @@ class Stub(asyncio.Protocol):
         Stub.posts += 1
         if not STREAM.search(body):
             return self.transport.write(PLAIN)
+        if head.startswith(b"post /v1/messages"):
+            self.transport.write(SSE_HEAD)
+            return self.step(messages(22), 0)
         name = MODEL.search(body)
         kind = name[1].rpartition(b"-")[2] if name else b""
         self.transport.write(SSE_HEAD)

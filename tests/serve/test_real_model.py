@@ -137,3 +137,32 @@ def ended(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+PAIR = """
+providers: {one: {kind: local, retries: 0}, two: {kind: local, retries: 0}}
+models:
+  either:
+    targets:
+      - {provider: one, model: smollm2-135m-instruct, weight: 1}
+      - {provider: two, model: smollm2-135m-instruct, weight: 0}
+"""
+
+
+def test_one_of_two_is_killed_and_the_other_answers() -> None:
+    with chattable(PAIR, CHATTABLE_HOME=home()) as server:
+        models = [process for process in server.tree() if "chattable.adapters.local" in " ".join(process.cmdline())]
+        first, second = sorted(models, key=psutil.Process.create_time)
+        with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0) as client:
+
+            def ask() -> tuple[str, str]:
+                raw = client.chat.completions.with_raw_response.create(messages=[QUESTION], **ASK | {"model": "either"})
+                return raw.headers["x-chattable-model"].partition("/")[0], raw.parse().choices[0].message.content or ""
+
+            before = ask()
+            assert before[0] == "one"
+            first.kill()
+            first.wait(10)
+            after = ask()
+            assert after == ("two", before[1])  # the same weights, the same seed
+            assert second.is_running()

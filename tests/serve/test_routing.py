@@ -22,6 +22,7 @@ providers:
     {{kind: openai, base_url: "{one}", api_key: key-of-one, retries: 0,
      timeouts: {{first_token: 400ms, connect: 400ms, total: 1s}}}}
   two: {{kind: openai, base_url: "{two}", api_key: key-of-two, retries: 0}}
+  many: {{kind: openai, base_url: "{one}", api_keys: [first-key, second-key, third-key], retries: 0}}
   gone: {{kind: openai, base_url: "http://127.0.0.1:9/v1", retries: 0}}
 models:
   fast: {{provider: one, model: small, fallbacks: [other]}}
@@ -29,6 +30,7 @@ models:
   tight: {{provider: one, model: small, context_length: 100, fallbacks: [tiny, other]}}
   tiny: {{provider: one, model: tiny, context_length: 50}}
   dead: {{provider: gone, fallbacks: [other]}}
+  turns: {{provider: many, model: small}}
   alone: {{provider: one, model: small}}
   pair: {{targets: [{{provider: one, weight: 3}}, {{provider: two, weight: 1}}]}}
   spare: {{targets: [{{provider: one, weight: 1}}, {{provider: two, weight: 0}}]}}
@@ -258,3 +260,46 @@ async def test_two_hundred_clients_and_a_healthy_fallback(server: Chattable, ups
     deadline = time.monotonic() + 15
     while (state := server.admin("GET", "/admin/models")["data"][0]["targets"][0])["under_way"]:
         assert time.monotonic() < deadline, state
+
+
+def test_keys_take_turns_and_a_dead_one_rests(server: Chattable, upstreams: Pair) -> None:
+    one, _ = upstreams
+    client = sdk(server)
+
+    def keys() -> list[str]:
+        return [request.headers["authorization"].removeprefix("Bearer ") for request in one.requests]
+
+    for n in range(6):
+        ask(client, "turns", f"{n}")
+    assert keys() == ["first-key", "second-key", "third-key"] * 2
+    one.clear()
+    one.script(error(401, "Incorrect API key provided: first-key."), error(429, "slow down", headers={"retry-after": "30"}))
+    assert ask(client, "turns")[1]["x-chattable-attempts"] == "3"  # the third one is well
+    for n in range(4):
+        ask(client, "turns", f"{n}")
+    assert keys() == ["first-key", "second-key", *["third-key"] * 5]
+    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "turns"]
+    assert (state["targets"][0]["keys"], state["targets"][0]["keys_resting"]) == (3, 2)
+    one.script(error(403, "no"))
+    with pytest.raises(InternalServerError) as refused:  # all rest
+        ask(client, "turns")
+    assert "credentials" in refused.value.message
+
+
+def test_what_a_provider_has_no_place_for_is_left_out_or_refused(upstreams: Pair) -> None:
+    one, _ = upstreams
+    config = f"""
+providers:
+  lenient: {{kind: mistral, base_url: "{one.url}", api_key: x}}
+  strict: {{kind: mistral, base_url: "{one.url}", api_key: x, unsupported: reject}}
+models: {{lenient: {{provider: lenient}}, strict: {{provider: strict}}}}
+"""
+    with chattable(config) as server:
+        client = sdk(server)
+        ask(client, "lenient", logit_bias={"7": 1})
+        assert "logit_bias" not in one.requests[-1].json
+        with pytest.raises(BadRequestError) as refused:
+            ask(client, "strict", logit_bias={"7": 1})
+        assert (refused.value.param, len(one.requests)) == ("logit_bias", 1)
+        ask(client, "strict", temperature=0.5, user="u")
+        assert one.requests[-1].json["temperature"] == 0.5

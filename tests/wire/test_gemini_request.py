@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chattable.adapters.gemini import GeminiWire
 from chattable.adapters.gemini_models import EFFORTS, generation
-from chattable.adapters.gemini_request import Unsupported
+from chattable.adapters.params import Unsupported
 from chattable.adapters.vendors import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import ChatError, InvalidRequest
@@ -529,6 +529,13 @@ def test_a_schema_as_deep_as_json_may_be():
     for _ in range(300):
         schema = {"type": "object", "properties": {"x": schema}}
     assert sent({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})["tools"]
+
+
+def test_deeper_than_that_is_refused_politely():
+    schema = {}
+    for _ in range(5000):
+        schema = {"x": schema}
+    assert refused({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}) is None
 
 
 def test_a_turn_survives_the_way_through_a_client():

@@ -1,0 +1,179 @@
+"""A chat as the body of a request to Bedrock's Converse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from chattable.adapters.anthropic_models import EFFORTS, Generation
+from chattable.adapters.anthropic_request import JSON_ONLY, JSON_TOOL
+from chattable.adapters.bedrock_messages import Conversation, cache_point
+from chattable.adapters.bedrock_models import NOVA_EFFORTS, OSS_EFFORTS, family
+from chattable.adapters.params import Asked, Unsupported, function_of, invalid, unsupported_parameter, without_tools
+from chattable.agents.chat import Chat, Json
+
+CHOICES = {"auto": "auto", "required": "any"}
+TIERS = {"auto": None, "default": None, "flex": "flex", "priority": "priority", "reserved": "reserved"}
+ENOUGH = 32_000  # tokens of an answer without a cap that are shared between thoughts and words
+# Converse's own fields, as extensions of a chat completion.
+NATIVE = ("additionalModelResponseFieldPaths", "guardrailConfig", "performanceConfig", "requestMetadata")
+TRANSLATED = frozenset(
+    {"additionalModelRequestFields", "function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens"}
+    | {"modalities", "n", "parallel_tool_calls", "reasoning", "reasoning_effort", "response_format", "service_tier", "stop"}
+    | {"temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", *NATIVE}
+)
+
+
+class Body(Asked):
+    """One request body in the making."""
+
+    def __init__(self, chat: Chat, model: str, most: int | None = None, *, unsupported: Unsupported) -> None:
+        super().__init__(chat, unsupported)
+        self._most = most or ENOUGH
+        self._kind = family(model)
+        self._said = Conversation(chat.messages, signs=self._kind.signs)
+        self._inference: Json = {}
+        self._more: Json = {}  # fields of the model's own
+        self.json: Json = {"messages": self._said.turns}
+        self._refuse_several()
+        self._refuse_probabilities()
+        self._refuse_modalities("text")
+        self._refuse_legacy_calls()
+        self._tools()
+        self._format()
+        self._thinking()
+        self._sampling()
+        self._rest()
+        parts = {"system": self._said.system, "inferenceConfig": self._inference, "additionalModelRequestFields": self._more}
+        self.json.update({name: part for name, part in parts.items() if part})
+
+    def _tools(self) -> None:
+        tools: list[Json] = []
+        for i, tool in enumerate(self._params.get("tools", ())):
+            tools += [self._tool(tool, f"tools[{i}]"), *cache_point(tool)]
+        kind, name = self._wanted_tool()
+        called = self._said.called
+        if not tools and kind in ("required", "named"):
+            raise without_tools()
+        if kind == "none" and tools and called:
+            self._lacks("tool_choice", "this model cannot be kept from calling once it has called")
+        if not tools or (kind == "none" and not called):
+            # Calls in the history want their tools beside them, also where no more calls are to be made.
+            tools = [{"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object"}}}} for name in called]
+        if not tools:
+            return
+        config = self.json["toolConfig"] = {"tools": tools}
+        if name:
+            config["toolChoice"] = {"tool": {"name": name}}
+        elif kind == "required":
+            config["toolChoice"] = {"any": {}}
+        if self._params.get("parallel_tool_calls") is False:
+            self._lacks("parallel_tool_calls", "this model decides itself how many calls it makes at once")
+
+    def _tool(self, tool: Json, where: str) -> Json:
+        function = function_of(tool, where)
+        schema = function.get("parameters")
+        out: Json = {"name": function["name"]}
+        if function.get("description"):
+            out["description"] = function["description"]
+        out["inputSchema"] = {"json": {"type": "object"} | (schema if isinstance(schema, dict) else {})}
+        if function.get("strict"):
+            if self._kind.formats:
+                out["strict"] = True
+            else:
+                self._lacks(f"{where}.function.strict")
+        return {"toolSpec": out}
+
+    def _format(self) -> None:
+        kind, schema = self._wanted_format()
+        if kind == "json_object":
+            self._said.system.append({"text": JSON_ONLY})
+        elif kind == "json_schema" and self._kind.formats:
+            name = self._params["response_format"]["json_schema"].get("name")
+            text: Json = {"schema": msgspec.json.encode(schema).decode()} | ({"name": name} if isinstance(name, str) else {})
+            self._configure("textFormat", {"type": "json_schema", "structure": {"jsonSchema": text}})
+        elif kind == "json_schema" and "toolConfig" in self.json:
+            raise unsupported_parameter("response_format", "this model cannot obey a schema and have tools at once")
+        elif kind == "json_schema":
+            tool = {"name": JSON_TOOL, "description": "Gives the answer.", "inputSchema": {"json": schema}}
+            self.json["toolConfig"] = {"tools": [{"toolSpec": tool}], "toolChoice": {"tool": {"name": JSON_TOOL}}}
+
+    def _configure(self, name: str, value: Any) -> None:
+        self.json.setdefault("outputConfig", {})[name] = value
+
+    def _thinking(self) -> None:
+        effort, param = self._effort()
+        own = self._params.get("thinking")
+        if own is not None and not isinstance(own, dict):
+            raise invalid("thinking", "expected an object, as {'type': 'enabled', 'budget_tokens': 2048}")
+        if own is not None:  # Anthropic's own words win
+            self._more["thinking"] = own
+        elif effort is None:
+            return
+        elif not isinstance(effort, str) or effort not in ("none", *EFFORTS):
+            raise invalid(param, f"expected one of {', '.join(('none', *EFFORTS))}")
+        elif self._kind.claude:
+            self._think(self._kind.claude, effort, param)
+        elif self._kind.oss:
+            self._more["reasoning_effort"] = OSS_EFFORTS[effort]
+            if effort == "none":
+                self._lacks(param, "this model always reasons, 'low' is the least")
+        elif effort != "none" and self._kind.nova and self._kind.reasons:
+            self._more["reasoningConfig"] = {"type": "enabled", "maxReasoningEffort": NOVA_EFFORTS[effort]}
+        elif effort != "none":
+            self._lacks(param, "this model cannot be told how to reason")
+
+    def _think(self, claude: Generation, effort: str, param: str) -> None:
+        if effort == "none":
+            if claude.thinks:
+                self._more["thinking"] = {"type": "disabled"}
+            return
+        asked = self._cap()
+        cap = self._most if asked is None else asked
+        obstacle = claude.obstacle(
+            forced=bool(self.json.get("toolConfig", {}).get("toolChoice")),
+            cap=cap,
+            prefilled=self._said.turns[-1]["role"] == "assistant",
+            thoughtless=self._said.thoughtless,
+        )
+        if obstacle:
+            self._lacks(param, obstacle)
+            return
+        self._more["thinking"], level = claude.thinking(effort, cap)
+        if level:
+            self._configure("effort", level)
+        else:  # a budget is a part of a cap, so there must be one
+            self._inference["maxTokens"] = cap
+
+    def _sampling(self) -> None:
+        thinks = self._more.get("thinking", {}).get("type") in ("enabled", "adaptive")
+        sampled = (self._kind.claude or Generation()).sampling(self._params, thinks=thinks, lacks=self._lacks)
+        for ours, theirs in (("temperature", "temperature"), ("top_p", "topP")):
+            if ours in sampled:
+                self._inference[theirs] = sampled[ours]
+        if "top_k" in sampled and self._kind.claude:
+            self._more["top_k"] = sampled["top_k"]
+        elif "top_k" in sampled and self._kind.nova:
+            self._more["inferenceConfig"] = {"topK": sampled["top_k"]}
+        elif "top_k" in sampled:
+            self._lacks("top_k")
+
+    def _rest(self) -> None:
+        params = self._params
+        if (cap := self._cap()) is not None:
+            self._inference["maxTokens"] = cap
+        stops = self._stops()
+        if any(not text.strip() for text in stops):
+            self._lacks("stop", "this model does not stop at white space")
+        if stops := [text for text in stops if text.strip()]:
+            self._inference["stopSequences"] = stops
+        tier = params.get("service_tier", "auto")
+        if not isinstance(tier, str) or tier not in TIERS:
+            self._lacks("service_tier", f"this model has the tiers {', '.join(TIERS)}")
+        elif TIERS[tier]:
+            self.json["serviceTier"] = {"type": TIERS[tier]}
+        self.json.update({name: params[name] for name in NATIVE if name in params})
+        if isinstance(own := params.get("additionalModelRequestFields"), dict):  # the model's own words win
+            self._more.update(own)
+        self._lacks_the_rest(TRANSLATED)

@@ -1,0 +1,160 @@
+"""What Ollama answers: chunks, usage and errors. A whole answer has the form of the one line of a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.openai import read_usage
+from chattable.agents.chat import Chunk, Json, Usage
+from chattable.agents.errors import clip
+
+FINISHES = {"stop": "stop", "length": "length"}
+# What only its last line says of an answer, beside its usage.
+FACTS = ("done_reason", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+OVERFLOW = re.compile(r"(input|prompt)( length)? (exceeds|is (too long|longer than))|exceeds the (\w+ )?context", re.I)
+# Where things are on the server's machine and network.
+PLACES = re.compile(r"(?<![\w.])(/[\w.@:-]+){2,}|\b\d{1,3}(\.\d{1,3}){3}(:\d+)?|\[[\da-f:]+\](:\d+)?", re.I)
+# What a message complains of, and the parameter that asked for it.
+PARAMS = {
+    "tools": re.compile("does not support tools", re.I),
+    "reasoning_effort": re.compile("does not support think|think value", re.I),
+    "messages": re.compile(r"\bimage|vision", re.I),
+    "response_format": re.compile("format|grammar|schema", re.I),
+}
+
+
+class _Function(Struct):
+    name: Annotated[str, Meta(min_length=1)]
+    arguments: Any = None
+
+
+class _Call(Struct):
+    function: _Function
+    id: str | None = None
+
+
+class _Message(Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Line(Struct):
+    message: _Message | None = None
+    done: bool = False
+    done_reason: str | None = None
+    model: str | None = None
+    created_at: str | None = None
+    prompt_eval_count: Any = None
+    eval_count: Any = None
+    total_duration: int | None = None
+    load_duration: int | None = None
+    prompt_eval_duration: int | None = None
+    eval_duration: int | None = None
+    logprobs: Any = None
+    error: Any = None
+
+
+class OllamaStream:
+    """Reads one answer, line by line; the line that is `done` is its last."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.ended = False
+        self._calls = 0
+        self._seed = ""  # what makes the ids of this answer's calls its own
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """What one line adds."""
+        line = _read(data)
+        if line.error:
+            raise reported(msgspec.json.decode(data))
+        self._seed = self._seed or f"{line.model}/{line.created_at}"
+        message = line.message or _Message()
+        delta: Json = {}
+        if message.thinking:
+            delta["reasoning_content"] = message.thinking
+        if message.content:
+            delta["content"] = message.content
+        if message.tool_calls:
+            delta["tool_calls"] = [self._call(call) for call in message.tool_calls]
+        logprobs = read_logprobs(line.logprobs)
+        if not line.done:
+            return [Chunk(delta=delta, logprobs=logprobs)] if delta or logprobs else []
+        self.complete = self.ended = True
+        facts = {name: value for name in FACTS if (value := getattr(line, name)) is not None}
+        reason = FINISHES.get(line.done_reason or "stop", "stop")
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"
+        chunks = [Chunk(delta=delta, finish_reason=reason, logprobs=logprobs, facts=facts)]
+        if (usage := read_counts(line.prompt_eval_count, line.eval_count)) is not None:
+            chunks.append(Chunk(usage=usage, facts=facts))
+        return chunks
+
+    def _call(self, call: _Call) -> Json:
+        """A call, which comes whole. Law: an id that is not given is the same for the same bytes, another in every answer."""
+        number, self._calls = self._calls, self._calls + 1
+        call_id = call.id or "call_" + hashlib.sha256(f"{self._seed}/{number}".encode()).hexdigest()[:24]
+        given = call.function.arguments
+        text = given if isinstance(given, str) else msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
+        return {"index": number, "id": call_id, "type": "function", "function": {"name": call.function.name, "arguments": text}}
+
+
+def _read(data: bytes) -> _Line:
+    try:
+        return msgspec.json.decode(data, type=_Line)
+    except msgspec.ValidationError as error:
+        raise BrokenAnswer(f"sent something that is no answer of this API: {clip(error)}") from None
+    except (ValueError, RecursionError):
+        raise BrokenAnswer("sent something that is not JSON") from None
+
+
+def read_counts(prompt: Any, said: Any) -> Usage | None:
+    """Usage as Ollama counts it; None when nothing usable came: it leaves out a prompt that it had cached whole."""
+    if not prompt:
+        return None
+    return read_usage({"prompt_tokens": prompt, "completion_tokens": said or 0})
+
+
+class _Token(Struct):
+    token: str
+    logprob: float
+    top_logprobs: list[_Token] | None = None
+
+    def json(self) -> Json:
+        return {"token": self.token, "logprob": self.logprob, "bytes": list(self.token.encode())}
+
+
+def read_logprobs(raw: Any) -> Json | None:
+    """The probabilities of the tokens in OpenAI's form; None when nothing usable came."""
+    if not raw:
+        return None
+    try:
+        tokens = msgspec.convert(raw, list[_Token])
+    except msgspec.ValidationError:
+        return None
+    content = [token.json() | {"top_logprobs": [top.json() for top in token.top_logprobs or ()]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def reported(raw: Json, status: int = 0) -> Refused:
+    """An error as what the asker is told; one inside a stream may say itself which status it has."""
+    error = raw.get("error")
+    given = raw.get("StatusCode")
+    status = status or (given if type(given) is int and 400 <= given < 600 else 502)
+    if isinstance(error, dict):
+        error = error.get("message")
+    message = PLACES.sub("…", " ".join(error.split())) if isinstance(error, str) else ""
+    message = clip(message, 1000) or f"The upstream answered with status {status}."
+    if status in (400, 413, 500, 502) and OVERFLOW.search(message):
+        return Refused(400, message, param="messages", code="context_length_exceeded")
+    if status == 404 and "model" in message:
+        return Refused(404, message, param="model", code="model_not_found")
+    param = next((name for name, words in PARAMS.items() if words.search(message)), None) if status == 400 else None
+    return Refused(status, message, param=param)

@@ -1,0 +1,45 @@
+"""POST /v1/embeddings, /v1/completions, /v1/moderations and the rest that providers answer themselves."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.types import ControllerRouterHandler
+
+from chattable.agents.errors import InvalidRequest
+from chattable.proxy.forwarding import KINDS, Forwarding, Kind
+from chattable.proxy.house import House
+from chattable.proxy.requests import caller_of, on_behalf, read_json
+
+
+def routes(house: House) -> list[ControllerRouterHandler]:
+    """The routes of everything that is no chat."""
+    forwarding = Forwarding(house.pipeline, house.config.default_model)
+    return [_route(kind, forwarding, house) for kind in KINDS]
+
+
+def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouterHandler:
+    @post(f"/v1{kind.path}", status_code=200, summary=f"Pass a request for {kind.what} on", name=kind.path)
+    async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
+        caller = await caller_of(request, house)
+        fields = await read_json(request, house.max_body)
+        if fields.get("stream"):
+            raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
+        caller = await on_behalf(caller, fields["user"] if isinstance(fields.get("user"), str) else None, house)
+        answer = await forwarding.ask(kind, fields, caller)
+        trace = answer.trace
+        overhead = max(0.0, time.monotonic() - caller.began - trace.waited)
+        return Response(
+            answer.body,
+            media_type=answer.content_type or "application/json",
+            headers={
+                **answer.headers,
+                "x-chattable-model": trace.asked,
+                "x-chattable-attempts": str(trace.attempts),
+                "x-chattable-overhead-ms": f"{overhead * 1000:.1f}",
+            },
+        )
+
+    return forward
