@@ -82,13 +82,13 @@ def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
     answer = stored.Entry(message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete)
-    key = "" if incomplete else turn.caller.idempotency_key  # who asks again under it is to be kept
+    key = "" if incomplete else turn.caller.idempotency_key  # who asks again under it is to be kept, and kept once
     return stored.Turn(
         entries=(*(stored.Entry(message=message) for message in plan.new), answer),
         parent=plan.parent,
         head=plan.head,
         side=plan.side,
-        key=f"key {key}" if key else "",
+        key=f"key {key}" if key else holder,
         holder=holder,
         request_id=turn.caller.request_id,
         model=UNSET if plan.side else name,

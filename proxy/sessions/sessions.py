@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -28,17 +29,19 @@ from chattable.proxy.sessions.locks import Locks
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import session_values as values
+from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import StoreError
+from chattable.proxy.store.errors import StoreError, Unavailable
 from chattable.proxy.store.session_chain import spoken
 from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import HeadMoved, Retention, Session, SessionStore, Window
+from chattable.proxy.store.sessions import Committed, HeadMoved, Retention, Session, SessionStore, Window
 
 log = logging.getLogger("chattable")
 
 SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
 SOME = 100  # sessions in one step of it
 AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
+PERSISTENCE, PAUSE = 2.0, 0.1  # seconds in which a commit is tried again, and between two tries, longer each time
 ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
 
 
@@ -146,15 +149,27 @@ class Sessions:
 
     async def _commit(self, turn: KeptTurn, holder: str, *, incomplete: bool = False) -> None:
         try:
-            committed = await self._store.commit(turn.session, kept(turn, holder, incomplete=incomplete))
+            committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
         except HeadMoved:
             if turn.plan.mode == "appended":
                 raise
             turn.plan = replace(turn.plan, head=UNSET, side=True)  # a lone prompt: the conversation has begun beside it
-            committed = await self._store.commit(turn.session, kept(turn, holder, incomplete=incomplete))
+            committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
         self._locks.freed(holder)
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
+
+    async def _stored(self, session: Session, turn: stored.Turn) -> Committed:
+        """Commits, if need be again: an answer is not lost to a moment in which the database is busy. Its key counts once."""
+        until = time.monotonic() + PERSISTENCE
+        for pause in itertools.count(1):
+            try:
+                return await self._store.commit(session, turn)
+            except Unavailable:
+                if time.monotonic() + PAUSE * pause > until:
+                    raise
+            await asyncio.sleep(PAUSE * pause)
+        raise AssertionError("counting has no end")
 
     def _afterwards(self, turn: KeptTurn, chore: str | None) -> None:
         """What the client need not wait for."""

@@ -17,6 +17,8 @@ from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.outages import outages
 
 PING = 2.0  # seconds
+OPERATIONS = 4  # of `run` at once on PostgreSQL; the ledger has six connections of its own, and everybody else the rest
+PATIENCE = 10.0  # seconds that one waits for its turn
 
 
 class Database:
@@ -26,11 +28,12 @@ class Database:
     database that is away raises `Unavailable`, within bounded time, from every method. The URL's password is never shown.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, sync: bool = False) -> None:
+    def __init__(self, url: str, *, pool_size: int = 12, sync: bool = False) -> None:
         """`sync`: what `run` has committed to a SQLite file survives a loss of power."""
         self._url = address.parse(url)
         self.file = self._file_of_url() if self.is_sqlite else ""
         self.transactions = Transactions(self.file, sync=sync) if self.is_sqlite else None
+        self._gate = asyncio.Semaphore(OPERATIONS)
         self._anchor: sqlite3.Connection | None = None
         self._reader = sqlite.engine(self.file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
         self._writer = self._reader.execution_options(write=True)
@@ -84,12 +87,25 @@ class Database:
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs what is asked with every request, in a transaction: on SQLite together with all that is asked at the time."""
         if self.transactions is None:
-            async with self.begin() as connection:
+            async with self._turn(), self.begin() as connection:
                 return await drive(connection, operation())
         try:
             return await self.transactions.run(operation)
         except LedgerUnavailableError as error:
             raise Unavailable(f"{self}: {error}") from error
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A place among the operations that run at once: a burst waits here, in order, and not for the pool's last connection."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._gate.acquire()
+        except TimeoutError:
+            raise Unavailable(f"{self}: no turn within {PATIENCE:g} seconds.") from None
+        try:
+            yield
+        finally:
+            self._gate.release()
 
     async def ping(self) -> None:
         """Returns when the database answers; raises `Unavailable` otherwise."""
