@@ -20,6 +20,7 @@ from chattable.budget.ledger import FREE, GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
 from chattable.proxy.catalog import known_of, price_of
 from chattable.proxy.config import Config, ModelEntry, Target
+from chattable.proxy.litellm.convert import import_litellm
 from chattable.proxy.progress import show_progress
 from chattable.proxy.sessions.sessions import open_store
 from chattable.proxy.setup import StartError, find_config
@@ -35,7 +36,7 @@ from chattable.proxy.yaml import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 1 refused, 2 misused."""
+    """Runs one command; returns the exit code: 0 done, 1 refused, 2 misused, 3 done in part."""
     args = parser().parse_args(argv)
     try:
         return int(args.run(args) or 0)
@@ -110,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--user", metavar="U", required=True, help="whose they will be")
     take.add_argument("--format", default="", help=f"{', '.join(READABLE)}; default: what the file looks like")
     take.set_defaults(run=_import)
+
+    other = commands.add_parser("import-litellm", help="make a config from that of a LiteLLM proxy, and say what became of it")
+    other.add_argument("file", metavar="FILE", help="LiteLLM's config.yaml")
+    other.add_argument("-o", "--output", metavar="FILE", help="a new file; default: standard output")
+    other.set_defaults(run=_import_litellm)
 
     local = commands.add_parser("local", help="a small model on this machine").add_subparsers(required=True, metavar="ACTION")
     local.add_parser("pull", help="fetch the model (93 MB)").set_defaults(run=_pull)
@@ -203,6 +209,10 @@ def _import(args: argparse.Namespace) -> int:
     config = find_config(args.config)
     asyncio.run(_with_database(args, run))
     return 1 if failed else 0
+
+
+def _import_litellm(args: argparse.Namespace) -> int:
+    return import_litellm(args.file, args.output)
 
 
 def _pull(_: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The README's blocks, pasted as they are: only the address, the key and folders differ."""
 
+import json
 import os
 import re
 import shutil
@@ -48,13 +49,20 @@ def run(*command: str, **options: object) -> str:
 
 def test_every_block_is_run_here() -> None:
     assert {language: len(blocks(README, language)) for language in ("bash", "python", "javascript", "yaml")} == {
-        "bash": 3, "python": 2, "javascript": 1, "yaml": 3,
+        "bash": 4, "python": 2, "javascript": 1, "yaml": 3,
     }  # fmt: skip
     assert len(README.splitlines()) < 200
 
 
 def test_curl_chat(server: Chattable) -> None:
-    assert '"content":"Hello"' in run("bash", "-c", pasted(block("bash", "chat/completions"), server))
+    assert '"content":"Hello"' in run("bash", "-c", pasted(block("bash", '"content": "Hello"'), server))
+
+
+def test_curl_in_a_session(server: Chattable) -> None:
+    out = run("bash", "-ec", pasted(block("bash", "X-Session-Id"), server))
+    answer, items = out.strip().splitlines() if "\n" in out.strip() else out.replace("}{", "}\n{").splitlines()
+    assert '"content":"Remember me"' in answer
+    assert [item["content"][0]["text"] for item in json.loads(items)["data"]] == ["Remember me", "Remember me"]
 
 
 def test_python(server: Chattable) -> None:

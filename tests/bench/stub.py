@@ -3,8 +3,8 @@
     python tests/bench/stub.py PORT
 
 The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words, finish, usage) and
-[DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A POST to /v1/messages gets the same
-words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so far.
+[DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A POST to /v1/messages gets
+the same words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so far.
 """
 
 import asyncio

@@ -1,0 +1,247 @@
+"""Which provider serves a deployment of LiteLLM: its prefix, address and key become one of our kinds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from chattable.adapters.vendors import VENDORS
+from chattable.proxy import values
+from chattable.proxy.litellm.given import SECRET, Given, Variables, is_reference
+
+KINDS = {  # LiteLLM's prefix → our kind
+    "openai": "openai", "custom_openai": "openai", "text-completion-openai": "openai", "openai_like": "openai",
+    "litellm_proxy": "openai", "anthropic": "anthropic", "azure": "azure", "azure_text": "azure", "bedrock": "bedrock",
+    "bedrock_converse": "bedrock", "gemini": "gemini", "ollama": "ollama-native", "ollama_chat": "ollama-native",
+    "deepseek": "deepseek", "fireworks_ai": "fireworks", "groq": "groq", "hosted_vllm": "vllm", "lm_studio": "lmstudio",
+    "mistral": "mistral", "moonshot": "moonshot", "openrouter": "openrouter", "together_ai": "together", "xai": "xai",
+}  # fmt: skip
+COMPATIBLE = {  # prefixes that speak OpenAI's API at an address that LiteLLM knows: it, and the variable of the key
+    "ai21_chat": ("https://api.ai21.com/studio/v1", "AI21_API_KEY"),
+    "cerebras": ("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    "codestral": ("https://codestral.mistral.ai/v1", "CODESTRAL_API_KEY"),
+    "deepinfra": ("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
+    "friendliai": ("https://api.friendli.ai/serverless/v1", "FRIENDLIAI_API_KEY"),
+    "github": ("https://models.inference.ai.azure.com", "GITHUB_API_KEY"),
+    "huggingface": ("https://router.huggingface.co/v1", "HF_TOKEN"),
+    "meta_llama": ("https://api.llama.com/compat/v1", "LLAMA_API_KEY"),
+    "nvidia_nim": ("https://integrate.api.nvidia.com/v1", "NVIDIA_NIM_API_KEY"),
+    "perplexity": ("https://api.perplexity.ai", "PERPLEXITYAI_API_KEY"),
+    "sambanova": ("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
+    "volcengine": ("https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
+}
+_GOOGLE = "signs in with Google Cloud, which is not spoken; kind gemini serves Gemini with an API key"
+_OWN = "speaks an API of its own, for which there is no kind"
+FOREIGN = {
+    "vertex_ai": _GOOGLE, "vertex_ai_beta": _GOOGLE, "aleph_alpha": _OWN, "anthropic_text": _OWN, "cohere": _OWN,
+    "cohere_chat": _OWN, "nlp_cloud": _OWN, "oobabooga": _OWN, "petals": _OWN, "predibase": _OWN, "replicate": _OWN,
+    "sagemaker": _OWN, "sagemaker_chat": _OWN, "snowflake": _OWN, "triton": _OWN, "watsonx": _OWN,
+    "vllm": "runs vLLM inside LiteLLM; start it as a server: kind vllm",
+}  # fmt: skip
+ROUTES = {  # parts of a name that choose an endpoint, not a model
+    "openai": ("responses/",), "azure": ("responses/", "o_series/", "gpt5_series/"),
+    "bedrock": ("converse/", "invoke/", "converse_like/"),
+}  # fmt: skip
+NO_KEYS = {"none", "null", "empty", "dummy", "fake", "fake-key", "anything", "n/a", "no-key", "not-needed", "placeholder", "x"}
+OPENAI_NAMES = re.compile(r"\*|(gpt|o\d|chatgpt|codex|ft:|text-|dall-e|whisper|tts|omni-|davinci|babbage)\b.*")
+URL, REGION, VERSION = "https://placeholder.example/v1", "us-east-1", "2024-10-21"
+DULL = {"api", "www", "com", "net", "org", "io", "ai", "key", "base", "url", "v1", "token", "secret", "host", "inference"}
+
+
+class Left(Exception):
+    """A deployment that cannot be taken; the text says why."""
+
+
+class Upstream(NamedTuple):
+    """Where a deployment is served."""
+
+    provider: dict[str, Any]
+    model: str
+    guesses: list[str]
+
+
+def upstream(name: str, params: Given) -> Upstream:
+    """The provider of a deployment, in our settings, and what the model is called there. Raises `Left`."""
+    full = params.text("model") or ""
+    if is_reference(full):
+        raise Left("which model it is says a variable, so its provider is not known; write the name")
+    prefix, model = _split(full, params.text("custom_llm_provider"))
+    if not model:
+        raise Left("its `model` names a provider and no model")
+    if prefix in FOREIGN:
+        raise Left(f"`{prefix}/` {FOREIGN[prefix]}")
+    address = params.first("api_base", "base_url", "aws_bedrock_runtime_endpoint")
+    kind = KINDS.get(prefix, "openai")
+    if prefix not in KINDS and prefix not in COMPATIBLE and not params.has(address):
+        raise Left(f"there is no kind for `{prefix}/`; if it speaks OpenAI's API: kind openai, with its `base_url`")
+    made = Upstream({"kind": kind}, _bare(kind, model, params), [])
+    if prefix not in KINDS:
+        made.guesses.append(f"`{prefix}/` is taken to speak OpenAI's API")
+        params.changed("model", f"`{prefix}/` is taken to speak OpenAI's API: kind openai")
+    elif "/" not in full and not params.has("custom_llm_provider") and not OPENAI_NAMES.fullmatch(full) and kind == "openai":
+        made.guesses.append("its name tells no provider: it is taken to be OpenAI's")
+        params.changed("model", "the name tells no provider: it is taken to be OpenAI's")
+    params.taken("model", "custom_llm_provider")
+    base = _address(kind, prefix, address, params, made.guesses)
+    key = _bedrock_key(params, name, made.guesses) if kind == "bedrock" else _key(kind, prefix, base, params, name, made.guesses)
+    made.provider.update({key: value for key, value in (("base_url", base), ("api_key", key)) if value})
+    _options(kind, params, made)
+    return made
+
+
+def _split(model: str, given: str | None) -> tuple[str, str]:
+    """A name's provider and the rest of it."""
+    head, slash, rest = model.partition("/")
+    if given:
+        return given, rest if slash and head == given else model
+    if slash:
+        return head, rest
+    return ("anthropic" if model.startswith("claude") else "vertex_ai" if model.startswith("gemini") else "openai"), model
+
+
+def _bare(kind: str, model: str, params: Given) -> str:
+    for route in ROUTES.get(kind, ()):
+        if model.startswith(route):
+            params.changed("model", f"`{route}` says nothing here: chats go to the one endpoint of the kind")
+            model = model.removeprefix(route)
+    if kind == "fireworks" and "/" not in model and "*" not in model:
+        return f"accounts/fireworks/models/{model}"
+    return model
+
+
+def _address(kind: str, prefix: str, name: str, params: Given, guesses: list[str]) -> str | None:
+    """The `base_url`, or None where it is the vendor's own."""
+    variables, text = params.source.variables, params.text(name)
+    end = urlsplit(VENDORS[kind].base_url).path if kind in ("anthropic", "gemini") else ""
+    if not text and kind == "azure":
+        guesses.append("LiteLLM takes the address of the resource from AZURE_API_BASE")
+        return variables.need("AZURE_API_BASE", URL)
+    if not text:
+        return COMPATIBLE[prefix][0] if prefix in COMPATIBLE else None
+    if is_reference(text):
+        if end:
+            guesses.append(f"`{end}` is added to what the variable holds")
+            params.changed(name, f"`{end}` is added: the `base_url` of kind {kind} ends so")
+        params.taken(name)
+        return variables.text(text, params.where(name), URL) + end
+    try:
+        base = VENDORS[kind].address(values.url(text), {})
+    except ValueError as error:
+        raise Left(f"{name} {error}") from None
+    base = re.sub(r"(/v1/messages|/chat/completions)$", lambda found: "/v1" if "messages" in found[0] else "", base)
+    base = base.split("/openai/")[0] if kind == "azure" else base
+    end = "/v1" if prefix == "huggingface" else end
+    base = base if base.endswith(end) else base + end
+    if base != text.rstrip("/"):
+        params.changed(name, f"it ends otherwise here: {base.replace('${', '$${')}")
+    params.taken(name)
+    return None if base == VENDORS[kind].base_url else base.replace("${", "$${")
+
+
+def _key(kind: str, prefix: str, base: str | None, params: Given, name: str, guesses: list[str]) -> str | None:
+    """The `api_key`: the one that is given, else the variable that LiteLLM looks into by itself."""
+    variables, text = params.source.variables, params.text("api_key")
+    if text is None:
+        variable = COMPATIBLE[prefix][1] if prefix in COMPATIBLE else VENDORS[kind].key_env
+        variable = "AZURE_API_KEY" if kind == "azure" else variable
+        if not variable:
+            return None
+        guesses.append(f"LiteLLM takes the key from {variable}")
+        own = base is not None and kind != "azure" and prefix not in COMPATIBLE
+        return variables.need(variable, SECRET, default="" if own else None)
+    if not text or (base and text.lower() in NO_KEYS):
+        params.changed("api_key", "is no key: none is sent")
+        return None
+    if is_reference(text):
+        params.taken("api_key")
+    else:
+        params.changed("api_key", "a secret in the file is not copied: it is a variable now, see below")
+    return variables.secret(text, params.where("api_key"), f"{name}_key")
+
+
+def _bedrock_key(params: Given, name: str, guesses: list[str]) -> str:
+    variables = params.source.variables
+    if params.has("api_key") or not params.has("aws_access_key_id", "aws_secret_access_key"):
+        if params.has("api_key"):
+            return _key("bedrock", "bedrock", None, params, name, guesses) or ""
+        guesses.append("LiteLLM looks for AWS credentials in many places; here they are said, see the key's form")
+        return f"{variables.need('AWS_ACCESS_KEY_ID', SECRET)}:{variables.need('AWS_SECRET_ACCESS_KEY', SECRET)}"
+    parts = []
+    for part in filter(params.has, ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")):
+        params.changed(part, "one `api_key` holds them all, with colons between them")
+        parts.append(variables.secret(params.text(part) or "", params.where(part), f"{name}_{part}"))
+    return ":".join(parts)
+
+
+def _options(kind: str, params: Given, made: Upstream) -> None:
+    """What only some kinds have, Azure's version and Bedrock's region; and what becomes of parameters they have no place for."""
+    if kind == "azure" and (version := _option("api_version", VERSION, values.Version, params)):
+        made.provider["api_version"] = version
+    if kind == "bedrock" and "base_url" not in made.provider:
+        region = _option(params.first("aws_region_name", "region_name"), REGION, values.Region, params)
+        if not region:
+            made.guesses.append("without a region LiteLLM asks AWS_REGION_NAME, then us-west-2")
+            region = params.source.variables.need("AWS_REGION_NAME", REGION, default="us-west-2")
+        made.provider["region"] = region
+    if (drops := params.flag("drop_params")) is not None:
+        made.provider["unsupported"] = "drop" if drops else "reject"
+        params.taken("drop_params")
+
+
+def _option(name: str, example: str, kind: Any, params: Given) -> str:
+    """A setting of some kinds only, which a variable may hold; empty where there is none, or none that is allowed here."""
+    text = params.text(name) or ""
+    try:
+        if not is_reference(text):
+            msgspec.convert(text, kind)
+    except msgspec.ValidationError:
+        params.left(name, f"is nothing like {example}")
+        return ""
+    params.taken(name)
+    return params.source.variables.text(text, params.where(name), example)
+
+
+class Providers:
+    """The section `providers`: one entry for each kind, address and key."""
+
+    def __init__(self, variables: Variables) -> None:
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.guesses: dict[str, list[str]] = {}
+        self._variables = variables
+
+    def name(self, found: Upstream) -> str:
+        """The entry of a deployment, which is made if there is none."""
+        name = next((name for name, entry in self.entries.items() if entry == found.provider), None)
+        if name is None:
+            name = next(name for name in _names(found.provider) if name not in self.entries)
+            self.entries[name] = found.provider
+        known = self.guesses.setdefault(name, [])
+        known += [guess for guess in found.guesses if guess not in known]
+        return name
+
+
+def _names(provider: dict[str, Any]) -> Iterator[str]:
+    """Readable names, the best first: the kind, with its host, with its key's variable, with a number."""
+    kind = provider["kind"]
+    host, key = _words(provider.get("base_url", ""), kind), _words(provider.get("api_key", ""), kind)
+    best = f"{kind}-{host}" if host else kind
+    yield best
+    if key:
+        yield f"{best}-{key}"
+    yield from (f"{best}-{number}" for number in count(2))
+
+
+def _words(text: str, kind: str) -> str:
+    """What tells an address or a variable from others, in a word or two."""
+    split = urlsplit(re.sub(r"[$}{]", "", text)) if "://" in text and "${" not in text else None
+    if split is not None and split.hostname:
+        labels = [label for label in split.hostname.split(".") if label not in DULL and not label.startswith(kind)]
+        plain = split.hostname if re.fullmatch(r"[\d.]+", split.hostname) else "".join(labels[:1])
+        return plain + (f"-{split.port}" if split.port else "")
+    words = re.findall(r"[a-z0-9]+", re.sub(r":-[^}]*", "", text).lower())
+    return "-".join(word for word in words if word not in DULL | {kind, "https", "http", "aws", "id", "access", "name"})
