@@ -20,7 +20,6 @@ from chattable.budget.ledger import FREE, GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
 from chattable.proxy.catalog import known_of, price_of
 from chattable.proxy.config import Config, ModelEntry, Target
-from chattable.proxy.litellm.convert import import_litellm
 from chattable.proxy.progress import show_progress
 from chattable.proxy.sessions.sessions import open_store
 from chattable.proxy.setup import StartError, find_config
@@ -212,6 +211,8 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _import_litellm(args: argparse.Namespace) -> int:
+    from chattable.proxy.litellm.convert import import_litellm
+
     return import_litellm(args.file, args.output)
 
 

@@ -12,7 +12,7 @@ from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.text import short
 from chattable.proxy.yaml import hint
 
-KINDS = ("user", "key", "team", "agent", "model", "each_user", "everyone")
+KINDS = ("user", "key", "team", "session", "agent", "model", "each_user", "everyone")
 ALL = ("each_user", "everyone")  # name nobody
 
 
@@ -51,6 +51,8 @@ class Subjects:
                 return (await house.teams.get(name)).id
             if kind == "key":
                 return (await house.users.get_key(name)).id
+            if kind == "session":
+                return (await house.session_store.find(name)).id
         except NotFound:
             raise UnknownSubject(kind, name) from None
         return "" if kind in ALL else self._served(kind, name)

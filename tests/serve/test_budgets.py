@@ -407,3 +407,23 @@ def test_a_grant_that_makes_no_sense_is_refused(server: Chattable, body: Any, pa
         assert (code, told["param"]) == (400, param)
     assert refused(server, "POST", "/admin/budgets/no%00ne/grant", {"tokens": 1, "reason": "x"})[0] == 404
     assert refused(server, "GET", "/admin/ledger?budget=%00")[0] == 400
+
+
+def test_a_session_has_a_budget_of_its_own(server: Chattable, upstream: ScriptedUpstream) -> None:
+    person = Person(server, "talker")
+    session = person.client.conversations.create().id
+    server.admin("POST", "/admin/budgets", {"subject": {"session": session}, "per": "total", "tokens": 400})
+    said = 0
+    with pytest.raises(RateLimitError) as refused_:
+        while said < 50:
+            person.ask("some words that add up", extra_headers={"x-session-id": session})
+            said += 1
+    assert 1 <= said < 50
+    assert refused_.value.code == "insufficient_quota"
+    assert person.ask("elsewhere").choices[0].message.content
+    (row,) = server.admin("GET", f"/admin/usage?group_by=session&user=talker&session={session}")["data"]
+    assert (row["session"], row["requests"], row["total_tokens"] <= 400) == (session, said, True)
+    unknown = {"subject": {"session": "conv_unknown"}, "per": "day", "tokens": 1}
+    status, error_ = refused(server, "POST", "/admin/budgets", unknown)
+    assert (status, error_["param"]) == (404, "subject.session")
+    books_balance(server)
