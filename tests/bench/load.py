@@ -187,7 +187,7 @@ async def hold(load: Load) -> list[Held]:
     """Opens `load.connections` streams and returns them once each has shown its first word."""
     run, held = Run(load), []
     for _ in range(load.connections):
-        request = run.next_request() or b""
+        request = run.next_request(0) or b""
         _, stream = await asyncio.get_running_loop().create_connection(
             lambda request=request: Held(request, load.first), "127.0.0.1", load.port
         )
