@@ -23,6 +23,26 @@ PATIENCE = 10.0  # seconds an operation waits for its turn
 TYPES: dict[type, Any] = {int: BigInteger, str: String, float: Float, bool: Boolean}
 
 
+class Gate:
+    """Lets so many operations run at once: a burst waits here, in order, and not for the pool's last connection."""
+
+    def __init__(self, places: int) -> None:
+        self._places = asyncio.Semaphore(places)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """A place, or `LedgerUnavailableError` after `PATIENCE` seconds."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._places.acquire()
+        except TimeoutError:
+            raise LedgerUnavailableError(f"no turn within {PATIENCE:g} seconds") from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
 class PostgresLedger(SqlLedger):
     """Keeps the ledger where any number of processes share it."""
 
@@ -41,7 +61,7 @@ class PostgresLedger(SqlLedger):
         """
         super().__init__(Dialect(now, zone, True, thresholds))
         self._begin = begin
-        self._gate = asyncio.Semaphore(OPERATIONS)
+        self._gate = Gate(OPERATIONS)
         self._away = away
         self._contended = contended
 
@@ -58,21 +78,8 @@ class PostgresLedger(SqlLedger):
             raise LedgerUnavailableError(str(error)) from error
 
     async def _transact(self, operation: Callable[[], Steps[T]]) -> T:
-        async with self._turn(), self._begin() as connection:
+        async with self._gate.turn(), self._begin() as connection:
             return await drive(connection, operation())
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A place among the operations that run at once: a burst waits here, in order, and not for the pool's last connection."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._gate.acquire()
-        except TimeoutError:
-            raise LedgerUnavailableError(f"no turn within {PATIENCE:g} seconds") from None
-        try:
-            yield
-        finally:
-            self._gate.release()
 
 
 async def drive(connection: AsyncConnection, steps: Steps[T]) -> T:

@@ -68,7 +68,10 @@ class Transactions:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
-            outcomes = await loop.run_in_executor(self._thread, self._all, batch)
+            try:
+                outcomes = await loop.run_in_executor(self._thread, self._all, batch)
+            except RuntimeError as ended:  # there is no thread any more: nobody is left waiting for it
+                outcomes = [(None, LedgerUnavailableError(str(ended)))] * len(batch)
             for (_, future, _), (result, error) in zip(batch, outcomes, strict=True):
                 if future.done():  # nobody waits for it any more
                     continue

@@ -70,6 +70,8 @@ class Catalog:
         self._wildcards = wildcards
         self._sources = sources
         self._default = default
+        self._wild: dict[str, Entry] = {}  # names that wildcards served
+        self._listed: tuple[list[tuple[str, ...]], list[Entry]] = [], []  # what was discovered, and the entries it makes
 
     def find(self, name: str, principal: Principal) -> Entry:
         """The entry of a name, or `ModelNotFound`: an unknown name and one that is not for this principal look alike."""
@@ -82,22 +84,22 @@ class Catalog:
 
     def visible(self, principal: Principal) -> list[Entry]:
         """The entries this principal may use, with what providers say they have behind a wildcard."""
-        found = [entry for entry in self._entries.values() if principal.may_use(entry.name)]
-        known = {entry.name for entry in found}
-        for pattern, model in self._wildcards.items():
-            for name in self._discovered(pattern, model):
-                if name not in known and principal.may_use(name) and settings.match(name, self._wildcards) == pattern:
-                    known.add(name)
-                    found.append(_model(pattern, name, model, self._sources))
-        return found
+        discovered = [source.discovered for source in self._sources.values()]
+        if self._listed[0] != discovered:  # once an hour: there may be thousands
+            names = [name for pattern, model in self._wildcards.items() for name in self._behind(pattern, model)]
+            entries = [entry for name in dict.fromkeys(names) if name not in self._entries and (entry := self._by_wildcard(name))]
+            self._listed = discovered, entries
+        return [entry for entry in [*self._entries.values(), *self._listed[1]] if principal.may_use(entry.name)]
 
-    def _discovered(self, pattern: str, model: settings.ModelEntry) -> Iterator[str]:
-        """The names behind a wildcard whose models the provider named."""
+    def _behind(self, pattern: str, model: settings.ModelEntry) -> Iterator[str]:
+        """The names of a wildcard whose models its provider named; one of a longer wildcard is that one's."""
         target = model.served_by()[0]
         before, _, after = target.upstream(pattern, pattern).partition("*")
         for name in self._sources[target.provider].discovered:
             if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after):
-                yield pattern[:-1] + name[len(before) : len(name) - len(after)]
+                asked = pattern[:-1] + name[len(before) : len(name) - len(after)]
+                if settings.match(asked, self._wildcards) == pattern:
+                    yield asked
 
     async def start(self) -> None:
         """Starts local servers and agents."""
@@ -111,12 +113,17 @@ class Catalog:
         await asyncio.gather(*(source.stop() for source in self._sources.values()), return_exceptions=True)
 
     def _by_wildcard(self, name: str) -> Entry | None:
+        if name in self._wild:
+            return self._wild[name]
         if len(name) > MAX_NAME or not name.isprintable():  # it is kept with what it used
             return None
         pattern = settings.match(name, self._wildcards)
         if pattern is None:
             return None
-        return _model(pattern, name, self._wildcards[pattern], self._sources)
+        if len(self._wild) >= MOST_MODELS:  # every client may name models of its own
+            self._wild.clear()
+        self._wild[name] = _model(pattern, name, self._wildcards[pattern], self._sources)
+        return self._wild[name]
 
 
 class _Source:

@@ -14,7 +14,7 @@ from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.house import House
 from chattable.proxy.itemlist import Listing, find, listed, read
 from chattable.proxy.routes.conversations import answer, body_of, conversation, entries, limit_of, named, own
-from chattable.proxy.sessions.locks import Locks
+from chattable.proxy.sessions.locks import new_holder
 from chattable.proxy.store.sessions import Turn
 
 PATH = "/v1/conversations/{conversation_id:str}/items"
@@ -29,13 +29,13 @@ class NewItems(Struct, forbid_unknown_fields=True):
 def routes(house: House) -> list[ControllerRouterHandler]:
     """The items of a conversation; `include[]` asks for nothing that is not there anyway."""
     store = house.session_store
-    locks = Locks(store, house.config.sessions.wait)
+    locks = house.pipeline.sessions.locks
 
     @post(PATH, status_code=200, summary="Add items to the end of a conversation")
     async def add(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
         caller, new = await body_of(request, house, NewItems)
         todo = entries(new.items)
-        session, holder = await named(store, caller, conversation_id), f"items_{caller.request_id}"
+        session, holder = await named(store, caller, conversation_id), new_holder()
         ids: tuple[str, ...] = ()
         if todo:
             async with locks.hold(session, holder) as now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,11 @@ log = logging.getLogger("chattable")
 LEASE = 15.0  # seconds that a session stays locked when the process that locked it is gone
 RENEW = 5.0  # seconds between two renewals
 POLL = 0.1  # seconds between two looks whether another replica is done
+
+
+def new_holder() -> str:
+    """A name for one turn that no other has."""
+    return f"turn_{random.getrandbits(96):024x}"
 
 
 class Locks:

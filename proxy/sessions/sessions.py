@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -25,7 +24,7 @@ from chattable.proxy.sessions import chores, turns
 from chattable.proxy.sessions.doors import Door, Doors
 from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Turn, kept
 from chattable.proxy.sessions.failed import Failed
-from chattable.proxy.sessions.locks import Locks
+from chattable.proxy.sessions.locks import Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import session_values as values
@@ -58,7 +57,7 @@ class Sessions:
         self._store = store
         self._config = config
         self._catalog = catalog
-        self._locks = Locks(store, config.wait)
+        self.locks = Locks(store, config.wait)
         keep = config.retention
         self._keep = Retention(newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages)
         self._failed = Failed()
@@ -67,7 +66,7 @@ class Sessions:
 
     async def start(self) -> None:
         """Begins to renew locks and to remove what need not be kept."""
-        await self._locks.start()
+        await self.locks.start()
         if self._keep != Retention():
             self._sweeper = asyncio.create_task(self._sweep())
 
@@ -77,7 +76,7 @@ class Sessions:
             self._sweeper.cancel()
         for task in self._tasks:
             task.cancel()
-        await self._locks.stop()
+        await self.locks.stop()
 
     def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
@@ -89,13 +88,13 @@ class Sessions:
     @asynccontextmanager
     async def _kept(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply, door: Door) -> AsyncGenerator[Turn]:
         user, create = caller.principal.user.id, self._config.unknown == "create"
-        holder = f"turn_{random.getrandbits(96):024x}"
+        holder = new_holder()
         chore = chores.recognised(chat, door.task) if door.task or door.mode != "append" else None
         async with AsyncExitStack() as stack:
             if chore is None and (door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)):
                 tokens = turns.room_beside(chat, _room(chat, entry, self._config.window.tokens))
                 most = self._config.window.messages
-                taking = self._locks.take(user, door.name, holder, create=create, model=entry.name, messages=most, tokens=tokens)
+                taking = self.locks.take(user, door.name, holder, create=create, model=entry.name, messages=most, tokens=tokens)
                 session, window = await stack.enter_async_context(taking)
                 plan = await self._appended(session, chat, entry, caller, retried=door.retried, window=window)
             else:
@@ -105,7 +104,7 @@ class Sessions:
                 elif door.mode == "mirror" or await turns.resent(self._store, session, chat):
                     plan = await turns.mirrored(self._store, session, chat)
                 else:
-                    session = await stack.enter_async_context(self._locks.hold(session, holder))
+                    session = await stack.enter_async_context(self.locks.hold(session, holder))
                     plan = await self._appended(session, chat, entry, caller, retried=door.retried)
             for message in plan.new:
                 _storable(message)
@@ -155,7 +154,7 @@ class Sessions:
                 raise
             turn.plan = replace(turn.plan, head=UNSET, side=True)  # a lone prompt: the conversation has begun beside it
             committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
-        self._locks.freed(holder)
+        self.locks.freed(holder)
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
 

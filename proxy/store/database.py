@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chattable.budget.errors import LedgerUnavailableError
-from chattable.budget.postgres import drive
+from chattable.budget.postgres import Gate, drive
 from chattable.budget.sqlite import Transactions
 from chattable.budget.steps import Steps, T
 from chattable.proxy.store import address, postgres, schema, sqlite
@@ -18,7 +18,6 @@ from chattable.proxy.store.outages import outages
 
 PING = 2.0  # seconds
 OPERATIONS = 4  # of `run` at once on PostgreSQL; the ledger has six connections of its own, and everybody else the rest
-PATIENCE = 10.0  # seconds that one waits for its turn
 
 
 class Database:
@@ -33,7 +32,7 @@ class Database:
         self._url = address.parse(url)
         self.file = self._file_of_url() if self.is_sqlite else ""
         self.transactions = Transactions(self.file, sync=sync) if self.is_sqlite else None
-        self._gate = asyncio.Semaphore(OPERATIONS)
+        self._gate = Gate(OPERATIONS)
         self._anchor: sqlite3.Connection | None = None
         self._reader = sqlite.engine(self.file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
         self._writer = self._reader.execution_options(write=True)
@@ -86,26 +85,13 @@ class Database:
 
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs what is asked with every request, in a transaction: on SQLite together with all that is asked at the time."""
-        if self.transactions is None:
-            async with self._turn(), self.begin() as connection:
-                return await drive(connection, operation())
         try:
-            return await self.transactions.run(operation)
+            if self.transactions is not None:
+                return await self.transactions.run(operation)
+            async with self._gate.turn(), self.begin() as connection:
+                return await drive(connection, operation())
         except LedgerUnavailableError as error:
             raise Unavailable(f"{self}: {error}") from error
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A place among the operations that run at once: a burst waits here, in order, and not for the pool's last connection."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._gate.acquire()
-        except TimeoutError:
-            raise Unavailable(f"{self}: no turn within {PATIENCE:g} seconds.") from None
-        try:
-            yield
-        finally:
-            self._gate.release()
 
     async def ping(self) -> None:
         """Returns when the database answers; raises `Unavailable` otherwise."""

@@ -12,7 +12,6 @@ the table before, for of the rows that fulfil others it makes a Bloom filter fir
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, TextClause, bindparam, text
-from sqlalchemy.sql.selectable import TextualSelect
 
 from chattable.proxy.store.tables import session_messages as messages
 
@@ -125,13 +124,12 @@ class Paths:
         parent = self._each("m.session_id = p.session AND m.branch = p.base AND m.depth = p.start - 1")
         return PIECE.format(low=low, high=high, reach=reach or low, end=last, parent=parent)
 
-    def _items(self, descending: bool, after: bool) -> TextualSelect:
+    def _items(self, descending: bool, after: bool) -> str:
         """A page of a path's messages."""
         order = "DESC" if descending else "ASC"
         pieces = self._pieces(*RANGES[descending, after], end="s.head")
         rows = self._each(WITHIN, f"ORDER BY m.depth {order} LIMIT :most")
-        query = f"{pieces} SELECT {M} FROM piece p {rows} ORDER BY m.depth {order} LIMIT :most"  # noqa: S608
-        return _bound(query).columns(*messages.c)
+        return f"{pieces} SELECT {M} FROM piece p {rows} ORDER BY m.depth {order} LIMIT :most"  # noqa: S608
 
     def _list(self) -> str:
         """The session beside each text of a JSON list, as rows (value, key)."""

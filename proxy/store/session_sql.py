@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC
-from typing import Any
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Float, delete, literal_column, select, tuple_
@@ -189,13 +188,8 @@ class SqlSessions:
 
     async def items(self, session: Session, limit: int = 20, after: str | None = None, *, descending: bool = True) -> Page[Item]:
         """A page of messages."""
-        query = self._paths.items[descending, after is not None]
-        given: dict[str, Any] = {"session": session.id, "user": session.user_id, "most": checked_limit(limit) + 1}
-        if after is not None:
-            given["after"] = values.findable_id(after)
-        async with self._database.connect() as connection:
-            rows = (await connection.execute(query, given)).mappings().all()
-        return page_of([item_of(row) for row in rows], limit)
+        found = await self._run(lambda: steps.items(self._paths, session, checked_limit(limit) + 1, after, descending=descending))
+        return page_of(found, limit)
 
     async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
         """One message."""

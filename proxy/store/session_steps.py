@@ -127,6 +127,15 @@ def _paired(items: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(item for item, kept in zip(items, keep, strict=True) if kept)
 
 
+def items(paths: Paths, session: Session, most: int, after: str | None, *, descending: bool) -> Steps[list[Item]]:
+    """So many messages of the path, from an end or from behind `after`."""
+    given: Row = {"session": session.id, "user": session.user_id, "most": most}
+    if after is not None:
+        given["after"] = values.findable_id(after)
+    rows = yield paths.items[descending, after is not None], given
+    return [item_of(dict(zip(MESSAGE, row, strict=True))) for row in rows]
+
+
 def matched(paths: Paths, session: Session, prefixes: Sequence[str]) -> Steps[tuple[str, int] | None]:
     """The longest of these paths that is stored: its last message, and which of them it is."""
     wanted = values.written(prefixes, "messages", values.MAX_MESSAGE)

@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from databases import Wire, execute
 from sqlalchemy import Connection, inspect, text
 
+from chattable.budget.steps import Steps
 from chattable.proxy.store import schema, sqlite, tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Invalid, Unavailable
@@ -385,3 +386,18 @@ async def test_a_postgres_without_our_database_is_unavailable(postgres: str, pos
         with pytest.raises(Unavailable):
             await database.ping()
         await database.stop()
+
+
+async def test_nobody_waits_for_a_database_that_was_stopped(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/x.db")
+    await database.start()
+
+    def operation() -> Steps[int]:
+        ((one,),) = yield "SELECT 1", {}
+        return int(one)
+
+    assert await database.run(operation) == 1
+    await database.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await database.run(operation)
