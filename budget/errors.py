@@ -15,10 +15,20 @@ class BudgetError(Exception):
 
 
 class BudgetExceededError(BudgetError):
-    """A request does not fit into a hard limit."""
+    """A request does not fit into a hard limit; `busy`: it will, if calls that are under way use less than they hold."""
 
     def __init__(
-        self, limit_id: str, subject: str, per: str, unit: str, amount: int, remaining: int, resets_at: int | None
+        self,
+        limit_id: str,
+        subject: str,
+        per: str,
+        unit: str,
+        amount: int,
+        remaining: int,
+        resets_at: int | None,
+        *,
+        held: int = 0,
+        busy: bool = False,
     ) -> None:
         super().__init__(f"{limit_id}: {remaining} of {amount} {unit} per {per} remain for {subject}")
         self.limit_id = limit_id
@@ -28,6 +38,8 @@ class BudgetExceededError(BudgetError):
         self.amount = amount
         self.remaining = remaining
         self.resets_at = resets_at  # unix seconds; None: never
+        self.held = held  # of the amount, by calls that are under way
+        self.busy = busy
 
 
 class UnknownLimitError(BudgetError):

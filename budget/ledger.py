@@ -61,12 +61,14 @@ class Wish(Struct, frozen=True, kw_only=True):
     most: int
     least: int = 1
     price: Price = FREE
+    fixed: int = 0  # micro-USD that it costs whatever the tokens: pictures that are made …
+    uncapped: bool = False  # nobody said how much: it gets a share of what remains, not all of it
     request: str = ""  # request id
     tag: str = ""  # what it is for, where it is not the user's own question: title, summary …
 
     def amount(self, output: int) -> Amount:
         """What it costs with that much output."""
-        return Amount(self.prompt + output, self.price.of(self.prompt, output))
+        return Amount(self.prompt + output, self.price.of(self.prompt, output) + self.fixed)
 
 
 class Used(Struct, frozen=True, kw_only=True):
@@ -78,6 +80,7 @@ class Used(Struct, frozen=True, kw_only=True):
     cost: int = 0  # micro-USD
     saved: int = 0  # tokens that a cache made unnecessary
     estimated: bool = False  # counted here, for the upstream did not say
+    unknown: bool = False  # it may have been more, up to what was held: nobody heard the end
 
     @property
     def amount(self) -> Amount:
@@ -128,6 +131,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     granted: Amount
     overdraft: Amount
     reason: str
+    upper: Amount | None = None  # what the call may have used, where nobody knows what it did use
 
 
 class UsageRow(Struct, frozen=True, kw_only=True):
@@ -158,8 +162,9 @@ class Ledger(ABC):
     Law. A hold is granted only if, for every hard limit that binds it, spent + held ≤ limit + grants afterwards, decided in
     one atomic step over all of them, whoever else asks at the same time. The window is that of the database's clock at the
     hold; what the hold becomes is booked there. A hold is pending until it is settled, voided or forfeited, once: repeating
-    any step changes nothing, and a settle after a forfeit corrects it. Settling never fails for lack of room: what exceeds
-    the hold is booked as overdraft. Every change of a balance is an entry of the same transaction; entries are never changed.
+    any step changes nothing. Who knows more corrects: a settle after a forfeit, and one after a settle that was flagged
+    unknown. Settling never fails for lack of room: what exceeds the hold is booked as overdraft. Every change of a balance
+    is an entry of the same transaction; entries are never changed.
     When the database is away every method raises `LedgerUnavailableError` and has changed nothing, or everything.
     """
 

@@ -72,13 +72,13 @@ class Forwarding:
             for target in routes:
                 upstream = _upstream(kind, target)
                 try:
-                    async with self._pipeline.metering.hold(chat, target, caller, caller.parent) as hold:
+                    call = self._pipeline.metering.call(chat, target, caller, caller.parent, routes.more)
+                    async with call as hold:
                         asked = fields | {"model": upstream.model}
                         if "max_tokens" in hold.chat.params and kind.path == "/completions":
                             asked["max_tokens"] = hold.chat.params["max_tokens"]
-                        content_type, body = await upstream.forward(kind.path, msgspec.json.encode(asked), trace)
+                        content_type, body = await upstream.forward(kind.path, msgspec.json.encode(asked), trace, hold.progress)
                         answer = _object(content_type, body)
-                        hold.choices.add(0)
                         usage = _usage(answer) or (NO_USAGE if kind.free else None)
                         if usage is not None:
                             hold.see(Chunk(usage=usage))
