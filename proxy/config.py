@@ -55,6 +55,9 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_disconnect: Annotated[
         Literal["drain", "cancel"], Meta(description="a client leaves: finish and store its reply, or stop it")
     ] = "drain"
+    receive: Annotated[
+        Duration, Meta(description="how long a client may take for a request's head, or for 16 KiB of its body")
+    ] = 30.0
     keepalive: Annotated[Duration, Meta(description="time between the comments that keep a silent stream open")] = 15.0
     grace: Annotated[Duration, Meta(description="how long a shutdown waits for running chats")] = 30.0
 

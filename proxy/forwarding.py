@@ -58,14 +58,13 @@ class Forwarding:
         self._pipeline = pipeline
         self._default = default_model
 
-    async def ask(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
+    async def ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         """The provider's answer. What was used is booked whether or not somebody waits for it."""
-        return await asyncio.shield(asyncio.create_task(self._ask(kind, fields, caller)))
+        return await asyncio.shield(asyncio.create_task(self._ask(kind, fields, caller, trace)))
 
-    async def _ask(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
+    async def _ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
         chat = Chat(entry.name, [Message("user", _text(kind, fields))], params=_caps(kind, fields))
-        trace = Trace()
         async with self._pipeline.pace.call(chat, entry, caller, nested=caller.parent is not None) as paced:
             headers = dict(await paced.admitted())
             routes = Routes(self._pipeline.catalog, entry, caller)

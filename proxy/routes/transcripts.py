@@ -19,7 +19,7 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy import halves
 from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of, header
+from chattable.proxy.requests import caller_of, header, read_body
 from chattable.proxy.routes.conversations import own
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session
@@ -53,7 +53,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         name = request.query_params.get("format", "")
         if name:
             chosen(name, READABLE)
-        outcomes = imported(store, caller.principal.user.id, io.BytesIO(await request.body()), name)
+        outcomes = imported(store, caller.principal.user.id, io.BytesIO(await read_body(request, house.max_body)), name)
         try:
             return Response(halves.encode(await _report(outcomes, name)), media_type="application/json")
         except Unreadable as error:
