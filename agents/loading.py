@@ -8,12 +8,17 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from inspect import Parameter
 from operator import attrgetter
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import msgspec
 
 from chattable.agents.chat import Message
 from chattable.agents.chattable import Chattable, Context, Reply
+from chattable.agents.parsing import explain
 
 GROUP = "chattable.agents"
+PLAIN = (bool, int, float, str, list, dict, tuple, NoneType, Union, UnionType)  # what a config can hold
 
 
 class LoadError(Exception):
@@ -54,11 +59,10 @@ class Function(Chattable):
         if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
             raise LoadError(f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`")
         self.function = function
-        self.params = params
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
         self.takes_context = len(takes) > 1 and _is_context(takes[1], params)
         self.plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
-        _check(use, takes[2 if self.takes_context else 1 :], params)
+        self.params = _fitted(use, takes[2 if self.takes_context else 1 :], params)
 
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
         """The function's own answer."""
@@ -100,7 +104,7 @@ def _imported(what: str, load_: Callable[[], Any]) -> Any:
 
 
 def _built(use: str, cls: Callable[..., Any], params: dict[str, Any]) -> Any:
-    _check(use, _parameters(use, cls), params)
+    params = _fitted(use, _parameters(use, cls), params)
     try:
         return cls(**params)
     except Exception as error:
@@ -109,7 +113,11 @@ def _built(use: str, cls: Callable[..., Any], params: dict[str, Any]) -> Any:
 
 def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
     try:
-        return list(inspect.signature(function).parameters.values())
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except (NameError, AttributeError, SyntaxError, TypeError):  # of an annotation; it is only for readers then
+            signature = inspect.signature(function)
+        return list(signature.parameters.values())
     except ValueError:
         raise LoadError(f"{use} is built into Python and does not say what it takes: wrap it in a function") from None
 
@@ -120,10 +128,36 @@ def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
     return second.name == "ctx" or second.default is Parameter.empty
 
 
-def _check(use: str, takes: list[Parameter], params: dict[str, Any]) -> None:
-    """Refuses parameters that the code does not take, and missing ones, by name."""
+def _fitted(use: str, takes: list[Parameter], params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as the code takes them; refuses unknown and missing ones and plain types that are wrong, by name."""
     names = [p.name for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not any(p.kind is p.VAR_KEYWORD for p in takes) and (unknown := [name for name in params if name not in names]):
         raise LoadError(f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})")
     if missing := [p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params]:
         raise LoadError(f"{use} needs {', '.join(missing)}")
+    kinds = {p.name: p.annotation for p in takes if p.name in names}
+    return {name: _as_plain(use, name, kinds.get(name), value) for name, value in params.items()}
+
+
+def _as_plain(use: str, name: str, kind: Any, value: Any) -> Any:
+    """A value of a config as the type that the code annotates, if that is a plain one; text may spell a number."""
+    if not _is_plain(kind):
+        return value
+    try:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            if not isinstance(value, str):
+                raise
+            return msgspec.convert(value, kind, strict=False)  # `${ROUNDS}` is text, whatever it holds
+    except msgspec.ValidationError as error:
+        raise LoadError(f"{use}: {explain(error, name).message}") from None
+    except TypeError:  # of types that cannot be told apart
+        return value
+
+
+def _is_plain(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return True
+    inner = get_args(kind)
+    return (get_origin(kind) or kind) in PLAIN and all(one is Ellipsis or _is_plain(one) for one in inner)

@@ -19,6 +19,7 @@ from chattable.budget.errors import BudgetError
 from chattable.budget.ledger import FREE, GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
 from chattable.proxy.catalog import known_of, price_of
+from chattable.proxy.checks import warnings
 from chattable.proxy.config import Config, ModelEntry, Target
 from chattable.proxy.progress import show_progress
 from chattable.proxy.sessions.sessions import open_store
@@ -138,6 +139,8 @@ def _check(args: argparse.Namespace) -> None:
             print(f"       else {', '.join(model.fallbacks)}")
     for name, agent in config.agents.items():
         print(f"agent  {name} → {getattr(agent, 'use', None) or getattr(agent, 'model', '')}")
+    for warning in asyncio.run(warnings(config)):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _priced(config: Config, name: str, model: ModelEntry, target: Target) -> str:
