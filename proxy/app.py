@@ -98,9 +98,10 @@ def build(config: Config) -> Edge:
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
+    journal = open_journal(config, database)
     metering = Metering(
         ledger,
-        open_journal(config, database),
+        journal,
         patience=config.budgets.wait,
         reach=failpoints.from_environment(os.environ),
     )
@@ -130,6 +131,8 @@ def build(config: Config) -> Edge:
         outbox,
         session_store,
         config.server.max_body_mb * 2**20,
+        journal,
+        line,
     )
 
     async def stop() -> None:

@@ -96,10 +96,10 @@ class BudgetAwayError(chat.ChatError):
 
 
 class CacheAwayError(Exception):
-    """Redis does not answer, so nothing was forgotten."""
+    """Redis is away, so nothing was forgotten."""
 
     def __init__(self) -> None:
-        super().__init__("Redis does not answer: nothing was forgotten. Please retry your request.")
+        super().__init__("Redis is away: nothing was forgotten. Please retry your request.")
 
 
 class ShuttingDownError(Exception):

@@ -162,14 +162,10 @@ def test_check_looks_at_plain_types_of_an_agent_s_parameters(shell: Shell, tmp_p
     )
     told = shell("check", code=1, PYTHONPATH=paths(tmp_path), ROUNDS="3").stderr.splitlines()
     assert told == [
-        "config.yaml:3: agents.word.use: shop:count: Invalid type for 'rounds': "
-        "expected an integer, but got a string instead.",
-        "config.yaml:4: agents.list.use: shop:count: Invalid type for 'names[1]': "
-        "expected a string, but got an integer instead.",
-        "config.yaml:5: agents.on_.use: shop:count: Invalid type for 'rounds': "
-        "expected an integer, but got a boolean instead.",
-        "config.yaml:7: agents.dict.use: shop:Plain: Invalid type for 'weights': "
-        "expected a number, but got a string instead.",
+        "config.yaml:3: agents.word.use: shop:count: Invalid type for 'rounds': expected an integer, but got a string instead.",
+        "config.yaml:4: agents.list.use: shop:count: Invalid type for 'names[1]': expected a string, but got an integer instead.",
+        "config.yaml:5: agents.on_.use: shop:count: Invalid type for 'rounds': expected an integer, but got a boolean instead.",
+        "config.yaml:7: agents.dict.use: shop:Plain: Invalid type for 'weights': expected a number, but got a string instead.",
     ]
 
 
