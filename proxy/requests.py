@@ -15,7 +15,7 @@ from chattable.agents.chat import Json
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
-from chattable.proxy.bounds import check_bounds
+from chattable.proxy.bounds import REQUEST
 from chattable.proxy.cache.controls import of_header
 from chattable.proxy.encodings import decompressed
 from chattable.proxy.errors import ClientLeftError, TooLargeError
@@ -129,7 +129,7 @@ def upstream_headers(trace: Trace | None) -> dict[str, str]:
 
 def _parsed(request: Request[Any, Any, Any], body: bytes, limit: int) -> Json:
     body = decompressed(body, header(request, b"content-encoding"), limit)
-    check_bounds(body)
+    REQUEST.check(body)
     try:
         value = msgspec.json.decode(body)
     except UnicodeDecodeError:

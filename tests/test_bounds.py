@@ -7,26 +7,18 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from chattable.proxy import bounds
-from chattable.proxy.bounds import TooComplex, check_bounds
+from chattable.proxy.bounds import Bounds, TooComplex
 
 TEXTS = ["", "a", '"', "\\", '\\"', "\\\\", "[[[{{{", "]]}},,::", '["a": {', "\\u005b", "é😀\n", "\x00"]
 MARKS = ['"', "\\", "[", "]", "{", "}", ",", ":", "a", '""', '\\"', "0"]
+NARROW = Bounds(depth=4, values=12, parts=8)
 values = st.recursive(
     st.none() | st.integers(0, 9) | st.sampled_from(TEXTS) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TEXTS), inner, max_size=4),
     max_leaves=30,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def narrow() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounds, "MAX_DEPTH", 4)
-        patch.setattr(bounds, "MAX_VALUES", 12)
-        patch.setattr(bounds, "MAX_PARTS", 8)
-        yield
 
 
 def depth(value: Any) -> int:
@@ -45,9 +37,9 @@ def measure(value: Any) -> tuple[int, int]:
     return 1 + commas + sum(one for one, _ in below), 1 + keys + sum(one for _, one in below)
 
 
-def refused(body: bytes) -> bool:
+def refused(body: bytes, bounds: Bounds = NARROW) -> bool:
     try:
-        check_bounds(body)
+        bounds.check(body)
     except TooComplex:
         return True
     return False
@@ -57,8 +49,9 @@ def refused(body: bytes) -> bool:
 def test_exactly_what_is_too_deep_or_too_much_is_refused(value: Any, ascii_only: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
     items, parts = measure(value)
-    too_much = items > bounds.MAX_VALUES or parts > bounds.MAX_PARTS
-    assert refused(body) == (too_much or depth(value) > bounds.MAX_DEPTH)
+    too_much = items > NARROW.values or parts > NARROW.parts
+    assert refused(body) == (too_much or depth(value) > 4)
+    assert refused(body, replace(NARROW, depth=None)) == too_much
 
 
 def parsed_before_the_first_mistake(body: bytes) -> int:
@@ -85,11 +78,11 @@ def test_no_nonsense_hides_what_a_parser_would_make_of_it(text: str) -> None:
         try:
             msgspec.json.decode(body)
         except msgspec.DecodeError:
-            assert parsed_before_the_first_mistake(body) <= bounds.MAX_VALUES
+            assert parsed_before_the_first_mistake(body) <= NARROW.values
         else:
-            assert depth(json.loads(body)) <= bounds.MAX_DEPTH
+            assert depth(json.loads(body)) <= 4
 
 
 def test_a_great_many_texts_are_not_even_listed() -> None:
     with pytest.raises(TooComplex, match="more than 20 texts"):
-        check_bounds(b"[" * 9 + b'",",' * 21)
+        NARROW.check(b"[" * 9 + b'",",' * 21)
