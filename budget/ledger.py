@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -246,6 +246,10 @@ class Ledger(ABC):
     @abstractmethod
     async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
         """What calls that began in [since, until) used, grouped by some of `GROUPS`, of those that match `only`."""
+
+    @abstractmethod
+    async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Puts a notice into the outbox."""
 
     @abstractmethod
     async def accounts(self) -> int:

@@ -52,6 +52,7 @@ class Entry(Struct, frozen=True):
     limits: Limits = Limits()
     price: Price = FREE
     max_output: int | None = None
+    kind: str = ""  # of the provider, where a model answers
     source: tuple[str, ...] = ()  # what really answers, whatever it is called here: what differs in it may answer differently
     targets: tuple[Entry, ...] = ()  # where there are several: each as an entry of the same name
     fallbacks: tuple[str, ...] = ()
@@ -219,6 +220,7 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
         model.description,
         target.context_length or model.context_length or (facts.context_length if facts else None),
         max_output=max_output,
+        kind=config.kind,
         price=price_of(target, model, facts),
         source=(source.name, config.kind, config.base_url or "", *config.options.values(), upstream_name),
         cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
