@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.upstream import Upstream
+from chattable.adapters.vendors.media import media_tokens
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
 from chattable.agents.chattable import Progress
 from chattable.budget.calls import End, Record
@@ -189,13 +191,12 @@ class MeteredCall:
             min(value, usage.prompt_tokens) if type(value := details.get(name)) is int and value > 0 else 0
             for name in ("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens")
         )
-        del written, longer
         price = self._entry.price or FREE
         return Used(
             prompt=usage.prompt_tokens,
             completion=usage.completion_tokens,
             cached=cached,
-            cost=price.of(usage.prompt_tokens, usage.completion_tokens, cached) + self._estimate.fixed,
+            cost=price.of(usage.prompt_tokens, usage.completion_tokens, cached, written, longer) + self._estimate.fixed,
             estimated=guessed,
         )
 
@@ -250,7 +251,9 @@ class MeteredCall:
         return counted + self._estimate.prompt
 
     def _media(self, part: Json) -> int:
-        return 1600 if part.get("type") == "image_url" else len(msgspec.json.encode(part))
+        entry = self._entry
+        model = entry.model.model if isinstance(entry.model, Upstream) else entry.name
+        return media_tokens(entry.kind, model, part)
 
     def _cap(self, hold: Hold) -> None:
         params = self.chat.params
