@@ -124,6 +124,8 @@ def read_answer(raw: Json, told: Json | None = None) -> Usage | None:
     """The usage in a compatible answer or chunk, wherever it stands; else as `read_usage`."""
     told = {} if told is None else told
     usage = None
+    if type(report := raw.get("usage")) is dict and "timings" not in raw:  # the usual case, at once
+        return read_usage(report, told)
     for report, places in reports(raw):
         if isinstance(report, dict):
             usage = read_usage(report, told, places)
@@ -177,18 +179,14 @@ def as_usage(told: Json) -> Usage | None:
     counted = prompt + completion
     if not told or counted >= ABSURD:
         return None
-    details = [_details(told, field) for field in OURS]
+    details = []
+    for field, names in OURS.items():
+        found: Json = {}
+        for name, value in told.get(field, {}).items():  # as they came, but for those read here
+            if name not in names and value is not None:
+                found[name] = value
+        for name, figure in names.items():
+            if told.get(figure) or (figure in told and figure in SAID_AS_ZERO):
+                found[name] = told[figure]
+        details.append(found or None)
     return Usage(prompt, completion, counted or total, *details)
-
-
-def _details(told: Json, field: str) -> Json | None:
-    """Details as they came, but for those that are read here."""
-    details: Json = {}
-    names = OURS[field]
-    for name, value in told.get(field, {}).items():
-        if name not in names and value is not None:
-            details[name] = value
-    for name, figure in names.items():
-        if told.get(figure) or (figure in told and figure in SAID_AS_ZERO):
-            details[name] = told[figure]
-    return details or None
