@@ -177,9 +177,9 @@ class Model:
         caps, spent, held = self.caps(key), self.sums(key, "spent"), self.sums(key, "held")
         return caps[0] - spent[0] - held[0], caps[1] - spent[1] - held[1]
 
-    def fits(self, key: Key, more: Figures) -> bool:
+    def fits(self, key: Key, more: Figures, free: bool = False) -> bool:
         left = self.left(key)
-        return more[0] <= left[0] and more[1] <= left[1]
+        return more[0] <= left[0] and (free or more[1] <= left[1])
 
     def hard(self, keys: Sequence[Key]) -> list[Key]:
         return [key for key in keys if self.known[key[0]].mode == "hard"]
@@ -208,11 +208,11 @@ class Model:
         if wish.uncapped and hard:  # half of what there is, and 256 tokens if there are
             output = min(output, max(256, self.largest(wish, 2 * wish.most, hard) // 2))
         if output < wish.least:
-            return AnyOf(frozenset(self.refusals(hard, need(wish, wish.least))))
+            return AnyOf(frozenset(self.refusals(hard, need(wish, wish.least), free(wish))))
         held = need(wish, output)
         if not keys:
             return Hold(id=wish.id, output=output, held=Amount(*held), bound=False, hard=False)
-        warnings = tuple(key[0] for key in keys if self.known[key[0]].mode == "soft" and not self.fits(key, held))
+        warnings = tuple(key[0] for key in keys if self.known[key[0]].mode == "soft" and not self.fits(key, held, free(wish)))
         tightest = min(hard, key=lambda key: self.left(key)[0], default=None)
         remaining = self.left(tightest)[0] if tightest else inf
         resets_at = self.resets_at(tightest) if tightest and remaining < inf else None
@@ -227,11 +227,15 @@ class Model:
     def largest(self, wish: Wish, most: int, hard: list[Key]) -> int:
         """The most output, up to `most`, that fits into all hard limits; -1 if none does."""
         outputs = range(most + 1)
-        return bisect_left(outputs, True, key=lambda n: not all(self.fits(key, need(wish, n)) for key in hard)) - 1
 
-    def refusals(self, hard: list[Key], least: Figures) -> Iterator[Refusal]:
+        def lacks(n: int) -> bool:
+            return not all(self.fits(key, need(wish, n), free(wish)) for key in hard)
+
+        return bisect_left(outputs, True, key=lacks) - 1
+
+    def refusals(self, hard: list[Key], least: Figures, free: bool) -> Iterator[Refusal]:
         for key in hard:
-            for unit in UNITS:
+            for unit in UNITS[:1] if free else UNITS:
                 cap, left = self.caps(key)[unit], self.left(key)[unit]
                 if least[unit] > left:
                     yield Refusal(key[0], ("tokens", "micro-USD")[unit], int(cap), max(0, int(left)), self.resets_at(key))
@@ -241,7 +245,9 @@ class Model:
 
     def top_up(self, hold_id: str, output: int, price: Price) -> bool:
         call, more = self.calls.get(hold_id), (output, cost(price, 0, output))
-        if call is None or call.state != "pending" or not all(self.fits(key, more) for key in self.hard(call.keys)):
+        if call is None or call.state != "pending":
+            return False
+        if not all(self.fits(key, more, more[1] == 0) for key in self.hard(call.keys)):
             return False
         for key in call.keys:
             self.book("top_up", hold_id, key, held=more)
@@ -359,6 +365,11 @@ def plus(one: Figures, other: Figures) -> Figures:
 
 def minus(one: Figures, other: Figures) -> Figures:
     return one[0] - other[0], one[1] - other[1]
+
+
+def free(wish: Wish) -> bool:
+    """Whether it costs nothing: then no lack of money refuses it, even where too much was spent."""
+    return wish.price == FREE and not wish.fixed
 
 
 def cost(price: Price, prompt: int, output: int) -> int:
@@ -931,6 +942,7 @@ MISTAKES: dict[str, tuple[object, str, object]] = {
     "a settle is posted to the present window": (calls, "_calls", today),
     "days are those of UTC": (books, "period", lambda per, now, zone: period(per, now)),
     "a cost is rounded down": (Price, "of", floor),
+    "what is free is refused for want of money": (Wish, "free", property(lambda wish: False)),
     "a lease is not renewed": (law, "LEASE", -1.0),
 }
 
