@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from databases import migrated_postgres, migrated_sqlite
 
+from chattable.budget import line
 from chattable.proxy.store.database import Database
+
+
+@pytest.fixture
+def shared_redis(shared_redis: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of the shared Redis, which is not away when the machine is busy: what it answers is tested, not how soon."""
+    monkeypatch.setattr(line, "TIMEOUT", 10.0)
+    return shared_redis
 
 
 @pytest.fixture

@@ -73,8 +73,11 @@ async def test_doors_share_what_they_count(shared_redis: str) -> None:
 
 PROCESS = """
 import asyncio, sys
+from chattable.budget import line
 from chattable.budget.rates import Bound, Rate, RateLimitedError
 from chattable.budget.rates_redis import RedisRates
+
+line.TIMEOUT = 10.0  # four processes may be too many for a machine
 
 async def main(url, namespace, number):
     rates = RedisRates(url, namespace=namespace, clock=lambda: 1000.0)
