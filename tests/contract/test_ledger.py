@@ -7,6 +7,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from databases import migrated_sqlite
 from ledgers import START, Clock, open_ledger
 
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError, UnpricedError
@@ -21,8 +22,18 @@ BOB = Asker(user="bob", key="k2", team="red")
 @pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path}/chattable.db" if request.param == "sqlite" else "sqlite:///:memory:"
+        return str(request.getfixturevalue("migrated_postgres_url"))
+    return migrated_sqlite(tmp_path / "chattable.db") if request.param == "sqlite" else "sqlite:///:memory:"
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
+    await database.start()
+    if url == "sqlite:///:memory:":
+        await database.migrate()
+    yield database
+    await database.stop()
 
 
 @pytest.fixture
