@@ -19,7 +19,7 @@ from measuring import Round, one_round
 from probes import PROBES
 from report import ROOT, Report, machine, versions
 from rows import ROWS, Row
-from setups import LOAD_CORE, PINNED, SETUPS, Running, stub
+from setups import HERE, LOAD_CORE, PINNED, SETUPS, Running, stub
 
 
 def say(text: str) -> None:
@@ -30,7 +30,7 @@ def measure_rows(rows: list[Row], upstream: Running, quick: bool, rounds: int) -
     """Measures all rows round by round, so that a slow minute of the machine hits them alike."""
     seen: dict[str, list[Round]] = {row.name: [] for row in rows}
     with ExitStack() as stack:
-        running = {name: stack.enter_context(SETUPS[name](upstream.port)) for name in {row.setup for row in rows}}
+        running = {name: stack.enter_context(SETUPS[name](upstream.port, HERE)) for name in {row.setup for row in rows}}
         for number in range(rounds + 1):
             say(f"round {number} of {rounds}" if number else "warming up")
             for row in rows:
@@ -65,7 +65,7 @@ def prepare() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="an eighth of the requests, no idle streams")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the requests, fewer idle streams")
     parser.add_argument("--rows", default="", help="comma-separated beginnings of row and probe names")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where the raw numbers go (default: bench-results/DATE.json)")
@@ -78,7 +78,7 @@ def main() -> int:
         probes: dict[str, float] = {}
         for name in chosen(list(PROBES), options.rows):
             say(f"probe {name}")
-            probes |= PROBES[name](upstream.port, options.quick)
+            probes |= PROBES[name](upstream.port, options.quick, HERE)
     report = Report(now, options.quick, where, what, rows, rounds, probes)
     print(report.text())
     file = options.json or ROOT / "bench-results" / f"{now:%Y%m%dT%H%M%SZ}.json"
