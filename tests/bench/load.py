@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import uvloop
 
@@ -36,12 +37,20 @@ class Load:
     users: Iterator[int] | None = None  # who asks, one after the other
     deadline_s: float = 300
 
+    @cached_property
     def pieces(self) -> list[bytes]:
-        """Returns the request around the places where its serial number goes."""
+        """The request around the places where its serial number goes."""
         common = {"host": f"127.0.0.1:{self.port}", "content-type": "application/json", "user-agent": "bench"}
         headers = common | {"content-length": str(len(self.body))} | self.headers
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return (f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body).split(SERIAL)
+
+    def request(self, who: int) -> bytes:
+        """Returns the next request of a connection."""
+        alike = len(self.pieces) == 1
+        text = self.pieces[0] if alike else (b"%09d" % next(_serials)).join(self.pieces)
+        text = text.replace(WHO, b"%04d" % who)
+        return text if self.users is None else text.replace(USER, b"%04d" % next(self.users))
 
 
 @dataclass
@@ -79,7 +88,7 @@ class Run:
     """One run of a load: what is left to send and what has been seen."""
 
     def __init__(self, load: Load) -> None:
-        self.load, self.pieces, self.left = load, load.pieces(), load.requests
+        self.load, self.left = load, load.requests
         self.times: list[float] = []
         self.firsts: list[float] = []
         self.bad, self.sample = 0, ""
@@ -90,10 +99,7 @@ class Run:
         if self.left <= 0:
             return None
         self.left -= 1
-        request = self.pieces[0] if len(self.pieces) == 1 else (b"%09d" % next(_serials)).join(self.pieces)
-        request = request.replace(WHO, b"%04d" % who)
-        users = self.load.users
-        return request if users is None else request.replace(USER, b"%04d" % next(users))
+        return self.load.request(who)
 
     def answered(self, took: float, first: float, answer: bytes) -> None:
         self.times.append(took)
@@ -205,9 +211,9 @@ class Held(asyncio.Protocol):
 
 async def hold(load: Load) -> list[Held]:
     """Opens `load.connections` streams and returns them once each has shown its first word."""
-    run, held = Run(load), []
+    held = []
     for _ in range(load.connections):
-        request = run.next_request(0) or b""
+        request = load.request(0)
         _, stream = await asyncio.get_running_loop().create_connection(
             lambda request=request: Held(request, load.first), "127.0.0.1", load.port
         )
