@@ -158,6 +158,7 @@ def chattable(
     config_text: str | None = None,
     *arguments: str,
     prefix: Sequence[str] = (),
+    program: Sequence[str] = (sys.executable, "-m", "chattable.proxy"),
     timeout: float = 30,
     directory: str | Path | None = None,
     port: int = 0,
@@ -166,13 +167,14 @@ def chattable(
 ) -> Iterator[Chattable]:
     """Runs the real server in its own directory (config.yaml, database) until the block ends.
 
-    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), and a given
-    `directory` outlives the block, so that a second run finds the same database. With `migrated` a server whose config names
-    no database finds one with the newest schema, and spares its start that work.
+    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), `program` is
+    what runs another installation, and a given `directory` outlives the block, so that a second run finds the same
+    database. With `migrated` a server whose config names no database finds one with the newest schema, and spares its
+    start that work.
     """
     with tempfile.TemporaryDirectory(prefix="chattable-") as scratch:
         home, port, admin_key = Path(directory or scratch), port or free_port(), f"sk-admin-{secrets.token_urlsafe(32)}"
-        command = [*prefix, sys.executable, "-m", "chattable.proxy", "serve", "--port", str(port), *arguments]
+        command = [*prefix, *program, "serve", "--port", str(port), *arguments]
         if config_text is not None:
             (home / "config.yaml").write_text(config_text)
             command += ["--config", str(home / "config.yaml")]
