@@ -164,8 +164,8 @@ def chattable(
 ) -> Iterator[Chattable]:
     """Runs the real server in its own directory (config.yaml, database) until the block ends.
 
-    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), `program` is what
-    runs another installation, and a given `directory` outlives the block, so that a second run finds the same database.
+    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), and a given
+    `directory` outlives the block, so that a second run finds the same database. `program` runs another installation.
     """
     with tempfile.TemporaryDirectory(prefix="chattable-") as scratch:
         home, port, admin_key = Path(directory or scratch), port or free_port(), f"sk-admin-{secrets.token_urlsafe(32)}"

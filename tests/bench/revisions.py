@@ -1,4 +1,4 @@
-"""Other revisions to measure beside the present one: each in a git worktree, with a virtual environment of its own."""
+"""Other revisions to measure beside the present one, with the dependencies of their own lock."""
 
 import shutil
 import subprocess
