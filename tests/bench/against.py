@@ -25,7 +25,7 @@ from measuring import Round, one_round
 from paired import DEARER, FEWEST, Pair, Ratio, pair_of, ratio
 from probes import PROBES
 from report import ROOT, machine, versions
-from revisions import RevisionError, checked_out, installed, named, present
+from revisions import RevisionError, checked_out, copied, named, present
 from rows import ROWS, Row
 from run import chosen, prepare, say
 from setups import SETUPS, Program, Running, stub
@@ -231,7 +231,7 @@ def main() -> int:
     with interruptible():
         try:
             old, new = named(options.revision), present()
-            with scratch(), checked_out(options.revision) as before, installed(ROOT) as after:
+            with scratch(), checked_out(options.revision) as before, copied() as after:
                 found, figures = compare(rows, probes, Pair(before, after), options.pairs)
         except RevisionError as error:
             say(str(error))

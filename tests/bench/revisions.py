@@ -43,6 +43,19 @@ def checked_out(revision: str) -> Iterator[Program]:
 
 
 @contextmanager
+def copied() -> Iterator[Program]:
+    """Installs the present tree, as its files are now: what is edited meanwhile is not measured."""
+    files = _run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    with tempfile.TemporaryDirectory(prefix="bench-present-") as home:
+        for file in (file for file in files if (ROOT / file).is_file()):
+            copy = Path(home, file)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, copy)
+        with installed(Path(home)) as program:
+            yield program
+
+
+@contextmanager
 def installed(tree: Path) -> Iterator[Program]:
     """Installs a tree with the versions of its own runtime lock; yields what runs it.
 
