@@ -1,6 +1,7 @@
 """What an agent's author may write, what comes of it, and what a turn may use."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -569,6 +570,64 @@ def nothing():
 '''
 
 
+COMMANDS = '''
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from os import system as borrowed
+from typing import TYPE_CHECKING, Any, Optional
+
+from chattable.agents.chat import Message
+
+if TYPE_CHECKING:
+    from nowhere import Text
+
+filled = functools.partial(subprocess.run, shell=True)
+
+@functools.wraps(os.system)
+def disguised(message):
+    return os.system(message.text)
+
+def of_text(command: str):
+    return command
+
+def of_bytes(command: bytes | str):
+    return command
+
+def bare(message):
+    return message.text + "!"
+
+def plain(message: Message):
+    return message.text + "!"
+
+def quoted(message: "Message", mark: str = "!"):
+    return message.text + mark
+
+def either(message: Optional[Message]):
+    return message.text + "!"
+
+def anything(message: Any):
+    return message.text + "!"
+
+def guarded(message: Text):
+    return message.text + "!"
+
+def marked(message, mark):
+    return message.text + mark
+
+made = functools.partial(marked, mark="!")
+remembers = functools.lru_cache(bare)
+
+class Calls:
+    def __call__(self, message: Message) -> str:
+        return message.text + "!"
+
+called = Calls()
+'''
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module with agents that is new to this process."""
@@ -649,9 +708,57 @@ def test_a_module_that_is_not_there() -> None:
         load("no.such.place:Agent", {})
 
 
-def test_code_that_does_not_say_what_it_takes() -> None:
-    with pytest.raises(LoadError, match="builtins:max is built into Python"):
-        load("builtins:max", {})
+@pytest.mark.parametrize(
+    "use",
+    [
+        *("os:system", "os:remove", "os:environ.get", "posix:system", "subprocess:run", "subprocess:Popen"),
+        *("shutil:rmtree", "builtins:eval", "builtins:max", "json:dumps", "pathlib:Path", "asyncio:run"),
+    ],
+)
+def test_f9_nothing_of_python_itself_is_an_agent(use: str) -> None:
+    with pytest.raises(LoadError, match=f"^{use} is a part of Python itself: an agent is your own"):
+        load(use, {})
+
+
+def test_f9_what_is_written_in_c_is_no_agent() -> None:
+    with pytest.raises(LoadError, match=r"^msgspec\.json:encode is not written in Python: wrap it"):
+        load("msgspec.json:encode", {})
+
+
+@pytest.mark.parametrize("name", ["borrowed", "filled", "disguised"])
+def test_f9_a_command_is_no_agent_under_another_name(module: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{module}.py").write_text(COMMANDS)
+    with pytest.raises(LoadError, match=f"^{module}:{name} is a part of Python itself"):
+        load(f"{module}:{name}", {})
+
+
+def test_f9_a_function_of_something_else_than_a_message_is_no_agent(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(COMMANDS)
+    for name in ("of_text", "of_bytes"):
+        with pytest.raises(LoadError, match=f"^{module}:{name} does not take a message: `command`"):
+            load(f"{module}:{name}", {})
+
+
+async def test_f9_a_function_is_an_agent_however_it_is_annotated(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(COMMANDS)
+    assert load(f"{module}:remembers", {})
+    for name in ("bare", "plain", "quoted", "either", "anything", "guarded", "made", "called"):
+        assert (await said(load(f"{module}:{name}", {}))).text == "hi!"
+
+
+def test_f9_a_file_of_ones_own_may_be_called_like_a_module_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "this.py").write_text("def reply(message):\n    return message.text\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    assert load("this:reply", {})
+    monkeypatch.delitem(sys.modules, "this")
+
+
+def test_f1_the_message_is_no_parameter(module: str) -> None:
+    with pytest.raises(LoadError, match=f"^{module}:anything is given `message` with every turn: remove it"):
+        load(f"{module}:anything", {"message": "mine"})
 
 
 async def test_an_entry_point_by_its_name(module: str, tmp_path: Path) -> None:
