@@ -570,7 +570,7 @@ def nothing():
 '''
 
 
-COMMANDS = '''
+COMMANDS = """
 from __future__ import annotations
 
 import functools
@@ -625,7 +625,7 @@ class Calls:
         return message.text + "!"
 
 called = Calls()
-'''
+"""
 
 
 @pytest.fixture
@@ -746,9 +746,7 @@ async def test_f9_a_function_is_an_agent_however_it_is_annotated(module: str, tm
         assert (await said(load(f"{module}:{name}", {}))).text == "hi!"
 
 
-def test_f9_a_file_of_ones_own_may_be_called_like_a_module_of_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f9_a_file_of_ones_own_may_be_called_like_a_module_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "this.py").write_text("def reply(message):\n    return message.text\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "this", raising=False)
