@@ -92,7 +92,9 @@ class Metering:
         return Held(self, chat, entry, caller, parent.path[0] if parent else "")
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
-        """Notes what a call would have used that was answered without one."""
+        """Notes what a call would have used that was answered without one; nothing where that would be nothing."""
+        if not usage.total_tokens:
+            return
         call = self.hold(chat, entry, caller, parent).wish(0)
         await self.book(Record(call, Used(saved=usage.total_tokens)))
 

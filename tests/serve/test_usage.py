@@ -117,7 +117,7 @@ def test_usage_of_everybody_is_grouped_and_equals_the_upstreams_log(server: Chat
     assert tokens(server, "group_by=user&user=bob") == {"bob": upstream.tokens - used_by_alice}
     (row,) = server.admin("GET", "/admin/usage?group_by=model,user&user=bob")["data"]
     assert row == {
-        "model": "m", "user": "bob", "requests": 2, "prompt_tokens": row["prompt_tokens"],
+        "model": "m", "user": "bob", "requests": 2, "cached_requests": 0, "prompt_tokens": row["prompt_tokens"],
         "completion_tokens": row["completion_tokens"], "total_tokens": row["prompt_tokens"] + row["completion_tokens"],
         "cached_tokens": 0, "tokens_saved": 0,
         "cost_usd": (row["prompt_tokens"] * 10 + row["completion_tokens"] * 20) / 1_000_000,
