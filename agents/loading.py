@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from chattable.agents.chat import Message
 from chattable.agents.chattable import Chattable, Context, Reply
+from chattable.agents.params import check_accepts
 
 GROUP = "chattable.agents"
 
@@ -27,7 +28,13 @@ class LoadError(Exception):
 
 def load(use: str, params: dict[str, Any]) -> Chattable:
     """The agent behind `use`, built with `params`: a `Chattable` class or instance, any class with `chat`, or a function."""
-    found = _find(use)
+    agent = _agent(use, _find(use), params)
+    if why := check_accepts(agent.accepts):
+        raise LoadError(f"{use}: {why}")
+    return agent
+
+
+def _agent(use: str, found: Any, params: dict[str, Any]) -> Chattable:
     if why := _no_agent(found):
         raise LoadError(f"{use} {why}")
     if isinstance(found, Chattable):
@@ -105,7 +112,7 @@ def _of_python(module: str) -> bool:
 def _adopted(agent: Any, use: str) -> Chattable:
     """An object with `chat` that is no `Chattable`, with what else it has of one."""
     adopted = Function(agent.chat, {}, f"{use}.chat")
-    for name in ("description", "supports", "start", "stop"):
+    for name in ("description", "supports", "accepts", "start", "stop"):
         if hasattr(agent, name):
             setattr(adopted, name, getattr(agent, name))
     return adopted

@@ -72,7 +72,8 @@ async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
 
     `InvalidRequest` for a `user` that is none, whoever asks; the body moves no other key's charge.
     """
-    user = _user(body)
+    given = body.get("user")
+    user = "" if given is None else _user(given)
     if not user or not caller.principal.trusted or caller.principal.acting:
         return caller
     try:
@@ -83,9 +84,9 @@ async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
     return replace(caller, principal=principal)
 
 
-def _user(body: Json) -> str:
-    """Whom a body names: in text, or by the `id` of an object, as Open WebUI's pipelines do."""
-    given, field = body.get("user"), "user"
+def _user(given: Any) -> str:
+    """Whom a body's `user` names: in text, or by the `id` of an object, as Open WebUI's pipelines do."""
+    field = "user"
     if isinstance(given, dict):
         given, field = given.get("id"), "user.id"
     if given is not None and not isinstance(given, str):
