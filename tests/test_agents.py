@@ -754,6 +754,62 @@ def test_f9_a_file_of_ones_own_may_be_called_like_a_module_of_python(tmp_path: P
     monkeypatch.delitem(sys.modules, "this")
 
 
+DECLARING = """
+from typing import Annotated
+from msgspec import Meta
+from chattable.agents.chattable import Chattable
+
+class Rounds(Chattable):
+    accepts = {"rounds": Annotated[int, Meta(ge=1, le=3)]}
+
+    def chat(self, message, ctx):
+        return str(ctx.params.get("rounds", 1))
+
+class Duck:
+    accepts = {"loud": bool}
+
+    def chat(self, message, ctx):
+        return str(ctx.params.get("loud"))
+
+class Taken(Rounds):
+    accepts = {"rounds": int, "NAME": list}
+
+class Odd(Rounds):
+    accepts = {"rounds": 3}
+
+class Listed(Rounds):
+    accepts = ["rounds"]
+"""
+
+
+async def test_f1_an_agents_own_parameters_are_typed(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(DECLARING)
+    town = Town(rounds=load(f"{module}:Rounds", {}), duck=load(f"{module}:Duck", {}))
+    assert (await town.ask("rounds", rounds=2)).message().text == "2"
+    assert (await town.ask("duck", loud=True, rounds=9)).message().text == "True"
+    wrong: list[tuple[str, Any]] = [("rounds", 4), ("rounds", "2"), ("rounds", 1.5)]
+    for name, value in wrong:
+        with pytest.raises(InvalidRequest) as refused:
+            await town.ask("rounds", **{name: value})
+        assert refused.value.param == name
+    with pytest.raises(InvalidRequest, match="'loud'"):
+        await town.ask("duck", loud="yes")
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "tools", "temperature", "user", "cache"])
+def test_f1_what_requests_have_already_is_no_parameter_of_an_agents_own(module: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{module}.py").write_text(DECLARING.replace("NAME", name))
+    with pytest.raises(LoadError, match=f"^{module}:Taken: `accepts` has `{name}`, which every request has"):
+        load(f"{module}:Taken", {})
+
+
+@pytest.mark.parametrize(("name", "words"), [("Odd", "gives `rounds` what is no type"), ("Listed", "must map")])
+def test_f1_an_agents_own_parameters_have_types(module: str, tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / f"{module}.py").write_text(DECLARING)
+    with pytest.raises(LoadError, match=f"^{module}:{name}: `accepts` {words}"):
+        load(f"{module}:{name}", {})
+
+
 def test_f1_the_message_is_no_parameter(module: str) -> None:
     with pytest.raises(LoadError, match=f"^{module}:anything is given `message` with every turn: remove it"):
         load(f"{module}:anything", {"message": "mine"})

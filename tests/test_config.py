@@ -530,6 +530,35 @@ def test_nesting_up_to_the_limit_is_fine() -> None:
     assert json.dumps(config.agents["a"].params) == '{"x": ' + "[" * levels + "]" * levels + "}"
 
 
+# Parameters of prompt agents
+
+
+@pytest.mark.parametrize(
+    ("param", "why"),
+    [
+        ("model: fast", "is no parameter: it is the agent's own `model`"),
+        ("messages: []", "are no parameter: what the agent adds to them is its `context` and `instr"),
+        ("stream: false", "is no parameter: each client says whether"),
+        ("temperature: hot", "Invalid type for 'temperature': expected a number, but got a string"),
+        ("n: '2'", "Invalid type for 'n': expected an integer"),
+        ("max_tokens: -1", "Invalid value for 'max_tokens': expected a value >= 0"),
+        ("response_format: {}", "Missing required parameter: 'response_format.type'"),
+    ],
+)
+def test_f1_a_prompt_agent_overrides_nothing_and_its_params_are_typed(param: str, why: str) -> None:
+    head = f"{BASE}agents:\n  chef:\n    model: fast\n    params:\n      seed: 1\n      "
+    (problem,) = problems(head + param)
+    assert (problem.line, problem.path) == (8, f"agents.chef.params.{param.partition(':')[0]}")
+    assert problem.text.startswith(why)
+
+
+def test_f1_what_else_a_prompt_agent_says_is_its_operators() -> None:
+    params = {"temperature": 0, "tools": [{"type": "function"}], "vendor_field": {"a": 1}, "n": None}
+    config = parsed(f"{BASE}agents: {{chef: {{model: fast, params: {json.dumps(params)}}}}}")
+    assert isinstance(agent := config.agents["chef"], PromptAgent)
+    assert agent.params == params
+
+
 # Secrets and admin keys
 
 
