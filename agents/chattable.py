@@ -86,6 +86,13 @@ class Trace(Struct):
     waited: float = 0.0  # seconds until the upstream's headers came
 
 
+class Progress(Struct):
+    """How far one call of a model came: what its charge goes by when it breaks."""
+
+    sent: bool = False  # the upstream may have seen it, and has not refused it
+    usage: Usage | None = None  # what it reported so far
+
+
 class User(Struct, frozen=True):
     """Who asks, as agents may know it."""
 
@@ -164,6 +171,7 @@ class Context:
         self.parent = parent
         self.session = session  # None: this turn is not kept
         self.usage = NO_USAGE
+        self.progress = Progress()  # of this call alone, where a model is asked
         self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)  # for depth and cycle guards
         self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())
         self.trace: Trace = parent.trace if parent else trace or Trace()

@@ -22,16 +22,16 @@ BREATHE = 64  # steps after which an agent that never waits lets others run, wha
 
 
 async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
-    """The model's answer in normal form (see `Normal`), its usage last."""
+    """The answer in normal form (see `Normal`), its usage last; who drives a leaf adds up its usage."""
     check_supported(model, ctx)
     normal = Normal()
     if model.leaf:
         async with aclosing(model.chat(ctx.message, ctx)) as chunks:
             async for chunk in chunks:
+                if chunk.usage is not None:  # it may be all that is heard of it: the answer may be cut
+                    ctx.progress.usage = chunk.usage
                 for out in normal.feed(chunk):
                     yield out
-        if normal.usage:
-            ctx.add_usage(normal.usage)
     else:
         finishes: dict[int, str] = {}  # an agent may pass on several answers: only its own end is the end
         steps = 0

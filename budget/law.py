@@ -128,17 +128,20 @@ def accounts() -> Steps[int]:
 def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> Steps[list[Entry]]:
     """Entries in their order."""
     rows = yield (
-        f"SELECT id, {', '.join(ENTRY)} FROM entries WHERE id > :after AND (:limit = '' OR limit_id = :limit)"
+        f"SELECT entries.id, {', '.join(f'entries.{name}' for name in ENTRY)}, calls.unknown, calls.tokens, calls.cost"
+        " FROM entries LEFT JOIN calls ON calls.id = hold_id AND entries.kind IN ('settle', 'correct')"
+        " WHERE entries.id > :after AND (:limit = '' OR limit_id = :limit)"
         " AND (:hold = '' OR hold_id = :hold)"
-        " AND (:user = '' OR hold_id IN (SELECT id FROM calls WHERE user_id = :user)) ORDER BY id LIMIT :most",
+        " AND (:user = '' OR hold_id IN (SELECT id FROM calls WHERE user_id = :user)) ORDER BY entries.id LIMIT :most",
         {"after": after, "limit": limit_id, "hold": hold_id, "user": user, "most": most},
     )
     return [
         Entry(
             id=i, at=at, kind=kind, hold=hold, limit=limit, owner=owner, period=begin, reason=reason,
             spent=Amount(st, sc), held=Amount(ht, hc), granted=Amount(gt, gc), overdraft=Amount(ot, oc),
+            upper=Amount(tokens, cost) if unknown else None,
         )
-        for i, at, kind, hold, limit, owner, begin, st, ht, gt, sc, hc, gc, ot, oc, reason in rows
+        for i, at, kind, hold, limit, owner, begin, st, ht, gt, sc, hc, gc, ot, oc, reason, unknown, tokens, cost in rows
     ]  # fmt: skip
 
 

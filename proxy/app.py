@@ -94,7 +94,12 @@ def build(config: Config) -> Edge:
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
-    metering = Metering(ledger, open_journal(config, database), reach=failpoints.from_environment(os.environ))
+    metering = Metering(
+        ledger,
+        open_journal(config, database),
+        patience=config.budgets.wait,
+        reach=failpoints.from_environment(os.environ),
+    )
     catalog = catalogs.build(config, transport)
     line = Line(config.redis_url) if config.redis_url else None
     pace = Pace(open_rates(line), config.rate_limits)
@@ -146,7 +151,7 @@ def build(config: Config) -> Edge:
         try:
             async with loopback(edge) as pipeline.base_url:
                 try:
-                    with on_stop_signal(stop):
+                    with on_stop_signal(stop, metering.stop_at_once):
                         yield
                 finally:
                     await stop()

@@ -247,6 +247,7 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         100,
     )
     webhook: Annotated[Webhook | None, Meta(description="where budget events are posted, signed; default: nowhere")] = None
+    wait: Annotated[Duration, Meta(description="how long a call waits for room that others only hold")] = 2.0
     sync: Annotated[
         Literal["second", "commit"],
         Meta(description="how often SQLite's budgets are forced to the disk"),

@@ -34,9 +34,12 @@ class Town:
 
     async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
         parent.enter(chat.model)
-        async with aclosing(drive(self.find(chat.model), self.turn(chat, parent=parent))) as chunks:
+        ctx = self.turn(chat, parent=parent)
+        async with aclosing(drive(self.find(chat.model), ctx)) as chunks:
             async for chunk in chunks:
                 yield chunk
+        if ctx.progress.usage:
+            ctx.add_usage(ctx.progress.usage)
 
     def find(self, name: str) -> Chattable:
         if name not in self.agents:

@@ -209,4 +209,5 @@ def _entry(entry: Entry) -> Json:
         "id": entry.id, "object": "ledger.entry", "created_at": entry.at, "kind": entry.kind, "hold": entry.hold or None,
         "budget": entry.limit, "owner": entry.owner or None, "period": entry.period, "reason": entry.reason or None,
         **{name: msgspec.to_builtins(getattr(entry, name)) for name in ("spent", "held", "granted", "overdraft")},
+        "upper": None if entry.upper is None else msgspec.to_builtins(entry.upper),
     }  # fmt: skip
