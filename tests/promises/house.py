@@ -26,7 +26,7 @@ from chattable.proxy.store.database import Database
 WORKERS = 4
 SWEEP = 10.0  # seconds between two looks for holds that nobody renews
 TESTS = Path(__file__).parent.parent
-ADMIN_KEY = "sk-admin-of-the-promises"
+ADMIN_KEY = "sk-admin-uJ4nWq8LxT2vRz6c"
 PLENTY = 1_000_000_000
 
 CONFIG = """
