@@ -30,9 +30,7 @@ def bound_prompt(chat: Chat, media: Media) -> int:
     return written + sum(map(media, parts))
 
 
-async def count_prompt(
-    chat: Chat, model: str, media: Media, per_message: int = PER_MESSAGE
-) -> int:
+async def count_prompt(chat: Chat, model: str, media: Media, per_message: int = PER_MESSAGE) -> int:
     """The prompt's tokens, counted, with room for what chat templates add to each message."""
     messages, parts = _apart(chat.messages)
     texts = [message.text for message in messages]
