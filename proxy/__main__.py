@@ -18,6 +18,7 @@ from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError
 from chattable.budget.ledger import GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
+from chattable.proxy.catalog import declared
 from chattable.proxy.config import Config, ModelEntry, Target
 from chattable.proxy.facts import UnknownModelError, describe
 from chattable.proxy.prices import known_of, price_of, unpriced, warning
@@ -228,7 +229,8 @@ def _import(args: argparse.Namespace) -> int:
         nonlocal failed
         await _bring_up(database)
         store, users, audit = open_store(config, database), Users(database), Audit(database)
-        failed = await import_file(store, users, audit, args.file, args.user, args.format)
+        accepts = declared(config)
+        failed = await import_file(store, users, audit, args.file, args.user, args.format, accepts)
 
     config = find_config(args.config)
     asyncio.run(_with_database(args, run))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chattable import Chattable, Limits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
+from chattable.agents.params import Accepts
 from chattable.agents.prompt import PromptAgent
 from chattable.budget.ledger import Price
 from chattable.proxy import config as settings
@@ -84,6 +86,15 @@ class Catalog:
         if entry is None or not principal.may_use(name):
             raise ModelNotFound(name)
         return entry
+
+    def accepts(self, name: str | None, principal: Principal) -> Accepts:
+        """The parameters of its own that a name accepts; a name that is not there for this principal accepts none."""
+        if name is None:
+            return {}
+        try:
+            return self.find(name, principal).model.accepts
+        except ModelNotFound:
+            return {}
 
     def visible(self, principal: Principal) -> list[Entry]:
         """The entries this principal may use, with what providers say they have behind a wildcard."""
@@ -252,6 +263,17 @@ def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catal
     entries += [_agent(name, agent, config.cache, reach) for name, agent in config.agents.items()]
     wildcards = {name: model for name, model in config.models.items() if name.endswith("*")}
     return Catalog(entries, wildcards, sources, config.default_model)
+
+
+def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
+    """What agents accept of their own, by name, where no catalog is built: each is loaded when it is first asked for."""
+
+    @functools.cache
+    def accepts(name: str | None) -> Accepts:
+        agent = config.agents.get((config.default_model if name == DEFAULT else name) or "")
+        return load(agent.use, agent.params).accepts if isinstance(agent, settings.CodeAgent) else {}
+
+    return accepts
 
 
 def _agent(name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str) -> Entry:

@@ -157,7 +157,7 @@ class Kind(Struct, frozen=True):
     def parse(self, fields: Json) -> Body:
         """The fields that matter here, or `InvalidRequest` naming the first that is wrong."""
         try:
-            return msgspec.convert(fields, self.body)  # type: ignore[arg-type, no-any-return]
+            return msgspec.convert(fields, self.body)  # type: ignore[no-any-return]
         except msgspec.ValidationError as error:
             raise explain(error) from None
 

@@ -19,7 +19,7 @@ from chattable.budget.calls import End, Record
 from chattable.budget.journal import Line
 from chattable.budget.ledger import FREE, Hold, Used, Wish
 from chattable.budget.limits import Asker
-from chattable.budget.tokens import bound, count, count_async
+from chattable.budget.tokens import bound, count_async, count_at_once
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.forwarded import Estimate
@@ -101,7 +101,7 @@ class MeteredCall:
             used = None
         else:
             text = "\n".join(message.text for message in self.chat.messages)
-            used = self._unknown(count(text, self._entry.name), self._most)
+            used = self._unknown(count_at_once(text, self._entry.name), self._most)
         return self._line(used, "stopped")
 
     def see(self, chunk: Chunk) -> None:

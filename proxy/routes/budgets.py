@@ -146,8 +146,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def booked(request: Request[Any, Any, Any], limit_id: str, action: str, book: Book) -> Json:
         actor, change = await admin_body(request, house, Change)
         amount = Amount(change.tokens, _micro(change.cost_usd) or 0)
-        if not all(0 <= part <= MAX_AMOUNT for part in (amount.tokens, amount.cost)) or amount == Amount():
-            raise invalid("tokens", f"give a positive amount, up to {MAX_AMOUNT}")
+        _check_amounts(amount.tokens, amount.cost)
+        if amount == Amount():
+            raise invalid("tokens", "give tokens or cost_usd, above 0")
         short(change.reason, "reason")
         async with changing(actor, action, limit_id, msgspec.to_builtins(change)) as limit:
             owner = await owner_of(change.user)
@@ -179,11 +180,15 @@ def _check(limit: Limit) -> None:
         check_per(limit.per)
     except ValueError as error:
         raise invalid("per", str(error)) from None
-    for field, amount in (("tokens", limit.tokens), ("cost_usd", limit.cost)):
-        if amount is not None and not 0 <= amount <= MAX_AMOUNT:
-            raise invalid(field, "expected at least 0, and at most 2^53 tokens or micro-dollars")
+    _check_amounts(limit.tokens, limit.cost)
     if limit.tokens is None and limit.cost is None:
         raise invalid("tokens", "a budget needs tokens or cost_usd")
+
+
+def _check_amounts(tokens: int | None, cost: int | None) -> None:
+    for field, amount in (("tokens", tokens), ("cost_usd", cost)):
+        if amount is not None and not 0 <= amount <= MAX_AMOUNT:
+            raise invalid(field, "expected at least 0, and at most 2^53 tokens or micro-dollars")
 
 
 def _micro(usd: float | None) -> int | None:

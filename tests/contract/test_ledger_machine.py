@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from databases import fresh_postgres
+from databases import migrated_postgres, migrated_sqlite
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
@@ -351,7 +351,8 @@ class Model:
         rows = {key: [call.used for call in mine] for key, mine in groupby(sorted(used, key=group), group)}
         return [
             UsageRow(
-                group=key, requests=len(mine), prompt_tokens=sum(one.prompt for one in mine),
+                group=key, requests=sum(not one.saved for one in mine),
+                cached_requests=sum(one.saved > 0 for one in mine), prompt_tokens=sum(one.prompt for one in mine),
                 completion_tokens=sum(one.completion for one in mine), cached_tokens=sum(one.cached for one in mine),
                 tokens_saved=sum(one.saved for one in mine), cost=sum(one.cost for one in mine),
             )
@@ -805,7 +806,7 @@ def transactions(entries: list[Entry]) -> list[list[Line]]:
 def sqlite(tmp_path: Path) -> Iterator[World]:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        yield runner.run(opened(stack, f"sqlite:///{tmp_path}/chattable.db", runner.run))
+        yield runner.run(opened(stack, migrated_sqlite(tmp_path / "chattable.db"), runner.run))
         runner.run(stack.aclose())
 
 
@@ -813,7 +814,7 @@ def sqlite(tmp_path: Path) -> Iterator[World]:
 def postgresql(postgres: str) -> Iterator[World]:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        url = runner.run(stack.enter_async_context(fresh_postgres(postgres)))
+        url = runner.run(stack.enter_async_context(migrated_postgres()))
         yield runner.run(opened(stack, url, runner.run))
         runner.run(stack.aclose())
 
@@ -822,7 +823,6 @@ async def opened(stack: AsyncExitStack, url: str, run: Callable[..., Any]) -> Wo
     database = Database(url)
     await database.start()
     stack.push_async_callback(database.stop)
-    await database.migrate()
     clock = Clock(database)
     await clock.make()
     zone = timezone(timedelta(seconds=EAST))

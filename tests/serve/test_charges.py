@@ -110,12 +110,12 @@ def test_b7_a_connection_that_never_was_costs_nothing(server: Chattable) -> None
 
 
 def test_b7_silence_costs_the_prompt_and_never_refuses_the_fallback(server: Chattable, upstream: ScriptedUpstream) -> None:
-    text = "word " * 40  # 41 tokens, of which the budget has one prompt and a word
-    bob = Person(server, "bob7", tokens=46)
+    text = "word " * 40  # 41 tokens and 16 for its frame: the budget has room for one such call
+    bob = Person(server, "bob7", tokens=62)
     upstream.script(Silent())
     answer = bob.ask(text, model="safe", max_tokens=5, stream=True)
     assert "".join(c.choices[0].delta.content or "" for c in answer if c.choices).startswith("word word")
-    row = bob.booked(lambda row: row["spent"] > 46 + 30)  # the fallback's, and the prompt that nobody answered
+    row = bob.booked(lambda row: row["spent"] > 62)  # the fallback's, and the prompt that nobody answered
     assert row["held"] == 0
     flagged = [entry for entry in bob.entries if entry["upper"]]
     assert flagged and flagged[-1]["kind"] == "correct"
@@ -195,13 +195,13 @@ def test_b9_what_is_forwarded_is_held_for_all_that_it_may_use(
 
 def test_b9_images_are_held_by_their_price(server: Chattable, upstream: ScriptedUpstream) -> None:
     gus = Person(server, "gus9", cost_usd=0.5)
-    upstream.reply = lambda _: Plain(200, {"created": 1, "data": [{"b64_json": ""}] * 4})
+    usual, upstream.reply = upstream.reply, lambda _: Plain(200, {"created": 1, "data": [{"b64_json": ""}] * 4})
     try:
         with ThreadPoolExecutor(20) as pool:
             asked = [pool.submit(gus.post, "/images/generations", model="drawn", prompt="a cat", n=4) for _ in range(20)]
             codes = [one.result().status_code for one in asked]
     finally:
-        del upstream.reply
+        upstream.reply = usual
     assert 0 < codes.count(200) < 20 and set(codes) == {200, 429}
     assert 0 < gus.row["spent_usd"] <= 0.5
     balanced(server)
