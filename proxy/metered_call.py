@@ -25,7 +25,7 @@ from chattable.proxy.catalog import Entry
 from chattable.proxy.forwarded import Estimate
 from chattable.proxy.output_caps import asked_cap, capped, least_output
 from chattable.proxy.prices import held_price
-from chattable.proxy.prompts import bound_prompt, count_prompt
+from chattable.proxy.prompts import bound_prompt, count_prompt, to_count
 
 if TYPE_CHECKING:
     from chattable.proxy.metering import Metering
@@ -97,11 +97,11 @@ class MeteredCall:
 
     def cut_short(self) -> Line | None:
         """What is booked where the process ends now; None: nothing."""
-        if not self.progress.sent:
-            used = None
-        else:
-            text = "\n".join(message.text for message in self.chat.messages)
-            used = self._unknown(count_at_once(text, self._entry.name), self._most)
+        used = None
+        if self.progress.sent:
+            text, pictures = to_count(self.chat, self._media)
+            counted = count_at_once(text, self._entry.name) + pictures + self._estimate.prompt
+            used = self._unknown(counted, self._most)
         return self._line(used, "stopped")
 
     def see(self, chunk: Chunk) -> None:
