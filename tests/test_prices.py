@@ -11,6 +11,7 @@ from chattable.budget.limits import Limit
 from chattable.proxy import configfile
 from chattable.proxy.catalog import Entry, build
 from chattable.proxy.config import Config, Target
+from chattable.proxy.forwarded import Images
 from chattable.proxy.prices import (
     held_price,
     known_of,
@@ -142,6 +143,25 @@ def test_which_models_have_no_price() -> None:
     assert unpriced(made) == names
     assert "deployment, own" in warning(made, names) and "are refused" in warning(made, names)
     assert "`budgets.unpriced: refuse`" in warning(config(), names)
+
+
+IMAGES = [  # model, its price, what a small and a large picture cost besides their tokens
+    ("dall-e-3", Price(image=120_000), 40_000, 80_000),  # as the table has it
+    ("dall-e-3", Price(image=50_000), 50_000, 50_000),  # as the config has it
+    ("dall-e-3", FREE, 0, 0),
+    ("gpt-image-1", Price(5_000_000, 40_000_000), 0, 0),  # by tokens
+    ("flux", FREE, 0, 0),
+    ("flux", Price(image=30_000), 30_000, 30_000),
+    ("flux", None, 250_000, 250_000),  # nobody knows
+]
+
+
+@pytest.mark.parametrize(("model", "price", "small", "large"), IMAGES)
+def test_b9_a_picture_costs_its_piece_or_its_tokens(model: str, price: Price | None, small: int, large: int) -> None:
+    sizes = ("1024x1024", small), ("1792x1024", large)
+    for size, micro in sizes:
+        asked = Images("a cat", n=3, size=size, quality="standard")
+        assert asked.estimate("openai", model, price).fixed == 3 * micro
 
 
 def limit(kind: str = "everyone", subject: str = "", models: Any = None, cost: Any = 5) -> Limit:
