@@ -19,7 +19,7 @@ from chattable.budget.ledger import LEASE
 
 KILLS = int(os.environ.get("CHATTABLE_TEST_KILLS", "10"))  # 100 for a night
 DEATHS = max(2, KILLS // 5)  # at each point
-PATIENT = pytest.mark.timeout(max(300, KILLS * 10))  # workers take their time to start where others work
+PATIENT = pytest.mark.timeout(max(300, KILLS * 10))  # on a busy machine workers start slowly
 OPEN = 16  # streams that stay open while workers die
 
 
@@ -131,7 +131,8 @@ def opened(house: House, client: Client, gate: Gate, name: str) -> "Future[list[
     """Streams that wait in their middle."""
     before = len(house.honest.requests)
     house.honest.script(*[gate] * OPEN)
-    streams = client.insist([body(f"p/{name}-{i}", "one two three four", stream=True) for i in range(OPEN)])
+    asked = [body(f"p/{name}-{i}", "one two three four", stream=True) for i in range(OPEN)]
+    streams = client.insist(asked)
     until(lambda: len(house.honest.requests) == before + OPEN, "streams are in their middle")
     return streams
 
