@@ -50,7 +50,7 @@ run-local: $(VENV)/dev  ## the same with a small real model on this machine, no 
 	$(BIN)/chattable serve --config examples/local.yaml
 
 test: $(VENV)/dev  ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-fast: $(VENV)/dev  ## run the tests that start no server, database or model: about a minute
 	PYTHONPATH=tests $(BIN)/python -m pytest -p fast -n 2 --ignore tests/sim $(ARGS)
