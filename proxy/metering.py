@@ -110,7 +110,9 @@ class Metering:
         return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate)
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
-        """Notes what a call would have used that was answered without one."""
+        """Notes what a call would have used that was answered without one; nothing where that is nothing."""
+        if not usage.total_tokens:
+            return
         wish = self.call(chat, entry, caller, parent).wish(0)
         await self.book(Record(wish, Used(saved=usage.total_tokens)))
 
