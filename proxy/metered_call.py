@@ -24,6 +24,7 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.forwarded import Estimate
 from chattable.proxy.output_caps import asked_cap, capped, least_output
+from chattable.proxy.prices import held_price
 from chattable.proxy.prompts import bound_prompt, count_prompt
 
 if TYPE_CHECKING:
@@ -239,7 +240,8 @@ class MeteredCall:
             prompt=prompt + self._estimate.prompt,
             most=most * choices,
             least=(most if self._estimate.whole else min(most, least_output(params))) * choices,
-            price=self._entry.price or FREE,
+            price=held_price(self._entry.price, self.chat),
+            priced=self._entry.priced,
             fixed=self._estimate.fixed,
             uncapped=asked is None,
             request=self._caller.request_id,
@@ -253,7 +255,7 @@ class MeteredCall:
     def _media(self, part: Json) -> int:
         entry = self._entry
         model = entry.model.model if isinstance(entry.model, Upstream) else entry.name
-        return media_tokens(entry.kind, model, part)
+        return media_tokens(entry.kind, model, part, entry.picture_tokens)
 
     def _cap(self, hold: Hold) -> None:
         params = self.chat.params
