@@ -82,7 +82,7 @@ def stop_shared_postgres() -> None:
 
 
 def _started(folder: Path) -> str:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # another process may have failed to start it
     return str(start_postgres(folder, SHARED, cleanup=None).get_uri())
 
 
