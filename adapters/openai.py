@@ -145,7 +145,7 @@ class OpenAIStream:
         choices, chunks = raw.get("choices") or [], []
         if not isinstance(choices, list):
             raise BrokenAnswer("sent choices that are no list")
-        reported = "usage" in raw or "x_groq" in raw or "timings" in raw
+        reported = raw.get("usage") or "x_groq" in raw or "timings" in raw
         for choice in choices:
             if not isinstance(choice, dict):
                 raise BrokenAnswer("sent a choice that is not an object")

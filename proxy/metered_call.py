@@ -24,7 +24,8 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.forwarded import Estimate
 from chattable.proxy.output_caps import asked_cap, capped, least_output
-from chattable.proxy.prompts import bound_prompt, count_prompt
+from chattable.proxy.prices import held_price
+from chattable.proxy.prompts import bound_prompt, count_prompt, to_count
 
 if TYPE_CHECKING:
     from chattable.proxy.metering import Metering
@@ -96,11 +97,11 @@ class MeteredCall:
 
     def cut_short(self) -> Line | None:
         """What is booked where the process ends now; None: nothing."""
-        if not self.progress.sent:
-            used = None
-        else:
-            text = "\n".join(message.text for message in self.chat.messages)
-            used = self._unknown(count_at_once(text, self._entry.name), self._most)
+        used = None
+        if self.progress.sent:
+            text, pictures = to_count(self.chat, self._media)
+            counted = count_at_once(text, self._entry.name) + pictures + self._estimate.prompt
+            used = self._unknown(counted, self._most)
         return self._line(used, "stopped")
 
     def see(self, chunk: Chunk) -> None:
@@ -239,7 +240,8 @@ class MeteredCall:
             prompt=prompt + self._estimate.prompt,
             most=most * choices,
             least=(most if self._estimate.whole else min(most, least_output(params))) * choices,
-            price=self._entry.price or FREE,
+            price=held_price(self._entry.price, self.chat),
+            priced=self._entry.priced,
             fixed=self._estimate.fixed,
             uncapped=asked is None,
             request=self._caller.request_id,
@@ -253,7 +255,7 @@ class MeteredCall:
     def _media(self, part: Json) -> int:
         entry = self._entry
         model = entry.model.model if isinstance(entry.model, Upstream) else entry.name
-        return media_tokens(entry.kind, model, part)
+        return media_tokens(entry.kind, model, part, entry.picture_tokens)
 
     def _cap(self, hold: Hold) -> None:
         params = self.chat.params

@@ -18,6 +18,7 @@ from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Entry, Room
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.proxy.house import House
+from chattable.proxy.prices import unpriced, unpriced_under
 from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
 from chattable.proxy.routes.subjects import Subjects, invalid
@@ -58,13 +59,16 @@ class Change(Struct, forbid_unknown_fields=True):
 def routes(house: House) -> list[ControllerRouterHandler]:
     """Budget administration, for admins only."""
     ledger, users, audit, subjects = house.metering.ledger, house.users, house.audit, Subjects(house)
+    lacking = unpriced(house.config)
 
     async def owner_of(name: str) -> str:
         return (await users.get(name)).id if name else ""
 
     async def shown(limit: Limit, owner: str = "") -> Json:
         known = limit.kind != "each_user" or owner
-        return shown_budget(limit, await subjects.shown(limit), await ledger.room(limit.id, owner) if known else None)
+        room = await ledger.room(limit.id, owner) if known else None
+        found = shown_budget(limit, await subjects.shown(limit), room)
+        return found | {"unpriced_models": unpriced_under(limit, lacking)}
 
     async def named(limit_id: str) -> Limit:
         found = [limit for limit in await ledger.limits() if limit.id == limit_id]

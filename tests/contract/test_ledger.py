@@ -23,7 +23,9 @@ BOB = Asker(user="bob", key="k2", team="red")
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return str(request.getfixturevalue("migrated_postgres_url"))
-    return migrated_sqlite(tmp_path / "chattable.db") if request.param == "sqlite" else "sqlite:///:memory:"
+    if request.param == "sqlite":
+        return migrated_sqlite(tmp_path / "chattable.db")
+    return "sqlite:///:memory:"
 
 
 @pytest.fixture

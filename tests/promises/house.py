@@ -228,7 +228,10 @@ def always(answer: Callable[[Request], Answer], upstream: ScriptedUpstream) -> I
 
 
 def statuses(told: Iterable[Told]) -> set[int]:
-    """What became of requests but for those that a database was too slow for; the caller shows that these cost nothing."""
+    """What became of requests, but for those that a slow database refused.
+
+    The caller shows that these cost nothing.
+    """
     return {one.status for one in told if not one.too_slow}
 
 

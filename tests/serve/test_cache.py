@@ -143,7 +143,7 @@ async def crowd(
 
 
 async def used(server: Chattable, user: str, **wanted: int) -> None:
-    """Fails unless this is what a user has used; what was saved is booked within a moment, not at once."""
+    """Fails unless a user has used this; what was saved is booked within a moment."""
     deadline = time.monotonic() + 10
     while True:
         (row,) = server.admin("GET", f"/admin/usage?user={user}")["data"]
