@@ -18,10 +18,11 @@ TIERS = {"auto": None, "default": None, "flex": "flex", "priority": "priority", 
 ENOUGH = 32_000  # tokens of an answer without a cap that are shared between thoughts and words
 # Converse's own fields, as extensions of a chat completion.
 NATIVE = ("additionalModelResponseFieldPaths", "guardrailConfig", "performanceConfig", "requestMetadata")
-# What a model's own fields may not say in the place of the request, at their top or one level below.
+# What a model's own fields may not say in the place of the request, nor objects among them.
 RESERVED = frozenset(
     {"messages", "model", "modelId", "stream", "system"}
-    | {"max_tokens", "maxTokens", "max_completion_tokens", "max_new_tokens", "max_gen_len", "maxTokenCount"}
+    | {"max_tokens", "maxTokens", "max_completion_tokens", "max_new_tokens", "max_gen_len"}
+    | {"maxTokenCount"}
 )
 TRANSLATED = frozenset(
     {"additionalModelRequestFields", "function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens"}

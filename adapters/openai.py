@@ -38,8 +38,8 @@ class Quirks(Struct, frozen=True):
 class OpenAIWire(Wire):
     """Speaks chat completions.
 
-    Law: what the client sent goes out as it came, but for the quirks and the usage of streams; no parameter takes the
-    place of the model, the messages or the stream.
+    Law: what the client sent goes out as it came, but for the quirks and the usage of streams; no
+    parameter takes the place of the model, the messages or the stream.
     """
 
     def __init__(self, quirks: Quirks | None = None) -> None:

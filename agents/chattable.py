@@ -33,7 +33,7 @@ class Chattable(ABC):
     description: str = ""
     leaf: ClassVar[bool] = False  # True for what spends tokens itself; an agent's usage is the sum of the leaves it asked
     supports: ClassVar[frozenset[str]] = frozenset()  # of `n` and `response_format`: what it honours; the rest is refused
-    accepts: ClassVar[Mapping[str, Any]] = {}  # request parameters of its own: name → type, as msgspec reads it
+    accepts: ClassVar[Mapping[str, Any]] = {}  # its own parameters: name → type, for msgspec
     takes_context: bool
     plain: bool  # a plain function, which may block and so runs in a thread
 

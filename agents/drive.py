@@ -58,7 +58,7 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
 
 
 def check_supported(model: Chattable, ctx: Context) -> None:
-    """Refuses what the model would silently ignore, and parameters of its own that have a wrong type."""
+    """Refuses what the model would silently ignore, and its own parameters of a wrong type."""
     params = ctx.request.params
     if model.accepts:
         check_own(params, model.accepts)

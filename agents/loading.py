@@ -66,8 +66,8 @@ class Function(Chattable):
         if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
             raise LoadError(f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`")
         if not _takes_message(function, takes[0]):
-            first = takes[0].name
-            raise LoadError(f"{use} does not take a message: `{first}` is none by its annotation; annotate it `Message`")
+            why = f"`{takes[0].name}` is none by its annotation; annotate it `Message`"
+            raise LoadError(f"{use} does not take a message: {why}")
         self.function = function
         self.params = params
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
@@ -75,7 +75,7 @@ class Function(Chattable):
         self.plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
         given = takes[: 2 if self.takes_context else 1]
         if taken := [p.name for p in given if p.name in params]:
-            raise LoadError(f"{use} is given `{taken[0]}` with every turn: remove it from the parameters")
+            raise LoadError(f"{use} is given `{taken[0]}` with every turn: it is no parameter")
         _check(use, takes[len(given) :], params)
 
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
@@ -84,17 +84,18 @@ class Function(Chattable):
 
 
 def _no_agent(found: Any) -> str:
-    """Why nothing that was found can be an agent, whatever its parameters; empty where it may be one.
+    """Why what was found cannot be an agent, whatever its parameters; empty where it may be one.
 
     A command of the operating system takes one text as well, and it would run what users say.
     """
     if isinstance(found, Chattable):
         return ""
     if not callable(found):
-        return f"is a {type(found).__name__}: an agent is a class with `chat`, or a function of a message"
+        kind = type(found).__name__
+        return f"is a {kind}: an agent is a class with `chat`, or a function of a message"
     code: Any = inspect.unwrap(found.func if isinstance(found, functools.partial) else found)
     if _of_python(getattr(code, "__module__", None) or type(code).__module__):
-        return "is a part of Python itself: an agent is your own class or function, which may use it"
+        return "is a part of Python itself: an agent is your own code, which may use it"
     written = inspect.isclass(code) or (inspect.isroutine(code) and hasattr(code, "__code__"))
     if not (written or hasattr(type(code).__call__, "__code__")):
         return "is not written in Python: wrap it in a function of `message`, or of `message, ctx`"
@@ -159,7 +160,7 @@ def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
 
 
 def _takes_message(function: Callable[..., Any], first: Parameter) -> bool:
-    """Whether a first parameter may be a message; what its annotation does not tell counts as yes."""
+    """Whether a first parameter may be a message; yes where its annotation does not tell."""
     try:
         hint = get_type_hints(function).get(first.name, Any)
     except Exception:  # a name that only type checkers know

@@ -1,7 +1,8 @@
-"""What a conversation's `params` may be: how its answers are made, and what its agent accepts of its own.
+"""What a conversation's `params` may be: how answers are made, and what its agent accepts.
 
-They go with every request of the conversation, so they must not say what is asked, and of whom: neither a model nor
-messages, tools, a stream, nor anything else that a request's sender and key are checked for.
+They go with every request of the conversation, so they must not say what is asked, and of whom:
+neither a model nor messages, tools, a stream, nor anything else that a request's sender and key
+are checked for.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from chattable.agents.parsing import Sampling, Shape, explain
 Accepts = Mapping[str, Any]  # name → the type of its values, as msgspec reads it
 
 SAMPLING = frozenset(Sampling.__struct_fields__)
-TAKEN = frozenset(Shape.__struct_fields__) | {"cache", "conversation", "user"}  # names that requests have already
+# Names that requests have already.
+TAKEN = frozenset(Shape.__struct_fields__) | {"cache", "conversation", "user"}
 
 
 def check_params(params: Json, accepts: Accepts) -> None:
-    """Refuses what a conversation's params may not be, by its path as `params.n`; `accepts` is its agent's."""
+    """Refuses what a conversation's params may not be, by its path, as `params.n`.
+
+    `accepts` is that of its agent.
+    """
     for name, value in params.items():
         if name not in SAMPLING and name not in accepts:
             raise _unknown(name, accepts)
@@ -67,7 +72,7 @@ def check_accepts(accepts: Any) -> str:
         return "`accepts` must map names of parameters to their types"
     for name, kind in accepts.items():
         if name in TAKEN:
-            return f"`accepts` has `{name}`, which every request has already: give yours another name"
+            return f"`accepts` has `{name}`, which every request has: give yours another name"
         try:
             msgspec.json.Decoder(kind)
         except TypeError:
@@ -80,8 +85,8 @@ def _check_writable(value: Any, param: str) -> None:
     try:
         msgspec.json.encode(value)
     except (UnicodeEncodeError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        why = "it is nested too deeply" if deep else "it holds half of a character, a lone surrogate"
+        half = isinstance(error, UnicodeEncodeError)
+        why = "it holds half of a character (a lone surrogate)" if half else "it is nested too deep"
         message = f"Invalid value for '{param}': {why}."
         raise InvalidRequest(message, param=param, code="invalid_value") from None
 

@@ -55,7 +55,7 @@ class _StreamOptions(Struct):
 
 
 class Sampling(Struct):
-    """The fields of a request that say how an answer is made, and not of what: a conversation may keep them."""
+    """The fields of a request that say how an answer is made, which a conversation may keep."""
 
     temperature: _Probability | None = None
     top_p: _Probability | None = None

@@ -146,9 +146,10 @@ def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> St
 
 
 def usage(by: Sequence[str], since: int, until: int, only: Mapping[str, str]) -> Steps[list[UsageRow]]:
-    """What calls used, summed by group; what is still pending, and what came to nothing, is not in it.
+    """What calls used, summed by group.
 
-    A call that saved tokens is one that a cache answered.
+    What is still pending, and what came to nothing, is not in it. A call that saved tokens is one
+    that a cache answered.
     """
     columns = [GROUP[name] for name in by]
     matching = "".join(f" AND {GROUP[name]} = :{name}" for name in only)

@@ -66,10 +66,11 @@ ADMIN = Principal(User("admin", "admin"), admin=True)
 
 
 class Auth:
-    """Knows keys. Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within `TTL` seconds.
+    """Knows keys.
 
-    What was looked up is believed by `monotonic`, so that a clock which is set back does not prolong it; `clock` is the
-    wall's, by which keys expire.
+    Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within `TTL`
+    seconds. What was looked up is believed by `monotonic`, so that a clock which is set back does
+    not prolong it; `clock` is the wall's, by which keys expire.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class Catalog:
         return entry
 
     def accepts(self, name: str | None, principal: Principal) -> Accepts:
-        """The parameters of its own that a name accepts; a name that is not there for this principal accepts none."""
+        """What a name accepts of its own: nothing, where it is not there for this principal."""
         if name is None:
             return {}
         try:
@@ -266,12 +266,14 @@ def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catal
 
 
 def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
-    """What agents accept of their own, by name, where no catalog is built: each is loaded when it is first asked for."""
+    """What agents accept of their own, without a catalog: each is loaded when it is asked for."""
 
     @functools.cache
     def accepts(name: str | None) -> Accepts:
         agent = config.agents.get((config.default_model if name == DEFAULT else name) or "")
-        return load(agent.use, agent.params).accepts if isinstance(agent, settings.CodeAgent) else {}
+        if not isinstance(agent, settings.CodeAgent):
+            return {}
+        return load(agent.use, agent.params).accepts
 
     return accepts
 

@@ -85,12 +85,12 @@ async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
 
 
 def _user(given: Any) -> str:
-    """Whom a body's `user` names: in text, or by the `id` of an object, as Open WebUI's pipelines do."""
+    """Whom a body's `user` names: as text, or as an object's `id`, as Open WebUI's pipelines do."""
     field = "user"
     if isinstance(given, dict):
         given, field = given.get("id"), "user.id"
     if given is not None and not isinstance(given, str):
-        message = f"Invalid type for '{field}': expected a string, but got {clip(given, 40)} instead."
+        message = f"Invalid type for '{field}': expected a string, but got {clip(given, 40)}."
         raise InvalidRequest(message, param=field, code="invalid_type")
     return given or ""
 

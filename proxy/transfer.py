@@ -47,7 +47,15 @@ async def export_file(store: SessionStore, users: Users, file: str, user: str | 
     print(f"{_counted(done, 'conversation')} exported", file=sys.stderr if file == STANDARD else sys.stdout)
 
 
-async def import_file(store: SessionStore, users: Users, audit: Audit, file: str, user: str, name: str, accepts: Declared) -> int:
+async def import_file(
+    store: SessionStore,
+    users: Users,
+    audit: Audit,
+    file: str,
+    user: str,
+    name: str,
+    accepts: Declared,
+) -> int:
     """Imports a file's conversations into those of a user, says what became of them, and returns how many failed."""
     if name:
         chosen(name, READABLE)

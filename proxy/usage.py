@@ -23,7 +23,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
 class Usage:
-    """Reports usage. Law: what is pending is not in it; what a cache answered is counted apart and costs nothing."""
+    """Reports usage.
+
+    Law: what is pending is not in it; what a cache answered is counted apart and costs nothing.
+    """
 
     def __init__(self, ledger: Ledger, users: Users, teams: Teams, zone: tzinfo) -> None:
         self._ledger = ledger

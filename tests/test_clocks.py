@@ -1,4 +1,4 @@
-"""What is believed for a while is believed by a clock that nobody sets: the wall's may be stepped back by an hour (F6)."""
+"""What is believed for a while is believed by a clock that nobody sets, not by the wall's (F6)."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +18,7 @@ HOUR = 3600.0
 
 
 class Clocks:
-    """The wall's clock and the monotonic one: time passes for both, and only the first can be set."""
+    """The wall's clock and the monotonic one: only the first can be set."""
 
     def __init__(self) -> None:
         self.passed, self.set_by = 0.0, 0.0
@@ -76,7 +76,12 @@ class TestKeys:
         with pytest.raises(ForbiddenError, match="disabled"):
             await auth.acting(trusted, "bob")
 
-    async def test_f6_keys_expire_by_the_wall_clock(self, users: Users, auth: Auth, clocks: Clocks) -> None:
+    async def test_f6_keys_expire_by_the_wall_clock(
+        self,
+        users: Users,
+        auth: Auth,
+        clocks: Clocks,
+    ) -> None:
         await users.create("alice")
         _, secret = await users.create_key("alice", name="k", expires_at=int(clocks.wall() + HOUR))
         assert await auth.principal(secret)
@@ -96,17 +101,19 @@ async def test_f6_a_lock_in_memory_ends_though_the_clock_was_set_back(clocks: Cl
     assert await store.lock(session, "two", 15.0)
 
 
-@pytest.mark.parametrize(("passed", "set_by", "replayed"), [(30, 0, True), (90, 0, False), (600, -HOUR, False)])
+STEPS = [(30, 0, True), (90, 0, False), (600, -HOUR, False)]
+
+
+@pytest.mark.parametrize(("passed", "set_by", "replayed"), STEPS)
 async def test_f6_a_retry_gets_the_stored_answer_only_if_it_was_given_just_before(
     clocks: Clocks, passed: float, set_by: float, replayed: bool
 ) -> None:
     store = MemorySessions(clocks.wall, clocks.monotonic)
-    said = (Message("user", "go on"), Message("assistant", "and so on"))
+    said = [Entry(message=Message(*one)) for one in (("user", "go on"), ("assistant", "so on"))]
     session = await store.open("user_a", "s")
-    session = (await store.commit(session, Turn(entries=tuple(Entry(message=one) for one in said)))).session
+    session = (await store.commit(session, Turn(entries=tuple(said)))).session
     clocks.passed += passed
     clocks.set_by += set_by
-    plan = await turns.appended(
-        store, session, Chat("m", [Message("user", "go on")]), most=10, tokens=None, retried=clocks.wall()
-    )
+    chat, now = Chat("m", [Message("user", "go on")]), clocks.wall()
+    plan = await turns.appended(store, session, chat, most=10, tokens=None, retried=now)
     assert (plan.replay is not None) == replayed

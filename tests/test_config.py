@@ -537,7 +537,7 @@ def test_nesting_up_to_the_limit_is_fine() -> None:
     ("param", "why"),
     [
         ("model: fast", "is no parameter: it is the agent's own `model`"),
-        ("messages: []", "are no parameter: what the agent adds to them is its `context` and `instr"),
+        ("messages: []", "are no parameter: what the agent adds to them is its `context` and"),
         ("stream: false", "is no parameter: each client says whether"),
         ("temperature: hot", "Invalid type for 'temperature': expected a number, but got a string"),
         ("n: '2'", "Invalid type for 'n': expected an integer"),
@@ -553,7 +553,7 @@ def test_f1_a_prompt_agent_overrides_nothing_and_its_params_are_typed(param: str
 
 
 def test_f1_what_else_a_prompt_agent_says_is_its_operators() -> None:
-    params = {"temperature": 0, "tools": [{"type": "function"}], "vendor_field": {"a": 1}, "n": None}
+    params = {"temperature": 0, "tools": [{"type": "function"}], "vendors": {"a": 1}, "n": None}
     config = parsed(f"{BASE}agents: {{chef: {{model: fast, params: {json.dumps(params)}}}}}")
     assert isinstance(agent := config.agents["chef"], PromptAgent)
     assert agent.params == params
@@ -583,10 +583,11 @@ def test_secrets_compare_by_what_they_hold() -> None:
 
 
 GUESSED = [
-    *("sk-1234567890123456", "0123456789abcdef", "zyxwvutsrqponmlk", "abcdefghijklmnop", "1111222233334444"),
-    *("qwertyuiopasdfgh", "qazwsxedcrfvtgby", "1q2w3e4r5t6y7u8i", "a1b2c3d4e5f6g7h8", "deadbeefdeadbeef"),
-    *("passw0rd-passw0rd", "P@ssw0rdP@ssw0rd!", "Password123456789", "hunter2hunter2hunter2", "admin1234admin5678"),
-    *("correct-horse-battery-staple", "thisisasecretkey", "your-admin-key-here", "chattable-admin-2026"),
+    *("sk-1234567890123456", "0123456789abcdef", "zyxwvutsrqponmlk", "abcdefghijklmnop"),
+    *("1111222233334444", "qwertyuiopasdfgh", "qazwsxedcrfvtgby", "1q2w3e4r5t6y7u8i"),
+    *("a1b2c3d4e5f6g7h8", "deadbeefdeadbeef", "passw0rd-passw0rd", "P@ssw0rdP@ssw0rd!"),
+    *("Password123456789", "hunter2hunter2hunter2", "admin1234admin5678", "thisisasecretkey"),
+    *("correct-horse-battery-staple", "your-admin-key-here", "chattable-admin-2026"),
 ]
 WEAK = [
     ("", "is empty"),
@@ -598,7 +599,7 @@ WEAK = [
     ("change-me-please", "is easy to guess"),
     ("a" * 40, "is easy to guess"),
     ("abc" * 10, "is easy to guess"),
-    ("changeme-changeme", "is easy to guess: well-known words, sequences and repetitions are nearly all of it"),
+    ("changeme-changeme", "is easy to guess: well-known words, sequences and repetitions are"),
     *((key, "is easy to guess") for key in GUESSED),
     (GOOD_KEY + " ", "an HTTP header cannot carry"),
     (GOOD_KEY + "é", "an HTTP header cannot carry"),
@@ -617,7 +618,7 @@ def test_a_weak_admin_key_refuses_to_start(key: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("key", GUESSED)
-def test_f9_an_admin_key_that_is_easy_to_guess_is_no_better_in_other_letters_or_with_a_prefix(key: str) -> None:
+def test_f9_an_admin_key_that_is_easy_to_guess_is_no_better_with_a_prefix(key: str) -> None:
     for spelt in (key.upper(), f"sk-{key}", f"{key}!", f"admin_{key}", key.title()):
         with pytest.raises(ValueError, match="is easy to guess"):
             admin_key(spelt)
@@ -629,7 +630,8 @@ def test_f9_random_admin_keys_are_taken(seed: int) -> None:
     bits = chance.randbytes(16)
     letters = "".join(chance.choices(string.ascii_letters + string.digits, k=24))
     encoded = base64.urlsafe_b64encode(bits).decode().rstrip("=")
-    for key in (bits.hex(), str(uuid.UUID(bytes=bits)), encoded, f"sk-{encoded}", letters, letters.lower()):
+    identifier = str(uuid.UUID(bytes=bits))
+    for key in (bits.hex(), identifier, encoded, f"sk-{encoded}", letters, letters.lower()):
         assert admin_key(key) == key
 
 
@@ -639,9 +641,9 @@ def test_f9_an_admin_key_is_taken_or_refused_in_words_that_do_not_show_it(key: s
         assert admin_key(key) == key
     except ValueError as error:
         reason, _, _ = str(error).partition("; make one")
-        assert reason.partition(":")[0] in {
-            "is empty", "holds what an HTTP header cannot carry", "is shorter than 16 characters", "is easy to guess"
-        }  # fmt: skip
+        reasons = {"is empty", "is shorter than 16 characters", "is easy to guess"}
+        reasons |= {"holds what an HTTP header cannot carry"}
+        assert reason.partition(":")[0] in reasons
 
 
 def test_an_admin_key_whose_variable_is_empty_is_refused() -> None:

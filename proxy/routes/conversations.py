@@ -93,7 +93,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def change(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
         caller, given = await body_of(request, house, Settings)
         session = await named(store, caller, conversation_id)
-        return answer(conversation(await store.update(session, **_fields(house, caller, given, session))))
+        fields = _fields(house, caller, given, session)
+        return answer(conversation(await store.update(session, **fields)))
 
     @delete("/v1/conversations/{conversation_id:str}", status_code=200, summary="Delete a conversation with its items")
     async def remove(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
@@ -207,10 +208,15 @@ def limit_of(request: Request[Any, Any, Any]) -> int:
     return limit
 
 
-def _fields(house: House, caller: Caller, given: Settings, before: Session | None = None) -> dict[str, Any]:
+def _fields(
+    house: House,
+    caller: Caller,
+    given: Settings,
+    before: Session | None = None,
+) -> dict[str, Any]:
     """What is given of a session's fields; null empties one.
 
-    Refuses a model that the caller cannot ask, and params that are not for a conversation with its model.
+    Refuses a model that the caller cannot ask, and params that are not for this model.
     """
     fields = {name: getattr(given, name) for name in Settings.__struct_fields__}
     fields = {name: value for name, value in fields.items() if value is not UNSET}

@@ -46,7 +46,8 @@ class KeptTurn(Turn):
         headers = {"x-session-id": session.id, "x-session-mode": plan.mode, "x-session-injected": str(plan.injected)}
         own = _params(session, entry) if session.params else {}
         view = agents.Session(session.id, session.title, own, copy.deepcopy(session.state))
-        chat = replace(chat, messages=plan.messages, params=own | chat.params if own else chat.params)
+        params = own | chat.params if own else chat.params
+        chat = replace(chat, messages=plan.messages, params=params)
         super().__init__(chat, entry, replace(caller, session=view), headers)
         self.plan = plan
         self.session = session
@@ -85,7 +86,8 @@ def _params(session: Session, entry: Entry) -> Json:
 @functools.lru_cache(maxsize=1000)  # once for each, as long as there are not too many
 def _tell(session: str, model: str, names: tuple[str, ...]) -> None:
     shown = ", ".join(clip(name, 40) for name in names[:20])
-    log.warning("the params of conversation %s that are not for %s are left out: %s", session, model, shown)
+    told = "params of conversation %s that are not for %s are left out: %s"
+    log.warning(told, session, model, shown)
 
 
 class Stateless:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET
@@ -128,10 +129,11 @@ class Sessions:
     ) -> Plan:
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
         again = time.time() if retried and not self._failed.has(session.id, chat.messages) else None
-        plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, retried=again, window=window)
+        appended = partial(turns.appended, chat=chat, most=most, tokens=tokens, retried=again)
+        plan = await appended(self._store, session, window=window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
             session = await self._store.open(session.user_id, session.id, create=False)
-            plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, retried=again)
+            plan = await appended(self._store, session)
         return plan
 
     async def _chore(self, chore: str, session: Session, chat: Chat, entry: Entry, caller: Caller) -> tuple[Plan, Entry]:

@@ -56,8 +56,8 @@ async def appended(
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
     Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
-    request stands, for this call, in the place of the stored one. What a request that is `retried` at this time asks is not
-    asked again where it was answered just before.
+    request stands, for this call, in the place of the stored one. What a request that is `retried`
+    at this time asks is not asked again where it was answered just before.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -141,7 +141,8 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
 def _answered(items: Sequence[Item], asked: Sequence[Message], now: float) -> int | None:
     """Where the newest answer to these very messages is, if it was given just before.
 
-    An answer whose time is well ahead of `now` was given before a clock was set back: nobody knows how long ago.
+    An answer whose time is well ahead of `now` was given before a clock was set back: nobody knows
+    how long ago.
     """
     wanted = [said(message) for message in asked]
     for at in range(len(items) - 1, len(wanted) - 1, -1):

@@ -44,7 +44,11 @@ class Outcome(Struct):
 
 
 async def imported(
-    store: SessionStore, user: str, stream: BinaryIO, name: str = "", accepts: Declared = lambda _: {}
+    store: SessionStore,
+    user: str,
+    stream: BinaryIO,
+    name: str = "",
+    accepts: Declared = lambda _: {},
 ) -> AsyncGenerator[Outcome]:
     """Imports one conversation after the other into this user's; the file is read beside the event loop.
 
@@ -70,7 +74,13 @@ async def imported(
             return
 
 
-async def _store(store: SessionStore, user: str, found: Found, outcome: Outcome, accepts: Declared) -> None:
+async def _store(
+    store: SessionStore,
+    user: str,
+    found: Found,
+    outcome: Outcome,
+    accepts: Declared,
+) -> None:
     if found.error is not None or found.transcript is None:
         raise found.error or Unreadable("There is nothing in this.")
     transcript = found.transcript

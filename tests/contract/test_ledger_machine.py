@@ -352,7 +352,8 @@ class Model:
         return [
             UsageRow(
                 group=key, requests=sum(not one.saved for one in mine),
-                cached_requests=sum(one.saved > 0 for one in mine), prompt_tokens=sum(one.prompt for one in mine),
+                cached_requests=sum(one.saved > 0 for one in mine),
+                prompt_tokens=sum(one.prompt for one in mine),
                 completion_tokens=sum(one.completion for one in mine), cached_tokens=sum(one.cached for one in mine),
                 tokens_saved=sum(one.saved for one in mine), cost=sum(one.cost for one in mine),
             )

@@ -1,4 +1,4 @@
-"""Bodies of admin routes with a value of another type or size: refused by field, or taken as what it is, and never a 5xx."""
+"""Odd values in bodies of admin routes: refused by field or taken as what they are, never a 5xx."""
 
 import itertools
 import json
@@ -29,12 +29,14 @@ BODIES: dict[tuple[str, str], Callable[[], Body]] = {
     ("POST", "/admin/users"): lambda: {"name": f"u{next(count)}", "team": "red", "admin": False},
     ("PATCH", "/admin/users/alice"): lambda: {"team": "red", "disabled": False, "admin": False},
     ("POST", "/admin/users/alice/keys"): lambda: {
-        "name": "k", "models": ["m"], "expires_at": 4 * 10**9, "trusted": False, "key": f"imported-{next(count)}"
+        "name": "k", "models": ["m"], "expires_at": 4 * 10**9, "trusted": False,
+        "key": f"imported-{next(count)}",
     },
     ("POST", "/admin/teams"): lambda: {"name": f"t{next(count)}"},
     ("PATCH", "/admin/teams/red"): lambda: {"name": "red"},
     ("POST", "/admin/budgets"): lambda: {
-        "subject": {"each_user": True}, "per": "day", "tokens": 5, "cost_usd": 1.0, "models": ["m"], "mode": "hard"
+        "subject": {"each_user": True}, "per": "day", "tokens": 5, "cost_usd": 1.0,
+        "models": ["m"], "mode": "hard",
     },
     ("PATCH", "/admin/budgets/{own}"): lambda: {"tokens": 5, "cost_usd": 1.0, "mode": "hard"},
     ("POST", "/admin/budgets/{own}/grant"): lambda: {"tokens": 5, "cost_usd": 1.0, "reason": "r"},
@@ -88,7 +90,7 @@ def test_b15_an_odd_value_is_refused_by_its_field_or_taken_as_it_is(
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=json.dumps)
-def test_b15_a_budget_is_for_everybody_only_where_it_says_true(admin: httpx.Client, subject: Body) -> None:
+def test_b15_a_budget_for_everybody_says_true(admin: httpx.Client, subject: Body) -> None:
     before = len(admin.get("/admin/budgets").json()["data"])
     answer = admin.post("/admin/budgets", json={"subject": subject, "per": "day", "tokens": 5})
     assert answer.status_code in (400, 404), answer.text

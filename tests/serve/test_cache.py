@@ -101,7 +101,7 @@ async def post(session: aiohttp.ClientSession, server: Chattable, body: Any, **h
 
 
 def usage_once_written(servers: list[Chattable]) -> dict[str, int]:
-    """What one user used, when the servers have stopped and so have booked whatever there was to book."""
+    """What one user used, once the servers have stopped: all that there was to book is booked."""
     for server in servers:
         server.stop()
     report = subprocess.run(
@@ -109,7 +109,8 @@ def usage_once_written(servers: list[Chattable]) -> dict[str, int]:
         capture_output=True, text=True, timeout=60, cwd=servers[0].directory, check=True,
     )  # fmt: skip
     [row] = csv.DictReader(report.stdout.splitlines())
-    return {name: int(row[name]) for name in ("requests", "cached_requests", "total_tokens", "tokens_saved")}
+    figures = ("requests", "cached_requests", "total_tokens", "tokens_saved")
+    return {name: int(row[name]) for name in figures}
 
 
 # One upstream call
@@ -372,7 +373,8 @@ async def test_g10_five_chats_of_which_four_are_hits_are_one_request_once_all_is
         told = usage_once_written([server])
     spent = upstream.tokens
     assert len(upstream.requests) == 1
-    assert told == {"requests": 1, "cached_requests": 4, "total_tokens": spent, "tokens_saved": 4 * spent}
+    counts = {"requests": 1, "cached_requests": 4}
+    assert told == {**counts, "total_tokens": spent, "tokens_saved": 4 * spent}
 
 
 async def test_what_is_kept_and_what_is_not(

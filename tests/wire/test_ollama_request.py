@@ -161,7 +161,10 @@ def test_ollamas_own_words_win() -> None:
     assert sent({"format": "json"})["format"] == "json"
 
 
-@pytest.mark.parametrize(("own", "sent_as"), [(5, 5), (20, 10), (-1, 10), (-2, 10), ("x", 10), (True, 10)])
+CAPS = [(5, 5), (20, 10), (-1, 10), (-2, 10), ("x", 10), (True, 10)]
+
+
+@pytest.mark.parametrize(("own", "sent_as"), CAPS)
 def test_f1_its_own_words_do_not_raise_the_cap(own: Any, sent_as: int) -> None:
     params = {"max_tokens": 10, "options": {"num_predict": own}, "num_predict": own}
     assert sent(params)["options"] == {"num_predict": sent_as}

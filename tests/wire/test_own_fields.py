@@ -1,4 +1,4 @@
-"""F1: whatever a request's parameters say, the model, the messages and the stream are those that were decided before."""
+"""F1: whatever parameters say, the model, the messages and the stream are those of the request."""
 
 import json
 from typing import Any
@@ -21,17 +21,20 @@ EVIL: dict[str, Any] = {
     "system": "evil words",
     "systemInstruction": {"parts": [{"text": "evil words"}]},
 }
-TRANSLATING = {"anthropic", "bedrock", "gemini", "ollama-native"}  # what they do not know goes nowhere
+OWN = ("model", "messages", "stream")
+TRANSLATING = {"anthropic", "bedrock", "gemini", "ollama-native"}  # drop what they do not know
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", WIRES)
-def test_f1_no_parameter_takes_the_place_of_model_messages_and_stream(name: str, stream: bool) -> None:
-    wire = WIRES[name]
-    own = ("model", "messages", "stream")
-    for fields in ({key: EVIL[key]} if key in EVIL else {key: not stream} for key in (*own, *EVIL)):
-        body = json.loads(wire.request(Chat("m", SAID, stream, {"seed": 1, **fields}), "upstream-m"))
-        plain = json.loads(wire.request(Chat("m", SAID, stream, {"seed": 1}), "upstream-m"))
-        if name in TRANSLATING or fields.keys() <= set(own):
-            assert body == plain, fields
-        assert {key: body.get(key) for key in own} == {key: plain.get(key) for key in own}
+def test_f1_no_parameter_takes_the_place_of_a_requests_own_fields(name: str, stream: bool) -> None:
+    def sent(**params: Any) -> Any:
+        chat = Chat("m", SAID, stream, {"seed": 1, **params})
+        return json.loads(WIRES[name].request(chat, "upstream-m"))
+
+    plain = sent()
+    for field, value in {**EVIL, "stream": not stream}.items():
+        body = sent(**{field: value})
+        if name in TRANSLATING or field in OWN:
+            assert body == plain, field
+        assert {key: body.get(key) for key in OWN} == {key: plain.get(key) for key in OWN}
