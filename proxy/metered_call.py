@@ -162,9 +162,11 @@ class MeteredCall:
                 if self._reported is not None:
                     self._tell_implausible(output, counted)
                 output, self._guessed = counted, True
-        if not self._guessed and reported.total_tokens == prompt + output:
-            return reported
-        return msgspec.structs.replace(reported, prompt_tokens=prompt, completion_tokens=output, total_tokens=prompt + output)
+        if self._guessed or reported.total_tokens != prompt + output:
+            figures = {"prompt_tokens": prompt, "completion_tokens": output}
+            reported = msgspec.structs.replace(reported, **figures, total_tokens=prompt + output)
+        self._usage = reported
+        return reported
 
     def _tell_implausible(self, reported: int, counted: int) -> None:
         facts = {"reported": reported, "counted": counted, "model": self._entry.name}
