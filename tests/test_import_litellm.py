@@ -86,7 +86,7 @@ def test_what_is_left_ends_with_3_and_the_made_file_passes_check(tmp_path: Path)
     assert done.stdout == "" and "No counterpart:" in done.stderr
     assert not [secret for secret in SECRETS if secret in done.stderr + (tmp_path / "made.yaml").read_text()]
     names = re.findall(r"\$\{(\w+)\}", (tmp_path / "made.yaml").read_text())
-    env = dict.fromkeys(names, "0123-some-secret") | {"AZURE_US_BASE": "https://us.example", "REDIS_PORT": "6379"}
+    env = dict.fromkeys(names, "Rz5-kM8w_Q2vN7tJc") | {"AZURE_US_BASE": "https://us.example", "REDIS_PORT": "6379"}
     env |= {"DATABASE_URL": "postgresql://db.example/ours"}
     check = subprocess.run(
         [sys.executable, "-m", "chattable.proxy", "check", "--config", "made.yaml"],

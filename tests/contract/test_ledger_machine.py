@@ -780,8 +780,8 @@ class Machine(RuleBasedStateMachine):
 
 
 def unsure(call: Call) -> bool:
-    """Whether somebody may still say what became of it."""
-    return call.state in ("pending", "forfeited") or call.used.unknown
+    """Whether somebody may still say what became of it, and the entries will show it."""
+    return bool(call.keys) and (call.state in ("pending", "forfeited") or call.used.unknown)
 
 
 def size(amount: int | None) -> float:
