@@ -35,6 +35,7 @@ from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.pipeline import Pipeline
+from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.requests import upstream_headers
 from chattable.proxy.routes import (
     admin,
@@ -145,6 +146,7 @@ def build(config: Config) -> Edge:
         await ledger.start()
         await put_default(ledger, config.budgets.default)
         await metering.start()
+        await warn_of_unpriced(ledger, config)
         await idempotency.start()
         await pace.rates.start()
         await answers.start()

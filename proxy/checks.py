@@ -15,7 +15,7 @@ from chattable.proxy.store.users import User, Users
 from chattable.proxy.yaml import dotted, hint
 
 
-async def warnings(config: Config) -> list[str]:
+async def absent_subjects(config: Config) -> list[str]:
     """One line for every user, team and key of `rate_limits` that the database does not have."""
     limits, database = config.rate_limits, Database(config.database_url)
     if not (limits.users or limits.teams or limits.keys) or _to_be_made(database):

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from chattable.agents.chat import Chat, Usage
+from chattable.agents.chat import Chat, Json, Usage
 from chattable.agents.chattable import Context
 from chattable.budget.calls import End, Record
 from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
@@ -20,6 +20,7 @@ from chattable.budget.limits import Asker
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
+from chattable.proxy.forwarded import NOTHING_BESIDES, Estimate
 from chattable.proxy.metered_call import MeteredCall
 from chattable.proxy.quota import refusal, used_up
 
@@ -29,6 +30,7 @@ BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
 TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
 ABANDONED = "abandoned"  # the reason of a void whose hold may not be there
 SWEEP = 10  # ticks between two looks for holds that nobody renews
+MOST_NOTICES = 1000  # that wait to be written
 LOOK_AGAIN = 0.1  # seconds until room that another process has freed is seen
 
 
@@ -60,8 +62,9 @@ class Metering:
         self._open: set[str] = set()  # holds of this process, whose leases it renews
         self._unbooked: dict[str, Line] = {}  # what the ledger has not taken yet
         self._later: dict[str, tuple[float, End]] = {}  # and what it is told only then
-        self._calls: set[MeteredCall] = set()  # under way
+        self.calls: set[MeteredCall] = set()  # under way
         self._waiting: set[asyncio.Future[None]] = set()  # for room
+        self._notices: list[tuple[str, Json]] = []
         self._upkeep: asyncio.Task[None] | None = None
         self._abandoning: set[asyncio.Task[None]] = set()
 
@@ -83,7 +86,7 @@ class Metering:
 
     def stop_at_once(self) -> None:
         """Journals what every call under way is charged: the process ends now, and whoever comes next books it."""
-        for call in list(self._calls):
+        for call in list(self.calls):
             if (line := call.cut_short()) is not None:
                 with suppress(OSError):
                     self._journal.write(line)
@@ -99,25 +102,25 @@ class Metering:
         caller: Caller,
         parent: Context | None,
         followed: Callable[[], bool] = lambda: False,
+        estimate: Estimate = NOTHING_BESIDES,
     ) -> MeteredCall:
         """The right to ask `entry` this, for as long as the context lasts.
 
-        `followed` says whether another target would be asked if this one fails.
+        `followed` says whether another target would be asked if this one fails; `estimate` what it may use that is no chat.
         """
-        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed)
+        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate)
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
-        """Notes what a call would have used that was answered without one."""
+        """Notes what a call would have used that was answered without one; nothing where that is nothing."""
+        if not usage.total_tokens:
+            return
         wish = self.call(chat, entry, caller, parent).wish(0)
         await self.book(Record(wish, Used(saved=usage.total_tokens)))
 
-    def began(self, call: MeteredCall) -> None:
-        """Notes a call that is under way."""
-        self._calls.add(call)
-
-    def ended(self, call: MeteredCall) -> None:
-        """Notes that it is charged, or never was under way."""
-        self._calls.discard(call)
+    def notice(self, kind: str, data: Json) -> None:
+        """Something that somebody wants to be told of, within a moment."""
+        if len(self._notices) < MOST_NOTICES:
+            self._notices.append((kind, data))
 
     async def bounded(self) -> bool:
         """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
@@ -201,13 +204,10 @@ class Metering:
         self.reach("after_journal")
         if isinstance(line, Record):
             self._unbooked[line.id] = line
-        elif later:
+            return
+        if later:
             self._later[line.id] = self._clock() + TICK, line
-            await self._settle(msgspec.structs.replace(line, used=Used(unknown=True)))
-        else:
-            await self._settle(line)
-
-    async def _settle(self, line: End) -> None:
+            line = msgspec.structs.replace(line, used=Used(unknown=True))
         try:
             await _end(self.ledger, line)
         except LedgerUnavailableError as error:
@@ -221,20 +221,24 @@ class Metering:
             self._open.discard(line.id)
             raise
         else:
-            if line.id not in self._later:
+            if later:
+                self._freed(line.id)
+            else:
                 self._booked(line.id)
-            self._free_room(line.id)
         self.reach("after_settle")
 
-    def _free_room(self, call_id: str) -> None:
+    def _freed(self, call_id: str) -> None:
+        """Nothing is held for a call any more."""
         self._open.discard(call_id)
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        if self._waiting:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
 
     def _booked(self, call_id: str) -> None:
         self._journal.done(call_id)
         self._unbooked.pop(call_id, None)
+        self._freed(call_id)
 
     def _abandon(self, hold_id: str) -> None:
         """Voids a hold that may exist, of a request that goes no further."""
@@ -276,6 +280,9 @@ class Metering:
         for end in [end for due, end in self._later.values() if due <= now or all_of_it]:
             del self._later[end.id]
             self._unbooked[end.id] = end
+        while self._notices:
+            await self.ledger.notify(*self._notices[0])
+            del self._notices[0]
         if self._journal_full:
             self._journal.probe()
             self._journal_full = False
@@ -284,7 +291,6 @@ class Metering:
             await _replay(self.ledger, lines)
             for line in lines:
                 self._booked(line.id)
-                self._free_room(line.id)
 
     async def _recover(self) -> None:
         """Books what processes that are dead left in their journals, then forfeits what nobody can settle any more."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
+from chattable.adapters.vendors.media import without_media
 from chattable.agents.chat import Chat, Json, Message
 from chattable.budget.tokens import count_async
 
@@ -23,35 +25,38 @@ Media = Callable[[Json], int]  # a part of a message that is not text → the to
 
 def bound_prompt(chat: Chat, media: Media) -> int:
     """More tokens than the prompt can have: the bytes of all that is forwarded, pictures by their table."""
-    messages, others = _apart(chat.messages)
+    messages, parts = _apart(chat.messages)
     written = len(msgspec.json.encode([[m.to_json() for m in messages], _fields(chat.params)]))
-    return written + sum(map(media, others))
+    return written + sum(map(media, parts))
 
 
 async def count_prompt(chat: Chat, model: str, media: Media, per_message: int = PER_MESSAGE) -> int:
     """The prompt's tokens, counted, with room for what chat templates add to each message."""
-    messages, others = _apart(chat.messages)
+    text, pictures = to_count(chat, media)
+    return await count_async(text, model) + per_message * (len(chat.messages) + 1) + pictures
+
+
+def to_count(chat: Chat, media: Media) -> tuple[str, int]:
+    """All words of a prompt, and what its pictures cost besides."""
+    messages, parts = _apart(chat.messages)
+    costs = [media(part) for part in parts]
     texts = [message.text for message in messages]
-    rest = [*filter(None, map(_beside_text, messages)), *_fields(chat.params)]
+    others = [p for p, cost in zip(parts, costs, strict=True) if not cost and not isinstance(p.get("text"), str)]
+    rest = [*others, *filter(None, map(_beside_text, messages)), *_fields(chat.params)]
     if rest:
         texts.append(msgspec.json.encode(rest).decode())
-    words = await count_async("\n".join(texts), model)
-    return words + per_message * (len(messages) + 1) + sum(map(media, others))
+    return "\n".join(texts), sum(costs)
 
 
 def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
-    """The messages without the parts that are not text, and those parts."""
-    if not any(isinstance(message.content, list) for message in messages):
-        return messages, []
-    texts: list[Message] = []
-    others: list[Json] = []
+    """The messages without the payloads of their pictures, and all parts of their contents."""
     for message in messages:
         if isinstance(message.content, list):
-            content = [part for part in message.content if isinstance(part.get("text"), str)]
-            others += [part for part in message.content if not isinstance(part.get("text"), str)]
-            message = msgspec.structs.replace(message, content=content)
-        texts.append(message)
-    return texts, others
+            break
+    else:
+        return messages, []
+    parts = [part for m in messages if isinstance(m.content, list) for part in m.content]
+    return [replace(m, content=without_media(m.content)) for m in messages], parts
 
 
 def _fields(params: Json) -> list[tuple[str, object]]:
@@ -61,6 +66,6 @@ def _fields(params: Json) -> list[tuple[str, object]]:
 
 
 def _beside_text(message: Message) -> Json:
-    """What a message says that is not in its content: calls, thoughts, and fields that nobody knows."""
+    """What a message says beside its content: calls, thoughts, fields that nobody knows."""
     said = {"tool_calls": message.tool_calls, "reasoning_content": message.reasoning_content}
     return {name: value for name, value in (said | message.extra).items() if value}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from chattable.budget.errors import BudgetExceededError
+from chattable.budget.errors import BudgetExceededError, UnpricedError
 from chattable.budget.ledger import Room
 from chattable.proxy.auth import Principal
-from chattable.proxy.errors import BudgetBusyError, QuotaError
+from chattable.proxy.errors import BudgetBusyError, QuotaError, UnpricedModelError
+
+Refusal = QuotaError | BudgetBusyError | UnpricedModelError
 
 
-def used_up(rooms: Iterable[Room], asker: Principal) -> QuotaError | BudgetBusyError | None:
+def used_up(rooms: Iterable[Room], asker: Principal) -> Refusal | None:
     """The refusal that whoever has these rooms gets whatever they ask: no token is left in one of them."""
     for room in rooms:
         limit, amount = room.limit, room.amount.tokens
@@ -23,11 +25,13 @@ def used_up(rooms: Iterable[Room], asker: Principal) -> QuotaError | BudgetBusyE
     return None
 
 
-def refusal(error: BudgetExceededError, asker: Principal) -> QuotaError | BudgetBusyError:
+def refusal(error: BudgetExceededError, asker: Principal) -> Refusal:
     """What the asker is told: what is used up is told apart from what is only held."""
     who = error.subject.replace(asker.user.id, asker.user.name)
     if asker.team:
         who = who.replace(asker.team, asker.team_name)
+    if isinstance(error, UnpricedError):
+        return UnpricedModelError(error.model, who)
     kind = "Token" if error.unit == "tokens" else "Cost"
     amount, remaining, held = (_shown(value, error.unit) for value in (error.amount, error.remaining, error.held))
     per = "in all" if error.per == "total" else f"per {error.per}"

@@ -40,9 +40,9 @@ class Workers(Multiprocess):
         if number not in self.signal_queue and not self.should_exit.is_set():
             self.signal_queue.append(number)
             return
-        for process in self.processes:  # uvicorn only waits for them now
+        for process in self.processes:  # uvicorn only waits for them now, and told them SIGTERM before
             if process.exitcode is None and process.pid is not None:
-                os.kill(process.pid, number)
+                os.kill(process.pid, signal.SIGTERM)
 
     def keep_subprocess_alive(self) -> None:
         """Starts those anew that have ended."""

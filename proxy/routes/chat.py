@@ -28,8 +28,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
-        chat = parse(await read_metered(request, caller, house), default_model=house.config.default_model)
-        caller = await on_behalf(caller, chat.params.get("user"), house)
+        body = await read_metered(request, caller, house)
+        chat = parse(body, default_model=house.config.default_model)
+        caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
         scope: Any = request.scope
         scope["trace"] = reply.trace

@@ -10,7 +10,8 @@ from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.forwarding import KINDS, Forwarding, Kind
+from chattable.proxy.forwarded import KINDS, Kind
+from chattable.proxy.forwarding import Forwarding
 from chattable.proxy.house import House
 from chattable.proxy.requests import caller_of, on_behalf, read_metered, upstream_headers
 
@@ -28,10 +29,10 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
         fields = await read_metered(request, caller, house)
         if fields.get("stream"):
             raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
-        caller = await on_behalf(caller, fields["user"] if isinstance(fields.get("user"), str) else None, house)
+        caller = await on_behalf(caller, fields, house)
         scope: Any = request.scope
-        scope["trace"] = trace = Trace()
-        answer = await forwarding.ask(kind, fields, caller, trace)
+        scope["trace"] = Trace()
+        answer = await forwarding.ask(kind, fields, caller, scope["trace"])
         trace = answer.trace
         overhead = max(0.0, time.monotonic() - caller.began - trace.waited)
         return Response(
