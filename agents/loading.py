@@ -156,7 +156,7 @@ def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
     try:
         try:
             signature = inspect.signature(function, eval_str=True)
-        except (NameError, AttributeError, SyntaxError, TypeError):  # of an annotation; it is only for readers then
+        except (NameError, AttributeError, SyntaxError, TypeError):  # annotated for readers only
             signature = inspect.signature(function)
         return list(signature.parameters.values())
     except ValueError:
@@ -180,7 +180,7 @@ def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
 
 
 def _fitted(use: str, takes: list[Parameter], params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters as the code takes them; refuses unknown and missing ones and plain types that are wrong, by name."""
+    """The parameters as the code takes them; refuses unknown, missing and mistyped ones."""
     names = [p.name for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not any(p.kind is p.VAR_KEYWORD for p in takes) and (unknown := [name for name in params if name not in names]):
         raise LoadError(f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})")

@@ -1,4 +1,4 @@
-"""Values of a config as the plain types that an agent's code annotates: numbers, text and what holds them."""
+"""Values of a config as the plain types that an agent's code annotates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NotPlain(Exception):
 
 
 def as_plain(name: str, value: Any, kind: Any) -> Any:
-    """The value, as the type that is annotated, or `NotPlain`; any value where the type is not plain.
+    """The value as the type that is annotated, or `NotPlain`; any where the type is not plain.
 
     Text may spell another type: what comes from `${VAR}` is text, whatever it holds.
     """
@@ -39,5 +39,5 @@ def as_plain(name: str, value: Any, kind: Any) -> Any:
 def _is_plain(kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return True
-    inner = get_args(kind)
-    return (get_origin(kind) or kind) in PLAIN and all(one is ... or _is_plain(one) for one in inner)
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    return outer in PLAIN and all(one is ... or _is_plain(one) for one in inner)

@@ -162,7 +162,7 @@ def _sync_names(directory: Path) -> None:
 
 
 def _lines(data: bytes) -> tuple[list[Line], list[int]]:
-    """The lines, and the numbers of those that are damaged: torn, or zeros where a page never reached the disk."""
+    """The lines, and the numbers of damaged ones: torn, or zeros of a page that was lost."""
     found: list[Line] = []
     damaged: list[int] = []
     for number, line in enumerate(data.rstrip(b"\0").split(b"\n"), 1):

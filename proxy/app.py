@@ -199,7 +199,11 @@ def _served(handlers: Iterable[ControllerRouterHandler]) -> list[str]:
     return sorted(path for path in paths if path.startswith("/v1/") and "{" not in path)
 
 
-def _answer_error(served: Sequence[str], request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _answer_error(
+    served: Sequence[str],
+    request: Request[Any, Any, Any],
+    error: Exception,
+) -> Response[bytes]:
     scope: Any = request.scope
     request_id = scope.get("request_id", "")
     if isinstance(error, NotFoundException):
@@ -207,8 +211,12 @@ def _answer_error(served: Sequence[str], request: Request[Any, Any, Any], error:
     failure = describe(error, request_id=request_id)
     if not known(error):
         log.error("request %s failed", request_id, exc_info=error)
-    headers = failure.headers | upstream_headers(scope.get("trace"))
-    return Response(failure.body(), status_code=failure.status, headers=headers, media_type="application/json")
+    return Response(
+        failure.body(),
+        status_code=failure.status,
+        headers=failure.headers | upstream_headers(scope.get("trace")),
+        media_type="application/json",
+    )
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:

@@ -97,7 +97,7 @@ class Catalog:
             return {}
 
     def visible(self, principal: Principal) -> list[Entry]:
-        """The entries this principal may use, with what providers say they have behind a wildcard, or its key does."""
+        """The entries this principal may use, with those behind wildcards that somebody names."""
         discovered = [source.discovered for source in self._sources.values()]
         if self._listed[0] != discovered:  # once an hour: there may be thousands
             names = [name for pattern, model in self._wildcards.items() for name in self._behind(pattern, model)]
@@ -108,9 +108,11 @@ class Catalog:
         return list(by_name.values())
 
     def _granted(self, principal: Principal) -> Iterator[Entry]:
-        """The entries that a key's list names one by one, also where only a wildcard serves them."""
+        """The entries that a key's list names one by one, of which a wildcard may serve some."""
         for name in principal.models or ():
-            if not name.endswith("*") and (entry := self._entries.get(name) or self._by_wildcard(name)):
+            if name.endswith("*"):
+                continue
+            if entry := self._entries.get(name) or self._by_wildcard(name):
                 yield entry
 
     def _behind(self, pattern: str, model: settings.ModelEntry) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What only the database can tell of a config: names that may be typing errors, or of somebody who is yet to come."""
+"""What only the database can tell of a config: names that may be typing errors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ async def absent_subjects(config: Config) -> list[str]:
     users, teams = Users(database), Teams(database)
     try:
         await database.start()
+        keys = [key for key in limits.keys if await _has_key(users, key)]
         return [
             *_absent("users", limits.users, await _names(users.list)),
             *_absent("teams", limits.teams, await _names(teams.list)),
-            *_absent("keys", limits.keys, [key for key in limits.keys if await _has_key(users, key)]),
+            *_absent("keys", limits.keys, keys),
         ]
     except Unavailable as error:
         return [f"rate_limits: whether these users exist is not known: {error}"]
@@ -48,7 +49,9 @@ def _absent(kind: str, named: Iterable[str], there: list[str]) -> list[str]:
     ]
 
 
-async def _names(listed: Callable[[int, str | None], Awaitable[Page[User] | Page[Team]]]) -> list[str]:
+async def _names(
+    listed: Callable[[int, str | None], Awaitable[Page[User] | Page[Team]]],
+) -> list[str]:
     names: list[str] = []
     after = None
     while True:

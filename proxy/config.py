@@ -55,7 +55,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["drain", "cancel"], Meta(description="a client leaves: finish and store its reply, or stop it")
     ] = "drain"
     receive: Annotated[
-        Duration, Meta(description="how long a client may take for a request's head, or for 16 KiB of its body")
+        Duration,
+        Meta(description="time for a request's head, and for each 16 KiB of its body"),
     ] = 30.0
     keepalive: Annotated[Duration, Meta(description="time between the comments that keep a silent stream open")] = 15.0
     grace: Annotated[Duration, Meta(description="how long a shutdown waits for running chats")] = 30.0
@@ -86,11 +87,18 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An upstream that serves models."""
 
     kind: Annotated[Word, Meta(description="what it speaks: openai, or the name of a known vendor")]
-    api_key: Annotated[UpstreamKey | None, Meta(description="key sent upstream; empty for none")] = None
+    api_key: Annotated[
+        UpstreamKey | None,
+        Meta(description="key sent upstream; empty for none"),
+    ] = None
     api_keys: Annotated[
-        tuple[UpstreamKey, ...], Meta(description="several that take turns, in place of `api_key`; one that is refused rests")
+        tuple[UpstreamKey, ...],
+        Meta(description="several that take turns, in place of `api_key`; a refused one rests"),
     ] = ()
-    base_url: Annotated[BaseUrl | None, Meta(description="where it is, if not at the vendor's usual address")] = None
+    base_url: Annotated[
+        BaseUrl | None,
+        Meta(description="where it is, if not at the vendor's usual address"),
+    ] = None
     api_version: Annotated[Version, Meta(description="azure: a date in quotes; default: the v1 API")] = ""
     region: Annotated[Region, Meta(description="bedrock: where its models run, as eu-central-1")] = ""
     unsupported: Annotated[

@@ -64,7 +64,8 @@ def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
     )
 
 
-LITELLM = ("model_list", "litellm_settings", "router_settings", "general_settings")  # sections of its config.yaml
+# Sections of a LiteLLM proxy's config.yaml.
+LITELLM = ("model_list", "litellm_settings", "router_settings", "general_settings")
 # What no parameter of a prompt agent may take the place of, and where it is said instead.
 NOT_PARAMS = {
     "model": "is no parameter: it is the agent's own `model`",
@@ -90,10 +91,11 @@ def _from_environment(env: Mapping[str, str], variable: str, parse: Callable[[st
 
 
 def _refuse_litellm(doc: Document) -> None:
-    """Says of a LiteLLM proxy's file what to do with it, and nothing else: every line of it would be a mistake."""
+    """Says of a LiteLLM proxy's file what to do with it: every line of it would be a mistake."""
     for section in LITELLM:
         if section in doc.value:
-            text = f"is a section of LiteLLM's; make a config of this file: chattable import-litellm {doc.file} -o new.yaml"
+            way = f"make a config of this file: chattable import-litellm {doc.file} -o new.yaml"
+            text = f"is a section of LiteLLM's; {way}"
             raise ConfigError(Problem(doc.file, doc.line((section,)), section, text))
 
 
@@ -122,7 +124,8 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
     if budget is not None and budget.tokens is None and budget.cost_usd is None:
         yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
     limited = config.rate_limits != RateLimits()
-    if limited and config.server.workers > 1 and not config.redis_url and not doc.lacks_variable(("redis_url",)):
+    alone = not config.redis_url and not doc.lacks_variable(("redis_url",))
+    if limited and alone and config.server.workers > 1:
         yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
     if config.budgets.timezone not in available_timezones():
         yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"

@@ -23,13 +23,13 @@ class Edge:
     """Wraps the application.
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
-    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected. A request whose client
-    left before it was answered is logged with `CLIENT_LEFT`.
+    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
+    A request whose client left before it was answered is logged with `CLIENT_LEFT`.
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog, *, patience: float, max_body: int) -> None:
         self.app = app
-        self.patience = patience  # seconds that a client may take for a request, as the connection has it
+        self.patience = patience  # seconds that a client may take for the parts of a request
         self.max_body = max_body  # bytes
         self._log = log
 
@@ -68,16 +68,22 @@ class Edge:
             self._log.add({"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms})
 
     def refuse(self, failure: Failure, scope: dict[str, Any]) -> bytes:
-        """A whole response for a connection that is refused outside of the application, which is told so by its scope."""
+        """A response to what is refused outside of the application, whose scope it marks."""
         request_id = scope.get("request_id") or new_id()
         if scope:  # its own log line is still to come
             scope["refused"] = failure.status
         else:
-            line = {"time": time.time(), "id": request_id, "method": "", "path": "", "status": failure.status, "ms": 0.0}
-            self._log.add(line)
+            unknown = {"method": "", "path": "", "status": failure.status, "ms": 0.0}
+            self._log.add({"time": time.time(), "id": request_id, **unknown})
         body = failure.body()
-        own = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")
-        headers = b"".join(b"%b: %b\r\n" % header for header in (*own, (b"x-request-id", request_id.encode()), *HEADERS))
+        named = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            (b"x-request-id", request_id.encode()),
+            *HEADERS,
+        ]
+        headers = b"".join(b"%b: %b\r\n" % header for header in named)
         phrase = HTTPStatus(failure.status).phrase.encode()
         return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (failure.status, phrase, headers, body)
 

@@ -21,8 +21,8 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
         return body
     undo = KNOWN.get(encoding)
     if undo is None:
-        known = ", ".join(KNOWN)
-        message = f"Content-Encoding '{clip(encoding)}' is not supported; use one of {known}, or none."
+        known = f"use one of {', '.join(KNOWN)}, or none"
+        message = f"Content-Encoding '{clip(encoding)}' is not supported; {known}."
         raise HTTPException(message, status_code=415)
     try:
         plain, whole = undo(body, limit + 1)
@@ -31,7 +31,9 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     if len(plain) > limit:
         raise TooLargeError(limit)
     if not whole:
-        raise InvalidRequest(f"The request body is not valid {encoding}: it has no end, or more behind it.")
+        raise InvalidRequest(
+            f"The request body is not valid {encoding}: it has no end, or more behind it.",
+        )
     return plain
 
 

@@ -131,8 +131,8 @@ class TooLargeError(Exception):
     def __init__(self, limit: int) -> None:
         most = f"{limit / 2**20:g} MiB"
         super().__init__(
-            f"The request body is larger than {most}, the most that this server takes. Send less, or "
-            "ask the server's operator to raise `server.max_body_mb`."
+            f"The request body is larger than {most}, the most that this server takes. "
+            "Send less, or ask the server's operator to raise `server.max_body_mb`."
         )
 
 
@@ -239,8 +239,8 @@ def _refused(error: upstream.Refused) -> Failure:
     if error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
         headers = {"retry-after": str(-int(-error.retry_after // 1)), "retry-after-ms": str(int(error.retry_after * 1000))}
     if status == 429:
-        message = f"The upstream limits its requests: {error.message}"
-        return Failure(429, message, "upstream_error", None, error.code or "rate_limit_exceeded", headers)
+        message, code = f"The upstream limits its requests: {error.message}", error.code
+        return Failure(429, message, "upstream_error", None, code or "rate_limit_exceeded", headers)
     if status in (400, 404, 409, 413, 415, 422):
         return Failure(status, error.message, INVALID, error.param, error.code)
     if status in (401, 402, 403, 407):

@@ -18,16 +18,22 @@ LINGER = 5.0  # seconds in which the rest of a refused request is read, so that 
 LEFTOVER = 2**20  # bytes of it, where not even its head made sense
 
 NOT_HTTP = Failure(400, "This is not valid HTTP/1.1.", INVALID, code="invalid_http")
-LONG_HEAD = Failure(431, f"The request's headers are larger than {MAX_HEAD // 2**10} KiB.", INVALID, code="headers_too_large")
+LONG_HEAD = Failure(
+    431,
+    f"The request's headers are larger than {MAX_HEAD // 2**10} KiB.",
+    INVALID,
+    code="headers_too_large",
+)
 
 
 class BoundedHttp(HttpToolsProtocol):
     """One connection.
 
-    Law: at most `MAX_HEAD` bytes are taken in that are no body. Who has begun a request, or has connected and says nothing,
-    gets 408 when the head, or `PROGRESS` more bytes of the body, are not there within the edge's `patience` seconds. What is
-    refused before it was read is read to its end, within bounds, for closing at once would take the answer back. A client
-    that has closed its own direction only (RFC 9112, 9.6) is answered. HTTP/1.0 gets no chunks: its answers end with the
+    Law: at most `MAX_HEAD` bytes are taken in that are no body. A client that has connected or
+    begun a request gets 408 when the head, or `PROGRESS` more bytes of the body, do not come
+    within the edge's `patience` seconds. The rest of a request that is refused early is read,
+    within bounds: closing at once would take the answer back. A client that has closed its own
+    direction only (RFC 9112, 9.6) is answered. HTTP/1.0 gets no chunks: its answers end with the
     connection.
     """
 
@@ -70,7 +76,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._take_time()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client has closed its direction: what it asked wholly is answered, and whoever waits for it to leave is woken."""
+        """The client has closed its direction: what it asked is answered.
+
+        The application's `receive` returns once more, for most who do so are about to leave.
+        """
         if self._deaf or self._receiving or not self._pending:
             return None
         self.cycle.keep_alive = False
@@ -114,7 +123,14 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
 
-    async def _answer(self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self,
+        cycle: RequestResponseCycle,
+        app: ASGIApp,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if scope["http_version"] != "1.1":
             cycle.waiting_for_100_continue = False
             send = partial(_send_unchunked, cycle)
@@ -127,7 +143,7 @@ class BoundedHttp(HttpToolsProtocol):
         last = message["type"] == "http.response.body" and not message.get("more_body")
         early = last and cycle.more_body and not cycle.keep_alive
         if early:
-            cycle.keep_alive = True  # else uvicorn closes at once, and what was not read resets the connection
+            cycle.keep_alive = True  # else uvicorn closes at once, and unread bytes are a reset
         await send(message)
         if early:
             self._linger()
@@ -162,7 +178,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, failure: Failure) -> None:
-        """Answers in the place of the application, where that is still possible, and hears nothing more."""
+        """Answers in the place of the application, where that is possible; hears nothing more."""
         if self._pending and not self._in_body:  # of a request before this one
             self._deaf, self.cycle.keep_alive = True, False
             return
@@ -194,7 +210,10 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 async def _send_unchunked(cycle: RequestResponseCycle, message: Message) -> None:
-    """Sends to a client that knows no chunks: a body whose length is not said ends with the connection (RFC 9112, 6.3)."""
+    """Sends to a client that knows no chunks.
+
+    A body whose length is not said ends with the connection (RFC 9112, 6.3).
+    """
     if message["type"] == "http.response.start":
         if not any(name == b"content-length" for name, _ in message.get("headers", ())):
             cycle.chunked_encoding = False

@@ -14,14 +14,15 @@ Refusal = QuotaError | BudgetBusyError | UnpricedModelError
 
 
 def used_up(rooms: Iterable[Room], asker: Principal) -> Refusal | None:
-    """The refusal that whoever has these rooms gets whatever they ask: no token is left in one of them."""
+    """What they get whose rooms these are, whatever they ask, if no token is left in one."""
     for room in rooms:
         limit, amount = room.limit, room.amount.tokens
         if limit.mode != "hard" or limit.tokens is None or room.spent.tokens < amount:
             continue
         kind = limit.kind.removeprefix("each_")
         subject = f"{kind} {limit.subject or (asker.user.id if kind == 'user' else '')}".strip()
-        return refusal(BudgetExceededError(limit.id, subject, limit.per, "tokens", amount, 0, room.resets_at), asker)
+        whole = limit.id, subject, limit.per, "tokens", amount, 0, room.resets_at
+        return refusal(BudgetExceededError(*whole), asker)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the log may not hold: known secrets, and what looks like one, whoever's words they are in."""
+"""What the log may not hold: known secrets, and what looks like one, in anybody's words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from chattable.proxy.config import Config
 
 SHORTEST = 8  # characters of a secret: less would be found in ordinary words
 HIDDEN = "****"
-VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)S?$", re.IGNORECASE)  # names of variables that hold one
+VARIABLE = re.compile(
+    r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)S?$",
+    re.IGNORECASE,
+)  # names of variables that hold one
 LOOKS = r"\bsk-[\w-]{8,}|\b(?:Bearer|Basic) [\w.~+/=-]{8,}|(?<=://)[^\s/@]+:[^\s/@]+(?=@)"
 
 
@@ -28,7 +31,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 def redactor(config: Config, env: Mapping[str, str]) -> Callable[[str], str]:
-    """A function that hides the config's secrets, those of the environment, and what looks like one."""
+    """A function that hides secrets of the config and the environment, and what looks like one."""
     known = {text for text in (*_of_config(config), *_of_environment(env)) if len(text) >= SHORTEST}
     longest_first = sorted(map(re.escape, known), key=len, reverse=True)
     pattern = re.compile("|".join([*longest_first, LOOKS]))

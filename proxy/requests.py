@@ -34,12 +34,12 @@ NOT_JSON = (
 
 
 async def read_json(request: Request[Any, Any, Any], limit: int) -> Json:
-    """The body as a JSON object of at most `limit` bytes, whatever content type it claims, decompressed."""
+    """The body as a JSON object, decompressed, whatever content type it claims."""
     return _parsed(request, await read_body(request, limit), limit)
 
 
 async def read_metered(request: Request[Any, Any, Any], caller: Caller, house: House) -> Json:
-    """The same for a request that budgets pay for: nothing costly is parsed for somebody who has nothing left."""
+    """The same where budgets pay: nothing costly is parsed for somebody who has nothing left."""
     body = await read_body(request, house.max_body)
     if len(body) > LARGE or header(request, b"content-encoding"):
         await house.metering.refuse_spent(caller)
@@ -142,7 +142,7 @@ def integer(request: Request[Any, Any, Any], name: str, default: int) -> int:
 
 
 def upstream_headers(trace: Trace | None) -> dict[str, str]:
-    """Which model of which provider was asked last, and how often any was; nothing where none was."""
+    """Which model of which provider was asked last, and how often any was; empty if none was."""
     if trace is None or not trace.attempts:
         return {}
     asked = trace.asked if trace.asked.isascii() else quote(trace.asked, safe=PRINTABLE)

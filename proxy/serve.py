@@ -28,7 +28,7 @@ log = logging.getLogger("chattable")
 
 
 class Workers(Multiprocess):
-    """Several processes; one that ends is started anew, a stop signal that comes again reaches all of them."""
+    """Several processes; one that ends is started anew, a second stop signal reaches all."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
@@ -60,7 +60,7 @@ class Losses:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._told: dict[int | None, tuple[float, int]] = {}  # by exit code: when, and how many since
+        self._told: dict[int | None, tuple[float, int]] = {}  # exit code → when, how many since
 
     def note(self, pid: int | None, code: int | None) -> None:
         """A worker has ended with this exit code, or by the signal of that negative number."""
@@ -70,16 +70,17 @@ class Losses:
             self._told[code] = at, count
             return
         self._told[code] = self._clock(), 0
-        cause = f"was ended by {_signal(-code)}" if code is not None and code < 0 else f"ended with exit code {code}"
         times = f" ({count} workers did since this was last said)" if count > 1 else ""
-        log.error("worker %s %s%s; another takes its place", pid, cause, times)
+        log.error("worker %s %s%s; another takes its place", pid, _cause(code), times)
 
 
-def _signal(number: int) -> str:
+def _cause(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
     try:
-        return signal.Signals(number).name
+        return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
-        return f"signal {number}"
+        return f"was ended by signal {-code}"
 
 
 WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file its parent read

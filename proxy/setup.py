@@ -81,8 +81,10 @@ def _try_journal(config: Config, database: Database) -> None:
     try:
         journal.probe()
     except OSError as error:
-        where = f"the journal of what is used and not yet booked cannot be written: {journal.directory}"
-        raise StartError(f"{where}: {error.strerror}. Set `budgets.journal` to a folder that can be.") from None
+        what = "the journal of what is used and not yet booked cannot be written"
+        way = "Set `budgets.journal` to a folder that can be."
+        where = f"{journal.directory}: {error.strerror}"
+        raise StartError(f"{what}: {where}. {way}") from None
     finally:
         journal.close()
 

@@ -72,15 +72,23 @@ def base_url(text: str) -> str:
     return text
 
 
-ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/models", "/api/chat")
+ENDPOINTS = (
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/responses",
+    "/messages",
+    "/models",
+    "/api/chat",
+)
 
 
 def upstream_key(text: str) -> str:
-    """Pass on a key that is sent upstream, or nothing. ValueError, without the key, when no header can carry it."""
+    """Pass on a key that is sent upstream, or nothing. ValueError when no header can carry it."""
     if text.rstrip("\r\n") != text:
         raise ValueError("ends in a line break, which no HTTP header can carry; remove it")
     if not (text.isascii() and text.isprintable()) or text != text.strip():
-        raise ValueError("holds a space at an end, or a character that no HTTP header can carry; remove it")
+        raise ValueError("has a space at an end, or what no HTTP header can carry; remove it")
     return text
 
 

@@ -58,7 +58,7 @@ class Document:
         self.file = file
         self.value: Any = {}
         self.expanded: set[Where] = set()  # places whose text came from `${VAR}`: `port: ${PORT}` means a number
-        self.unset: dict[Where, str] = {}  # places whose variable is not set, and what was said of it
+        self.unset: dict[Where, str] = {}  # places whose variable is not set → what was said of it
         self.lines: dict[Where, int] = {(): 1}
         self._problems: dict[Where, Problem] = {}
 
@@ -106,7 +106,8 @@ def expand(text: str, env: Mapping[str, str]) -> str:
         if name is None:
             raise ValueError("holds `${` that is no ${VAR} or ${VAR:-default}; write $${ to mean the characters")
         if name not in env and default is None:
-            raise VariableUnset(f"needs the environment variable {name}, which is not set; set it or write ${{{name}:-default}}")
+            what = f"needs the environment variable {name}, which is not set"
+            raise VariableUnset(f"{what}; set it or write ${{{name}:-default}}")
         return env.get(name, "") or (default or "")[2:]
 
     return _VARIABLE.sub(value, text)

@@ -1,4 +1,4 @@
-"""What a body may cost to parse: the look before the parse sees what the parser would see, and nothing in texts counts."""
+"""What a body may cost to parse: what is looked at before it is what a parser would make of it."""
 
 import json
 from typing import Any
@@ -11,24 +11,46 @@ from msgspec.structs import replace
 
 from chattable.proxy.bounds import Bounds, TooComplex
 
-TEXTS = ["", "a", '"', "\\", '\\"', "\\\\", "[[[{{{", "]]}},,::", '["a": {', "\\u005b", "é😀\n", "\x00"]
+TEXTS = [
+    "",
+    "a",
+    '"',
+    "\\",
+    '\\"',
+    "\\\\",
+    "[[[{{{",
+    "]]}},,::",
+    '["a": {',
+    "\\u005b",
+    "é😀\n",
+    "\x00",
+]
 MARKS = ['"', "\\", "[", "]", "{", "}", ",", ":", "a", '""', '\\"', "0"]
 NARROW = Bounds(depth=4, values=12, parts=8)
 values = st.recursive(
     st.none() | st.integers(0, 9) | st.sampled_from(TEXTS) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TEXTS), inner, max_size=4),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.sampled_from(TEXTS), inner, max_size=4),
+    ),
     max_leaves=30,
 )
 
 
+def inside(value: Any) -> list[Any] | None:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else None
+
+
 def depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    inner = inside(value)
     return 0 if inner is None else 1 + max(map(depth, inner), default=0)
 
 
 def measure(value: Any) -> tuple[int, int]:
     """Commas and brackets; arrays, objects and keys."""
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
+    inner = inside(value)
     if inner is None:
         return 0, 0
     below = [measure(one) for one in inner]

@@ -114,7 +114,7 @@ def test_a_journal_that_cannot_be_written_is_found_by_the_probe(tmp_path: Path) 
     journal.probe()
     assert len(list((tmp_path / "here").iterdir())) == 1  # the file for the lines to come
     shutil.rmtree(tmp_path / "here")
-    with pytest.raises(FileNotFoundError):  # there is room in the open file, which no other process could find
+    with pytest.raises(FileNotFoundError):  # nobody could find the open file that has room
         journal.probe()
     journal.close()
     (tmp_path / "file").touch()

@@ -466,7 +466,7 @@ def test_what_is_no_conversation_is_told_of_and_costs_no_other(data: str, good: 
         (b"# A heading\n", "line 1"),
         (b'{"a": 1}', "none of the formats"),
         (b'{"a": "\xff"}', "not UTF-8"),
-        (b"[" * 2000 + b"]" * 2000, "none of the formats"),  # deeper than the standard library reads
+        (b"[" * 2000 + b"]" * 2000, "none of the formats"),  # deeper than json reads
         (b"{}\n" * 1000, "none of the formats"),
     ],
 )

@@ -4,8 +4,9 @@ An entry is a hash: its body, the keys of its tags' generations and what they we
 by the server's clock. A purge gives a tag a new generation, and no entry of an old one counts any more. A lease is the id of a
 flight, "process:number". A flow is the list of batches that a flight's followers read, a crowd the set of processes that do.
 
-A full server refuses what needs memory only as long as a script has written nothing, not even a deletion: so what needs memory
-comes first, and where it is refused nothing is kept or shared. A purge is the exception: it must always come through.
+A full server refuses what needs memory only as long as a script has written nothing, and a
+deletion is a write: so what needs memory comes first, and where it is refused nothing is kept or
+shared. A purge is the exception: it must always come through.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ return out
 """
 
 # KEYS: lease, flow, crowd. ARGV: the flight, milliseconds of a lease and of a flow, prefix of bells, a batch.
-# Answers {1}, or {0}: the lead is lost, or given up where a batch finds no room, for a flow may have no hole.
+# Answers {1}, or {0}: the lead is lost, or given up for want of room: a flow has no holes.
 SHARE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
 if failed(redis.pcall('RPUSH', KEYS[2], ARGV[5])) then
@@ -123,7 +124,9 @@ if ARGV[2] ~= '' then
   local tags = {}
   for i = 5, #KEYS do tags[#tags + 1] = KEYS[i] end
   local function keep()
-    return redis.pcall('HSET', KEYS[1], 'body', ARGV[2], 'tags', table.concat(tags, ' '), 'stamp', ARGV[5], 'at', now())
+    local names = table.concat(tags, ' ')
+    local at = now()
+    return redis.pcall('HSET', KEYS[1], 'body', ARGV[2], 'tags', names, 'stamp', ARGV[5], 'at', at)
   end
   local set = keep()
   if failed(set) and not full(set) then  -- what is there is no entry
@@ -145,7 +148,7 @@ if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then
   end
   redis.call('DEL', KEYS[2], KEYS[4])
 end
-if old then redis.call('DEL', KEYS[1]) end  -- a newer answer was asked for than the one that is there
+if old then redis.call('DEL', KEYS[1]) end  -- a newer answer was asked for than is there
 return {stored}
 """
 

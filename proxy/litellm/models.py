@@ -201,7 +201,7 @@ def _limit(name: str, deployments: list[Deployment], plan: Plan, *, weighed: boo
         total = min(int(sum(pace or 0 for pace in paces)), FASTEST)
         for params in holders:
             if not total:
-                params.left(theirs, "a limit of 0 would let nobody in: leave the model out, or its key")
+                params.left(theirs, "a limit of 0 would let nobody in: leave the model out")
             elif name.endswith("*"):
                 params.left(theirs, "a name with `*` has no limit: name the models in `rate_limits.models`")
             elif len(holders) < len(deployments):
@@ -210,7 +210,8 @@ def _limit(name: str, deployments: list[Deployment], plan: Plan, *, weighed: boo
                 params.changed(theirs, "the limits of a name's deployments are one, their sum: `rate_limits.models`")
             else:
                 params.changed(theirs, "limits the name: `rate_limits.models`")
-        if total and len(holders) == len(deployments) and not name.endswith("*") and None not in paces:
+        for_all = len(holders) == len(deployments) and None not in paces
+        if total and for_all and not name.endswith("*"):
             limits[ours] = total
     if limits:
         plan.rates[name] = limits

@@ -101,6 +101,6 @@ class _Answer:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _watch(self, receive: Receive) -> None:
-        """Stops the turn when the client leaves, or says that it will send nothing more, as those who leave do."""
+        """Stops the turn when the client leaves, or closes its direction, as those who leave do."""
         await receive()
         self._reply.leave(cancel=True)

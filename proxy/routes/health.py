@@ -23,7 +23,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def health() -> Json:
         return {"status": "ok"}
 
-    @get("/health/ready", summary="Readiness: database and journal take what is written, nothing shuts down")
+    @get("/health/ready", summary="Readiness: database and journal can be written")
     async def ready() -> Response[Json]:
         problems = await _problems(house)
         status: Json = {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
@@ -56,5 +56,5 @@ def _degraded(house: House) -> dict[str, str]:
     if redis is not None and uncounted:
         found["rate_limits"] = f"{uncounted} calls were let in uncounted: Redis {redis.trouble}"
     if damaged := house.journal.damaged:
-        found["journal"] = f"{damaged} lines could not be read and are not booked: the log says which"
+        found["journal"] = f"{damaged} lines could not be read and are not booked, see the log"
     return found

@@ -121,7 +121,8 @@ class Database:
     async def _refuses_to_write(self) -> str:
         try:
             async with asyncio.timeout(PING), self.connect() as connection:
-                setting = await connection.scalar(text("SELECT current_setting('transaction_read_only')"))
+                question = text("SELECT current_setting('transaction_read_only')")
+                setting = await connection.scalar(question)
         except (Unavailable, TimeoutError):
             return "does not answer"
         return "is read-only, as a replica is" if setting == "on" else ""

@@ -298,6 +298,6 @@ def _models(models: Sequence[str] | None) -> list[str] | None:
 def _expiry(expires_at: int | None, now: int) -> int | None:
     if expires_at is not None and not now < expires_at <= LAST_SECOND:
         wrong = "is in the past" if 0 <= expires_at <= now else "is none"
-        message = f"expires_at must be unix seconds between now and the year 9999; {expires_at} {wrong}."
-        raise Invalid(message, "expires_at")
+        rule = "expires_at must be unix seconds between now and the year 9999"
+        raise Invalid(f"{rule}; {expires_at} {wrong}.", "expires_at")
     return expires_at

@@ -376,7 +376,8 @@ async def test_what_keeps_postgres_from_serving_is_said(postgres_url: str) -> No
     await database.stop()
     await execute(
         postgres_url,
-        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || quote_ident(current_database())"
+        " || ' SET default_transaction_read_only = on'; END $$",
     )
     replica = Database(postgres_url)
     assert await replica.trouble() == "is read-only, as a replica is"

@@ -22,6 +22,10 @@ HOSTILE = ["", " ", " a", "a ", "a\n", "\x00", "a\x00b", "\ud800", "x\udfff", "\
 UNUSUAL = ["é", "e\u0301", "👩\u200d💻 and 😀", "'; DROP TABLE users;--", "%", "_", "a/b", "Ω" * 200, "null", "İi", "A", "a"]
 
 
+# Seconds that are past by the test's clock, or none.
+NEVER = (-1, 0, 1_900_000_000, 2**63, 253_402_300_800)
+
+
 class Clock:
     """A clock that a test sets."""
 
@@ -334,7 +338,7 @@ async def test_a_secret_belongs_to_one_key(users: Users, other_process: Users) -
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [({"models": []}, "models"), ({"models": "fast"}, "models"), ({"models": ["m"] * 1001}, "models")]
-    + [({"expires_at": second}, "expires_at") for second in (-1, 0, 1_900_000_000, 2**63, 253_402_300_800)],
+    + [({"expires_at": second}, "expires_at") for second in NEVER],
 )
 async def test_a_key_that_cannot_be_is_refused_by_field(users: Users, wrong: dict[str, object], field: str) -> None:
     await users.create("alice")

@@ -325,7 +325,8 @@ def test_fault_17_long_waits_are_the_clients(house, stream, wait):
     value = formatdate(time.time() + 40, usegmt=True) if wait == "date" else str(wait)
     house.upstream.script(error(429, "slow down", headers=LEAKY | {"retry-after": value}))
     told = house.ask(stream=stream)
-    assert refused(told, 429, "upstream_error", "rate_limit_exceeded") == "The upstream limits its requests: slow down"
+    message = refused(told, 429, "upstream_error", "rate_limit_exceeded")
+    assert message == "The upstream limits its requests: slow down"
     expected = range(38, 42) if wait == "date" else [wait]
     assert int(told.headers["retry-after"]) in expected and int(told.headers["retry-after-ms"]) // 1000 in expected
     assert told.seconds < SLACK and len(house.upstream.requests) == 1

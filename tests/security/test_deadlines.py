@@ -1,4 +1,4 @@
-"""Clients that begin and do not go on, by a clock that the test moves: each is told, in time, and harms no other request."""
+"""Clients that begin and do not go on, by a clock that the test moves: each is told, in time."""
 
 import asyncio
 import json
@@ -142,7 +142,10 @@ async def door() -> Door:
     return Door()
 
 
-@pytest.mark.parametrize("came", [b"", b"\r\n", b"POST /v1/x HT", HEAD[:-4] % 5, HEAD % 5, HEAD % 5 + b"hel"])
+@pytest.mark.parametrize(
+    "came",
+    [b"", b"\r\n", b"POST /v1/x HT", HEAD[:-4] % 5, HEAD % 5, HEAD % 5 + b"hel"],
+)
 async def test_a_silent_connection_and_half_a_request_get_408(door: Door, came: bytes) -> None:
     if came:
         await door.come(came)
@@ -227,10 +230,22 @@ async def test_who_is_not_read_is_not_late(door: Door) -> None:
 # Refusals of the connection itself
 
 
-@pytest.mark.parametrize(("came", "status"), [(b"NONSENSE\r\n\r\n", 400), (b"GET / HTTP/1.1\r\na: " + b"x" * MAX_HEAD, 431)])
-async def test_what_is_not_http_is_refused_in_our_shape(door: Door, came: bytes, status: int) -> None:
+@pytest.mark.parametrize(
+    ("came", "status"),
+    [(b"NONSENSE\r\n\r\n", 400), (b"GET / HTTP/1.1\r\na: " + b"x" * MAX_HEAD, 431)],
+)
+async def test_what_is_not_http_is_refused_in_our_shape(
+    door: Door,
+    came: bytes,
+    status: int,
+) -> None:
     await door.come(came)
-    assert (door.statuses, door.logged, door.line.ended, door.line.closed) == ([status], [status], True, False)
+    assert (door.statuses, door.logged, door.line.ended, door.line.closed) == (
+        [status],
+        [status],
+        True,
+        False,
+    )
     assert door.error["type"] == "invalid_request_error" and door.error["message"]
     await door.come(WHOLE)  # nothing hides behind it
     assert door.statuses == [status]
@@ -258,7 +273,9 @@ async def test_a_refused_client_that_goes_on_sending_is_cut_off(door: Door) -> N
 
 async def test_what_is_left_of_a_request_is_read_so_that_its_answer_arrives(door: Door) -> None:
     door.reads = False  # as for a body that is too large
-    await door.come(b"POST /v1/x HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (2 * MAX_BODY))
+    await door.come(
+        b"POST /v1/x HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (2 * MAX_BODY),
+    )
     assert (door.statuses, door.line.ended, door.line.closed) == ([200], True, False)
     await door.come(b"x" * MAX_BODY)
     assert not door.line.closed

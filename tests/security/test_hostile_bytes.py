@@ -95,7 +95,12 @@ def test_58_broken_gzip(victim, body):
 # --- 59-62: JSON -----------------------------------------------------------------------------------------------------
 
 BEYOND = MAX_DEPTH + 1
-DEEP = [b"[" * BEYOND, b'{"a":' * BEYOND, b"[" * BEYOND + b"]" * BEYOND, b'{"messages":' + b"[" * MAX_DEPTH]
+DEEP = [
+    b"[" * BEYOND,
+    b'{"a":' * BEYOND,
+    b"[" * BEYOND + b"]" * BEYOND,
+    b'{"messages":' + b"[" * MAX_DEPTH,
+]
 PATHS = ["/v1/chat/completions", "/admin/users", "/admin/users/alice/keys"]
 
 
@@ -108,8 +113,9 @@ def test_59_depth(victim, body, path):
 def test_59_many(victim):
     many = b",".join([b'{"role":"user","content":""}'] * 30_000)
     assert victim.post(b'{"model":"echo","messages":[%b]}' % many).status == 200
-    assert victim.post(b'{"model":"echo","messages":[%b]}' % b",".join([b"{}"] * MAX_PARTS)).status == 400
-    assert victim.post(b'{"model":"echo","messages":[%b]}' % b",".join([b"0"] * MAX_VALUES)).status == 400
+    for one, count in ((b"{}", MAX_PARTS), (b"0", MAX_VALUES)):
+        body = b'{"model":"echo","messages":[%b]}' % b",".join([one] * count)
+        assert victim.post(body).status == 400
     bias = b",".join(b'"%d":0' % i for i in range(90_000))
     assert victim.post(json.dumps(HELLO).encode()[:-1] + b',"logit_bias":{%b}}' % bias).status in (200, 400)
     assert victim.post(json.dumps(HELLO | {"k" * 1000: 1}).encode()).status in (200, 400)

@@ -20,7 +20,12 @@ class Got(NamedTuple):
     def error(self) -> dict[str, Any]:
         """The error object, in OpenAI's shape."""
         body = json.loads(self.body)
-        assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
+        assert body.keys() == {"error"} and body["error"].keys() == {
+            "message",
+            "type",
+            "param",
+            "code",
+        }
         return body["error"]
 
 
@@ -47,16 +52,28 @@ class Victim:
         response = HTTPResponse(line, method=method)
         try:
             response.begin()
-            return Got(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return Got(response.status, headers, response.read())
         except (RemoteDisconnected, ConnectionError):
             return None
 
     def post(
-        self, body: bytes, path="/v1/chat/completions", headers: bytes = b"", method=b"POST", auth: bytes | None = None
+        self,
+        body: bytes,
+        path="/v1/chat/completions",
+        headers: bytes = b"",
+        method=b"POST",
+        auth: bytes | None = None,
     ) -> Got:
         """A well-framed request with this body."""
         auth = self.auth if auth is None else auth
-        head = b"%b %b HTTP/1.1\r\nhost: x\r\n%b%bcontent-length: %d\r\n\r\n" % (method, path.encode(), auth, headers, len(body))
+        head = b"%b %b HTTP/1.1\r\nhost: x\r\n%b%bcontent-length: %d\r\n\r\n" % (
+            method,
+            path.encode(),
+            auth,
+            headers,
+            len(body),
+        )
         got = self.send(head + body, method=method.decode())
         assert got is not None, "no answer to well-framed bytes"
         return got
@@ -65,6 +82,7 @@ class Victim:
 def refused(got: Got | None, *statuses: int) -> Got:
     """An answer with one of these statuses, in OpenAI's shape."""
     assert got is not None and got.status in statuses, got
-    assert got.headers["content-type"] == "application/json" and got.headers["x-request-id"].startswith("req_")
+    assert got.headers["content-type"] == "application/json"
+    assert got.headers["x-request-id"].startswith("req_")
     assert got.error["message"] and got.error["type"] == "invalid_request_error"
     return got

@@ -282,7 +282,7 @@ def test_an_unknown_key_is_not_repeated_whole(office: Office) -> None:
         ("POST", "/admin/users/bob/keys", {"expires_at": -1}, "invalid_value", "expires_at"),
         ("POST", "/admin/users/bob/keys", {"expires_at": "tomorrow"}, "invalid_type", "expires_at"),
         ("POST", "/admin/users/bob/keys", {"expires_at": 10**15}, "invalid_value", "expires_at"),
-        ("POST", "/admin/users/bob/keys", {"expires_at": int(time.time()) - 1}, "invalid_value", "expires_at"),
+        ("POST", "/admin/users/bob/keys", {"expires_at": 1}, "invalid_value", "expires_at"),
         ("POST", "/admin/users/bob/keys", {"name": ""}, "invalid_value", "name"),
         ("POST", "/admin/users/bob/keys", {"scopes": []}, "unknown_parameter", "scopes"),
         ("GET", "/admin/users?limit=0", None, "invalid_value", "limit"),
