@@ -50,7 +50,10 @@ def to_count(chat: Chat, media: Media) -> tuple[str, int]:
 
 def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
     """The messages without the payloads of their pictures, and all parts of their contents."""
-    if not any(isinstance(message.content, list) for message in messages):
+    for message in messages:
+        if isinstance(message.content, list):
+            break
+    else:
         return messages, []
     parts = [part for m in messages if isinstance(m.content, list) for part in m.content]
     return [replace(m, content=without_media(m.content)) for m in messages], parts

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-SHORT = 30.0  # seconds of a run about which nothing needs to be said
+SHORT = 30.0  # seconds of tests about which nothing needs to be said
 FILES = 10  # that are named
 
 
@@ -27,11 +27,10 @@ class Timing:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Prints the folders and the files that took longest."""
-        took = time.monotonic() - self._began
-        if took < SHORT:
+        took, tests = time.monotonic() - self._began, self._seconds.total()
+        if tests < SHORT:
             return
         processes = config.getoption("numprocesses", None) or 1
-        tests = self._seconds.total()
         terminalreporter.section(f"{took:.0f} s with {processes} processes, {tests:.0f} s of tests")
         for line in self._table():
             terminalreporter.write_line(line)

@@ -65,7 +65,8 @@ class Measured:
 
     @property
     def bad(self) -> int:
-        return sum(pair.old.bad + pair.new.bad for pair in self.pairs)
+        """The bad answers of the present tree; those of the other one are not its fault."""
+        return sum(pair.new.bad for pair in self.pairs)
 
     def comparisons(self) -> Iterator[Comparison]:
         """Yields CPU per request; with one connection, where nothing queues, latency as well."""

@@ -541,7 +541,7 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "a connection that never was costs": (MeteredCall, "_charge", a_connection_that_never_was_costs),
     "leaving makes it cheaper": (MeteredCall, "_charge", leaving_is_cheap),
     "what was reported before a cut is forgotten": (MeteredCall, "_charge", early_reports_are_forgotten),
-    "placeholders are believed": (MeteredCall, "_implausible", lambda call, output: False),
+    "placeholders are believed": (metered_call, "LONG_TOKENS", 10**9),
     "only the first choice is counted": (MeteredCall, "see", one_choice_only),
     "a stop that is impatient books nothing": (MeteredCall, "cut_short", lambda call: None),
     "the fallback pays for the silent target": (metering, "TICK", -1.0),
