@@ -18,7 +18,7 @@ from chattable.adapters.keys import ApiKey, Keys
 from chattable.adapters.sse import EventTooLargeError
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
-from chattable.agents.chattable import Chattable, Context, Trace
+from chattable.agents.chattable import Chattable, Context, Progress, Trace
 from chattable.agents.errors import clip
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
@@ -154,13 +154,15 @@ class Upstream(Chattable):
         begun = time.monotonic()
         async with provider.slot(self.timeouts.connect):
             try:
-                response = await self._open(body, provider.url(self.model, ctx.request.stream), begun, trace, ctx.request.stream)
+                url, stream = provider.url(self.model, ctx.request.stream), ctx.request.stream
+                response = await self._open(body, url, begun, trace, ctx.progress, stream=stream)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    async with aclosing((self._stream if events else self._whole)(response, begun)) as chunks:
+                    read, params = self._stream if events else self._whole, ctx.request.params
+                    async with aclosing(read(response, begun, params.get("n") or 1)) as chunks:
                         first = True
                         async for chunk in chunks:
-                            if first:
+                            if first and chunk.usage is None:
                                 first = False
                                 trace.waited += time.monotonic() - begun
                             yield chunk
@@ -169,13 +171,14 @@ class Upstream(Chattable):
             except UpstreamError as error:
                 raise provider.redacted(error) from error.__cause__
 
-    async def forward(self, path: str, body: bytes, trace: Trace) -> tuple[str, bytes]:
+    async def forward(self, path: str, body: bytes, trace: Trace, progress: Progress) -> tuple[str, bytes]:
         """What the provider answers to something that is no chat, as it comes: the content type and the body."""
         provider, begun = self.provider, time.monotonic()
         trace.asked = self.asked
         async with provider.slot(self.timeouts.connect):
             try:
-                response = await self._open(body, httpx.URL(f"{provider.base}{path}"), begun, trace, stream=False)
+                url = httpx.URL(f"{provider.base}{path}")
+                response = await self._open(body, url, begun, trace, progress, stream=False)
                 try:
                     trace.waited += time.monotonic() - begun
                     return header(response, b"content-type").decode("latin-1"), await self._read(response, begun)
@@ -184,7 +187,9 @@ class Upstream(Chattable):
             except UpstreamError as error:
                 raise provider.redacted(error) from error.__cause__
 
-    async def _open(self, body: bytes, url: httpx.URL, begun: float, trace: Trace, stream: bool) -> httpx.Response:
+    async def _open(
+        self, body: bytes, url: httpx.URL, begun: float, trace: Trace, progress: Progress, *, stream: bool
+    ) -> httpx.Response:
         """A response whose status is 2xx, asked for as often as it makes sense."""
         limits, attempt = self.timeouts, 0
         patience = min(limits.first_token, limits.total) if stream else limits.total
@@ -193,7 +198,7 @@ class Upstream(Chattable):
             trace.attempts += 1
             key = self.provider.keys.next()
             try:
-                return await self._send(body, url, key, begun, patience)
+                return await self._send(body, url, key, begun, patience, progress)
             except UpstreamError as error:
                 if isinstance(error, Refused) and self.provider.keys.refused(key, error):
                     attempt -= 1
@@ -207,8 +212,10 @@ class Upstream(Chattable):
                     raise
                 await self.provider.sleep(delay)
 
-    async def _send(self, body: bytes, url: httpx.URL, key: ApiKey, begun: float, patience: float) -> httpx.Response:
-        connect = self.timeouts.connect
+    async def _send(
+        self, body: bytes, url: httpx.URL, key: ApiKey, begun: float, patience: float, progress: Progress
+    ) -> httpx.Response:
+        connect, before = self.timeouts.connect, progress.sent
         request = httpx.Request(
             "POST",
             url,
@@ -216,18 +223,22 @@ class Upstream(Chattable):
             stream=httpx.ByteStream(body),  # not `content`: that would make httpx work out headers that are known
             extensions={"timeout": {"connect": connect}},
         )
+        progress.sent = True
         try:
             async with asyncio.timeout_at(_when(begun + patience)):
                 response = await self.provider.transport.handle_async_request(request)
         except TimeoutError:
             raise TimedOut("did not answer", patience) from None
         except httpx.ConnectTimeout:
+            progress.sent = before
             raise TimedOut("could not be reached", connect) from None
         except httpx.ConnectError:
+            progress.sent = before
             raise Unreachable("The upstream could not be reached.", sent=False) from None
         except httpx.TransportError:
             raise Unreachable("The upstream closed the connection without an answer.", sent=True) from None
         if not 200 <= response.status_code < 300:
+            progress.sent = before  # refused: it costs nothing
             await self._refuse(response)
         if header(response, b"content-encoding") not in (b"", b"identity"):
             await response.stream.aclose()  # type: ignore[union-attr]
@@ -254,7 +265,7 @@ class Upstream(Chattable):
             error.retry_after = wait
         raise error
 
-    async def _whole(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+    async def _whole(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
         for chunk in self.provider.wire.reply(await self._read(response, begun)):
             yield chunk
 
@@ -273,9 +284,14 @@ class Upstream(Chattable):
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
         return b"".join(blocks)
 
-    async def _stream(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+    async def _stream(
+        self,
+        response: httpx.Response,
+        begun: float,
+        n: int,
+    ) -> AsyncGenerator[Chunk]:
         limits = self.timeouts
-        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream()
+        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream(n)
         blocks = response.stream.__aiter__()  # type: ignore[union-attr]
         what, seconds = "sent no token", limits.first_token
         since = begun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -33,6 +33,7 @@ class Chattable(ABC):
     description: str = ""
     leaf: ClassVar[bool] = False  # True for what spends tokens itself; an agent's usage is the sum of the leaves it asked
     supports: ClassVar[frozenset[str]] = frozenset()  # of `n` and `response_format`: what it honours; the rest is refused
+    accepts: ClassVar[Mapping[str, Any]] = {}  # its own parameters: name → type, for msgspec
     takes_context: bool
     plain: bool  # a plain function, which may block and so runs in a thread
 
@@ -83,6 +84,13 @@ class Trace(Struct):
     asked: str = ""  # provider/model, the last one asked; never a URL
     attempts: int = 0
     waited: float = 0.0  # seconds until the upstream's headers came
+
+
+class Progress(Struct):
+    """How far one call of a model came: what its charge goes by when it breaks."""
+
+    sent: bool = False  # the upstream may have seen it, and has not refused it
+    usage: Usage | None = None  # what it reported so far
 
 
 class User(Struct, frozen=True):
@@ -163,6 +171,7 @@ class Context:
         self.parent = parent
         self.session = session  # None: this turn is not kept
         self.usage = NO_USAGE
+        self.progress = Progress()  # of this call alone, where a model is asked
         self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)  # for depth and cycle guards
         self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())
         self.trace: Trace = parent.trace if parent else trace or Trace()

@@ -15,22 +15,23 @@ from chattable.agents.chat import Chunk, Json, Message
 from chattable.agents.chattable import Call, Chattable, Context, Reply
 from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest
 from chattable.agents.fold import Normal
+from chattable.agents.params import check_own
 
 END: Any = object()
 BREATHE = 64  # steps after which an agent that never waits lets others run, whatever it says or leaves unsaid
 
 
 async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
-    """The model's answer in normal form (see `Normal`), its usage last."""
+    """The answer in normal form (see `Normal`), its usage last; who drives a leaf adds up its usage."""
     check_supported(model, ctx)
     normal = Normal()
     if model.leaf:
         async with aclosing(model.chat(ctx.message, ctx)) as chunks:
             async for chunk in chunks:
+                if chunk.usage is not None:  # it may be all that is heard of it: the answer may be cut
+                    ctx.progress.usage = chunk.usage
                 for out in normal.feed(chunk):
                     yield out
-        if normal.usage:
-            ctx.add_usage(normal.usage)
     else:
         finishes: dict[int, str] = {}  # an agent may pass on several answers: only its own end is the end
         steps = 0
@@ -57,8 +58,10 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
 
 
 def check_supported(model: Chattable, ctx: Context) -> None:
-    """Refuses what the model would silently ignore."""
+    """Refuses what the model would silently ignore, and its own parameters of a wrong type."""
     params = ctx.request.params
+    if model.accepts:
+        check_own(params, model.accepts)
     if (params.get("n") or 1) > 1 and "n" not in model.supports:
         raise InvalidRequest(f"`{ctx.agent}` gives one answer: n must be 1.", param="n", code="unsupported_parameter")
     wanted = (params.get("response_format") or {}).get("type", "text")

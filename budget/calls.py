@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from chattable.budget.books import LIMITS, Account, Books, Key, limit_of
 from chattable.budget.errors import BudgetExceededError
@@ -38,6 +38,8 @@ class End(Struct, frozen=True, tag=True):
     reason: str = ""
 
 
+FAIR = 256  # tokens of output that a call without a cap gets, if there are as many, however little remains
+
 Ask = Wish | Record | End
 Answer = Hold | State | BudgetExceededError | KeyError | None
 
@@ -51,7 +53,7 @@ class _Call(Struct):
     output: int
     held: Amount
     keys: list[Key]
-    used: Used = Used()
+    used: Used = Used()  # of a call read from the database: only what a correction needs
     new: Wish | UnsetType = UNSET  # set while the database does not have it
     changed: bool = False
 
@@ -97,14 +99,16 @@ def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Account]]:
 def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[str, _Call]]]:
     """The calls with these ids that there are, locked, and the time if it came with them."""
     rows = yield (
-        f"SELECT {dialect.now}, id, state, lease_until, output, tokens, cost, accounts FROM calls"
+        f"SELECT {dialect.now}, id, state, lease_until, output, tokens, cost, accounts,"
+        " prompt_tokens + completion_tokens, used_cost, unknown FROM calls"
         f" WHERE id IN {dialect.rows('rows', {'id': TEXT})} ORDER BY id{dialect.lock('calls')}",
         array([[call_id] for call_id in ids]),
     )
     found = {}
-    for _, call_id, state, lease, output, tokens, cost, accounts in rows:
+    for _, call_id, state, lease, output, tokens, cost, accounts, used, used_cost, unknown in rows:
         keys = [(limit, owner, begin) for limit, owner, begin in json.loads(accounts)]
-        found[call_id] = _Call(call_id, state, lease, output, Amount(tokens, cost), keys)
+        booked = Used(prompt=used, cost=used_cost, unknown=bool(unknown))
+        found[call_id] = _Call(call_id, state, lease, output, Amount(tokens, cost), keys, booked)
     return (rows[0][0] if rows else None), found
 
 
@@ -134,8 +138,11 @@ def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) ->
     accounts = [books.accounts[key] for key in keys]
     hard = [account for account in accounts if account.limit.mode == "hard"]
     output = min([wish.most, *(account.fits(wish) for account in hard)])
+    if wish.uncapped and hard:
+        output = min(output, _share(wish, hard))
     if output < wish.least:
-        return min(hard, key=lambda account: account.fits(wish)).refusal(wish)
+        busy = all(account.would_fit(wish) >= wish.least for account in hard)
+        return min(hard, key=lambda account: account.fits(wish)).refusal(wish, busy=busy)
     held = wish.amount(output)
     if not accounts:
         return Hold(id=wish.id, output=output, held=held, bound=False, hard=False)
@@ -150,8 +157,14 @@ def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) ->
     )
 
 
+def _share(wish: Wish, hard: Sequence[Account]) -> int:
+    """What a call gets that names no cap: half of what remains, so that its neighbours find room as well."""
+    twice = replace(wish, most=2 * wish.most)
+    return max(FAIR, min(account.fits(twice) for account in hard) // 2)
+
+
 def _end(books: Books, call: _Call, end: End) -> State:
-    """PENDING → SETTLED | VOIDED | FORFEITED, once; a settle or a void after a forfeit corrects it."""
+    """PENDING → SETTLED | VOIDED | FORFEITED, once; who knows more corrects a forfeit, and what was settled as unknown."""
     held, used = call.held, end.used
     over = Amount(max(0, used.amount.tokens - held.tokens), max(0, used.amount.cost - held.cost))
     if call.state == "pending" and end.state == "forfeited":
@@ -164,12 +177,19 @@ def _end(books: Books, call: _Call, end: End) -> State:
         change = {"spent": used.amount, "held": -held, "overdraft": over}
     elif call.state == "forfeited" and end.state != "forfeited":
         kind, change = "correct", {"spent": used.amount - held, "overdraft": over}
+    elif call.state == "settled" and end.state != "forfeited" and _knows_more(used, call.used):
+        kind, change = "correct", {"spent": used.amount - call.used.amount, "overdraft": over}
     else:
         return call.state
     for key in call.keys:
         books.book(key, kind, call.id, **change, reason=end.reason)
     call.state, call.used, call.changed = end.state, used, True
     return call.state
+
+
+def _knows_more(used: Used, booked: Used) -> bool:
+    """Whether this is news: nothing corrects what is known, and among guesses the larger stands, in whatever order."""
+    return booked.unknown and (not used.unknown or used.amount.tokens > booked.amount.tokens)
 
 
 def _write(dialect: Dialect, books: Books, calls: list[_Call]) -> Steps[None]:

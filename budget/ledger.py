@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.budget.limits import Asker, Limit
 
@@ -41,11 +42,49 @@ class Price(Struct, frozen=True):
     input: int = 0
     output: int = 0
     cached: int | None = None  # of prompt tokens that the upstream had cached; None: as input
+    cache_write: int | None = None  # of those that it writes to a cache; None: as input
+    cache_write_1h: int | None = None  # of those kept for an hour; None: as cache_write
+    image: int = 0  # micro-USD for a picture made, whatever its tokens
 
-    def of(self, prompt: int, completion: int, cached: int = 0) -> int:
-        """The cost in micro-USD, rounded up once: a cost is never understated."""
-        saved = 0 if self.cached is None else min(cached, prompt) * (self.input - self.cached)
-        return -(-(prompt * self.input - saved + completion * self.output) // 1_000_000)
+    @property
+    def free(self) -> bool:
+        """Whether it is zero throughout: what costs nothing is refused for no want of money."""
+        return not any((self.input, self.output, *self._of_prompt, self.image))
+
+    @property
+    def dearest(self) -> Price:
+        """The same where every token of the prompt costs the most it can: what a hold must cover."""
+        return replace(self, input=max(self.input, *self._of_prompt), cached=None)
+
+    @property
+    def _of_prompt(self) -> tuple[int, int, int]:
+        """What a prompt token costs that was cached, is written, is written for an hour."""
+        cached = self.input if self.cached is None else self.cached
+        written = self.input if self.cache_write is None else self.cache_write
+        return cached, written, written if self.cache_write_1h is None else self.cache_write_1h
+
+    def of(
+        self,
+        prompt: int,
+        completion: int,
+        cached: int = 0,
+        written: int = 0,
+        written_1h: int = 0,
+    ) -> int:
+        """The cost in micro-USD, rounded up once: a cost is never understated.
+
+        `cached` and `written` are parts of the prompt that do not overlap, `written_1h` is a part
+        of `written`.
+        """
+        cost = completion * self.output
+        if cached or written:
+            read, write, write_1h = self._of_prompt
+            cached = min(cached, prompt)
+            written = min(written, prompt - cached)
+            long = min(written_1h, written)
+            prompt -= cached + written
+            cost += cached * read + (written - long) * write + long * write_1h
+        return -(-(cost + prompt * self.input) // 1_000_000)
 
 
 FREE = Price()
@@ -61,12 +100,20 @@ class Wish(Struct, frozen=True, kw_only=True):
     most: int
     least: int = 1
     price: Price = FREE
+    priced: bool = True  # False: nobody knows its price, and hard limits of money refuse it
+    fixed: int = 0  # micro-USD that it costs whatever the tokens: pictures that are made …
+    uncapped: bool = False  # nobody said how much: it gets a share of what remains, not all of it
     request: str = ""  # request id
     tag: str = ""  # what it is for, where it is not the user's own question: title, summary …
 
+    @property
+    def free(self) -> bool:
+        """Whether it costs nothing, however much it says."""
+        return self.price.free and not self.fixed
+
     def amount(self, output: int) -> Amount:
         """What it costs with that much output."""
-        return Amount(self.prompt + output, self.price.of(self.prompt, output))
+        return Amount(self.prompt + output, self.price.of(self.prompt, output) + self.fixed)
 
 
 class Used(Struct, frozen=True, kw_only=True):
@@ -78,6 +125,7 @@ class Used(Struct, frozen=True, kw_only=True):
     cost: int = 0  # micro-USD
     saved: int = 0  # tokens that a cache made unnecessary
     estimated: bool = False  # counted here, for the upstream did not say
+    unknown: bool = False  # it may have been more, up to what was held: nobody heard the end
 
     @property
     def amount(self) -> Amount:
@@ -128,13 +176,15 @@ class Entry(Struct, frozen=True, kw_only=True):
     granted: Amount
     overdraft: Amount
     reason: str
+    upper: Amount | None = None  # what the call may have used, where nobody knows what it did use
 
 
 class UsageRow(Struct, frozen=True, kw_only=True):
     """What a group of calls used; `group` has the values that it was grouped by, in their order."""
 
     group: tuple[str | int, ...]
-    requests: int
+    requests: int  # that upstreams were asked
+    cached_requests: int  # that a cache answered
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
@@ -158,8 +208,9 @@ class Ledger(ABC):
     Law. A hold is granted only if, for every hard limit that binds it, spent + held ≤ limit + grants afterwards, decided in
     one atomic step over all of them, whoever else asks at the same time. The window is that of the database's clock at the
     hold; what the hold becomes is booked there. A hold is pending until it is settled, voided or forfeited, once: repeating
-    any step changes nothing, and a settle after a forfeit corrects it. Settling never fails for lack of room: what exceeds
-    the hold is booked as overdraft. Every change of a balance is an entry of the same transaction; entries are never changed.
+    any step changes nothing. Who knows more corrects: a settle after a forfeit, and one after a settle that was flagged
+    unknown. Settling never fails for lack of room: what exceeds the hold is booked as overdraft. Every change of a balance
+    is an entry of the same transaction; entries are never changed.
     When the database is away every method raises `LedgerUnavailableError` and has changed nothing, or everything.
     """
 
@@ -241,6 +292,10 @@ class Ledger(ABC):
     @abstractmethod
     async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
         """What calls that began in [since, until) used, grouped by some of `GROUPS`, of those that match `only`."""
+
+    @abstractmethod
+    async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Puts a notice into the outbox."""
 
     @abstractmethod
     async def accounts(self) -> int:

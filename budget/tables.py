@@ -1,6 +1,6 @@
 """The ledger's tables. Migrations live with the server's others; a test compares the two."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, false, text
 
 
 def tables(metadata: MetaData) -> None:
@@ -41,8 +41,9 @@ def tables(metadata: MetaData) -> None:
         Column("cost", BigInteger, nullable=False),  # held
         Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …]
         *(Column(name, String, nullable=False) for name in ASKED),
-        *(Column(name, BigInteger, nullable=False) for name in list(USED)[:-1]),
+        *(Column(name, BigInteger, nullable=False) for name, kind in USED.items() if kind == INTEGER),
         Column("estimated", Boolean, nullable=False),
+        Column("unknown", Boolean, nullable=False, server_default=false()),
         Index("ix_calls_pending", "lease_until", sqlite_where=pending, postgresql_where=pending),
         Index(None, "day"),
         Index(None, "user_id", "day"),
@@ -87,6 +88,7 @@ ENTRY = {
 USED = {
     **dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved"), INTEGER),
     "estimated": FLAG,
+    "unknown": FLAG,
 }
 ASKED = ("user_id", "key_id", "team", "agent", "session", "model", "tag", "request")
 CALL = {

@@ -32,6 +32,7 @@ from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.pipeline import Pipeline
+from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.routes import (
     admin,
     admin_models,
@@ -94,7 +95,12 @@ def build(config: Config) -> Edge:
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
-    metering = Metering(ledger, open_journal(config, database), reach=failpoints.from_environment(os.environ))
+    metering = Metering(
+        ledger,
+        open_journal(config, database),
+        patience=config.budgets.wait,
+        reach=failpoints.from_environment(os.environ),
+    )
     catalog = catalogs.build(config, transport)
     line = Line(config.redis_url) if config.redis_url else None
     pace = Pace(open_rates(line), config.rate_limits)
@@ -133,6 +139,7 @@ def build(config: Config) -> Edge:
         await ledger.start()
         await put_default(ledger, config.budgets.default)
         await metering.start()
+        await warn_of_unpriced(ledger, config)
         await idempotency.start()
         await pace.rates.start()
         await answers.start()
@@ -146,7 +153,7 @@ def build(config: Config) -> Edge:
         try:
             async with loopback(edge) as pipeline.base_url:
                 try:
-                    with on_stop_signal(stop):
+                    with on_stop_signal(stop, metering.stop_at_once):
                         yield
                 finally:
                     await stop()

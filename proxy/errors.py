@@ -44,6 +44,26 @@ class QuotaError(chat.ChatError):
         self.headers = headers
 
 
+class BudgetBusyError(chat.ChatError):
+    """A budget has no room for a request now, but for what requests under way hold of it."""
+
+    def __init__(self, message: str, headers: dict[str, str]) -> None:
+        super().__init__(message, code="budget_busy")
+        self.headers = headers
+
+
+class UnpricedModelError(chat.ChatError):
+    """A budget in dollars binds the asker, and what the model costs is not known."""
+
+    def __init__(self, model: str, who: str) -> None:
+        super().__init__(
+            f"The model `{chat.clip(model)}` has no price, and the budget for {who} is in dollars."
+            " Tell the server's operator to set `models.*.price`, or `budgets.unpriced: allow`.",
+            param="model",
+            code="unpriced_model",
+        )
+
+
 class TooFastError(chat.ChatError):
     """A rate limit has no room for a request now; the message says whose and for how long."""
 
@@ -119,6 +139,7 @@ class Failure(Struct):
 TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (chat.InvalidRequest, 400, INVALID, None),
     (KeyReusedError, 422, INVALID, None),
+    (UnpricedModelError, 403, INVALID, None),
     (chat.ModelNotFound, 404, INVALID, "model_not_found"),
     (chat.LimitReached, 400, INVALID, None),
     (chat.TurnTimeout, 504, SERVER, "agent_timeout"),
@@ -150,6 +171,9 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and in x-budget-reset.
         headers = {"x-should-retry": "false", **error.headers}
         return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
+    if isinstance(error, BudgetBusyError):  # held is not spent: it is worth asking again
+        headers = {"x-should-retry": "true", "retry-after": "1", **error.headers}
+        return Failure(429, error.message, "rate_limit_error", None, error.code, headers)
     if isinstance(error, TooFastError):
         return Failure(429, error.message, error.kind, None, error.code, error.headers)
     if isinstance(error, (InProgressError, LockedError, HeadMoved)):

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any
 
 import msgspec
 
-from chattable.adapters.errors import BrokenAnswer, TimedOut
-from chattable.agents.chat import Chat, Chunk, Usage
+from chattable.agents.chat import Chat, Json, Usage
 from chattable.agents.chattable import Context
-from chattable.agents.errors import ChatError
 from chattable.budget.calls import End, Record
 from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
-from chattable.budget.limits import Asker
-from chattable.budget.tokens import count_async
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
-from chattable.proxy.errors import BudgetAwayError, QuotaError
-from chattable.proxy.prompts import bound_prompt, count_prompt
+from chattable.proxy.errors import BudgetAwayError
+from chattable.proxy.forwarded import NOTHING_BESIDES, Estimate
+from chattable.proxy.metered_call import MeteredCall
+from chattable.proxy.quota import refusal
 
 log = logging.getLogger("chattable")
 
-DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
-MOST_OUTPUT = 10**9  # tokens that no answer has: what a client asks for beyond is not worth holding
 BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
 TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
 ABANDONED = "abandoned"  # the reason of a void whose hold may not be there
 SWEEP = 10  # ticks between two looks for holds that nobody renews
+MOST_NOTICES = 1000  # that wait to be written
+LOOK_AGAIN = 0.1  # seconds until room that another process has freed is seen
 
 
 class Metering:
@@ -51,11 +45,13 @@ class Metering:
         ledger: Ledger,
         journal: Journal,
         *,
+        patience: float = 2.0,
         reach: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
         self.reach = reach
+        self._patience = patience  # seconds that a call waits for room that others only hold
         self._journal = journal
         self._journal_full = False
         self._moved = False  # whether anything was booked since the last flush
@@ -64,6 +60,10 @@ class Metering:
         self._believed_until = 0.0
         self._open: set[str] = set()  # holds of this process, whose leases it renews
         self._unbooked: dict[str, Line] = {}  # what the ledger has not taken yet
+        self._later: dict[str, tuple[float, End]] = {}  # and what it is told only then
+        self.calls: set[MeteredCall] = set()  # under way
+        self._waiting: set[asyncio.Future[None]] = set()  # for room
+        self._notices: list[tuple[str, Json]] = []
         self._upkeep: asyncio.Task[None] | None = None
         self._abandoning: set[asyncio.Task[None]] = set()
 
@@ -80,21 +80,46 @@ class Metering:
         if self._upkeep is not None:
             self._upkeep.cancel()
         with suppress(LedgerUnavailableError):
-            await self._catch_up()
+            await self._catch_up(all_of_it=True)
         self._journal.close()
+
+    def stop_at_once(self) -> None:
+        """Journals what every call under way is charged: the process ends now, and whoever comes next books it."""
+        for call in list(self.calls):
+            if (line := call.cut_short()) is not None:
+                with suppress(OSError):
+                    self._journal.write(line)
 
     def forget(self) -> None:
         """Limits have changed here."""
         self._believed_until = 0.0
 
-    def hold(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None) -> Held:
-        """The right to ask `entry` this, for as long as the context lasts."""
-        return Held(self, chat, entry, caller, parent.path[0] if parent else "")
+    def call(
+        self,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        parent: Context | None,
+        followed: Callable[[], bool] = lambda: False,
+        estimate: Estimate = NOTHING_BESIDES,
+    ) -> MeteredCall:
+        """The right to ask `entry` this, for as long as the context lasts.
+
+        `followed` says whether another target would be asked if this one fails; `estimate` what it may use that is no chat.
+        """
+        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate)
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
-        """Notes what a call would have used that was answered without one."""
-        call = self.hold(chat, entry, caller, parent).wish(0)
-        await self.book(Record(call, Used(saved=usage.total_tokens)))
+        """Notes what a call would have used that was answered without one; nothing where that is nothing."""
+        if not usage.total_tokens:
+            return
+        wish = self.call(chat, entry, caller, parent).wish(0)
+        await self.book(Record(wish, Used(saved=usage.total_tokens)))
+
+    def notice(self, kind: str, data: Json) -> None:
+        """Something that somebody wants to be told of, within a moment."""
+        if len(self._notices) < MOST_NOTICES:
+            self._notices.append((kind, data))
 
     async def bounded(self) -> bool:
         """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
@@ -107,15 +132,18 @@ class Metering:
             self._believed_until = self._clock() + BELIEVE
         return self._bounded
 
-    async def admit(self, wish: Wish, chat: Chat, caller: Caller) -> Hold:
-        """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds."""
+    async def admit(self, wish: Wish, count: Callable[[], Awaitable[int]], caller: Caller) -> Hold:
+        """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds.
+
+        `count` counts the prompt, whose bound may be far above it.
+        """
         if self._journal_full:
             raise BudgetAwayError
         self.reach("before_hold")
         try:
-            hold = await self._held(wish, chat)
+            hold = await self._held(wish, count)
         except BudgetExceededError as error:
-            raise _quota(error, caller) from None
+            raise refusal(error, caller.principal) from None
         except LedgerUnavailableError as error:  # the database may hold it all the same
             self._abandon(wish.id)
             log.warning("no budget for %s: %s", caller.request_id, error)
@@ -128,15 +156,36 @@ class Metering:
         self.reach("after_hold")
         return hold
 
-    async def _held(self, wish: Wish, chat: Chat) -> Hold:
+    async def _held(self, wish: Wish, count: Callable[[], Awaitable[int]]) -> Hold:
         try:
             return await self.ledger.hold(msgspec.structs.replace(wish, least=wish.most))
         except BudgetExceededError:  # the bound on the prompt is coarse: only now is it worth counting
-            prompt = min(wish.prompt, await count_prompt(chat, wish.model))
-            return await self.ledger.hold(msgspec.structs.replace(wish, prompt=prompt))
+            wish = msgspec.structs.replace(wish, prompt=min(wish.prompt, await count()))
+        until = self._clock() + self._patience
+        while True:
+            try:
+                return await self.ledger.hold(wish)
+            except BudgetExceededError as error:  # what is only held will mostly come back
+                left = until - self._clock()
+                if not error.busy or left <= 0:
+                    raise
+                await self._room_freed(min(left, LOOK_AGAIN))
 
-    async def book(self, line: Line) -> None:
-        """Takes note of what became of a call: of a held one at once, of others within a moment."""
+    async def _room_freed(self, seconds: float) -> None:
+        """Waits until a call of this process is booked, or so long."""
+        freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(freed)
+        try:
+            await asyncio.wait([freed], timeout=seconds)
+        finally:
+            self._waiting.discard(freed)
+
+    async def book(self, line: Line, *, later: bool = False) -> None:
+        """Takes note of what became of a call: of a held one at once, of others within a moment.
+
+        `later` is for a charge that must not refuse the target that is asked next: what is held is released at once, and
+        the charge follows.
+        """
         try:
             self._journal.write(line)
         except OSError as error:
@@ -147,6 +196,9 @@ class Metering:
         if isinstance(line, Record):
             self._unbooked[line.id] = line
             return
+        if later:
+            self._later[line.id] = self._clock() + TICK, line
+            line = msgspec.structs.replace(line, used=Used(unknown=True))
         try:
             await _end(self.ledger, line)
         except LedgerUnavailableError as error:
@@ -160,13 +212,24 @@ class Metering:
             self._open.discard(line.id)
             raise
         else:
-            self._booked(line.id)
+            if later:
+                self._freed(line.id)
+            else:
+                self._booked(line.id)
         self.reach("after_settle")
+
+    def _freed(self, call_id: str) -> None:
+        """Nothing is held for a call any more."""
+        self._open.discard(call_id)
+        if self._waiting:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
 
     def _booked(self, call_id: str) -> None:
         self._journal.done(call_id)
         self._unbooked.pop(call_id, None)
-        self._open.discard(call_id)
+        self._freed(call_id)
 
     def _abandon(self, hold_id: str) -> None:
         """Voids a hold that may exist, of a request that goes no further."""
@@ -202,8 +265,15 @@ class Metering:
             except Exception:
                 log.exception("the ledger's upkeep failed")
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, *, all_of_it: bool = False) -> None:
         """Books what the ledger has not taken yet."""
+        now = self._clock()
+        for end in [end for due, end in self._later.values() if due <= now or all_of_it]:
+            del self._later[end.id]
+            self._unbooked[end.id] = end
+        while self._notices:
+            await self.ledger.notify(*self._notices[0])
+            del self._notices[0]
         if self._journal_full:
             self._journal.probe()
             self._journal_full = False
@@ -242,141 +312,3 @@ async def _end(ledger: Ledger, end: End) -> None:
         await ledger.void(end.id, end.reason)
     else:
         await ledger.settle(end.id, end.used, end.reason)
-
-
-class Held:
-    """One request's hold. Left in any way, it is settled: with what was reported, else counted; voided if nothing was used."""
-
-    def __init__(self, metering: Metering, chat: Chat, entry: Entry, caller: Caller, agent: str) -> None:
-        self.chat = chat  # with its output capped to what is held
-        self.reported: Usage | None = None
-        self.headers: dict[str, str] = {}
-        self._metering = metering
-        self._entry = entry
-        self._caller = caller
-        self._agent = agent
-        self._hold: Hold | None = None
-        self._said: list[str] = []
-        self.choices: set[int] = set()
-
-    async def __aenter__(self) -> Held:
-        if self._entry.model.leaf:
-            if await self._metering.bounded():
-                hold = await self._metering.admit(self.wish(bound_prompt(self.chat)), self.chat, self._caller)
-                self._hold = hold if hold.bound else None
-            if self._hold is not None and self._hold.hard:
-                self._cap(self._hold)
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._entry.model.leaf:
-            return
-        self._metering.reach("after_answer")
-        used = await self._used(error)
-        if self._hold is not None:
-            reason = type(error).__name__ if error else ""
-            await self._metering.book(End(self._hold.id, "voided" if used is None else "settled", used or Used(), reason))
-        elif used is not None:
-            await self._metering.book(Record(self.wish(0), used))
-
-    async def _used(self, error: BaseException | None) -> Used | None:
-        """What the call used; None: nothing at all."""
-        if not self.choices and isinstance(error, ChatError) and not isinstance(error, BrokenAnswer):
-            # Refused before a byte: nothing was used. No answer at all: nobody knows, so the hold is charged.
-            if self._hold is None or not isinstance(error, TimedOut):
-                return None
-            held, output = self._hold.held, self._hold.output
-            return Used(prompt=held.tokens - output, completion=output, cost=held.cost, estimated=True)
-        counted = self.reported is None
-        usage = await self.usage()
-        cached = (usage.prompt_tokens_details or {}).get("cached_tokens")
-        cached = min(cached, usage.prompt_tokens) if type(cached) is int and cached > 0 else 0
-        cost = self._entry.price.of(usage.prompt_tokens, usage.completion_tokens, cached)
-        return Used(prompt=usage.prompt_tokens, completion=usage.completion_tokens, cached=cached, cost=cost, estimated=counted)
-
-    def see(self, chunk: Chunk) -> None:
-        """Notes a step of the answer."""
-        if chunk.usage is not None:
-            self.reported = chunk.usage
-        else:
-            if not self.choices:
-                self._metering.reach("first_chunk")
-            self.choices.add(chunk.index)
-            for key in ("content", "reasoning_content", "refusal"):
-                if text := chunk.delta.get(key):
-                    self._said.append(text)
-            for call in chunk.delta.get("tool_calls") or ():
-                self._said += [text for text in (call.get("function") or {}).values() if text]
-
-    @property
-    def overrun(self) -> bool:
-        """Whether the upstream ignores its cap: a piece is a token at least, so more pieces than tokens held are too many."""
-        hold = self._hold
-        return hold is not None and hold.hard and len(self._said) > hold.output
-
-    async def usage(self) -> Usage:
-        """The reported usage, else an estimate: the words of both sides, counted."""
-        if self.reported is None:
-            name = self._entry.name
-            asked = await count_async("\n".join(m.text for m in self.chat.messages), name)
-            said = await count_async("".join(self._said), name)
-            self.reported = Usage(asked, said, asked + said)
-        return self.reported
-
-    def wish(self, prompt: int) -> Wish:
-        """The call, as the ledger knows it."""
-        params, principal = self.chat.params, self._caller.principal
-        caps = [params[name] for name in ("max_tokens", "max_completion_tokens") if params.get(name) is not None]
-        if self._entry.max_output is not None:
-            caps.append(self._entry.max_output)
-        most = min(MOST_OUTPUT, *caps) if caps else DEFAULT_OUTPUT
-        choices = params.get("n") or 1
-        return Wish(
-            id=f"hold_{random.getrandbits(128):032x}",
-            asker=Asker(
-                user=principal.user.id,
-                key=principal.key_id,
-                team=principal.team or "",
-                agent=self._agent,
-                session=self._caller.session.id if self._caller.session else "",
-            ),
-            model=self._entry.name,
-            prompt=prompt,
-            most=most * choices,
-            least=min(most, 1) * choices,
-            price=self._entry.price,
-            request=self._caller.request_id,
-            tag=self._caller.tag,
-        )
-
-    def _cap(self, hold: Hold) -> None:
-        params = self.chat.params
-        old = params.get("max_tokens") is not None and params.get("max_completion_tokens") is None
-        name, each = "max_tokens" if old else "max_completion_tokens", hold.output // (params.get("n") or 1)
-        capped = {k: v for k, v in params.items() if k not in ("max_tokens", "max_completion_tokens")} | {name: each}
-        self.chat = msgspec.structs.replace(self.chat, params=capped)
-        if hold.remaining is not None:
-            self.headers["x-budget-remaining-tokens"] = str(hold.remaining)
-        if hold.resets_at is not None:
-            self.headers["x-budget-reset"] = str(hold.resets_at)
-
-
-def _quota(error: BudgetExceededError, caller: Caller) -> QuotaError:
-    """The refusal as a person reads it."""
-    asker = caller.principal
-    who = error.subject.replace(asker.user.id, asker.user.name)
-    if asker.team:
-        who = who.replace(asker.team, asker.team_name)
-    amount, remaining = (_shown(value, error.unit) for value in (error.amount, error.remaining))
-    left = "is used up" if error.remaining == 0 else f"has {remaining} left, too little for this request"
-    per = "in all" if error.per == "total" else f"per {error.per}"
-    resets = f", resets at {datetime.fromtimestamp(error.resets_at, UTC):%Y-%m-%dT%H:%M:%SZ}" if error.resets_at else ""
-    headers: dict[str, Any] = {"x-budget-reset": str(error.resets_at)} if error.resets_at else {}
-    if error.unit == "tokens":
-        headers["x-budget-remaining-tokens"] = str(error.remaining)
-    kind = "Token" if error.unit == "tokens" else "Cost"
-    return QuotaError(f"{kind} budget for {who} {left}: {amount} {per}{resets}.", headers)
-
-
-def _shown(value: int, unit: str) -> str:
-    return f"{value:,} tokens" if unit == "tokens" else f"${value / 1_000_000:,.6f}".rstrip("0").rstrip(".")

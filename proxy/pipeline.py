@@ -160,24 +160,27 @@ class Pipeline:
         await paced.admitted()
         routes = Routes(self.catalog, entry, caller)
         for target in routes:
+            leaf = target.model.leaf
             try:
-                async with self.metering.hold(chat, target, caller, parent) as hold:
-                    reply.headers |= hold.headers
-                    ctx = self._context(hold.chat, target, caller, parent, reply)
+                async with self.metering.call(chat, target, caller, parent, routes.more) as call:
+                    reply.headers |= call.headers
+                    ctx = self._context(call.chat, target, caller, parent, reply)
+                    call.progress = ctx.progress
                     async with aclosing(drive(target.model, ctx)) as chunks:
                         async for chunk in chunks:
                             routes.answering()
-                            hold.see(chunk)
-                            yield chunk
-                            if hold.overrun:  # the upstream ignores the cap it was sent: the answer ends here
-                                for index in sorted(hold.choices):
+                            call.see(chunk)
+                            if chunk.usage is None or not leaf:
+                                yield chunk
+                            if call.suspect and await call.overrun():  # it ignores the cap it was sent
+                                for index in call.choices:
                                     yield Chunk(index, {}, "length")
                                 break
                     routes.ended(True)
-                    if hold.reported is None:
-                        usage = await hold.usage()
+                    if leaf:
+                        usage = await call.usage()
                         ctx.add_usage(usage)
-                        yield Chunk(usage=usage)
+                        yield Chunk(usage=usage, facts=call.facts)
                     return
             except Exception as error:
                 if not routes.failed(error):

@@ -1,36 +1,71 @@
-"""How many tokens a prompt may have: a bound that costs next to nothing, and a count for when the bound does not fit."""
+"""How many tokens a prompt may have: a bound that costs next to nothing, and a count for when it does not fit."""
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable
 
-from chattable.agents.chat import Chat, Message
+import msgspec
+from msgspec.structs import replace
+
+from chattable.adapters.vendors.media import without_media
+from chattable.agents.chat import Chat, Json, Message
 from chattable.budget.tokens import count_async
 
 PER_MESSAGE = 8  # tokens that a chat template adds to a message, at most
-PER_IMAGE = 1600  # tokens of a picture, at most, at the usual detail
-SHAPES = ("tools", "functions", "response_format")  # fields that providers put into the prompt
+# Fields that steer an answer and never become part of a prompt. All others do, known or not.
+STEERING = frozenset(
+    {"function_call", "include", "logit_bias", "metadata", "modalities", "modality", "models"}
+    | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "provider", "reasoning"}
+    | {"reasoning_effort", "route", "safety_identifier", "service_tier", "stop", "stream_options"}
+    | {"thinking", "tool_choice", "transforms", "user", "verbosity"}
+)
+
+Media = Callable[[Json], int]  # a part of a message that is not text → the tokens it costs at most
 
 
-def bound_prompt(chat: Chat) -> int:
-    """More tokens than the prompt can have: the bytes of all that is forwarded and what its pictures may cost, none counted."""
-    shape = [chat.params.get(name) for name in SHAPES]
-    written = len(msgspec.json.encode([[m.to_json() for m in chat.messages], shape]))
-    return written + sum(_media(message) for message in chat.messages)
+def bound_prompt(chat: Chat, media: Media) -> int:
+    """More tokens than the prompt can have: the bytes of all that is forwarded, pictures by their table."""
+    messages, parts = _apart(chat.messages)
+    written = len(msgspec.json.encode([[m.to_json() for m in messages], _fields(chat.params)]))
+    return written + sum(map(media, parts))
 
 
-async def count_prompt(chat: Chat, model: str) -> int:
-    """The prompt's tokens, counted, with room for what chat templates add."""
-    texts = [message.text for message in chat.messages]
-    rest = [*(chat.params.get(name) for name in SHAPES), *(m.tool_calls for m in chat.messages)]
-    texts.append(msgspec.json.encode([part for part in rest if part]).decode())
-    words = await count_async("\n".join(texts), model)
-    return words + PER_MESSAGE * (len(chat.messages) + 1) + sum(_media(message) for message in chat.messages)
+async def count_prompt(chat: Chat, model: str, media: Media, per_message: int = PER_MESSAGE) -> int:
+    """The prompt's tokens, counted, with room for what chat templates add to each message."""
+    text, pictures = to_count(chat, media)
+    return await count_async(text, model) + per_message * (len(chat.messages) + 1) + pictures
 
 
-def _media(message: Message) -> int:
-    """What the parts of a message that are not text may cost."""
-    if not isinstance(message.content, list):
-        return 0
-    others = [part for part in message.content if part.get("type") != "text"]
-    return sum(PER_IMAGE if part.get("type") == "image_url" else len(msgspec.json.encode(part)) for part in others)
+def to_count(chat: Chat, media: Media) -> tuple[str, int]:
+    """All words of a prompt, and what its pictures cost besides."""
+    messages, parts = _apart(chat.messages)
+    costs = [media(part) for part in parts]
+    texts = [message.text for message in messages]
+    others = [p for p, cost in zip(parts, costs, strict=True) if not cost and not isinstance(p.get("text"), str)]
+    rest = [*others, *filter(None, map(_beside_text, messages)), *_fields(chat.params)]
+    if rest:
+        texts.append(msgspec.json.encode(rest).decode())
+    return "\n".join(texts), sum(costs)
+
+
+def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
+    """The messages without the payloads of their pictures, and all parts of their contents."""
+    for message in messages:
+        if isinstance(message.content, list):
+            break
+    else:
+        return messages, []
+    parts = [part for m in messages if isinstance(m.content, list) for part in m.content]
+    return [replace(m, content=without_media(m.content)) for m in messages], parts
+
+
+def _fields(params: Json) -> list[tuple[str, object]]:
+    """The fields of a request that may become part of its prompt: tools, a schema, documents …"""
+    kinds = (str, list, dict)
+    return [(k, v) for k, v in params.items() if v and type(v) in kinds and k not in STEERING]
+
+
+def _beside_text(message: Message) -> Json:
+    """What a message says beside its content: calls, thoughts, fields that nobody knows."""
+    said = {"tool_calls": message.tool_calls, "reasoning_content": message.reasoning_content}
+    return {name: value for name, value in (said | message.extra).items() if value}

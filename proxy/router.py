@@ -47,6 +47,10 @@ class Routes:
                 entry.health.begin()
             yield entry
 
+    def more(self) -> bool:
+        """Whether somebody else may be asked if this one fails before its first word."""
+        return self._first is None and bool(self._left or self._names or self._resting)
+
     def answering(self) -> None:
         """Notes that the target asked last has begun to answer."""
         if self._first is None:

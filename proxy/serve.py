@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 from litestar.types import ASGIApp
@@ -21,6 +22,24 @@ from chattable.proxy.http import BoundedHttp
 from chattable.proxy.setup import StartError, find_config, prepare
 
 log = logging.getLogger("chattable")
+
+
+class Workers(Multiprocess):
+    """Several processes; a stop signal that comes again reaches all of them."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told)
+
+    def _told(self, number: int, _: Any) -> None:
+        if number not in self.signal_queue and not self.should_exit.is_set():
+            self.signal_queue.append(number)
+            return
+        for process in self.processes:  # uvicorn only waits for them now, and told them SIGTERM before
+            if process.exitcode is None and process.pid is not None:
+                os.kill(process.pid, signal.SIGTERM)
+
 
 WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file its parent read
 
@@ -53,7 +72,7 @@ def serve(config: Config, path: str | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""
-        supervisor = Multiprocess(options, sockets=[listener])
+        supervisor = Workers(options, [listener])
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise StartError("a worker could not start; its own words are above")

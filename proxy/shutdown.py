@@ -10,12 +10,14 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any
 
+HANGING = 1.0  # seconds that a loop which hangs gets before the process ends without it
+
 
 @contextmanager
-def on_stop_signal(stop: Callable[[], Coroutine[Any, Any, None]]) -> Generator[None]:
+def on_stop_signal(stop: Callable[[], Coroutine[Any, Any, None]], at_once: Callable[[], None]) -> Generator[None]:
     """Runs `stop` on the loop when SIGTERM or SIGINT comes, then does what the server had planned for the signal.
 
-    The same signal again ends the process at once, with the shell's code for that signal.
+    A second signal ends the process at once, with the shell's code for that signal; `at_once` runs before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -25,9 +27,20 @@ def on_stop_signal(stop: Callable[[], Coroutine[Any, Any, None]]) -> Generator[N
     seen: list[int] = []
     planned = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    def end(number: int) -> None:
+        try:
+            at_once()
+        finally:
+            os._exit(128 + number)
+
     def handle(number: int, frame: Any) -> None:
         if number in seen:  # Ctrl-C and a supervisor's SIGTERM for it are one wish
-            os._exit(128 + number)
+            # On the loop, between two steps of it: a signal may come in the middle of a line for the journal.
+            loop.call_soon_threadsafe(end, number)
+            hanging = threading.Timer(HANGING, os._exit, [128 + number])
+            hanging.daemon = True
+            hanging.start()
+            return
         seen.append(number)
         loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(stop())))
         plan = planned[signal.Signals(number)]

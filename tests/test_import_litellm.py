@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy.config import Config
 from chattable.proxy.configfile import parse
 from chattable.proxy.litellm.convert import Converted, convert
@@ -365,6 +365,12 @@ def test_prices_lengths_and_limits(large: Converted) -> None:
 def test_half_a_price_is_completed_by_what_is_known() -> None:
     price = one("model: gpt-4o-mini, input_cost_per_token: 1e-6").models["m"].price
     assert price is not None and (price.input, price.output) == (1, 0.6)
+
+
+def test_what_is_written_to_a_cache_keeps_its_price() -> None:
+    cost = "cache_creation_input_token_cost"
+    price = one(f"model: gpt-4o, {cost}: 3.75e-6, {cost}_above_1hr: 6e-6").models["m"].price
+    assert price is not None and (price.cache_write, price.cache_write_1h) == (3.75, 6)
 
 
 @pytest.mark.parametrize(

@@ -1,174 +1,210 @@
-"""The price table is sound, and a name finds its own row or none: never that of a model whose name only begins alike."""
+"""What models cost: the config's word, else what is known at the vendor's own address, else nobody's."""
 
-import ast
-import inspect
-import re
-from datetime import date
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from chattable.adapters.vendors import VENDORS
-from chattable.budget import prices
-from chattable.budget.ledger import Price
-from chattable.budget.prices import TABLE, known, price_of
+from chattable.adapters.vendors.services import VENDORS, vendor_at
+from chattable.agents.chat import Chat, Message
+from chattable.budget.ledger import FREE, Price
+from chattable.budget.limits import Limit
+from chattable.proxy import configfile
+from chattable.proxy.catalog import Entry, build
+from chattable.proxy.config import Config, Target
+from chattable.proxy.forwarded import Images
+from chattable.proxy.prices import (
+    held_price,
+    known_of,
+    price_of,
+    unpriced,
+    unpriced_under,
+    warning,
+)
 
-ROWS = [(kind, name) for kind, table in TABLE.items() for name in table]
-row = st.sampled_from(ROWS)
+OWN = [
+    ("openai", "https://api.openai.com/v1", "openai"),
+    ("openai", "https://API.OpenAI.com/v1/", "openai"),
+    ("openai", "https://api.openai.com:443/v1//", "openai"),
+    ("anthropic", "https://api.anthropic.com/v1", "anthropic"),
+    ("azure", "https://acme.openai.azure.com", "azure"),
+    ("azure", "https://ACME-1.openai.azure.com/openai/v1/", "azure"),
+    ("azure", "https://acme.services.ai.azure.com/openai/v1", "azure"),
+    ("bedrock", "https://bedrock-runtime.eu-central-1.amazonaws.com", "bedrock"),
+    ("bedrock", "https://bedrock-runtime-fips.us-east-1.amazonaws.com/", "bedrock"),
+    ("gemini", "https://generativelanguage.googleapis.com/v1beta", "gemini"),
+    ("openai", "https://generativelanguage.googleapis.com/v1beta/openai/", "gemini"),
+    ("openai", "https://api.deepseek.com", "deepseek"),
+    ("openai", "https://acme.openai.azure.com/openai/v1", "azure"),
+    ("openai", "https://api.groq.com/openai/v1", "groq"),
+]
+OTHERS = [
+    "https://api.openai.com",
+    "https://eu.api.openai.com/v1",
+    "https://api.openai.com.example.net/v1",
+    "https://api.openai.com:8443/v1",
+    "http://api.openai.com/v1",
+    "http://127.0.0.1:8000/v1",
+    "https://proxy.example.com/v1",
+    "https://openai.azure.com",
+    "https://bedrock-runtime.amazonaws.com.example.net",
+]
 
 
-@pytest.mark.parametrize(("kind", "name"), ROWS)
-def test_every_row_is_sound(kind: str, name: str) -> None:
-    found = TABLE[kind][name]
-    price = found.price
-    assert all(type(figure) is int for figure in (price.input, price.output))
-    assert 0 < price.input < 1_000_000_000  # under a thousand dollars per million: a slip of three digits shows
-    assert 0 <= price.output < 1_000_000_000
-    assert price.output >= price.input or "embedding" in name
-    assert price.cached is None or (type(price.cached) is int and 0 < price.cached < price.input)
-    assert found.context_length is None or found.context_length >= 4096
-    assert found.max_output is None or (found.context_length is not None and 0 < found.max_output <= found.context_length)
+@pytest.mark.parametrize(("kind", "url", "vendor"), OWN)
+def test_b4_a_vendors_address_written_out_is_the_vendors(kind: str, url: str, vendor: str) -> None:
+    assert vendor_at(kind, url) == vendor
 
 
-@pytest.mark.parametrize(("kind", "name"), ROWS)
-def test_every_row_is_found_under_its_name(kind: str, name: str) -> None:
-    assert known(kind, name) is TABLE[kind][name]
+@pytest.mark.parametrize("url", OTHERS)
+def test_b4_another_address_is_nobodys(url: str) -> None:
+    assert vendor_at("openai", url) == ""
 
 
-def test_no_name_is_written_twice() -> None:
-    for node in ast.walk(ast.parse(inspect.getsource(prices))):
-        if isinstance(node, ast.Dict):
-            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
-            assert len(keys) == len(set(keys))
+@pytest.mark.parametrize("kind", VENDORS)
+def test_b4_where_no_address_is_said_it_is_the_kinds_own(kind: str) -> None:
+    assert vendor_at(kind, None) == kind
+    if VENDORS[kind].base_url.startswith("https://") and "{" not in VENDORS[kind].base_url:
+        assert vendor_at(kind, VENDORS[kind].base_url) == kind
 
 
-def test_every_vendor_that_charges_has_a_table_and_no_other() -> None:
-    own = {kind for kind, vendor in VENDORS.items() if "127.0.0.1" in vendor.base_url}
-    assert set(VENDORS) - own <= set(TABLE)
-    assert not own & set(TABLE)
-    assert all(price_of(kind, "gpt-4o") is None for kind in own)
+CONFIG = """
+providers:
+  openai: {{kind: openai, api_key: x}}
+  written: {{kind: openai, api_key: x, base_url: "https://api.openai.com/v1/"}}
+  azure: {{kind: azure, api_key: x, base_url: "https://acme.openai.azure.com"}}
+  own: {{kind: vllm, base_url: "http://127.0.0.1:9/v1"}}
+models:
+  known: {{provider: openai, model: gpt-4o}}
+  written: {{provider: written, model: gpt-4o-2024-08-06}}
+  azure: {{provider: azure, model: gpt-4o}}
+  deployment: {{provider: azure, model: prod}}
+  own: {{provider: own}}
+  free: {{provider: own, price: {{input: 0}}}}
+  said:
+    provider: own
+    price: {{input: 3, output: 15, cached: 0.3, cache_write: 3.75, cache_write_1h: 6, image: 0.04}}
+    picture_tokens: 900
+  mixed: {{targets: [{{provider: openai, model: gpt-4o}}, {{provider: own}}]}}
+  "openai/*": {{provider: openai}}
+  "own/*": {{provider: own}}
+  "cheap/*": {{provider: own, price: {{input: 1}}}}
+agents:
+  echo: {{use: "chattable.agents.echo:Echo"}}
+budgets: {{{budgets}}}
+"""
 
 
-def usd(prompt: float, output: float, cached: float | None = None) -> Price:
-    return Price(round(prompt * 1e6), round(output * 1e6), None if cached is None else round(cached * 1e6))
+def config(budgets: str = "") -> Config:
+    return configfile.parse(CONFIG.format(budgets=budgets).encode(), "config.yaml", {}, VENDORS)
+
+
+def entries(budgets: str = "") -> dict[str, Entry]:
+    made = config(budgets)
+    catalog = build(made, None)  # type: ignore[arg-type]
+    return {name: catalog._entries[name] for name in catalog._entries}
+
+
+GPT_4O = Price(2_500_000, 10_000_000, 1_250_000)
+
+
+def test_b4_prices_by_kind_and_model_and_unknown_is_not_zero() -> None:
+    found = entries()
+    assert [found[name].price for name in ("known", "written", "azure")] == [GPT_4O] * 3
+    assert [found[name].price for name in ("deployment", "own", "echo")] == [None] * 3
+    assert found["free"].price == FREE
+    assert found["said"].price == Price(3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000, 40_000)
+    assert (found["said"].picture_tokens, found["known"].picture_tokens) == (900, None)
+
+
+def test_b5_what_claude_writes_to_a_cache_has_its_price() -> None:
+    made = config()
+    claude = known_of(replaced(made, "anthropic"), "claude-sonnet-4-5-20250929")
+    price = price_of(Target(provider="p"), made.models["own"], claude)
+    assert price == Price(3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000)
+
+
+def replaced(made: Config, kind: str) -> Any:
+    from msgspec.structs import replace
+
+    return replace(made.providers["openai"], kind=kind)
+
+
+def test_who_refuses_what_has_no_price() -> None:
+    allowed, refused = entries(), entries("unpriced: refuse")
+    assert all(entry.priced for entry in allowed.values())
+    assert not any(refused[name].priced for name in ("deployment", "own"))
+    assert all(refused[name].priced for name in ("known", "azure", "free", "said", "echo"))
+    assert [target.priced for target in refused["mixed"].targets] == [True, False]
+
+
+def test_which_models_have_no_price() -> None:
+    names = ["deployment", "own", "mixed", "own/*"]
+    made = config("unpriced: refuse")
+    assert unpriced(made) == names
+    assert "deployment, own" in warning(made, names) and "are refused" in warning(made, names)
+    assert "`budgets.unpriced: refuse`" in warning(config(), names)
+
+
+IMAGES = [  # model, its price, what a small and a large picture cost besides their tokens
+    ("dall-e-3", Price(image=120_000), 40_000, 80_000),  # as the table has it
+    ("dall-e-3", Price(image=50_000), 50_000, 50_000),  # as the config has it
+    ("dall-e-3", FREE, 0, 0),
+    ("gpt-image-1", Price(5_000_000, 40_000_000), 0, 0),  # by tokens
+    ("flux", FREE, 0, 0),
+    ("flux", Price(image=30_000), 30_000, 30_000),
+    ("flux", None, 250_000, 250_000),  # nobody knows
+]
+
+
+@pytest.mark.parametrize(("model", "price", "small", "large"), IMAGES)
+def test_b9_a_picture_costs_its_piece_or_its_tokens(model: str, price: Price | None, small: int, large: int) -> None:
+    sizes = ("1024x1024", small), ("1792x1024", large)
+    for size, micro in sizes:
+        asked = Images("a cat", n=3, size=size, quality="standard")
+        assert asked.estimate("openai", model, price).fixed == 3 * micro
+
+
+def limit(kind: str = "everyone", subject: str = "", models: Any = None, cost: Any = 5) -> Limit:
+    return Limit(id="l", kind=kind, subject=subject, per="day", cost=cost, models=models)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "price"),
+    ("binding", "names"),
     [
-        ("openai", "gpt-4o", usd(2.5, 10, 1.25)),
-        ("openai", "gpt-4o-2024-08-06", usd(2.5, 10, 1.25)),
-        ("openai", "gpt-4o-2024-05-13", usd(5, 15)),  # a snapshot with a price of its own
-        ("openai", "gpt-4o-mini", usd(0.15, 0.6, 0.075)),
-        ("openai", "gpt-4o-mini-2024-07-18", usd(0.15, 0.6, 0.075)),
-        ("openai", "openai/gpt-4o-mini", usd(0.15, 0.6, 0.075)),
-        ("openai", "o1-2024-12-17", usd(15, 60, 7.5)),
-        ("openai", "o1-pro-2025-03-19", usd(150, 600)),
-        ("openai", "ft:gpt-4o-mini-2024-07-18:acme::abc123", usd(0.3, 1.2)),
-        ("openai", "ft:gpt-4o:acme:helpdesk:abc123", usd(3.75, 15)),
-        ("anthropic", "claude-3-5-sonnet-20241022", usd(3, 15, 0.3)),
-        ("anthropic", "claude-3-5-sonnet-latest", usd(3, 15, 0.3)),
-        ("anthropic", "claude-opus-4-20250514", usd(15, 75, 1.5)),
-        ("anthropic", "claude-opus-4-5-20251101", usd(5, 25, 0.5)),
-        ("gemini", "models/gemini-2.5-flash", usd(0.3, 2.5, 0.03)),
-        ("gemini", "gemini-2.0-flash-001", usd(0.1, 0.4, 0.025)),
-        ("xai", "grok-4.3-latest", usd(1.25, 2.5, 0.2)),
-        ("mistral", "codestral-latest", usd(0.3, 0.9)),
-        ("deepseek", "deepseek-v4-pro", usd(1.32, 3.96, 0.044)),
-        ("moonshot", "kimi-k2.6", usd(0.95, 4, 0.16)),
-        ("groq", "openai/gpt-oss-20b", usd(0.075, 0.3, 0.0375)),
-        ("together", "openai/gpt-oss-20b", usd(0.05, 0.2)),
-        ("fireworks", "accounts/fireworks/models/gpt-oss-20b", usd(0.07, 0.3, 0.035)),
-        ("azure", "gpt-4.1-mini", usd(0.4, 1.6, 0.1)),
-        ("bedrock", "amazon.nova-pro-v1:0", usd(0.8, 3.2, 0.2)),
-        ("bedrock", "us.amazon.nova-pro-v1:0", usd(0.8, 3.2, 0.2)),
-        ("bedrock", "anthropic.claude-sonnet-4-20250514-v1:0", usd(3, 15, 0.3)),
-        ("bedrock", "global.anthropic.claude-sonnet-4-20250514-v1:0", usd(3, 15, 0.3)),
-        ("bedrock", "global.anthropic.claude-sonnet-4-5-20250929-v1:0", usd(3, 15, 0.3)),
-        ("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0", usd(3.3, 16.5, 0.33)),
-        ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", usd(3.3, 16.5, 0.33)),
-        ("bedrock", "eu.anthropic.claude-opus-4-6-v1", usd(5.5, 27.5, 0.55)),
-        ("bedrock", "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-opus-4-6-v1", usd(5.5, 27.5, 0.55)),
-        ("openrouter", "openai/gpt-4o", usd(2.5, 10, 1.25)),
-        ("openrouter", "anthropic/claude-sonnet-4.5", usd(3, 15, 0.3)),
-        ("openrouter", "anthropic/claude-3.5-sonnet-20241022", usd(3, 15, 0.3)),
-        ("openrouter", "google/gemini-2.5-pro", usd(1.25, 10, 0.125)),
-        ("openrouter", "x-ai/grok-4.3", usd(1.25, 2.5, 0.2)),
+        (limit(), ["own", "other", "own/*"]),
+        (limit(cost=None), []),
+        (limit("model", "own"), ["own"]),
+        (limit("model", "own/small"), ["own/*"]),
+        (limit("user", "alice", models=("own",)), ["own"]),
+        (limit(models=("own*",)), ["own", "own/*"]),
+        (limit(models=("own/small",)), ["own/*"]),
+        (limit(models=("gpt-4o",)), []),
+        (limit(models=("*",)), ["own", "other", "own/*"]),
     ],
 )
-def test_names_that_are_known(kind: str, name: str, price: Price) -> None:
-    assert price_of(kind, name) == price
+def test_which_of_them_a_budget_in_dollars_would_bind(binding: Limit, names: list[str]) -> None:
+    assert unpriced_under(binding, ["own", "other", "own/*"]) == names
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("openai", ""),
-        ("openai", "gpt-4o-audio-preview"),
-        ("openai", "gpt-4o-minimal"),
-        ("openai", "o1-preview"),
-        ("openai", "gpt-4-32k"),
-        ("openai", "GPT-4o"),
-        ("openai", "gpt-4o\n"),
-        ("openai", "gpt-4o-20241399"),  # no date
-        ("openai", "gpt-4-0314"),  # four digits are a version of its own, not a snapshot
-        ("openai", "ft:gpt-5:acme::abc123"),
-        ("openai", "claude-opus-4-5"),
-        ("openai", "somebody/gpt-4o"),
-        ("mistral", "mistral-large-latest"),
-        ("groq", "gpt-oss-20b"),
-        ("fireworks", "accounts/acme/models/gpt-oss-20b"),  # somebody's own
-        ("azure", "gpt-4o-mini-2024-07-18.ft-abc123"),
-        ("bedrock", "us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0"),
-        ("bedrock", "eu.amazon.nova-pro-v1:0"),  # dearer than in the United States
-        ("bedrock", "arn:aws:bedrock:us-east-1:1:application-inference-profile/abc123"),
-        ("openrouter", "gpt-4o"),
-        ("openrouter", "openai/gpt-4o:extended"),
-        ("openrouter", "meta-llama/llama-3.3-70b-instruct"),
-        ("ollama", "gpt-4o"),
-        ("vllm", "openai/gpt-oss-20b"),
-        ("nobody", "gpt-4o"),
-    ],
-)
-def test_names_that_are_not(kind: str, name: str) -> None:
-    assert known(kind, name) is None
+CLAUDE = Price(3, 15, 1, 4, 6)
+MARK = {"cache_control": {"type": "ephemeral"}}
+TEXT = {"type": "text", "text": "x"}
+MARKED = [
+    Chat("m", [Message("user", "x")], params=MARK),
+    Chat("m", [Message("user", "x", extra=MARK)]),
+    Chat("m", [Message("user", [TEXT, TEXT | MARK])]),
+    Chat("m", [Message("user", "x")], params={"tools": [{"type": "function"} | MARK]}),
+]
 
 
-def test_columns_come_with_the_price() -> None:
-    found = known("openai", "gpt-4o-mini-2024-07-18")
-    assert found is not None
-    assert (found.context_length, found.max_output) == (128_000, 16_384)
+@pytest.mark.parametrize("chat", MARKED)
+def test_a_hold_covers_what_may_be_written_to_a_cache(chat: Chat) -> None:
+    assert held_price(CLAUDE, chat).input == 6
 
 
-@given(row, st.dates(date(2020, 1, 1), date(2039, 12, 31)), st.sampled_from(["-%Y-%m-%d", "-%Y%m%d", "-latest", "-001"]))
-def test_a_snapshot_costs_what_its_model_does(named: tuple[str, str], day: date, suffix: str) -> None:
-    kind, name = named
-    snapshot = name + day.strftime(suffix)
-    assert known(kind, snapshot) is TABLE[kind].get(snapshot, TABLE[kind][name])
-
-
-# Ends of names that vendors do use, and others; the dates of snapshots are no part of them.
-ends = st.sampled_from(
-    ["-mini", "-nano", "-pro", "-preview", "-fast", "-32k", "-0613", "-lite", "-v2", ".5", "-5", "mini", ":free", "/x"]
-)
-
-
-@given(row, ends | st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=12))
-def test_a_longer_name_is_another_model(named: tuple[str, str], end: str) -> None:
-    kind, name = named
-    if re.search(r"-(20[\d-]+|00\d|latest|v[\d:]+)$", end) or name.startswith("ft:"):
-        return  # what may follow a name without changing what it is
-    assert known(kind, name + end) is TABLE[kind].get(name + end)
-
-
-@given(row, st.data())
-def test_a_shorter_name_is_another_model(named: tuple[str, str], data: st.DataObject) -> None:
-    kind, name = named
-    start = name[: data.draw(st.integers(0, len(name) - 1))]
-    assert known(kind, start) is TABLE[kind].get(start)
-
-
-@given(st.sampled_from(sorted({*VENDORS, *TABLE})), st.text(max_size=40))
-def test_any_text_may_be_asked_for(kind: str, name: str) -> None:
-    assert known(kind, name) is None or name in TABLE[kind]
+def test_a_hold_is_no_larger_where_nothing_is_written() -> None:
+    plain = Chat("m", [Message("user", [TEXT]), Message("assistant", None)])
+    assert held_price(CLAUDE, plain) is CLAUDE
+    assert held_price(Price(3, 15, 1), MARKED[0]) == Price(3, 15, 1)
+    assert held_price(Price(3, 15, 1, 4), plain).input == 4  # a vendor that writes by itself
+    assert held_price(None, plain) is FREE

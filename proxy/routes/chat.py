@@ -29,7 +29,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
         chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
-        caller = await on_behalf(caller, chat.params.get("user"), house)
+        caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
         return _Answer(house, reply, chat, caller.began)
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET
@@ -39,7 +40,6 @@ log = logging.getLogger("chattable")
 
 SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
 SOME = 100  # sessions in one step of it
-AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
 PERSISTENCE, PAUSE = 2.0, 0.1  # seconds in which a commit is tried again, and between two tries, longer each time
 ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
 
@@ -128,11 +128,12 @@ class Sessions:
         self, session: Session, chat: Chat, entry: Entry, caller: Caller, *, retried: bool, window: Window | None = None
     ) -> Plan:
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
-        since = time.time() - AGAIN if retried and not self._failed.has(session.id, chat.messages) else None
-        plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, since=since, window=window)
+        again = time.time() if retried and not self._failed.has(session.id, chat.messages) else None
+        appended = partial(turns.appended, chat=chat, most=most, tokens=tokens, retried=again)
+        plan = await appended(self._store, session, window=window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
             session = await self._store.open(session.user_id, session.id, create=False)
-            plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, since=since)
+            plan = await appended(self._store, session)
         return plan
 
     async def _chore(self, chore: str, session: Session, chat: Chat, entry: Entry, caller: Caller) -> tuple[Plan, Entry]:

@@ -14,6 +14,7 @@ from chattable.proxy.store.session_values import tokens_of
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
 
 SUMMARY = "What was said before, in short:\n\n"
+AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -49,13 +50,14 @@ async def appended(
     *,
     most: int,
     tokens: int | None,
-    since: float | None = None,
+    retried: float | None = None,
     window: Window | None = None,
 ) -> Plan:
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
     Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
-    request stands, for this call, in the place of the stored one. What was answered `since` then is not asked again.
+    request stands, for this call, in the place of the stored one. What a request that is `retried`
+    at this time asks is not asked again where it was answered just before.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -72,7 +74,7 @@ async def appended(
     items = _fitting(kept, None if room is None else room - _size(added), cut=cut)
     cut = cut or len(items) < len(kept)
     parent: str | None = session.head
-    at = None if since is None else _answered(items, asked, since)
+    at = None if retried is None else _answered(items, asked, retried)
     replay = None if at is None or items[at].incomplete else _replayed(items[at])
     if at is not None and (replay is not None or at == len(items) - 1):  # the whole answer takes the place of a part of it
         parent = items[at - len(asked)].parent
@@ -136,11 +138,15 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
     return [item.message for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)]
 
 
-def _answered(items: Sequence[Item], asked: Sequence[Message], since: float) -> int | None:
-    """Where the newest answer to these very messages is, if it was given since then."""
+def _answered(items: Sequence[Item], asked: Sequence[Message], now: float) -> int | None:
+    """Where the newest answer to these very messages is, if it was given just before.
+
+    An answer whose time is well ahead of `now` was given before a clock was set back: nobody knows
+    how long ago.
+    """
     wanted = [said(message) for message in asked]
     for at in range(len(items) - 1, len(wanted) - 1, -1):
-        if items[at].created_at < since:
+        if abs(items[at].created_at - now) > AGAIN:
             break
         before = items[at - len(wanted) : at]
         if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:

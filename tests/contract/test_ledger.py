@@ -7,9 +7,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from databases import migrated_sqlite
 from ledgers import START, Clock, open_ledger
 
-from chattable.budget.errors import BudgetExceededError, UnknownLimitError
+from chattable.budget.errors import BudgetExceededError, UnknownLimitError, UnpricedError
 from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Used, Wish
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
 from chattable.proxy.store.database import Database
@@ -21,8 +22,20 @@ BOB = Asker(user="bob", key="k2", team="red")
 @pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path}/chattable.db" if request.param == "sqlite" else "sqlite:///:memory:"
+        return str(request.getfixturevalue("migrated_postgres_url"))
+    if request.param == "sqlite":
+        return migrated_sqlite(tmp_path / "chattable.db")
+    return "sqlite:///:memory:"
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
+    await database.start()
+    if url == "sqlite:///:memory:":
+        await database.migrate()
+    yield database
+    await database.stop()
 
 
 @pytest.fixture
@@ -68,6 +81,18 @@ async def test_nobody_is_bound_without_a_limit(ledger: Ledger) -> None:
     assert await ledger.entries() == []
     (row,) = await ledger.usage([], since=0, until=MAX_AMOUNT, only={})
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 3, 5)
+
+
+async def test_g10_calls_and_answers_from_a_cache_are_counted_apart(ledger: Ledger) -> None:
+    await ledger.put_limit(limit(kind="everyone", subject="", tokens=10_000, per="total"))
+    await ledger.hold(wish("asked", ALICE))
+    await ledger.settle("asked", Used(prompt=3, completion=5))
+    hits = [(wish(f"hit {i}", ALICE, most=0), Used(saved=8)) for i in range(4)]
+    await ledger.record([*hits, (wish("bob's hit", BOB, most=0), Used(saved=8))])
+    rows = await ledger.usage(["user"], since=0, until=MAX_AMOUNT, only={})
+    found = {row.group[0]: (row.requests, row.cached_requests, row.tokens_saved) for row in rows}
+    assert found == {ALICE.user: (1, 4, 32), BOB.user: (0, 1, 8)}
+    assert (await balance(ledger))["lim"] == (8, 0)
 
 
 async def test_a_soft_limit_binds_and_does_not_cap(ledger: Ledger) -> None:
@@ -165,6 +190,35 @@ async def test_cost_is_held_in_micro_dollars_and_cuts_output(ledger: Ledger) -> 
     with pytest.raises(BudgetExceededError) as refused:
         await ledger.hold(wish("h2", prompt=1000, price=price))
     assert (refused.value.unit, refused.value.remaining) == ("micro-USD", 4)
+
+
+async def test_what_is_free_is_never_refused_for_money(ledger: Ledger) -> None:
+    price = Price(input=1_000_000)
+    await ledger.put_limit(limit(tokens=None, cost=10))
+    await ledger.hold(wish("h", price=price))
+    await ledger.settle("h", Used(prompt=11, cost=11))  # a micro-dollar too much
+    assert (await ledger.hold(wish("free", prompt=10**6))).output == 20
+    assert await ledger.top_up("free", 5)
+    dear = [{"price": price}, {"price": Price(output=1)}, {"price": Price(image=1)}, {"fixed": 1}]
+    for fields in dear:
+        with pytest.raises(BudgetExceededError):
+            await ledger.hold(wish("dear", **fields))
+    await ledger.put_limit(limit("few", tokens=5))
+    with pytest.raises(BudgetExceededError, match="of 5 tokens"):
+        await ledger.hold(wish("free of money, not of tokens"))
+
+
+async def test_a_hard_limit_of_money_refuses_what_has_no_price(ledger: Ledger) -> None:
+    await ledger.put_limit(limit())
+    assert (await ledger.hold(wish("tokens", priced=False))).output == 20
+    await ledger.put_limit(limit("money", tokens=None, cost=10**9, mode="soft"))
+    assert (await ledger.hold(wish("soft", priced=False))).output == 20
+    await ledger.put_limit(limit("money", tokens=None, cost=10**9))
+    with pytest.raises(UnpricedError) as refused:
+        await ledger.hold(wish("hard", priced=False))
+    assert (refused.value.model, refused.value.limit_id) == ("m", "money")
+    assert (refused.value.subject, refused.value.busy) == ("user alice", False)
+    assert (await ledger.hold(wish("free", priced=True))).output == 20
 
 
 async def test_the_same_id_is_the_same_hold(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from wired import bodies, damaged
 from chattable.adapters.ollama import OllamaWire
 from chattable.adapters.ollama_request import EFFORTS
 from chattable.adapters.params import Unsupported
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import InvalidRequest
 
@@ -159,6 +159,17 @@ def test_ollamas_own_words_win() -> None:
     assert body["options"] == {"num_ctx": 4096, "temperature": 1} and body["keep_alive"] == "5m"
     assert body["think"] == "low" and body["truncate"] is False
     assert sent({"format": "json"})["format"] == "json"
+
+
+CAPS = [(5, 5), (20, 10), (-1, 10), (-2, 10), ("x", 10), (True, 10)]
+
+
+@pytest.mark.parametrize(("own", "sent_as"), CAPS)
+def test_f1_its_own_words_do_not_raise_the_cap(own: Any, sent_as: int) -> None:
+    params = {"max_tokens": 10, "options": {"num_predict": own}, "num_predict": own}
+    assert sent(params)["options"] == {"num_predict": sent_as}
+    if type(own) is int:
+        assert sent({"options": {"num_predict": own}})["options"] == {"num_predict": own}
 
 
 def test_how_a_model_is_loaded_is_not_for_its_askers() -> None:
