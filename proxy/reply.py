@@ -10,6 +10,7 @@ from typing import Any
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import ChatError
+from chattable.proxy.errors import ClientLeftError
 
 FULL = 64  # chunks waiting for the client at which the turn pauses
 PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
@@ -99,6 +100,7 @@ class Reply:
         self._items.clear()
         _wake(self._writer)
         if cancel and self.task is not None:
+            self.end(ClientLeftError())
             self.task.cancel()
 
     def _give_up(self) -> None:

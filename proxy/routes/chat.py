@@ -15,7 +15,7 @@ from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
 from chattable.proxy.reply import Reply
-from chattable.proxy.requests import caller_of, on_behalf, read_json
+from chattable.proxy.requests import caller_of, on_behalf, read_metered, upstream_headers
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -28,9 +28,12 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
-        chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
+        body = await read_metered(request, caller, house)
+        chat = parse(body, default_model=house.config.default_model)
         caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
+        scope: Any = request.scope
+        scope["trace"] = reply.trace
         return _Answer(house, reply, chat, caller.began)
 
     return [chat_completions]
@@ -93,14 +96,11 @@ class _Answer:
         trace = self._reply.trace
         overhead = max(0.0, time.monotonic() - self._began - trace.waited)
         headers = [*headers, (b"x-chattable-overhead-ms", b"%.1f" % (overhead * 1000))]
-        if trace.attempts:
-            headers.append((b"x-chattable-model", trace.asked.encode("ascii", "replace")))
-            headers.append((b"x-chattable-attempts", b"%d" % trace.attempts))
-        headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in self._reply.headers.items()]
+        facts = upstream_headers(trace) | self._reply.headers
+        headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in facts.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _watch(self, receive: Receive) -> None:
-        """Stops the turn when the client leaves."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        """Stops the turn when the client leaves, or says that it will send nothing more, as those who leave do."""
+        await receive()
         self._reply.leave(cancel=True)
