@@ -78,7 +78,7 @@ for model in DELTAS:
         print(f"{model} {client.__name__}: %d in (with cache), %d out" % client(model))
 PY
 venv/bin/pip freeze | grep -iE '^(anthropic|langchain-anthropic)='
-timeout 100 venv/bin/python clients.py | tee seen
+timeout 100 venv/bin/python clients.py 2>errors | tee seen || { cat errors; exit 1; }
 diff - seen <<'END' && echo "as on 2026-11-30"
 claude-once sdk: 130 in (with cache), 7 out
 claude-once langchain: 0 in (with cache), 7 out

@@ -78,7 +78,7 @@ for model in STREAMS:
             print(f"{model}, {client.__name__}: AssertionError")
 PY
 venv/bin/pip freeze | grep -iE '^(openai|langchain-openai)='
-timeout 100 venv/bin/python clients.py | tee seen
+timeout 100 venv/bin/python clients.py 2>errors | tee seen || { cat errors; exit 1; }
 diff - seen <<'END' && echo "as on 2026-11-30"
 empty, openai: ('call_1', 'get', '{"a": 1}')
 empty, langchain: ('call_1', 'get', {'a': 1})

@@ -83,7 +83,7 @@ for client in openai, langchain, pydantic_ai:
         print(f"{client.__name__}, {model}: {client(model)}")
 PY
 venv/bin/pip freeze | grep -iE '^(openai|langchain-openai|pydantic-ai-slim)='
-timeout 100 venv/bin/python clients.py | tee seen
+timeout 100 venv/bin/python clients.py 2>errors | tee seen || { cat errors; exit 1; }
 diff - seen <<'END' && echo "as on 2026-11-30"
 openai, once, last: (10, 3)
 openai, every chunk: (10, 3)

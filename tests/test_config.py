@@ -683,6 +683,17 @@ def test_f1_what_else_a_prompt_agent_says_is_its_operators() -> None:
     assert agent.params == params
 
 
+def test_f9_check_names_the_line_of_an_agent_that_is_none() -> None:
+    text = b"agents:\n  shell:\n    use: os:system\n  of_c: {use: 'msgspec.json:encode'}\n"
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "config.yaml", {}, KINDS, code=True)
+    shell, of_c = caught.value.problems
+    assert (shell.line, shell.path) == (3, "agents.shell.use")
+    assert shell.text.startswith("os:system is a part of Python itself")
+    assert (of_c.line, of_c.path) == (4, "agents.of_c.use")
+    assert "is not written in Python" in of_c.text
+
+
 # Secrets and admin keys
 
 

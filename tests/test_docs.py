@@ -69,3 +69,9 @@ def test_every_command_is_documented() -> None:
     words = set(walk(parser()))
     assert len(words) > 15
     assert not [word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", rows)]
+
+
+def test_every_test_that_the_list_of_faults_names_is_there() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "faults.md").read_text()))
+    assert len(named) > 10
+    assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
