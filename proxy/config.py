@@ -304,6 +304,18 @@ class SessionTitle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = ""
 
 
+class SessionTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What chat UIs ask for their own ends: titles, tags, follow-ups, searches, summaries."""
+
+    model: Annotated[
+        str, Meta(description="model that answers it; default: `title.model` for titles and agents, else who is asked")
+    ] = ""
+    prompts: Annotated[
+        dict[str, tuple[Name, ...]],
+        Meta(description="how prompts of your own wording begin, by task: title_generation, tags_generation …"),
+    ] = {}
+
+
 class SessionSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What becomes of history that is too long."""
 
@@ -328,6 +340,7 @@ class Sessions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Annotated[SessionWindow, Meta(description="how much stored history is asked")] = SessionWindow()
     retention: Annotated[SessionRetention, Meta(description="what is kept")] = SessionRetention()
     title: Annotated[SessionTitle, Meta(description="how sessions get their titles")] = SessionTitle()
+    tasks: Annotated[SessionTasks, Meta(description="what chat UIs ask for their own ends")] = SessionTasks()
     summary: Annotated[SessionSummary, Meta(description="what becomes of history that is too long")] = SessionSummary()
     store: Annotated[str, Meta(description="a SessionStore of your own, as package.module:Class; default: the database")] = ""
 

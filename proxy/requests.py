@@ -16,6 +16,7 @@ from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
 from chattable.proxy.cache.controls import of_header
 from chattable.proxy.house import House
+from chattable.proxy.store.text import is_placeholder
 
 END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
 MAX_KEY = 255  # characters of an Idempotency-Key
@@ -60,6 +61,7 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     if key and not (len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         message = f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
+    key = "" if is_placeholder(key) else key
     calls = int(max_calls) if max_calls else None
     control = of_header(header(request, b"cache-control"))
     door = house.pipeline.sessions.doors.of_headers(scope["headers"])
@@ -68,16 +70,16 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
 
 async def on_behalf(caller: Caller, user: str | None, house: House) -> Caller:
     """The caller, as the `user` of the body where a trusted key says so and no header did; the body moves no other's charge."""
-    if not user or not caller.principal.trusted or caller.principal.acting:
+    if not user or is_placeholder(user) or not caller.principal.trusted or caller.principal.acting:
         return caller
     return replace(caller, principal=await house.auth.acting(caller.principal, user))
 
 
 def end_user(request: Request[Any, Any, Any]) -> str:
-    """Whom a chat UI asks for, by its headers; a placeholder that the UI did not fill in is nobody."""
+    """Whom a chat UI asks for, by its headers; what stands for no name is nobody."""
     for name in END_USER:
         value = unquote(header(request, name))
-        if value and not value.startswith("{{"):
+        if not is_placeholder(value):
             return value
     return ""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from litestar import Request, post
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
+from msgspec.structs import replace
 
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
@@ -29,6 +30,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
         chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
+        chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
+        if door is not caller.door:
+            caller = replace(caller, door=door)
         caller = await on_behalf(caller, chat.params.get("user"), house)
         reply = house.pipeline.start(chat, caller)
         return _Answer(house, reply, chat, caller.began)

@@ -59,6 +59,13 @@ class KeptTurn(Turn):
         return self._fold.message()
 
     @property
+    def answer_text(self) -> str:
+        """What was answered, where it was given to a function too."""
+        answer = self.answer
+        calls = [call.get("function") or {} for call in answer.tool_calls or ()]
+        return answer.text or "".join(str(call.get("arguments") or "") for call in calls)
+
+    @property
     def usage(self) -> Usage | None:
         """What it used, once it is known."""
         return self._fold.usage

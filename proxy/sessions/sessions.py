@@ -13,19 +13,23 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from chattable.agents.chat import Chat, Message
+from chattable.agents.chat import Chat, Chunk, Message
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import made
+from chattable.agents.prompt import PromptAgent
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.reply import Reply
 from chattable.proxy.sessions import chores, turns
+from chattable.proxy.sessions.chore_answers import answered
+from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.doors import Door, Doors
 from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Turn, kept
 from chattable.proxy.sessions.failed import Failed
 from chattable.proxy.sessions.locks import Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
+from chattable.proxy.sessions.titles import title_in
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store import sessions as stored
@@ -41,6 +45,7 @@ SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
 SOME = 100  # sessions in one step of it
 AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
 PERSISTENCE, PAUSE = 2.0, 0.1  # seconds in which a commit is tried again, and between two tries, longer each time
+TITLED = (chores.TITLE, chores.TAGS, chores.FOLLOW_UPS)  # chores that the model for titles does
 ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
 
 
@@ -80,16 +85,19 @@ class Sessions:
 
     def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
-        chat, door = self.doors.of_body(chat, caller.door)
-        if door is None or door.mode == "off":
-            return Stateless(Turn(chat, entry, caller, STATELESS))
-        return self._kept(chat, entry, caller, reply, door)
+        door = caller.door
+        if door is not None and door.named:
+            return self._kept(chat, entry, caller, reply, door)
+        turn = Turn(chat, entry, caller, STATELESS)
+        if door is not None and (door.task or door.ui) and (chore := self._recognised(chat, door)):
+            turn.entry, turn.replay = self._assigned(chore, chat, entry, caller)
+        return Stateless(turn)
 
     @asynccontextmanager
     async def _kept(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply, door: Door) -> AsyncGenerator[Turn]:
         user, create = caller.principal.user.id, self._config.unknown == "create"
         holder = new_holder()
-        chore = chores.recognised(chat, door.task) if door.task or door.mode != "append" else None
+        chore = self._recognised(chat, door) if door.task or door.mode != "append" else None
         async with AsyncExitStack() as stack:
             if chore is None and (door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)):
                 tokens = turns.room_beside(chat, _room(chat, entry, self._config.window.tokens))
@@ -100,7 +108,9 @@ class Sessions:
             else:
                 session = await self._store.open(user, door.name, create=create, model=entry.name)
                 if chore is not None:
-                    plan, entry = await self._chore(chore, session, chat, entry, caller)
+                    plan = await turns.mirrored(self._store, session, chat, side=True)
+                    entry, replay = self._assigned(chore, chat, entry, caller)
+                    plan = replace(plan, replay=replay)
                 elif door.mode == "mirror" or await turns.resent(self._store, session, chat):
                     plan = await turns.mirrored(self._store, session, chat)
                 else:
@@ -135,16 +145,23 @@ class Sessions:
             plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, since=since)
         return plan
 
-    async def _chore(self, chore: str, session: Session, chat: Chat, entry: Entry, caller: Caller) -> tuple[Plan, Entry]:
-        """What a chat UI asks for its own ends is never history, and no agent is run for it where that can be helped."""
-        plan = await turns.mirrored(self._store, session, chat, side=True)
-        if chore != chores.OTHER:
-            if self._config.title.model:
-                with suppress(ModelNotFound):  # not for this key
-                    entry = self._catalog.find(self._config.title.model, caller.principal)
-            if not entry.model.leaf:
-                plan = replace(plan, replay=chores.answered(chore, chat))
-        return plan, entry
+    def _recognised(self, chat: Chat, door: Door) -> Chore | None:
+        return chores.recognised(chat, door.task, ui=door.ui, own=self._config.tasks.prompts)
+
+    def _assigned(
+        self, chore: Chore, chat: Chat, entry: Entry, caller: Caller
+    ) -> tuple[Entry, list[Chunk] | None]:
+        """Who answers a chore, and the answer where nobody is asked. Law: no agent is run for it."""
+        titled = chore.kind in TITLED
+        model = self._config.tasks.model
+        if not model and (titled or not entry.model.leaf):
+            model = self._config.title.model
+        with suppress(ModelNotFound):  # not for this key
+            if model:
+                entry = self._catalog.find(model, caller.principal)
+            while isinstance(entry.model, PromptAgent) and not titled:
+                entry = self._catalog.find(entry.model.model, caller.principal)
+        return entry, None if entry.model.leaf else answered(chore, chat)
 
     async def _commit(self, turn: KeptTurn, holder: str, *, incomplete: bool = False) -> None:
         try:
@@ -170,11 +187,12 @@ class Sessions:
             await asyncio.sleep(PAUSE * pause)
         raise AssertionError("counting has no end")
 
-    def _afterwards(self, turn: KeptTurn, chore: str | None) -> None:
+    def _afterwards(self, turn: KeptTurn, chore: Chore | None) -> None:
         """What the client need not wait for."""
         plan, session, caller = turn.plan, turn.session, turn.caller
-        if chore == chores.TITLE:
-            self._later(self.scribe.entitle(session, chores.title_in(turn.answer.text)))
+        if chore is not None:
+            if chore.kind == chores.TITLE and (title := title_in(turn.answer_text)):
+                self._later(self.scribe.entitle(session, title))
         elif not plan.side:
             if session.title is None:
                 self._later(self.scribe.title(session, caller, plan.messages, turn.answer))

@@ -35,8 +35,9 @@ async def mirrored(store: SessionStore, session: Session, chat: Chat, *, side: b
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
     # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the head stays where it is.
-    lone = match.id is None and not chat.stream and len(spoken(chat.messages)) == 1
-    side = side or (lone and session.head is not None)
+    said = len(spoken(chat.messages))
+    lone = match.id is None and not chat.stream and said == 1
+    side = side or not said or (lone and session.head is not None)
     mode = "side" if side else "mirrored" if match.id == session.head else "branched"
     head = None if lone and not side else UNSET
     return Plan(mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side)
