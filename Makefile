@@ -54,3 +54,10 @@ lock: $(VENV)/dev  ## resolve the dependencies anew into the two lock files
 
 clean:  ## remove the virtual environment and everything generated
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis .conformance bench-results
+
+.PHONY: bench-against figures
+bench-against: $(VENV)/dev  ## compare costs with another commit: REV=abc1234 [ROWS=plain,hit] [PAIRS=21]
+	$(BIN)/python tests/bench/against.py $(REV) $(if $(ROWS),--rows '$(ROWS)') $(if $(PAIRS),--pairs $(PAIRS))
+
+figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [REV=abc1234] [ROWS=plain]
+	$(BIN)/python tests/bench/figures.py $(REV) $(if $(ROWS),--rows '$(ROWS)')

@@ -47,9 +47,10 @@ class AnthropicWire(Wire):
         for i, block in enumerate(content):
             chunks += reader.see({"type": "content_block_start", "index": i, "content_block": block})
             chunks += reader.see({"type": "content_block_stop", "index": i})
-        return chunks + reader.see({"type": "message_delta", "delta": raw})
+        end = {"type": "message_delta", "delta": raw, "usage": raw.get("usage")}
+        return chunks + reader.see(end)
 
-    def stream(self) -> AnthropicStream:
+    def stream(self, choices: int = 1) -> AnthropicStream:
         """A reader for one stream."""
         return AnthropicStream()
 

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from chattable.adapters.anthropic_request import JSON_TOOL
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import read_object, read_usage
-from chattable.agents.chat import Chunk, Json, Usage
+from chattable.adapters.openai import read_object
+from chattable.adapters.vendors.usage import ANTHROPIC, ANTHROPIC_PROMPT, Places, read_usage
+from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
 
 OVERFLOW = re.compile(r"prompt is too long|exceeds? (the )?(model's )?(maximum )?context", re.I)
@@ -62,6 +63,7 @@ class AnthropicStream:
 
     Thoughts are told as `reasoning_content` while they come, and again at their end as signed `thinking_blocks`, in the form
     in which they must go back. What the provider's own tools did stays with the provider.
+    Usage comes in running totals and is told as it comes, that of the prompt first.
     """
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ class AnthropicStream:
         self._calls = 0
         self._length = 0  # of the text so far
         self._cited: list[Json] = []
-        self._usage: Json = {}
+        self._told: Json = {}  # of the usage
         self._facts: Json = {}
 
     def feed(self, data: bytes) -> list[Chunk]:
@@ -88,10 +90,11 @@ class AnthropicStream:
         if kind == "content_block_stop":
             return self._stop(_index(event))
         if kind == "message_start":
-            self._count(object_in(event, "message"))
+            # What it says of the output is a placeholder.
+            return self._count(object_in(event, "message"), ANTHROPIC_PROMPT)
         elif kind == "message_delta":
-            self._count(event)
-            return self._end(object_in(event, "delta"))
+            ended = self._end(object_in(event, "delta")) if event.get("delta") is not None else []
+            return ended + self._count(event, ANTHROPIC)
         elif kind == "message_stop":
             self.complete = self.ended = True
         elif kind == "error":
@@ -154,7 +157,7 @@ class AnthropicStream:
         return []
 
     def _end(self, delta: Json) -> list[Chunk]:
-        """The end of the answer, or news of what it used."""
+        """The end of the answer, unless this is only news of what it used."""
         reason = delta.get("stop_reason")
         if not isinstance(reason, str):
             return []
@@ -165,10 +168,7 @@ class AnthropicStream:
         finish = FINISHES.get(reason, "stop")
         if finish == "tool_calls" and not self._calls:
             finish = "stop"  # the only call was the answer itself
-        chunks = [Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts)]
-        if (usage := read_counts(self._usage)) is not None:
-            chunks.append(Chunk(usage=usage, facts=self._facts))
-        return chunks
+        return [Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts)]
 
     def _last_words(self, delta: Json) -> Json:
         """What is said of the whole answer: why it was refused, and its sources. Once: clients can add no lists."""
@@ -199,29 +199,15 @@ class AnthropicStream:
             return self._text(text)
         return [Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})]
 
-    def _count(self, raw: Json) -> None:
-        """Notes the usage; counts are running totals, and those that an event leaves out stand."""
-        usage = raw.get("usage")
-        if isinstance(usage, dict):
-            self._usage.update({k: v for k, v in usage.items() if v is not None})
-            if isinstance(tier := usage.get("service_tier"), str) and tier in TIERS:
-                self._facts["service_tier"] = TIERS[tier]
-
-
-def read_counts(raw: Json) -> Usage | None:
-    """Usage as Anthropic counts it, the cached parts of the prompt added to it; None when nothing usable came."""
-    if "input_tokens" not in raw or "output_tokens" not in raw:
-        return None
-    written, cached = raw.get("cache_creation_input_tokens", 0), raw.get("cache_read_input_tokens", 0)
-    counts = (raw["input_tokens"], written, cached, raw["output_tokens"])
-    if any(type(count) is not int or count < 0 for count in counts):
-        return None
-    usage: Json = {"prompt_tokens": sum(counts[:3]), "completion_tokens": counts[3]}
-    usage["prompt_tokens_details"] = {"cached_tokens": cached} | ({"cache_creation_tokens": written} if written else {})
-    details = raw.get("output_tokens_details")
-    if isinstance(details, dict) and type(details.get("thinking_tokens")) is int:
-        usage["completion_tokens_details"] = {"reasoning_tokens": details["thinking_tokens"]}
-    return read_usage(usage)
+    def _count(self, raw: Json, places: Places) -> list[Chunk]:
+        """The usage so far."""
+        report = raw.get("usage")
+        if not isinstance(report, dict):
+            return []
+        if isinstance(tier := report.get("service_tier"), str) and tier in TIERS:
+            self._facts["service_tier"] = TIERS[tier]
+        usage = read_usage(report, self._told, places)
+        return [Chunk(usage=usage, facts=self._facts)] if usage is not None else []
 
 
 def _annotation(citation: Json) -> Json:

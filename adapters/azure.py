@@ -52,9 +52,9 @@ class AzureWire(OpenAIWire):
         found.note(raw)
         return [found.onto(chunk) for chunk in super().read(raw)]
 
-    def stream(self) -> AzureStream:
+    def stream(self, choices: int = 1) -> AzureStream:
         """A reader for one stream."""
-        return AzureStream()
+        return AzureStream(choices)
 
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error: a blocked prompt is the messages' fault, an unknown deployment is an unknown model."""
@@ -71,8 +71,8 @@ class AzureWire(OpenAIWire):
 class AzureStream(OpenAIStream):
     """Reads one stream; what the filters found is told with the end of each choice and with the usage."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
         self._found = _Findings()
 
     def see(self, raw: Json) -> list[Chunk]:

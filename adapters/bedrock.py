@@ -73,7 +73,7 @@ class BedrockWire(Wire):
         reader = BedrockStream()
         return [chunk for kind, event in events_of(read_object(body)) for chunk in reader.see(kind, event)]
 
-    def stream(self) -> BedrockStream:
+    def stream(self, choices: int = 1) -> BedrockStream:
         """A reader for one stream."""
         return BedrockStream()
 

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from chattable.adapters.anthropic_reader import object_in, read_counts, text_in
+from chattable.adapters.anthropic_reader import object_in, text_in
 from chattable.adapters.anthropic_request import JSON_TOOL
 from chattable.adapters.bedrock_errors import reported
 from chattable.adapters.errors import BrokenAnswer
 from chattable.adapters.openai import read_object
+from chattable.adapters.vendors.usage import BEDROCK, BEDROCK_HOUR, read_usage
 from chattable.agents.chat import Chunk, Json
 
 FINISHES = {
@@ -181,15 +182,18 @@ class BedrockStream:
         raw = event.get("usage")
         if not isinstance(raw, dict):
             return []
-        usage = read_counts(
-            {
-                "input_tokens": raw.get("inputTokens"),
-                "output_tokens": raw.get("outputTokens"),
-                "cache_read_input_tokens": raw.get("cacheReadInputTokens") or 0,
-                "cache_creation_input_tokens": raw.get("cacheWriteInputTokens") or 0,
-            }
-        )
+        told = _kept_for_an_hour(raw)
+        usage = read_usage(raw, told, BEDROCK)
         return [Chunk(usage=usage, facts=self._facts)] if usage is not None else []
+
+
+def _kept_for_an_hour(raw: Json) -> Json:
+    """What was written to a cache for longer than the usual five minutes."""
+    details, told = raw.get("cacheDetails"), dict[str, Any]()
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and detail.get("ttl") == "1h":
+            read_usage(detail, told, BEDROCK_HOUR)
+    return told
 
 
 def events_of(raw: Json) -> list[tuple[str, Json]]:

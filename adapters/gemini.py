@@ -46,7 +46,7 @@ class GeminiWire(Wire):
             raise BrokenAnswer("sent an answer that has no end")
         return chunks
 
-    def stream(self) -> GeminiStream:
+    def stream(self, choices: int = 1) -> GeminiStream:
         """A reader for one stream."""
         return GeminiStream()
 

@@ -10,8 +10,9 @@ from msgspec import Meta, Struct
 
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.gemini_errors import reported
-from chattable.adapters.openai import MAX_CHOICES, read_usage
-from chattable.agents.chat import Chunk, Json, Usage
+from chattable.adapters.openai import MAX_CHOICES
+from chattable.adapters.vendors.usage import GEMINI, read_usage
+from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
 
 FINISHES = {
@@ -109,6 +110,7 @@ class GeminiStream:
         self.ended = False
         self._said: dict[int, _Said] = {}
         self._facts: Json = {}
+        self._told: Json = {}  # of the usage
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
@@ -122,7 +124,8 @@ class GeminiStream:
             self._said[0] = _Said(ended=True)
             chunks.append(Chunk(0, {"refusal": f"The prompt was blocked: {clip(reason)}."}, "content_filter", facts=self._facts))
         self.complete = bool(self._said) and all(said.ended for said in self._said.values())
-        if (usage := read_counts(answer.usage_metadata)) is not None:
+        usage = read_usage(answer.usage_metadata, self._told, GEMINI)
+        if usage is not None and answer.usage_metadata:
             chunks.append(Chunk(usage=usage, facts=self._facts))
             self.ended = self.complete
         return chunks
@@ -203,36 +206,6 @@ def _finish(raw: _Candidate, delta: Json, said: _Said) -> str:
     elif reason not in FINISHES and not said.anything:  # as OTHER, IMAGE_OTHER, NO_IMAGE
         raise BrokenAnswer("ended without an answer and without a reason")
     return finish
-
-
-class _Counts(Struct, rename="camel"):
-    prompt_token_count: int | None = None
-    tool_use_prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    total_token_count: int | None = None
-
-
-def read_counts(raw: Any) -> Usage | None:
-    """Usage as Gemini counts it, thoughts among the completion; None when nothing usable came."""
-    try:
-        counts = msgspec.convert(raw, _Counts)
-    except msgspec.ValidationError:
-        return None
-    prompt = (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
-    said, thought = counts.candidates_token_count or 0, counts.thoughts_token_count or 0
-    cached = counts.cached_content_token_count or 0
-    if not prompt or min(prompt, said, thought, cached) < 0:
-        return None
-    if counts.total_token_count != prompt + said:  # some models count their thoughts among what they said
-        said += thought
-    usage: Json = {"prompt_tokens": prompt, "completion_tokens": said}
-    if cached:
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    if thought:
-        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-    return read_usage(usage)
 
 
 class _Token(Struct, rename="camel"):

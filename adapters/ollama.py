@@ -42,7 +42,7 @@ class OllamaWire(Wire):
             raise BrokenAnswer("sent an answer that has no end")
         return chunks
 
-    def stream(self) -> OllamaStream:
+    def stream(self, choices: int = 1) -> OllamaStream:
         """A reader for one stream."""
         return OllamaStream()
 

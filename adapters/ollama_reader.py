@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import read_usage
-from chattable.agents.chat import Chunk, Json, Usage
+from chattable.adapters.vendors.usage import OLLAMA, read_usage
+from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
 
 FINISHES = {"stop": "stop", "length": "length"}
@@ -93,7 +93,8 @@ class OllamaStream:
         if reason == "stop" and self._calls:
             reason = "tool_calls"
         chunks = [Chunk(delta=delta, finish_reason=reason, logprobs=logprobs, facts=facts)]
-        if (usage := read_counts(line.prompt_eval_count, line.eval_count)) is not None:
+        counts = {"prompt_eval_count": line.prompt_eval_count, "eval_count": line.eval_count}
+        if (usage := read_usage(counts, places=OLLAMA)) is not None:
             chunks.append(Chunk(usage=usage, facts=facts))
         return chunks
 
@@ -113,13 +114,6 @@ def _read(data: bytes) -> _Line:
         raise BrokenAnswer(f"sent something that is no answer of this API: {clip(error)}") from None
     except (ValueError, RecursionError):
         raise BrokenAnswer("sent something that is not JSON") from None
-
-
-def read_counts(prompt: Any, said: Any) -> Usage | None:
-    """Usage as Ollama counts it; None when nothing usable came: it leaves out a prompt that it had cached whole."""
-    if not prompt:
-        return None
-    return read_usage({"prompt_tokens": prompt, "completion_tokens": said or 0})
 
 
 class _Token(Struct):

@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.params import HARMLESS, unsupported_parameter
+from chattable.adapters.vendors.usage import read_answer
 from chattable.adapters.wire import Wire
-from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
+from chattable.agents.chat import Chat, Chunk, Json, Message
 from chattable.agents.errors import InvalidRequest, clip
 
 OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
@@ -90,15 +91,16 @@ class OpenAIWire(Wire):
             if calls := message.get("tool_calls"):
                 message = message | {"tool_calls": [call | {"index": n} for n, call in enumerate(calls)]}
             reason = _reason(choice) or ("tool_calls" if calls else "stop")
-            chunks.append(Chunk(_index(choice, i), message, reason, _logprobs(choice), None, facts))
-        usage = read_usage(raw.get("usage"))
+            logprobs = _logprobs(choice) if choice.get("logprobs") else None
+            chunks.append(Chunk(_index(choice, i), message, reason, logprobs, None, facts))
+        usage = read_answer(raw)
         if usage is not None:
             chunks.append(Chunk(usage=usage, facts=facts))
         return chunks
 
-    def stream(self) -> OpenAIStream:
+    def stream(self, choices: int = 1) -> OpenAIStream:
         """A reader for one stream."""
-        return OpenAIStream()
+        return OpenAIStream(choices)
 
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error, in OpenAI's shape or any other that says `error` or `message`."""
@@ -107,13 +109,19 @@ class OpenAIWire(Wire):
 
 
 class OpenAIStream:
-    """Reads one stream of chat completion chunks."""
+    """Reads one stream of chat completion chunks.
 
-    def __init__(self) -> None:
+    Law: usage is told as soon as it comes, and nothing is over while a choice is open: llama.cpp
+    reports once for each.
+    """
+
+    def __init__(self, choices: int = 1) -> None:
         self.complete = False
         self.ended = False
+        self._wanted = choices
         self._ended: dict[int, bool] = {}  # of every choice that has begun
         self._facts: Json | None = None
+        self._told: Json = {}  # of the usage
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
@@ -132,6 +140,7 @@ class OpenAIStream:
         choices, chunks = raw.get("choices") or [], []
         if not isinstance(choices, list):
             raise BrokenAnswer("sent choices that are no list")
+        reported = "usage" in raw or "x_groq" in raw or "timings" in raw
         for choice in choices:
             if not isinstance(choice, dict):
                 raise BrokenAnswer("sent a choice that is not an object")
@@ -140,24 +149,14 @@ class OpenAIStream:
                 raise BrokenAnswer("sent a delta that is not an object")
             index = _index(choice, 0)
             self._ended[index] = self._ended.get(index, False) or reason is not None
-            self.complete = all(self._ended.values())
-            chunks.append(Chunk(index, _checked(delta), reason, _logprobs(choice), None, self._facts))
-        if raw.get("usage"):
-            self.ended = self.complete
-            chunks.append(Chunk(usage=read_usage(raw["usage"]), facts=self._facts))
+            self.complete, self.ended = all(self._ended.values()), False
+            reported = reported or "usage" in choice
+            logprobs = _logprobs(choice) if choice.get("logprobs") else None
+            chunks.append(Chunk(index, _checked(delta), reason, logprobs, None, self._facts))
+        if reported and (usage := read_answer(raw, self._told)) is not None:
+            self.ended = self.complete and len(self._ended) >= self._wanted
+            chunks.append(Chunk(usage=usage, facts=self._facts))
         return chunks
-
-
-def read_usage(raw: Any) -> Usage | None:
-    """Usage as a provider reports it, or None when it reports nothing usable."""
-    try:
-        usage = msgspec.convert({"total_tokens": 0, "completion_tokens": 0} | raw, Usage)
-    except (msgspec.ValidationError, TypeError):
-        return None
-    if min(usage.prompt_tokens, usage.completion_tokens) < 0 or usage.prompt_tokens + usage.completion_tokens >= 2**53:
-        return None
-    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens
-    return usage
 
 
 def write(body: Callable[[], Json]) -> bytes:
@@ -224,7 +223,11 @@ def _logprobs(choice: Json) -> Json | None:
 
 
 def _facts(raw: Json) -> Json | None:
-    return {k: v for k, v in raw.items() if k not in REPLY_FIELDS and v is not None} or None
+    facts = {}
+    for name, value in raw.items():
+        if name not in REPLY_FIELDS and value is not None:
+            facts[name] = value  # noqa: PERF403 - a comprehension is one more call for each chunk
+    return facts or None
 
 
 def _reported(status: int, error: Any) -> Refused:

@@ -158,10 +158,11 @@ class Upstream(Chattable):
                 response = await self._open(body, url, begun, trace, ctx.progress, stream=stream)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    async with aclosing((self._stream if events else self._whole)(response, begun)) as chunks:
+                    read, params = self._stream if events else self._whole, ctx.request.params
+                    async with aclosing(read(response, begun, params.get("n") or 1)) as chunks:
                         first = True
                         async for chunk in chunks:
-                            if first:
+                            if first and chunk.usage is None:
                                 first = False
                                 trace.waited += time.monotonic() - begun
                             yield chunk
@@ -264,7 +265,7 @@ class Upstream(Chattable):
             error.retry_after = wait
         raise error
 
-    async def _whole(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+    async def _whole(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
         for chunk in self.provider.wire.reply(await self._read(response, begun)):
             yield chunk
 
@@ -283,9 +284,14 @@ class Upstream(Chattable):
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
         return b"".join(blocks)
 
-    async def _stream(self, response: httpx.Response, begun: float) -> AsyncGenerator[Chunk]:
+    async def _stream(
+        self,
+        response: httpx.Response,
+        begun: float,
+        n: int,
+    ) -> AsyncGenerator[Chunk]:
         limits = self.timeouts
-        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream()
+        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream(n)
         blocks = response.stream.__aiter__()  # type: ignore[union-attr]
         what, seconds = "sent no token", limits.first_token
         since = begun

@@ -81,8 +81,8 @@ class Wire(Protocol):
         """A whole answer that came at once; raises `BrokenAnswer`."""
         ...
 
-    def stream(self) -> StreamReader:
-        """A reader for one streamed answer."""
+    def stream(self, choices: int = 1) -> StreamReader:
+        """A reader for one streamed answer of that many choices."""
         ...
 
     def error(self, status: int, body: bytes) -> Refused:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from chattable.budget.errors import BudgetExceededError
+from chattable.budget.errors import BudgetExceededError, UnpricedError
 from chattable.budget.ledger import NOTHING, Amount, Room, Wish
 from chattable.budget.limits import Limit, period
 from chattable.budget.steps import Dialect, Steps, array
@@ -59,7 +59,9 @@ class Account(Struct):
         most = wish.most
         if self.limit.tokens is not None:
             most = min(most, remaining.tokens - wish.prompt)
-        if self.limit.cost is not None:
+        if self.limit.cost is not None and not wish.priced and self.limit.mode == "hard":
+            return -1
+        if self.limit.cost is not None and not wish.free:
             left = (remaining.cost - wish.fixed) * 1_000_000 - wish.prompt * wish.price.input
             most = min(most, left // wish.price.output) if wish.price.output else most if left >= 0 else -1
         return most
@@ -69,12 +71,14 @@ class Account(Struct):
         limit, remaining = self.limit, self.room().remaining
         return limit.mode == "hard" and (
             (limit.tokens is not None and remaining.tokens < more.tokens)
-            or (limit.cost is not None and remaining.cost < more.cost)
+            or (limit.cost is not None and remaining.cost < more.cost > 0)
         )
 
     def refusal(self, wish: Wish, *, busy: bool) -> BudgetExceededError:
         """What the asker is told."""
         room, limit = self.room(), self.limit
+        if not wish.priced and limit.cost is not None:
+            return UnpricedError(limit.id, self.subject, limit.per, wish.model)
         of_tokens = limit.tokens is not None and room.remaining.tokens < wish.prompt + wish.least
         unit, amount, left, held = (
             ("tokens", room.amount.tokens, room.remaining.tokens, room.held.tokens)

@@ -2,6 +2,7 @@
 
 BudgetError
 ├── BudgetExceededError     a hard limit has no room; says which one and when it will
+│   └── UnpricedError       the limit is of money, and nobody knows what the model costs
 ├── UnknownLimitError       no limit has this id
 └── LedgerUnavailableError  the database did not answer; nothing may be spent without it
     └── LedgerContendedError  others held the rows for too long
@@ -40,6 +41,14 @@ class BudgetExceededError(BudgetError):
         self.resets_at = resets_at  # unix seconds; None: never
         self.held = held  # of the amount, by calls that are under way
         self.busy = busy
+
+
+class UnpricedError(BudgetExceededError):
+    """A model's price is unknown, and a hard limit of money takes none without."""
+
+    def __init__(self, limit_id: str, subject: str, per: str, model: str) -> None:
+        super().__init__(limit_id, subject, per, "micro-USD", 0, 0, None)
+        self.model = model
 
 
 class UnknownLimitError(BudgetError):

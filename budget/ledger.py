@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.budget.limits import Asker, Limit
 
@@ -41,11 +42,49 @@ class Price(Struct, frozen=True):
     input: int = 0
     output: int = 0
     cached: int | None = None  # of prompt tokens that the upstream had cached; None: as input
+    cache_write: int | None = None  # of those that it writes to a cache; None: as input
+    cache_write_1h: int | None = None  # of those kept for an hour; None: as cache_write
+    image: int = 0  # micro-USD for a picture made, whatever its tokens
 
-    def of(self, prompt: int, completion: int, cached: int = 0) -> int:
-        """The cost in micro-USD, rounded up once: a cost is never understated."""
-        saved = 0 if self.cached is None else min(cached, prompt) * (self.input - self.cached)
-        return -(-(prompt * self.input - saved + completion * self.output) // 1_000_000)
+    @property
+    def free(self) -> bool:
+        """Whether it is zero throughout: what costs nothing is refused for no want of money."""
+        return not any((self.input, self.output, *self._of_prompt, self.image))
+
+    @property
+    def dearest(self) -> Price:
+        """The same where every token of the prompt costs the most it can: what a hold must cover."""
+        return replace(self, input=max(self.input, *self._of_prompt), cached=None)
+
+    @property
+    def _of_prompt(self) -> tuple[int, int, int]:
+        """What a prompt token costs that was cached, is written, is written for an hour."""
+        cached = self.input if self.cached is None else self.cached
+        written = self.input if self.cache_write is None else self.cache_write
+        return cached, written, written if self.cache_write_1h is None else self.cache_write_1h
+
+    def of(
+        self,
+        prompt: int,
+        completion: int,
+        cached: int = 0,
+        written: int = 0,
+        written_1h: int = 0,
+    ) -> int:
+        """The cost in micro-USD, rounded up once: a cost is never understated.
+
+        `cached` and `written` are parts of the prompt that do not overlap, `written_1h` is a part
+        of `written`.
+        """
+        cost = completion * self.output
+        if cached or written:
+            read, write, write_1h = self._of_prompt
+            cached = min(cached, prompt)
+            written = min(written, prompt - cached)
+            long = min(written_1h, written)
+            prompt -= cached + written
+            cost += cached * read + (written - long) * write + long * write_1h
+        return -(-(cost + prompt * self.input) // 1_000_000)
 
 
 FREE = Price()
@@ -61,10 +100,16 @@ class Wish(Struct, frozen=True, kw_only=True):
     most: int
     least: int = 1
     price: Price = FREE
+    priced: bool = True  # False: nobody knows its price, and hard limits of money refuse it
     fixed: int = 0  # micro-USD that it costs whatever the tokens: pictures that are made …
     uncapped: bool = False  # nobody said how much: it gets a share of what remains, not all of it
     request: str = ""  # request id
     tag: str = ""  # what it is for, where it is not the user's own question: title, summary …
+
+    @property
+    def free(self) -> bool:
+        """Whether it costs nothing, however much it says."""
+        return self.price.free and not self.fixed
 
     def amount(self, output: int) -> Amount:
         """What it costs with that much output."""
@@ -246,6 +291,10 @@ class Ledger(ABC):
     @abstractmethod
     async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
         """What calls that began in [since, until) used, grouped by some of `GROUPS`, of those that match `only`."""
+
+    @abstractmethod
+    async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Puts a notice into the outbox."""
 
     @abstractmethod
     async def accounts(self) -> int:

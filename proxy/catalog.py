@@ -19,13 +19,14 @@ from msgspec.structs import replace
 from chattable.adapters import discovery
 from chattable.adapters.local import LocalServer, data_home, model_path
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.known import Known
+from chattable.adapters.vendors.models import known
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chattable import Chattable, Limits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
 from chattable.agents.prompt import PromptAgent
 from chattable.budget.ledger import FREE, Price
-from chattable.budget.prices import Known, known
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
 from chattable.proxy.health import Health
@@ -52,6 +53,7 @@ class Entry(Struct, frozen=True):
     limits: Limits = Limits()
     price: Price = FREE
     max_output: int | None = None
+    kind: str = ""  # of the provider, where a model answers
     source: tuple[str, ...] = ()  # what really answers, whatever it is called here: what differs in it may answer differently
     targets: tuple[Entry, ...] = ()  # where there are several: each as an entry of the same name
     fallbacks: tuple[str, ...] = ()
@@ -219,6 +221,7 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
         model.description,
         target.context_length or model.context_length or (facts.context_length if facts else None),
         max_output=max_output,
+        kind=config.kind,
         price=price_of(target, model, facts),
         source=(source.name, config.kind, config.base_url or "", *config.options.values(), upstream_name),
         cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
@@ -235,7 +238,13 @@ def known_of(provider: settings.Provider, model: str) -> Known | None:
 def price_of(target: settings.Target, model: settings.ModelEntry, facts: Known | None) -> Price:
     """What budgets take a model to cost: what the config says, else what is known, else nothing."""
     said = target.price or model.price
-    return said.as_price() if said else facts.price if facts else FREE
+    return said.as_price() if said else listed_price(facts) if facts else FREE
+
+
+def listed_price(facts: Known) -> Price:
+    """What is known of a model's price, in the ledger's unit."""
+    cached = None if facts.cached is None else round(facts.cached * 1e6)
+    return Price(round(facts.input * 1e6), round(facts.output * 1e6), cached)
 
 
 def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:

@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 import msgspec
 from msgspec.structs import replace
 
-from chattable.adapters.vendors import Vendor
+from chattable.adapters.vendors.services import Vendor
 from chattable.agents import loading
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
 from chattable.proxy.values import Secret, admin_key

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.adapters.errors import BrokenAnswer
 from chattable.adapters.openai import OpenAIWire
@@ -15,31 +16,12 @@ from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
+from chattable.budget.ledger import FREE
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
+from chattable.proxy.forwarded import Kind
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.router import Routes
-
-LEGACY_CAP = 16  # tokens that a completion has where nobody says
-
-
-class Kind(Struct, frozen=True):
-    """One of the things that are passed through."""
-
-    path: str  # below the base URL, ours and the provider's
-    what: str  # as an error says it
-    asks: str  # the field that holds what is asked
-    free: bool = False  # costs nothing where the provider reports no usage
-
-
-KINDS = (
-    Kind("/embeddings", "embeddings", "input"),
-    Kind("/completions", "completions", "prompt"),
-    Kind("/moderations", "moderations", "input", free=True),
-    Kind("/images/generations", "images", "prompt"),
-    Kind("/audio/speech", "speech", "input"),
-    Kind("/rerank", "reranking", "query"),
-)
 
 
 class Forwarded(Struct, frozen=True):
@@ -51,6 +33,9 @@ class Forwarded(Struct, frozen=True):
     trace: Trace
 
 
+_decode = msgspec.json.Decoder(Forwarded).decode
+
+
 class Forwarding:
     """Passes requests on."""
 
@@ -60,19 +45,32 @@ class Forwarding:
 
     async def ask(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
         """The provider's answer. What was used is booked whether or not somebody waits for it."""
-        return await asyncio.shield(asyncio.create_task(self._ask(kind, fields, caller)))
+        return await asyncio.shield(asyncio.create_task(self._once(kind, fields, caller)))
+
+    async def _once(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
+        """The answer, or that of the request before with the same Idempotency-Key."""
+        if not caller.idempotency_key:
+            return await self._ask(kind, fields, caller)
+        async with self._pipeline.idempotency.claim(caller, [kind.path, fields]) as claim:
+            if claim.kept is not None:
+                return replace(_decode(claim.kept), headers={"idempotency-replayed": "true"})
+            answer = await self._ask(kind, fields, caller)
+            claim.answer = msgspec.json.encode(answer)
+            return answer
 
     async def _ask(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
         entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
-        chat = Chat(entry.name, [Message("user", _text(kind, fields))], params=_caps(kind, fields))
-        trace = Trace()
+        given, trace = kind.parse(fields), Trace()
+        chat = Chat(entry.name, [Message("user", given.words)])
         async with self._pipeline.pace.call(chat, entry, caller, nested=caller.parent is not None) as paced:
             headers = dict(await paced.admitted())
             routes = Routes(self._pipeline.catalog, entry, caller)
             for target in routes:
                 upstream = _upstream(kind, target)
+                most = given.estimate(target.kind, upstream.model, target.price or FREE)
+                capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
+                call = self._pipeline.metering.call(capped, target, caller, caller.parent, routes.more, most)
                 try:
-                    call = self._pipeline.metering.call(chat, target, caller, caller.parent, routes.more)
                     async with call as hold:
                         asked = fields | {"model": upstream.model}
                         if "max_tokens" in hold.chat.params and kind.path == "/completions":
@@ -111,27 +109,6 @@ def _upstream(kind: Kind, target: Entry) -> Upstream:
         message = f"The model `{target.name}` does no {kind.what}: only a provider that speaks OpenAI's API is asked for them."
         raise InvalidRequest(message, param="model", code="unsupported_model")
     return model
-
-
-def _text(kind: Kind, fields: Json) -> str:
-    """What is asked, to be counted where nobody reports the usage; token ids weigh more as text than as tokens."""
-    asked = fields.get(kind.asks)
-    if asked is None and kind.path != "/completions":
-        raise MissingParameter(kind.asks)
-    if isinstance(asked, str):
-        return asked
-    if isinstance(asked, list) and all(isinstance(part, str) for part in asked):
-        return "\n".join(asked)
-    return msgspec.json.encode([asked, fields.get("documents")]).decode()
-
-
-def _caps(kind: Kind, fields: Json) -> Json:
-    """How many tokens of output may come."""
-    if kind.path != "/completions":
-        return {"max_tokens": 0}
-    most = fields.get("max_tokens")
-    choices = max([number for name in ("n", "best_of") if type(number := fields.get(name)) is int] or [1])
-    return {"max_tokens": most if type(most) is int and most >= 0 else LEGACY_CAP, "n": max(1, choices)}
 
 
 def _object(content_type: str, body: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -54,6 +55,13 @@ class Once:
         self.seen.append(chunk)
 
 
+class Claim(Struct):
+    """A key's answer: the one that was kept, or the one that is to be kept now."""
+
+    kept: str | None
+    answer: bytes | None = None
+
+
 class Idempotency:
     """Knows which keys were used, in the ledger's database and by its clock.
 
@@ -77,32 +85,44 @@ class Idempotency:
 
     @asynccontextmanager
     async def once(self, chat: Chat, caller: Caller, reply: Reply) -> AsyncGenerator[Once]:
-        """The one call of its key, or the answer of the one before, under its id; without a key, just a call."""
+        """The one chat of its key, or the answer of the one before, under its id; without a key, just a chat."""
         if not caller.idempotency_key:
             yield Once()
             return
+        asked = [chat.model, chat.stream, chat.params, [m.to_json() for m in chat.messages]]
+        async with self.claim(caller, asked) as claim:
+            if claim.kept is not None:
+                answer = _decode(claim.kept)
+                reply.id, reply.created = answer.id, answer.created
+                yield Once(answer.chunks)
+                return
+            once = Once()
+            yield once
+            claim.answer = _encode(Answer(reply.id, reply.created, once.seen))
+
+    @asynccontextmanager
+    async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[Claim]:
+        """The right to answer what is asked under the caller's key, or the answer that was given."""
         place = caller.principal.user.id, sha256(caller.idempotency_key.encode()).hexdigest()
-        body = sha256(_encode([chat.model, chat.stream, chat.params, [m.to_json() for m in chat.messages]])).hexdigest()
+        body = sha256(_encode(asked)).hexdigest()
         try:
             kept = await self._ledger.run(lambda: _begin(self._ledger.dialect, place, body))
         except LedgerUnavailableError as error:
             log.warning("idempotency is unknown: %s", error)
             raise BudgetAwayError from None
+        claim = Claim(kept)
         if kept is not None:
-            answer = _decode(kept)
-            reply.id, reply.created = answer.id, answer.created
-            yield Once(answer.chunks)
+            yield claim
             return
-        once = Once()
         self._running.add(place)
         try:
-            yield once
+            yield claim
         except BaseException:
             await self._end(place, None)
             raise
         else:
-            whole = _encode(Answer(reply.id, reply.created, once.seen))
-            await self._end(place, whole.decode() if len(whole) <= MOST else None)
+            answer = claim.answer
+            await self._end(place, answer.decode() if answer and len(answer) <= MOST else None)
         finally:
             self._running.discard(place)
 

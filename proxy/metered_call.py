@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.upstream import Upstream
+from chattable.adapters.vendors.media import media_tokens
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
 from chattable.agents.chattable import Progress
 from chattable.budget.calls import End, Record
 from chattable.budget.journal import Line
 from chattable.budget.ledger import FREE, Hold, Used, Wish
 from chattable.budget.limits import Asker
-from chattable.budget.tokens import bound, count, count_async
+from chattable.budget.tokens import bound, count_async, count_at_once
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
+from chattable.proxy.forwarded import Estimate
 from chattable.proxy.output_caps import asked_cap, capped, least_output
 from chattable.proxy.prompts import bound_prompt, count_prompt
 
@@ -48,6 +51,7 @@ class MeteredCall:
         caller: Caller,
         agent: str,
         followed: Callable[[], bool],
+        estimate: Estimate,
     ) -> None:
         self.chat = chat  # with its output capped to what is held
         self.headers: dict[str, str] = {}
@@ -58,7 +62,7 @@ class MeteredCall:
         self._caller = caller
         self._agent = agent
         self._followed = followed
-        self._wish: Wish | None = None
+        self._estimate = estimate
         self._hold: Hold | None = None
         self._reported: Usage | None = None
         self.facts: Json | None = None  # that came with the usage
@@ -96,7 +100,7 @@ class MeteredCall:
             used = None
         else:
             text = "\n".join(message.text for message in self.chat.messages)
-            used = self._unknown(count(text, self._entry.name), self._most)
+            used = self._unknown(count_at_once(text, self._entry.name), self._most)
         return self._line(used, "stopped")
 
     def see(self, chunk: Chunk) -> None:
@@ -145,17 +149,30 @@ class MeteredCall:
             prompt, output = reported.prompt_tokens, reported.completion_tokens
             if not prompt and self._reported is not NO_USAGE:
                 prompt, guessed = await self._count_prompt(0), True
-            length = sum(bound("".join(said)) for said in self._said.values())
-            if length > LONG_TOKENS * output or output > MOST_OUTPUT:
+            if self._estimate.whole and self._reported is None:
+                output, guessed = self._most, True
+            if self._implausible(output):
                 counted = await self._count_said()
-                # Another tokeniser may need fewer tokens for the same words, by a quarter at most.
-                if counted * 3 > output * 4 or output > MOST_OUTPUT:
+                # Another tokeniser may need a quarter fewer tokens for the same words, and a few.
+                if not output or output > MOST_OUTPUT or counted > output * 4 / 3 + 3:
+                    if self._reported is not None:
+                        self._tell_implausible(output, counted)
                     output, guessed = counted, True
             usage = msgspec.structs.replace(
                 reported, prompt_tokens=prompt, completion_tokens=output, total_tokens=prompt + output
             )
             self._usage = usage, guessed
         return self._usage
+
+    def _implausible(self, output: int) -> bool:
+        """Whether so many tokens are too few for what was said, or more than any answer has; costs next to nothing."""
+        length = sum(bound("".join(said)) for said in self._said.values())
+        return length > LONG_TOKENS * output or output > MOST_OUTPUT
+
+    def _tell_implausible(self, reported: int, counted: int) -> None:
+        facts = {"reported": reported, "counted": counted, "model": self._entry.name}
+        asked_by = {"request": self._caller.request_id, "user": self._caller.principal.user.name}
+        self._metering.notice("usage.implausible", facts | asked_by)
 
     async def _charge(self, error: BaseException | None) -> Used | None:
         """What the call is charged; None: nothing at all."""
@@ -174,13 +191,12 @@ class MeteredCall:
             min(value, usage.prompt_tokens) if type(value := details.get(name)) is int and value > 0 else 0
             for name in ("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens")
         )
-        del written, longer
         price = self._entry.price or FREE
         return Used(
             prompt=usage.prompt_tokens,
             completion=usage.completion_tokens,
             cached=cached,
-            cost=price.of(usage.prompt_tokens, usage.completion_tokens, cached),
+            cost=price.of(usage.prompt_tokens, usage.completion_tokens, cached, written, longer) + self._estimate.fixed,
             estimated=guessed,
         )
 
@@ -189,6 +205,8 @@ class MeteredCall:
         if self.progress.usage is not None and self.progress.usage.prompt_tokens:
             prompt = self.progress.usage.prompt_tokens
         cost = (self._entry.price or FREE).of(prompt, output)
+        if output:
+            cost += self._estimate.fixed
         return Used(prompt=prompt, completion=output, cost=cost, estimated=True, unknown=True)
 
     def _line(self, used: Used | None, reason: str) -> Line | None:
@@ -218,20 +236,24 @@ class MeteredCall:
                 session=self._caller.session.id if self._caller.session else "",
             ),
             model=self._entry.name,
-            prompt=prompt,
+            prompt=prompt + self._estimate.prompt,
             most=most * choices,
-            least=min(most, least_output(params)) * choices,
+            least=(most if self._estimate.whole else min(most, least_output(params))) * choices,
             price=self._entry.price or FREE,
+            fixed=self._estimate.fixed,
             uncapped=asked is None,
             request=self._caller.request_id,
             tag=self._caller.tag,
         )
 
     async def _count_prompt(self, per_message: int = 8) -> int:
-        return await count_prompt(self.chat, self._entry.name, self._media, per_message)
+        counted = await count_prompt(self.chat, self._entry.name, self._media, per_message)
+        return counted + self._estimate.prompt
 
     def _media(self, part: Json) -> int:
-        return 1600 if part.get("type") == "image_url" else len(msgspec.json.encode(part))
+        entry = self._entry
+        model = entry.model.model if isinstance(entry.model, Upstream) else entry.name
+        return media_tokens(entry.kind, model, part)
 
     def _cap(self, hold: Hold) -> None:
         params = self.chat.params

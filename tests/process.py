@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from databases import migrated_sqlite
+from shared import in_a_run
 
 # A proxy in the environment must not see traffic that is meant for the loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -156,24 +158,30 @@ def chattable(
     config_text: str | None = None,
     *arguments: str,
     prefix: Sequence[str] = (),
+    program: Sequence[str] = (sys.executable, "-m", "chattable.proxy"),
     timeout: float = 30,
     directory: str | Path | None = None,
     port: int = 0,
+    migrated: bool = True,
     **env: str,
 ) -> Iterator[Chattable]:
     """Runs the real server in its own directory (config.yaml, database) until the block ends.
 
-    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), and a given
-    `directory` outlives the block, so that a second run finds the same database.
+    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), `program` is
+    what runs another installation, and a given `directory` outlives the block, so that a second run finds the same
+    database. With `migrated` a server whose config names no database finds one with the newest schema, and spares its
+    start that work.
     """
     with tempfile.TemporaryDirectory(prefix="chattable-") as scratch:
         home, port, admin_key = Path(directory or scratch), port or free_port(), f"sk-admin-{secrets.token_urlsafe(32)}"
-        command = [*prefix, sys.executable, "-m", "chattable.proxy", "serve", "--port", str(port), *arguments]
+        command = [*prefix, *program, "serve", "--port", str(port), *arguments]
         if config_text is not None:
             (home / "config.yaml").write_text(config_text)
             command += ["--config", str(home / "config.yaml")]
         # Keys of real providers stay outside: nothing under test may reach them.
         inherited = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+        if migrated and in_a_run() and "database_url" not in (config_text or "") and not (home / "chattable.db").exists():
+            migrated_sqlite(home / "chattable.db")
         settings = {"CHATTABLE_ADMIN_KEY": admin_key, "PYTHONUNBUFFERED": "1"} | env
         server = Chattable(command, inherited | settings, f"http://127.0.0.1:{port}", home)
         server.admin_key, server.directory = settings["CHATTABLE_ADMIN_KEY"], home

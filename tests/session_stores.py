@@ -42,10 +42,10 @@ async def in_memory() -> AsyncIterator[Stores]:
 
 @asynccontextmanager
 async def in_sql(url: str) -> AsyncIterator[Stores]:
+    """On a database with the newest schema."""
     databases = [Database(url), Database(url)]
     for database in databases:
         await database.start()
-    await databases[0].migrate()
     clock = DatabaseClock(databases[0])
     await clock.make()
     one, two = (SqlSessions(database, lambda: clock.now, CLOCK) for database in databases)

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -18,7 +18,6 @@ from typing import Any
 
 import httpx
 import pytest
-from databases import fresh_postgres, postgres_server
 from echo_model import ask
 from process import Process, chattable, free_port
 
@@ -393,18 +392,6 @@ def test_a_database_that_is_not_there_is_one_line(command: list[str], url: str, 
     (tmp_path / "config.yaml").write_text(f"database_url: {url.format(folder=tmp_path)}\n")
     told = one_line(shell(*command, code=1).stderr)
     assert why in told and "tulip" not in told
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
-
-
-@pytest.fixture
-async def postgres_url(postgres: str) -> AsyncIterator[str]:
-    async with fresh_postgres(postgres) as url:
-        yield url
 
 
 async def test_postgresql_is_migrated_on_demand_only(postgres_url: str, shell: Shell, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from litestar import Litestar
 
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy.__main__ import parser
 from chattable.proxy.app import EXPOSED, build
 from chattable.proxy.config import Config

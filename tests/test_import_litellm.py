@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy.config import Config
 from chattable.proxy.configfile import parse
 from chattable.proxy.litellm.convert import Converted, convert

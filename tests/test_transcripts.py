@@ -5,13 +5,13 @@ import io
 import json
 import re
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from databases import fresh_postgres, postgres_server
+from databases import migrated_postgres, migrated_sqlite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_stores import Stores, in_memory, in_sql
@@ -44,12 +44,6 @@ anything = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
-
-
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SessionStore]:
     async def within(opened: AbstractAsyncContextManager[Stores]) -> AsyncIterator[SessionStore]:
@@ -59,9 +53,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "memory":
         opened = within(in_memory())
     elif request.param == "sqlite":
-        opened = within(in_sql(f"sqlite:///{tmp_path}/chat.db"))
+        opened = within(in_sql(migrated_sqlite(tmp_path / "chat.db")))
     else:
-        async with fresh_postgres(request.getfixturevalue("postgres")) as url:
+        async with migrated_postgres() as url:
             async for one in within(in_sql(url)):
                 yield one
         return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy.litellm.report import Notes
 from chattable.proxy.yaml import Document, Where
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from chattable.budget.prices import known
+from chattable.adapters.vendors.models import known
 from chattable.proxy.litellm.given import Given, Input
 from chattable.proxy.litellm.plan import Plan, escaped
 from chattable.proxy.litellm.providers import Left, upstream
@@ -107,8 +107,7 @@ def _lengths(info: Given, target: dict[str, Any]) -> None:
 
 def _price(params: Given, info: Given, target: dict[str, Any], kind: str, model: str) -> None:
     """Dollars for a token become dollars for a million; a part that is not said is what is known of the model."""
-    price, base = {}, known(kind, model)
-    usual = base.price if base else None
+    price, usual = {}, known(kind, model)
     for ours, theirs in PRICES.items():
         holder = params if params.has(theirs) else info
         cost = holder.number(theirs, DEAREST)
@@ -118,7 +117,7 @@ def _price(params: Given, info: Given, target: dict[str, Any], kind: str, model:
             if holder is params:
                 info.left(theirs, "what `litellm_params` says counts")
     if price and usual is not None:
-        price = {"input": usual.input / 1e6, "output": usual.output / 1e6} | price
+        price = {"input": usual.input, "output": usual.output} | price
     if price:
         target["price"] = {part: price[part] for part in PRICES if part in price}
 

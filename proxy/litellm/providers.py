@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy import values
 from chattable.proxy.litellm.given import SECRET, Given, Variables, is_reference
 

@@ -9,7 +9,8 @@ from litestar import Request, Response, post
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.forwarding import KINDS, Forwarding, Kind
+from chattable.proxy.forwarded import KINDS, Kind
+from chattable.proxy.forwarding import Forwarding
 from chattable.proxy.house import House
 from chattable.proxy.requests import caller_of, on_behalf, read_json
 

@@ -5,15 +5,19 @@ python tests/bench/load.py PORT /path CONNECTIONS REQUESTS [BODY]
 
 import asyncio
 import itertools
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import uvloop
 
 SERIAL = b"#########"  # in a body: replaced by a number that no other request carries, so that no cache can help
 WHO = b"@@@@"  # anywhere in a request: replaced by the number of its connection
+USER = b"&&&&"  # anywhere in a request: replaced by the next number of `Load.users`
+SIZE = re.compile(rb"([0-9a-fA-F]+)[^\r\n]*\r\n")  # the line before a chunk's data
 _serials = itertools.count(time.time_ns() // 1_000_000 % 10**8)
 
 
@@ -30,14 +34,23 @@ class Load:
     requests: int = 1000
     first: bytes = b""  # the time of the first answer byte is when this has arrived; empty: any byte of body
     expect: bytes = b""  # an answer without it is bad, whatever its status
+    users: Iterator[int] | None = None  # who asks, one after the other
     deadline_s: float = 300
 
+    @cached_property
     def pieces(self) -> list[bytes]:
-        """Returns the request around the places where its serial number goes."""
+        """The request around the places where its serial number goes."""
         common = {"host": f"127.0.0.1:{self.port}", "content-type": "application/json", "user-agent": "bench"}
         headers = common | {"content-length": str(len(self.body))} | self.headers
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return (f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body).split(SERIAL)
+
+    def request(self, who: int) -> bytes:
+        """Returns the next request of a connection."""
+        alike = len(self.pieces) == 1
+        text = self.pieces[0] if alike else (b"%09d" % next(_serials)).join(self.pieces)
+        text = text.replace(WHO, b"%04d" % who)
+        return text if self.users is None else text.replace(USER, b"%04d" % next(self.users))
 
 
 @dataclass
@@ -57,11 +70,25 @@ class Result:
         return self.requests / self.seconds
 
 
+def holds(answer: bytes, words: bytes) -> bool:
+    """Says whether an answer has these words, which a server may have cut in two chunks."""
+    return words in answer or words in unchunked(answer)
+
+
+def unchunked(answer: bytes) -> bytes:
+    """Returns the body of a chunked answer without the sizes between its chunks."""
+    at, data = answer.find(b"\r\n\r\n") + 4, []
+    while (size := SIZE.match(answer, at)) and (length := int(size[1], 16)):
+        data.append(answer[size.end() : size.end() + length])
+        at = size.end() + length + 2
+    return b"".join(data)
+
+
 class Run:
     """One run of a load: what is left to send and what has been seen."""
 
     def __init__(self, load: Load) -> None:
-        self.load, self.pieces, self.left = load, load.pieces(), load.requests
+        self.load, self.left = load, load.requests
         self.times: list[float] = []
         self.firsts: list[float] = []
         self.bad, self.sample = 0, ""
@@ -72,13 +99,12 @@ class Run:
         if self.left <= 0:
             return None
         self.left -= 1
-        request = self.pieces[0] if len(self.pieces) == 1 else (b"%09d" % next(_serials)).join(self.pieces)
-        return request.replace(WHO, b"%04d" % who)
+        return self.load.request(who)
 
     def answered(self, took: float, first: float, answer: bytes) -> None:
         self.times.append(took)
         self.firsts.append(first)
-        if answer[9:12] != b"200" or self.load.expect not in answer:
+        if answer[9:10] != b"2" or not holds(answer, self.load.expect):
             self.bad += 1
             self.sample = self.sample or answer[:600].decode(errors="replace")
         if len(self.times) == self.load.requests:
@@ -185,9 +211,9 @@ class Held(asyncio.Protocol):
 
 async def hold(load: Load) -> list[Held]:
     """Opens `load.connections` streams and returns them once each has shown its first word."""
-    run, held = Run(load), []
+    held = []
     for _ in range(load.connections):
-        request = run.next_request(0) or b""
+        request = load.request(0)
         _, stream = await asyncio.get_running_loop().create_connection(
             lambda request=request: Held(request, load.first), "127.0.0.1", load.port
         )

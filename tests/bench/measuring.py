@@ -39,6 +39,7 @@ def load_of(row: Row, target: Running, requests: int) -> Load:
         requests=max(row.connections, requests),
         first=row.first,
         expect=row.expect,
+        users=target.users,
     )
 
 

@@ -71,13 +71,13 @@ class Report:
 
     def figures(self) -> dict[str, float]:
         """Returns what the rows give together, as far as they were measured, and the probes."""
-        known = [figure for figure in FIGURES if all(name in self.best for name in figure.rows)]
-        given = {f"{f.name} [{f.unit}]": f.value(*(self.best[name] for name in f.rows)) for f in known}
+        known = [figure for figure in FIGURES if all(name in self.median for name in figure.rows)]
+        given = {f"{f.name} [{f.unit}]": f.value(*(self.median[name] for name in f.rows)) for f in known}
         return given | self.probes
 
     def ratio(self, row: Row) -> str:
         """Says how many times its reference a row costs."""
-        mine, other = self.best[row.name], self.best.get(row.versus)
+        mine, other = self.median[row.name], self.median.get(row.versus)
         if other is None:
             return ""
         if mine.cpu_us is not None and other.cpu_us:
@@ -86,10 +86,13 @@ class Report:
 
     def line(self, row: Row) -> str:
         best, middle = self.best[row.name], self.median[row.name]
-        cpus = "".join(f"{seen.cpu_us:>9.1f}" if seen.cpu_us is not None else " " * 9 for seen in (best, middle))
-        times = f"{best.per_second:>8.0f}{best.p50_ms:>8.3f}{best.p99_ms:>8.3f}{best.first_ms:>8.3f}"
+        cpus = [seen.cpu_us for seen in (middle, best)]
+        costs = "".join(" " * 9 if cpu is None else f"{cpu:>9.1f}" for cpu in cpus)
+        waits = "".join(f"{ms:>8.3f}" for ms in (middle.p50_ms, middle.p99_ms, middle.first_ms))
         wrong = "" if abs(best.calls - row.calls) < 0.01 else f"  CALLS: {row.calls:g} expected"
-        return f"{row.name:<17}{cpus}{times}{best.calls:>7.2f}{best.bad:>5}  {self.ratio(row)}{wrong}"
+        counts = f"{best.calls:>7.2f}{best.bad:>5}"
+        speed = f"{middle.per_second:>8.0f}"
+        return f"{row.name:<22}{costs}{speed}{waits}{counts}  {self.ratio(row)}{wrong}"
 
     def text(self) -> str:
         """Returns the table with its machine, versions and date."""
@@ -99,7 +102,7 @@ class Report:
             ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         ]
         if self.rows:
-            titles = (f"{'row':<17}{'CPU µs':>9}{'median':>9}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'first':>8}"
+            titles = (f"{'row':<22}{'CPU µs':>9}{'best':>9}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'first':>8}"
                       f"{'calls':>7}{'bad':>5}  ratio")  # fmt: skip
             lines += ["", titles, *map(self.line, self.rows)]
         figures = self.figures()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from load import SERIAL, WHO
+from setups import in_session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Figure:
     name: str
     unit: str
     rows: tuple[str, ...]
-    value: Callable[..., float]  # takes the best of each row
+    value: Callable[..., float]  # takes the median of each row
 
 
 def chat(model: str = "m", stream: bool = False, serial: str = SERIAL.decode()) -> bytes:
@@ -46,9 +47,19 @@ def chat(model: str = "m", stream: bool = False, serial: str = SERIAL.decode()) 
     return json.dumps({"model": model, "messages": messages, "temperature": 0.5} | options).encode()
 
 
-def in_session(stored: int) -> dict[str, str]:
-    """Returns the header of a session, one for each connection, that began with so many stored messages."""
-    return {"x-session-id": f"{stored}-{WHO.decode()}"}
+def long_chat(size: int, tools: int) -> bytes:
+    """Returns a chat request with a prompt of so many bytes and so many tools."""
+    request = json.loads(chat())
+    request["messages"][1]["content"] += " The town is old, and its river is slow." * (size // 40)
+    return json.dumps(request | ({"tools": [tool(n) for n in range(tools)]} if tools else {})).encode()
+
+
+def tool(number: int) -> dict[str, Any]:
+    """Returns the definition of a tool with three parameters."""
+    words = {"type": "string", "description": "A word or two, as the user wrote them."}
+    schema = {"type": "object", "properties": {"place": words, "day": words, "unit": words}}
+    about = "Looks up what is known of a place on a day, in the unit that was asked for."
+    return {"type": "function", "function": {"name": f"look_up_{number}", "description": about, "parameters": schema}}
 
 
 PLAIN = {"body": chat()}
@@ -56,6 +67,7 @@ STREAM = {"body": chat(stream=True), "first": b"tok0", "expect": b"data: [DONE]"
 LONG = STREAM | {"body": chat("m-222", stream=True)}
 SAME = {"body": chat(serial="0"), "calls": 0}
 SAME_STREAM = STREAM | {"body": chat(stream=True, serial="0"), "calls": 0}
+EACH_ANEW = SERIAL.decode()  # in a name: another one for each request
 TRANSLATED = STREAM | {"body": chat("m-claude", stream=True)}
 ALONE = {"connections": 1}  # latency without a queue
 
@@ -81,11 +93,40 @@ ROWS = [
     Row(name="all-on", setup="all-on", requests=4_000, versus="plain", **PLAIN),
     Row(name="all-on-stream", setup="all-on", requests=2_000, versus="stream", **STREAM),
     Row(name="all-on-shared", setup="all-on-shared", requests=2_000, versus="plain", **PLAIN),
+    Row(name="all-on-1", setup="all-on", requests=1_000, versus="direct-1", **PLAIN, **ALONE),
+    Row(name="all-on-users", setup="users", requests=2_000, versus="all-on", **PLAIN),
+    Row(
+        name="all-on-new-end-users",
+        setup="end-users",
+        requests=1_000,
+        versus="all-on",
+        headers={"x-user-id": f"end-user-{EACH_ANEW}"},
+        **PLAIN,
+    ),
+    Row(
+        name="all-on-30k-tools",
+        setup="all-on",
+        requests=2_000,
+        versus="all-on",
+        body=long_chat(30_000, tools=20),
+    ),
+    Row(name="all-on-200k", setup="all-on", requests=1_000, versus="all-on", body=long_chat(200_000, tools=0)),
     Row(name="hit", setup="all-on", requests=4_000, versus="plain", **SAME),
     Row(name="hit-stream", setup="all-on", requests=2_000, versus="stream", **SAME_STREAM),
     Row(name="hit-shared", setup="all-on-shared", requests=2_000, versus="plain", **SAME),
-    Row(name="session-20", setup="sessions", requests=2_000, versus="all-on", headers=in_session(20), **PLAIN),
-    Row(name="session-2000", setup="sessions", requests=2_000, versus="session-20", headers=in_session(2000), **PLAIN),
+    Row(name="session-20", setup="sessions", requests=2_000, versus="all-on", headers=in_session(20, WHO), **PLAIN),
+    Row(name="session-2000", setup="sessions", requests=2_000, versus="session-20", headers=in_session(2000, WHO), **PLAIN),
+    Row(
+        name="session-new",
+        setup="sessions-new",
+        requests=1_000,
+        versus="all-on",
+        headers={"x-session-id": f"new-{EACH_ANEW}"},
+        **PLAIN,
+    ),
+    Row(name="agent", setup="chattable", requests=2_000, versus="plain", body=chat("guide")),
+    Row(name="plain-2-workers", setup="chattable-2-workers", requests=4_000, versus="plain", **PLAIN),
+    Row(name="budget-2-workers", setup="budgets-2-workers", requests=4_000, versus="budget", **PLAIN),
     Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
 ]
 
@@ -122,6 +163,7 @@ FIGURES = [
     Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),
+    Figure("latency added at 1 connection, all on, p50", "ms", ("direct-1", "all-on-1"), added("p50_ms")),
     Figure("time to first token added, p50, nginx", "ms", ("direct-stream-1", "nginx-stream-1"), added("first_ms")),
     Figure("time to first token added, p50", "ms", ("direct-stream-1", "stream-1"), added("first_ms")),
 ]

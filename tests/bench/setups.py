@@ -1,6 +1,7 @@
 """What is put under load: the stub itself, nginx before it, Chattable before it, each on its own core."""
 
-import asyncio
+import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -9,15 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
-
-from chattable.agents.chat import Message
-from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Turn
+import uvloop
+from load import SERIAL, USER, Load, measure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from databases import postgres_server
@@ -25,6 +24,7 @@ from process import Chattable, Process, chattable, free_port, start
 from valkeys import valkey_server
 
 SERVER_CORE, LOAD_CORE = 0, 1
+START = 120.0  # seconds a server may take to start: other work may be on its core
 PINNED = bool(shutil.which("taskset")) and (os.cpu_count() or 1) > 1
 
 CONFIG = """\
@@ -38,13 +38,14 @@ models:
   m-idle: {provider: bench}
 agents:
   echo: {use: "chattable.agents.echo:Echo"}
+  guide: {model: m, context: You are a guide to the old town., instructions: Answer in one sentence.}
 """
 
 NGINX = """\
 daemon off; worker_processes 1; pid nginx.pid; error_log stderr crit;
 events { worker_connections 4096; }
 http {
-  access_log off; keepalive_requests 100000000;
+  access_log off; keepalive_requests 100000000; client_max_body_size 64m; client_body_buffer_size 1m;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   upstream stub { server 127.0.0.1:STUB; keepalive 256; keepalive_requests 100000000; }
   server {
@@ -72,6 +73,7 @@ class Running:
     port: int
     headers: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
+    users: Iterator[int] | None = None  # the numbers that take turns in `headers`
 
     def cpu_s(self) -> float:
         """Returns the user and system seconds of all its processes, ended threads and children included."""
@@ -84,14 +86,17 @@ class Running:
         return sum(process.memory_info().rss for process in (self.process.tree() if self.process else []))
 
 
-Setup = Callable[[int], AbstractContextManager[Running]]  # from the stub's port to something under load
+Program = tuple[str, ...]  # the command that runs an installed Chattable, without its arguments
+HERE: Program = (sys.executable, "-m", "chattable.proxy")
+# From the stub's port and a program to something under load.
+Setup = Callable[[int, Program], AbstractContextManager[Running]]
 
 
 @contextmanager
-def stub() -> Iterator[Running]:
+def stub(*arguments: str) -> Iterator[Running]:
     """Runs the stub beside the load generator."""
-    port = free_port()
-    command = [*on_core(LOAD_CORE), sys.executable, str(Path(__file__).with_name("stub.py")), str(port)]
+    port, script = free_port(), str(Path(__file__).with_name("stub.py"))
+    command = [*on_core(LOAD_CORE), sys.executable, script, str(port), *arguments]
     process = start(command, ready_url=f"http://127.0.0.1:{port}/")
     try:
         yield Running(port)
@@ -100,16 +105,17 @@ def stub() -> Iterator[Running]:
 
 
 @contextmanager
-def direct(stub_port: int) -> Iterator[Running]:
+def direct(stub_port: int, program: Program = HERE) -> Iterator[Running]:
     """Puts nothing between the load and the stub."""
     yield Running(stub_port)
 
 
 @contextmanager
-def nginx(stub_port: int) -> Iterator[Running]:
+def nginx(stub_port: int, program: Program = HERE) -> Iterator[Running]:
     """Runs nginx as a plain reverse proxy with keep-alive to the stub, in a directory of its own."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as home:
+        Path(home).chmod(0o711)  # nginx's worker, which is another user, has its folders in it
         Path(home, "nginx.conf").write_text(NGINX.replace("STUB", str(stub_port)).replace("PORT", str(port)))
         command = [*on_core(SERVER_CORE), "nginx", "-p", home, "-c", "nginx.conf", "-e", "stderr"]
         process = start(command, ready_url=f"http://127.0.0.1:{port}/")
@@ -119,85 +125,132 @@ def nginx(stub_port: int) -> Iterator[Running]:
             process.stop()
 
 
-def chattable_with(config: str = CONFIG, *arguments: str, **env: str) -> Setup:
-    """Returns the setup of a Chattable with this config (STUB stands for the stub's port) and one user's key."""
+def chattable_with(config: str = CONFIG, *arguments: str, **key_fields: bool) -> Setup:
+    """Returns the setup of a Chattable with this config (STUB stands for the stub's port).
+
+    It has one user, whose key has these fields.
+    """
 
     @contextmanager
-    def running(stub_port: int) -> Iterator[Running]:
-        text = config.replace("STUB", str(stub_port))
-        with chattable(text, *arguments, prefix=on_core(SERVER_CORE), **env) as server:
-            headers = {"authorization": f"Bearer {server.user_key('bench')}"}
+    def running(stub_port: int, program: Program = HERE) -> Iterator[Running]:
+        text, prefix = config.replace("STUB", str(stub_port)), on_core(SERVER_CORE)
+        where = {"prefix": prefix, "program": program, "timeout": START}
+        with chattable(text, *arguments, **where) as server:
+            headers = bearer(server.user_key("bench", **key_fields))
             yield Running(int(server.base_url.rpartition(":")[2]), headers, server)
 
     return running
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Returns the header that carries a key."""
+    return {"authorization": f"Bearer {key}"}
 
 
 BUDGETS = CONFIG + "budgets: {default: {tokens: 1000000000000, per: day}}\n"
 RATES = "rate_limits: {default: {requests_per_minute: 100000000, tokens_per_minute: 1000000000, parallel: 100000}}\n"
 CACHE = "cache: {ttl: 1h}\n"
 SESSIONS = "sessions: {window: {messages: 20}}\n"
+ALL_ON = BUDGETS + RATES + CACHE
+USERS = 2000  # so many that a key is asked again only after the server has forgotten it
 
 
 @contextmanager
-def migrated(config: str, stub_port: int) -> Iterator[Running]:
+def migrated(config: str, stub_port: int, program: Program) -> Iterator[Running]:
     """Runs Chattable on a database that it does not migrate by itself."""
     with tempfile.TemporaryDirectory() as home:
         Path(home, "config.yaml").write_text(config.replace("STUB", str(stub_port)))
-        subprocess.run([sys.executable, "-m", "chattable.proxy", "migrate"], cwd=home, check=True, capture_output=True)
-        with chattable_with(config)(stub_port) as running:
+        subprocess.run([*program, "migrate"], cwd=home, check=True, capture_output=True)
+        with chattable_with(config)(stub_port, program) as running:
             yield running
 
 
 @contextmanager
-def with_postgres(stub_port: int) -> Iterator[Running]:
+def with_postgres(stub_port: int, program: Program = HERE) -> Iterator[Running]:
     """Runs Chattable with budgets on a PostgreSQL of its own, from its wheel, on the load generator's core."""
-    with postgres_server() as url, migrated(BUDGETS + f"database_url: {url}\n", stub_port) as running:
-        yield running
+    with postgres_server() as url:
+        config = BUDGETS + f"database_url: {url}\n"
+        with migrated(config, stub_port, program) as running:
+            yield running
 
 
 @contextmanager
-def all_on_postgres_and_valkey(stub_port: int) -> Iterator[Running]:
+def all_on_postgres_and_valkey(stub_port: int, program: Program = HERE) -> Iterator[Running]:
     """Runs Chattable with all that is shared between replicas, the stores on the load generator's core."""
     with valkey_server() as valkey, postgres_server() as url:
         stores = f"database_url: {url}\nredis_url: {valkey.url}\n"
-        with migrated(BUDGETS + RATES + CACHE + stores, stub_port) as running:
+        with migrated(ALL_ON + stores, stub_port, program) as running:
             yield running
 
 
+def with_sessions(*lengths: int, sessions: int = 32) -> Setup:
+    """Returns the setup with all on and, for each connection, a session of each length, of which 20 messages are sent."""
+
+    @contextmanager
+    def running(stub_port: int, program: Program = HERE) -> Iterator[Running]:
+        with chattable_with(ALL_ON + SESSIONS)(stub_port, program) as server:
+            for length in lengths:
+                named = replace(server, headers=server.headers | in_session(length, USER))
+                send(named, "/v1/chat/completions", sessions, talk(length))
+            yield server
+
+    return running
+
+
+def in_session(length: int, who: bytes) -> dict[str, str]:
+    """Returns the header of a session that began with so many stored messages."""
+    return {"x-session-id": f"{length}-{who.decode()}"}
+
+
+def talk(length: int) -> dict[str, Any]:
+    """Returns the request whose answer is the last of so many messages of some 20 words."""
+    words = " ".join(f"word{n}" for n in range(20))
+    roles = [("user", "assistant")[n % 2] for n in range(length - 1)]
+    texts = [f"{n}: {words} {SERIAL.decode()}" for n in range(length - 1)]
+    said = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return {"model": "m", "messages": said}
+
+
 @contextmanager
-def with_sessions(stub_port: int) -> Iterator[Running]:
-    """Runs Chattable with all on and, for each connection, a session of 20 stored messages and one of 2,000; 20 are sent."""
-    with chattable_with(BUDGETS + RATES + CACHE + SESSIONS)(stub_port) as running:
-        server = running.process
-        assert isinstance(server, Chattable)
-        user = server.admin("GET", "/admin/users/bench")["id"]
-        asyncio.run(talk(f"sqlite:///{server.directory}/chattable.db", user, (20, 2000)))
-        yield running
+def with_users(stub_port: int, program: Program = HERE) -> Iterator[Running]:
+    """Runs Chattable with all on and many users, who ask one after the other."""
+    name, key = f"user-{USER.decode()}", f"sk-bench-{USER.decode()}"
+    with chattable_with(ALL_ON)(stub_port, program) as server:
+        assert isinstance(server.process, Chattable)
+        admin = Running(server.port, bearer(server.process.admin_key), server.process)
+        send(admin, "/admin/users", USERS, {"name": name})
+        send(admin, f"/admin/users/{name}/keys", USERS, {"key": key})
+        yield Running(server.port, bearer(key), server.process, users=itertools.cycle(range(USERS)))
 
 
-async def talk(url: str, user: str, lengths: tuple[int, ...], sessions: int = 32) -> None:
-    """Fills sessions with questions and answers of some 20 words."""
-    database = Database(url)
-    await database.start()
-    try:
-        store = SqlSessions(database)
-        for length in lengths:
-            for who in range(sessions):
-                words = " ".join(f"word{n}" for n in range(20))
-                texts = [Message("assistant" if n % 2 else "user", f"{n}: {words}") for n in range(length)]
-                session = await store.open(user, f"{length}-{who:04}")
-                await store.commit(session, Turn(entries=tuple(Entry(message=message) for message in texts)))
-    finally:
-        await database.stop()
+def send(server: Running, path: str, requests: int, body: dict[str, Any]) -> None:
+    """Prepares a server by one request of each user; a refusal raises with the server's own words."""
+    load = Load(
+        port=server.port,
+        path=path,
+        headers=server.headers,
+        body=json.dumps(body).encode(),
+        connections=min(32, requests),
+        requests=requests,
+        users=iter(range(requests)),
+    )
+    result = uvloop.run(measure(load))
+    if result.bad:
+        raise RuntimeError(f"POST {path}: {result.bad} of {requests} refused: {result.sample}")
 
 
 SETUPS: dict[str, Setup] = {
     "direct": direct,
     "nginx": nginx,
     "chattable": chattable_with(),
+    "chattable-2-workers": chattable_with(CONFIG, "--workers", "2"),
     "budgets": chattable_with(BUDGETS),
+    "budgets-2-workers": chattable_with(BUDGETS, "--workers", "2"),
     "budgets-postgres": with_postgres,
-    "all-on": chattable_with(BUDGETS + RATES + CACHE),
-    "sessions": with_sessions,
+    "all-on": chattable_with(ALL_ON),
+    "end-users": chattable_with(ALL_ON, trusted=True),
+    "users": with_users,
+    "sessions": with_sessions(20, 2000),
+    "sessions-new": with_sessions(),
     "all-on-shared": all_on_postgres_and_valkey,
 }

@@ -1,17 +1,19 @@
 """The cheapest upstream that is still a real one: fixed answers at once, so that what is measured is the proxy alone.
 
-    python tests/bench/stub.py PORT
+    python tests/bench/stub.py PORT [--by-step]
 
 The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words, finish, usage) and
 [DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A POST to /v1/messages gets
-the same words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so far.
+the same words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so far. With --by-step a stream
+goes on, by one chunk, only with a GET to /next: then nothing depends on how quickly it is read.
 """
 
 import asyncio
 import json
 import re
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import uvloop
 
@@ -81,6 +83,8 @@ PLAIN = whole(completion())
 
 class Stub(asyncio.Protocol):
     posts = 0
+    by_step = False
+    waiting: Callable[[], None] | None = None  # what sends the next chunk, with --by-step
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport, self.buffer = transport, b""
@@ -98,6 +102,8 @@ class Stub(asyncio.Protocol):
 
     def answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"get "):
+            if head.startswith(b"get /next") and Stub.waiting:
+                Stub.waiting()
             return self.transport.write(whole({"posts": Stub.posts}))
         Stub.posts += 1
         if not STREAM.search(body):
@@ -112,8 +118,13 @@ class Stub(asyncio.Protocol):
 
     def step(self, chunks: list[bytes], index: int) -> None:
         # One write per turn of the loop: a stream arrives in pieces, as it does from a model.
-        if index < len(chunks) and not self.transport.is_closing():
-            self.transport.write(chunks[index])
+        Stub.waiting = None
+        if index == len(chunks) or self.transport.is_closing():
+            return
+        self.transport.write(chunks[index])
+        if Stub.by_step:
+            Stub.waiting = partial(self.step, chunks, index + 1)
+        else:
             asyncio.get_running_loop().call_soon(self.step, chunks, index + 1)
 
 
@@ -123,4 +134,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
+    Stub.by_step = "--by-step" in sys.argv
     uvloop.run(main(int(sys.argv[1])))

@@ -1,48 +1,64 @@
 """Every store of this folder runs on a SQLite file and on a real PostgreSQL."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from databases import fresh_postgres, postgres_server
+from databases import migrated_postgres, migrated_sqlite
 
+from chattable.budget import line
 from chattable.proxy.store.database import Database
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server, the same one for the whole run."""
-    with postgres_server() as url:
-        yield url
+@pytest.fixture
+def shared_redis(shared_redis: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of the shared Redis, which is not away when the machine is busy: what it answers is tested, not how soon."""
+    monkeypatch.setattr(line, "TIMEOUT", 10.0)
+    return shared_redis
 
 
 @pytest.fixture
-async def postgres_url(postgres: str) -> AsyncIterator[str]:
-    """The URL of an empty PostgreSQL database."""
-    async with fresh_postgres(postgres) as url:
+async def migrated_postgres_url(postgres: str) -> AsyncIterator[str]:
+    """The URL of a PostgreSQL database with the newest schema."""
+    async with migrated_postgres() as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/chattable.db"
-    fresh: str = request.getfixturevalue("postgres_url")
-    return fresh
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which database."""
+    return str(request.param)
 
 
 @pytest.fixture
-async def empty(url: str) -> AsyncIterator[Database]:
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database of either kind with the newest schema."""
+    if kind == "sqlite":
+        return migrated_sqlite(tmp_path / "chattable.db")
+    return str(request.getfixturevalue("migrated_postgres_url"))
+
+
+@pytest.fixture
+def empty_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of either kind."""
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path}/chattable.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def empty(empty_url: str) -> AsyncIterator[Database]:
     """A started database without tables."""
-    database = Database(url)
+    database = Database(empty_url)
     await database.start()
     yield database
     await database.stop()
 
 
 @pytest.fixture
-async def database(empty: Database) -> Database:
+async def database(url: str) -> AsyncIterator[Database]:
     """A started database with the newest schema."""
-    await empty.migrate()
-    return empty
+    database = Database(url)
+    await database.start()
+    yield database
+    await database.stop()

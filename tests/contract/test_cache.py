@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cached import AGENT, USAGE, Calls, Request, said, soon
 from rated import Clock
-from valkeys import Valkey, own_namespace, redis_url, valkey_server
+from valkeys import Valkey, own_namespace, valkey_server
 
 from chattable.adapters.errors import BrokenAnswer, Refused, Unreachable
 from chattable.agents.chat import Chunk
@@ -24,12 +24,6 @@ from chattable.proxy.errors import QuotaError
 
 ONE, TWO = Place(b"1" * 32, ("user:a", "model:m")), Place(b"2" * 32, ("user:b", "model:m"))
 DOWN = Unreachable("away", sent=True)
-
-
-@pytest.fixture(scope="module")
-def shared_redis() -> Iterator[str]:
-    with redis_url() as url:
-        yield url
 
 
 @pytest.fixture

@@ -101,9 +101,9 @@ async def test_migrating_twice_does_nothing_the_second_time(empty: Database) -> 
     assert await Users(empty).count() == 1
 
 
-async def test_of_connections_that_migrate_at_once_one_does_the_work(empty: Database, url: str) -> None:
+async def test_of_connections_that_migrate_at_once_one_does_the_work(empty: Database, empty_url: str) -> None:
     said: list[tuple[int, int, str]] = []
-    others = [Database(url) for _ in range(3)]
+    others = [Database(empty_url) for _ in range(3)]
     await asyncio.gather(*(other.start() for other in others))
     await asyncio.gather(*(database.migrate(lambda *step: said.append(step)) for database in (empty, *others)))
     assert sorted(said) == sorted(set(said))
@@ -112,7 +112,7 @@ async def test_of_connections_that_migrate_at_once_one_does_the_work(empty: Data
     await asyncio.gather(*(other.stop() for other in others))
 
 
-async def test_of_processes_that_migrate_at_once_one_does_the_work(url: str) -> None:
+async def test_of_processes_that_migrate_at_once_one_does_the_work(empty_url: str) -> None:
     program = """
 import asyncio, sys
 from chattable.proxy.store.database import Database
@@ -127,7 +127,7 @@ async def main():
 asyncio.run(main())
 """
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-c", program, url]
+    command = [sys.executable, "-c", program, empty_url]
     processes = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None

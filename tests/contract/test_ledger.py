@@ -7,9 +7,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from databases import migrated_sqlite
 from ledgers import START, Clock, open_ledger
 
-from chattable.budget.errors import BudgetExceededError, UnknownLimitError
+from chattable.budget.errors import BudgetExceededError, UnknownLimitError, UnpricedError
 from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Used, Wish
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
 from chattable.proxy.store.database import Database
@@ -21,8 +22,18 @@ BOB = Asker(user="bob", key="k2", team="red")
 @pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path}/chattable.db" if request.param == "sqlite" else "sqlite:///:memory:"
+        return str(request.getfixturevalue("migrated_postgres_url"))
+    return migrated_sqlite(tmp_path / "chattable.db") if request.param == "sqlite" else "sqlite:///:memory:"
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
+    await database.start()
+    if url == "sqlite:///:memory:":
+        await database.migrate()
+    yield database
+    await database.stop()
 
 
 @pytest.fixture
@@ -165,6 +176,35 @@ async def test_cost_is_held_in_micro_dollars_and_cuts_output(ledger: Ledger) -> 
     with pytest.raises(BudgetExceededError) as refused:
         await ledger.hold(wish("h2", prompt=1000, price=price))
     assert (refused.value.unit, refused.value.remaining) == ("micro-USD", 4)
+
+
+async def test_what_is_free_is_never_refused_for_money(ledger: Ledger) -> None:
+    price = Price(input=1_000_000)
+    await ledger.put_limit(limit(tokens=None, cost=10))
+    await ledger.hold(wish("h", price=price))
+    await ledger.settle("h", Used(prompt=11, cost=11))  # a micro-dollar too much
+    assert (await ledger.hold(wish("free", prompt=10**6))).output == 20
+    assert await ledger.top_up("free", 5)
+    dear = [{"price": price}, {"price": Price(output=1)}, {"price": Price(image=1)}, {"fixed": 1}]
+    for fields in dear:
+        with pytest.raises(BudgetExceededError):
+            await ledger.hold(wish("dear", **fields))
+    await ledger.put_limit(limit("few", tokens=5))
+    with pytest.raises(BudgetExceededError, match="of 5 tokens"):
+        await ledger.hold(wish("free of money, not of tokens"))
+
+
+async def test_a_hard_limit_of_money_refuses_what_has_no_price(ledger: Ledger) -> None:
+    await ledger.put_limit(limit())
+    assert (await ledger.hold(wish("tokens", priced=False))).output == 20
+    await ledger.put_limit(limit("money", tokens=None, cost=10**9, mode="soft"))
+    assert (await ledger.hold(wish("soft", priced=False))).output == 20
+    await ledger.put_limit(limit("money", tokens=None, cost=10**9))
+    with pytest.raises(UnpricedError) as refused:
+        await ledger.hold(wish("hard", priced=False))
+    assert (refused.value.model, refused.value.limit_id) == ("m", "money")
+    assert (refused.value.subject, refused.value.busy) == ("user alice", False)
+    assert (await ledger.hold(wish("free", priced=True))).output == 20
 
 
 async def test_the_same_id_is_the_same_hold(ledger: Ledger) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from databases import fresh_postgres
+from databases import migrated_postgres, migrated_sqlite
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
@@ -177,9 +177,9 @@ class Model:
         caps, spent, held = self.caps(key), self.sums(key, "spent"), self.sums(key, "held")
         return caps[0] - spent[0] - held[0], caps[1] - spent[1] - held[1]
 
-    def fits(self, key: Key, more: Figures) -> bool:
+    def fits(self, key: Key, more: Figures, free: bool = False) -> bool:
         left = self.left(key)
-        return more[0] <= left[0] and more[1] <= left[1]
+        return more[0] <= left[0] and (free or more[1] <= left[1])
 
     def hard(self, keys: Sequence[Key]) -> list[Key]:
         return [key for key in keys if self.known[key[0]].mode == "hard"]
@@ -204,15 +204,15 @@ class Model:
             return Again(wish.id, call.output, Amount(*call.held))
         keys = [self.key(limit, wish.asker.user) for limit in self.binding(wish.asker, wish.model)]
         hard = self.hard(keys)
-        outputs = range(wish.least, wish.most + 1)
-        fitting = bisect_left(outputs, True, key=lambda n: not all(self.fits(key, need(wish, n)) for key in hard))
-        if not fitting:
-            return AnyOf(frozenset(self.refusals(hard, need(wish, wish.least))))
-        output = outputs[fitting - 1]
+        output = self.largest(wish, wish.most, hard)
+        if wish.uncapped and hard:  # half of what there is, and 256 tokens if there are
+            output = min(output, max(256, self.largest(wish, 2 * wish.most, hard) // 2))
+        if output < wish.least:
+            return AnyOf(frozenset(self.refusals(hard, need(wish, wish.least), free(wish))))
         held = need(wish, output)
         if not keys:
             return Hold(id=wish.id, output=output, held=Amount(*held), bound=False, hard=False)
-        warnings = tuple(key[0] for key in keys if self.known[key[0]].mode == "soft" and not self.fits(key, held))
+        warnings = tuple(key[0] for key in keys if self.known[key[0]].mode == "soft" and not self.fits(key, held, free(wish)))
         tightest = min(hard, key=lambda key: self.left(key)[0], default=None)
         remaining = self.left(tightest)[0] if tightest else inf
         resets_at = self.resets_at(tightest) if tightest and remaining < inf else None
@@ -224,9 +224,18 @@ class Model:
             remaining=None if remaining == inf else int(remaining), resets_at=resets_at,
         )  # fmt: skip
 
-    def refusals(self, hard: list[Key], least: Figures) -> Iterator[Refusal]:
+    def largest(self, wish: Wish, most: int, hard: list[Key]) -> int:
+        """The most output, up to `most`, that fits into all hard limits; -1 if none does."""
+        outputs = range(most + 1)
+
+        def lacks(n: int) -> bool:
+            return not all(self.fits(key, need(wish, n), free(wish)) for key in hard)
+
+        return bisect_left(outputs, True, key=lacks) - 1
+
+    def refusals(self, hard: list[Key], least: Figures, free: bool) -> Iterator[Refusal]:
         for key in hard:
-            for unit in UNITS:
+            for unit in UNITS[:1] if free else UNITS:
                 cap, left = self.caps(key)[unit], self.left(key)[unit]
                 if least[unit] > left:
                     yield Refusal(key[0], ("tokens", "micro-USD")[unit], int(cap), max(0, int(left)), self.resets_at(key))
@@ -236,7 +245,9 @@ class Model:
 
     def top_up(self, hold_id: str, output: int, price: Price) -> bool:
         call, more = self.calls.get(hold_id), (output, cost(price, 0, output))
-        if call is None or call.state != "pending" or not all(self.fits(key, more) for key in self.hard(call.keys)):
+        if call is None or call.state != "pending":
+            return False
+        if not all(self.fits(key, more, more[1] == 0) for key in self.hard(call.keys)):
             return False
         for key in call.keys:
             self.book("top_up", hold_id, key, held=more)
@@ -256,13 +267,17 @@ class Model:
 
     def end(self, hold_id: str, state: str, used: Used) -> str:
         call = self.calls[hold_id]
-        if call.state not in ("pending", "forfeited"):
-            return call.state
         spent = (used.prompt + used.completion, used.cost)
+        guessed = (call.used.prompt + call.used.completion, call.used.cost)
+        news = call.state == "settled" and call.used.unknown and (not used.unknown or spent[0] > guessed[0])
+        if call.state not in ("pending", "forfeited") and not news:
+            return call.state
         over = (max(0, spent[0] - call.held[0]), max(0, spent[1] - call.held[1]))
         for key in call.keys:
             if call.state == "forfeited":
                 self.book("correct", hold_id, key, spent=minus(spent, call.held), overdraft=over)
+            elif news:
+                self.book("correct", hold_id, key, spent=minus(spent, guessed), overdraft=over)
             else:
                 self.book({"settled": "settle", "voided": "void"}[state], hold_id, key,
                           spent=spent, held=minus(ZERO, call.held), overdraft=over)  # fmt: skip
@@ -352,12 +367,17 @@ def minus(one: Figures, other: Figures) -> Figures:
     return one[0] - other[0], one[1] - other[1]
 
 
+def free(wish: Wish) -> bool:
+    """Whether it costs nothing: then no lack of money refuses it, even where too much was spent."""
+    return wish.price == FREE and not wish.fixed
+
+
 def cost(price: Price, prompt: int, output: int) -> int:
     return ceil(Fraction(prompt * price.input + output * price.output, 1_000_000))
 
 
 def need(wish: Wish, output: int) -> Figures:
-    return wish.prompt + output, cost(wish.price, wish.prompt, output)
+    return wish.prompt + output, cost(wish.price, wish.prompt, output) + wish.fixed
 
 
 def possible(used: Used) -> Used:
@@ -366,7 +386,7 @@ def possible(used: Used) -> Used:
 
     return Used(
         prompt=clamp(used.prompt), completion=clamp(used.completion), cached=clamp(used.cached), cost=clamp(used.cost),
-        saved=clamp(used.saved), estimated=used.estimated,
+        saved=clamp(used.saved), estimated=used.estimated, unknown=used.unknown,
     )  # fmt: skip
 
 
@@ -454,12 +474,14 @@ wishes = st.builds(
     asker=st.sampled_from(ASKERS),
     model=st.sampled_from(MODELS),
     price=prices,
+    fixed=st.sampled_from([0, 0, 0, 9]),
+    uncapped=st.booleans(),
     tag=st.sampled_from(["", "title"]),
 )
 few = st.integers(0, 60)
 uses = (
     st.none()  # exactly what was held
-    | st.builds(Used, prompt=few, completion=few, cached=few, cost=few, saved=few, estimated=st.booleans())
+    | st.builds(Used, prompt=few, completion=few, cached=few, cost=few, saved=few, estimated=st.booleans(), unknown=st.booleans())
     | st.sampled_from([Used(completion=900, cost=2_000), Used(completion=10**30, cost=-1), Used(prompt=-5, completion=3)])
 )
 grants = st.builds(Amount, st.integers(1, 200), st.integers(0, 300))
@@ -500,7 +522,9 @@ class Machine(RuleBasedStateMachine):
         """Entries since the last time; those of before are what they were."""
         entries = self.world.run(self.world.ledgers[0].entries(most=100_000))
         before, self.entries = self.entries, entries
-        assert entries[: len(before)] == before, "an entry was changed"
+        assert [replace(entry, upper=None) for entry in entries[: len(before)]] == [
+            replace(entry, upper=None) for entry in before
+        ], "an entry was changed"
         return entries[len(before) :]
 
     def together(self, steps: list[Step], by: list[int]) -> None:
@@ -654,14 +678,15 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, some=st.lists(uses, min_size=2, max_size=4))
     def many_ends(self, which: int, some: list[Used | None]) -> None:
         """Several find out what became of one call."""
-        name = self.call(which, "pending", "forfeited")
+        names = [name for name, call in self.model.calls.items() if unsure(call)]
+        name = names[-1 - which % len(names)] if names else NEVER
         ends = [Step("settle", (name, self.used(name, used))) for used in some]
         self.together(ends, [i % 2 for i in range(len(ends))])
 
     @rule(some=st.lists(actions, min_size=2, max_size=8))
     def at_once(self, some: list[tuple[str, int, Wish, Used | None, int, int]]) -> None:
         new = [self.name() for _ in range(4)]
-        open_calls = [name for name, call in self.model.calls.items() if call.state in ("pending", "forfeited")] + new[:2]
+        open_calls = [name for name, call in self.model.calls.items() if unsure(call)] + new[:2]
         steps = []
         for verb, which, wish, used, output, _ in some:
             name = open_calls[-1 - which % len(open_calls)]
@@ -726,6 +751,11 @@ class Machine(RuleBasedStateMachine):
         for name in self.model.known:
             for owner in ("", "alice", "bob"):
                 self.play("room", name, owner, by=by)
+        self.news()
+        for entry in self.entries:
+            call = self.model.calls.get(entry.hold)
+            open_ended = call is not None and call.used.unknown and entry.kind in ("settle", "correct")
+            assert entry.upper == (Amount(*call.held) if open_ended and call else None), entry
         everything = (0, MAX_AMOUNT, {})
         self.play("usage", [], *everything, by=by)
         self.play("usage", ["day", "model"], *everything, by=by)
@@ -745,6 +775,11 @@ class Machine(RuleBasedStateMachine):
             limit = self.model.known[key[0]]
             if self.firm[limit.id]:
                 assert total <= size((limit.tokens, limit.cost)[unit]), (key, unit)
+
+
+def unsure(call: Call) -> bool:
+    """Whether somebody may still say what became of it."""
+    return call.state in ("pending", "forfeited") or call.used.unknown
 
 
 def size(amount: int | None) -> float:
@@ -770,7 +805,7 @@ def transactions(entries: list[Entry]) -> list[list[Line]]:
 def sqlite(tmp_path: Path) -> Iterator[World]:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        yield runner.run(opened(stack, f"sqlite:///{tmp_path}/chattable.db", runner.run))
+        yield runner.run(opened(stack, migrated_sqlite(tmp_path / "chattable.db"), runner.run))
         runner.run(stack.aclose())
 
 
@@ -778,7 +813,7 @@ def sqlite(tmp_path: Path) -> Iterator[World]:
 def postgresql(postgres: str) -> Iterator[World]:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        url = runner.run(stack.enter_async_context(fresh_postgres(postgres)))
+        url = runner.run(stack.enter_async_context(migrated_postgres()))
         yield runner.run(opened(stack, url, runner.run))
         runner.run(stack.aclose())
 
@@ -787,7 +822,6 @@ async def opened(stack: AsyncExitStack, url: str, run: Callable[..., Any]) -> Wo
     database = Database(url)
     await database.start()
     stack.push_async_callback(database.stop)
-    await database.migrate()
     clock = Clock(database)
     await clock.make()
     zone = timezone(timedelta(seconds=EAST))
@@ -876,6 +910,16 @@ def floor(price: Price, prompt: int, completion: int, cached: int = 0) -> int:
     return (prompt * price.input + completion * price.output) // 1_000_000
 
 
+def final(ledger: books.Books, call: Any, end: calls.End) -> Any:
+    """Lets nothing change what was settled."""
+    return call.state if call.state == "settled" else END(ledger, call, end)
+
+
+def all_of_it(ledger: books.Books, known: Any, wish: Wish, keys: list[Key]) -> Any:
+    """Gives a call without a cap all that remains."""
+    return HOLD(ledger, known, replace(wish, uncapped=False), keys)
+
+
 FITS, BOOK, END, HOLD, CALLS = books.Account.fits, books.Books.book, calls._end, calls._hold, calls._calls
 
 MISTAKES: dict[str, tuple[object, str, object]] = {
@@ -887,12 +931,17 @@ MISTAKES: dict[str, tuple[object, str, object]] = {
     "a hold is not given back": (books.Books, "book", without("held", "forfeit")),
     "a settle counts twice": (calls, "_end", unconditional),
     "a forfeit is the end": (calls, "_end", deaf),
+    "what was unknown is never known": (calls, "_end", final),
+    "a smaller guess replaces a larger one": (calls, "_knows_more", lambda used, booked: booked.unknown),
+    "what is known is corrected by a guess": (calls, "_knows_more", lambda used, booked: True),
+    "a call without a cap takes all that remains": (calls, "_hold", all_of_it),
     "a renewed call is forfeited": (calls, "_end", impatient),
     "only the first limit is held": (calls, "_hold", one_limit_is_enough),
     "each user's limit counts besides one's own": (calls, "any", lambda found: False),
     "a settle is posted to the present window": (calls, "_calls", today),
     "days are those of UTC": (books, "period", lambda per, now, zone: period(per, now)),
     "a cost is rounded down": (Price, "of", floor),
+    "what is free is refused for want of money": (Wish, "free", property(lambda wish: False)),
     "a lease is not renewed": (law, "LEASE", -1.0),
 }
 

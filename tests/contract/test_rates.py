@@ -1,21 +1,15 @@
 """The law of `Rates`, within one process and on a real Valkey, by a clock that the test sets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
 from rated import Clock, bound, burst, enter, refused
-from valkeys import own_namespace, redis_url
+from valkeys import own_namespace
 
 from chattable.budget.rates import CALL_ENDS, DEBT, LEASE, MOST, Gauge, Pass, Rates, duration, headers
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
-
-
-@pytest.fixture(scope="module")
-def shared_redis() -> Iterator[str]:
-    with redis_url() as url:
-        yield url
 
 
 @pytest.fixture

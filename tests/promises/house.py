@@ -227,6 +227,11 @@ def always(answer: Callable[[Request], Answer], upstream: ScriptedUpstream) -> I
         upstream.reply = before
 
 
+def statuses(told: Iterable[Told]) -> set[int]:
+    """What became of requests but for those that a database was too slow for; the caller shows that these cost nothing."""
+    return {one.status for one in told if not one.too_slow}
+
+
 def agree(told: Iterable[Told], calls: dict[str, Call], log: dict[str, Spent]) -> int:
     """Without crashes all three witnesses say the same of every call; returns the sum."""
     acks = {one.call: one.acked for one in told if one.acked is not None}

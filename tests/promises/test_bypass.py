@@ -10,7 +10,7 @@ import pytest
 from answers import Answer, Gate, Plain, Request, Sse
 from echo_model import chat_chunks, chat_completion
 from promises.clients import Body, Told, body, connections
-from promises.house import House, always, until
+from promises.house import House, always, statuses, until
 
 HUGE = 10**9
 SAID = "one two three four five six"
@@ -102,8 +102,8 @@ def test_a_variant_of_a_models_name_is_another_name(spender: Spender, house: Hou
 def test_a_limit_on_a_model_binds_every_name_that_a_wildcard_gives_it(house: House) -> None:
     spender = Spender(house, "by-pattern", tokens=60, models=["p/*"])
     told = spender.client.ask_all([body(f"p/by-{i}", max_tokens=5) for i in range(40)])
-    assert {one.status for one in told} == {200, 429}
-    assert spender.spent == house.honest.tokens <= 60
+    assert statuses(told) == {200, 429}
+    assert spender.spent == house.honest.tokens == sum(one.acked or 0 for one in told) <= 60
 
 
 def test_a_burst_at_the_last_token(house: House) -> None:
@@ -121,7 +121,7 @@ def test_a_burst_at_the_last_token(house: House) -> None:
         told = asking.result(60)
     assert probe.acked
     admitted = [one for one in told if one.status == 200]
-    assert {one.code for one in told if one.status != 200} == {"insufficient_quota"}
+    assert {one.code for one in told if one.status != 200 and not one.too_slow} == {"insufficient_quota"}
     assert spender.spent == house.honest.tokens == sum(one.acked or 0 for one in admitted) + probe.acked <= left
     print(f"{len(admitted)} admitted")
 
@@ -196,10 +196,10 @@ def test_usage_that_cannot_be_is_counted_instead(spender: Spender, house: House,
 
 
 def test_usage_of_nothing_for_an_answer_of_something(spender: Spender, house: House) -> None:
-    """An upstream that bills nothing is free: the ledger follows its log, and says so."""
+    """Words came, so nothing is no credible report: they are counted."""
     with always(reporting(usage(0, 0)), house.liar):
         assert spender.client.ask(body("liar", SAID)).status == 200
-    assert spender.spent == house.liar.tokens == 0
+    assert spender.spent == 12
 
 
 def test_background_calls_are_the_users_own(house: House, dice: random.Random) -> None:
@@ -216,8 +216,8 @@ def test_other_names_in_the_body_move_no_charge(house: House) -> None:
     spender, other = Spender(house, "by-rotation", tokens=500), Spender(house, "by-victim")
     asked = [body("m", SAID, user=f"by-nobody-{i}" if i % 2 else "by-victim", max_tokens=6) for i in range(100)]
     told = spender.client.ask_all(asked, parallel=25)
-    assert {one.status for one in told} == {200, 429}
-    assert spender.spent == house.honest.tokens <= 500
+    assert statuses(told) == {200, 429}
+    assert spender.spent == house.honest.tokens == sum(one.acked or 0 for one in told) <= 500
     assert other.spent == 0
     names = {user["name"] for user in house.server.admin("GET", "/admin/users?limit=1000")["data"]}
     assert not any(name.startswith("by-nobody") for name in names)

@@ -131,7 +131,7 @@ def opened(house: House, client: Client, gate: Gate, name: str) -> "Future[list[
     """Streams that wait in their middle."""
     before = len(house.honest.requests)
     house.honest.script(*[gate] * OPEN)
-    streams = client.begin([body(f"p/{name}-{i}", "one two three four", stream=True) for i in range(OPEN)])
+    streams = client.insist([body(f"p/{name}-{i}", "one two three four", stream=True) for i in range(OPEN)])
     until(lambda: len(house.honest.requests) == before + OPEN, "streams are in their middle")
     return streams
 

@@ -25,7 +25,7 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
     budget = house.limit("day", tokens=500_000, user="ned")
     plain = [body(f"p/mid-a{i}", "one " * (1 + i % 7), stream=i % 2 == 0) for i in range(IN_FLIGHT)]
     with always(lambda _: before, house.honest):
-        old = ned.begin(plain)
+        old = ned.insist(plain)
         until(lambda: len(house.honest.requests) == IN_FLIGHT, "200 are in flight")
     held = house.row(budget)["held"]
     house.server.admin("PATCH", f"/admin/budgets/{budget}", {"tokens": held})  # exactly full
@@ -33,7 +33,7 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
     house.base.set_clock(midnight + 3)
     assert house.row(budget)["held"] == house.row(budget)["spent"] == 0
     with always(lambda _: after, house.honest):
-        new = ned.begin([body(f"p/mid-b{i}", "one two", stream=i % 2 == 0) for i in range(IN_FLIGHT // 2)])
+        new = ned.insist([body(f"p/mid-b{i}", "one two", stream=i % 2 == 0) for i in range(IN_FLIGHT // 2)])
         until(lambda: len(house.honest.requests) == IN_FLIGHT * 3 // 2, "100 more are in flight, of the new day")
     assert house.row(budget)["held"] > 0
     before.release()
@@ -54,7 +54,7 @@ def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(house: House
     oda = house.client("oda")
     budget = house.limit(tokens=1_000_000, user="oda")
     house.honest.script(*[gate] * 16)
-    streams = oda.begin([body(f"p/zombie-{i}", "one two three", stream=True) for i in range(16)])
+    streams = oda.insist([body(f"p/zombie-{i}", "one two three", stream=True) for i in range(16)])
     until(lambda: len(house.honest.requests) == 16, "streams are in their middle")
     zombie = house.busy()[0]
     supervisor = zombie.parent()
@@ -87,7 +87,7 @@ def test_a_database_that_is_away_is_a_quick_503_and_loses_nothing(house: House, 
     pam, workers = house.client("pam"), {worker.pid for worker in house.workers()}
     budget = house.limit(tokens=1_000_000, user="pam")
     house.honest.script(*[gate] * 24)
-    streams = pam.begin([body(f"p/away-{i}", "one two three", stream=i % 2 == 0) for i in range(24)])
+    streams = pam.insist([body(f"p/away-{i}", "one two three", stream=i % 2 == 0) for i in range(24)])
     until(lambda: len(house.honest.requests) == 24, "they are in flight")
     # A locked SQLite file is waited for, as the next commit may free it; a PostgreSQL that is gone says so at once.
     patience = 1.0 if isinstance(house.base, Postgres) else 2 * BUSY + 2

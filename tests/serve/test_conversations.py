@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from databases import fresh_postgres, postgres_server
+from databases import held, migrated_postgres, migrated_sqlite
 from openai import APIStatusError, NotFoundError, OpenAI
 from openai.types.conversations import Conversation
 from process import Chattable, chattable
@@ -83,19 +83,12 @@ class Place:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Place]:
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('serve')}/chattable.db"
+        url = migrated_sqlite(tmp_path_factory.mktemp("serve") / "chattable.db")
         with chattable(CONFIG.format(url=json.dumps(url))) as server:
             yield Place(server, url)
         return
-    with postgres_server() as postgres, asyncio.Runner() as runner:
-        fresh = fresh_postgres(postgres)
-        url = runner.run(fresh.__aenter__())
-        runner.run(Database(url).migrate())
-        try:
-            with chattable(CONFIG.format(url=json.dumps(url))) as server:
-                yield Place(server, url)
-        finally:
-            runner.run(fresh.__aexit__(None, None, None))
+    with held(migrated_postgres()) as url, chattable(CONFIG.format(url=json.dumps(url))) as server:
+        yield Place(server, url)
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """`Idempotency-Key` over real sockets: one upstream call and one charge for all repeats, on both databases, several workers."""
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from answers import Gate, Reset, error
-from databases import postgres_server
+from databases import held, migrated_postgres
 from openai import BadRequestError, ConflictError, InternalServerError, OpenAI, UnprocessableEntityError
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
@@ -39,12 +35,8 @@ def server(request: pytest.FixtureRequest, upstream: ScriptedUpstream) -> Iterat
         with chattable(CONFIG.format(url=upstream.url, database="sqlite:///chattable.db")) as running:
             yield running
         return
-    with postgres_server() as database, tempfile.TemporaryDirectory() as home:
-        config = CONFIG.format(url=upstream.url, database=database)
-        Path(home, "config.yaml").write_text(config)
-        subprocess.run([sys.executable, "-m", "chattable.proxy", "migrate"], cwd=home, check=True, capture_output=True)
-        with chattable(config, directory=home) as running:
-            yield running
+    with held(migrated_postgres()) as url, chattable(CONFIG.format(url=upstream.url, database=url)) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

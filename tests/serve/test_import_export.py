@@ -1,6 +1,5 @@
 """Conversations out to files and in from them, over HTTP and on the command line, with the real process on both databases."""
 
-import asyncio
 import gzip
 import json
 import os
@@ -16,10 +15,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from databases import fresh_postgres, postgres_server
+from databases import held, migrated_postgres, migrated_sqlite
 from process import Chattable, chattable
-
-from chattable.proxy.store.database import Database
 
 SAMPLES = Path(__file__).parents[1] / "transcripts"
 CONFIG = """
@@ -65,23 +62,11 @@ class Client:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chattable]:
     if request.param == "sqlite":
-        with chattable(CONFIG.format(url=f"sqlite:///{tmp_path_factory.mktemp('db')}/chat.db")) as running:
+        with chattable(CONFIG.format(url=migrated_sqlite(tmp_path_factory.mktemp("db") / "chat.db"))) as running:
             yield running
         return
-    with postgres_server() as postgres, asyncio.Runner() as runner:
-        fresh = fresh_postgres(postgres)
-        url = runner.run(fresh.__aenter__())
-        runner.run(migrated(url))
-        with chattable(CONFIG.format(url=url)) as running:
-            yield running
-        runner.run(fresh.__aexit__(None, None, None))
-
-
-async def migrated(url: str) -> None:
-    database = Database(url)
-    await database.start()
-    await database.migrate()
-    await database.stop()
+    with held(migrated_postgres()) as url, chattable(CONFIG.format(url=url)) as running:
+        yield running
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from process import Chattable, chattable
 from upstream import ScriptedUpstream
 from wired import DATA
 
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy import configfile
 from chattable.proxy.yaml import ConfigError
 

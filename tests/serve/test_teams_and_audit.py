@@ -8,14 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 import pytest
-from databases import fresh_postgres, postgres_server
+from databases import held, migrated_postgres
 from process import Chattable, chattable
 from sqlalchemy import text
 from upstream import ScriptedUpstream
@@ -85,25 +84,6 @@ def upstream() -> Iterator[ScriptedUpstream]:
         yield running
 
 
-@contextmanager
-def postgres_url() -> Iterator[str]:
-    """A migrated PostgreSQL database of its own."""
-
-    async def migrate(url: str) -> None:
-        database = Database(url)
-        await database.migrate()
-        await database.stop()
-
-    with postgres_server() as server, asyncio.Runner() as runner:
-        fresh = fresh_postgres(server)
-        url = runner.run(fresh.__aenter__())
-        runner.run(migrate(url))
-        try:
-            yield url
-        finally:
-            runner.run(fresh.__aexit__(None, None, None))
-
-
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def office(request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_factory: Any) -> Iterator[Office]:
     config = CONFIG.format(url=upstream.url)
@@ -112,7 +92,7 @@ def office(request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_
         with chattable(config, directory=folder) as server:
             yield Office(server, f"sqlite:///{folder}/chattable.db")
         return
-    with postgres_url() as url, chattable(f"database_url: {json.dumps(url)}\n{config}") as server:
+    with held(migrated_postgres()) as url, chattable(f"database_url: {json.dumps(url)}\n{config}") as server:
         yield Office(server, url)
 
 

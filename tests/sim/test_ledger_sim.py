@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from chattable.budget import books, law
 from chattable.budget.calls import Ask, End, work
@@ -24,6 +25,16 @@ from chattable.budget.tables import tables
 
 SEEDS = 2_000
 SWEEP = 10.0  # seconds between two sweeps
+
+
+def created() -> list[str]:
+    """The statements that make the ledger's tables."""
+    metadata = sa.MetaData()
+    tables(metadata)
+    return [str(sa.schema.CreateTable(table).compile(dialect=sqlite.dialect())) for table in metadata.sorted_tables]
+
+
+TABLES = created()
 
 
 class Crashed(Exception):
@@ -45,10 +56,8 @@ class World:
         self.random = random.Random(seed)
         self.now = 1_795_000_000.0
         self.database = sqlite3.connect(":memory:", isolation_level=None)
-        metadata = sa.MetaData()
-        tables(metadata)
-        for table in metadata.sorted_tables:
-            self.database.execute(str(sa.schema.CreateTable(table).compile(dialect=sa.create_engine("sqlite://").dialect)))
+        for table in TABLES:
+            self.database.execute(table)
         self.database.create_function("test_now", 0, lambda: self.now)
         self.dialect = Dialect("test_now()", UTC, locks=False)
         self.limits = [

@@ -11,10 +11,9 @@ from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter, ValidationError
 
 from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.anthropic_reader import read_counts
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.sse import SseDecoder
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chunk, Json, Usage
 from chattable.agents.fold import Choice, Fold, Normal
 
@@ -95,7 +94,7 @@ def test_text_and_usage() -> None:
     fold = stream("anthropic_text_stream.txt")
     assert only(fold).message == {"role": "assistant", "content": "Grüß dich 👋!", "refusal": None}
     assert only(fold).finish_reason == "stop"
-    assert fold.usage == Usage(442, 9, 451, {"cached_tokens": 400, "cache_creation_tokens": 30})
+    assert fold.usage == Usage(442, 9, 451, {"cached_tokens": 400, "cache_write_tokens": 30})
     assert fold.facts == {"service_tier": "default", "stop_reason": "end_turn"}
 
 
@@ -224,22 +223,67 @@ def test_finish_reasons(reason: str, finish: str) -> None:
     assert chunk.finish_reason == finish and chunk.facts == {"stop_reason": reason}
 
 
+NONE = {"cached_tokens": 0}
 COUNTS = [
-    ({"input_tokens": 5, "output_tokens": 2}, Usage(5, 2, 7, {"cached_tokens": 0})),
-    ({"input_tokens": 0, "output_tokens": 0}, Usage(0, 0, 0, {"cached_tokens": 0})),
-    ({"input_tokens": 5}, None), ({"output_tokens": 5}, None), ({}, None),
-    ({"input_tokens": -1, "output_tokens": 2}, None),
-    ({"input_tokens": "5", "output_tokens": 2}, None),
-    ({"input_tokens": True, "output_tokens": 2}, None),
-    ({"input_tokens": 10**18, "output_tokens": 2}, None),
-    ({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 1.5}, None),
-    ({"input_tokens": 5, "output_tokens": 2, "output_tokens_details": [1]}, Usage(5, 2, 7, {"cached_tokens": 0})),
+    ({"input_tokens": 5, "output_tokens": 2}, Usage(5, 2, 7)),
+    ({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 0}, Usage(5, 2, 7, NONE)),
+    ({"input_tokens": 0, "output_tokens": 0}, Usage(0, 0, 0)),
+    ({"input_tokens": 5}, Usage(5, 0, 5)), ({"output_tokens": 5}, Usage(0, 5, 5)),
+    ({}, None), (None, None), ([], None),
+    ({"input_tokens": -1, "output_tokens": 2}, Usage(0, 2, 2)),
+    ({"input_tokens": "5", "output_tokens": 2}, Usage(0, 2, 2)),
+    ({"input_tokens": True, "output_tokens": 2}, Usage(0, 2, 2)),
+    ({"input_tokens": 5.0, "output_tokens": 10**18}, Usage(5, 0, 5)),
+    ({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 1.5}, Usage(5, 2, 7)),
+    (
+        {"input_tokens": 5, "output_tokens": 2, "output_tokens_details": [1], "cache_creation": []},
+        Usage(5, 2, 7),
+    ),
+    (
+        {"input_tokens": 5, "output_tokens": 2, "cache_creation_input_tokens": 30,
+         "cache_read_input_tokens": None,
+         "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}},
+        Usage(35, 2, 37, {"cache_write_tokens": 30, "cache_write_1h_tokens": 20}),
+    ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("counts, usage", COUNTS)
-def test_usage_that_is_none(counts: Json, usage: Usage | None) -> None:
-    assert read_counts(counts) == usage
+def test_usage_is_read_field_by_field(counts: Json, usage: Usage | None) -> None:
+    message = json.loads((DATA / "anthropic_plain.json").read_bytes()) | {"usage": counts}
+    assert folded(AnthropicWire().reply(json.dumps(message).encode())).usage == usage
+
+
+def usages(*said: Json) -> list[Usage]:
+    return [chunk.usage for chunk in heard(*said) if chunk.usage is not None]
+
+
+PROMPT = {"input_tokens": 9, "cache_read_input_tokens": 4, "output_tokens": 1}
+START = {"type": "message_start", "message": {"usage": PROMPT}}
+STOP: Json = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+
+
+def test_the_prompts_usage_is_told_before_the_first_word_and_the_placeholder_never() -> None:
+    reader = AnthropicWire().stream()
+    [first] = reader.feed(json.dumps(START).encode())
+    assert first.usage == Usage(13, 0, 13, {"cached_tokens": 4})
+    assert usages(START, STOP) == [first.usage]
+
+
+def test_usage_in_several_deltas_each_field_as_it_was_last_said() -> None:
+    more = {"input_tokens": None, "cache_read_input_tokens": 40, "output_tokens": 70}
+    thought = {"output_tokens": "x", "output_tokens_details": {"thinking_tokens": 9}}
+    deltas: list[Json] = [
+        STOP | {"usage": {"output_tokens": 50}},
+        {"type": "message_delta", "usage": more},
+        {"type": "message_delta", "delta": {}, "usage": thought},
+    ]
+    assert usages(START, *deltas) == [
+        Usage(13, 0, 13, {"cached_tokens": 4}),
+        Usage(13, 50, 63, {"cached_tokens": 4}),
+        Usage(49, 70, 119, {"cached_tokens": 40}),
+        Usage(49, 70, 119, {"cached_tokens": 40}, {"reasoning_tokens": 9}),
+    ]
 
 
 def test_an_answer_without_usage_has_an_end() -> None:

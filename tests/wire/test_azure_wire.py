@@ -11,7 +11,7 @@ from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
 from chattable.adapters.azure import AzureWire
 from chattable.adapters.sse import SseDecoder
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 
 RESOURCE = "https://my-resource.openai.azure.com"

@@ -101,7 +101,7 @@ def test_only_the_usage_comes_after_the_end(name: str) -> None:
 def test_text_usage_and_facts() -> None:
     fold = stream("bedrock_text_stream.jsonl")
     assert (only(fold).message["content"], only(fold).finish_reason) == ("Grüß dich 👋", "stop")
-    assert fold.usage == Usage(113, 5, 118, {"cached_tokens": 100, "cache_creation_tokens": 4})
+    assert fold.usage == Usage(113, 5, 118, {"cached_tokens": 100, "cache_write_tokens": 4})
     assert fold.facts == {"stop_reason": "end_turn", "service_tier": "default"}
 
 
@@ -144,7 +144,7 @@ def test_a_whole_answer_with_thoughts() -> None:
     fold = plain("bedrock_plain.json")
     message = only(fold).message
     assert (message["reasoning_content"], message["content"]) == ("They greet.", "Grüß dich 👋")
-    assert only(fold).finish_reason == "stop" and fold.usage == Usage(30, 12, 42, {"cached_tokens": 0})
+    assert only(fold).finish_reason == "stop" and fold.usage == Usage(30, 12, 42)
     assert fold.facts == {"stop_reason": "stop_sequence", "additional_model_response_fields": {"stop_sequence": "END"}}
 
 
@@ -203,17 +203,28 @@ def usage(**counts: Any) -> Any:
     return {"inputTokens": 5, "outputTokens": 3, "totalTokens": 8} | counts
 
 
+HOUR = {"ttl": "1h", "inputTokens": 6}
 USAGE: list[Any] = [
-    (usage(), Usage(5, 3, 8, {"cached_tokens": 0})),
-    (usage(cacheReadInputTokens=7, cacheWriteInputTokens=2), Usage(14, 3, 17, {"cached_tokens": 7, "cache_creation_tokens": 2})),
-    (usage(cacheReadInputTokens=None), Usage(5, 3, 8, {"cached_tokens": 0})),
-    (usage(inputTokens="5"), None), (usage(outputTokens=-1), None), (usage(inputTokens=10**18), None), ({}, None), (None, None),
-    (5, None), (usage(cacheReadInputTokens="x"), None),
+    (usage(), Usage(5, 3, 8)),
+    (
+        usage(cacheReadInputTokens=7, cacheWriteInputTokens=2),
+        Usage(14, 3, 17, {"cached_tokens": 7, "cache_write_tokens": 2}),
+    ),
+    (
+        usage(cacheWriteInputTokens=9, cacheDetails=[HOUR, {"ttl": "5m", "inputTokens": 3}, 5]),
+        Usage(14, 3, 17, {"cache_write_tokens": 9, "cache_write_1h_tokens": 6}),
+    ),
+    (usage(cacheReadInputTokens=None), Usage(5, 3, 8)), (usage(cacheDetails=5), Usage(5, 3, 8)),
+    (usage(inputTokens="5"), Usage(5, 3, 8)),  # the total says it
+    (usage(inputTokens="5", totalTokens=None), Usage(0, 3, 3)),
+    (usage(outputTokens=-1), Usage(5, 3, 8)),
+    (usage(inputTokens=10**18), Usage(5, 3, 8)), ({}, None), (None, None), (5, None),
+    (usage(cacheReadInputTokens="x"), Usage(5, 3, 8)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("raw, meant", USAGE)
-def test_usage_that_is_none_costs_no_answer(raw: Any, meant: Any) -> None:
+def test_usage_is_read_field_by_field(raw: Any, meant: Any) -> None:
     fold = folded(WIRE.reply(answer({"text": "x"}, usage=raw)))
     assert fold.usage == meant and only(fold).message["content"] == "x"
 

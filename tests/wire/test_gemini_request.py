@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chattable.adapters.gemini import GeminiWire
 from chattable.adapters.gemini_models import EFFORTS, generation
 from chattable.adapters.params import Unsupported
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import ChatError, InvalidRequest
 from chattable.agents.fold import as_message

@@ -223,13 +223,23 @@ USAGE = [
      Usage(5, 3, 8, None, {"reasoning_tokens": 2})),
     ({"promptTokenCount": 5}, Usage(5, 0, 5)),
     ({"promptTokenCount": 5, "toolUsePromptTokenCount": 7, "candidatesTokenCount": 1}, Usage(12, 1, 13)),
+    (
+        {"promptTokenCount": 5, "thoughtsTokenCount": 2},
+        Usage(5, 2, 7, None, {"reasoning_tokens": 2}),
+    ),
+    (
+        {"promptTokenCount": 5, "candidatesTokenCount": 3, "thoughtsTokenCount": 2},
+        Usage(5, 5, 10, None, {"reasoning_tokens": 2}),
+    ),
+    ({"promptTokenCount": "5", "candidatesTokenCount": 3, "totalTokenCount": 8}, Usage(5, 3, 8)),
     ({}, None), (None, None), (5, None), ({"promptTokenCount": "5"}, None), ({"promptTokenCount": -5}, None),
-    ({"promptTokenCount": 5, "candidatesTokenCount": -1}, None), ({"promptTokenCount": 10**18}, None),
+    ({"promptTokenCount": 5, "candidatesTokenCount": -1}, Usage(5, 0, 5)),
+    ({"promptTokenCount": 10**18}, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("raw, meant", USAGE)
-def test_usage_that_is_none_costs_no_answer(raw, meant):
+def test_usage_is_read_field_by_field(raw, meant):
     fold = folded(GeminiWire().reply(answer({"text": "x"}, usageMetadata=raw)))
     assert fold.usage == meant and only(fold).message["content"] == "x"
 

@@ -11,7 +11,7 @@ from wired import bodies, damaged
 from chattable.adapters.ollama import OllamaWire
 from chattable.adapters.ollama_request import EFFORTS
 from chattable.adapters.params import Unsupported
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import InvalidRequest
 

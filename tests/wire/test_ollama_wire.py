@@ -138,13 +138,16 @@ def test_a_turn_goes_back_as_it_came():
 
 USAGE = [
     ({"prompt_eval_count": 5, "eval_count": 3}, Usage(5, 3, 8)), ({"prompt_eval_count": 5}, Usage(5, 0, 5)),
-    ({"eval_count": 3}, None), ({"prompt_eval_count": 0, "eval_count": 3}, None), ({"prompt_eval_count": "5"}, None),
-    ({"prompt_eval_count": -5, "eval_count": 3}, None), ({"prompt_eval_count": 10**18, "eval_count": 1}, None), ({}, None),
+    ({"eval_count": 3}, Usage(0, 3, 3)),
+    ({"prompt_eval_count": 0, "eval_count": 3}, Usage(0, 3, 3)),
+    ({"prompt_eval_count": -5, "eval_count": 3.0}, Usage(0, 3, 3)),
+    ({"prompt_eval_count": 10**18}, None),
+    ({"prompt_eval_count": "5"}, None), ({}, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("counts, meant", USAGE)
-def test_usage_that_is_none_costs_no_answer(counts, meant):
+def test_usage_is_read_field_by_field(counts, meant):
     fold = folded(WIRE.reply(answer({"content": "x"}, **counts)))
     assert fold.usage == meant and only(fold).message["content"] == "x"
 

@@ -11,7 +11,7 @@ import pytest
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.openai import OpenAIWire, Quirks
 from chattable.adapters.sse import SseDecoder
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import Fold, Normal
 

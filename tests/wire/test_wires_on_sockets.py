@@ -16,7 +16,7 @@ from wired import DATA
 from chattable.adapters.errors import BrokenAnswer, Refused, UpstreamError
 from chattable.adapters.transport import AiohttpTransport
 from chattable.adapters.upstream import Provider, Upstream
-from chattable.adapters.vendors import VENDORS
+from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Context, User
 from chattable.agents.drive import drive

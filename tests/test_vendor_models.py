@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors import VENDORS
-from chattable.budget import prices
-from chattable.budget.ledger import Price
-from chattable.budget.prices import TABLE, known, price_of
+from chattable.adapters.vendors import anthropic, models, openai, others
+from chattable.adapters.vendors.models import TABLE, known
+from chattable.adapters.vendors.services import VENDORS
 
 ROWS = [(kind, name) for kind, table in TABLE.items() for name in table]
 row = st.sampled_from(ROWS)
@@ -21,14 +20,18 @@ row = st.sampled_from(ROWS)
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_every_row_is_sound(kind: str, name: str) -> None:
     found = TABLE[kind][name]
-    price = found.price
-    assert all(type(figure) is int for figure in (price.input, price.output))
-    assert 0 < price.input < 1_000_000_000  # under a thousand dollars per million: a slip of three digits shows
-    assert 0 <= price.output < 1_000_000_000
-    assert price.output >= price.input or "embedding" in name
-    assert price.cached is None or (type(price.cached) is int and 0 < price.cached < price.input)
+    if name.startswith("dall-e"):
+        assert (found.input, found.output) == (0, 0) and 0 < found.image < 1
+    else:
+        assert 0 < found.input < 1_000  # dollars per million: a slip of three digits shows
+        assert 0 <= found.output < 1_000 and found.image == 0
+        assert found.output >= found.input or "embedding" in name
+    assert found.cached is None or 0 < found.cached < found.input
+    assert found.cache_write is None or found.input < found.cache_write <= 2 * found.input
+    assert found.cache_write_1h is None or (found.cache_write or 0) < found.cache_write_1h
     assert found.context_length is None or found.context_length >= 4096
-    assert found.max_output is None or (found.context_length is not None and 0 < found.max_output <= found.context_length)
+    assert found.max_output is None or 0 < found.max_output <= (found.context_length or 0)
+    assert found.source.startswith("https://") and re.fullmatch(r"20\d\d-[01]\d", found.since)
 
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)
@@ -36,8 +39,9 @@ def test_every_row_is_found_under_its_name(kind: str, name: str) -> None:
     assert known(kind, name) is TABLE[kind][name]
 
 
-def test_no_name_is_written_twice() -> None:
-    for node in ast.walk(ast.parse(inspect.getsource(prices))):
+@pytest.mark.parametrize("module", [anthropic, models, openai, others])
+def test_no_name_is_written_twice(module: object) -> None:
+    for node in ast.walk(ast.parse(inspect.getsource(module))):  # type: ignore[arg-type]
         if isinstance(node, ast.Dict):
             keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
             assert len(keys) == len(set(keys))
@@ -47,11 +51,29 @@ def test_every_vendor_that_charges_has_a_table_and_no_other() -> None:
     own = {kind for kind, vendor in VENDORS.items() if "127.0.0.1" in vendor.base_url}
     assert set(VENDORS) - own <= set(TABLE)
     assert not own & set(TABLE)
-    assert all(price_of(kind, "gpt-4o") is None for kind in own)
+    assert all(known(kind, "gpt-4o") is None for kind in own)
 
 
-def usd(prompt: float, output: float, cached: float | None = None) -> Price:
-    return Price(round(prompt * 1e6), round(output * 1e6), None if cached is None else round(cached * 1e6))
+@pytest.mark.parametrize("kind", ["anthropic", "bedrock", "openrouter"])
+def test_what_claude_writes_to_a_cache_is_dearer(kind: str) -> None:
+    for name, found in TABLE[kind].items():
+        if "claude" in name and "claude-3-haiku" not in name:
+            assert found.cache_write == pytest.approx(found.input * 1.25)
+            assert found.cache_write_1h == pytest.approx(found.input * 2)
+    haiku = TABLE["anthropic"]["claude-3-haiku"]
+    assert (haiku.cache_write, haiku.cache_write_1h) == (0.3, 0.5)
+
+
+def test_openai_charges_for_writing_since_one_model() -> None:
+    assert TABLE["openai"]["gpt-5.6-sol"].cache_write == 6.25
+    assert TABLE["openai"]["gpt-5.5"].cache_write is None
+
+
+Cost = tuple[float, float, float | None]
+
+
+def usd(prompt: float, output: float, cached: float | None = None) -> Cost:
+    return prompt, output, cached
 
 
 @pytest.mark.parametrize(
@@ -97,8 +119,9 @@ def usd(prompt: float, output: float, cached: float | None = None) -> Price:
         ("openrouter", "x-ai/grok-4.3", usd(1.25, 2.5, 0.2)),
     ],
 )
-def test_names_that_are_known(kind: str, name: str, price: Price) -> None:
-    assert price_of(kind, name) == price
+def test_names_that_are_known(kind: str, name: str, price: Cost) -> None:
+    found = known(kind, name)
+    assert found is not None and (found.input, found.output, found.cached) == price
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""The tools of the benchmark: what they compare, what they count, what they leave behind."""
+
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import revisions
+from against import OURS, Comparison, Measured, verdict
+from counted import COUNTS
+from figures import Figures, counted, higher
+from load import holds, unchunked
+from measuring import Round
+from paired import Pair, Ratio, pair_of, ratio, trimmed
+from probes import PROBES
+from rows import ROWS
+from setups import HERE
+
+DOCS = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+CUT = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n"
+PLAIN = next(row for row in ROWS if row.name == "plain")
+
+
+def chunked(*parts: bytes) -> bytes:
+    return CUT % b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def test_an_end_that_a_server_cut_in_two_is_seen() -> None:
+    answer = chunked(b"data: one\n\ndata: [DO", b"NE]\n\n")
+    assert unchunked(answer) == b"data: one\n\ndata: [DONE]\n\n"
+    assert holds(answer, b"data: [DONE]")
+    assert not holds(chunked(b"data: one\n\n"), b"data: [DONE]")
+
+
+def test_every_row_and_probe_is_documented() -> None:
+    assert [name for name in [*(row.name for row in ROWS), *PROBES] if f"`{name}`" not in DOCS] == []
+
+
+# Of the median of n values, by the tables of the sign test at 5 %.
+@pytest.mark.parametrize(("count", "left_out"), [(9, 1), (11, 1), (12, 2), (15, 3), (21, 5), (25, 7)])
+def test_the_interval_of_a_median(count: int, left_out: int) -> None:
+    assert trimmed(count) == left_out
+    values = [Pair(2.0, 2.0 * (1 + n / 100)) for n in range(count)]
+    found = ratio(values)
+    assert found.low == pytest.approx(1 + left_out / 100)
+    assert found.high == pytest.approx(1 + (count - 1 - left_out) / 100)
+    assert found.median == pytest.approx(1 + (count - 1) / 200)
+
+
+def test_pairs_are_measured_in_turns() -> None:
+    seen: list[str] = []
+
+    def measure(name: str) -> str:
+        seen.append(name)
+        return name
+
+    pairs = [pair_of(n, lambda: measure("old"), lambda: measure("new")) for n in range(4)]
+    assert pairs == [Pair("old", "new")] * 4
+    assert seen == ["old", "new", "new", "old"] * 2
+
+
+def measured(*ratios: float, bad: int = 0, missing: str = "") -> Measured:
+    def seen(cpu: float, bad: int = 0) -> Round:
+        return Round(100, cpu, 1.0, 1.0, 1.0, 1.0, 1.0, bad)
+
+    return Measured(PLAIN, [Pair(seen(100.0), seen(100.0 * one, bad)) for one in ratios], missing)
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "told"),
+    [
+        (measured(*[1.04] * 9), 0, "left out: nothing"),
+        (measured(*[1.06] * 9), 1, "left out: plain (CPU µs)"),
+        (measured(*[1.06] * 7, 0.9, 0.9), 0, "left out: nothing"),  # the interval has 1 in it
+        (measured(*[1.0] * 9, bad=1), 1, "bad answers: plain (9)"),
+        (measured(missing="not served by the old one"), 0, "left out: nothing"),
+        (measured(missing="not served by the new one"), 1, "not served any more: plain"),
+    ],
+)
+def test_verdict(row: Measured, code: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verdict([row], list(row.comparisons())) == code
+    assert told in capsys.readouterr().out
+
+
+def test_a_row_that_one_side_cannot_serve_has_dashes() -> None:
+    (line,) = measured(missing="not served by the old one").comparisons()
+    assert line.line().split()[:5] == ["plain", "CPU", "µs", "–", "–"]
+    assert line.line().endswith("not served by the old one")
+    assert Comparison("x", "s", [Pair(2.0, 1.0)] * 9).ratio == Ratio(0.5, 0.5, 0.5)
+
+
+def test_a_worktree_goes_whatever_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    trees: list[Path] = []
+
+    @contextmanager
+    def interrupted(tree: Path) -> Iterator[None]:
+        assert (tree / "pyproject.toml").exists()
+        trees.append(tree)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(revisions, "installed", interrupted)
+    with pytest.raises(KeyboardInterrupt), revisions.checked_out("HEAD"):
+        pass
+    assert not trees[0].parent.exists()
+    listed = ["git", "worktree", "list"]
+    known = subprocess.run(listed, cwd=revisions.ROOT, check=True, capture_output=True, text=True)
+    assert str(trees[0]) not in known.stdout
+
+
+def test_an_unknown_revision_is_named() -> None:
+    with pytest.raises(revisions.RevisionError, match="no-such-revision"):
+        revisions.named("no-such-revision")
+
+
+PROGRAM = """
+import asyncio, json, sqlite3, sys
+from concurrent.futures import ThreadPoolExecutor
+import msgspec
+
+def nothing():
+    pass
+
+async def later():
+    pass
+
+async def main(rounds, calls):
+    encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(int).decode
+    connection = sqlite3.connect(":memory:")
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(rounds):
+            await asyncio.create_task(later())
+            await asyncio.get_running_loop().run_in_executor(thread, nothing)
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1").fetchall()
+            connection.commit()
+            json.dumps(1), msgspec.json.encode(1), encode(1)
+            json.loads("1"), msgspec.json.decode(b"1"), decode(b"1")
+    for _ in range(calls):
+        nothing()
+        len("")
+
+asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+def counts(folder: Path, rounds: int, calls: int) -> dict[str, int]:
+    """Counts a whole run of the program."""
+    (folder / "counts").write_bytes(bytes(8 * len(COUNTS)))
+    (folder / "program.py").write_text(PROGRAM)
+    script = str(Path(__file__).with_name("counted.py"))
+    command = [sys.executable, script, str(folder / "counts"), "program", str(rounds), str(calls)]
+    # Without byte code of the program, which one run would write and the next one read.
+    env = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run(command, check=True, env=env, timeout=60)
+    read = struct.unpack(f"={len(COUNTS)}Q", (folder / "counts").read_bytes())
+    return dict(zip(COUNTS, read, strict=True))
+
+
+def test_each_kind_is_counted(tmp_path: Path) -> None:
+    once, again = counts(tmp_path, 1, 0), counts(tmp_path, 11, 0)
+    assert {kind: (again[kind] - once[kind]) / 10 for kind in COUNTS[2:]} == {
+        "tasks": 1,
+        "thread hand-overs": 1,
+        "SQL statements": 3,
+        "SQL commits": 1,
+        "JSON encodes": 3,
+        "JSON decodes": 3,
+    }
+
+
+def test_calls_are_counted_one_by_one(tmp_path: Path) -> None:
+    none, many = counts(tmp_path, 0, 0), counts(tmp_path, 0, 100)
+    assert many["Python calls"] - none["Python calls"] == 100
+    assert many["C calls"] - none["C calls"] == 100
+
+
+def test_figures_repeat() -> None:
+    first, again = (counted([PLAIN], HERE, 25)[0] for _ in range(2))
+    assert first.medians == again.medians
+    assert first.medians[0] > 100
+    assert higher([again], [first]) == []
+    fewer = Figures(PLAIN, [tuple(count - 1 for count in one) for one in first.requests])
+    assert higher([first], [fewer]) == [f"{kind} of plain" for kind in COUNTS]
+
+
+def test_what_is_compared_has_a_server() -> None:
+    assert {row.setup for row in OURS} & {"direct", "nginx"} == set()
+    assert "plain" in {row.name for row in OURS}

@@ -1,0 +1,47 @@
+"""Says at the end of a run where its time went."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pytest
+
+SHORT = 30.0  # seconds of a run about which nothing needs to be said
+FILES = 10  # that are named
+
+
+class Timing:
+    """Adds up what tests took, with what was made ready for them and cleared up; several processes may run them."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._seconds = Counter[str]()
+        self._tests = Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Takes down one phase of one test."""
+        file = report.nodeid.partition("::")[0]
+        self._seconds[file] += report.duration
+        self._tests[file] += report.when == "call"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        """Prints the folders and the files that took longest."""
+        took = time.monotonic() - self._began
+        if took < SHORT:
+            return
+        processes = config.getoption("numprocesses", None) or 1
+        terminalreporter.section(f"{took:.0f} s with {processes} processes, {self._seconds.total():.0f} s of tests")
+        for line in self._table():
+            terminalreporter.write_line(line)
+
+    def _table(self) -> Iterator[str]:
+        folders, tests = Counter[str](), Counter[str]()
+        for file, seconds in self._seconds.items():
+            folder = str(PurePosixPath(file).parent)
+            folders[folder] += seconds
+            tests[folder] += self._tests[file]
+        for title, found, count in (("folder", folders, tests), ("file", self._seconds, self._tests)):
+            yield f"seconds  tests  {title}"
+            for name, seconds in found.most_common(None if title == "folder" else FILES):
+                yield f"{seconds:7.1f}  {count[name]:5}  {name}"
