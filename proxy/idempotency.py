@@ -66,7 +66,8 @@ class Idempotency:
     """Knows which keys were used, in the ledger's database and by its clock.
 
     Law: of any number of requests with one user's key and one body, on any replica, one is asked upstream at a time and one is
-    answered; every later one gets that answer for 24 hours. A key whose process died is free again after its lease.
+    answered; every later one gets that answer for 24 hours. A key whose process died is free again after its lease. In each
+    session a key is another one.
     """
 
     def __init__(self, ledger: SqlLedger) -> None:
@@ -103,7 +104,7 @@ class Idempotency:
     @asynccontextmanager
     async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[Claim]:
         """The right to answer what is asked under the caller's key, or the answer that was given."""
-        place = caller.principal.user.id, sha256(caller.idempotency_key.encode()).hexdigest()
+        place = caller.principal.user.id, sha256(_scoped(caller).encode()).hexdigest()
         body = sha256(_encode(asked)).hexdigest()
         try:
             kept = await self._ledger.run(lambda: _begin(self._ledger.dialect, place, body))
@@ -137,6 +138,12 @@ class Idempotency:
                 await self._ledger.run(lambda: _renew(self._ledger.dialect, sorted(self._running)))
             except LedgerUnavailableError as error:
                 log.warning("leases of idempotency keys wait: %s", error)
+
+
+def _scoped(caller: Caller) -> str:
+    """The key, with the session that the request names."""
+    door = caller.door
+    return f"{caller.idempotency_key}\n{door.name}" if door and door.named else caller.idempotency_key
 
 
 class _Kept(Struct):

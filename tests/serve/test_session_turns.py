@@ -273,6 +273,29 @@ def test_an_idempotency_key_makes_one_turn_of_all_repeats(server: Chattable, ups
     assert kept.said(name, "s") == ["u:one", "a:one", "u:two", "a:two"]
 
 
+@pytest.mark.parametrize("by", ["header", "body"])
+def test_an_idempotency_key_is_another_one_in_another_session(server: Chattable, upstream: ScriptedUpstream, by: str) -> None:
+    name = f"ivo-{by}"
+    sdk, kept, key = client(server, name), Kept(server), {"idempotency-key": "k"}
+    for session in ("a", "b", "a", None):
+        if by == "header" or session is None:
+            told = talk(sdk, "one", session, headers=key)
+        else:
+            told = talk(sdk, "one", conversation=session, headers=key)
+        assert told.text == "one"
+    assert len(upstream.requests) == 3
+    for session in ("a", "b"):
+        assert kept.said(name, session) == ["u:one", "a:one"]
+
+
+@pytest.mark.parametrize("key", ["null", "undefined", "{{KEY}}"])
+def test_an_idempotency_key_that_was_not_filled_in_is_none(server: Chattable, upstream: ScriptedUpstream, key: str) -> None:
+    sdk = client(server, "nokey")
+    for text in ("one", "two"):
+        assert talk(sdk, text, headers={"idempotency-key": key}).text == text
+    assert len(upstream.requests) == 2
+
+
 # --- turns at once ---------------------------------------------------------------------------------------------------
 
 
