@@ -1,16 +1,37 @@
-"""The server's HTTP parser with the one bound that it lacks: on what comes before a body."""
+"""The server's HTTP parser with what it lacks: a bound on what comes before a body, and a word when a client leaves."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 2**10  # bytes of a request's line and headers, or between two pieces of its body
+ON_LEAVE, LEFT = "chattable_on_leave", "chattable_left"  # in a request's `state`
+
+
+def on_leave(scope: Any, left: Callable[[], None]) -> None:
+    """Calls `left` when the request's client is gone before its answer is complete: at once if it is gone already."""
+    state = scope.setdefault("state", {})
+    state[ON_LEAVE] = left
+    if state.get(LEFT):
+        left()
 
 
 class BoundedHttp(HttpToolsProtocol):
     """Law: at most `MAX_HEAD` bytes are taken in that are not a body; a client that sends more gets 400 and is cut off."""
 
     _idle = 0  # bytes since the last that meant something
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody reads any more."""
+        super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            state: dict[str, Any] = self.cycle.scope["state"]
+            state[LEFT] = True
+            if left := state.get(ON_LEAVE):
+                left()
 
     def data_received(self, data: bytes) -> None:
         """Parses what came."""

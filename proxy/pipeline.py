@@ -142,7 +142,8 @@ class Pipeline:
             return self._ask(chat, entry, caller, parent, reply, paced)
 
         chat, controls = take(chat, caller.cache)
-        async with self.pace.call(chat, entry, caller, nested=parent is not None) as paced:
+        nested = parent is not None
+        async with self.pace.call(chat, entry, caller, nested=nested, reply=reply) as paced:
             cached = self.cache.lookup(chat, entry, caller, controls, ask)
             async with cached:
                 reply.headers |= await paced.admitted() | cached.headers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from chattable.agents.chat import Chunk
@@ -36,6 +37,8 @@ class Reply:
         self._error: BaseException | None = None
         self._ended = False
         self._left = False
+        self._on_leave: list[Callable[[], None]] = []
+        self.dropped = False  # nothing of it is to be kept
         self._count = 0
 
     async def put(self, chunk: Chunk) -> None:
@@ -93,13 +96,33 @@ class Reply:
         """Whether nobody reads it any more."""
         return self._left
 
+    def when_left(self, call: Callable[[], None]) -> None:
+        """Has something called when nobody reads any more: at once if that is so already."""
+        self._on_leave.append(call)
+        if self._left:
+            call()
+
     def leave(self, *, cancel: bool = False) -> None:
         """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
-        self._left = True
+        if not self._left:
+            self._left = True
+            for call in self._on_leave:
+                call()
         self._items.clear()
         _wake(self._writer)
-        if cancel and self.task is not None:
+        if cancel:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the turn; what was said until now may be kept."""
+        if self.task is not None:
             self.task.cancel()
+
+    def drop(self, error: BaseException) -> None:
+        """Ends the turn, of which nothing is to be kept, and says why to whoever reads it."""
+        self.dropped = True
+        self.end(error)
+        self.stop()
 
     def _give_up(self) -> None:
         """The reader is there and does not read: what it missed makes the rest useless to it."""

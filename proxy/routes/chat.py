@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from litestar import Request, post
@@ -15,6 +15,7 @@ from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
+from chattable.proxy.http import on_leave
 from chattable.proxy.reply import Reply
 from chattable.proxy.requests import caller_of, on_behalf, read_json
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
@@ -52,12 +53,10 @@ class _Answer:
         self._send_all = self._stream if chat.stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = asyncio.create_task(self._watch(receive)) if self._cancel else None
+        on_leave(scope, partial(self._reply.leave, cancel=self._cancel))
         try:
             await self._send_all(send)
         finally:
-            if watch:
-                watch.cancel()
             self._reply.leave()  # no await here: a client that left cancels every one of them
 
     async def _whole(self, send: Send) -> None:
@@ -102,9 +101,3 @@ class _Answer:
             headers.append((b"x-chattable-attempts", b"%d" % trace.attempts))
         headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in self._reply.headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _watch(self, receive: Receive) -> None:
-        """Stops the turn when the client leaves."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._reply.leave(cancel=True)

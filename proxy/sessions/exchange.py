@@ -84,8 +84,8 @@ class Stateless:
         return None
 
 
-def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
-    """What is kept of a turn."""
+def kept(turn: KeptTurn, holder: str, lock: str, *, incomplete: bool) -> stored.Turn:
+    """What is kept of a turn; `lock` is what its lock is called now."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
     answer = stored.Entry(message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete)
@@ -96,7 +96,7 @@ def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
         head=plan.head,
         side=plan.side,
         key=f"key {key}" if key else holder,
-        holder=holder,
+        holder=lock,
         request_id=turn.caller.request_id,
         model=UNSET if plan.side else name,
         state=turn.state.state if turn.state.state != turn.session.state else UNSET,

@@ -27,7 +27,7 @@ from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.doors import Door, Doors
 from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Turn, kept
 from chattable.proxy.sessions.failed import Failed
-from chattable.proxy.sessions.locks import Locks, new_holder
+from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.titles import title_in
 from chattable.proxy.sessions.turns import Plan
@@ -96,15 +96,14 @@ class Sessions:
     @asynccontextmanager
     async def _kept(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply, door: Door) -> AsyncGenerator[Turn]:
         user, create = caller.principal.user.id, self._config.unknown == "create"
-        holder = new_holder()
+        claim, held = Claim(new_holder(), chat, reply), None
         chore = self._recognised(chat, door) if door.task or door.mode != "append" else None
         async with AsyncExitStack() as stack:
             if chore is None and (door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)):
                 tokens = turns.room_beside(chat, _room(chat, entry, self._config.window.tokens))
                 most = self._config.window.messages
-                taking = self.locks.take(user, door.name, holder, create=create, model=entry.name, messages=most, tokens=tokens)
-                session, window = await stack.enter_async_context(taking)
-                plan = await self._appended(session, chat, entry, caller, retried=door.retried, window=window)
+                taking = self.locks.take(user, door.name, claim, create=create, model=entry.name, messages=most, tokens=tokens)
+                held = await stack.enter_async_context(taking)
             else:
                 session = await self._store.open(user, door.name, create=create, model=entry.name)
                 if chore is not None:
@@ -114,16 +113,19 @@ class Sessions:
                 elif door.mode == "mirror" or await turns.resent(self._store, session, chat):
                     plan = await turns.mirrored(self._store, session, chat)
                 else:
-                    session = await stack.enter_async_context(self.locks.hold(session, holder))
-                    plan = await self._appended(session, chat, entry, caller, retried=door.retried)
+                    held = await stack.enter_async_context(self.locks.hold(session, claim))
+            if held is not None:
+                session = held.session
+                again = door.retried or held.repeated
+                plan = await self._appended(session, chat, entry, caller, again=again, window=held.window)
             for message in plan.new:
                 _storable(message)
             turn = KeptTurn(plan, session, chat, entry, caller)
             try:
                 yield turn
             except (asyncio.CancelledError, GeneratorExit):
-                if reply.left and turn.said and not plan.side and self._config.keep_partial:
-                    await self._commit(turn, holder, incomplete=True)
+                if reply.left and turn.said and not plan.side and self._config.keep_partial and not reply.dropped:
+                    await self._commit(turn, claim, held, incomplete=True)
                 else:
                     self._failed.add(session.id, chat.messages)
                 raise
@@ -131,14 +133,14 @@ class Sessions:
                 self._failed.add(session.id, chat.messages)
                 raise
             if plan.replay is None:
-                await self._commit(turn, holder)
+                await self._commit(turn, claim, held)
         self._afterwards(turn, chore)
 
     async def _appended(
-        self, session: Session, chat: Chat, entry: Entry, caller: Caller, *, retried: bool, window: Window | None = None
+        self, session: Session, chat: Chat, entry: Entry, caller: Caller, *, again: bool, window: Window | None = None
     ) -> Plan:
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
-        since = time.time() - AGAIN if retried and not self._failed.has(session.id, chat.messages) else None
+        since = time.time() - AGAIN if again and not self._failed.has(session.id, chat.messages) else None
         plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, since=since, window=window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
             session = await self._store.open(session.user_id, session.id, create=False)
@@ -163,15 +165,19 @@ class Sessions:
                 entry = self._catalog.find(entry.model.model, caller.principal)
         return entry, None if entry.model.leaf else answered(chore, chat)
 
-    async def _commit(self, turn: KeptTurn, holder: str, *, incomplete: bool = False) -> None:
+    async def _commit(self, turn: KeptTurn, claim: Claim, held: Held | None, *, incomplete: bool = False) -> None:
+        holder, lock = claim.holder, held.name if held else claim.holder
+        if held is None and claim.reply is not None and claim.reply.left and not turn.plan.side:
+            turn.plan = replace(turn.plan, head=turn.session.head)  # its user may be elsewhere by now
         try:
-            committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
+            committed = await self._stored(turn.session, kept(turn, holder, lock, incomplete=incomplete))
         except HeadMoved:
-            if turn.plan.mode == "appended":
+            if held is not None:
                 raise
-            turn.plan = replace(turn.plan, head=UNSET, side=True)  # a lone prompt: the conversation has begun beside it
-            committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
-        self.locks.freed(holder)
+            # A lone prompt beside which the conversation has begun, or a turn that its user has left.
+            turn.plan = replace(turn.plan, head=UNSET, side=True)
+            committed = await self._stored(turn.session, kept(turn, holder, lock, incomplete=incomplete))
+        self.locks.freed(lock)
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
 
