@@ -94,10 +94,8 @@ class Pace:
         asking = self._enter(bounds, call_id, estimate, user)
         entered = Entered()
         try:
-            if self.rates.shared:
-                entered = Entered(asking=asyncio.create_task(asking))
-            else:
-                entered = Entered(await asking)
+            shared = self.rates.shared
+            entered = Entered(asking=asyncio.create_task(asking)) if shared else Entered(await asking)
             yield entered
         finally:
             self._turns.pop(call_id, None)

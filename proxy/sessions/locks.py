@@ -30,7 +30,7 @@ log = logging.getLogger("chattable")
 LEASE = 15.0  # seconds that a session stays locked when the process that locked it is gone
 RENEW = 5.0  # seconds between two renewals
 POLL = 0.1  # seconds between two looks whether another turn is done
-OFFER = 0.5  # seconds between two looks whether another process asks a turn to end that nobody reads
+OFFERS = 5  # times as long between two looks whether another process asks a turn to end that nobody reads
 LEFT, ENDED = "left:", "end:"  # how a lock is called whose turn nobody reads, and whose turn is asked to end
 
 
@@ -76,6 +76,23 @@ class Held(Struct):
             self.claim.reply.stop()
 
 
+class _Patience:
+    """How long a turn waits for others; what asks the same and is read by nobody it waits for without end."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._until = clock() + seconds
+        self.repeated = False  # whether it waited for such a one
+
+    def over(self, *, same: bool) -> bool:
+        """Whether it has waited long enough for whoever has the session now."""
+        if same:
+            self.repeated = True
+            self._until = self._clock() + self._seconds
+        return self._clock() >= self._until
+
+
 class Locks:
     """Locks sessions in the store, first come first served within this process.
 
@@ -84,10 +101,17 @@ class Locks:
     long as it takes, and ended by whoever asks anything else.
     """
 
-    def __init__(self, store: SessionStore, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        wait: float,
+        clock: Callable[[], float] = time.monotonic,
+        poll: float = POLL,
+    ) -> None:
         self._store = store
         self._wait = wait
         self._clock = clock
+        self._poll = poll
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: dict[str, Held] = {}  # by holder
         self._turns: dict[str, Held] = {}  # by session
@@ -141,12 +165,12 @@ class Locks:
 
         A turn that commits frees the session with it; this frees it after any other.
         """
-        until = self._clock() + self._wait
+        patience = _Patience(self._clock, self._wait)
         queue = self._queue(session)
-        repeated = await self._first_in(queue, session, claim, until)
+        await self._first_in(queue, session, claim, patience)
         try:
-            fresh, again = await self._locked(session, claim, until)
-            async with self._holding(Held(fresh, claim, claim.holder, repeated=repeated or again)) as held:
+            fresh = await self._locked(session, claim, patience)
+            async with self._holding(Held(fresh, claim, claim.holder, repeated=patience.repeated)) as held:
                 yield held
         finally:
             queue.release()
@@ -179,12 +203,13 @@ class Locks:
                     for name in {held.name, *_names(held)}:
                         await self._store.unlock(session, name)
 
-    async def _first_in(self, queue: asyncio.Lock, session: Session, claim: Claim, until: float) -> bool:
-        """Waits for this process's own turns; says whether one of them asked the same, and nobody read it."""
+    async def _first_in(
+        self, queue: asyncio.Lock, session: Session, claim: Claim, patience: _Patience
+    ) -> None:
+        """Waits for this process's own turns."""
         if not queue.locked():
             await queue.acquire()
-            return False
-        repeated = False
+            return
         acquiring = asyncio.ensure_future(queue.acquire())
         try:
             while not acquiring.done():
@@ -192,31 +217,27 @@ class Locks:
                 same = turn is not None and turn.left and turn.claim.asks == claim.asks
                 if turn is not None and turn.left and not same:
                     turn.stop()
-                repeated = repeated or same
-                if not same and self._clock() >= until:
+                if patience.over(same=same):
                     raise LockedError(session.id)
-                await asyncio.wait({acquiring}, timeout=POLL)
+                await asyncio.wait({acquiring}, timeout=self._poll)
         except BaseException:
             if not acquiring.cancel() and not acquiring.cancelled():
                 queue.release()
             raise
-        return repeated
 
-    async def _locked(self, session: Session, claim: Claim, until: float) -> tuple[Session, bool]:
-        """The session once no other process has it; and whether one of theirs asked the same, and nobody read it."""
-        repeated = False
+    async def _locked(self, session: Session, claim: Claim, patience: _Patience) -> Session:
+        """The session once no other process has it."""
         while True:
             fresh = await self._store.lock(session, claim.holder, LEASE)
             if fresh is not None:
-                return fresh, repeated
+                return fresh
             name = await self._store.holder(session)
             same = name.startswith(f"{LEFT}{claim.asks}:")
             if name.startswith(LEFT) and not same:
                 await self._store.hand_over(session, name, ENDED + name.removeprefix(LEFT))
-            repeated = repeated or same
-            if not same and self._clock() >= until:
+            if patience.over(same=same):
                 raise LockedError(session.id)
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(self._poll)
 
     def _offer(self, held: Held) -> None:
         """Begins to tell the other processes that nobody reads a turn any more."""
@@ -237,7 +258,7 @@ class Locks:
                     held.name = ended
                     held.stop()
                     return
-                await asyncio.sleep(OFFER)
+                await asyncio.sleep(self._poll * OFFERS)
         except StoreError as error:
             log.warning("session %s is not offered to other processes: %s", held.session.id, error)
 
