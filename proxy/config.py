@@ -294,6 +294,9 @@ class SessionRetention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_sessions_per_user: Annotated[Count | None, Meta(description="the newest so many of each user; null: all")] = 500
     max_age: Annotated[Duration | None, Meta(description="since something was last said; default: for ever")] = None
     max_messages: Annotated[Count | None, Meta(description="the newest so many of a session; default: all")] = None
+    deleted_users: Annotated[
+        Literal["delete", "keep"], Meta(description="what becomes of the sessions of users who are deleted")
+    ] = "delete"
 
 
 class SessionTitle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -127,6 +127,10 @@ class Idempotency:
         finally:
             self._running.discard(place)
 
+    async def forget(self, user: str) -> None:
+        """Forgets what a user was answered."""
+        await self._ledger.run(lambda: _forget(user))
+
     async def _end(self, place: tuple[str, str], answer: str | None) -> None:
         with suppress(LedgerUnavailableError):  # its lease ends by itself
             await self._ledger.run(lambda: _finish(place, answer))
@@ -183,6 +187,10 @@ def _begin(dialect: Dialect, place: tuple[str, str], body: str) -> Steps[str | N
     if kept.answer is None:
         raise InProgressError
     return kept.answer
+
+
+def _forget(user: str) -> Steps[None]:
+    yield "DELETE FROM idempotency WHERE user_id = :user", {"user": user}
 
 
 def _finish(place: tuple[str, str], answer: str | None) -> Steps[None]:

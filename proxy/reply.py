@@ -6,11 +6,14 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import ChatError
+
+if TYPE_CHECKING:
+    from chattable.proxy.auth import Principal
 
 FULL = 64  # chunks waiting for the client at which the turn pauses
 PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
@@ -30,6 +33,7 @@ class Reply:
         self.headers: dict[str, str] = {}  # facts for the response headers, complete once the first chunk is there
         self.trace = Trace()
         self.task: asyncio.Task[None] | None = None
+        self.principal: Principal | None = None  # who asks
         self._loop = asyncio.get_running_loop()
         self._items: list[Chunk] = []
         self._reader: asyncio.Future[None] | None = None

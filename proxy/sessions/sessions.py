@@ -18,7 +18,7 @@ from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import made
 from chattable.agents.prompt import PromptAgent
 from chattable.proxy import config as settings
-from chattable.proxy.auth import Caller
+from chattable.proxy.auth import TTL, Caller
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.reply import Reply
 from chattable.proxy.sessions import chores, turns
@@ -82,6 +82,20 @@ class Sessions:
         for task in self._tasks:
             task.cancel()
         await self.locks.stop()
+
+    async def forget(self, user: str) -> None:
+        """Deletes all sessions of a user who is gone: what another replica begins yet, as long as it believes the key, too."""
+
+        async def again() -> None:
+            await asyncio.sleep(2 * TTL)
+            await self._forget(user)
+
+        await self._forget(user)
+        self._later(again())
+
+    async def _forget(self, user: str) -> None:
+        while await self._store.forget(user, SOME):
+            pass
 
     def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
