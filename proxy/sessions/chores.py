@@ -43,7 +43,8 @@ CALLED = "|".join(KEYS)
 _OPENED = re.compile(r"<([\w-]{0,20}(?:chat|convers|histor|messag|dialog|transcript)[\w-]{0,20})>", re.I)
 _USER = re.compile(r"^[^\w\n]{0,8}user[^\w\n]{0,8}:[^\S\n]{0,8}(.*)$", re.I | re.M)
 _DIALOGUES = tuple(  # of LibreChat and of Open WebUI
-    (re.compile(f"^{asks}: ", re.M), re.compile(f"^{answers}:", re.M)) for asks, answers in (("User", "AI"), ("USER", "ASSISTANT"))
+    (re.compile(f"^{asks}: ", re.M), re.compile(f"^{answers}:", re.M))
+    for asks, answers in (("User", "AI"), ("USER", "ASSISTANT"))
 )
 _SHAPE = re.compile(rf'\{{\s{{0,9}}"({CALLED})"\s{{0,9}}:')
 _NAMED = re.compile(rf"[\"'`]({CALLED})[\"'`]")
@@ -78,9 +79,7 @@ class Chore(Struct, frozen=True):
     dialogue: bool = False  # as speakers are called by UIs, both of them
 
 
-def recognised(
-    chat: Chat, task: str = "", *, ui: bool = False, own: Mapping[str, Iterable[str]] | None = None
-) -> Chore | None:
+def recognised(chat: Chat, task: str = "", *, ui: bool = False, own: Mapping[str, Iterable[str]] | None = None) -> Chore | None:
     """What chore a request is, if it is one.
 
     `task` is the UI's word for it; `ui` says that its client keeps the history itself, as chat UIs do: then weaker frames

@@ -203,9 +203,7 @@ class Locks:
                     for name in {held.name, *_names(held)}:
                         await self._store.unlock(session, name)
 
-    async def _first_in(
-        self, queue: asyncio.Lock, session: Session, claim: Claim, patience: _Patience
-    ) -> None:
+    async def _first_in(self, queue: asyncio.Lock, session: Session, claim: Claim, patience: _Patience) -> None:
         """Waits for this process's own turns."""
         if not queue.locked():
             await queue.acquire()

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET
@@ -129,9 +130,11 @@ class Sessions:
                 else:
                     held = await stack.enter_async_context(self.locks.hold(session, claim))
             if held is not None:
-                session = held.session
+                session, anew = held.session, False
+                if door.mode == "auto" and (new := await turns.unanswered(self._store, session, chat)):
+                    chat, anew = replace(chat, messages=new[0]), new[1]
                 again = door.retried or held.repeated
-                plan = await self._appended(session, chat, entry, caller, again=again, window=held.window)
+                plan = await self._appended(session, chat, entry, caller, again=again, anew=anew, window=held.window)
             for message in plan.new:
                 _storable(message)
             turn = KeptTurn(plan, session, chat, entry, caller)
@@ -151,22 +154,28 @@ class Sessions:
         self._afterwards(turn, chore)
 
     async def _appended(
-        self, session: Session, chat: Chat, entry: Entry, caller: Caller, *, again: bool, window: Window | None = None
+        self,
+        session: Session,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        *,
+        again: bool,
+        anew: bool,
+        window: Window | None,
     ) -> Plan:
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
         since = time.time() - AGAIN if again and not self._failed.has(session.id, chat.messages) else None
-        plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, since=since, window=window)
+        append = partial(turns.appended, self._store, chat=chat, most=most, tokens=tokens, since=since, anew=anew)
+        plan = await append(session, window=window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
-            session = await self._store.open(session.user_id, session.id, create=False)
-            plan = await turns.appended(self._store, session, chat, most=most, tokens=tokens, since=since)
+            plan = await append(await self._store.open(session.user_id, session.id, create=False))
         return plan
 
     def _recognised(self, chat: Chat, door: Door) -> Chore | None:
         return chores.recognised(chat, door.task, ui=door.ui, own=self._config.tasks.prompts)
 
-    def _assigned(
-        self, chore: Chore, chat: Chat, entry: Entry, caller: Caller
-    ) -> tuple[Entry, list[Chunk] | None]:
+    def _assigned(self, chore: Chore, chat: Chat, entry: Entry, caller: Caller) -> tuple[Entry, list[Chunk] | None]:
         """Who answers a chore, and the answer where nobody is asked. Law: no agent is run for it."""
         titled = chore.kind in TITLED
         model = self._config.tasks.model

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType, to_builtins
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
 from chattable.proxy.items import asked as askable
+from chattable.proxy.store.page import MAX_LIMIT
 from chattable.proxy.store.session_chain import UNSAID, paired, said, spoken
 from chattable.proxy.store.session_values import tokens_of
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
@@ -52,11 +53,13 @@ async def appended(
     tokens: int | None,
     since: float | None = None,
     window: Window | None = None,
+    anew: bool = False,
 ) -> Plan:
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
     Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
-    request stands, for this call, in the place of the stored one. What was answered `since` then is not asked again.
+    request stands, for this call, in the place of the stored one. What was answered `since` then is not asked again; the last
+    question that is asked `anew` gets another answer beside the one it has.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -73,8 +76,9 @@ async def appended(
     items = _fitting(kept, None if room is None else room - _size(added), cut=cut)
     cut = cut or len(items) < len(kept)
     parent: str | None = session.head
-    at = None if since is None else _answered(items, asked, since)
-    replay = None if at is None or items[at].incomplete else _replayed(items[at])
+    at = _answered(items, asked, None if anew else since) if anew or since is not None else None
+    lately = at is not None and since is not None and items[at].created_at >= since
+    replay = _replayed(items[at]) if at is not None and lately and not items[at].incomplete else None
     if at is not None and (replay is not None or at == len(items) - 1):  # the whole answer takes the place of a part of it
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
@@ -109,6 +113,29 @@ async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
     return (await store.match(session, asked)).id == session.head
 
 
+async def unanswered(store: SessionStore, session: Session, chat: Chat) -> tuple[list[Message], bool] | None:
+    """What is new of a request whose client resends all that it has said, without the answers; None where it does not.
+
+    Where nothing is new it is the last question, and true: to be answered anew.
+    """
+    asked = spoken(chat.messages)
+    if session.head is None or len(asked) < 2 or any(message.role != "user" for message in asked):
+        return None
+    known, after = 0, None
+    while True:
+        page = await store.items(session, min(2 * len(asked), MAX_LIMIT), after, descending=False)
+        for item in page.data:
+            if item.message.role == "user":
+                if known == len(asked) or said(item.message) != said(asked[known]):
+                    return None
+                known += 1
+        if not page.has_more:
+            break
+        after = page.data[-1].id
+    unsaid = [message for message in chat.messages if message.role in UNSAID]
+    return ([*unsaid, *(asked[known:] or asked[-1:])], known == len(asked)) if known else None
+
+
 def _size(messages: Sequence[Message]) -> int:
     return sum(tokens_of(Entry(message=message)) for message in messages)
 
@@ -137,11 +164,11 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
     return [item.message for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)]
 
 
-def _answered(items: Sequence[Item], asked: Sequence[Message], since: float) -> int | None:
+def _answered(items: Sequence[Item], asked: Sequence[Message], since: float | None) -> int | None:
     """Where the newest answer to these very messages is, if it was given since then."""
     wanted = [said(message) for message in asked]
     for at in range(len(items) - 1, len(wanted) - 1, -1):
-        if items[at].created_at < since:
+        if since is not None and items[at].created_at < since:
             break
         before = items[at - len(wanted) : at]
         if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:
