@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.openapi import OpenAPIConfig
 
@@ -31,6 +31,7 @@ from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
+from chattable.proxy.paths import restore_names
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.routes import (
     admin,
@@ -62,10 +63,8 @@ from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
 
-ROOMS = (
-    chat, forwarding, conversations, items, transcripts, models, me,
-    admin, teams, budgets, usage, admin_sessions, admin_models, cache, audit, health,
-)  # fmt: skip
+ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
+NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)  # with names in their paths
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -169,8 +168,12 @@ def build(config: Config) -> Edge:
             await database.stop()
             access_log.stop()
 
+    named = [handler for room in NAMED for handler in room.routes(house)]
     app = Litestar(
-        [handler for room in ROOMS for handler in room.routes(house)],
+        [
+            *(handler for room in ROOMS for handler in room.routes(house)),
+            Router("/", route_handlers=named, before_request=restore_names),
+        ],
         lifespan=[lifespan],
         exception_handlers={Exception: _answer_error},
         request_max_body_size=house.max_body,

@@ -9,6 +9,7 @@ from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
+from chattable.proxy import paths
 from chattable.proxy.accesslog import AccessLog
 
 # What OpenAI's API has at its top: these answer without /v1 as well.
@@ -21,7 +22,8 @@ class Edge:
     """Wraps the application.
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
-    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
+    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it; a slash that is sent as %2F belongs to a name.
+    Nothing is redirected.
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog) -> None:
@@ -38,8 +40,8 @@ class Edge:
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "request_id": request_id, "began": began}
         if path != "/v1/chat/completions":
-            inner["path"] = canonical(path)
-            inner["raw_path"] = inner["path"].encode()
+            inner["path"] = canonical(paths.decoded(scope))
+            inner["raw_path"] = paths.shown(inner["path"]).encode()
         if method == "HEAD":
             inner["method"] = "GET"
         id_header = (b"x-request-id", request_id.encode())

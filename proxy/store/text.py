@@ -37,3 +37,10 @@ def short(text: str, field: str) -> str:
     if printable(text, field) != text.strip():
         raise Invalid(f"{field} must not begin or end with a space: {text!r}.", field)
     return text
+
+
+def addressable(name: str, field: str) -> str:
+    """Returns a name that may be a part of a path, or refuses it: `.` and `..` no client sends as they are."""
+    if name in (".", ".."):
+        raise Invalid(f"{field} must not be {name!r}: no path can name it.", field)
+    return short(name, field)
