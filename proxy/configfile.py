@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,16 @@ from msgspec.structs import replace
 from chattable.adapters.vendors.services import Vendor
 from chattable.agents import loading
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
+from chattable.proxy.sessions.chores import TASKS
 from chattable.proxy.values import Secret, admin_key
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
+
+# Headers whose values open something.
+SECRET = re.compile(
+    r"authori[sz]ation|cookie|password|passwd|secret|token|credential|jwt|signature|assertion|bearer"
+    r"|(?:^|-)(?:api|access|auth|private|subscription|functions|master|admin|service|account|license)-?key$",
+    re.I,
+)
 
 
 def load(path: str | Path, env: Mapping[str, str], kinds: Mapping[str, Vendor] | None = None, *, code: bool = False) -> Config:
@@ -100,6 +109,7 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
     limited = config.rate_limits != RateLimits()
     if limited and config.server.workers > 1 and not config.redis_url:
         yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
+    yield from _mistakes_in_sessions(config, doc, {**models, **agents})
     if config.budgets.timezone not in available_timezones():
         yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
     if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):
@@ -133,6 +143,25 @@ def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
             yield ("agents", name), why
         if isinstance(agent, PromptAgent) and (why := _unknown(agent.model, names)):
             yield ("agents", name, "model"), why
+
+
+def _mistakes_in_sessions(config: Config, doc: Document, names: Mapping[str, Any]) -> _Mistakes:
+    section = doc.value.get("sessions")
+    given = section.get("headers") if isinstance(section, dict) else None
+    for i, header in enumerate(given if isinstance(given, list) else ()):
+        name, place = (header.get("name"), (i, "name")) if isinstance(header, dict) else (header, (i,))
+        if isinstance(name, str) and SECRET.search(name):
+            why = "carries a secret, which would be kept in plain text as the name of a session"
+            yield ("sessions", "headers", *place), f"`{name}` {why}; name one such as `X-Session-Id`"
+    tasks = config.sessions.tasks
+    for task in tasks.prompts:
+        if task not in TASKS:
+            known = hint(task, TASKS) or f"; there are {', '.join(TASKS)}"
+            yield ("sessions", "tasks", "prompts", task), f"there is no such task{known}"
+    if tasks.model and (why := _unknown(tasks.model, names)):
+        yield ("sessions", "tasks", "model"), why
+    elif tasks.model and tasks.model in config.agents:
+        yield ("sessions", "tasks", "model"), "must be a model: no agent is run for what chat UIs ask"
 
 
 def _mistakes_in_code(config: Config) -> _Mistakes:
