@@ -1,24 +1,45 @@
-# `make help` lists the targets. Needs Python >= 3.11 and make, nothing else.
+# `make help` lists the targets. Needs make and a Python that pyproject.toml names, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# With which pip to install instead of the one that the Python brings: `oldest` or `newest`.
+PIP :=
+# What pytest is told besides: make test ARGS=tests/test_cli.py
+ARGS :=
 # Byte code is written whatever the environment says: it halves the time a server takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-local test check lint types bench lock schema clean
+.PHONY: help run run-local test test-fast check lint types bench lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+pip-oldest = pip==$(shell sed -n 's/^oldest-pip = "\(.*\)".*/\1/p' pyproject.toml)
+pip-newest = --upgrade pip
+say = printf '%s\n' "make: $(1)" >&2
+
+define install-lock
+$(INSTALL) --require-hashes -r $(1) || { \
+	$(call say,pip could not install $(1): it says why above. Where it reached no package index name one); \
+	$(call say,with PIP_INDEX_URL; otherwise: make clean; make $(MAKECMDGOALS) PIP=newest); exit 1; }
+endef
+
 $(BIN)/chattable: pyproject.toml requirements.lock
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@command -v $(PYTHON) >/dev/null || { \
+	$(call say,there is no $(PYTHON). Install Python 3; where it has another name: make PYTHON=python3.13); exit 1; }
+	@$(PYTHON) .ci/floors.py
+	@$(PYTHON) -m venv $(VENV) || { \
+	$(call say,$(PYTHON) made no virtual environment; it says why above. Then: make clean; make again); exit 1; }
+	$(if $(PIP),$(INSTALL) $(pip-$(PIP)))
+	@$(BIN)/python .ci/floors.py pip
+	@$(call install-lock,requirements.lock)
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(BIN)/chattable
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(call install-lock,requirements-dev.lock)
 	@touch $@
 
 run: $(BIN)/chattable  ## run the server at 127.0.0.1:8000 (config.yaml)
@@ -29,10 +50,12 @@ run-local: $(VENV)/dev  ## the same with a small real model on this machine, no 
 	$(BIN)/chattable serve --config examples/local.yaml
 
 test: $(VENV)/dev  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
-check: lint types test  ## everything CI checks
+test-fast: $(VENV)/dev  ## run the tests that start no server, database or model: about a minute
+	PYTHONPATH=tests $(BIN)/python -m pytest -p fast -n 2 --ignore tests/sim $(ARGS)
 
+check: lint types test  ## what to run before a commit; CI adds the other Pythons and pips
 lint: $(VENV)/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -46,14 +69,16 @@ bench: $(VENV)/dev  ## measure against nginx and a direct call; prints a table, 
 schema: $(BIN)/chattable  ## write config.schema.json anew
 	$(BIN)/python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))' > config.schema.json
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+	--no-emit-index-url --no-header --no-annotate
 
-lock: $(VENV)/dev  ## resolve the dependencies anew into the two lock files
-	echo 'setuptools>=77' | $(COMPILE) --upgrade pyproject.toml - -o requirements.lock
-	echo 'setuptools>=77' | $(COMPILE) --upgrade --extra sdk --extra local --group dev -c requirements.lock pyproject.toml - -o requirements-dev.lock
+lock: $(VENV)/dev  ## write the two lock files: pins stay, missing ones are added (UPGRADE=--upgrade: all anew)
+	echo 'setuptools>=77' | $(COMPILE) $(UPGRADE) pyproject.toml - -o requirements.lock
+	echo 'setuptools>=77' | $(COMPILE) $(UPGRADE) --extra sdk --extra local --group dev -c requirements.lock pyproject.toml - -o requirements-dev.lock
+	$(BIN)/python tests/locks.py requirements.lock requirements-dev.lock
 
-clean:  ## remove the virtual environment and everything generated
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis .conformance bench-results
+clean:  ## remove the virtual environments and everything generated
+	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .hypothesis .conformance bench-results
 
 .PHONY: bench-against figures
 bench-against: $(VENV)/dev  ## compare costs with another commit: REV=abc1234 [ROWS=plain,hit] [PAIRS=21]

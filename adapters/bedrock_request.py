@@ -18,6 +18,12 @@ TIERS = {"auto": None, "default": None, "flex": "flex", "priority": "priority", 
 ENOUGH = 32_000  # tokens of an answer without a cap that are shared between thoughts and words
 # Converse's own fields, as extensions of a chat completion.
 NATIVE = ("additionalModelResponseFieldPaths", "guardrailConfig", "performanceConfig", "requestMetadata")
+# What a model's own fields may not say in the place of the request, nor objects among them.
+RESERVED = frozenset(
+    {"messages", "model", "modelId", "stream", "system"}
+    | {"max_tokens", "maxTokens", "max_completion_tokens", "max_new_tokens", "max_gen_len"}
+    | {"maxTokenCount"}
+)
 TRANSLATED = frozenset(
     {"additionalModelRequestFields", "function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens"}
     | {"modalities", "n", "parallel_tool_calls", "reasoning", "reasoning_effort", "response_format", "service_tier", "stop"}
@@ -175,5 +181,9 @@ class Body(Asked):
             self.json["serviceTier"] = {"type": TIERS[tier]}
         self.json.update({name: params[name] for name in NATIVE if name in params})
         if isinstance(own := params.get("additionalModelRequestFields"), dict):  # the model's own words win
+            for fields in (own, *(value for value in own.values() if isinstance(value, dict))):
+                if taken := sorted(RESERVED & fields.keys()):
+                    why = f"`{taken[0]}` is for the request itself to say"
+                    raise invalid("additionalModelRequestFields", why)
             self._more.update(own)
         self._lacks_the_rest(TRANSLATED)

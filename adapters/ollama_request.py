@@ -81,8 +81,10 @@ class Body(Asked):
         given = params.get("options", {})
         if not isinstance(given, dict):
             raise invalid("options", "expected an object, as {'num_ctx': 8192}")
-        for name, value in given.items():  # Ollama's own words win
-            if name in OPTIONS:
+        for name, value in given.items():  # Ollama's own words win, but for a higher cap
+            if name == "num_predict" and cap is not None:
+                options[name] = min(cap, value) if type(value) is int and value >= 0 else cap
+            elif name in OPTIONS:
                 options[name] = value
             else:
                 self._lacks(f"options.{name}", "how a model is loaded is not for its askers to say")

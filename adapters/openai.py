@@ -36,7 +36,11 @@ class Quirks(Struct, frozen=True):
 
 
 class OpenAIWire(Wire):
-    """Speaks chat completions. Law: what the client sent goes out as it came, but for the quirks and the usage of streams."""
+    """Speaks chat completions.
+
+    Law: what the client sent goes out as it came, but for the quirks and the usage of streams; no
+    parameter takes the place of the model, the messages or the stream.
+    """
 
     def __init__(self, quirks: Quirks | None = None) -> None:
         self.quirks = quirks or Quirks()
@@ -53,7 +57,10 @@ class OpenAIWire(Wire):
         """The body, usage of a stream always asked for."""
         quirks = self.quirks
         messages = chat.messages if quirks.developer else [_without_developer(m) for m in chat.messages]
-        body: Json = {"model": model, "messages": [m.to_json() for m in messages], **chat.params}
+        said = [m.to_json() for m in messages]
+        body: Json = {**chat.params, "model": model, "messages": said, "stream": True}
+        if not chat.stream:
+            del body["stream"]
         if quirks.drops:
             if self.unsupported == "reject" and (lacking := sorted(quirks.drops & chat.params.keys() - HARMLESS)):
                 raise unsupported_parameter(lacking[0], "this model does not have it")
@@ -62,8 +69,6 @@ class OpenAIWire(Wire):
             caps = [body.pop(k) for k in ("max_tokens", "max_completion_tokens") if body.get(k) is not None]
             if caps:
                 body[quirks.max_tokens] = min(caps)
-        if chat.stream:
-            body["stream"] = True
         if chat.stream and quirks.stream_usage:
             body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
         else:
@@ -140,7 +145,7 @@ class OpenAIStream:
         choices, chunks = raw.get("choices") or [], []
         if not isinstance(choices, list):
             raise BrokenAnswer("sent choices that are no list")
-        reported = "usage" in raw or "x_groq" in raw or "timings" in raw
+        reported = raw.get("usage") or "x_groq" in raw or "timings" in raw
         for choice in choices:
             if not isinstance(choice, dict):
                 raise BrokenAnswer("sent a choice that is not an object")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -33,6 +33,7 @@ class Chattable(ABC):
     description: str = ""
     leaf: ClassVar[bool] = False  # True for what spends tokens itself; an agent's usage is the sum of the leaves it asked
     supports: ClassVar[frozenset[str]] = frozenset()  # of `n` and `response_format`: what it honours; the rest is refused
+    accepts: ClassVar[Mapping[str, Any]] = {}  # its own parameters: name → type, for msgspec
     takes_context: bool
     plain: bool  # a plain function, which may block and so runs in a thread
 

@@ -15,6 +15,7 @@ from chattable.agents.chat import Chunk, Json, Message
 from chattable.agents.chattable import Call, Chattable, Context, Reply
 from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest
 from chattable.agents.fold import Normal
+from chattable.agents.params import check_own
 
 END: Any = object()
 BREATHE = 64  # steps after which an agent that never waits lets others run, whatever it says or leaves unsaid
@@ -57,8 +58,10 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
 
 
 def check_supported(model: Chattable, ctx: Context) -> None:
-    """Refuses what the model would silently ignore."""
+    """Refuses what the model would silently ignore, and its own parameters of a wrong type."""
     params = ctx.request.params
+    if model.accepts:
+        check_own(params, model.accepts)
     if (params.get("n") or 1) > 1 and "n" not in model.supports:
         raise InvalidRequest(f"`{ctx.agent}` gives one answer: n must be 1.", param="n", code="unsupported_parameter")
     wanted = (params.get("response_format") or {}).get("type", "text")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import sys
+import sysconfig
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from inspect import Parameter
 from operator import attrgetter
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from chattable.agents.chat import Message
 from chattable.agents.chattable import Chattable, Context, Reply
+from chattable.agents.params import check_accepts
 
 GROUP = "chattable.agents"
 
@@ -22,7 +28,15 @@ class LoadError(Exception):
 
 def load(use: str, params: dict[str, Any]) -> Chattable:
     """The agent behind `use`, built with `params`: a `Chattable` class or instance, any class with `chat`, or a function."""
-    found = _find(use)
+    agent = _agent(use, _find(use), params)
+    if why := check_accepts(agent.accepts):
+        raise LoadError(f"{use}: {why}")
+    return agent
+
+
+def _agent(use: str, found: Any, params: dict[str, Any]) -> Chattable:
+    if why := _no_agent(found):
+        raise LoadError(f"{use} {why}")
     if isinstance(found, Chattable):
         if params:
             raise LoadError(f"{use} is an instance and takes no parameters: remove {', '.join(params)}")
@@ -32,9 +46,7 @@ def load(use: str, params: dict[str, Any]) -> Chattable:
             raise LoadError(f"{use} has no method `chat`")
         agent = _built(use, found, params)
         return agent if isinstance(agent, Chattable) else _adopted(agent, use)
-    if callable(found):
-        return Function(found, params, use)
-    raise LoadError(f"{use} is a {type(found).__name__}: an agent is a class with `chat`, or a function of a message")
+    return Function(found, params, use)
 
 
 def made(use: str) -> Any:
@@ -53,22 +65,55 @@ class Function(Chattable):
         takes = _parameters(use, function)
         if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
             raise LoadError(f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`")
+        if not _takes_message(function, takes[0]):
+            why = f"`{takes[0].name}` is none by its annotation; annotate it `Message`"
+            raise LoadError(f"{use} does not take a message: {why}")
         self.function = function
         self.params = params
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
         self.takes_context = len(takes) > 1 and _is_context(takes[1], params)
         self.plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
-        _check(use, takes[2 if self.takes_context else 1 :], params)
+        given = takes[: 2 if self.takes_context else 1]
+        if taken := [p.name for p in given if p.name in params]:
+            raise LoadError(f"{use} is given `{taken[0]}` with every turn: it is no parameter")
+        _check(use, takes[len(given) :], params)
 
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
         """The function's own answer."""
         return self.function(message, ctx, **self.params) if self.takes_context else self.function(message, **self.params)
 
 
+def _no_agent(found: Any) -> str:
+    """Why what was found cannot be an agent, whatever its parameters; empty where it may be one.
+
+    A command of the operating system takes one text as well, and it would run what users say.
+    """
+    if isinstance(found, Chattable):
+        return ""
+    if not callable(found):
+        kind = type(found).__name__
+        return f"is a {kind}: an agent is a class with `chat`, or a function of a message"
+    code: Any = inspect.unwrap(found.func if isinstance(found, functools.partial) else found)
+    if _of_python(getattr(code, "__module__", None) or type(code).__module__):
+        return "is a part of Python itself: an agent is your own code, which may use it"
+    written = inspect.isclass(code) or (inspect.isroutine(code) and hasattr(code, "__code__"))
+    if not (written or hasattr(type(code).__call__, "__code__")):
+        return "is not written in Python: wrap it in a function of `message`, or of `message, ctx`"
+    return ""
+
+
+def _of_python(module: str) -> bool:
+    """Whether this is the interpreter's own module, not somebody's file of the same name."""
+    if module.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+
+
 def _adopted(agent: Any, use: str) -> Chattable:
     """An object with `chat` that is no `Chattable`, with what else it has of one."""
     adopted = Function(agent.chat, {}, f"{use}.chat")
-    for name in ("description", "supports", "start", "stop"):
+    for name in ("description", "supports", "accepts", "start", "stop"):
         if hasattr(agent, name):
             setattr(adopted, name, getattr(agent, name))
     return adopted
@@ -112,6 +157,16 @@ def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
         return list(inspect.signature(function).parameters.values())
     except ValueError:
         raise LoadError(f"{use} is built into Python and does not say what it takes: wrap it in a function") from None
+
+
+def _takes_message(function: Callable[..., Any], first: Parameter) -> bool:
+    """Whether a first parameter may be a message; yes where its annotation does not tell."""
+    try:
+        hint = get_type_hints(function).get(first.name, Any)
+    except Exception:  # a name that only type checkers know
+        return True
+    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    return any(arm is Any or not inspect.isclass(arm) or issubclass(Message, arm) for arm in arms)
 
 
 def _is_context(second: Parameter, params: dict[str, Any]) -> bool:

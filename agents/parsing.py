@@ -54,16 +54,16 @@ class _StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class _Shape(Struct):
-    """The types of the fields that clients depend on; unknown fields are nobody's business here."""
+class Sampling(Struct):
+    """The fields of a request that say how an answer is made, which a conversation may keep."""
 
-    model: str | None = None
-    messages: list[Message] | None = None
-    stream: bool | None = None
     temperature: _Probability | None = None
     top_p: _Probability | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: _Probability | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    repetition_penalty: _Probability | None = None
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -72,23 +72,32 @@ class _Shape(Struct):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
+    response_format: _ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+
+class Shape(Sampling):
+    """The types of the fields that clients depend on; unknown fields are nobody's business here."""
+
+    model: str | None = None
+    messages: list[Message] | None = None
+    stream: bool | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Json] | None = None
     function_call: str | Json | None = None
-    response_format: _ResponseFormat | None = None
     stream_options: _StreamOptions | None = None
     modalities: list[str] | None = None
     metadata: Json | None = None
-    reasoning_effort: str | None = None
     store: bool | None = None
 
 
 def parse(body: Json, *, default_model: str = "") -> Chat:
     """A request body as a `Chat`, or `InvalidRequest` naming the first field that is wrong."""
     try:
-        shape = msgspec.convert(body, _Shape)
+        shape = msgspec.convert(body, Shape)
     except msgspec.ValidationError as error:
         raise explain(error) from None
     model = shape.model or default_model

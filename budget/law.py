@@ -146,26 +146,31 @@ def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> St
 
 
 def usage(by: Sequence[str], since: int, until: int, only: Mapping[str, str]) -> Steps[list[UsageRow]]:
-    """What calls used, summed by group; what is still pending, and what came to nothing, is not in it."""
+    """What calls used, summed by group.
+
+    What is still pending, and what came to nothing, is not in it. A call that saved tokens is one
+    that a cache answered.
+    """
     columns = [GROUP[name] for name in by]
     matching = "".join(f" AND {GROUP[name]} = :{name}" for name in only)
     sums = ", ".join(
         f"CAST(COALESCE(SUM({name}), 0) AS BIGINT)"
         for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "tokens_saved", "used_cost")
     )
+    cached = "CAST(COALESCE(SUM(CASE WHEN tokens_saved > 0 THEN 1 ELSE 0 END), 0) AS BIGINT)"
     group = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
     rows = yield (
-        f"SELECT {''.join(f'{name}, ' for name in columns)}COUNT(*), {sums} FROM calls"
+        f"SELECT {''.join(f'{name}, ' for name in columns)}COUNT(*), {cached}, {sums} FROM calls"
         f" WHERE state IN ('settled', 'forfeited') AND at >= :since AND at < :until{matching}{group}",
         {"since": since, "until": until, **only},
     )
     found = [(tuple(row[: len(columns)]), row[len(columns) :]) for row in rows]
     return [
         UsageRow(
-            group=key, requests=count, prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached,
-            tokens_saved=saved, cost=cost,
+            group=key, requests=count - hits, cached_requests=hits, prompt_tokens=prompt,
+            completion_tokens=completion, cached_tokens=part, tokens_saved=saved, cost=cost,
         )
-        for key, (count, prompt, completion, cached, saved, cost) in found
+        for key, (count, hits, prompt, completion, part, saved, cost) in found
     ]  # fmt: skip
 
 

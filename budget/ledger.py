@@ -183,7 +183,8 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     """What a group of calls used; `group` has the values that it was grouped by, in their order."""
 
     group: tuple[str | int, ...]
-    requests: int
+    requests: int  # that upstreams were asked
+    cached_requests: int  # that a cache answered
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int

@@ -16,10 +16,12 @@ from chattable.adapters.local import LocalError, data_home, pull
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError
-from chattable.budget.ledger import FREE, GROUPS, Difference
+from chattable.budget.ledger import GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
-from chattable.proxy.catalog import known_of, price_of
+from chattable.proxy.catalog import declared
 from chattable.proxy.config import Config, ModelEntry, Target
+from chattable.proxy.facts import UnknownModelError, describe
+from chattable.proxy.prices import known_of, price_of, unpriced, warning
 from chattable.proxy.progress import show_progress
 from chattable.proxy.sessions.sessions import open_store
 from chattable.proxy.setup import StartError, find_config
@@ -33,6 +35,17 @@ from chattable.proxy.transfer import TransferError, export_file, import_file
 from chattable.proxy.usage import Usage, as_csv, as_table
 from chattable.proxy.yaml import ConfigError
 
+REFUSALS = (
+    StoreError,
+    BudgetError,
+    LocalError,
+    LoadError,
+    StartError,
+    InvalidRequest,
+    TransferError,
+    UnknownModelError,
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 refused, 2 misused, 3 done in part."""
@@ -41,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (StoreError, BudgetError, LocalError, LoadError, StartError, InvalidRequest, TransferError) as error:
+    except REFUSALS as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
@@ -62,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     commands.add_parser("check", parents=[config], help="validate the config and print what it serves").set_defaults(run=_check)
+    models = commands.add_parser("models", parents=[config], help="what is known of models")
+    models.add_argument("name", nargs="?", default="", help="default: all of the config")
+    models.set_defaults(run=_models)
     commands.add_parser("migrate", parents=[config], help="bring the database up to date").set_defaults(run=_migrate)
 
     user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="ACTION")
@@ -136,6 +152,9 @@ def _check(args: argparse.Namespace) -> None:
             print(f"model  {name} → {target.provider}/{target.upstream(name, name)}{_priced(config, name, model, target)}")
         if model.fallbacks:
             print(f"       else {', '.join(model.fallbacks)}")
+    budget = config.budgets.default
+    if budget is not None and budget.cost_usd is not None and (names := unpriced(config)):
+        print(f"warning: {warning(config, names)}", file=sys.stderr)
     for name, agent in config.agents.items():
         print(f"agent  {name} → {getattr(agent, 'use', None) or getattr(agent, 'model', '')}")
 
@@ -145,7 +164,14 @@ def _priced(config: Config, name: str, model: ModelEntry, target: Target) -> str
     if name.endswith("*"):
         return ""
     price = price_of(target, model, known_of(config.providers[target.provider], target.upstream(name, name)))
-    return f"  ${price.input / 1e6:g} / ${price.output / 1e6:g} per million tokens" if price != FREE else "  no price"
+    if price is None:
+        return "  no price"
+    return f"  ${price.input / 1e6:g} / ${price.output / 1e6:g} per million tokens"
+
+
+def _models(args: argparse.Namespace) -> None:
+    for line in describe(find_config(args.config), args.name):
+        print(line)
 
 
 def _migrate(args: argparse.Namespace) -> None:
@@ -203,7 +229,8 @@ def _import(args: argparse.Namespace) -> int:
         nonlocal failed
         await _bring_up(database)
         store, users, audit = open_store(config, database), Users(database), Audit(database)
-        failed = await import_file(store, users, audit, args.file, args.user, args.format)
+        accepts = declared(config)
+        failed = await import_file(store, users, audit, args.file, args.user, args.format, accepts)
 
     config = find_config(args.config)
     asyncio.run(_with_database(args, run))

@@ -33,6 +33,7 @@ from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.paths import restore_names
 from chattable.proxy.pipeline import Pipeline
+from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.routes import (
     admin,
     admin_models,
@@ -137,6 +138,7 @@ def build(config: Config) -> Edge:
         await ledger.start()
         await put_default(ledger, config.budgets.default)
         await metering.start()
+        await warn_of_unpriced(ledger, config)
         await idempotency.start()
         await pace.rates.start()
         await answers.start()

@@ -66,12 +66,24 @@ ADMIN = Principal(User("admin", "admin"), admin=True)
 
 
 class Auth:
-    """Knows keys. Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within `TTL` seconds."""
+    """Knows keys.
 
-    def __init__(self, users: Users, admin_keys: Iterable[str], clock: Callable[[], float] = time.time) -> None:
+    Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within `TTL`
+    seconds. What was looked up is believed by `monotonic`, so that a clock which is set back does
+    not prolong it; `clock` is the wall's, by which keys expire.
+    """
+
+    def __init__(
+        self,
+        users: Users,
+        admin_keys: Iterable[str],
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._users = users
         self._admins = {digest(key) for key in admin_keys}
         self._clock = clock
+        self._monotonic = monotonic
         self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
         self._asking: dict[str, asyncio.Task[tuple[Key, StoredUser] | None]] = {}
 
@@ -82,10 +94,10 @@ class Auth:
         name = digest(secret)
         if name in self._admins:
             return ADMIN
-        now = self._clock()
+        now = self._monotonic()
         until, found = self._cache.get(name, (0.0, None))
         if found is None or until <= now:
-            found = self._judge(secret, await self._found(name, secret), now)
+            found = self._judge(secret, await self._found(name, secret), self._clock())
             self._remember(name, now, found)
         if isinstance(found, Principal):
             return found
@@ -101,7 +113,7 @@ class Auth:
 
     async def acting(self, principal: Principal, name: str) -> Principal:
         """The principal of a trusted key that asks for an end user, who is made if unknown; the key's own terms stay."""
-        now, cached = self._clock(), f"{principal.key_id} {name}"
+        now, cached = self._monotonic(), f"{principal.key_id} {name}"
         until, found = self._cache.get(cached, (0.0, None))
         if not isinstance(found, Principal) or until <= now:
             user = await self._users.named(name)

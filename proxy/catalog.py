@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,17 +20,17 @@ from msgspec.structs import replace
 from chattable.adapters import discovery
 from chattable.adapters.local import LocalServer, data_home, model_path
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
-from chattable.adapters.vendors.known import Known
-from chattable.adapters.vendors.models import known
 from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chattable import Chattable, Limits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
+from chattable.agents.params import Accepts
 from chattable.agents.prompt import PromptAgent
-from chattable.budget.ledger import FREE, Price
+from chattable.budget.ledger import Price
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
 from chattable.proxy.health import Health
+from chattable.proxy.prices import known_of, price_of
 
 log = logging.getLogger("chattable")
 
@@ -51,7 +52,9 @@ class Entry(Struct, frozen=True):
     description: str = ""
     context_length: int | None = None
     limits: Limits = Limits()
-    price: Price = FREE
+    price: Price | None = None  # None: nobody knows it
+    priced: bool = True  # False: it has none, and hard budgets in dollars refuse it
+    picture_tokens: int | None = None  # of a picture that it reads, where the config says so
     max_output: int | None = None
     kind: str = ""  # of the provider, where a model answers
     source: tuple[str, ...] = ()  # what really answers, whatever it is called here: what differs in it may answer differently
@@ -83,6 +86,15 @@ class Catalog:
         if entry is None or not principal.may_use(name):
             raise ModelNotFound(name)
         return entry
+
+    def accepts(self, name: str | None, principal: Principal) -> Accepts:
+        """What a name accepts of its own: nothing, where it is not there for this principal."""
+        if name is None:
+            return {}
+        try:
+            return self.find(name, principal).model.accepts
+        except ModelNotFound:
+            return {}
 
     def visible(self, principal: Principal) -> list[Entry]:
         """The entries this principal may use, with what providers say they have behind a wildcard."""
@@ -132,11 +144,17 @@ class _Source:
     """A provider together with the process that serves it, if it is one of ours."""
 
     def __init__(
-        self, name: str, config: settings.Provider, transport: httpx.AsyncBaseTransport, cache: settings.Cache | None
+        self,
+        name: str,
+        config: settings.Provider,
+        transport: httpx.AsyncBaseTransport,
+        cache: settings.Cache | None,
+        unpriced: str,
     ) -> None:
         self.name = name
         self.config = config
         self.cache = cache
+        self.unpriced = unpriced
         self.discovered: tuple[str, ...] = ()
         self._discovery: asyncio.Task[None] | None = None
         self._health: dict[str, Health] = {}
@@ -207,6 +225,7 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
     facts = known_of(config, upstream_name)
     most = min(facts.max_output, MOST_HELD) if facts and facts.max_output else None
     max_output = target.max_output or model.max_output or most
+    price = price_of(target, model, facts)
     return Entry(
         name,
         Upstream(
@@ -222,7 +241,9 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
         target.context_length or model.context_length or (facts.context_length if facts else None),
         max_output=max_output,
         kind=config.kind,
-        price=price_of(target, model, facts),
+        price=price,
+        priced=price is not None or source.unpriced == "allow",
+        picture_tokens=target.picture_tokens or model.picture_tokens,
         source=(source.name, config.kind, config.base_url or "", *config.options.values(), upstream_name),
         cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
         weight=target.weight,
@@ -230,32 +251,31 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
     )
 
 
-def known_of(provider: settings.Provider, model: str) -> Known | None:
-    """What is known of a vendor's model, which holds at the vendor's own address only."""
-    return known(provider.kind, model) if provider.base_url is None else None
-
-
-def price_of(target: settings.Target, model: settings.ModelEntry, facts: Known | None) -> Price:
-    """What budgets take a model to cost: what the config says, else what is known, else nothing."""
-    said = target.price or model.price
-    return said.as_price() if said else listed_price(facts) if facts else FREE
-
-
-def listed_price(facts: Known) -> Price:
-    """What is known of a model's price, in the ledger's unit."""
-    cached = None if facts.cached is None else round(facts.cached * 1e6)
-    return Price(round(facts.input * 1e6), round(facts.output * 1e6), cached)
-
-
 def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:
     """The catalog that a config describes; raises `LoadError` for an agent that cannot be built."""
-    sources = {name: _Source(name, provider, transport, config.cache) for name, provider in config.providers.items()}
+    sources = {
+        name: _Source(name, provider, transport, config.cache, config.budgets.unpriced)
+        for name, provider in config.providers.items()
+    }
     fixed = {name: model for name, model in config.models.items() if not name.endswith("*")}
     entries = [_model(name, name, model, sources) for name, model in fixed.items()]
     reach = _reach(config)
     entries += [_agent(name, agent, config.cache, reach) for name, agent in config.agents.items()]
     wildcards = {name: model for name, model in config.models.items() if name.endswith("*")}
     return Catalog(entries, wildcards, sources, config.default_model)
+
+
+def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
+    """What agents accept of their own, without a catalog: each is loaded when it is asked for."""
+
+    @functools.cache
+    def accepts(name: str | None) -> Accepts:
+        agent = config.agents.get((config.default_model if name == DEFAULT else name) or "")
+        if not isinstance(agent, settings.CodeAgent):
+            return {}
+        return load(agent.use, agent.params).accepts
+
+    return accepts
 
 
 def _agent(name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str) -> Entry:

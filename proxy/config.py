@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from chattable.budget.ledger import Price
 from chattable.proxy.values import (
     AdminKey,
     Code,
@@ -111,11 +110,9 @@ class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     input: Annotated[Usd, Meta(description="US dollars per million tokens of prompt")] = 0.0
     output: Annotated[Usd, Meta(description="US dollars per million tokens of output")] = 0.0
     cached: Annotated[Usd | None, Meta(description="for prompt that the upstream had cached; default: as input")] = None
-
-    def as_price(self) -> Price:
-        """In the ledger's unit."""
-        cached = None if self.cached is None else round(self.cached * 1e6)
-        return Price(round(self.input * 1e6), round(self.output * 1e6), cached)
+    cache_write: Annotated[Usd | None, Meta(description="for prompt that it writes to its cache; default: as input")] = None
+    cache_write_1h: Annotated[Usd | None, Meta(description="the same, kept for an hour; default: as cache_write")] = None
+    image: Annotated[Usd, Meta(description="US dollars for a picture that the model makes")] = 0.0
 
 
 class ModelCache(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,6 +133,7 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context_length: Annotated[Count | None, Meta(description="tokens the model can read")] = None
     max_output: Annotated[Count | None, Meta(description="tokens it can write in one reply")] = None
     price: Annotated[ModelPrice | None, Meta(description="what it costs; default: as the entry, or what is known")] = None
+    picture_tokens: Annotated[Count | None, Meta(description="tokens that a picture costs; default: as the entry")] = None
 
     def upstream(self, name: str, asked: str) -> str:
         """What to call the model upstream when `asked` found the entry `name`."""
@@ -159,6 +157,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     price: Annotated[ModelPrice | None, Meta(description="what it costs; default: what is known of the model, else nothing")] = (
         None
     )
+    picture_tokens: Annotated[
+        Count | None, Meta(description="tokens that a picture costs; default: by its size, as is known")
+    ] = None
     owned_by: Annotated[str | None, Meta(description="shown in /v1/models; default: the provider")] = None
     cache: Annotated[ModelCache | None, Meta(description="how its answers are kept, if there is a section `cache`")] = None
 
@@ -246,6 +247,10 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         80,
         100,
     )
+    unpriced: Annotated[
+        Literal["allow", "refuse"],
+        Meta(description="a model without a price under a hard budget in dollars"),
+    ] = "allow"
     webhook: Annotated[Webhook | None, Meta(description="where budget events are posted, signed; default: nowhere")] = None
     wait: Annotated[Duration, Meta(description="how long a call waits for room that others only hold")] = 2.0
     sync: Annotated[

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from chattable.adapters.vendors.services import Vendor
 from chattable.agents import loading
+from chattable.agents.parsing import Shape, explain
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
 from chattable.proxy.sessions.chores import TASKS
 from chattable.proxy.values import Secret, admin_key
@@ -66,6 +67,12 @@ def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
     )
 
 
+# What no parameter of a prompt agent may take the place of, and where it is said instead.
+NOT_PARAMS = {
+    "model": "is no parameter: it is the agent's own `model`",
+    "messages": "are no parameter: what the agent adds to them is its `context` and `instructions`",
+    "stream": "is no parameter: each client says whether it wants a stream",
+}
 _Mistakes = Iterator[tuple[tuple[str | int, ...], str]]
 
 
@@ -141,8 +148,23 @@ def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
     for name, agent in config.agents.items():
         if why := _bad_name(name):
             yield ("agents", name), why
-        if isinstance(agent, PromptAgent) and (why := _unknown(agent.model, names)):
-            yield ("agents", name, "model"), why
+        if isinstance(agent, PromptAgent):
+            if why := _unknown(agent.model, names):
+                yield ("agents", name, "model"), why
+            for param, value in agent.params.items():
+                if why := _bad_param(param, value):
+                    yield ("agents", name, "params", param), why
+
+
+def _bad_param(name: str, value: Any) -> str:
+    """Why a prompt agent cannot have this parameter; empty where it can."""
+    if name in NOT_PARAMS:
+        return NOT_PARAMS[name]
+    try:
+        msgspec.convert({name: value}, Shape)
+    except msgspec.ValidationError as error:
+        return explain(error).message.removesuffix(".")
+    return ""
 
 
 def _mistakes_in_sessions(config: Config, doc: Document, names: Mapping[str, Any]) -> _Mistakes:

@@ -52,6 +52,18 @@ class BudgetBusyError(chat.ChatError):
         self.headers = headers
 
 
+class UnpricedModelError(chat.ChatError):
+    """A budget in dollars binds the asker, and what the model costs is not known."""
+
+    def __init__(self, model: str, who: str) -> None:
+        super().__init__(
+            f"The model `{chat.clip(model)}` has no price, and the budget for {who} is in dollars."
+            " Tell the server's operator to set `models.*.price`, or `budgets.unpriced: allow`.",
+            param="model",
+            code="unpriced_model",
+        )
+
+
 class TooFastError(chat.ChatError):
     """A rate limit has no room for a request now; the message says whose and for how long."""
 
@@ -127,6 +139,7 @@ class Failure(Struct):
 TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (chat.InvalidRequest, 400, INVALID, None),
     (KeyReusedError, 422, INVALID, None),
+    (UnpricedModelError, 403, INVALID, None),
     (chat.ModelNotFound, 404, INVALID, "model_not_found"),
     (chat.LimitReached, 400, INVALID, None),
     (chat.TurnTimeout, 504, SERVER, "agent_timeout"),

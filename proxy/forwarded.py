@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chattable.adapters.vendors.media import image_cost
+from chattable.adapters.vendors.models import known
 from chattable.agents.chat import Json
 from chattable.agents.parsing import explain
 from chattable.budget.ledger import Price
@@ -46,7 +47,7 @@ class Embeddings(Struct):
         """What is asked, to be counted where nobody reports the usage."""
         return _words(self.input)
 
-    def estimate(self, kind: str, model: str, price: Price) -> Estimate:
+    def estimate(self, kind: str, model: str, price: Price | None) -> Estimate:
         """Nothing besides: an embedding has no output."""
         return Estimate()
 
@@ -65,7 +66,7 @@ class Completions(Struct):
         """What is asked, to be counted where nobody reports the usage."""
         return f"{_words(self.prompt)}{self.suffix or ''}"
 
-    def estimate(self, kind: str, model: str, price: Price) -> Estimate:
+    def estimate(self, kind: str, model: str, price: Price | None) -> Estimate:
         """Every prompt of a list is answered, as often as `best_of` says."""
         several = isinstance(self.prompt, list) and not all(type(p) is int for p in self.prompt)
         prompts = len(self.prompt) if several and isinstance(self.prompt, list) else 1
@@ -85,7 +86,7 @@ class Moderations(Struct):
         """What is asked, to be counted where nobody reports the usage."""
         return _words(self.input)
 
-    def estimate(self, kind: str, model: str, price: Price) -> Estimate:
+    def estimate(self, kind: str, model: str, price: Price | None) -> Estimate:
         """Nothing besides."""
         return Estimate()
 
@@ -103,10 +104,15 @@ class Images(Struct):
         """What is asked, to be counted where nobody reports the usage."""
         return self.prompt
 
-    def estimate(self, kind: str, model: str, price: Price) -> Estimate:
+    def estimate(self, kind: str, model: str, price: Price | None) -> Estimate:
         """The pictures, by the vendor's table: their tokens, or their price a piece."""
         made, n = image_cost(kind, model, self.size, self.quality, 1), self.n or 1
-        fixed = price.image or (0 if made.tokens and price.output else made.micro_usd)
+        fixed = made.micro_usd
+        if price is not None:
+            facts = known(kind, model)
+            listed = facts is not None and price.image == round(facts.image * 1e6)
+            by_size = listed and price.image  # what is known is the dearest, this is the size's
+            fixed = made.micro_usd if by_size else price.image
         return Estimate(output=made.tokens, answers=n, whole=True, fixed=fixed * n)
 
 
@@ -121,7 +127,7 @@ class Speech(Struct):
         """What is asked, to be counted where nobody reports the usage."""
         return f"{self.input}\n{self.instructions or ''}"
 
-    def estimate(self, kind: str, model: str, price: Price) -> Estimate:
+    def estimate(self, kind: str, model: str, price: Price | None) -> Estimate:
         """The sound that the words become."""
         return Estimate(output=SPOKEN_TOKENS * len(self.input), whole=True)
 
@@ -138,7 +144,7 @@ class Rerank(Struct):
         """What is asked, to be counted where nobody reports the usage."""
         return "\n".join([self.query, *map(_words, self.documents)])
 
-    def estimate(self, kind: str, model: str, price: Price) -> Estimate:
+    def estimate(self, kind: str, model: str, price: Price | None) -> Estimate:
         """The query is read with every document."""
         return Estimate(prompt=bound(self.query) * max(0, len(self.documents) - 1))
 

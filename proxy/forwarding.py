@@ -16,7 +16,6 @@ from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
-from chattable.budget.ledger import FREE
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.forwarded import Kind
@@ -67,7 +66,7 @@ class Forwarding:
             routes = Routes(self._pipeline.catalog, entry, caller)
             for target in routes:
                 upstream = _upstream(kind, target)
-                most = given.estimate(target.kind, upstream.model, target.price or FREE)
+                most = given.estimate(target.kind, upstream.model, target.price)
                 capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
                 call = self._pipeline.metering.call(capped, target, caller, caller.parent, routes.more, most)
                 try:

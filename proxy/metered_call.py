@@ -24,7 +24,8 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.forwarded import Estimate
 from chattable.proxy.output_caps import asked_cap, capped, least_output
-from chattable.proxy.prompts import bound_prompt, count_prompt
+from chattable.proxy.prices import held_price
+from chattable.proxy.prompts import bound_prompt, count_prompt, to_count
 
 if TYPE_CHECKING:
     from chattable.proxy.metering import Metering
@@ -67,8 +68,11 @@ class MeteredCall:
         self._reported: Usage | None = None
         self.facts: Json | None = None  # that came with the usage
         self._said: dict[int, list[str]] = {}  # by choice
-        self._bound = 0  # tokens said: those that were counted, and the bytes since then
-        self._usage: tuple[Usage, bool] | None = None
+        self._size = 0  # bytes that were said, of a stream that may be cut
+        self._counted, self._counted_size = 0, 0  # tokens of those that were counted, and how many bytes these were
+        self._most_said: int | None = None  # tokens after which a stream is cut
+        self._usage: Usage | None = None
+        self._guessed = False  # whether any of it was counted here
 
     async def __aenter__(self) -> MeteredCall:
         if self._entry.model.leaf:
@@ -78,7 +82,8 @@ class MeteredCall:
                 self._hold = hold if hold.bound else None
             if self._hold is not None and self._hold.hard:
                 self._cap(self._hold)
-            self._metering.began(self)
+                self._most_said = self._hold.output if self.chat.stream else None
+            self._metering.calls.add(self)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -92,15 +97,15 @@ class MeteredCall:
                 later = used is not None and used.unknown and self._followed()
                 await self._metering.book(line, later=later)
         finally:
-            self._metering.ended(self)
+            self._metering.calls.discard(self)
 
     def cut_short(self) -> Line | None:
         """What is booked where the process ends now; None: nothing."""
-        if not self.progress.sent:
-            used = None
-        else:
-            text = "\n".join(message.text for message in self.chat.messages)
-            used = self._unknown(count_at_once(text, self._entry.name), self._most)
+        used = None
+        if self.progress.sent:
+            text, pictures = to_count(self.chat, self._media)
+            counted = count_at_once(text, self._entry.name) + pictures + self._estimate.prompt
+            used = self._unknown(counted, self._most)
         return self._line(used, "stopped")
 
     def see(self, chunk: Chunk) -> None:
@@ -119,16 +124,14 @@ class MeteredCall:
                 said.append(text)
         for call in delta.get("tool_calls") or ():
             said += [text for text in (call.get("function") or {}).values() if text]
-        if self._hold is not None and self._hold.hard:
-            for text in said[before:]:
-                self._bound += len(text) if text.isascii() else 4 * len(text)
-            self.suspect = self._bound > self._hold.output and self.chat.stream
+        if self._most_said is not None:
+            self._size += sum(map(bound, said[before:]))
+            self.suspect = self._counted + self._size - self._counted_size > self._most_said
 
     async def overrun(self) -> bool:
         """Whether more tokens were said than are held: the upstream ignores the cap that it was sent."""
-        assert self._hold is not None
-        self._bound = await self._count_said()
-        return self._bound > self._hold.output
+        self._counted, self._counted_size = await self._count_said(), self._size
+        return self._most_said is not None and self._counted > self._most_said
 
     async def _count_said(self) -> int:
         return sum([await count_async("".join(said), self._entry.name) for said in self._said.values()])
@@ -140,34 +143,30 @@ class MeteredCall:
 
     async def usage(self) -> Usage:
         """What the call used: as reported where that can be, else counted."""
-        return (await self._known())[0]
-
-    async def _known(self) -> tuple[Usage, bool]:
-        """The usage, and whether any of it was counted here."""
-        if self._usage is None:
-            reported, guessed = self._reported or self.progress.usage or NO_USAGE, False
-            prompt, output = reported.prompt_tokens, reported.completion_tokens
-            if not prompt and self._reported is not NO_USAGE:
-                prompt, guessed = await self._count_prompt(0), True
-            if self._estimate.whole and self._reported is None:
-                output, guessed = self._most, True
-            if self._implausible(output):
-                counted = await self._count_said()
-                # Another tokeniser may need a quarter fewer tokens for the same words, and a few.
-                if not output or output > MOST_OUTPUT or counted > output * 4 / 3 + 3:
-                    if self._reported is not None:
-                        self._tell_implausible(output, counted)
-                    output, guessed = counted, True
-            usage = msgspec.structs.replace(
-                reported, prompt_tokens=prompt, completion_tokens=output, total_tokens=prompt + output
-            )
-            self._usage = usage, guessed
-        return self._usage
-
-    def _implausible(self, output: int) -> bool:
-        """Whether so many tokens are too few for what was said, or more than any answer has; costs next to nothing."""
-        length = sum(bound("".join(said)) for said in self._said.values())
-        return length > LONG_TOKENS * output or output > MOST_OUTPUT
+        if self._usage is not None:
+            return self._usage
+        reported = self._reported or self.progress.usage or NO_USAGE
+        prompt, output = reported.prompt_tokens, reported.completion_tokens
+        if not prompt and self._reported is not NO_USAGE:
+            prompt, self._guessed = await self._count_prompt(0), True
+        if self._estimate.whole and self._reported is None:
+            output, self._guessed = self._most, True
+        size = 0
+        for said in self._said.values():
+            size += bound("".join(said))
+        # Too few tokens for so many bytes, or more than any answer has: only then it is worth counting.
+        if size > LONG_TOKENS * output or output > MOST_OUTPUT:
+            counted = await self._count_said()
+            # Another tokeniser may need a quarter fewer tokens for the same words, and a few.
+            if not output or output > MOST_OUTPUT or counted > output * 4 / 3 + 3:
+                if self._reported is not None:
+                    self._tell_implausible(output, counted)
+                output, self._guessed = counted, True
+        if self._guessed or reported.total_tokens != prompt + output:
+            figures = {"prompt_tokens": prompt, "completion_tokens": output}
+            reported = msgspec.structs.replace(reported, **figures, total_tokens=prompt + output)
+        self._usage = reported
+        return reported
 
     def _tell_implausible(self, reported: int, counted: int) -> None:
         facts = {"reported": reported, "counted": counted, "model": self._entry.name}
@@ -178,27 +177,23 @@ class MeteredCall:
         """What the call is charged; None: nothing at all."""
         gave_up = isinstance(error, asyncio.CancelledError)
         if error is None or self._reported is not None or (self._said and not gave_up):
-            return self._used(*await self._known())
+            return self._used(self._usage or await self.usage())
         if not self.progress.sent or isinstance(error, Refused):
             return None
         if isinstance(error, BrokenAnswer):  # bytes came, if not words
-            return self._used(*await self._known())
+            return self._used(await self.usage())
         return self._unknown(await self._count_prompt(0), self._most if gave_up else 0)
 
-    def _used(self, usage: Usage, guessed: bool) -> Used:
-        details = usage.prompt_tokens_details or {}
-        cached, written, longer = (
-            min(value, usage.prompt_tokens) if type(value := details.get(name)) is int and value > 0 else 0
-            for name in ("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens")
-        )
-        price = self._entry.price or FREE
-        return Used(
-            prompt=usage.prompt_tokens,
-            completion=usage.completion_tokens,
-            cached=cached,
-            cost=price.of(usage.prompt_tokens, usage.completion_tokens, cached, written, longer) + self._estimate.fixed,
-            estimated=guessed,
-        )
+    def _used(self, usage: Usage) -> Used:
+        cached = written = longer = 0
+        if details := usage.prompt_tokens_details:
+            cached = _part(details, "cached_tokens", usage)
+            written = _part(details, "cache_write_tokens", usage)
+            longer = _part(details, "cache_write_1h_tokens", usage)
+        prompt, output = usage.prompt_tokens, usage.completion_tokens
+        cost = (self._entry.price or FREE).of(prompt, output, cached, written, longer)
+        cost += self._estimate.fixed
+        return Used(prompt=prompt, completion=output, cached=cached, cost=cost, estimated=self._guessed)
 
     def _unknown(self, prompt: int, output: int) -> Used:
         """A charge of which nobody knows more than that it is at least this."""
@@ -226,6 +221,7 @@ class MeteredCall:
         caps = [cap for cap in (asked, self._entry.max_output) if cap is not None]
         most = min(MOST_OUTPUT, *caps) if caps else DEFAULT_OUTPUT
         choices = params.get("n") or 1
+        least = least_output(params) if "thinking" in params or "reasoning" in params else 1
         return Wish(
             id=f"hold_{random.getrandbits(128):032x}",
             asker=Asker(
@@ -238,8 +234,9 @@ class MeteredCall:
             model=self._entry.name,
             prompt=prompt + self._estimate.prompt,
             most=most * choices,
-            least=(most if self._estimate.whole else min(most, least_output(params))) * choices,
-            price=self._entry.price or FREE,
+            least=(most if self._estimate.whole or most < least else least) * choices,
+            price=held_price(self._entry.price, self.chat),
+            priced=self._entry.priced,
             fixed=self._estimate.fixed,
             uncapped=asked is None,
             request=self._caller.request_id,
@@ -253,7 +250,7 @@ class MeteredCall:
     def _media(self, part: Json) -> int:
         entry = self._entry
         model = entry.model.model if isinstance(entry.model, Upstream) else entry.name
-        return media_tokens(entry.kind, model, part)
+        return media_tokens(entry.kind, model, part, entry.picture_tokens)
 
     def _cap(self, hold: Hold) -> None:
         params = self.chat.params
@@ -263,3 +260,9 @@ class MeteredCall:
             self.headers["x-budget-remaining-tokens"] = str(hold.remaining)
         if hold.resets_at is not None:
             self.headers["x-budget-reset"] = str(hold.resets_at)
+
+
+def _part(details: Json, name: str, usage: Usage) -> int:
+    """A part of the prompt, which is no more than all of it."""
+    value = details.get(name)
+    return min(value, usage.prompt_tokens) if type(value) is int and value > 0 else 0

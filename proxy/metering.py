@@ -61,7 +61,7 @@ class Metering:
         self._open: set[str] = set()  # holds of this process, whose leases it renews
         self._unbooked: dict[str, Line] = {}  # what the ledger has not taken yet
         self._later: dict[str, tuple[float, End]] = {}  # and what it is told only then
-        self._calls: set[MeteredCall] = set()  # under way
+        self.calls: set[MeteredCall] = set()  # under way
         self._waiting: set[asyncio.Future[None]] = set()  # for room
         self._notices: list[tuple[str, Json]] = []
         self._upkeep: asyncio.Task[None] | None = None
@@ -85,7 +85,7 @@ class Metering:
 
     def stop_at_once(self) -> None:
         """Journals what every call under way is charged: the process ends now, and whoever comes next books it."""
-        for call in list(self._calls):
+        for call in list(self.calls):
             if (line := call.cut_short()) is not None:
                 with suppress(OSError):
                     self._journal.write(line)
@@ -110,17 +110,11 @@ class Metering:
         return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate)
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
-        """Notes what a call would have used that was answered without one."""
+        """Notes what a call would have used that was answered without one; nothing where that is nothing."""
+        if not usage.total_tokens:
+            return
         wish = self.call(chat, entry, caller, parent).wish(0)
         await self.book(Record(wish, Used(saved=usage.total_tokens)))
-
-    def began(self, call: MeteredCall) -> None:
-        """Notes a call that is under way."""
-        self._calls.add(call)
-
-    def ended(self, call: MeteredCall) -> None:
-        """Notes that it is charged, or never was under way."""
-        self._calls.discard(call)
 
     def notice(self, kind: str, data: Json) -> None:
         """Something that somebody wants to be told of, within a moment."""
@@ -201,13 +195,10 @@ class Metering:
         self.reach("after_journal")
         if isinstance(line, Record):
             self._unbooked[line.id] = line
-        elif later:
+            return
+        if later:
             self._later[line.id] = self._clock() + TICK, line
-            await self._settle(msgspec.structs.replace(line, used=Used(unknown=True)))
-        else:
-            await self._settle(line)
-
-    async def _settle(self, line: End) -> None:
+            line = msgspec.structs.replace(line, used=Used(unknown=True))
         try:
             await _end(self.ledger, line)
         except LedgerUnavailableError as error:
@@ -221,20 +212,24 @@ class Metering:
             self._open.discard(line.id)
             raise
         else:
-            if line.id not in self._later:
+            if later:
+                self._freed(line.id)
+            else:
                 self._booked(line.id)
-            self._free_room(line.id)
         self.reach("after_settle")
 
-    def _free_room(self, call_id: str) -> None:
+    def _freed(self, call_id: str) -> None:
+        """Nothing is held for a call any more."""
         self._open.discard(call_id)
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        if self._waiting:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
 
     def _booked(self, call_id: str) -> None:
         self._journal.done(call_id)
         self._unbooked.pop(call_id, None)
+        self._freed(call_id)
 
     def _abandon(self, hold_id: str) -> None:
         """Voids a hold that may exist, of a request that goes no further."""
@@ -287,7 +282,6 @@ class Metering:
             await _replay(self.ledger, lines)
             for line in lines:
                 self._booked(line.id)
-                self._free_room(line.id)
 
     async def _recover(self) -> None:
         """Books what processes that are dead left in their journals, then forfeits what nobody can settle any more."""

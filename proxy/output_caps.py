@@ -10,8 +10,11 @@ NAMES = ("max_tokens", "max_completion_tokens")
 
 def asked_cap(params: Json) -> int | None:
     """The most tokens of output that the client wants, by either name; None: it does not say."""
-    caps = [params[name] for name in NAMES if params.get(name) is not None]
-    return min(caps, default=None)
+    old: int | None = params.get("max_tokens")
+    new: int | None = params.get("max_completion_tokens")
+    if old is None or new is None:
+        return old if new is None else new
+    return min(old, new)
 
 
 def least_output(params: Json) -> int:

@@ -32,18 +32,28 @@ def bound_prompt(chat: Chat, media: Media) -> int:
 
 async def count_prompt(chat: Chat, model: str, media: Media, per_message: int = PER_MESSAGE) -> int:
     """The prompt's tokens, counted, with room for what chat templates add to each message."""
+    text, pictures = to_count(chat, media)
+    return await count_async(text, model) + per_message * (len(chat.messages) + 1) + pictures
+
+
+def to_count(chat: Chat, media: Media) -> tuple[str, int]:
+    """All words of a prompt, and what its pictures cost besides."""
     messages, parts = _apart(chat.messages)
+    costs = [media(part) for part in parts]
     texts = [message.text for message in messages]
-    rest = [*filter(None, map(_beside_text, messages)), *_fields(chat.params)]
+    others = [p for p, cost in zip(parts, costs, strict=True) if not cost and not isinstance(p.get("text"), str)]
+    rest = [*others, *filter(None, map(_beside_text, messages)), *_fields(chat.params)]
     if rest:
         texts.append(msgspec.json.encode(rest).decode())
-    words = await count_async("\n".join(texts), model)
-    return words + per_message * (len(messages) + 1) + sum(map(media, parts))
+    return "\n".join(texts), sum(costs)
 
 
 def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
     """The messages without the payloads of their pictures, and all parts of their contents."""
-    if not any(isinstance(message.content, list) for message in messages):
+    for message in messages:
+        if isinstance(message.content, list):
+            break
+    else:
         return messages, []
     parts = [part for m in messages if isinstance(m.content, list) for part in m.content]
     return [replace(m, content=without_media(m.content)) for m in messages], parts
@@ -56,8 +66,6 @@ def _fields(params: Json) -> list[tuple[str, object]]:
 
 
 def _beside_text(message: Message) -> Json:
-    """What a message says beside its words: calls, thoughts, other parts, fields that nobody knows."""
+    """What a message says beside its content: calls, thoughts, fields that nobody knows."""
     said = {"tool_calls": message.tool_calls, "reasoning_content": message.reasoning_content}
-    if isinstance(message.content, list):
-        said["parts"] = [p for p in message.content if not isinstance(p.get("text"), str)]
     return {name: value for name, value in (said | message.extra).items() if value}

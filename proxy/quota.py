@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from chattable.budget.errors import BudgetExceededError
+from chattable.budget.errors import BudgetExceededError, UnpricedError
 from chattable.proxy.auth import Principal
-from chattable.proxy.errors import BudgetBusyError, QuotaError
+from chattable.proxy.errors import BudgetBusyError, QuotaError, UnpricedModelError
 
 
-def refusal(error: BudgetExceededError, asker: Principal) -> QuotaError | BudgetBusyError:
+def refusal(error: BudgetExceededError, asker: Principal) -> QuotaError | BudgetBusyError | UnpricedModelError:
     """What the asker is told: what is used up is told apart from what is only held."""
     who = error.subject.replace(asker.user.id, asker.user.name)
     if asker.team:
         who = who.replace(asker.team, asker.team_name)
+    if isinstance(error, UnpricedError):
+        return UnpricedModelError(error.model, who)
     kind = "Token" if error.unit == "tokens" else "Cost"
     amount, remaining, held = (_shown(value, error.unit) for value in (error.amount, error.remaining, error.held))
     per = "in all" if error.per == "total" else f"per {error.per}"

@@ -16,6 +16,7 @@ from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
 from chattable.proxy.cache.controls import of_header
 from chattable.proxy.house import House
+from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.text import is_placeholder
 
 END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
@@ -68,11 +69,32 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     return Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control, door)
 
 
-async def on_behalf(caller: Caller, user: str | None, house: House) -> Caller:
-    """The caller, as the `user` of the body where a trusted key says so and no header did; the body moves no other's charge."""
-    if not user or is_placeholder(user) or not caller.principal.trusted or caller.principal.acting:
+async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
+    """The caller, as the body's `user` where a trusted key says so and no header did.
+
+    `InvalidRequest` for a `user` that is none, whoever asks; the body moves no other key's charge.
+    """
+    given = body.get("user")
+    user = "" if given is None else _user(given)
+    if not user or not caller.principal.trusted or caller.principal.acting:
         return caller
-    return replace(caller, principal=await house.auth.acting(caller.principal, user))
+    try:
+        principal = await house.auth.acting(caller.principal, user)
+    except Invalid as error:
+        error.field = "user"  # as it is called here
+        raise
+    return replace(caller, principal=principal)
+
+
+def _user(given: Any) -> str:
+    """Whom a body's `user` names: as text, or as an object's `id`, as Open WebUI's pipelines do."""
+    field = "user"
+    if isinstance(given, dict):
+        given, field = given.get("id"), "user.id"
+    if given is not None and not isinstance(given, str):
+        message = f"Invalid type for '{field}': expected a string, but got {clip(given, 40)}."
+        raise InvalidRequest(message, param=field, code="invalid_type")
+    return "" if given is None or is_placeholder(given) else given
 
 
 def end_user(request: Request[Any, Any, Any]) -> str:

@@ -36,9 +36,9 @@ class Workers(Multiprocess):
         if number not in self.signal_queue and not self.should_exit.is_set():
             self.signal_queue.append(number)
             return
-        for process in self.processes:  # uvicorn only waits for them now
+        for process in self.processes:  # uvicorn only waits for them now, and told them SIGTERM before
             if process.exitcode is None and process.pid is not None:
-                os.kill(process.pid, number)
+                os.kill(process.pid, signal.SIGTERM)
 
 
 WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file its parent read

@@ -16,7 +16,7 @@ from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.sessions import Session, SessionStore
 from chattable.proxy.store.users import Users
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, chosen, exported
-from chattable.proxy.transcripts.report import Outcome, imported
+from chattable.proxy.transcripts.report import Declared, Outcome, imported
 from chattable.proxy.transcripts.transcript import Unreadable
 
 STANDARD = "-"  # a file's name that means standard output or input
@@ -47,7 +47,15 @@ async def export_file(store: SessionStore, users: Users, file: str, user: str | 
     print(f"{_counted(done, 'conversation')} exported", file=sys.stderr if file == STANDARD else sys.stdout)
 
 
-async def import_file(store: SessionStore, users: Users, audit: Audit, file: str, user: str, name: str) -> int:
+async def import_file(
+    store: SessionStore,
+    users: Users,
+    audit: Audit,
+    file: str,
+    user: str,
+    name: str,
+    accepts: Declared,
+) -> int:
     """Imports a file's conversations into those of a user, says what became of them, and returns how many failed."""
     if name:
         chosen(name, READABLE)
@@ -58,7 +66,7 @@ async def import_file(store: SessionStore, users: Users, audit: Audit, file: str
         async with audit.entry(COMMAND_LINE, "conversation.import", user, {"file": file, "format": name}) as effect:
             effect.about(owner.id, owner.name)
             try:
-                async for outcome in imported(store, owner.id, stream, name):
+                async for outcome in imported(store, owner.id, stream, name, accepts):
                     form = outcome.format
                     good += outcome.id is not None
                     failed += outcome.id is None

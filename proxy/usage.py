@@ -16,13 +16,17 @@ from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 
 FIGURES = (
-    "requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "tokens_saved", "cost_usd"
-)  # fmt: skip
+    *("requests", "cached_requests", "prompt_tokens", "completion_tokens", "total_tokens"),
+    *("cached_tokens", "tokens_saved", "cost_usd"),
+)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
 class Usage:
-    """Reports usage. Law: what is pending is not in it; what a cache answered counts as saved and costs nothing."""
+    """Reports usage.
+
+    Law: what is pending is not in it; what a cache answered is counted apart and costs nothing.
+    """
 
     def __init__(self, ledger: Ledger, users: Users, teams: Teams, zone: tzinfo) -> None:
         self._ledger = ledger
@@ -46,6 +50,7 @@ class Usage:
             {
                 **{kind: names[kind].get(value, value) for kind, value in zip(names, row.group, strict=True)},
                 "requests": row.requests,
+                "cached_requests": row.cached_requests,
                 "prompt_tokens": row.prompt_tokens,
                 "completion_tokens": row.completion_tokens,
                 "total_tokens": row.prompt_tokens + row.completion_tokens,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from chattable.proxy.guessable import is_guessable
 from chattable.proxy.webhooks import check_secret, check_url
 
 
@@ -91,18 +92,15 @@ def admin_key(text: str) -> str:
         why = "is empty"
     elif not (text.isascii() and text.isprintable()) or text != text.strip():
         why = "holds what an HTTP header cannot carry"
-    elif text.lower() in _KNOWN_KEYS or len(set(text)) < 6:
-        why = "is easy to guess"
     elif len(text) < 16:
         why = "is shorter than 16 characters"
+    elif is_guessable(text):
+        why = "is easy to guess: well-known words, sequences and repetitions are nearly all of it"
     if why:
         raise ValueError(f"{why}; make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'")
     return text
 
 
-_KNOWN_KEYS = {"1234567890123456", "0123456789abcdef", "change-me-please", "please-change-me", "changemechangeme",
-               "your-admin-key-here", "your-secret-key-here", "your-api-key-here", "sk-1234567890abcdef",
-               "passwordpassword", "chattable-admin-key"}  # fmt: skip
 _DURATION = {"parse": seconds, "words": 'a duration such as "30s", "500ms" or "10m", or a number of seconds'}
 Duration = Annotated[float, Meta(gt=0, le=3650 * 86400, extra=_DURATION)]  # seconds
 KeptFor = Annotated[float, Meta(gt=0, le=30 * 86400, extra=_DURATION)]  # seconds

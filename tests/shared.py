@@ -1,4 +1,6 @@
-"""What the processes of one test run share: a folder, in which the first that needs a thing makes it for all of them."""
+"""What the processes of one test run share: a folder, in which the first that needs a thing makes
+it for all of them.
+"""
 
 import fcntl
 import os
@@ -8,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = "CHATTABLE_TEST_RUN"  # set by the process that was started by hand, for those that it starts
+FOLDER = "CHATTABLE_TEST_RUN"  # set by the first process of a run, for those that it starts
 
 
 def open_run() -> None:

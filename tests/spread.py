@@ -1,4 +1,6 @@
-"""Shares tests out among processes that run side by side: what uses the same server stays together, the longest begins first."""
+"""Shares tests out among processes that run side by side: those of one server stay together, and
+the longest begin first.
+"""
 
 import re
 from functools import cache
@@ -6,7 +8,8 @@ from functools import cache
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# From the longest to the shortest; tests of which a pattern captures the same stay together. Other tests stay with their file.
+# From the longest to the shortest; tests of which a pattern captures the same stay together.
+# Other tests stay with their file.
 TOGETHER = [
     re.compile(pattern)
     for pattern in (

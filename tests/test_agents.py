@@ -1,6 +1,7 @@
 """What an agent's author may write, what comes of it, and what a turn may use."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -572,6 +573,64 @@ def nothing():
 '''
 
 
+COMMANDS = """
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from os import system as borrowed
+from typing import TYPE_CHECKING, Any, Optional
+
+from chattable.agents.chat import Message
+
+if TYPE_CHECKING:
+    from nowhere import Text
+
+filled = functools.partial(subprocess.run, shell=True)
+
+@functools.wraps(os.system)
+def disguised(message):
+    return os.system(message.text)
+
+def of_text(command: str):
+    return command
+
+def of_bytes(command: bytes | str):
+    return command
+
+def bare(message):
+    return message.text + "!"
+
+def plain(message: Message):
+    return message.text + "!"
+
+def quoted(message: "Message", mark: str = "!"):
+    return message.text + mark
+
+def either(message: Optional[Message]):
+    return message.text + "!"
+
+def anything(message: Any):
+    return message.text + "!"
+
+def guarded(message: Text):
+    return message.text + "!"
+
+def marked(message, mark):
+    return message.text + mark
+
+made = functools.partial(marked, mark="!")
+remembers = functools.lru_cache(bare)
+
+class Calls:
+    def __call__(self, message: Message) -> str:
+        return message.text + "!"
+
+called = Calls()
+"""
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module with agents that is new to this process."""
@@ -652,9 +711,126 @@ def test_a_module_that_is_not_there() -> None:
         load("no.such.place:Agent", {})
 
 
-def test_code_that_does_not_say_what_it_takes() -> None:
-    with pytest.raises(LoadError, match="builtins:max is built into Python"):
-        load("builtins:max", {})
+@pytest.mark.parametrize(
+    "use",
+    [
+        *("os:system", "os:remove", "os:environ.get", "posix:system", "subprocess:run"),
+        *("subprocess:Popen", "shutil:rmtree", "builtins:eval", "builtins:max", "json:dumps"),
+        *("pathlib:Path", "asyncio:run"),
+    ],
+)
+def test_f9_nothing_of_python_itself_is_an_agent(use: str) -> None:
+    with pytest.raises(LoadError, match=f"^{use} is a part of Python itself: an agent is your own"):
+        load(use, {})
+
+
+def test_f9_what_is_written_in_c_is_no_agent() -> None:
+    with pytest.raises(LoadError, match=r"^msgspec\.json:encode is not written in Python: wrap it"):
+        load("msgspec.json:encode", {})
+
+
+@pytest.fixture
+def commands(module: str, tmp_path: Path) -> str:
+    (tmp_path / f"{module}.py").write_text(COMMANDS)
+    return module
+
+
+@pytest.mark.parametrize("name", ["borrowed", "filled", "disguised"])
+def test_f9_a_command_is_no_agent_under_another_name(commands: str, name: str) -> None:
+    with pytest.raises(LoadError, match=f"^{commands}:{name} is a part of Python itself"):
+        load(f"{commands}:{name}", {})
+
+
+def test_f9_a_function_of_something_else_than_a_message_is_no_agent(commands: str) -> None:
+    for name in ("of_text", "of_bytes"):
+        with pytest.raises(LoadError, match=f"^{commands}:{name} does not take a message: `com"):
+            load(f"{commands}:{name}", {})
+
+
+async def test_f9_a_function_is_an_agent_however_it_is_annotated(commands: str) -> None:
+    assert load(f"{commands}:remembers", {})
+    for name in ("bare", "plain", "quoted", "either", "anything", "guarded", "made", "called"):
+        assert (await said(load(f"{commands}:{name}", {}))).text == "hi!"
+
+
+def test_f9_a_file_of_ones_own_may_be_called_like_a_module_of_python(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "this.py").write_text("def reply(message):\n    return message.text\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    assert load("this:reply", {})
+    monkeypatch.delitem(sys.modules, "this")
+
+
+DECLARING = """
+from typing import Annotated
+from msgspec import Meta
+from chattable.agents.chattable import Chattable
+
+class Rounds(Chattable):
+    accepts = {"rounds": Annotated[int, Meta(ge=1, le=3)]}
+
+    def chat(self, message, ctx):
+        return str(ctx.params.get("rounds", 1))
+
+class Duck:
+    accepts = {"loud": bool}
+
+    def chat(self, message, ctx):
+        return str(ctx.params.get("loud"))
+
+class Taken(Rounds):
+    accepts = {"rounds": int, "NAME": list}
+
+class Odd(Rounds):
+    accepts = {"rounds": 3}
+
+class Listed(Rounds):
+    accepts = ["rounds"]
+"""
+
+
+@pytest.fixture
+def declaring(module: str, tmp_path: Path) -> str:
+    (tmp_path / f"{module}.py").write_text(DECLARING)
+    return module
+
+
+async def test_f1_an_agents_own_parameters_are_typed(declaring: str) -> None:
+    town = Town(rounds=load(f"{declaring}:Rounds", {}), duck=load(f"{declaring}:Duck", {}))
+    assert (await town.ask("rounds", rounds=2)).message().text == "2"
+    assert (await town.ask("duck", loud=True, rounds=9)).message().text == "True"
+    wrong: list[tuple[str, Any]] = [("rounds", 4), ("rounds", "2"), ("rounds", 1.5)]
+    for name, value in wrong:
+        with pytest.raises(InvalidRequest) as refused:
+            await town.ask("rounds", **{name: value})
+        assert refused.value.param == name
+    with pytest.raises(InvalidRequest, match="'loud'"):
+        await town.ask("duck", loud="yes")
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "tools", "n", "user", "cache"])
+def test_f1_what_requests_have_already_is_no_parameter_of_an_agents_own(
+    module: str,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    (tmp_path / f"{module}.py").write_text(DECLARING.replace("NAME", name))
+    with pytest.raises(LoadError, match=f"^{module}:Taken: `accepts` has `{name}`, which every"):
+        load(f"{module}:Taken", {})
+
+
+def test_f1_an_agents_own_parameters_have_types(declaring: str) -> None:
+    for name, words in (("Odd", "gives `rounds` what is no type"), ("Listed", "must map")):
+        with pytest.raises(LoadError, match=f"^{declaring}:{name}: `accepts` {words}"):
+            load(f"{declaring}:{name}", {})
+
+
+def test_f1_the_message_is_no_parameter(module: str) -> None:
+    with pytest.raises(LoadError, match=f"^{module}:anything is given `message` with every turn"):
+        load(f"{module}:anything", {"message": "mine"})
 
 
 async def test_an_entry_point_by_its_name(module: str, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """config.yaml: what it may say, and how a mistake in it is named."""
 
+import base64
 import json
+import random
 import re
 import shlex
+import string
 import subprocess
 import time
+import uuid
 from pathlib import Path
 from textwrap import dedent
 
@@ -28,12 +32,12 @@ from chattable.proxy.config import (
     match,
 )
 from chattable.proxy.configfile import defaults, load, parse, schema
-from chattable.proxy.values import Secret, seconds
+from chattable.proxy.values import Secret, admin_key, seconds
 from chattable.proxy.yaml import MAX_BYTES, MAX_DEPTH, ConfigError, Problem, dotted, expand, read
 
 ROOT = Path(__file__).parent.parent
 KINDS = {kind: VENDORS[kind] for kind in ("openai", "azure", "bedrock", "deepseek", "ollama", "local")}
-GOOD_KEY = "correct-horse-battery"
+GOOD_KEY = "orbit-velvet-canyon-17"
 ENV = {"PORT": "9000", "EMPTY": "", "KEY": "sk-upstream", "ADMIN": GOOD_KEY, "WORD": "soon", "NIL": "null"}
 ONE = "providers: {p: {kind: openai}}\n"
 BASE = "providers: {openai: {kind: openai}}\nmodels: {fast: {provider: openai}}\n"
@@ -562,6 +566,35 @@ def test_nesting_up_to_the_limit_is_fine() -> None:
     assert json.dumps(config.agents["a"].params) == '{"x": ' + "[" * levels + "]" * levels + "}"
 
 
+# Parameters of prompt agents
+
+
+@pytest.mark.parametrize(
+    ("param", "why"),
+    [
+        ("model: fast", "is no parameter: it is the agent's own `model`"),
+        ("messages: []", "are no parameter: what the agent adds to them is its `context` and"),
+        ("stream: false", "is no parameter: each client says whether"),
+        ("temperature: hot", "Invalid type for 'temperature': expected a number, but got a string"),
+        ("n: '2'", "Invalid type for 'n': expected an integer"),
+        ("max_tokens: -1", "Invalid value for 'max_tokens': expected a value >= 0"),
+        ("response_format: {}", "Missing required parameter: 'response_format.type'"),
+    ],
+)
+def test_f1_a_prompt_agent_overrides_nothing_and_its_params_are_typed(param: str, why: str) -> None:
+    head = f"{BASE}agents:\n  chef:\n    model: fast\n    params:\n      seed: 1\n      "
+    (problem,) = problems(head + param)
+    assert (problem.line, problem.path) == (8, f"agents.chef.params.{param.partition(':')[0]}")
+    assert problem.text.startswith(why)
+
+
+def test_f1_what_else_a_prompt_agent_says_is_its_operators() -> None:
+    params = {"temperature": 0, "tools": [{"type": "function"}], "vendors": {"a": 1}, "n": None}
+    config = parsed(f"{BASE}agents: {{chef: {{model: fast, params: {json.dumps(params)}}}}}")
+    assert isinstance(agent := config.agents["chef"], PromptAgent)
+    assert agent.params == params
+
+
 # Secrets and admin keys
 
 
@@ -585,9 +618,16 @@ def test_secrets_compare_by_what_they_hold() -> None:
     assert bool(Secret("a")) and not Secret("")
 
 
+GUESSED = [
+    *("sk-1234567890123456", "0123456789abcdef", "zyxwvutsrqponmlk", "abcdefghijklmnop"),
+    *("1111222233334444", "qwertyuiopasdfgh", "qazwsxedcrfvtgby", "1q2w3e4r5t6y7u8i"),
+    *("a1b2c3d4e5f6g7h8", "deadbeefdeadbeef", "passw0rd-passw0rd", "P@ssw0rdP@ssw0rd!"),
+    *("Password123456789", "hunter2hunter2hunter2", "admin1234admin5678", "thisisasecretkey"),
+    *("correct-horse-battery-staple", "your-admin-key-here", "chattable-admin-2026"),
+]
 WEAK = [
     ("", "is empty"),
-    ("admin", "is easy to guess|is shorter"),
+    ("admin", "is shorter"),
     ("changeme", "is shorter"),
     ("sk-1234", "is shorter"),
     ("fifteen-letters", "is shorter than 16 characters"),
@@ -595,6 +635,8 @@ WEAK = [
     ("change-me-please", "is easy to guess"),
     ("a" * 40, "is easy to guess"),
     ("abc" * 10, "is easy to guess"),
+    ("changeme-changeme", "is easy to guess: well-known words, sequences and repetitions are"),
+    *((key, "is easy to guess") for key in GUESSED),
     (GOOD_KEY + " ", "an HTTP header cannot carry"),
     (GOOD_KEY + "é", "an HTTP header cannot carry"),
 ]
@@ -609,6 +651,35 @@ def test_a_weak_admin_key_refuses_to_start(key: str, why: str) -> None:
     for read_environment in (lambda env: parsed("", env), lambda env: defaults(env, {})):
         with pytest.raises(ConfigError, match=f"^environment: CHATTABLE_ADMIN_KEY: ({why}|holds)"):
             read_environment({"CHATTABLE_ADMIN_KEY": key})
+
+
+@pytest.mark.parametrize("key", GUESSED)
+def test_f9_an_admin_key_that_is_easy_to_guess_is_no_better_with_a_prefix(key: str) -> None:
+    for spelt in (key.upper(), f"sk-{key}", f"{key}!", f"admin_{key}", key.title()):
+        with pytest.raises(ValueError, match="is easy to guess"):
+            admin_key(spelt)
+
+
+@given(st.integers(0, 2**64))
+def test_f9_random_admin_keys_are_taken(seed: int) -> None:
+    chance = random.Random(seed)
+    bits = chance.randbytes(16)
+    letters = "".join(chance.choices(string.ascii_letters + string.digits, k=24))
+    encoded = base64.urlsafe_b64encode(bits).decode().rstrip("=")
+    identifier = str(uuid.UUID(bytes=bits))
+    for key in (bits.hex(), identifier, encoded, f"sk-{encoded}", letters, letters.lower()):
+        assert admin_key(key) == key
+
+
+@given(st.text(max_size=600))
+def test_f9_an_admin_key_is_taken_or_refused_in_words_that_do_not_show_it(key: str) -> None:
+    try:
+        assert admin_key(key) == key
+    except ValueError as error:
+        reason, _, _ = str(error).partition("; make one")
+        reasons = {"is empty", "is shorter than 16 characters", "is easy to guess"}
+        reasons |= {"holds what an HTTP header cannot carry"}
+        assert reason.partition(":")[0] in reasons
 
 
 def test_an_admin_key_whose_variable_is_empty_is_refused() -> None:

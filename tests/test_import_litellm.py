@@ -86,7 +86,7 @@ def test_what_is_left_ends_with_3_and_the_made_file_passes_check(tmp_path: Path)
     assert done.stdout == "" and "No counterpart:" in done.stderr
     assert not [secret for secret in SECRETS if secret in done.stderr + (tmp_path / "made.yaml").read_text()]
     names = re.findall(r"\$\{(\w+)\}", (tmp_path / "made.yaml").read_text())
-    env = dict.fromkeys(names, "0123-some-secret") | {"AZURE_US_BASE": "https://us.example", "REDIS_PORT": "6379"}
+    env = dict.fromkeys(names, "Rz5-kM8w_Q2vN7tJc") | {"AZURE_US_BASE": "https://us.example", "REDIS_PORT": "6379"}
     env |= {"DATABASE_URL": "postgresql://db.example/ours"}
     check = subprocess.run(
         [sys.executable, "-m", "chattable.proxy", "check", "--config", "made.yaml"],
@@ -365,6 +365,12 @@ def test_prices_lengths_and_limits(large: Converted) -> None:
 def test_half_a_price_is_completed_by_what_is_known() -> None:
     price = one("model: gpt-4o-mini, input_cost_per_token: 1e-6").models["m"].price
     assert price is not None and (price.input, price.output) == (1, 0.6)
+
+
+def test_what_is_written_to_a_cache_keeps_its_price() -> None:
+    cost = "cache_creation_input_token_cost"
+    price = one(f"model: gpt-4o, {cost}: 3.75e-6, {cost}_above_1hr: 6e-6").models["m"].price
+    assert price is not None and (price.cache_write, price.cache_write_1h) == (3.75, 6)
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
     server = LocalServer(local_model())
     starting = asyncio.create_task(server.start())
     async with asyncio.timeout(10):
-        while (pid := server.pid) is None:
+        while (pid := server.pid) is None and not starting.done():
             await asyncio.sleep(0)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):

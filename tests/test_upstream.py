@@ -124,7 +124,16 @@ def test_a_stream_may_end_without_its_end(upstream):
     assert data.endswith(b"data: [DONE]\n\n\r\n") and not data.endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("answer", [Silent(), Slow(b"data: x\n\n", 0.01), Gate(1), Endless(), Endless("line")], ids=repr)
+LEFT = {
+    "silent": Silent(),
+    "slow": Slow(b"data: x\n\n", 0.01),
+    "held": Gate(1),
+    "endless": Endless(),
+    "an endless line": Endless("line"),
+}
+
+
+@pytest.mark.parametrize("answer", LEFT.values(), ids=LEFT)
 def test_counts_clients_that_leave(upstream, answer):
     upstream.script(answer)
     with post(upstream, ask("x", stream=True)):

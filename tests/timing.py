@@ -7,12 +7,12 @@ from pathlib import PurePosixPath
 
 import pytest
 
-SHORT = 30.0  # seconds of a run about which nothing needs to be said
+SHORT = 30.0  # seconds of tests about which nothing needs to be said
 FILES = 10  # that are named
 
 
 class Timing:
-    """Adds up what tests took, with what was made ready for them and cleared up; several processes may run them."""
+    """Adds up what tests took, their fixtures included; several processes may run them."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -27,11 +27,11 @@ class Timing:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Prints the folders and the files that took longest."""
-        took = time.monotonic() - self._began
-        if took < SHORT:
+        took, tests = time.monotonic() - self._began, self._seconds.total()
+        if tests < SHORT:
             return
         processes = config.getoption("numprocesses", None) or 1
-        terminalreporter.section(f"{took:.0f} s with {processes} processes, {self._seconds.total():.0f} s of tests")
+        terminalreporter.section(f"{took:.0f} s with {processes} processes, {tests:.0f} s of tests")
         for line in self._table():
             terminalreporter.write_line(line)
 
@@ -41,7 +41,11 @@ class Timing:
             folder = str(PurePosixPath(file).parent)
             folders[folder] += seconds
             tests[folder] += self._tests[file]
-        for title, found, count in (("folder", folders, tests), ("file", self._seconds, self._tests)):
-            yield f"seconds  tests  {title}"
-            for name, seconds in found.most_common(None if title == "folder" else FILES):
-                yield f"{seconds:7.1f}  {count[name]:5}  {name}"
+        yield from self._rows("folder", folders, tests, None)
+        yield from self._rows("file", self._seconds, self._tests, FILES)
+
+    @staticmethod
+    def _rows(title: str, took: Counter[str], tests: Counter[str], most: int | None) -> Iterator[str]:
+        yield f"seconds  tests  {title}"
+        for name, seconds in took.most_common(most):
+            yield f"{seconds:7.1f}  {tests[name]:5}  {name}"

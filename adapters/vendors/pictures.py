@@ -28,7 +28,7 @@ class Rule(Protocol):
         ...
 
     def most(self, detail: str) -> int:
-        """Of any picture."""
+        """Of a picture whose size is not known."""
         ...
 
 
@@ -183,7 +183,7 @@ class Rows(Struct, frozen=True):
 class General(Struct, frozen=True):
     """Where none is known: patches of 28 px, as Qwen has them; some models know one size only."""
 
-    least: int = 2_880  # LLaVA-NeXT, whatever the size
+    least: int = 2_880  # LLaVA-NeXT, whatever the size: what a picture of unknown size is taken for
     limit: int = 16_384  # Qwen-VL
 
     @property
@@ -194,7 +194,7 @@ class General(Struct, frozen=True):
         return min(self.limit, max(self.least, math.ceil(width / 28) * math.ceil(height / 28)))
 
     def most(self, detail: str) -> int:
-        return self.limit
+        return self.least
 
 
 class Reading(Struct, frozen=True):

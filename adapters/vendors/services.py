@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
 
@@ -26,6 +28,7 @@ class Vendor(Struct, frozen=True):
     wire: Wire = PLAIN
     options: tuple[str, ...] = ()  # settings that are for this vendor only
     adds: tuple[str, ...] = ()  # ends of an address that the wire adds itself, also where they are given
+    places: tuple[str, ...] = ()  # patterns of addresses that are this vendor's too, without https://
 
     def address(self, base_url: str | None, options: Mapping[str, str]) -> str:
         """Where it is."""
@@ -42,15 +45,43 @@ class Vendor(Struct, frozen=True):
         elif base_url is None:
             yield from ((name, "is needed") for name in self.options if f"{{{name}}}" in self.base_url and not options.get(name))
 
+    def serves(self, place: str) -> bool:
+        """Whether an address is this vendor's own: a host in small letters, and a path."""
+        own = _place(self.base_url) if "{" not in self.base_url else ""
+        return place == own or any(re.fullmatch(pattern, place) for pattern in self.places)
+
+
+AZURE = r"[\w-]+\.(openai|services\.ai|cognitiveservices)\.azure\.com(/openai(/v1)?)?"
+BEDROCK = r"bedrock-runtime(-fips)?\.[a-z0-9-]+\.(amazonaws\.com|api\.aws)"
 
 VENDORS = {
     "openai": Vendor("https://api.openai.com/v1", "OPENAI_API_KEY", OpenAIWire()),
     "anthropic": Vendor("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", AnthropicWire()),
-    "azure": Vendor("", wire=AzureWire(), options=("api_version",), adds=("/openai/v1", "/openai")),
-    "bedrock": Vendor("https://bedrock-runtime.{region}.amazonaws.com", wire=BedrockWire(), options=("region",)),
-    "deepseek": Vendor("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "azure": Vendor(
+        "",
+        wire=AzureWire(),
+        options=("api_version",),
+        adds=("/openai/v1", "/openai"),
+        places=(AZURE,),
+    ),
+    "bedrock": Vendor(
+        "https://bedrock-runtime.{region}.amazonaws.com",
+        wire=BedrockWire(),
+        options=("region",),
+        places=(BEDROCK,),
+    ),
+    "deepseek": Vendor(
+        "https://api.deepseek.com/v1",
+        "DEEPSEEK_API_KEY",
+        places=(r"api\.deepseek\.com(/beta)?",),
+    ),
     "fireworks": Vendor("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
-    "gemini": Vendor("https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", GeminiWire()),
+    "gemini": Vendor(
+        "https://generativelanguage.googleapis.com/v1beta",
+        "GEMINI_API_KEY",
+        GeminiWire(),
+        places=(r"generativelanguage\.googleapis\.com/v1(beta)?(/openai)?",),
+    ),
     "groq": Vendor("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     "local": Vendor("http://127.0.0.1/v1"),  # our own child process, see local.py, which says where it is once it runs
     "lmstudio": Vendor("http://127.0.0.1:1234/v1"),
@@ -63,7 +94,33 @@ VENDORS = {
     "ollama": Vendor("http://127.0.0.1:11434/v1"),
     "ollama-native": Vendor("http://127.0.0.1:11434", wire=OllamaWire(), adds=("/v1", "/api")),
     "openrouter": Vendor("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-    "together": Vendor("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+    "together": Vendor(
+        "https://api.together.xyz/v1",
+        "TOGETHER_API_KEY",
+        places=(r"api\.together\.ai/v1",),
+    ),
     "vllm": Vendor("http://127.0.0.1:8000/v1"),
     "xai": Vendor("https://api.x.ai/v1", "XAI_API_KEY"),
 }
+
+
+def vendor_at(kind: str, base_url: str | None) -> str:
+    """The vendor whose own service a provider is, by its kind and address; empty: somebody else's.
+
+    An official address counts as if it had been left out; of other kinds too, as where
+    `kind: openai` asks DeepSeek.
+    """
+    if base_url is None:
+        return kind
+    place = _place(base_url)
+    if not place:
+        return ""
+    return next((name for name in (kind, *VENDORS) if VENDORS[name].serves(place)), "")
+
+
+def _place(url: str) -> str:
+    """An address without https:// and what makes no difference; empty for one that is no https."""
+    split = urlsplit(url)
+    if split.scheme != "https" or split.port not in (None, 443):
+        return ""
+    return f"{split.hostname or ''}{split.path.rstrip('/')}"

@@ -125,6 +125,14 @@ def read_answer(raw: Json, told: Json | None = None) -> Usage | None:
     told = {} if told is None else told
     usage = None
     if type(report := raw.get("usage")) is dict and "timings" not in raw:  # the usual case, at once
+        if len(report) == 3 and not told:
+            prompt: Any = report.get("prompt_tokens")
+            output: Any = report.get("completion_tokens")
+            total = report.get("total_tokens")
+            plain = type(prompt) is type(output) is type(total) is int
+            if plain and 0 < prompt < ABSURD > output >= 0 and total == prompt + output:
+                told["prompt"], told["completion"], told["total"] = prompt, output, total
+                return Usage(prompt, output, total)
         return read_usage(report, told)
     for report, places in reports(raw):
         if isinstance(report, dict):

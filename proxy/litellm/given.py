@@ -12,7 +12,7 @@ from chattable.proxy.yaml import Document, Where
 
 _REFERENCE = re.compile(r"os\.environ/(.+)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-SECRET = "placeholder-secret-0123"  # noqa: S105 - what a variable of a key may hold, to see that the made file can be read
+SECRET = "Hq7-vT3m_K1xW9pLd"  # noqa: S105 - what a variable of a key may hold, to see that the made file can be read
 
 
 class Made(NamedTuple):

@@ -10,7 +10,13 @@ from chattable.proxy.litellm.plan import Plan, escaped
 from chattable.proxy.litellm.providers import Left, upstream
 
 SERVED = {"chat", "completion", "responses", "embedding", "moderation", "image_generation", "audio_speech", "rerank"}
-PRICES = {"input": "input_cost_per_token", "output": "output_cost_per_token", "cached": "cache_read_input_token_cost"}
+PRICES = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cached": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
+}
 PACES = {"requests_per_minute": "rpm", "tokens_per_minute": "tpm", "parallel": "max_parallel_requests"}
 MOST_RETRIES = 10
 FASTEST = 10**10  # in a minute

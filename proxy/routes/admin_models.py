@@ -6,9 +6,11 @@ from typing import Any
 
 from litestar import Request, get
 from litestar.types import ControllerRouterHandler
+from msgspec.structs import asdict
 
 from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import Json
+from chattable.budget.ledger import Price
 from chattable.proxy.auth import ADMIN
 from chattable.proxy.catalog import Entry
 from chattable.proxy.house import House
@@ -32,12 +34,18 @@ def _entry(entry: Entry) -> Json:
         "id": entry.name,
         "object": "model",
         "kind": "model" if entry.model.leaf else "agent",
-        "price": {"input": entry.price.input / 1e6, "output": entry.price.output / 1e6},
+        "price": entry.price and _dollars(entry.price),
         "context_length": entry.context_length,
         "max_output": entry.max_output,
         "targets": targets,
         "fallbacks": list(entry.fallbacks),
     }
+
+
+def _dollars(price: Price) -> Json:
+    """A price per million tokens, of a picture made per piece; null: as the input."""
+    costs = asdict(price).items()
+    return {name: None if cost is None else cost / 1e6 for name, cost in costs}
 
 
 def _target(entry: Entry) -> Json:

@@ -18,6 +18,7 @@ from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Entry, Room
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.proxy.house import House
+from chattable.proxy.prices import unpriced, unpriced_under
 from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
 from chattable.proxy.routes.subjects import Subjects, invalid
@@ -58,13 +59,16 @@ class Change(Struct, forbid_unknown_fields=True):
 def routes(house: House) -> list[ControllerRouterHandler]:
     """Budget administration, for admins only."""
     ledger, users, audit, subjects = house.metering.ledger, house.users, house.audit, Subjects(house)
+    lacking = unpriced(house.config)
 
     async def owner_of(name: str) -> str:
         return (await users.get(name)).id if name else ""
 
     async def shown(limit: Limit, owner: str = "") -> Json:
         known = limit.kind != "each_user" or owner
-        return shown_budget(limit, await subjects.shown(limit), await ledger.room(limit.id, owner) if known else None)
+        room = await ledger.room(limit.id, owner) if known else None
+        found = shown_budget(limit, await subjects.shown(limit), room)
+        return found | {"unpriced_models": unpriced_under(limit, lacking)}
 
     async def named(limit_id: str) -> Limit:
         found = [limit for limit in await ledger.limits() if limit.id == limit_id]
@@ -142,8 +146,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def booked(request: Request[Any, Any, Any], limit_id: str, action: str, book: Book) -> Json:
         actor, change = await admin_body(request, house, Change)
         amount = Amount(change.tokens, _micro(change.cost_usd) or 0)
-        if not all(0 <= part <= MAX_AMOUNT for part in (amount.tokens, amount.cost)) or amount == Amount():
-            raise invalid("tokens", f"give a positive amount, up to {MAX_AMOUNT}")
+        _check_amounts(amount.tokens, amount.cost)
+        if amount == Amount():
+            raise invalid("tokens", "give tokens or cost_usd, above 0")
         short(change.reason, "reason")
         async with changing(actor, action, limit_id, msgspec.to_builtins(change)) as limit:
             owner = await owner_of(change.user)
@@ -175,11 +180,15 @@ def _check(limit: Limit) -> None:
         check_per(limit.per)
     except ValueError as error:
         raise invalid("per", str(error)) from None
-    for field, amount in (("tokens", limit.tokens), ("cost_usd", limit.cost)):
-        if amount is not None and not 0 <= amount <= MAX_AMOUNT:
-            raise invalid(field, "expected at least 0, and at most 2^53 tokens or micro-dollars")
+    _check_amounts(limit.tokens, limit.cost)
     if limit.tokens is None and limit.cost is None:
         raise invalid("tokens", "a budget needs tokens or cost_usd")
+
+
+def _check_amounts(tokens: int | None, cost: int | None) -> None:
+    for field, amount in (("tokens", tokens), ("cost_usd", cost)):
+        if amount is not None and not 0 <= amount <= MAX_AMOUNT:
+            raise invalid(field, "expected at least 0, and at most 2^53 tokens or micro-dollars")
 
 
 def _micro(usd: float | None) -> int | None:

@@ -34,7 +34,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
         if door is not caller.door:
             caller = replace(caller, door=door)
-        caller = await on_behalf(caller, chat.params.get("user"), house)
+        caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
         return _Answer(house, reply, chat, caller.began)
 

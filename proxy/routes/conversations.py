@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
+from chattable.agents.params import check_params, fitting
 from chattable.agents.parsing import explain
 from chattable.proxy import halves
 from chattable.proxy.auth import Caller
@@ -92,7 +93,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def change(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
         caller, given = await body_of(request, house, Settings)
         session = await named(store, caller, conversation_id)
-        return answer(conversation(await store.update(session, **_fields(house, caller, given))))
+        fields = _fields(house, caller, given, session)
+        return answer(conversation(await store.update(session, **fields)))
 
     @delete("/v1/conversations/{conversation_id:str}", status_code=200, summary="Delete a conversation with its items")
     async def remove(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
@@ -125,6 +127,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             made = await store.fork(session, end, alias=given.alias)
         except (Conflict, Invalid) as error:
             raise _of_alias(error) from None
+        params = fitting(made.params, house.catalog.accepts(made.model, caller.principal))
+        if params != made.params:  # an older version let them in
+            made = await store.update(made, params=params)
         return answer(conversation(made))
 
     return [create, listed, describe, change, remove, usage, entitle, fork]
@@ -203,8 +208,16 @@ def limit_of(request: Request[Any, Any, Any]) -> int:
     return limit
 
 
-def _fields(house: House, caller: Caller, given: Settings) -> dict[str, Any]:
-    """What is given of a session's fields; null empties one. Refuses a model that the caller cannot ask."""
+def _fields(
+    house: House,
+    caller: Caller,
+    given: Settings,
+    before: Session | None = None,
+) -> dict[str, Any]:
+    """What is given of a session's fields; null empties one.
+
+    Refuses a model that the caller cannot ask, and params that are not for this model.
+    """
     fields = {name: getattr(given, name) for name in Settings.__struct_fields__}
     fields = {name: value for name, value in fields.items() if value is not UNSET}
     for name in ("metadata", "params", "state"):
@@ -212,6 +225,10 @@ def _fields(house: House, caller: Caller, given: Settings) -> dict[str, Any]:
             fields[name] = {}
     if fields.get("model") is not None:
         house.catalog.find(fields["model"], caller.principal)
+    if fields.keys() & {"model", "params"}:
+        model = fields.get("model", before.model if before else None)
+        params = fields.get("params", before.params if before else {})
+        check_params(params, house.catalog.accepts(model, caller.principal))
     return fields
 
 

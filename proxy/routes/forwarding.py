@@ -28,7 +28,7 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
         fields = await read_json(request, house.max_body)
         if fields.get("stream"):
             raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
-        caller = await on_behalf(caller, fields["user"] if isinstance(fields.get("user"), str) else None, house)
+        caller = await on_behalf(caller, fields, house)
         answer = await forwarding.ask(kind, fields, caller)
         trace = answer.trace
         overhead = max(0.0, time.monotonic() - caller.began - trace.waited)

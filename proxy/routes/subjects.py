@@ -36,6 +36,8 @@ class Subjects:
             raise invalid("subject", f"give exactly one of {', '.join(KINDS)}")
         value, field = given[kind], f"subject.{kind}"
         if kind in ALL:
+            if value is not True:
+                raise invalid(field, f'expected true: a budget {{"{kind}": true}} names nobody')
             return kind, ""
         if not isinstance(value, str) or not value:
             raise invalid(field, "expected a name")

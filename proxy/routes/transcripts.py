@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -53,7 +54,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         name = request.query_params.get("format", "")
         if name:
             chosen(name, READABLE)
-        outcomes = imported(store, caller.principal.user.id, io.BytesIO(await request.body()), name)
+        who, body = caller.principal, io.BytesIO(await request.body())
+        accepts = partial(house.catalog.accepts, principal=who)
+        outcomes = imported(store, who.user.id, body, name, accepts)
         try:
             return Response(halves.encode(await _report(outcomes, name)), media_type="application/json")
         except Unreadable as error:

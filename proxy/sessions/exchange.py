@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from chattable.agents import chattable as agents
-from chattable.agents.chat import Chat, Chunk, Message, Usage
+from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
+from chattable.agents.errors import clip
 from chattable.agents.fold import Fold
+from chattable.agents.params import fitting
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.sessions import Session
+
+log = logging.getLogger("chattable")
 
 STATELESS = {"x-session-mode": "off"}
 
@@ -38,9 +44,11 @@ class KeptTurn(Turn):
 
     def __init__(self, plan: Plan, session: Session, chat: Chat, entry: Entry, caller: Caller) -> None:
         headers = {"x-session-id": session.id, "x-session-mode": plan.mode, "x-session-injected": str(plan.injected)}
-        view = agents.Session(session.id, session.title, session.params, copy.deepcopy(session.state))
-        params = session.params | chat.params if session.params else chat.params
-        super().__init__(replace(chat, messages=plan.messages, params=params), entry, replace(caller, session=view), headers)
+        own = _params(session, entry) if session.params else {}
+        view = agents.Session(session.id, session.title, own, copy.deepcopy(session.state))
+        params = own | chat.params if own else chat.params
+        chat = replace(chat, messages=plan.messages, params=params)
+        super().__init__(chat, entry, replace(caller, session=view), headers)
         self.plan = plan
         self.session = session
         self.replay = plan.replay
@@ -69,6 +77,24 @@ class KeptTurn(Turn):
     def usage(self) -> Usage | None:
         """What it used, once it is known."""
         return self._fold.usage
+
+
+def _params(session: Session, entry: Entry) -> Json:
+    """The session's params that may go with a request to this model.
+
+    Older versions let in others, and the model may be another one than they were meant for.
+    """
+    params = fitting(session.params, entry.model.accepts)
+    if params is not session.params:
+        _tell(session.id, entry.name, tuple(sorted(session.params.keys() - params.keys())))
+    return params
+
+
+@functools.lru_cache(maxsize=1000)  # once for each, as long as there are not too many
+def _tell(session: str, model: str, names: tuple[str, ...]) -> None:
+    shown = ", ".join(clip(name, 40) for name in names[:20])
+    told = "params of conversation %s that are not for %s are left out: %s"
+    log.warning(told, session, model, shown)
 
 
 class Stateless:

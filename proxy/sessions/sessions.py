@@ -44,7 +44,6 @@ log = logging.getLogger("chattable")
 
 SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
 SOME = 100  # sessions in one step of it
-AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
 PERSISTENCE, PAUSE = 2.0, 0.1  # seconds in which a commit is tried again, and between two tries, longer each time
 TITLED = (chores.TITLE, chores.TAGS, chores.FOLLOW_UPS)  # chores that the model for titles does
 ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
@@ -165,11 +164,12 @@ class Sessions:
         window: Window | None,
     ) -> Plan:
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
-        since = time.time() - AGAIN if again and not self._failed.has(session.id, chat.messages) else None
-        append = partial(turns.appended, self._store, chat=chat, most=most, tokens=tokens, since=since, anew=anew)
-        plan = await append(session, window=window)
+        now = time.time() if again and not self._failed.has(session.id, chat.messages) else None
+        append = partial(turns.appended, chat=chat, most=most, tokens=tokens, retried=now, anew=anew)
+        plan = await append(self._store, session, window=window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
-            plan = await append(await self._store.open(session.user_id, session.id, create=False))
+            session = await self._store.open(session.user_id, session.id, create=False)
+            plan = await append(self._store, session)
         return plan
 
     def _recognised(self, chat: Chat, door: Door) -> Chore | None:

@@ -15,6 +15,7 @@ from chattable.proxy.store.session_values import tokens_of
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
 
 SUMMARY = "What was said before, in short:\n\n"
+AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -51,15 +52,16 @@ async def appended(
     *,
     most: int,
     tokens: int | None,
-    since: float | None = None,
+    retried: float | None = None,
     window: Window | None = None,
     anew: bool = False,
 ) -> Plan:
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
     Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
-    request stands, for this call, in the place of the stored one. What was answered `since` then is not asked again; the last
-    question that is asked `anew` gets another answer beside the one it has.
+    request stands, for this call, in the place of the stored one. What a request that is `retried`
+    at this time asks is not asked again where it was answered just before. The last question that
+    is asked `anew` gets another answer beside the one it has.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -76,9 +78,10 @@ async def appended(
     items = _fitting(kept, None if room is None else room - _size(added), cut=cut)
     cut = cut or len(items) < len(kept)
     parent: str | None = session.head
-    at = _answered(items, asked, None if anew else since) if anew or since is not None else None
-    lately = at is not None and since is not None and items[at].created_at >= since
-    replay = _replayed(items[at]) if at is not None and lately and not items[at].incomplete else None
+    at = None if retried is None else _answered(items, asked, retried)
+    replay = None if at is None or items[at].incomplete else _replayed(items[at])
+    if at is None and anew:
+        at = _answered(items, asked)
     if at is not None and (replay is not None or at == len(items) - 1):  # the whole answer takes the place of a part of it
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
@@ -164,11 +167,17 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
     return [item.message for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)]
 
 
-def _answered(items: Sequence[Item], asked: Sequence[Message], since: float | None) -> int | None:
-    """Where the newest answer to these very messages is, if it was given since then."""
+def _answered(
+    items: Sequence[Item], asked: Sequence[Message], now: float | None = None
+) -> int | None:
+    """Where the newest answer to these very messages is; with `now`, if it was given just before.
+
+    An answer whose time is well ahead of `now` was given before a clock was set back: nobody knows
+    how long ago.
+    """
     wanted = [said(message) for message in asked]
     for at in range(len(items) - 1, len(wanted) - 1, -1):
-        if since is not None and items[at].created_at < since:
+        if now is not None and abs(items[at].created_at - now) > AGAIN:
             break
         before = items[at - len(wanted) : at]
         if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:

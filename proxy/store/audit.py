@@ -78,9 +78,15 @@ class Audit:
     bounded and printable; secrets are kept out by those who write it.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._monotonic = monotonic
         self._quiet: dict[str, float] = {}  # key id → until when
         self._last = 0  # millisecond in the last id: ids of one process sort as they were written
 
@@ -101,7 +107,7 @@ class Audit:
 
     async def denied(self, actor: Actor, key_id: str, attempt: str) -> None:
         """Notes that a good key was not enough, at most once per key and `QUIET` seconds; fails silently: nothing changes."""
-        now = self._clock()
+        now = self._monotonic()
         if self._quiet.get(key_id, 0.0) > now:
             return
         if len(self._quiet) >= MAX_QUIET:

@@ -63,9 +63,13 @@ class _Tree:
 class MemorySessions(SessionStore):
     """A `SessionStore` without a database, for one process: for tests, and for trying things out."""
 
-    def __init__(self, clock: Callable[[], float] = time.time, lease_clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        lease_clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
-        self._lease_clock = lease_clock or clock
+        self._lease_clock = lease_clock
         self._trees: dict[str, _Tree] = {}
 
     async def open(self, user: str, name: str | None, *, create: bool = True, model: str | None = None) -> Session:

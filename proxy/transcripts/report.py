@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, BinaryIO
 
 from msgspec import Struct
 
 from chattable.agents.chat import Json
+from chattable.agents.errors import InvalidRequest
+from chattable.agents.params import Accepts, check_params
 from chattable.proxy.store.errors import Conflict, Invalid, StoreError, Unavailable
 from chattable.proxy.store.session_values import cleaned
 from chattable.proxy.store.sessions import Session, SessionStore
 from chattable.proxy.transcripts.formats import Found, conversations
 from chattable.proxy.transcripts.transcript import Note, Transcript, Unreadable
+
+Declared = Callable[[str | None], Accepts]
 
 AWAY = "The database is unavailable: whether this conversation is imported is unknown, and the rest of the file was not read."
 
@@ -39,8 +43,16 @@ class Outcome(Struct):
         }  # fmt: skip
 
 
-async def imported(store: SessionStore, user: str, stream: BinaryIO, name: str = "") -> AsyncGenerator[Outcome]:
+async def imported(
+    store: SessionStore,
+    user: str,
+    stream: BinaryIO,
+    name: str = "",
+    accepts: Declared = lambda _: {},
+) -> AsyncGenerator[Outcome]:
     """Imports one conversation after the other into this user's; the file is read beside the event loop.
+
+    `accepts` says which params a model or agent accepts of its own.
 
     Law: a conversation is imported wholly or not at all, and what is wrong with one does not keep another. When the database
     goes away, the outcome that says so is the last.
@@ -49,10 +61,10 @@ async def imported(store: SessionStore, user: str, stream: BinaryIO, name: str =
     while (found := await asyncio.to_thread(next, found_ones, None)) is not None:
         outcome = Outcome(found.index, found.line, found.format, found.source_id)
         try:
-            await _store(store, user, found, outcome)
+            await _store(store, user, found, outcome, accepts)
         except Unavailable:
             outcome.error = _error(found, AWAY, None, "database_unavailable")
-        except Unreadable as error:
+        except (InvalidRequest, Unreadable) as error:
             outcome.error = _error(found, error.message, error.param, error.code)
         except StoreError as error:
             outcome.error = _error(found, str(error), getattr(error, "field", None), "invalid_value")
@@ -62,7 +74,13 @@ async def imported(store: SessionStore, user: str, stream: BinaryIO, name: str =
             return
 
 
-async def _store(store: SessionStore, user: str, found: Found, outcome: Outcome) -> None:
+async def _store(
+    store: SessionStore,
+    user: str,
+    found: Found,
+    outcome: Outcome,
+    accepts: Declared,
+) -> None:
     if found.error is not None or found.transcript is None:
         raise found.error or Unreadable("There is nothing in this.")
     transcript = found.transcript
@@ -70,6 +88,7 @@ async def _store(store: SessionStore, user: str, found: Found, outcome: Outcome)
     if found.format != "native" and not transcript.items:
         why = "None of its messages can be kept: the warnings say why." if found.notes.all() else "There is no message in it."
         raise Unreadable(why, "messages")
+    check_params(transcript.session.params, accepts(transcript.session.model))
     made = await _restored(store, user, transcript, found)
     outcome.id, outcome.title, outcome.messages = made.id, made.title, len(transcript.items)
     if transcript.session.title and made.title != transcript.session.title:
@@ -91,5 +110,5 @@ async def _restored(store: SessionStore, user: str, transcript: Transcript, foun
     return await store.restore(user, session, items)
 
 
-def _error(found: Found, message: str, param: Any, code: str) -> Json:
+def _error(found: Found, message: str, param: Any, code: str | None) -> Json:
     return {"message": message, "param": param, "code": code, "line": found.line}

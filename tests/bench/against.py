@@ -2,7 +2,7 @@
 
     python tests/bench/against.py REVISION [--rows plain,'all-on*'] [--pairs 21] [--json FILE]
 
-Exits 1 where the present tree costs more than 1.05 times as much, with an interval that leaves out 1.
+Exits 1 where the present tree costs more than 1.05 times as much, with an interval without 1.
 docs/benchmarks.md explains every column.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ from measuring import Round, one_round
 from paired import DEARER, FEWEST, Pair, Ratio, pair_of, ratio
 from probes import PROBES
 from report import ROOT, machine, versions
-from revisions import RevisionError, checked_out, installed, named, present
+from revisions import RevisionError, checked_out, copied, named, present
 from rows import ROWS, Row
 from run import chosen, prepare, say
 from setups import SETUPS, Program, Running, stub
@@ -64,7 +65,8 @@ class Measured:
 
     @property
     def bad(self) -> int:
-        return sum(pair.old.bad + pair.new.bad for pair in self.pairs)
+        """The bad answers of the present tree; those of the other one are not its fault."""
+        return sum(pair.new.bad for pair in self.pairs)
 
     def comparisons(self) -> Iterator[Comparison]:
         """Yields CPU per request; with one connection, where nothing queues, latency as well."""
@@ -79,7 +81,12 @@ class Measured:
         return Comparison(self.row.name, unit, values, self.missing)
 
 
-def measured(rows: Sequence[Row], programs: Pair[Program], upstream: Running, pairs: int) -> Iterator[Measured]:
+def measured(
+    rows: Sequence[Row],
+    programs: Pair[Program],
+    upstream: Running,
+    pairs: int,
+) -> Iterator[Measured]:
     """Measures rows of one setup, round by round; a row that one side cannot serve has no pairs."""
     with ExitStack() as stack:
         start = SETUPS[rows[0].setup]
@@ -90,7 +97,9 @@ def measured(rows: Sequence[Row], programs: Pair[Program], upstream: Running, pa
         seen: dict[str, list[Pair[Round]]] = {row.name: [] for row in rows}
         for number in range(pairs):
             for row in served:
-                seen[row.name].append(pair_of(number, *rounds(row, old, new, upstream)))
+                requests = row.requests // SHARE
+                sides = (partial(one_round, row, side, upstream, requests) for side in (old, new))
+                seen[row.name].append(pair_of(number, *sides))
     for row in rows:
         yield Measured(row, seen[row.name], failing[row.name])
 
@@ -102,15 +111,6 @@ def started(start: Callable[[], Running]) -> Running | None:
     except Exception as error:  # whatever a revision of another time does with this configuration
         say(f"  does not start: {error}")
         return None
-
-
-def rounds(row: Row, old: Running, new: Running, upstream: Running) -> tuple[Callable[[], Round], Callable[[], Round]]:
-    """Returns what measures a round of each side."""
-    requests = row.requests // SHARE
-    return (
-        lambda: one_round(row, old, upstream, requests),
-        lambda: one_round(row, new, upstream, requests),
-    )
 
 
 def unserved(row: Row, old: Running | None, new: Running | None, upstream: Running) -> str:
@@ -138,7 +138,8 @@ def probed(name: str, programs: Pair[Program], upstream: Running) -> Iterator[Co
         return PROBES[name](upstream.port, True, program)
 
     try:
-        seen = [pair_of(n, lambda: measure(programs.old), lambda: measure(programs.new)) for n in range(FEWEST)]
+        old, new = partial(measure, programs.old), partial(measure, programs.new)
+        seen = [pair_of(number, old, new) for number in range(FEWEST)]
     except (OSError, RuntimeError, TimeoutError) as error:
         say(f"  {error}")
         yield Comparison(name, "", missing="cannot be measured")
@@ -199,7 +200,14 @@ def interruptible() -> Iterator[None]:
 
 def save(file: Path, head: dict[str, Any], rows: list[Measured], lines: list[Comparison]) -> None:
     """Writes every pair as JSON."""
-    raw = [{"name": one.row.name, "missing": one.missing, "pairs": [asdict(pair) for pair in one.pairs]} for one in rows]
+    raw = [
+        {
+            "name": one.row.name,
+            "missing": one.missing,
+            "pairs": [asdict(pair) for pair in one.pairs],
+        }
+        for one in rows
+    ]
     ratios = [asdict(line) | {"ratio": line.ratio and asdict(line.ratio)} for line in lines]
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(head | {"rows": raw, "ratios": ratios}, indent=1, ensure_ascii=False)
@@ -224,7 +232,7 @@ def main() -> int:
     with interruptible():
         try:
             old, new = named(options.revision), present()
-            with scratch(), checked_out(options.revision) as before, installed(ROOT) as after:
+            with scratch(), checked_out(options.revision) as before, copied() as after:
                 found, figures = compare(rows, probes, Pair(before, after), options.pairs)
         except RevisionError as error:
             say(str(error))
@@ -232,7 +240,8 @@ def main() -> int:
         except KeyboardInterrupt:
             return 130
     lines = [line for one in found for line in one.comparisons()] + figures
-    head = {"date": now.isoformat(), "old": old, "new": new, "machine": where, "versions": versions()}
+    head = {"date": now.isoformat(), "old": old, "new": new, "pairs": options.pairs}
+    head |= {"machine": where, "versions": versions()}
     file = options.json or ROOT / "bench-results" / f"against-{now:%Y%m%dT%H%M%SZ}.json"
     save(file, head, found, lines)
     print(f"{'':<52}{old:>10}{new:>12}  ratio (95 % interval)")

@@ -39,7 +39,7 @@ DECODING = {"decode": DECODES, "decode_lines": DECODES}
 SLOWER = 20  # times
 BACKGROUND = 0.05  # seconds; a sleep that is shorter belongs to a request
 
-# One addition is one step of the interpreter: threads do not lose each other's.
+# An addition has no call in it: no other thread gets its turn meanwhile, so none is lost.
 cells = memoryview(bytearray(8 * len(COUNTS))).cast("Q")
 
 

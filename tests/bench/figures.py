@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from against import OURS, interruptible, scratch
@@ -51,11 +51,6 @@ class Figures:
     @property
     def medians(self) -> list[float]:
         return [median(kind) for kind in zip(*self.requests, strict=True)]
-
-    @property
-    def means(self) -> list[float]:
-        """Returns the means, in which what is done by the clock has its part."""
-        return [mean(kind) for kind in zip(*self.requests, strict=True)]
 
     def shown(self, kind: int) -> str:
         """Returns a median, marked with ~ where fewer than half of the requests have just that."""
@@ -225,7 +220,6 @@ def saved(measured: Sequence[Figures]) -> dict[str, Any]:
     return {
         one.row.name: {
             "median": dict(zip(COUNTS, one.medians, strict=True)),
-            "mean": dict(zip(COUNTS, one.means, strict=True)),
             "requests": one.requests,
         }
         for one in measured

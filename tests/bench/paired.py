@@ -1,4 +1,4 @@
-"""Two measurements side by side: the ratios of pairs, their median and how far it can be trusted."""
+"""Two measurements side by side: ratios of pairs, their median and how far it can be trusted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of paired ratios, new to old, and an interval that holds the true median at 95 %."""
+    """The median of paired ratios, new ÷ old, and an interval that holds the true one at 95 %."""
 
     median: float
     low: float

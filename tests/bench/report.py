@@ -71,8 +71,11 @@ class Report:
 
     def figures(self) -> dict[str, float]:
         """Returns what the rows give together, as far as they were measured, and the probes."""
-        known = [figure for figure in FIGURES if all(name in self.median for name in figure.rows)]
-        given = {f"{f.name} [{f.unit}]": f.value(*(self.median[name] for name in f.rows)) for f in known}
+        given = {}
+        for figure in FIGURES:
+            rows = [self.median[name] for name in figure.rows if name in self.median]
+            if len(rows) == len(figure.rows):
+                given[f"{figure.name} [{figure.unit}]"] = figure.value(*rows)
         return given | self.probes
 
     def ratio(self, row: Row) -> str:
@@ -102,8 +105,8 @@ class Report:
             ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         ]
         if self.rows:
-            titles = (f"{'row':<22}{'CPU µs':>9}{'best':>9}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'first':>8}"
-                      f"{'calls':>7}{'bad':>5}  ratio")  # fmt: skip
+            titles = f"{'row':<22}{'CPU µs':>9}{'best':>9}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}"
+            titles += f"{'first':>8}{'calls':>7}{'bad':>5}  ratio"
             lines += ["", titles, *map(self.line, self.rows)]
         figures = self.figures()
         return "\n".join([*lines, "", *(f"{name:<52}{value:>10.3f}" for name, value in figures.items())])

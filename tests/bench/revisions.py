@@ -1,4 +1,4 @@
-"""Other revisions to measure beside the present one: each in a git worktree, with a virtual environment of its own."""
+"""Other revisions to measure beside the present one, with the dependencies of their own lock."""
 
 import shutil
 import subprocess
@@ -40,6 +40,19 @@ def checked_out(revision: str) -> Iterator[Program]:
         finally:  # also of a worktree that is there in part
             remove = ["git", "worktree", "remove", "--force", tree]
             subprocess.run(remove, cwd=ROOT, check=False, capture_output=True)
+
+
+@contextmanager
+def copied() -> Iterator[Program]:
+    """Installs the present tree, as its files are now: what is edited meanwhile is not measured."""
+    files = _run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    with tempfile.TemporaryDirectory(prefix="bench-present-") as home:
+        for file in (file for file in files if (ROOT / file).is_file()):
+            copy = Path(home, file)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, copy)
+        with installed(Path(home)) as program:
+            yield program
 
 
 @contextmanager

@@ -51,7 +51,9 @@ def long_chat(size: int, tools: int) -> bytes:
     """Returns a chat request with a prompt of so many bytes and so many tools."""
     request = json.loads(chat())
     request["messages"][1]["content"] += " The town is old, and its river is slow." * (size // 40)
-    return json.dumps(request | ({"tools": [tool(n) for n in range(tools)]} if tools else {})).encode()
+    if tools:
+        request["tools"] = [tool(n) for n in range(tools)]
+    return json.dumps(request).encode()
 
 
 def tool(number: int) -> dict[str, Any]:
@@ -59,7 +61,8 @@ def tool(number: int) -> dict[str, Any]:
     words = {"type": "string", "description": "A word or two, as the user wrote them."}
     schema = {"type": "object", "properties": {"place": words, "day": words, "unit": words}}
     about = "Looks up what is known of a place on a day, in the unit that was asked for."
-    return {"type": "function", "function": {"name": f"look_up_{number}", "description": about, "parameters": schema}}
+    function = {"name": f"look_up_{number}", "description": about, "parameters": schema}
+    return {"type": "function", "function": function}
 
 
 PLAIN = {"body": chat()}
@@ -67,8 +70,11 @@ STREAM = {"body": chat(stream=True), "first": b"tok0", "expect": b"data: [DONE]"
 LONG = STREAM | {"body": chat("m-222", stream=True)}
 SAME = {"body": chat(serial="0"), "calls": 0}
 SAME_STREAM = STREAM | {"body": chat(stream=True, serial="0"), "calls": 0}
-EACH_ANEW = SERIAL.decode()  # in a name: another one for each request
 TRANSLATED = STREAM | {"body": chat("m-claude", stream=True)}
+SESSION_20 = PLAIN | {"headers": in_session(20, WHO)}
+SESSION_2000 = PLAIN | {"headers": in_session(2000, WHO)}
+NEW_SESSION = PLAIN | {"headers": {"x-session-id": f"new-{SERIAL.decode()}"}}
+NEW_END_USER = PLAIN | {"headers": {"x-user-id": f"end-user-{SERIAL.decode()}"}}
 ALONE = {"connections": 1}  # latency without a queue
 
 ROWS = [
@@ -95,14 +101,7 @@ ROWS = [
     Row(name="all-on-shared", setup="all-on-shared", requests=2_000, versus="plain", **PLAIN),
     Row(name="all-on-1", setup="all-on", requests=1_000, versus="direct-1", **PLAIN, **ALONE),
     Row(name="all-on-users", setup="users", requests=2_000, versus="all-on", **PLAIN),
-    Row(
-        name="all-on-new-end-users",
-        setup="end-users",
-        requests=1_000,
-        versus="all-on",
-        headers={"x-user-id": f"end-user-{EACH_ANEW}"},
-        **PLAIN,
-    ),
+    Row(name="end-user-new", setup="end-users", requests=1_000, versus="all-on", **NEW_END_USER),
     Row(
         name="all-on-30k-tools",
         setup="all-on",
@@ -110,23 +109,22 @@ ROWS = [
         versus="all-on",
         body=long_chat(30_000, tools=20),
     ),
-    Row(name="all-on-200k", setup="all-on", requests=1_000, versus="all-on", body=long_chat(200_000, tools=0)),
+    Row(
+        name="all-on-200k",
+        setup="all-on",
+        requests=1_000,
+        versus="all-on",
+        body=long_chat(200_000, tools=0),
+    ),
     Row(name="hit", setup="all-on", requests=4_000, versus="plain", **SAME),
     Row(name="hit-stream", setup="all-on", requests=2_000, versus="stream", **SAME_STREAM),
     Row(name="hit-shared", setup="all-on-shared", requests=2_000, versus="plain", **SAME),
-    Row(name="session-20", setup="sessions", requests=2_000, versus="all-on", headers=in_session(20, WHO), **PLAIN),
-    Row(name="session-2000", setup="sessions", requests=2_000, versus="session-20", headers=in_session(2000, WHO), **PLAIN),
-    Row(
-        name="session-new",
-        setup="sessions-new",
-        requests=1_000,
-        versus="all-on",
-        headers={"x-session-id": f"new-{EACH_ANEW}"},
-        **PLAIN,
-    ),
+    Row(name="session-20", setup="sessions", requests=2_000, versus="all-on", **SESSION_20),
+    Row(name="session-2000", setup="sessions", requests=2_000, versus="session-20", **SESSION_2000),
+    Row(name="session-new", setup="sessions-new", requests=1_000, versus="all-on", **NEW_SESSION),
     Row(name="agent", setup="chattable", requests=2_000, versus="plain", body=chat("guide")),
-    Row(name="plain-2-workers", setup="chattable-2-workers", requests=4_000, versus="plain", **PLAIN),
-    Row(name="budget-2-workers", setup="budgets-2-workers", requests=4_000, versus="budget", **PLAIN),
+    Row(name="plain-2-workers", setup="plain-2-workers", requests=4_000, versus="plain", **PLAIN),
+    Row(name="budget-2-workers", setup="budget-2-workers", requests=2_000, versus="plain", **PLAIN),
     Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
 ]
 
@@ -163,7 +161,12 @@ FIGURES = [
     Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),
-    Figure("latency added at 1 connection, all on, p50", "ms", ("direct-1", "all-on-1"), added("p50_ms")),
+    Figure(
+        "latency added at 1 connection, all on, p50",
+        "ms",
+        ("direct-1", "all-on-1"),
+        added("p50_ms"),
+    ),
     Figure("time to first token added, p50, nginx", "ms", ("direct-stream-1", "nginx-stream-1"), added("first_ms")),
     Figure("time to first token added, p50", "ms", ("direct-stream-1", "stream-1"), added("first_ms")),
 ]

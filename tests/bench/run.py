@@ -32,7 +32,10 @@ def measure_rows(rows: list[Row], upstream: Running, quick: bool, rounds: int) -
     """Measures all rows round by round, so that a slow minute of the machine hits them alike."""
     seen: dict[str, list[Round]] = {row.name: [] for row in rows}
     with ExitStack() as stack:
-        running = {name: stack.enter_context(SETUPS[name](upstream.port, HERE)) for name in {row.setup for row in rows}}
+        running = {
+            name: stack.enter_context(SETUPS[name](upstream.port, HERE))
+            for name in {row.setup for row in rows}  # each once
+        }
         for number in range(rounds + 1):
             say(f"round {number} of {rounds}" if number else "warming up")
             for row in rows:
@@ -77,7 +80,8 @@ def prepare() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="an eighth of the requests, fewer idle streams")
+    fewer = "an eighth of the requests, fewer idle streams"
+    parser.add_argument("--quick", action="store_true", help=fewer)
     parser.add_argument("--rows", default="", help="comma-separated names, also with *")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where the raw numbers go (default: bench-results/DATE.json)")

@@ -38,14 +38,15 @@ models:
   m-idle: {provider: bench}
 agents:
   echo: {use: "chattable.agents.echo:Echo"}
-  guide: {model: m, context: You are a guide to the old town., instructions: Answer in one sentence.}
+  guide: {model: m, context: You are a guide to the town., instructions: Answer in one sentence.}
 """
 
 NGINX = """\
 daemon off; worker_processes 1; pid nginx.pid; error_log stderr crit;
 events { worker_connections 4096; }
 http {
-  access_log off; keepalive_requests 100000000; client_max_body_size 64m; client_body_buffer_size 1m;
+  access_log off; keepalive_requests 100000000;
+  client_max_body_size 64m; client_body_buffer_size 1m;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   upstream stub { server 127.0.0.1:STUB; keepalive 256; keepalive_requests 100000000; }
   server {
@@ -184,7 +185,10 @@ def all_on_postgres_and_valkey(stub_port: int, program: Program = HERE) -> Itera
 
 
 def with_sessions(*lengths: int, sessions: int = 32) -> Setup:
-    """Returns the setup with all on and, for each connection, a session of each length, of which 20 messages are sent."""
+    """Returns the setup with all on and, for each connection, a session of each length.
+
+    The newest 20 messages of a session are sent.
+    """
 
     @contextmanager
     def running(stub_port: int, program: Program = HERE) -> Iterator[Running]:
@@ -224,13 +228,13 @@ def with_users(stub_port: int, program: Program = HERE) -> Iterator[Running]:
 
 
 def send(server: Running, path: str, requests: int, body: dict[str, Any]) -> None:
-    """Prepares a server by one request of each user; a refusal raises with the server's own words."""
+    """Prepares a server by one request of each user; a refusal raises, with the server's words."""
     load = Load(
         port=server.port,
         path=path,
         headers=server.headers,
         body=json.dumps(body).encode(),
-        connections=min(32, requests),
+        connections=min(2, requests),  # what waits for the database too long is refused
         requests=requests,
         users=iter(range(requests)),
     )
@@ -243,9 +247,9 @@ SETUPS: dict[str, Setup] = {
     "direct": direct,
     "nginx": nginx,
     "chattable": chattable_with(),
-    "chattable-2-workers": chattable_with(CONFIG, "--workers", "2"),
+    "plain-2-workers": chattable_with(CONFIG, "--workers", "2"),
     "budgets": chattable_with(BUDGETS),
-    "budgets-2-workers": chattable_with(BUDGETS, "--workers", "2"),
+    "budget-2-workers": chattable_with(BUDGETS, "--workers", "2"),
     "budgets-postgres": with_postgres,
     "all-on": chattable_with(ALL_ON),
     "end-users": chattable_with(ALL_ON, trusted=True),

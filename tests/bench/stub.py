@@ -4,8 +4,9 @@
 
 The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words, finish, usage) and
 [DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A POST to /v1/messages gets
-the same words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so far. With --by-step a stream
-goes on, by one chunk, only with a GET to /next: then nothing depends on how quickly it is read.
+the same words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so
+far. With --by-step a stream goes on, by one chunk, only with a GET to /next: then nothing depends on
+how quickly it is read.
 """
 
 import asyncio

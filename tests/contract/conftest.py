@@ -12,7 +12,7 @@ from chattable.proxy.store.database import Database
 
 @pytest.fixture
 def shared_redis(shared_redis: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of the shared Redis, which is not away when the machine is busy: what it answers is tested, not how soon."""
+    """The URL of the shared Redis: what it answers is tested, not how soon a busy machine does."""
     monkeypatch.setattr(line, "TIMEOUT", 10.0)
     return shared_redis
 

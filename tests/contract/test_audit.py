@@ -22,8 +22,12 @@ class Clock:
     """A clock that a test sets."""
 
     now = 1_900_000_000.0
+    wall = 0.0  # how far the wall's clock was set
 
     def __call__(self) -> float:
+        return self.now + self.wall
+
+    def monotonic(self) -> float:
         return self.now
 
 
@@ -34,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def audit(database: Database, clock: Clock) -> Audit:
-    return Audit(database, clock)
+    return Audit(database, clock, clock.monotonic)
 
 
 @pytest.fixture
@@ -234,6 +238,18 @@ async def test_attempts_are_noted_once_per_key_and_minute(audit: Audit, clock: C
     last, *_, first = (await audit.list(action="denied", actor="mallory")).data
     assert (first.target_name, first.outcome, first.details) == ("GET /admin/0\ufffd", "refused: not an admin", {"key": "key_1"})
     assert last.target_name == "later"
+
+
+async def test_f6_attempts_are_noted_again_though_the_clock_was_set_back(
+    audit: Audit,
+    clock: Clock,
+) -> None:
+    await audit.denied(BOSS, "key_1", "before")
+    clock.wall -= 3600
+    await audit.denied(BOSS, "key_1", "at once")
+    clock.now += 61
+    await audit.denied(BOSS, "key_1", "later")
+    assert {entry.target_name for entry in (await audit.list()).data} == {"before", "later"}
 
 
 async def test_what_is_remembered_of_attempts_is_bounded(audit: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

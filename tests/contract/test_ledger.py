@@ -23,7 +23,9 @@ BOB = Asker(user="bob", key="k2", team="red")
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return str(request.getfixturevalue("migrated_postgres_url"))
-    return migrated_sqlite(tmp_path / "chattable.db") if request.param == "sqlite" else "sqlite:///:memory:"
+    if request.param == "sqlite":
+        return migrated_sqlite(tmp_path / "chattable.db")
+    return "sqlite:///:memory:"
 
 
 @pytest.fixture
@@ -79,6 +81,18 @@ async def test_nobody_is_bound_without_a_limit(ledger: Ledger) -> None:
     assert await ledger.entries() == []
     (row,) = await ledger.usage([], since=0, until=MAX_AMOUNT, only={})
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 3, 5)
+
+
+async def test_g10_calls_and_answers_from_a_cache_are_counted_apart(ledger: Ledger) -> None:
+    await ledger.put_limit(limit(kind="everyone", subject="", tokens=10_000, per="total"))
+    await ledger.hold(wish("asked", ALICE))
+    await ledger.settle("asked", Used(prompt=3, completion=5))
+    hits = [(wish(f"hit {i}", ALICE, most=0), Used(saved=8)) for i in range(4)]
+    await ledger.record([*hits, (wish("bob's hit", BOB, most=0), Used(saved=8))])
+    rows = await ledger.usage(["user"], since=0, until=MAX_AMOUNT, only={})
+    found = {row.group[0]: (row.requests, row.cached_requests, row.tokens_saved) for row in rows}
+    assert found == {ALICE.user: (1, 4, 32), BOB.user: (0, 1, 8)}
+    assert (await balance(ledger))["lim"] == (8, 0)
 
 
 async def test_a_soft_limit_binds_and_does_not_cap(ledger: Ledger) -> None:

@@ -351,7 +351,9 @@ class Model:
         rows = {key: [call.used for call in mine] for key, mine in groupby(sorted(used, key=group), group)}
         return [
             UsageRow(
-                group=key, requests=len(mine), prompt_tokens=sum(one.prompt for one in mine),
+                group=key, requests=sum(not one.saved for one in mine),
+                cached_requests=sum(one.saved > 0 for one in mine),
+                prompt_tokens=sum(one.prompt for one in mine),
                 completion_tokens=sum(one.completion for one in mine), cached_tokens=sum(one.cached for one in mine),
                 tokens_saved=sum(one.saved for one in mine), cost=sum(one.cost for one in mine),
             )
@@ -778,8 +780,8 @@ class Machine(RuleBasedStateMachine):
 
 
 def unsure(call: Call) -> bool:
-    """Whether somebody may still say what became of it."""
-    return call.state in ("pending", "forfeited") or call.used.unknown
+    """Whether somebody may still say what became of it, and the entries will show it."""
+    return bool(call.keys) and (call.state in ("pending", "forfeited") or call.used.unknown)
 
 
 def size(amount: int | None) -> float:

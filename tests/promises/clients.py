@@ -35,7 +35,7 @@ class Told:
 
     @property
     def too_slow(self) -> bool:
-        """Whether it was refused because the database did not answer in time, which is charged nothing."""
+        """Whether a slow database refused it, which is charged nothing."""
         return (self.status, self.code) == (503, "database_unavailable")
 
 
@@ -71,7 +71,7 @@ class Client:
         return in_background(lambda: self.ask_all(asked))
 
     def insist(self, asked: Sequence[Body]) -> "Future[list[Told]]":
-        """The same; what a database that is too slow refuses is asked again, as nothing of it is held or booked."""
+        """The same; what a slow database refuses is asked again, as nothing of it is held or booked."""
 
         async def one(session: aiohttp.ClientSession, what: Body) -> Told:
             while (told := await self.told(session, what)).too_slow:

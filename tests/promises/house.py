@@ -26,7 +26,7 @@ from chattable.proxy.store.database import Database
 WORKERS = 4
 SWEEP = 10.0  # seconds between two looks for holds that nobody renews
 TESTS = Path(__file__).parent.parent
-ADMIN_KEY = "sk-admin-of-the-promises"
+ADMIN_KEY = "sk-admin-uJ4nWq8LxT2vRz6c"
 PLENTY = 1_000_000_000
 
 CONFIG = """
@@ -228,7 +228,10 @@ def always(answer: Callable[[Request], Answer], upstream: ScriptedUpstream) -> I
 
 
 def statuses(told: Iterable[Told]) -> set[int]:
-    """What became of requests but for those that a database was too slow for; the caller shows that these cost nothing."""
+    """What became of requests, but for those that a slow database refused.
+
+    The caller shows that these cost nothing.
+    """
     return {one.status for one in told if not one.too_slow}
 
 

@@ -19,7 +19,7 @@ from chattable.budget.ledger import LEASE
 
 KILLS = int(os.environ.get("CHATTABLE_TEST_KILLS", "10"))  # 100 for a night
 DEATHS = max(2, KILLS // 5)  # at each point
-PATIENT = pytest.mark.timeout(max(120, KILLS * 10))
+PATIENT = pytest.mark.timeout(max(300, KILLS * 10))  # on a busy machine workers start slowly
 OPEN = 16  # streams that stay open while workers die
 
 
@@ -102,7 +102,7 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
                 fate[one.call] = until_one_died(house, plans, known, one)
             else:  # who is asked next may be just starting, and needs the processor more than we do
                 time.sleep(0.03)
-            assert time.monotonic() - house.server.spawned < 90, f"only these deaths: {fate}"
+            assert time.monotonic() - house.server.spawned < 240, f"only these deaths: {fate}"
         fate = {name: point for name, point in fate.items() if point in POINTS}
         assert Counter(fate.values()) == Counter(points)
         until(lambda: len(deaths(house, plans)) == len(points) + 1, "a worker has died in its upkeep")
@@ -131,7 +131,8 @@ def opened(house: House, client: Client, gate: Gate, name: str) -> "Future[list[
     """Streams that wait in their middle."""
     before = len(house.honest.requests)
     house.honest.script(*[gate] * OPEN)
-    streams = client.insist([body(f"p/{name}-{i}", "one two three four", stream=True) for i in range(OPEN)])
+    asked = [body(f"p/{name}-{i}", "one two three four", stream=True) for i in range(OPEN)]
+    streams = client.insist(asked)
     until(lambda: len(house.honest.requests) == before + OPEN, "streams are in their middle")
     return streams
 

@@ -33,7 +33,8 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
     house.base.set_clock(midnight + 3)
     assert house.row(budget)["held"] == house.row(budget)["spent"] == 0
     with always(lambda _: after, house.honest):
-        new = ned.insist([body(f"p/mid-b{i}", "one two", stream=i % 2 == 0) for i in range(IN_FLIGHT // 2)])
+        late = [body(f"p/mid-b{i}", "one two", stream=i % 2 == 0) for i in range(IN_FLIGHT // 2)]
+        new = ned.insist(late)
         until(lambda: len(house.honest.requests) == IN_FLIGHT * 3 // 2, "100 more are in flight, of the new day")
     assert house.row(budget)["held"] > 0
     before.release()
@@ -87,7 +88,8 @@ def test_a_database_that_is_away_is_a_quick_503_and_loses_nothing(house: House, 
     pam, workers = house.client("pam"), {worker.pid for worker in house.workers()}
     budget = house.limit(tokens=1_000_000, user="pam")
     house.honest.script(*[gate] * 24)
-    streams = pam.insist([body(f"p/away-{i}", "one two three", stream=i % 2 == 0) for i in range(24)])
+    long = [body(f"p/away-{i}", "one two three", stream=i % 2 == 0) for i in range(24)]
+    streams = pam.insist(long)
     until(lambda: len(house.honest.requests) == 24, "they are in flight")
     # A locked SQLite file is waited for, as the next commit may free it; a PostgreSQL that is gone says so at once.
     patience = 1.0 if isinstance(house.base, Postgres) else 2 * BUSY + 2

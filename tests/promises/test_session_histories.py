@@ -337,7 +337,7 @@ def test_writers_who_keep_their_own_history_make_branches_and_lose_none(replicas
                 shown.append({"role": "user", "content": f"mirror {'all' if not shown else number} {i}"})
                 body = {"model": "m", "stream": True, "messages": shown}
                 answer, _ = await writer.ask(http, body, mode="mirror")
-                while answer is None and writer.status == 503:  # a database that was too slow has kept nothing of it
+                while answer is None and writer.status == 503:  # a slow database keeps nothing of it
                     answer, _ = await writer.ask(http, body, mode="mirror")
                 assert answer is not None
                 shown.append({"role": "assistant", "content": answer})

@@ -399,7 +399,7 @@ def test_a_tool_call_that_dies_costs_what_was_said(server: Chattable, upstream: 
         ({"reason": "x"}, "tokens"),
         ({"reason": "x", "tokens": -1}, "tokens"),
         ({"reason": "x", "tokens": 10**18}, "tokens"),
-        ({"reason": "x", "cost_usd": 1e300}, "tokens"),
+        ({"reason": "x", "cost_usd": 1e300}, "cost_usd"),
         ({"reason": "\0", "tokens": 1}, "reason"),
         ({"reason": "", "tokens": 1}, "reason"),
         ({"tokens": 1}, "reason"),

@@ -1,11 +1,14 @@
 """The cache as clients meet it: real processes, a real Valkey, and what a hit must not show."""
 
 import asyncio
+import csv
 import json
 import os
 import random
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -97,6 +100,19 @@ async def post(session: aiohttp.ClientSession, server: Chattable, body: Any, **h
         return Page(answer.status, answer.headers, await answer.read())
 
 
+def usage_once_written(servers: list[Chattable]) -> dict[str, int]:
+    """What one user used, once the servers have stopped: all that there was to book is booked."""
+    for server in servers:
+        server.stop()
+    report = subprocess.run(
+        [sys.executable, "-m", "chattable.proxy", "usage", "--csv", "--config", "config.yaml"],
+        capture_output=True, text=True, timeout=60, cwd=servers[0].directory, check=True,
+    )  # fmt: skip
+    [row] = csv.DictReader(report.stdout.splitlines())
+    figures = ("requests", "cached_requests", "total_tokens", "tokens_saved")
+    return {name: int(row[name]) for name in figures}
+
+
 # One upstream call
 
 
@@ -128,7 +144,7 @@ async def crowd(
 
 
 async def used(server: Chattable, user: str, **wanted: int) -> None:
-    """Fails unless this is what a user has used; what was saved is booked within a moment, not at once."""
+    """Fails unless a user has used this; what was saved is booked within a moment."""
     deadline = time.monotonic() + 10
     while True:
         (row,) = server.admin("GET", f"/admin/usage?user={user}")["data"]
@@ -159,7 +175,8 @@ async def test_66_a_thousand_at_once(upstream: ScriptedUpstream, valkey: Valkey,
         how = Counter(page.how for page in pages)
         if not kill:
             assert how["MISS"] == 1 and how["JOIN"] >= CROWD // 2 - 1, how
-            await used(servers[0], "alice", requests=CROWD, total_tokens=8, tokens_saved=8 * (CROWD - 1))
+            saved = {"cached_requests": CROWD - 1, "tokens_saved": 8 * (CROWD - 1)}
+            await used(servers[0], "alice", requests=1, total_tokens=8, **saved)
         assert not [server.log() for server in servers if "Traceback" in server.log()]
 
 
@@ -340,7 +357,24 @@ async def test_what_a_hit_saves_is_in_the_usage(server: Chattable, house: tuple[
         pages = [await post(session, server, ask("save me", stream=stream)) for stream in (False, True, False)]
     assert [page.how for page in pages] == ["MISS", "HIT", "HIT"]
 
-    await used(server, "saver", requests=3, total_tokens=upstream.tokens, tokens_saved=2 * upstream.tokens)
+    spent = upstream.tokens
+    await used(server, "saver", requests=1, cached_requests=2, total_tokens=spent, tokens_saved=2 * spent)
+
+
+@pytest.mark.parametrize("redis", [False, True], ids=["in-process", "valkey"])
+async def test_g10_five_chats_of_which_four_are_hits_are_one_request_once_all_is_written(
+    upstream: ScriptedUpstream, tmp_path: Path, redis: bool, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("valkey").url if redis else ""
+    with serving(upstream, tmp_path, url) as [server]:
+        async with client(server.user_key("alice")) as session:
+            pages = [await post(session, server, ask("the same")) for _ in range(5)]
+        assert [page.how for page in pages] == ["MISS"] + ["HIT"] * 4
+        told = usage_once_written([server])
+    spent = upstream.tokens
+    assert len(upstream.requests) == 1
+    counts = {"requests": 1, "cached_requests": 4}
+    assert told == {**counts, "total_tokens": spent, "tokens_saved": 4 * spent}
 
 
 async def test_what_is_kept_and_what_is_not(

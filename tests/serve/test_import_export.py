@@ -62,7 +62,8 @@ class Client:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chattable]:
     if request.param == "sqlite":
-        with chattable(CONFIG.format(url=migrated_sqlite(tmp_path_factory.mktemp("db") / "chat.db"))) as running:
+        url = migrated_sqlite(tmp_path_factory.mktemp("db") / "chat.db")
+        with chattable(CONFIG.format(url=url)) as running:
             yield running
         return
     with held(migrated_postgres()) as url, chattable(CONFIG.format(url=url)) as running:

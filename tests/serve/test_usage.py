@@ -117,7 +117,8 @@ def test_usage_of_everybody_is_grouped_and_equals_the_upstreams_log(server: Chat
     assert tokens(server, "group_by=user&user=bob") == {"bob": upstream.tokens - used_by_alice}
     (row,) = server.admin("GET", "/admin/usage?group_by=model,user&user=bob")["data"]
     assert row == {
-        "model": "m", "user": "bob", "requests": 2, "prompt_tokens": row["prompt_tokens"],
+        "model": "m", "user": "bob", "requests": 2, "cached_requests": 0,
+        "prompt_tokens": row["prompt_tokens"],
         "completion_tokens": row["completion_tokens"], "total_tokens": row["prompt_tokens"] + row["completion_tokens"],
         "cached_tokens": 0, "tokens_saved": 0,
         "cost_usd": (row["prompt_tokens"] * 10 + row["completion_tokens"] * 20) / 1_000_000,
@@ -236,6 +237,47 @@ class TestOnBehalf:
     def test_the_body_names_the_user_for_a_trusted_key(self, server: Chattable, upstream: ScriptedUpstream) -> None:
         ask(server, server.user_key("webui", trusted=True), user="u-19")
         soon(lambda: tokens(server, "group_by=user").get("u-19"), upstream.tokens)
+
+    def test_an_object_names_the_user_by_its_id(
+        self,
+        server: Chattable,
+        upstream: ScriptedUpstream,
+    ) -> None:
+        key = server.user_key("pipelines", trusted=True)
+        ask(server, key, extra_body={"user": {"id": "u-21", "name": "Zoë"}})
+        soon(lambda: tokens(server, "group_by=user").get("u-21"), upstream.tokens)
+
+    @pytest.mark.parametrize("trusted", [True, False])
+    @pytest.mark.parametrize(
+        ("path", "asks"),
+        [
+            ("chat/completions", "messages"),
+            *(("embeddings", "input"), ("completions", "prompt"), ("moderations", "input")),
+            *(("images/generations", "prompt"), ("audio/speech", "input"), ("rerank", "query")),
+        ],
+    )
+    def test_f9_a_user_that_is_no_text_is_refused_by_name_on_every_route(
+        self, server: Chattable, upstream: ScriptedUpstream, path: str, asks: str, trusted: bool
+    ) -> None:
+        headers = {"authorization": f"Bearer {server.user_key('typist', trusted=trusted)}"}
+        said: Any = [{"role": "user", "content": "hi"}] if asks == "messages" else "hi"
+        for user, param in ((5, "user"), (True, "user"), (["u"], "user"), ({"id": 5}, "user.id")):
+            body = {"model": "m", asks: said, "user": user}
+            answer = httpx.post(f"{server.base_url}/v1/{path}", json=body, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert upstream.requests == []
+
+    def test_f9_a_user_that_cannot_be_named_so_is_refused_as_user(
+        self,
+        server: Chattable,
+        upstream: ScriptedUpstream,
+    ) -> None:
+        key = server.user_key("odd-body", trusted=True)
+        for user in ("a\0b", "x" * 300, "user_nobody"):
+            with pytest.raises(BadRequestError) as refused:
+                ask(server, key, user=user)
+            assert refused.value.param == "user"
+        assert upstream.requests == []
 
     def test_a_placeholder_is_nobody(self, server: Chattable, upstream: ScriptedUpstream) -> None:
         ask(server, server.user_key("raw", trusted=True), headers={"x-user-id": "{{LIBRECHAT_USER_ID}}"})

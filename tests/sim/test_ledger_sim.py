@@ -31,7 +31,8 @@ def created() -> list[str]:
     """The statements that make the ledger's tables."""
     metadata = sa.MetaData()
     tables(metadata)
-    return [str(sa.schema.CreateTable(table).compile(dialect=sqlite.dialect())) for table in metadata.sorted_tables]
+    commands = [sa.schema.CreateTable(table) for table in metadata.sorted_tables]
+    return [str(command.compile(dialect=sqlite.dialect())) for command in commands]
 
 
 TABLES = created()

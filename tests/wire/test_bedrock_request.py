@@ -414,6 +414,14 @@ def test_their_own_words_win() -> None:
     assert sent({"additionalModelRequestFields": {"top_k": 9}, "top_k": 5})["additionalModelRequestFields"] == {"top_k": 9}
 
 
+@pytest.mark.parametrize("name", ["messages", "model", "system", "stream", "max_tokens"])
+def test_f1_a_models_own_fields_take_the_place_of_no_others(name: str) -> None:
+    for fields in ({name: 1}, {"x": 1, name: None}, {"textGenerationConfig": {name: 1}}):
+        params = {"additionalModelRequestFields": fields, "max_tokens": 5}
+        assert refused(params) == "additionalModelRequestFields"
+    assert refused({"additionalModelRequestFields": {"inferenceConfig": {"maxTokens": 9}}})
+
+
 @pytest.mark.parametrize("tier, meant", [("auto", None), ("default", None), ("flex", "flex"), ("priority", "priority")])
 def test_tiers(tier: str, meant: str | None) -> None:
     assert sent({"service_tier": tier}, unsupported="reject").get("serviceTier") == (meant and {"type": meant})

@@ -161,6 +161,17 @@ def test_ollamas_own_words_win() -> None:
     assert sent({"format": "json"})["format"] == "json"
 
 
+CAPS = [(5, 5), (20, 10), (-1, 10), (-2, 10), ("x", 10), (True, 10)]
+
+
+@pytest.mark.parametrize(("own", "sent_as"), CAPS)
+def test_f1_its_own_words_do_not_raise_the_cap(own: Any, sent_as: int) -> None:
+    params = {"max_tokens": 10, "options": {"num_predict": own}, "num_predict": own}
+    assert sent(params)["options"] == {"num_predict": sent_as}
+    if type(own) is int:
+        assert sent({"options": {"num_predict": own}})["options"] == {"num_predict": own}
+
+
 def test_how_a_model_is_loaded_is_not_for_its_askers() -> None:
     assert "options" not in sent({"options": {"num_gpu": 0}})
     assert refused({"options": {"num_gpu": 0}}, unsupported="reject") == "options.num_gpu"
