@@ -65,7 +65,8 @@ from chattable.proxy.webhooks import Deliveries, Webhook
 log = logging.getLogger("chattable")
 
 ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
-NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)  # with names in their paths
+# Those with names in their paths.
+NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)
 EXPOSED = [
     "x-request-id",
     "retry-after",

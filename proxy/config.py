@@ -300,7 +300,8 @@ class SessionRetention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_age: Annotated[Duration | None, Meta(description="since something was last said; default: for ever")] = None
     max_messages: Annotated[Count | None, Meta(description="the newest so many of a session; default: all")] = None
     deleted_users: Annotated[
-        Literal["delete", "keep"], Meta(description="what becomes of the sessions of users who are deleted")
+        Literal["delete", "keep"],
+        Meta(description="what becomes of the sessions of users who are deleted"),
     ] = "delete"
 
 
@@ -316,11 +317,12 @@ class SessionTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What chat UIs ask for their own ends: titles, tags, follow-ups, searches, summaries."""
 
     model: Annotated[
-        str, Meta(description="model that answers it; default: `title.model` for titles and agents, else who is asked")
+        str,
+        Meta(description="model that answers; default: `title.model` for titles and agents"),
     ] = ""
     prompts: Annotated[
         dict[str, tuple[Name, ...]],
-        Meta(description="how prompts of your own wording begin, by task: title_generation, tags_generation …"),
+        Meta(description="how prompts of your own wording begin, by task: title_generation …"),
     ] = {}
 
 
@@ -348,7 +350,10 @@ class Sessions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Annotated[SessionWindow, Meta(description="how much stored history is asked")] = SessionWindow()
     retention: Annotated[SessionRetention, Meta(description="what is kept")] = SessionRetention()
     title: Annotated[SessionTitle, Meta(description="how sessions get their titles")] = SessionTitle()
-    tasks: Annotated[SessionTasks, Meta(description="what chat UIs ask for their own ends")] = SessionTasks()
+    tasks: Annotated[
+        SessionTasks,
+        Meta(description="what chat UIs ask for their own ends"),
+    ] = SessionTasks()
     summary: Annotated[SessionSummary, Meta(description="what becomes of history that is too long")] = SessionSummary()
     store: Annotated[str, Meta(description="a SessionStore of your own, as package.module:Class; default: the database")] = ""
 

@@ -21,8 +21,8 @@ from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Prob
 
 # Headers whose values open something.
 SECRET = re.compile(
-    r"authori[sz]ation|cookie|password|passwd|secret|token|credential|jwt|signature|assertion|bearer"
-    r"|(?:^|-)(?:api|access|auth|private|subscription|functions|master|admin|service|account|license)-?key$",
+    r"authori[sz]ation|cookie|passw(?:or)?d|secret|token|credential|jwt|signature|assertion|bearer"
+    r"|(?:^|-)(?:api|access|auth|private|subscription|functions|master|admin|service)-?key$",
     re.I,
 )
 
@@ -171,10 +171,12 @@ def _mistakes_in_sessions(config: Config, doc: Document, names: Mapping[str, Any
     section = doc.value.get("sessions")
     given = section.get("headers") if isinstance(section, dict) else None
     for i, header in enumerate(given if isinstance(given, list) else ()):
-        name, place = (header.get("name"), (i, "name")) if isinstance(header, dict) else (header, (i,))
+        within = isinstance(header, dict)
+        name = header.get("name") if within else header
         if isinstance(name, str) and SECRET.search(name):
             why = "carries a secret, which would be kept in plain text as the name of a session"
-            yield ("sessions", "headers", *place), f"`{name}` {why}; name one such as `X-Session-Id`"
+            place = ("sessions", "headers", i, *(("name",) if within else ()))
+            yield place, f"`{name}` {why}; name one such as `X-Session-Id`"
     tasks = config.sessions.tasks
     for task in tasks.prompts:
         if task not in TASKS:
@@ -183,7 +185,8 @@ def _mistakes_in_sessions(config: Config, doc: Document, names: Mapping[str, Any
     if tasks.model and (why := _unknown(tasks.model, names)):
         yield ("sessions", "tasks", "model"), why
     elif tasks.model and tasks.model in config.agents:
-        yield ("sessions", "tasks", "model"), "must be a model: no agent is run for what chat UIs ask"
+        why = "must be a model: no agent is run for what chat UIs ask"
+        yield ("sessions", "tasks", "model"), why
 
 
 def _mistakes_in_code(config: Config) -> _Mistakes:

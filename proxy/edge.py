@@ -22,8 +22,8 @@ class Edge:
     """Wraps the application.
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
-    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it; a slash that is sent as %2F belongs to a name.
-    Nothing is redirected.
+    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
+    A slash that is sent as %2F belongs to a name.
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog) -> None:

@@ -29,7 +29,7 @@ def decode(body: bytes) -> Any:
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """The value as a struct; `ValidationError` for what does not fit, as msgspec says it where there are halves."""
+    """The value as a struct; `ValidationError` for what does not fit, halves or not."""
     try:
         return msgspec.convert(value, kind)
     except UnicodeEncodeError:  # while it looked for words

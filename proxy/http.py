@@ -1,4 +1,4 @@
-"""The server's HTTP parser with what it lacks: a bound on what comes before a body, and a word when a client leaves."""
+"""The server's HTTP parser, with a bound on what comes before a body and a word of who leaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ON_LEAVE, LEFT = "chattable_on_leave", "chattable_left"  # in a request's `state
 
 
 def on_leave(scope: Any, left: Callable[[], None]) -> None:
-    """Calls `left` when the request's client is gone before its answer is complete: at once if it is gone already."""
+    """Calls `left` when a client is gone before its answer is complete, at once if it is."""
     state = scope.setdefault("state", {})
     state[ON_LEAVE] = left
     if state.get(LEFT):

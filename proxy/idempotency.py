@@ -66,8 +66,8 @@ class Idempotency:
     """Knows which keys were used, in the ledger's database and by its clock.
 
     Law: of any number of requests with one user's key and one body, on any replica, one is asked upstream at a time and one is
-    answered; every later one gets that answer for 24 hours. A key whose process died is free again after its lease. In each
-    session a key is another one.
+    answered; every later one gets that answer for 24 hours. A key whose process died is free again after its lease.
+    In each session a key is another one.
     """
 
     def __init__(self, ledger: SqlLedger) -> None:
@@ -146,8 +146,8 @@ class Idempotency:
 
 def _scoped(caller: Caller) -> str:
     """The key, with the session that the request names."""
-    door = caller.door
-    return f"{caller.idempotency_key}\n{door.name}" if door and door.named else caller.idempotency_key
+    key, door = caller.idempotency_key, caller.door
+    return f"{key}\n{door.name}" if door and door.named else key
 
 
 class _Kept(Struct):

@@ -35,15 +35,15 @@ class _Turn(Struct, frozen=True):
 class Entered:
     """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
 
-    def __init__(self, passed: Pass | None = None, asking: asyncio.Task[Pass] | None = None) -> None:
-        self.passed = passed
+    def __init__(self) -> None:
+        self.passed: Pass | None = None
+        self.asking: asyncio.Task[Pass] | None = None
         self.used = 0
-        self._asking = asking
 
     async def admitted(self) -> dict[str, str]:
         """Waits until the call is let in, for the headers that say so; `TooFastError` if it is not."""
-        if self.passed is None and self._asking is not None:
-            self.passed = await asyncio.shield(self._asking)
+        if self.passed is None and self.asking is not None:
+            self.passed = await asyncio.shield(self.asking)
         return headers(self.passed) if self.passed else {}
 
     async def known(self) -> Pass | None:
@@ -59,9 +59,10 @@ class Entered:
 
 
 class Pace:
-    """Lets calls in. Law: a turn counts once against its user, key and team, and every model it asks against that model.
+    """Lets calls in.
 
-    A turn that nobody reads any more ends when its own user needs its place for another.
+    Law: a turn counts once against its user, key and team, and every model it asks against that
+    model. A turn that nobody reads any more ends when its own user needs its place for another.
     """
 
     def __init__(self, rates: Rates, limits: settings.RateLimits) -> None:
@@ -94,8 +95,10 @@ class Pace:
         asking = self._enter(bounds, call_id, estimate, user)
         entered = Entered()
         try:
-            shared = self.rates.shared
-            entered = Entered(asking=asyncio.create_task(asking)) if shared else Entered(await asking)
+            if self.rates.shared:
+                entered.asking = asyncio.create_task(asking)
+            else:
+                entered.passed = await asking
             yield entered
         finally:
             self._turns.pop(call_id, None)
@@ -103,23 +106,24 @@ class Pace:
                 await self.rates.leave(passed, entered.used)
 
     async def _enter(self, bounds: list[Bound], call_id: str, estimate: int, user: str) -> Pass:
-        """Enters, if need be in the place of a turn of the same user that nobody reads; `TooFastError`."""
+        """Enters, if need be in the place of a turn of the same user that nobody reads."""
         try:
             try:
                 return await self.rates.enter(bounds, call_id, estimate)
             except RateLimitedError as error:
-                if error.kind != "parallel" or not await self._yielded(error.subject, user, call_id):
+                parallel = error.kind == "parallel"
+                if not parallel or not await self._yielded(error.subject, user, call_id):
                     raise
             return await self.rates.enter(bounds, call_id, estimate)
         except RateLimitedError as error:
             raise TooFastError(error) from None
 
     async def _yielded(self, subject: str, user: str, but: str) -> bool:
-        """Ends the oldest turn of this user that counts against the subject and that nobody reads; False: there is none."""
+        """Ends this user's oldest turn that counts against the subject and that nobody reads."""
         for call_id, turn in list(self._turns.items()):
             task = turn.reply.task if turn.reply.left else None
             if task and turn.user == user and subject in turn.subjects and call_id != but:
-                task.cancel()
+                turn.reply.stop()
                 await asyncio.wait([task], timeout=YIELD)
                 return True
         return False

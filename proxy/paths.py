@@ -1,4 +1,4 @@
-"""Paths with names in them: a slash that belongs to a name is sent as %2F, and is no slash between two parts of the path."""
+"""Paths with names in them: a slash of a name is sent as %2F, and parts no path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from litestar import Request
 
-SLASH = "\udc2f"  # stands for such a slash until the router has found its way: no path has half a character
+SLASH = "\udc2f"  # stands for such a slash while a request is routed: no path has half a character
 
 
 def decoded(scope: Any) -> str:

@@ -207,9 +207,11 @@ class Pipeline:
 
     async def drop(self, whose: Callable[[Principal], bool], error: BaseException) -> None:
         """Ends turns of which nothing is to be kept, and returns once they have ended."""
-        turns = {task: reply for task, reply in self._running.items() if reply.principal and whose(reply.principal)}
-        for reply in turns.values():
-            reply.drop(error)
+        turns = []
+        for task, reply in self._running.items():
+            if reply.principal and whose(reply.principal):
+                reply.drop(error)
+                turns.append(task)
         if turns:
             await asyncio.wait(turns, timeout=5)
 

@@ -1,4 +1,4 @@
-"""What goes with a user who is deleted: keys, turns under way, conversations, and answers that are kept for repeats."""
+"""What goes with a user who is deleted: keys, turns under way, conversations, kept answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ GONE = "The user of this API key was deleted."
 
 
 async def remove_user(house: House, id_or_name: str) -> User:
-    """Deletes a user with what was said to them, unless the config keeps that; what was used stays booked.
+    """Deletes a user with what was said to them; what was used stays booked.
 
-    Law: of a turn that is under way nothing is kept. A deletion that breaks down on its way leaves a disabled user, and is
-    finished by the next one.
+    The config may keep the sessions. Law: of a turn that is under way nothing is kept. A deletion
+    that breaks down on its way leaves a disabled user, and the next one finishes it.
     """
     user = await house.users.update(id_or_name, disabled=True)  # so that nobody begins anything new
     house.auth.forget()
@@ -33,5 +33,5 @@ async def remove_user(house: House, id_or_name: str) -> User:
         await pipeline.sessions.forget(user.id)
     await pipeline.idempotency.forget(user.id)
     if not await pipeline.cache.purge(user=user.id):
-        log.warning("answers that %s was given are kept until their time is over: the cache is away", user.id)
+        log.warning("the cache is away: it keeps answers to %s until their time is over", user.id)
     return await house.users.delete(user.id)

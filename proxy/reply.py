@@ -42,6 +42,7 @@ class Reply:
         self._ended = False
         self._left = False
         self._on_leave: list[Callable[[], None]] = []
+        self._stopped = False
         self.dropped = False  # nothing of it is to be kept
         self._count = 0
 
@@ -118,8 +119,9 @@ class Reply:
             self.stop()
 
     def stop(self) -> None:
-        """Ends the turn; what was said until now may be kept."""
-        if self.task is not None:
+        """Ends the turn, once; what was said until now may be kept."""
+        if self.task is not None and not self._stopped:
+            self._stopped = True
             self.task.cancel()
 
     def drop(self, error: BaseException) -> None:

@@ -1,10 +1,11 @@
 """Chat UIs as they are: what Open WebUI and LibreChat send for a turn, and for their own ends.
 
-The requests are recorded shapes of Open WebUI 0.12.4 (Python) and of LibreChat with @librechat/agents 3.9.2 (an OpenAI client
-in JavaScript), with the headers that their docs of Chattable tell admins to set, placeholders filled in. The prompts have the
-frames of theirs, in words of our own.
+The requests are recorded shapes of Open WebUI 0.12.4 (Python) and of LibreChat with
+@librechat/agents 3.9.2 (an OpenAI client in JavaScript), with the headers that docs/reference.md
+tells admins to set, placeholders filled in. The prompts have the frames of theirs, in our words.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -55,22 +56,30 @@ class LibreChat:
 
     def structured(self, said: str, *, tool: bool = False) -> Body:
         """A title by schema: in the answer's form, or as the arguments of a function."""
-        wish = "Analyze this conversation and say:\n1. Which language it is in\n2. A title of few words"
+        wish = "Analyze this conversation and say:\n1. Its language\n2. A title of few words"
         text = {"type": "string"}
         schema = {
             "type": "object",
             "properties": {"language": text, "title": text},
             "required": ["language", "title"],
         }
-        form: Body = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+        form: Body = {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": schema},
+            }
+        }
         if tool:
             function = {"type": "function", "function": {"name": "extract", "parameters": schema}}
-            form = {"tools": [function], "tool_choice": {"type": "function", "function": {"name": "extract"}}}
+            form = {
+                "tools": [function],
+                "tool_choice": {"type": "function", "function": {"name": "extract"}},
+            }
         return self.chore(f"{wish}\n\n{self.quoted(said)}") | form
 
     def label(self) -> Body:
         """The header of a folded group of steps."""
-        system = "Write a label of a few words for this block of steps. It is the header of a group in a chat UI."
+        system = "Write a label of a few words for these steps: the header of a group in a chat UI."
         chore = self.chore("Steps:\n- searched for otters")
         return chore | {"messages": [{"role": "system", "content": system}, *chore["messages"]]}
 
@@ -98,45 +107,64 @@ class OpenWebUI:
         return {"stream": True, "model": "tutor", "messages": list(messages)} | fields
 
     def chore(self, wish: str, form: str, *history: str) -> Body:
-        prompt = f"### Task:\n{wish}\n### Guidelines:\n- Use the chat's language.\n### Output:\nJSON format: {form}\n"
+        prompt = f"### Task:\n{wish}\n### Guidelines:\n- Use the chat's language.\n"
+        prompt += f"### Output:\nJSON format: {form}\n"
         prompt += f"### Chat History:\n<chat_history>\n{self.quoted(*history)}\n</chat_history>"
         return self.lone(prompt)
 
     def lone(self, prompt: str, **fields: Any) -> Body:
         messages = [{"role": "user", "content": prompt}]
-        return {"model": "tutor", "messages": messages, "stream": False, "max_tokens": 1000} | fields
+        return {
+            "model": "tutor",
+            "messages": messages,
+            "stream": False,
+            "max_tokens": 1000,
+        } | fields
 
     def quoted(self, *history: str) -> str:
-        return "\n".join(f"{'ASSISTANT' if i % 2 else 'USER'}: {text}" for i, text in enumerate(history))
+        speakers = itertools.cycle(("USER", "ASSISTANT"))
+        return "\n".join(f"{who}: {text}" for who, text in zip(speakers, history, strict=False))
 
     def chores(self, *history: str) -> dict[str, Body]:
         """Everything that it asks for its own ends, by the name of the task."""
         last, quoted = history[len(history) - 1 & ~1], self.quoted(*history)
-        completion = '### Task:\nYou complete texts. Go on with the text in `<text>`. If unsure, return: `{ "text": "" }`.\n'
-        completion += f"<chat_history>\n{quoted}\n</chat_history>\n<type>General</type>\n<text>{last[:2]}</text>\n#### Output:\n"
-        merging = f'You have a set of responses from several models to the latest query: "{last}"\n\nMake one of them.\n\n'
+        completion = "### Task:\nYou complete texts. Go on with the text in `<text>`.\n"
+        completion += 'If unsure, return: `{ "text": "" }`.\n'
+        completion += f"<chat_history>\n{quoted}\n</chat_history>\n<type>General</type>\n"
+        completion += f"<text>{last[:2]}</text>\n#### Output:\n"
+        merging = f'You have a set of responses from several models to the query: "{last}"\n\n'
+        merging += "Make one of them.\n\n"
         merging += 'Responses from models: """first answer"""\n\n"""second answer"""'
         compaction = "### Task:\nSummarize what will be cut off.\n### Previous Summary:\n\n"
-        compaction += f"### Messages Being Compacted:\n{quoted}\n\n### Recent Messages:\nUSER: and now"
-        tools = (
-            'Available Tools: []\n\nChoose tools by the query. The format is:\n{\n  "tool_calls": [\n    {"name": "a"}\n  ]\n}'
-        )
-        memory = (
-            'Review the turn. Return only JSON in this shape:\n  {"operations":[\n    {"action":"add"}\n  ]}\n\nConversation:\n'
-        )
-        memory += "\n\n".join(f"{'assistant' if i % 2 else 'user'}: {text}" for i, text in enumerate(history))
+        compaction += f"### Messages Being Compacted:\n{quoted}\n\n"
+        compaction += "### Recent Messages:\nUSER: and now"
+        tools = "Available Tools: []\n\nChoose tools by the query. The format is:\n"
+        tools += '{\n  "tool_calls": [\n    {"name": "a"}\n  ]\n}'
+        memory = "Review the turn. Return only JSON in this shape:\n"
+        memory += '  {"operations":[\n    {"action":"add"}\n  ]}\n\nConversation:\n'
+        memory += quoted.lower().replace("\n", "\n\n")
         query = f'History:\nUSER: """{history[0]}"""\nQuery: {last}'
         return {
             "title_generation": self.title(*history[:2]),
-            "tags_generation": self.chore("Name 1-3 broad tags for the main themes.", '{ "tags": ["tag1"] }', *history),
+            "tags_generation": self.chore("Name broad tags.", '{ "tags": ["tag1"] }', *history),
             "follow_up_generation": self.chore(
-                "Predict 3-5 useful things that the user might send next.", '{ "follow_ups": ["Next?"] }', *history
+                "Predict 3-5 useful things that the user might send next.",
+                '{ "follow_ups": ["Next?"] }',
+                *history,
             ),
-            "query_generation": self.chore("Decide whether to search.", '{ "queries": ["query1"] }', *history),
-            "image_prompt_generation": self.chore("Describe a picture.", '{\n    "prompt": "Words."\n}', *history),
+            "query_generation": self.chore(
+                "Decide whether to search.",
+                '{ "queries": ["query1"] }',
+                *history,
+            ),
+            "image_prompt_generation": self.chore(
+                "Describe a picture.",
+                '{\n    "prompt": "Words."\n}',
+                *history,
+            ),
             "autocomplete_generation": self.lone(completion),
             "moa_response_generation": self.lone(merging, stream=True),
-            "emoji_generation": self.lone(f"Find an emoji for the message.\n\nMessage: ```{last}```", max_tokens=4),
+            "emoji_generation": self.lone(f"Find an emoji.\n\nMessage: ```{last}```", max_tokens=4),
             "context_compaction": self.lone(compaction),
             "function_calling": self.told(tools, query),
             "memory_review": self.told("You look after memories. Return only valid JSON.", memory),
@@ -156,7 +184,7 @@ class OpenWebUI:
 
 
 class Window:
-    """A chat in a UI, as its user has it before them: every request resends the branch that is shown."""
+    """A chat in a UI, as its user sees it: every request resends the branch that is shown."""
 
     def __init__(self, ui: LibreChat | OpenWebUI, server: Chattable, user: str) -> None:
         self.ui, self.server, self.user, self.chat = ui, server, user, str(uuid4())
@@ -166,10 +194,11 @@ class Window:
 
     def post(self, body: Body, task: str = "") -> Told:
         """Sends a request and reads the answer as the UI does."""
+        sent = self.ui.headers(self.user, self.chat, task)
         told = httpx.post(
             f"{self.server.base_url}/v1/chat/completions",
             json=body,
-            headers={"authorization": f"Bearer {self._key}"} | self.ui.headers(self.user, self.chat, task),
+            headers={"authorization": f"Bearer {self._key}"} | sent,
             timeout=20,
         )
         assert told.status_code == 200, told.text
@@ -177,8 +206,12 @@ class Window:
             message = told.json()["choices"][0]["message"]
             return Told(message["content"], dict(told.headers), message)
         assert told.text.endswith("data: [DONE]\n\n")
-        chunks = [json.loads(event[6:]) for event in told.text.split("\n\n") if event.startswith("data: {")]
-        return Told("".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]), dict(told.headers))
+        events = told.text.split("\n\n")
+        chunks = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
+        return Told(
+            "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]),
+            dict(told.headers),
+        )
 
     def say(self, text: str) -> Told:
         """The user writes, and sees the answer."""
@@ -192,10 +225,12 @@ class Window:
         return told
 
     def agrees(self) -> None:
-        """What is stored as the conversation is what the user sees, and no message of any branch is there twice."""
+        """What is stored is what the user sees, and no message of any branch is there twice."""
         assert self.kept.said(self.user, self.chat) == lines(self.shown)
         items = self.all()
-        assert len({(item.parent, item.message.role, item.message.text) for item in items}) == len(items)
+        assert len({(item.parent, item.message.role, item.message.text) for item in items}) == len(
+            items,
+        )
         assert not any(item.side for item in self.kept.path(self.user, self.chat))
 
     def all(self) -> list[Item]:

@@ -59,7 +59,8 @@ def test_the_marks_of_a_quote_and_the_key_of_the_answer_are_enough(mark: str, ui
 
 
 @pytest.mark.parametrize(
-    ("quote", "kind"), [("User: hi\nAI: hello", TITLE), ("USER: hi\nASSISTANT: hello", TITLE), ("User: hi", None)]
+    ("quote", "kind"),
+    [("User: hi\nAI: hello", TITLE), ("USER: hi\nASSISTANT: hello", TITLE), ("User: hi", None)],
 )
 def test_any_wording_before_a_dialogue_as_uis_set_it_out(quote: str, kind: str | None) -> None:
     assert of(f"Überschrift bitte\n\n{quote}") == kind
@@ -67,7 +68,10 @@ def test_any_wording_before_a_dialogue_as_uis_set_it_out(quote: str, kind: str |
     assert of(f"Überschrift bitte\n\n{quote}", ui=False) is None
 
 
-@pytest.mark.parametrize("piece", ["\n", "#", "<chat", "<chatchat", "user", "User: a\n", '"title" ', '"""', "{ ", "a-"])
+@pytest.mark.parametrize(
+    "piece",
+    ["\n", "#", "<chat", "<chatchat", "user", "User: a\n", '"title" ', '"""', "{ ", "a-"],
+)
 def test_a_long_prompt_is_looked_at_in_little_time(piece: str) -> None:
     began = time.process_time()
     of(piece * (2_000_000 // len(piece)))

@@ -1,4 +1,4 @@
-"""Who waits for a turn that nobody reads, and who ends it: without a server, by a clock that the test sets."""
+"""Who waits for a turn that nobody reads, and who ends it, by a clock that the test sets."""
 
 import asyncio
 
@@ -57,7 +57,10 @@ async def moments() -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_who_asks_the_same_waits_for_as_long_as_it_takes(world: World, elsewhere: bool) -> None:
+async def test_who_asks_the_same_waits_for_as_long_as_it_takes(
+    world: World,
+    elsewhere: bool,
+) -> None:
     session = await world.session()
     first = Asked(world.one, session, "one")
     await first.held.wait()

@@ -80,7 +80,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         house.auth.forget()
         return _user(changed)
 
-    @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user with keys and conversations")
+    @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user with all they have")
     async def delete_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         actor = await admin_only(request, house)
         async with house.audit.entry(actor, "user.delete", user) as effect:

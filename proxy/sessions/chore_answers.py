@@ -1,8 +1,9 @@
-"""Answers to chores that need no model: in the form that the UI asked for, of the user's own words where there are any."""
+"""Answers to chores that need no model, in the form that the UI asked for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json
@@ -14,29 +15,36 @@ QUERY = 200  # characters of what the user said that are searched for
 
 
 def answered(chore: Chore, chat: Chat) -> list[Chunk]:
-    """An answer that costs nothing. A title may be bare; what only a model can write is left empty, which UIs make up for."""
+    """An answer that costs nothing, made of the user's own words where there are any.
+
+    What only a model can write is left empty: the UIs know what to do then.
+    """
     if chore.kind == chores.MERGED:
         return whole(_first_response(chat.messages[-1].text))
     if chore.kind not in chores.KEYS:
         return whole("")
     schema, function = chores.wanted(chat)
-    key = chores.keyed(chore.wish)
-    if chore.kind == chores.TITLE and key is None and not schema and "response_format" not in chat.params:
+    formed = chores.keyed(chore.wish) or schema or "response_format" in chat.params
+    if chore.kind == chores.TITLE and not formed:
         return whole(_title(chore))
-    value = json.dumps(_filled(schema, {chore.kind: _value(chore)}), ensure_ascii=False)
+    value = json.dumps(_empty(schema) | {chore.kind: _value(chore)}, ensure_ascii=False)
     return called(function, value) if function else whole(value)
 
 
 def whole(text: str) -> list[Chunk]:
-    """An answer of ours, which costs nothing."""
-    return [Chunk(0, {"role": "assistant", "content": text}), Chunk(finish_reason="stop"), Chunk(usage=NO_USAGE)]
+    """An answer of ours."""
+    return _ended({"role": "assistant", "content": text}, "stop")
 
 
 def called(function: str, arguments: str) -> list[Chunk]:
     """The same as the call of a function."""
-    call = {"index": 0, "id": "call_0", "type": "function", "function": {"name": function, "arguments": arguments}}
-    delta = {"role": "assistant", "content": None, "tool_calls": [call]}
-    return [Chunk(0, delta), Chunk(finish_reason="tool_calls"), Chunk(usage=NO_USAGE)]
+    body = {"name": function, "arguments": arguments}
+    call = {"index": 0, "id": "call_0", "type": "function", "function": body}
+    return _ended({"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls")
+
+
+def _ended(delta: Json, reason: str) -> list[Chunk]:
+    return [Chunk(0, delta), Chunk(finish_reason=reason), Chunk(usage=NO_USAGE)]
 
 
 def _title(chore: Chore) -> str:
@@ -54,10 +62,11 @@ def _value(chore: Chore) -> Any:
     return "" if chore.kind == chores.COMPLETION else []
 
 
-def _filled(schema: Any, value: Json) -> Json:
-    """The value with an empty text for whatever else its schema demands."""
+def _empty(schema: Mapping[str, Any]) -> Json:
+    """An empty text for whatever a schema demands."""
     required = schema.get("required")
-    return {name: "" for name in required if isinstance(name, str)} | value if isinstance(required, list) else value
+    names = required if isinstance(required, list) else ()
+    return {name: "" for name in names if isinstance(name, str)}
 
 
 def _first_response(prompt: str) -> str:

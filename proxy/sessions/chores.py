@@ -1,8 +1,9 @@
-"""What chat UIs ask for their own ends, beside the conversation: titles, tags, follow-ups, searches, summaries.
+"""What chat UIs ask for their own ends, beside the conversation: titles, tags, searches, summaries.
 
-A chore is recognised by what it is: by the UI's own word for it in the header X-Task, by how the config says that prompts of
-the house begin, or by its frame: a lone prompt, of whatever role, that quotes a conversation and asks for a title or for JSON
-with a key that UIs read. The frames are those of Open WebUI 0.12.4 and of LibreChat (@librechat/agents 3.9.2).
+A chore is recognised by what it is: by the UI's own word for it in the header X-Task, by how the
+config says that prompts of the house begin, or by its frame: a lone prompt, of whatever role, that
+quotes a conversation and asks for a title or for JSON with a key that UIs read. The frames are
+those of Open WebUI 0.12.4 and of LibreChat (@librechat/agents 3.9.2).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.store.session_chain import spoken
@@ -40,14 +42,16 @@ HEAD = 600  # characters in which a prompt says what it wants, where it does not
 WISH = 20_000  # characters of a prompt, besides what it quotes, in which a key is looked for
 CALLED = "|".join(KEYS)
 
-_OPENED = re.compile(r"<([\w-]{0,20}(?:chat|convers|histor|messag|dialog|transcript)[\w-]{0,20})>", re.I)
+_MARKS = "chat|convers|histor|messag|dialog|transcript"
+_OPENED = re.compile(rf"<([\w-]{{0,20}}(?:{_MARKS})[\w-]{{0,20}})>", re.I)
 _USER = re.compile(r"^[^\w\n]{0,8}user[^\w\n]{0,8}:[^\S\n]{0,8}(.*)$", re.I | re.M)
-_DIALOGUES = tuple(  # of LibreChat and of Open WebUI
-    (re.compile(f"^{asks}: ", re.M), re.compile(f"^{answers}:", re.M))
-    for asks, answers in (("User", "AI"), ("USER", "ASSISTANT"))
+_DIALOGUES = (  # of LibreChat and of Open WebUI
+    (re.compile("^User: ", re.M), re.compile("^AI:", re.M)),
+    (re.compile("^USER: ", re.M), re.compile("^ASSISTANT:", re.M)),
 )
 _SHAPE = re.compile(rf'\{{\s{{0,9}}"({CALLED})"\s{{0,9}}:')
 _NAMED = re.compile(rf"[\"'`]({CALLED})[\"'`]")
+_TALK = "(?:conversation|chat|lines of conversation)"
 # What prompts that quote a conversation ask for, without naming a key.
 _WISHES = (
     (re.compile(r"\s*### Task:\s.*?\btitle\b", re.S), TITLE),
@@ -55,15 +59,13 @@ _WISHES = (
     (re.compile(r"\s*### Task:\s.*?\bfollow-?up\b", re.S), FOLLOW_UPS),
     (re.compile(r"\s*### Task:\s.*?\bsummari[sz]e\b", re.S | re.I), SUMMARY),
     (re.compile(r"\s*### Task:\s"), OTHER),
-    (re.compile(r".*?\btitle for (?:the|this) (?:conversation|chat)\b", re.S | re.I), TITLE),
-    (re.compile(r"\s*analy[sz]e (?:the|this) (?:conversation|chat)\b.*?\btitle\b", re.S | re.I), TITLE),
-    (
-        re.compile(r"\s*(?:progressively )?summari[sz]e (?:the|this) (?:conversation|chat|lines of conversation)\b", re.I),
-        SUMMARY,
-    ),
+    (re.compile(rf".*?\btitle for (?:the|this) {_TALK}\b", re.S | re.I), TITLE),
+    (re.compile(rf"\s*analy[sz]e (?:the|this) {_TALK}\b.*?\btitle\b", re.S | re.I), TITLE),
+    (re.compile(rf"\s*(?:progressively )?summari[sz]e (?:the|this) {_TALK}\b", re.I), SUMMARY),
 )
 # How LibreChat asks for a summary: behind the messages that it is to stand for.
-_CHECKPOINT = re.compile(r"\s*hold on\b.*?\bcheckpoint\b.*?\b(?:context window|existing checkpoint)\b", re.S | re.I)
+_FULL = "(?:context window|existing checkpoint)"
+_CHECKPOINT = re.compile(rf"\s*hold on\b.*?\bcheckpoint\b.*?\b{_FULL}\b", re.S | re.I)
 _MERGING = re.compile(r"(?=.*?\bresponses\b).*?\bmodels\b", re.S | re.I)
 _LABELLING = re.compile(r"(?=.*?\bchat UI\b).*?\b(?:label|title|header)\b", re.S | re.I)
 
@@ -79,11 +81,17 @@ class Chore(Struct, frozen=True):
     dialogue: bool = False  # as speakers are called by UIs, both of them
 
 
-def recognised(chat: Chat, task: str = "", *, ui: bool = False, own: Mapping[str, Iterable[str]] | None = None) -> Chore | None:
+def recognised(
+    chat: Chat,
+    task: str = "",
+    *,
+    ui: bool = False,
+    own: Mapping[str, Iterable[str]] | None = None,
+) -> Chore | None:
     """What chore a request is, if it is one.
 
-    `task` is the UI's word for it; `ui` says that its client keeps the history itself, as chat UIs do: then weaker frames
-    count as well; `own` is how prompts begin that somebody worded anew, by task.
+    `task` is the UI's word for it. `ui` says that its client keeps the history itself, as chat UIs
+    do: then weaker frames count as well. `own` is how prompts begin that somebody worded anew.
     """
     said, system = spoken(chat.messages), _system(chat.messages)
     prompt = said[-1].text if said else system
@@ -102,7 +110,7 @@ def recognised(chat: Chat, task: str = "", *, ui: bool = False, own: Mapping[str
     kind = _of_quote(found, chat, ui=ui) if found.quoted else None
     if kind is None and ui:
         kind = _of_lone_prompt(prompt, system if said else "", chat)
-    return None if kind is None else Chore(kind, found.wish, found.said, found.quoted)
+    return None if kind is None else replace(found, kind=kind)
 
 
 def keyed(wish: str) -> str | None:
@@ -113,9 +121,9 @@ def keyed(wish: str) -> str | None:
 
 
 def wanted(chat: Chat) -> tuple[Mapping[str, object], str]:
-    """The schema that an answer must have, {} for none, and the function that takes it, "" where none does."""
+    """The schema that an answer must have, and the function that takes it; empty for none."""
     form = chat.params.get("response_format")
-    schema = ((form.get("json_schema") or {}).get("schema")) if isinstance(form, dict) else None
+    schema = (form.get("json_schema") or {}).get("schema") if isinstance(form, dict) else None
     if isinstance(schema, dict):
         return schema, ""
     functions = [tool.get("function") or {} for tool in chat.tools]
@@ -125,7 +133,10 @@ def wanted(chat: Chat) -> tuple[Mapping[str, object], str]:
 
 
 def _read(kind: str, prompt: str) -> Chore:
-    """A prompt taken apart: what it wants, and what it quotes, between tags or from the first line that names the user."""
+    """A prompt taken apart: what it wants, and what it quotes.
+
+    The quote is between tags, or begins with the first line that names the user.
+    """
     opened = _OPENED.search(prompt)
     end = prompt.rfind(f"</{opened[1]}>") if opened else -1
     if opened and end >= opened.end():
@@ -149,12 +160,12 @@ def _of_quote(prompt: Chore, chat: Chat, *, ui: bool) -> str | None:
             return kind
     properties = wanted(chat)[0].get("properties")
     by_schema = isinstance(properties, dict) and TITLE in properties
-    # Nobody who talks to a chat UI waits for a whole answer to words that are set out as UIs set out a conversation.
+    # Nobody in a chat UI waits for a whole answer to a text that looks like what UIs make.
     return TITLE if ui and (by_schema or (prompt.dialogue and not chat.stream)) else None
 
 
 def _of_lone_prompt(prompt: str, system: str, chat: Chat) -> str | None:
-    """What a prompt wants that quotes something else: answers to be merged, a message to find an emoji for, a query."""
+    """What a prompt wants that quotes something else: answers to merge, one message, a query."""
     head, ended = prompt[:HEAD], prompt[-HEAD:].rstrip()
     if ended.endswith('"""') and prompt.count('"""') >= 4 and _MERGING.match(head):
         return MERGED
@@ -168,4 +179,5 @@ def _of_lone_prompt(prompt: str, system: str, chat: Chat) -> str | None:
 
 
 def _system(messages: Iterable[Message]) -> str:
-    return "\n".join(message.text for message in messages if message.role in ("system", "developer"))
+    said = [message.text for message in messages if message.role in ("system", "developer")]
+    return "\n".join(said)

@@ -1,4 +1,4 @@
-"""Which session a request names, and how: by a header of ours, by a header of a chat UI, or by the field `conversation`.
+"""Which session a request names, and how: by a header of ours, one of a chat UI, or `conversation`.
 
 What stands for no name, such as `null` or a template that nobody filled in, names none.
 """
@@ -20,7 +20,7 @@ from chattable.proxy.store.text import is_placeholder
 
 OURS = "X-Session-Id"  # whose mode is the general one; clients behind the other headers resend their history
 MODES = ("append", "mirror", "auto", "off")
-# What Open WebUI does not store itself: temporary chats, by their names of today and of before 0.12, and channels.
+# What Open WebUI does not store itself: temporary chats, by their new and old names, and channels.
 UNSAVED = ("temporary:", "local:", "channel:")
 
 
@@ -82,7 +82,8 @@ class Doors:
             if name := _body(said):
                 door = door or Door("", self._mode)
                 if door.name == "":
-                    door = replace(door, name=_named(name, "conversation"), ui=door.mode == "mirror")
+                    named, ui = _named(name, "conversation"), door.mode == "mirror"
+                    door = replace(door, name=named, ui=ui)
         return chat, door
 
 

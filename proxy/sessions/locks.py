@@ -1,7 +1,8 @@
 """One turn at a time: who may append to a session now, in this process and among all replicas.
 
-A turn that nobody reads any more yields. In its process whoever waits for it sees that; other processes see it by the name
-under which it holds the session, which says what it asks, and ask it to end by giving the lock another name.
+A turn that nobody reads any more yields. In its process whoever waits for it sees that. Other
+processes see it by the name of its lock, which says what it asks, and have it end by giving the
+lock another name.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ log = logging.getLogger("chattable")
 LEASE = 15.0  # seconds that a session stays locked when the process that locked it is gone
 RENEW = 5.0  # seconds between two renewals
 POLL = 0.1  # seconds between two looks whether another turn is done
-OFFERS = 5  # times as long between two looks whether another process asks a turn to end that nobody reads
-LEFT, ENDED = "left:", "end:"  # how a lock is called whose turn nobody reads, and whose turn is asked to end
+OFFERS = 5  # times as long between two looks whether another process has a turn end
+LEFT, ENDED = "left:", "end:"  # how locks are called: of turns nobody reads, and that are to end
 
 
 def new_holder() -> str:
@@ -40,7 +41,7 @@ def new_holder() -> str:
 
 
 class Claim:
-    """Who wants a session: a turn, with what it asks and who reads its answer, or whoever adds to it by hand."""
+    """Who wants a session: a turn, with what it asks and who reads it, or an addition by hand."""
 
     def __init__(self, holder: str, chat: Chat | None = None, reply: Reply | None = None) -> None:
         self.holder = holder
@@ -57,7 +58,7 @@ class Claim:
 
 
 class Held(Struct):
-    """A session that is somebody's now, with the end of its conversation where that came with it."""
+    """A session that is somebody's now, and the end of its conversation if that came with it."""
 
     session: Session
     claim: Claim
@@ -77,7 +78,7 @@ class Held(Struct):
 
 
 class _Patience:
-    """How long a turn waits for others; what asks the same and is read by nobody it waits for without end."""
+    """How long a turn waits for others; without end for one that asks the same and nobody reads."""
 
     def __init__(self, clock: Callable[[], float], seconds: float) -> None:
         self._clock = clock
@@ -97,8 +98,8 @@ class Locks:
     """Locks sessions in the store, first come first served within this process.
 
     Law: no two turns hold one session at a time, whichever replicas they are on, as long as their processes renew in time;
-    whose did not is told by the store when it commits. A turn that nobody reads is waited for by whoever asks the same, as
-    long as it takes, and ended by whoever asks anything else.
+    whose did not is told by the store when it commits. Who asks the same as a turn that nobody
+    reads waits for it as long as it takes; who asks anything else ends it.
     """
 
     def __init__(
@@ -142,7 +143,14 @@ class Locks:
     ) -> AsyncGenerator[Held]:
         """The session of that name and the end of its conversation, in one step if nobody has it; else as `hold` does."""
         session, window = await self._store.take(
-            user, name, claim.holder, LEASE, create=create, model=model, messages=messages, tokens=tokens
+            user,
+            name,
+            claim.holder,
+            LEASE,
+            create=create,
+            model=model,
+            messages=messages,
+            tokens=tokens,
         )
         if window is None:
             async with self.hold(session, claim) as held:
@@ -166,19 +174,19 @@ class Locks:
         A turn that commits frees the session with it; this frees it after any other.
         """
         patience = _Patience(self._clock, self._wait)
-        queue = self._queue(session)
-        await self._first_in(queue, session, claim, patience)
+        queue = await self._first_in(session, claim, patience)
         try:
             fresh = await self._locked(session, claim, patience)
-            async with self._holding(Held(fresh, claim, claim.holder, repeated=patience.repeated)) as held:
+            mine = Held(fresh, claim, claim.holder, repeated=patience.repeated)
+            async with self._holding(mine) as held:
                 yield held
         finally:
             queue.release()
 
     def freed(self, holder: str) -> None:
-        """Notes that a commit has ended the lock."""
+        """Notes that a commit has ended the lock, unless its name may have changed meanwhile."""
         held = self._held.get(holder)
-        if held is not None and held.name == holder:
+        if held is not None and not held.left:
             del self._held[holder]
 
     def _queue(self, session: Session) -> asyncio.Lock:
@@ -199,15 +207,17 @@ class Locks:
             if self._turns.get(session.id) is held:
                 del self._turns[session.id]
             if self._held.pop(holder, None) is not None:
+                names = (holder, *_names(held)) if held.left else (holder,)
                 with suppress(StoreError):  # its lease ends by itself
-                    for name in {held.name, *_names(held)}:
+                    for name in names:
                         await self._store.unlock(session, name)
 
-    async def _first_in(self, queue: asyncio.Lock, session: Session, claim: Claim, patience: _Patience) -> None:
-        """Waits for this process's own turns."""
+    async def _first_in(self, session: Session, claim: Claim, patience: _Patience) -> asyncio.Lock:
+        """Waits for this process's own turns; the queue is for the caller to release."""
+        queue = self._queue(session)
         if not queue.locked():
             await queue.acquire()
-            return
+            return queue
         acquiring = asyncio.ensure_future(queue.acquire())
         try:
             while not acquiring.done():
@@ -222,6 +232,7 @@ class Locks:
             if not acquiring.cancel() and not acquiring.cancelled():
                 queue.release()
             raise
+        return queue
 
     async def _locked(self, session: Session, claim: Claim, patience: _Patience) -> Session:
         """The session once no other process has it."""

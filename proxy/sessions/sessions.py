@@ -7,23 +7,21 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from chattable.agents.chat import Chat, Chunk, Message
-from chattable.agents.errors import ModelNotFound
+from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
-from chattable.agents.prompt import PromptAgent
 from chattable.proxy import config as settings
 from chattable.proxy.auth import TTL, Caller
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.reply import Reply
 from chattable.proxy.sessions import chores, turns
-from chattable.proxy.sessions.chore_answers import answered
+from chattable.proxy.sessions.chore_routing import ChoreRouting
 from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.doors import Door, Doors
 from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Turn, kept
@@ -38,14 +36,13 @@ from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError, Unavailable
 from chattable.proxy.store.session_chain import spoken
 from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Committed, HeadMoved, Retention, Session, SessionStore, Window
+from chattable.proxy.store.sessions import Committed, HeadMoved, Retention, Session, SessionStore
 
 log = logging.getLogger("chattable")
 
 SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
 SOME = 100  # sessions in one step of it
 PERSISTENCE, PAUSE = 2.0, 0.1  # seconds in which a commit is tried again, and between two tries, longer each time
-TITLED = (chores.TITLE, chores.TAGS, chores.FOLLOW_UPS)  # chores that the model for titles does
 ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
 
 
@@ -61,7 +58,7 @@ class Sessions:
         self.scribe = scribe
         self._store = store
         self._config = config
-        self._catalog = catalog
+        self._chores = ChoreRouting(config, catalog)
         self.locks = Locks(store, config.wait)
         keep = config.retention
         self._keep = Retention(newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages)
@@ -84,7 +81,10 @@ class Sessions:
         await self.locks.stop()
 
     async def forget(self, user: str) -> None:
-        """Deletes all sessions of a user who is gone: what another replica begins yet, as long as it believes the key, too."""
+        """Deletes all sessions of a user who is gone.
+
+        Again a little later: another replica believes the key for a moment, and may begin one.
+        """
 
         async def again() -> None:
             await asyncio.sleep(2 * TTL)
@@ -101,47 +101,42 @@ class Sessions:
         """The turn that a request is. Left without an exception, it is kept."""
         door = caller.door
         if door is not None and door.named:
-            return self._kept(chat, entry, caller, reply, door)
+            return self._kept(chat, entry, caller, door, Claim(new_holder(), chat, reply))
         turn = Turn(chat, entry, caller, STATELESS)
-        if door is not None and (door.task or door.ui) and (chore := self._recognised(chat, door)):
-            turn.entry, turn.replay = self._assigned(chore, chat, entry, caller)
+        by_ui = door is not None and (door.task or door.ui)
+        if door is not None and by_ui and (chore := self._chores.recognised(chat, door)):
+            turn.entry, turn.replay = self._chores.answering(chore, chat, entry, caller)
         return Stateless(turn)
 
     @asynccontextmanager
-    async def _kept(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply, door: Door) -> AsyncGenerator[Turn]:
-        user, create = caller.principal.user.id, self._config.unknown == "create"
-        claim, held = Claim(new_holder(), chat, reply), None
-        chore = self._recognised(chat, door) if door.task or door.mode != "append" else None
+    async def _kept(
+        self,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        door: Door,
+        claim: Claim,
+    ) -> AsyncGenerator[Turn]:
+        chore = self._chores.recognised(chat, door)
         async with AsyncExitStack() as stack:
-            if chore is None and (door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)):
-                tokens = turns.room_beside(chat, _room(chat, entry, self._config.window.tokens))
-                most = self._config.window.messages
-                taking = self.locks.take(user, door.name, claim, create=create, model=entry.name, messages=most, tokens=tokens)
-                held = await stack.enter_async_context(taking)
-            else:
-                session = await self._store.open(user, door.name, create=create, model=entry.name)
-                if chore is not None:
-                    plan = await turns.mirrored(self._store, session, chat, side=True)
-                    entry, replay = self._assigned(chore, chat, entry, caller)
-                    plan = replace(plan, replay=replay)
-                elif door.mode == "mirror" or await turns.resent(self._store, session, chat):
-                    plan = await turns.mirrored(self._store, session, chat)
-                else:
-                    held = await stack.enter_async_context(self.locks.hold(session, claim))
+            found = await self._session(stack, chat, entry, caller, door, claim, chore)
+            held = found if isinstance(found, Held) else None
+            session = found.session if isinstance(found, Held) else found
             if held is not None:
-                session, anew = held.session, False
-                if door.mode == "auto" and (new := await turns.unanswered(self._store, session, chat)):
-                    chat, anew = replace(chat, messages=new[0]), new[1]
-                again = door.retried or held.repeated
-                plan = await self._appended(session, chat, entry, caller, again=again, anew=anew, window=held.window)
+                chat, plan = await self._appended(held, chat, entry, caller, door)
+            else:
+                plan = await turns.mirrored(self._store, session, chat, side=chore is not None)
+            if chore is not None:
+                entry, replay = self._chores.answering(chore, chat, entry, caller)
+                plan = replace(plan, replay=replay)
             for message in plan.new:
                 _storable(message)
-            turn = KeptTurn(plan, session, chat, entry, caller)
+            turn = KeptTurn(plan, session, chat, entry, caller, claim, held)
             try:
                 yield turn
             except (asyncio.CancelledError, GeneratorExit):
-                if reply.left and turn.said and not plan.side and self._config.keep_partial and not reply.dropped:
-                    await self._commit(turn, claim, held, incomplete=True)
+                if self._config.keep_partial and turn.partial:
+                    await self._commit(turn, incomplete=True)
                 else:
                     self._failed.add(session.id, chat.messages)
                 raise
@@ -149,58 +144,73 @@ class Sessions:
                 self._failed.add(session.id, chat.messages)
                 raise
             if plan.replay is None:
-                await self._commit(turn, claim, held)
+                await self._commit(turn)
         self._afterwards(turn, chore)
 
-    async def _appended(
+    async def _session(
         self,
-        session: Session,
+        stack: AsyncExitStack,
         chat: Chat,
         entry: Entry,
         caller: Caller,
-        *,
-        again: bool,
-        anew: bool,
-        window: Window | None,
-    ) -> Plan:
+        door: Door,
+        claim: Claim,
+        chore: Chore | None,
+    ) -> Session | Held:
+        """The session of a turn: held where it appends, else as it is."""
+        user, create = caller.principal.user.id, self._config.unknown == "create"
+        appends = door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)
+        if appends and chore is None:
+            taking = self.locks.take(
+                user,
+                door.name,
+                claim,
+                create=create,
+                model=entry.name,
+                messages=self._config.window.messages,
+                tokens=turns.room_beside(chat, _room(chat, entry, self._config.window.tokens)),
+            )
+            return await stack.enter_async_context(taking)
+        session = await self._store.open(user, door.name, create=create, model=entry.name)
+        mirrors = chore is not None or door.mode == "mirror"
+        if mirrors or await turns.resent(self._store, session, chat):
+            return session
+        return await stack.enter_async_context(self.locks.hold(session, claim))
+
+    async def _appended(
+        self,
+        held: Held,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        door: Door,
+    ) -> tuple[Chat, Plan]:
+        """What is new of a request, and what becomes of it behind the stored history."""
+        session, anew = held.session, False
+        if door.mode == "auto" and (new := await turns.unanswered(self._store, session, chat)):
+            chat, anew = replace(chat, messages=new.messages), new.anew
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
+        again = door.retried or held.repeated
         now = time.time() if again and not self._failed.has(session.id, chat.messages) else None
-        append = partial(turns.appended, chat=chat, most=most, tokens=tokens, retried=now, anew=anew)
-        plan = await append(self._store, session, window=window)
+        plans = partial(turns.appended, chat=chat, most=most, tokens=tokens, anew=anew, retried=now)
+        plan = await plans(self._store, session, window=held.window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
             session = await self._store.open(session.user_id, session.id, create=False)
-            plan = await append(self._store, session)
-        return plan
+            plan = await plans(self._store, session)
+        return chat, plan
 
-    def _recognised(self, chat: Chat, door: Door) -> Chore | None:
-        return chores.recognised(chat, door.task, ui=door.ui, own=self._config.tasks.prompts)
-
-    def _assigned(self, chore: Chore, chat: Chat, entry: Entry, caller: Caller) -> tuple[Entry, list[Chunk] | None]:
-        """Who answers a chore, and the answer where nobody is asked. Law: no agent is run for it."""
-        titled = chore.kind in TITLED
-        model = self._config.tasks.model
-        if not model and (titled or not entry.model.leaf):
-            model = self._config.title.model
-        with suppress(ModelNotFound):  # not for this key
-            if model:
-                entry = self._catalog.find(model, caller.principal)
-            while isinstance(entry.model, PromptAgent) and not titled:
-                entry = self._catalog.find(entry.model.model, caller.principal)
-        return entry, None if entry.model.leaf else answered(chore, chat)
-
-    async def _commit(self, turn: KeptTurn, claim: Claim, held: Held | None, *, incomplete: bool = False) -> None:
-        holder, lock = claim.holder, held.name if held else claim.holder
-        if held is None and claim.reply is not None and claim.reply.left and not turn.plan.side:
-            turn.plan = replace(turn.plan, head=turn.session.head)  # its user may be elsewhere by now
+    async def _commit(self, turn: KeptTurn, *, incomplete: bool = False) -> None:
+        if turn.left and turn.held is None and not turn.plan.side:  # its user may have gone on
+            turn.plan = replace(turn.plan, head=turn.session.head)
         try:
-            committed = await self._stored(turn.session, kept(turn, holder, lock, incomplete=incomplete))
+            committed = await self._stored(turn.session, kept(turn, incomplete=incomplete))
         except HeadMoved:
-            if held is not None:
+            if turn.held is not None:
                 raise
-            # A lone prompt beside which the conversation has begun, or a turn that its user has left.
+            # A lone prompt beside which the conversation began, or a turn that its user has left.
             turn.plan = replace(turn.plan, head=UNSET, side=True)
-            committed = await self._stored(turn.session, kept(turn, holder, lock, incomplete=incomplete))
-        self.locks.freed(lock)
+            committed = await self._stored(turn.session, kept(turn, incomplete=incomplete))
+        self.locks.freed(turn.claim.holder)
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
 

@@ -15,7 +15,7 @@ _JSON = re.compile(r'\{\s*"')
 
 
 def title_in(answer: str) -> str:
-    """The title in a model's answer: bare, quoted, or in JSON as Open WebUI asks for it; "" where it has none."""
+    """The title in a model's answer: bare, quoted, or in JSON; "" where it has none."""
     answer = answer.rpartition(THOUGHTS)[2].strip()
     if fenced := _FENCED.fullmatch(answer):
         answer = fenced[1]

@@ -33,6 +33,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     cut: bool = False  # whether there are more that do not
 
 
+class Unanswered(Struct, frozen=True):
+    """The new messages of a request, or the last one again, which is to be answered anew."""
+
+    messages: list[Message]
+    anew: bool
+
+
 async def mirrored(store: SessionStore, session: Session, chat: Chat, *, side: bool = False) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
@@ -116,10 +123,10 @@ async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
     return (await store.match(session, asked)).id == session.head
 
 
-async def unanswered(store: SessionStore, session: Session, chat: Chat) -> tuple[list[Message], bool] | None:
-    """What is new of a request whose client resends all that it has said, without the answers; None where it does not.
+async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unanswered | None:
+    """What is new of a request whose client resends all that it has said, without the answers.
 
-    Where nothing is new it is the last question, and true: to be answered anew.
+    None where it does not.
     """
     asked = spoken(chat.messages)
     if session.head is None or len(asked) < 2 or any(message.role != "user" for message in asked):
@@ -135,8 +142,10 @@ async def unanswered(store: SessionStore, session: Session, chat: Chat) -> tuple
         if not page.has_more:
             break
         after = page.data[-1].id
+    if known == 0:
+        return None
     unsaid = [message for message in chat.messages if message.role in UNSAID]
-    return ([*unsaid, *(asked[known:] or asked[-1:])], known == len(asked)) if known else None
+    return Unanswered([*unsaid, *(asked[known:] or asked[-1:])], known == len(asked))
 
 
 def _size(messages: Sequence[Message]) -> int:
@@ -168,7 +177,9 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
 
 
 def _answered(
-    items: Sequence[Item], asked: Sequence[Message], now: float | None = None
+    items: Sequence[Item],
+    asked: Sequence[Message],
+    now: float | None = None,
 ) -> int | None:
     """Where the newest answer to these very messages is; with `now`, if it was given just before.
 

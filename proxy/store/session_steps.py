@@ -80,19 +80,17 @@ def unlocked(session: Session, holder: str) -> Steps[None]:
 
 def holder(dialect: Dialect, session: Session) -> Steps[str]:
     """Who has it, if anybody."""
-    rows = yield (
-        f"SELECT locked_by FROM sessions WHERE {OWN} AND locked_until > {dialect.now}",  # noqa: S608
-        {"session": session.id, "user": session.user_id},
-    )
+    given = {"session": session.id, "user": session.user_id}
+    held = f"{OWN} AND locked_until > {dialect.now}"
+    rows = yield f"SELECT locked_by FROM sessions WHERE {held}", given  # noqa: S608
     return str(rows[0][0]) if rows else ""
 
 
 def handed_over(session: Session, holder: str, to: str) -> Steps[bool]:
     """Renames its lock."""
-    rows = yield (
-        f"UPDATE sessions SET locked_by = :to WHERE {OWN} AND locked_by = :holder RETURNING 1",  # noqa: S608
-        {"session": session.id, "user": session.user_id, "holder": holder, "to": to},
-    )
+    given = {"session": session.id, "user": session.user_id, "holder": holder, "to": to}
+    theirs = f"{OWN} AND locked_by = :holder RETURNING 1"
+    rows = yield f"UPDATE sessions SET locked_by = :to WHERE {theirs}", given  # noqa: S608
     return bool(rows)
 
 

@@ -39,7 +39,8 @@ def new_alias(alias: str) -> str:
     """Returns an alias that a session may be given: one by which a request can name it."""
     checked_alias(alias)
     if alias == NEW or is_placeholder(alias):
-        raise Invalid(f"{alias!r} names no session: a request that says so means a new one, or none.", "conversation")
+        why = "names no session: a request that says so means a new one, or none."
+        raise Invalid(f"{alias!r} {why}", "conversation")
     return alias
 
 

@@ -187,7 +187,7 @@ class SessionStore(Protocol):
         return ""
 
     async def hand_over(self, session: Session, holder: str, to: str) -> bool:
-        """Gives a lock another name, if it is still this holder's, and says whether it was; its time goes on.
+        """Gives a lock another name, if it is still this holder's, and says so; its time goes on.
 
         Law: nobody else has the session in between. A store that cannot do that says False.
         """

@@ -9,10 +9,10 @@ MAX_LENGTH = 200
 
 # Cc: NUL and friends; Cs: lone surrogates, which no encoding of the drivers takes; Zl, Zp: newlines in disguise.
 UNSTORABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# What programs write where they have no value: a language's word for nothing, or a template that nobody filled in.
+# What programs write where they have no value: a language's word for nothing, or an open template.
 NOTHING = re.compile(
-    r"""[(<\[]?(?:null|Null|NULL|none|None|NONE|undefined|nil|nan|NaN|n/a|N/A)[)>\]]?|\[object\ \w+\]|""|''|\[\]
-    |0{8}-0{4}-0{4}-0{4}-0{12}|\{\w*\}|\$\{?\w+\}?|<\w+>|%\w+%""",
+    r"""[(<\[]?(?:null|Null|NULL|none|None|NONE|undefined|nil|nan|NaN|n/a|N/A)[)>\]]?
+    |\[object\ \w+\]|""|''|\[\]|0{8}-0{4}-0{4}-0{4}-0{12}|\{\w*\}|\$\{?\w+\}?|<\w+>|%\w+%""",
     re.X | re.A,
 )
 
@@ -40,7 +40,7 @@ def short(text: str, field: str) -> str:
 
 
 def addressable(name: str, field: str) -> str:
-    """Returns a name that may be a part of a path, or refuses it: `.` and `..` no client sends as they are."""
+    """Returns a name that a path may have in it; `.` and `..` no client sends as they are."""
     if name in (".", ".."):
         raise Invalid(f"{field} must not be {name!r}: no path can name it.", field)
     return short(name, field)

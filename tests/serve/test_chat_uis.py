@@ -1,4 +1,4 @@
-"""What chat UIs ask for their own ends is recognised by what it is: no agent runs for it, and it is nobody's turn."""
+"""What chat UIs ask for their own ends: no agent runs for it, and it is nobody's turn."""
 
 import json
 import os
@@ -84,8 +84,9 @@ def window(ui: Any, server: Chattable) -> Window:
 
 
 def ran(upstream: ScriptedUpstream, folder: Path) -> bool:
-    """Whether an agent was run: the one of code writes it down, the other one puts its words before what it is asked."""
-    return (folder / "runs").exists() or any("s:You teach." in asked(upstream, i) for i in range(len(upstream.requests)))
+    """Whether an agent was run: that of code writes it down, the other puts its words first."""
+    prompts = [asked(upstream, i) for i in range(len(upstream.requests))]
+    return (folder / "runs").exists() or any("s:You teach." in prompt for prompt in prompts)
 
 
 def turns(window: Window, agent: str) -> None:
@@ -116,7 +117,12 @@ WITHOUT_MODEL = ("title_generation", "tags_generation", "follow_up_generation")
 @pytest.mark.parametrize("named", [False, True], ids=["by frame", "by X-Task"])
 @pytest.mark.parametrize("agent", ["tutor", "counted"])
 def test_no_chore_of_open_webui_runs_an_agent_or_moves_the_head(
-    server: Chattable, upstream: ScriptedUpstream, folder: Path, clear: Clear, agent: str, named: bool
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
+    agent: str,
+    named: bool,
 ) -> None:
     ui = window(OpenWebUI, server)
     turns(ui, agent)
@@ -128,14 +134,18 @@ def test_no_chore_of_open_webui_runs_an_agent_or_moves_the_head(
         if agent == "counted" or task in WITHOUT_MODEL:
             assert upstream.requests == []
             wanted = ANSWERS[task]
-            assert (json.loads(told.text) if isinstance(wanted, dict) else told.text) == wanted, task
+            text = json.loads(told.text) if isinstance(wanted, dict) else told.text
+            assert text == wanted, task
         else:  # the model behind the agent, without the agent's words
             assert len(upstream.requests) == 1, task
     ui.agrees()
 
 
 def test_a_chore_before_the_first_turn_begins_nothing(
-    server: Chattable, upstream: ScriptedUpstream, folder: Path, clear: Clear
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
 ) -> None:
     for task, body in OpenWebUI().chores(*SAID[:2]).items():
         ui = window(OpenWebUI, server)
@@ -150,8 +160,13 @@ LIBRECHAT = {
     "title": LibreChat().title(SAID[0], SAID[1]),
     "a lone system message": LibreChat().title(SAID[0], role="system"),
     "a lone developer message": LibreChat().title(SAID[0], role="developer"),
-    "in other words": LibreChat().chore(f"Nomme ceci en trois mots\n\n{LibreChat().quoted(*SAID[:2])}"),
-    "in other words, by the system": LibreChat().chore(f"Nomme ceci\n{LibreChat().quoted(SAID[0])}", "system"),
+    "in other words": LibreChat().chore(
+        f"Nomme ceci en trois mots\n\n{LibreChat().quoted(*SAID[:2])}",
+    ),
+    "in other words, by the system": LibreChat().chore(
+        f"Nomme ceci\n{LibreChat().quoted(SAID[0])}",
+        "system",
+    ),
     "as the config says": LibreChat().chore(f"Nenne mir einen Titel: {SAID[0]}"),
     "by schema": LibreChat().structured(SAID[0]),
     "by function": LibreChat().structured(SAID[0], tool=True),
@@ -161,19 +176,26 @@ LIBRECHAT = {
 
 @pytest.mark.parametrize("agent", ["tutor", "counted"])
 def test_no_chore_of_librechat_runs_an_agent_or_moves_the_head(
-    server: Chattable, upstream: ScriptedUpstream, folder: Path, clear: Clear, agent: str
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
+    agent: str,
 ) -> None:
     for name, body in LIBRECHAT.items():
         ui = window(LibreChat, server)
-        for _ in range(2):
+        for _ in range(2):  # at the very start, and then between turns
             clear()
-            assert ui.post(body | {"model": agent}).mode == "side", name  # at the very start, and then between turns
+            assert ui.post(body | {"model": agent}).mode == "side", name
             assert not ran(upstream, folder), name
             turns(ui, agent)
         ui.agrees()
 
 
-def test_a_title_of_librechat_is_of_the_users_words_in_the_form_it_reads(server: Chattable, clear: Clear) -> None:
+def test_a_title_of_librechat_is_of_the_users_words_in_the_form_it_reads(
+    server: Chattable,
+    clear: Clear,
+) -> None:
     for name, body in LIBRECHAT.items():
         ui = window(LibreChat, server)
         told = ui.post(body)
@@ -189,7 +211,10 @@ def test_a_title_of_librechat_is_of_the_users_words_in_the_form_it_reads(server:
 
 
 def test_a_summary_of_librechat_is_asked_of_the_model_behind_the_agent(
-    server: Chattable, upstream: ScriptedUpstream, folder: Path, clear: Clear
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
 ) -> None:
     ui = window(LibreChat, server)
     turns(ui, "tutor")
@@ -204,11 +229,15 @@ def test_a_summary_of_librechat_is_asked_of_the_model_behind_the_agent(
 
 @pytest.mark.parametrize("kind", [LibreChat, OpenWebUI], ids=["librechat", "openwebui"])
 def test_a_chore_is_charged_to_the_user_of_the_chat_and_to_nobody_else(
-    upstream: ScriptedUpstream, folder: Path, clear: Clear, kind: type[LibreChat | OpenWebUI]
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
+    kind: type[LibreChat | OpenWebUI],
 ) -> None:
     with served(upstream, folder, "sessions: {tasks: {model: tasker}}\n") as running:
         ui = window(kind, running)
-        chores = OpenWebUI().chores(*SAID) if kind is OpenWebUI else dict(list(LIBRECHAT.items())[:3])
+        theirs = OpenWebUI().chores(*SAID)
+        chores = theirs if kind is OpenWebUI else dict(list(LIBRECHAT.items())[:3])
         for body in chores.values():
             assert ui.post(body).mode == "side"
         assert {request.json["model"] for request in upstream.requests} == {"tasker"}
@@ -222,12 +251,18 @@ def test_a_chore_is_charged_to_the_user_of_the_chat_and_to_nobody_else(
         assert charged().keys() == {ui.user}
 
 
-def test_a_title_by_a_model_is_the_sessions(upstream: ScriptedUpstream, folder: Path, clear: Clear) -> None:
+def test_a_title_by_a_model_is_the_sessions(
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
+) -> None:
     with served(upstream, folder, "sessions: {title: {model: titler}}\n") as running:
         for body in (LibreChat().title(SAID[0], role="system"), LibreChat().structured(SAID[0])):
             ui = window(LibreChat, running)
             words = '{"language": "en", "title": "Otters"}'
-            upstream.script(Plain(200, chat_completion({"messages": [{"role": "user", "content": words}]})))
+            upstream.script(
+                Plain(200, chat_completion({"messages": [{"role": "user", "content": words}]})),
+            )
             ui.post(body)
             assert upstream.requests[-1].json["model"] == "titler"
             assert ui.kept.title(ui.user, ui.chat) == "Otters"
@@ -235,20 +270,28 @@ def test_a_title_by_a_model_is_the_sessions(upstream: ScriptedUpstream, folder: 
 
 @pytest.mark.parametrize("by", ["the UI", "the server"])
 def test_a_model_that_answers_without_a_title_leaves_the_users_words(
-    upstream: ScriptedUpstream, folder: Path, clear: Clear, by: str
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
+    by: str,
 ) -> None:
-    wrong = Plain(200, chat_completion({"messages": [{"role": "user", "content": '{"name": "Otters"}'}]}))
+    wrong = Plain(
+        200,
+        chat_completion({"messages": [{"role": "user", "content": '{"name": "Otters"}'}]}),
+    )
     with served(upstream, folder, "sessions: {title: {model: titler}}\n") as running:
         ui = window(OpenWebUI, running)
         upstream.script(wrong)
         if by == "the UI":
             ui.post(ui.ui.title(SAID[0]))
-            upstream.script(Plain(200, chat_completion({"messages": [{"role": "user", "content": "{}"}]})))
+            upstream.script(
+                Plain(200, chat_completion({"messages": [{"role": "user", "content": "{}"}]})),
+            )
         ui.post(ui.ui.body([{"role": "user", "content": SAID[0]}], model="counted"))
         assert ui.kept.title(ui.user, ui.chat) == SAID[0]
 
 
-# --- who is no UI, and says the same ---------------------------------------------------------------------------------
+# --- who is no UI, and says the same ------------------------------------------------------------
 
 TURNS = {
     "a question about titles": "Suggest a title for the conversation below",
@@ -261,7 +304,11 @@ TURNS = {
 
 
 @pytest.mark.parametrize("kind", [LibreChat, OpenWebUI], ids=["librechat", "openwebui"])
-def test_what_a_user_asks_is_a_turn(server: Chattable, clear: Clear, kind: type[LibreChat | OpenWebUI]) -> None:
+def test_what_a_user_asks_is_a_turn(
+    server: Chattable,
+    clear: Clear,
+    kind: type[LibreChat | OpenWebUI],
+) -> None:
     for name, said in TURNS.items():
         ui = window(kind, server)
         assert ui.say(said).mode in ("mirrored", "branched"), name
@@ -270,34 +317,59 @@ def test_what_a_user_asks_is_a_turn(server: Chattable, clear: Clear, kind: type[
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_program_that_asks_about_a_dialogue_gets_a_turn(
-    server: Chattable, upstream: ScriptedUpstream, clear: Clear, stream: bool
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    clear: Clear,
+    stream: bool,
 ) -> None:
     """Whose history the server keeps: it has no UI that asks beside it."""
-    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("prog"), max_retries=0, timeout=20)
+    sdk = OpenAI(
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key("prog"),
+        max_retries=0,
+        timeout=20,
+    )
     name = f"s-{stream}"
-    for said in (f"Sum up:\n{LibreChat().quoted(*SAID[:2])}", 'Return JSON { "text": "" } of\nUser: hi\nAI: hello'):
+    for said in (
+        f"Sum up:\n{LibreChat().quoted(*SAID[:2])}",
+        'Return JSON { "text": "" } of\nUser: hi\nAI: hello',
+    ):
         assert talk(sdk, said, name, stream=stream).mode == "appended"
     assert len(upstream.requests) == 2
 
 
-# --- without a session, and chats that are not kept ------------------------------------------------------------------
+# --- without a session, and chats that are not kept ---------------------------------------------
 
 
 def test_a_chore_without_a_session_runs_no_agent_where_it_is_named(
-    server: Chattable, upstream: ScriptedUpstream, folder: Path, clear: Clear
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
 ) -> None:
     """Open WebUI asks for tools under no chat; X-Task says what it is."""
     ui = window(OpenWebUI, server)
     ui.chat = ""
-    told = ui.post(OpenWebUI().chores(*SAID)["function_calling"] | {"model": "counted"}, "function_calling")
+    told = ui.post(
+        OpenWebUI().chores(*SAID)["function_calling"] | {"model": "counted"},
+        "function_calling",
+    )
     assert (told.mode, json.loads(told.text)) == ("off", {"tool_calls": []})
     assert not ran(upstream, folder)
-    assert ui.post(ui.ui.body([{"role": "user", "content": "hi"}], model="counted")).text == "an answer"
+    turn = ui.ui.body([{"role": "user", "content": "hi"}], model="counted")
+    assert ui.post(turn).text == "an answer"
 
 
-@pytest.mark.parametrize("chat", ["temporary:x7Yq", "local:x7Yq", "channel:0b7c2a4e-1111-2222-3333-444455556666"])
+@pytest.mark.parametrize(
+    "chat",
+    ["temporary:x7Yq", "local:x7Yq", "channel:0b7c2a4e-1111-2222-3333-444455556666"],
+)
 def test_temporary_chats_and_channels_of_open_webui_are_not_kept(
-    server: Chattable, upstream: ScriptedUpstream, folder: Path, clear: Clear, chat: str
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    folder: Path,
+    clear: Clear,
+    chat: str,
 ) -> None:
     ui = window(OpenWebUI, server)
     ui.chat = chat
@@ -309,12 +381,20 @@ def test_temporary_chats_and_channels_of_open_webui_are_not_kept(
 
 
 def test_a_program_may_call_its_sessions_so(server: Chattable) -> None:
-    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("loc"), max_retries=0, timeout=20)
+    sdk = OpenAI(
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key("loc"),
+        max_retries=0,
+        timeout=20,
+    )
     assert talk(sdk, "one", "local:notes", model="m").mode == "appended"
     assert talk(sdk, "two", "local:notes", model="m").injected == 2
 
 
-def test_a_prompt_that_nobody_speaks_is_no_turn(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_prompt_that_nobody_speaks_is_no_turn(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+) -> None:
     """Whatever it wants: a lone system message that nothing recognises."""
     ui = window(LibreChat, server)
     body: Body = ui.ui.chore("Say something", "system") | {"model": "m"}

@@ -1,4 +1,4 @@
-"""Whatever may be called so can be asked for by its name: names with slashes, per cents and dots, as parts of a path."""
+"""Names with slashes, per cents and dots as parts of a path: whatever may be called so is found."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -46,21 +46,23 @@ def part(name: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_user_is_found_by_name(server: Chattable, name: str) -> None:
     made = server.admin("POST", "/admin/users", {"name": name, "team": f"team {name}".strip()})
-    assert server.admin("GET", f"/admin/users/{part(name)}") == made
-    assert server.admin("PATCH", f"/admin/users/{part(name)}", {"disabled": True})["disabled"] is True
-    key = server.admin("POST", f"/admin/users/{part(name)}/keys", {})
-    assert [one["id"] for one in server.admin("GET", f"/admin/users/{part(name)}/keys")["data"]] == [key["id"]]
-    assert server.admin("DELETE", f"/admin/users/{part(name)}/keys/{key['id']}")["revoked_at"]
-    assert server.admin("DELETE", f"/admin/users/{part(name)}")["id"] == made["id"]
+    path = f"/admin/users/{part(name)}"
+    assert server.admin("GET", path) == made
+    assert server.admin("PATCH", path, {"disabled": True})["disabled"] is True
+    key = server.admin("POST", f"{path}/keys", {})
+    assert [one["id"] for one in server.admin("GET", f"{path}/keys")["data"]] == [key["id"]]
+    assert server.admin("DELETE", f"{path}/keys/{key['id']}")["revoked_at"]
+    assert server.admin("DELETE", path)["id"] == made["id"]
     with pytest.raises(HTTPError, match="404"):
-        server.admin("GET", f"/admin/users/{part(name)}")
+        server.admin("GET", path)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_team_is_found_by_name(server: Chattable, name: str) -> None:
     made = server.admin("POST", "/admin/teams", {"name": name})
     assert server.admin("GET", f"/admin/teams/{part(name)}") == made
-    assert server.admin("PATCH", f"/admin/teams/{part(name)}", {"name": f"{name}/2"})["id"] == made["id"]
+    renamed = server.admin("PATCH", f"/admin/teams/{part(name)}", {"name": f"{name}/2"})
+    assert renamed["id"] == made["id"]
     assert server.admin("DELETE", f"/admin/teams/{part(f'{name}/2')}")["id"] == made["id"]
 
 
@@ -73,8 +75,16 @@ def test_a_name_that_no_path_can_have_is_refused(server: Chattable, kind: str, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_conversation_is_found_by_the_name_that_its_client_gave_it(server: Chattable, name: str) -> None:
-    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("conny"), max_retries=0, timeout=20)
+def test_a_conversation_is_found_by_the_name_that_its_client_gave_it(
+    server: Chattable,
+    name: str,
+) -> None:
+    sdk = OpenAI(
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key("conny"),
+        max_retries=0,
+        timeout=20,
+    )
     told = talk(sdk, "hi", conversation=name, model="red/echo")
     found: Any = sdk.conversations.retrieve(name)
     assert (found.id, found.alias) == (told.session, name)
@@ -84,7 +94,8 @@ def test_a_conversation_is_found_by_the_name_that_its_client_gave_it(server: Cha
     path = f"{server.base_url}/v1/conversations/{part(name)}"
     assert httpx.get(f"{path}/export", headers=key).status_code == 200
     assert httpx.get(f"{path}/usage", headers=key).json()["message_count"] == 2
-    assert httpx.post(f"{path}/fork", headers=key, json={"at": question.id}).json()["message_count"] == 1
+    forked = httpx.post(f"{path}/fork", headers=key, json={"at": question.id})
+    assert forked.json()["message_count"] == 1
     assert sdk.conversations.items.delete(answer.id, conversation_id=name).id == told.session
     assert sdk.conversations.delete(name).deleted
     with pytest.raises(NotFoundError):
@@ -92,7 +103,12 @@ def test_a_conversation_is_found_by_the_name_that_its_client_gave_it(server: Cha
 
 
 def test_an_item_is_found_by_an_id_with_a_slash(server: Chattable) -> None:
-    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("conny"), max_retries=0, timeout=20)
+    sdk = OpenAI(
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key("conny"),
+        max_retries=0,
+        timeout=20,
+    )
     item: Any = {"type": "reasoning", "id": "rs/1%2F", "summary": []}
     made = sdk.conversations.create(items=[item])
     assert sdk.conversations.items.retrieve("rs/1%2F", conversation_id=made.id).id == "rs/1%2F"
@@ -101,12 +117,19 @@ def test_an_item_is_found_by_an_id_with_a_slash(server: Chattable) -> None:
 def test_a_model_is_found_with_and_without_its_slash_encoded(server: Chattable) -> None:
     key = {"authorization": f"Bearer {server.user_key('conny')}"}
     for path in ("red/echo", "red%2Fecho", "red%2fecho"):
-        assert httpx.get(f"{server.base_url}/v1/models/{path}", headers=key).json()["id"] == "red/echo"
+        told = httpx.get(f"{server.base_url}/v1/models/{path}", headers=key)
+        assert told.json()["id"] == "red/echo"
 
 
-@pytest.mark.parametrize("path", ["/admin/users/a%2Fb%2", "/admin%2Fusers", "/admin/users/%ff%2F", "/v1/conversations/%2F%2F"])
+@pytest.mark.parametrize(
+    "path",
+    ["/admin/users/a%2Fb%2", "/admin%2Fusers", "/admin/users/%ff%2F", "/v1/conversations/%2F%2F"],
+)
 def test_a_path_that_leads_nowhere_is_a_404(server: Chattable, path: str) -> None:
-    told = httpx.get(f"{server.base_url}{path}", headers={"authorization": f"Bearer {server.admin_key}"})
+    told = httpx.get(
+        f"{server.base_url}{path}",
+        headers={"authorization": f"Bearer {server.admin_key}"},
+    )
     assert told.status_code == 404
     assert told.json()["error"].keys() == {"message", "type", "param", "code"}
 

@@ -67,13 +67,21 @@ def client(server: Chattable, name: str, retries: int = 0, **options: Any) -> Op
 
 
 def leave(
-    server: Chattable, name: str, text: str, session: str, upstream: ScriptedUpstream, gate: Gate, key: str = "", mode: str = ""
+    server: Chattable,
+    name: str,
+    text: str,
+    session: str,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+    key: str = "",
+    mode: str = "",
 ) -> None:
     """Asks for a stream and hangs up in its middle."""
     upstream.script(gate)
     body = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
     lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(name)}\r\n"
-    lines += f"x-session-id: {session}\r\nx-session-mode: {mode}\r\nidempotency-key: {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    lines += f"x-session-id: {session}\r\nx-session-mode: {mode}\r\nidempotency-key: {key}\r\n"
+    lines += f"content-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.base_url.rpartition(":")[2]))) as line:
         line.sendall(lines.encode() + body)
         gate.wait()
@@ -177,29 +185,37 @@ def test_words_so_far_need_not_be_kept(upstream: ScriptedUpstream, gate: Gate) -
         assert Kept(server).said("ned", "s") == ["u:again", "a:again"]
 
 
-def test_another_question_ends_a_turn_that_nobody_reads(server: Chattable, upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_another_question_ends_a_turn_that_nobody_reads(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+) -> None:
     kept = Kept(server)
     leave(server, "ada", "one two three", "s", upstream, gate)
-    assert talk(client(server, "ada"), "go on", "s").text == "go on"  # while the gate is still closed
+    assert talk(client(server, "ada"), "go on", "s").text == "go on"  # the gate is still closed
     assert asked(upstream) == ["u:one two three", "a:one two", "u:go on"]
     assert kept.said("ada", "s") == ["u:one two three", "a:one two", "u:go on", "a:go on"]
     assert [item.incomplete for item in kept.path("ada", "s")] == [False, True, False, False]
     upstream.wait(lambda: upstream.aborted == 1)
 
 
-def test_items_that_are_added_by_hand_end_it_too(server: Chattable, upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_items_that_are_added_by_hand_end_it_too(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+) -> None:
     leave(server, "abe", "one two three", "s", upstream, gate)
     item: Any = {"type": "message", "role": "user", "content": "note"}
     client(server, "abe").conversations.items.create("s", items=[item])
     assert Kept(server).said("abe", "s") == ["u:one two three", "a:one two", "u:note"]
 
 
-def again(server: Chattable, name: str, gate: Gate, text: str = "one two three", *, stream: bool = False) -> Told:
-    """Asks while the gate is closed, opens it once the server has the request, and returns the answer."""
+def again(server: Chattable, name: str, gate: Gate, *, stream: bool = False) -> Told:
+    """Asks while the gate is closed, and opens it once the server has the request."""
     sdk = client(server, name)
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(talk, sdk, text, "s", stream=stream)
-        for _ in range(5):  # by the same key, through the same database: what came before is under way by then
+        told = pool.submit(talk, sdk, "one two three", "s", stream=stream)
+        for _ in range(5):  # by the same key, through the same database: what came before is there
             sdk.conversations.retrieve("s")
         gate.release()
         return told.result(20)
@@ -228,7 +244,11 @@ def test_where_a_turn_that_nobody_reads_fails_the_same_question_is_asked_again(
     assert Kept(server).said("fay", "s") == ["u:one two three", "a:one two three"]
 
 
-def test_a_turn_that_its_user_left_does_not_take_them_back(server: Chattable, upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_a_turn_that_its_user_left_does_not_take_them_back(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+) -> None:
     """Whose client keeps the history, and went on with another question meanwhile."""
     sdk, kept = client(server, "max"), Kept(server)
     leave(server, "max", "one two three", "s", upstream, gate, mode="mirror")
@@ -266,7 +286,12 @@ def test_a_turn_that_nobody_reads_gives_its_place_to_its_users_next(
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_the_same_among_replicas(upstream: ScriptedUpstream, gate: Gate, tmp_path: Path, same: bool) -> None:
+def test_the_same_among_replicas(
+    upstream: ScriptedUpstream,
+    gate: Gate,
+    tmp_path: Path,
+    same: bool,
+) -> None:
     config = CONFIG.format(url=upstream.url, policy="drain", wait="10s", partial="true")
     config += f'database_url: "sqlite:///{tmp_path}/shared.db"\n'
     with chattable(config) as one, chattable(config) as two:
@@ -382,7 +407,11 @@ def test_an_idempotency_key_makes_one_turn_of_all_repeats(server: Chattable, ups
 
 
 @pytest.mark.parametrize("by", ["header", "body"])
-def test_an_idempotency_key_is_another_one_in_another_session(server: Chattable, upstream: ScriptedUpstream, by: str) -> None:
+def test_an_idempotency_key_is_another_one_in_another_session(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    by: str,
+) -> None:
     name = f"ivo-{by}"
     sdk, kept, key = client(server, name), Kept(server), {"idempotency-key": "k"}
     for session in ("a", "b", "a", None):
@@ -397,7 +426,11 @@ def test_an_idempotency_key_is_another_one_in_another_session(server: Chattable,
 
 
 @pytest.mark.parametrize("key", ["null", "undefined", "{{KEY}}"])
-def test_an_idempotency_key_that_was_not_filled_in_is_none(server: Chattable, upstream: ScriptedUpstream, key: str) -> None:
+def test_an_idempotency_key_that_was_not_filled_in_is_none(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    key: str,
+) -> None:
     sdk = client(server, "nokey")
     for text in ("one", "two"):
         assert talk(sdk, text, headers={"idempotency-key": key}).text == text

@@ -139,8 +139,9 @@ def test_a_client_that_resends_its_own_messages_without_the_answers_is_understoo
         told = talk(sdk, mine, "s", stream=i % 2 == 0)
         assert told.mode == "appended"
         before = [f"{who}:{k}" for k in range(1, i) for who in "ua"]
-        assert asked(upstream) == ["s:be brief", *before[-6:], f"u:{i}"]  # the window is of six messages
-    assert kept.said(name, "s") == ["s:be brief", *(f"{who}:{k}" for k in range(1, 6) for who in "ua")]
+        assert asked(upstream) == ["s:be brief", *before[-6:], f"u:{i}"]  # six fit into the window
+    talks = [f"{who}:{k}" for k in range(1, 6) for who in "ua"]
+    assert kept.said(name, "s") == ["s:be brief", *talks]
     assert len(kept.all(name, "s")) == 11
     talk(sdk, "6", "s")  # one that sends only what is new goes on in the same conversation
     assert kept.said(name, "s")[-2:] == ["u:6", "a:6"]
@@ -152,11 +153,12 @@ def test_a_client_that_resends_its_own_messages_and_nothing_new_gets_another_ans
     mine = [{"role": "user", "content": text} for text in ("one", "two")]
     for text in ("one", "two"):
         talk(sdk, text, "s")
-    upstream.script(Plain(200, chat_completion({"messages": [{"role": "user", "content": "zwei"}]})))
+    other = chat_completion({"messages": [{"role": "user", "content": "zwei"}]})
+    upstream.script(Plain(200, other))
     assert talk(sdk, mine, "s").text == "zwei"
     assert asked(upstream) == ["u:one", "a:one", "u:two"]
     assert kept.said(name, "s") == ["u:one", "a:one", "u:two", "a:zwei"]
-    again = talk(sdk, mine, "s", headers={"x-stainless-retry-count": "1"})  # its SDK did not hear it
+    again = talk(sdk, mine, "s", headers={"x-stainless-retry-count": "1"})  # it did not hear that
     assert (again.text, len(upstream.requests)) == ("zwei", 3)
 
 
