@@ -18,6 +18,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from chattable.agents.chat import Message
 from chattable.agents.chattable import Chattable, Context, Reply
 from chattable.agents.params import check_accepts
+from chattable.agents.plain import NotPlain, as_plain
 
 GROUP = "chattable.agents"
 
@@ -69,14 +70,13 @@ class Function(Chattable):
             why = f"`{takes[0].name}` is none by its annotation; annotate it `Message`"
             raise LoadError(f"{use} does not take a message: {why}")
         self.function = function
-        self.params = params
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
         self.takes_context = len(takes) > 1 and _is_context(takes[1], params)
         self.plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
         given = takes[: 2 if self.takes_context else 1]
         if taken := [p.name for p in given if p.name in params]:
             raise LoadError(f"{use} is given `{taken[0]}` with every turn: it is no parameter")
-        _check(use, takes[len(given) :], params)
+        self.params = _fitted(use, takes[len(given) :], params)
 
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
         """The function's own answer."""
@@ -145,7 +145,7 @@ def _imported(what: str, load_: Callable[[], Any]) -> Any:
 
 
 def _built(use: str, cls: Callable[..., Any], params: dict[str, Any]) -> Any:
-    _check(use, _parameters(use, cls), params)
+    params = _fitted(use, _parameters(use, cls), params)
     try:
         return cls(**params)
     except Exception as error:
@@ -154,7 +154,11 @@ def _built(use: str, cls: Callable[..., Any], params: dict[str, Any]) -> Any:
 
 def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
     try:
-        return list(inspect.signature(function).parameters.values())
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except (NameError, AttributeError, SyntaxError, TypeError):  # of an annotation; it is only for readers then
+            signature = inspect.signature(function)
+        return list(signature.parameters.values())
     except ValueError:
         raise LoadError(f"{use} is built into Python and does not say what it takes: wrap it in a function") from None
 
@@ -175,10 +179,15 @@ def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
     return second.name == "ctx" or second.default is Parameter.empty
 
 
-def _check(use: str, takes: list[Parameter], params: dict[str, Any]) -> None:
-    """Refuses parameters that the code does not take, and missing ones, by name."""
+def _fitted(use: str, takes: list[Parameter], params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as the code takes them; refuses unknown and missing ones and plain types that are wrong, by name."""
     names = [p.name for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not any(p.kind is p.VAR_KEYWORD for p in takes) and (unknown := [name for name in params if name not in names]):
         raise LoadError(f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})")
     if missing := [p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params]:
         raise LoadError(f"{use} needs {', '.join(missing)}")
+    kinds = {p.name: p.annotation for p in takes if p.name in names}
+    try:
+        return {name: as_plain(name, value, kinds.get(name)) for name, value in params.items()}
+    except NotPlain as error:
+        raise LoadError(f"{use}: {error}") from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,9 +14,13 @@ import msgspec
 
 from chattable.budget.calls import End, Record
 
+log = logging.getLogger("chattable")
+
 SEGMENT = 1 << 20  # bytes of a file
 LONG = 4096  # bytes that a line has at most, if nobody's names are very long
 SUFFIX = ".jsonl"
+DAMAGED = ".damaged"  # behind the name of a file that is kept for what could not be read in it
+SHOWN = 20  # numbers of such lines that are said
 
 Line = End | Record
 _decode = msgspec.json.Decoder(End | Record).decode
@@ -28,10 +33,12 @@ class Journal:
     Law: a line that `write` returned from survives the process; one that `sync` returned after, the machine. A line leaves
     with its file, once all of the file's lines are `done`. A process owns the files that it has locked; the lock ends with
     the process, and then `orphans` hands them to whoever asks first. Lines may be handed out again after another crash.
+    What cannot be read is counted, said and kept.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
+        self.damaged = 0  # lines that could not be read
         self._segments: list[_Segment] = []
         self._where: dict[str, _Segment] = {}
 
@@ -44,8 +51,11 @@ class Journal:
         self._where[line.id] = segment
 
     def probe(self) -> None:
-        """Raises OSError where there is no room for a line."""
+        """Raises OSError where there is no room for a line, or will be none for those behind it."""
         self._segment(LONG)
+        trial = self.directory / f"{os.getpid()}-{uuid4().hex[:12]}.new"
+        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT, 0o600))
+        trial.unlink(missing_ok=True)
 
     def done(self, line_id: str) -> None:
         """Says that the ledger has it."""
@@ -71,7 +81,7 @@ class Journal:
 
     def orphans(self) -> Iterator[tuple[Path, list[Line]]]:
         """The lines of dead processes, a file at a time; each is removed when the caller comes back for the next."""
-        for path in sorted(self._directory.glob(f"*{SUFFIX}")) if self._directory.is_dir() else ():
+        for path in sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else ():
             try:
                 file = path.open("rb")
             except FileNotFoundError:  # somebody else was faster
@@ -82,13 +92,25 @@ class Journal:
                 except BlockingIOError:
                     continue
                 if path.exists():  # it may have been removed before we had the lock
-                    yield path, _lines(file.read())
-                    path.unlink(missing_ok=True)
+                    lines, damaged = _lines(file.read())
+                    yield path, lines
+                    if damaged:
+                        self._keep(path, damaged)
+                    else:
+                        path.unlink(missing_ok=True)
+
+    def _keep(self, path: Path, damaged: Sequence[int]) -> None:
+        """Puts a file aside that has lines nobody can read."""
+        self.damaged += len(damaged)
+        kept = path.with_name(path.name + DAMAGED)
+        path.rename(kept)
+        numbers = ", ".join(map(str, damaged[:SHOWN])) + ", …" * (len(damaged) > SHOWN)
+        log.error("%s: %d lines cannot be read and are not booked: %s", kept, len(damaged), numbers)
 
     def _segment(self, room: int) -> _Segment:
         """The file that has so much room."""
         if not self._segments or not self._segments[-1].has(room):
-            self._segments.append(_Segment(self._directory, max(SEGMENT, room)))
+            self._segments.append(_Segment(self.directory, max(SEGMENT, room)))
         return self._segments[-1]
 
 
@@ -139,12 +161,18 @@ def _sync_names(directory: Path) -> None:
         os.close(names)
 
 
-def _lines(data: bytes) -> list[Line]:
-    """The whole lines; the last may be torn, and what follows it is empty."""
+def _lines(data: bytes) -> tuple[list[Line], list[int]]:
+    """The lines, and the numbers of those that are damaged: torn, or zeros where a page never reached the disk."""
     found: list[Line] = []
-    for line in data.rstrip(b"\0").split(b"\n"):
+    damaged: list[int] = []
+    for number, line in enumerate(data.rstrip(b"\0").split(b"\n"), 1):
+        rest = line.lstrip(b"\0")
         try:
-            found.append(_decode(line))
+            if rest:
+                found.append(_decode(rest))
+            whole = rest == line
         except msgspec.DecodeError:
-            continue
-    return found
+            whole = False
+        if not whole:
+            damaged.append(number)
+    return found, damaged

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 log = logging.getLogger("chattable")
 
@@ -30,6 +38,24 @@ OWED = 4096  # steps that are kept for a server that is away
 QUIET = 10.0  # seconds between two warnings
 WRITES = "redis.call('SET', KEYS[1], '1', 'PX', 1000) return {1}"  # as all that is asked of it does
 PROBE = hashlib.sha1(WRITES.encode(), usedforsecurity=False).hexdigest(), WRITES, (1, "chattable:probe")
+
+
+# What a server that is of no use may have said; the first class that matches counts.
+TROUBLES: list[tuple[type[Exception], str]] = [
+    (OutOfMemoryError, "is full: it answered OOM"),
+    (ReadOnlyError, "is read-only: it answered READONLY, as a replica does"),
+    (BusyLoadingError, "is still loading its data"),
+    (AuthenticationError, "does not accept our password"),
+    (NoPermissionError, "does not permit our user what is asked"),
+    (ResponseError, "answered an error"),
+]
+
+
+def trouble(cause: object) -> str:
+    """What is wrong with the server, as said behind its name; its own words are for the log."""
+    if not isinstance(cause, Exception):
+        return "answered what makes no sense"
+    return next((words for kind, words in TROUBLES if isinstance(cause, kind)), "did not answer")
 
 
 def integers(reply: Any) -> bool:
@@ -65,6 +91,7 @@ class Line:
     def __init__(self, url: str) -> None:
         self.url = url
         self.away = False
+        self.trouble = "did not answer"  # what was last wrong with the server
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
         )
@@ -192,9 +219,10 @@ class Line:
             self.post(job)
 
     def _warn(self, cause: object) -> None:
+        self.trouble = trouble(cause)
         if self._quiet_until <= time.monotonic():
             self._quiet_until = time.monotonic() + QUIET
-            log.warning("Redis is away, requests go on without: %r", cause)
+            log.warning("Redis %s, requests go on without: %r", self.trouble, cause)
 
 
 async def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:

@@ -19,6 +19,7 @@ from chattable.budget.errors import BudgetError
 from chattable.budget.ledger import GROUPS, Difference
 from chattable.proxy.accounts import open_ledger
 from chattable.proxy.catalog import declared
+from chattable.proxy.checks import absent_subjects
 from chattable.proxy.config import Config, ModelEntry, Target
 from chattable.proxy.facts import UnknownModelError, describe
 from chattable.proxy.prices import known_of, price_of, unpriced, warning
@@ -157,6 +158,8 @@ def _check(args: argparse.Namespace) -> None:
         print(f"warning: {warning(config, names)}", file=sys.stderr)
     for name, agent in config.agents.items():
         print(f"agent  {name} → {getattr(agent, 'use', None) or getattr(agent, 'model', '')}")
+    for absent in asyncio.run(absent_subjects(config)):
+        print(f"warning: {absent}", file=sys.stderr)
 
 
 def _priced(config: Config, name: str, model: ModelEntry, target: Target) -> str:

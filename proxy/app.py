@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
+from litestar.types import ControllerRouterHandler
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.line import Line
@@ -25,7 +28,7 @@ from chattable.proxy.auth import Auth
 from chattable.proxy.cache.cache import open_cache
 from chattable.proxy.config import Config
 from chattable.proxy.edge import Edge
-from chattable.proxy.errors import describe, known
+from chattable.proxy.errors import NowhereError, describe, known
 from chattable.proxy.house import House
 from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
@@ -34,6 +37,7 @@ from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.paths import restore_names
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
+from chattable.proxy.requests import upstream_headers
 from chattable.proxy.routes import (
     admin,
     admin_models,
@@ -95,9 +99,10 @@ def build(config: Config) -> Edge:
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
+    journal = open_journal(config, database)
     metering = Metering(
         ledger,
-        open_journal(config, database),
+        journal,
         patience=config.budgets.wait,
         reach=failpoints.from_environment(os.environ),
     )
@@ -127,6 +132,8 @@ def build(config: Config) -> Edge:
         outbox,
         session_store,
         config.server.max_body_mb * 2**20,
+        journal,
+        line,
     )
 
     async def stop() -> None:
@@ -171,31 +178,39 @@ def build(config: Config) -> Edge:
             await database.stop()
             access_log.stop()
 
+    unnamed = [handler for room in ROOMS for handler in room.routes(house)]
     named = [handler for room in NAMED for handler in room.routes(house)]
+    handlers = [*unnamed, *named]
     app = Litestar(
-        [
-            *(handler for room in ROOMS for handler in room.routes(house)),
-            Router("/", route_handlers=named, before_request=restore_names),
-        ],
+        [*unnamed, Router("/", route_handlers=named, before_request=restore_names)],
         lifespan=[lifespan],
-        exception_handlers={Exception: _answer_error},
+        exception_handlers={Exception: partial(_answer_error, _served(handlers))},
         request_max_body_size=house.max_body,
         cors_config=_cors(config.server.cors_origins),
         openapi_config=OpenAPIConfig("Chattable", "0.1.0", path="/schema"),
         logging_config=None,
         debug=False,
     )
-    edge = Edge(app, access_log)
+    edge = Edge(app, access_log, patience=config.server.receive, max_body=house.max_body)
     return edge
 
 
-def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _served(handlers: Iterable[ControllerRouterHandler]) -> list[str]:
+    """The paths below /v1 that clients ask, without those of single objects."""
+    paths = {path for handler in handlers for path in getattr(handler, "paths", ())}
+    return sorted(path for path in paths if path.startswith("/v1/") and "{" not in path)
+
+
+def _answer_error(served: Sequence[str], request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     scope: Any = request.scope
     request_id = scope.get("request_id", "")
+    if isinstance(error, NotFoundException):
+        error = NowhereError(scope["method"], scope["path"], served)
     failure = describe(error, request_id=request_id)
     if not known(error):
         log.error("request %s failed", request_id, exc_info=error)
-    return Response(failure.body(), status_code=failure.status, headers=failure.headers, media_type="application/json")
+    headers = failure.headers | upstream_headers(scope.get("trace"))
+    return Response(failure.body(), status_code=failure.status, headers=headers, media_type="application/json")
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:

@@ -97,13 +97,21 @@ class Catalog:
             return {}
 
     def visible(self, principal: Principal) -> list[Entry]:
-        """The entries this principal may use, with what providers say they have behind a wildcard."""
+        """The entries this principal may use, with what providers say they have behind a wildcard, or its key does."""
         discovered = [source.discovered for source in self._sources.values()]
         if self._listed[0] != discovered:  # once an hour: there may be thousands
             names = [name for pattern, model in self._wildcards.items() for name in self._behind(pattern, model)]
             entries = [entry for name in dict.fromkeys(names) if name not in self._entries and (entry := self._by_wildcard(name))]
             self._listed = discovered, entries
-        return [entry for entry in [*self._entries.values(), *self._listed[1]] if principal.may_use(entry.name)]
+        known = [*self._entries.values(), *self._listed[1], *self._granted(principal)]
+        by_name = {entry.name: entry for entry in known if principal.may_use(entry.name)}
+        return list(by_name.values())
+
+    def _granted(self, principal: Principal) -> Iterator[Entry]:
+        """The entries that a key's list names one by one, also where only a wildcard serves them."""
+        for name in principal.models or ():
+            if not name.endswith("*") and (entry := self._entries.get(name) or self._by_wildcard(name)):
+                yield entry
 
     def _behind(self, pattern: str, model: settings.ModelEntry) -> Iterator[str]:
         """The names of a wildcard whose models its provider named; one of a longer wildcard is that one's."""

@@ -13,6 +13,7 @@ from msgspec.structs import asdict, replace
 
 from chattable.proxy.values import (
     AdminKey,
+    BaseUrl,
     Code,
     Count,
     Database,
@@ -27,9 +28,8 @@ from chattable.proxy.values import (
     Redis,
     Region,
     Retries,
-    Secret,
     Tokens,
-    Url,
+    UpstreamKey,
     Usd,
     Version,
     WebhookSecret,
@@ -54,6 +54,9 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_disconnect: Annotated[
         Literal["drain", "cancel"], Meta(description="a client leaves: finish and store its reply, or stop it")
     ] = "drain"
+    receive: Annotated[
+        Duration, Meta(description="how long a client may take for a request's head, or for 16 KiB of its body")
+    ] = 30.0
     keepalive: Annotated[Duration, Meta(description="time between the comments that keep a silent stream open")] = 15.0
     grace: Annotated[Duration, Meta(description="how long a shutdown waits for running chats")] = 30.0
 
@@ -83,11 +86,11 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An upstream that serves models."""
 
     kind: Annotated[Word, Meta(description="what it speaks: openai, or the name of a known vendor")]
-    api_key: Annotated[Secret | None, Meta(description="key sent upstream; empty for none")] = None
+    api_key: Annotated[UpstreamKey | None, Meta(description="key sent upstream; empty for none")] = None
     api_keys: Annotated[
-        tuple[Secret, ...], Meta(description="several that take turns, in place of `api_key`; one that is refused rests")
+        tuple[UpstreamKey, ...], Meta(description="several that take turns, in place of `api_key`; one that is refused rests")
     ] = ()
-    base_url: Annotated[Url | None, Meta(description="where it is, if not at the vendor's usual address")] = None
+    base_url: Annotated[BaseUrl | None, Meta(description="where it is, if not at the vendor's usual address")] = None
     api_version: Annotated[Version, Meta(description="azure: a date in quotes; default: the v1 API")] = ""
     region: Annotated[Region, Meta(description="bedrock: where its models run, as eu-central-1")] = ""
     unsupported: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
@@ -16,7 +16,7 @@ from chattable.agents import loading
 from chattable.agents.parsing import Shape, explain
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
 from chattable.proxy.sessions.chores import TASKS
-from chattable.proxy.values import Secret, admin_key
+from chattable.proxy.values import Secret, admin_key, upstream_key
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
 
 # Headers whose values open something.
@@ -45,10 +45,12 @@ def parse(
 ) -> Config:
     """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
     doc = read(data, file, env)
+    _refuse_litellm(doc)
     config: Config = Decoder(doc, _hook).decode(Config, doc.value, ())
     for where, text in _mistakes(config, doc, kinds):
-        doc.complain(where, text)
-    for where, text in _mistakes_in_code(config) if code else ():
+        if not doc.lacks_variable(where):  # what follows from it is no mistake of its own
+            doc.complain(where, text)
+    for where, text in _mistakes_in_code(config, doc) if code else ():
         doc.complain(where, text)
     doc.check()
     if doc.value.get("admin_keys") is None:
@@ -58,7 +60,11 @@ def parse(
 
 def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
     """What is served without a file: `echo`, and every vendor (name -> variable of its key) whose key is set."""
-    keys = {vendor: Secret(env[variable]) for vendor, variable in vendors.items() if env.get(variable, "").strip()}
+    keys = {
+        vendor: Secret(_from_environment(env, variable, upstream_key))
+        for vendor, variable in vendors.items()
+        if env.get(variable, "").strip()
+    }
     return Config(
         admin_keys=_admin_keys(env),
         providers={vendor: Provider(kind=vendor, api_key=key, discover=True) for vendor, key in keys.items()},
@@ -67,6 +73,7 @@ def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
     )
 
 
+LITELLM = ("model_list", "litellm_settings", "router_settings", "general_settings")  # sections of its config.yaml
 # What no parameter of a prompt agent may take the place of, and where it is said instead.
 NOT_PARAMS = {
     "model": "is no parameter: it is the agent's own `model`",
@@ -81,12 +88,22 @@ def _hook(kind: Any, value: Any) -> Any:
 
 
 def _admin_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:
-    if ADMIN_KEY not in env:
-        return ()
+    return (Secret(_from_environment(env, ADMIN_KEY, admin_key)),) if ADMIN_KEY in env else ()
+
+
+def _from_environment(env: Mapping[str, str], variable: str, parse: Callable[[str], str]) -> str:
     try:
-        return (Secret(admin_key(env[ADMIN_KEY])),)
+        return parse(env[variable])
     except ValueError as error:
-        raise ConfigError(Problem("environment", 0, ADMIN_KEY, str(error))) from None
+        raise ConfigError(Problem("environment", 0, variable, str(error))) from None
+
+
+def _refuse_litellm(doc: Document) -> None:
+    """Says of a LiteLLM proxy's file what to do with it, and nothing else: every line of it would be a mistake."""
+    for section in LITELLM:
+        if section in doc.value:
+            text = f"is a section of LiteLLM's; make a config of this file: chattable import-litellm {doc.file} -o new.yaml"
+            raise ConfigError(Problem(doc.file, doc.line((section,)), section, text))
 
 
 def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None) -> _Mistakes:
@@ -114,13 +131,20 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
     if budget is not None and budget.tokens is None and budget.cost_usd is None:
         yield ("budgets", "default"), "must have `tokens` or `cost_usd`"
     limited = config.rate_limits != RateLimits()
-    if limited and config.server.workers > 1 and not config.redis_url:
+    if limited and config.server.workers > 1 and not config.redis_url and not doc.lacks_variable(("redis_url",)):
         yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
     yield from _mistakes_in_sessions(config, doc, {**models, **agents})
     if config.budgets.timezone not in available_timezones():
         yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
     if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):
         yield ("default_model",), why
+    for name in config.rate_limits.models:
+        if why := _unknown(name, {**models, **agents}):
+            yield ("rate_limits", "models", name), why
+    for job in ("title", "summary"):
+        model = getattr(config.sessions, job).model
+        if model and (why := _unknown(model, {**models, **agents})):
+            yield ("sessions", job, "model"), why
 
 
 def _mistakes_in_models(config: Config, providers: Mapping[str, Any], names: Mapping[str, Any]) -> _Mistakes:
@@ -189,9 +213,9 @@ def _mistakes_in_sessions(config: Config, doc: Document, names: Mapping[str, Any
         yield ("sessions", "tasks", "model"), why
 
 
-def _mistakes_in_code(config: Config) -> _Mistakes:
+def _mistakes_in_code(config: Config, doc: Document) -> _Mistakes:
     for name, agent in config.agents.items():
-        if isinstance(agent, CodeAgent):
+        if isinstance(agent, CodeAgent) and not doc.troubled(("agents", name)):
             try:
                 loading.load(agent.use, agent.params)
             except loading.LoadError as error:

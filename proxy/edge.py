@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import re
 import time
+from http import HTTPStatus
 from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
 from chattable.proxy import paths
 from chattable.proxy.accesslog import AccessLog
+from chattable.proxy.errors import CLIENT_LEFT, Failure
 
 # What OpenAI's API has at its top: these answer without /v1 as well.
 ROOTS = re.compile(r"^/(audio|chat|models|completions|conversations|embeddings|images|moderations|rerank)(/|$)")
@@ -22,12 +24,14 @@ class Edge:
     """Wraps the application.
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
-    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
-    A slash that is sent as %2F belongs to a name.
+    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected. A request whose client
+    left before it was answered is logged with `CLIENT_LEFT`. A slash that is sent as %2F belongs to a name.
     """
 
-    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
+    def __init__(self, app: ASGIApp, log: AccessLog, *, patience: float, max_body: int) -> None:
         self.app = app
+        self.patience = patience  # seconds that a client may take for a request, as the connection has it
+        self.max_body = max_body  # bytes
         self._log = log
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -36,9 +40,9 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
-        request_id = f"req_{random.getrandbits(96):024x}"
+        request_id = scope["request_id"] = new_id()
         path, method = scope["path"], scope["method"]
-        inner: Any = {**scope, "request_id": request_id, "began": began}
+        inner: Any = {**scope, "began": began}
         if path != "/v1/chat/completions":
             inner["path"] = canonical(paths.decoded(scope))
             inner["raw_path"] = paths.shown(inner["path"]).encode()
@@ -56,9 +60,32 @@ class Edge:
 
         try:
             await self.app(inner, receive, send_with_id)
+        except Exception:
+            status = status or 500
+            raise
         finally:
+            status = scope.get("refused") or status or CLIENT_LEFT
             ms = round((time.monotonic() - began) * 1000, 1)
             self._log.add({"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms})
+
+    def refuse(self, failure: Failure, scope: dict[str, Any]) -> bytes:
+        """A whole response for a connection that is refused outside of the application, which is told so by its scope."""
+        request_id = scope.get("request_id") or new_id()
+        if scope:  # its own log line is still to come
+            scope["refused"] = failure.status
+        else:
+            line = {"time": time.time(), "id": request_id, "method": "", "path": "", "status": failure.status, "ms": 0.0}
+            self._log.add(line)
+        body = failure.body()
+        own = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")
+        headers = b"".join(b"%b: %b\r\n" % header for header in (*own, (b"x-request-id", request_id.encode()), *HEADERS))
+        phrase = HTTPStatus(failure.status).phrase.encode()
+        return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (failure.status, phrase, headers, body)
+
+
+def new_id() -> str:
+    """A request id."""
+    return f"req_{random.getrandbits(96):024x}"
 
 
 def canonical(path: str) -> str:

@@ -5,6 +5,8 @@ Only the errors listed here show their text; anything else is a 500 that names t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +23,7 @@ from chattable.proxy.store.sessions import HeadMoved
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+CLIENT_LEFT = 499  # as nginx logs a client that left before its answer; nobody is sent it
 MAX_RETRY_AFTER = 60.0  # seconds; some SDKs obey any figure, so a longer wait is not passed on
 
 
@@ -105,10 +108,10 @@ class BudgetAwayError(chat.ChatError):
 
 
 class CacheAwayError(Exception):
-    """Redis does not answer, so nothing was forgotten."""
+    """Redis is away, so nothing was forgotten."""
 
     def __init__(self) -> None:
-        super().__init__("Redis does not answer: nothing was forgotten. Please retry your request.")
+        super().__init__("Redis is away: nothing was forgotten. Please retry your request.")
 
 
 class ShuttingDownError(Exception):
@@ -116,6 +119,35 @@ class ShuttingDownError(Exception):
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down. Please retry your request.")
+
+
+class ClientLeftError(Exception):
+    """The client has left before it was answered; for the log."""
+
+
+class TooLargeError(Exception):
+    """A request body, as it came or unpacked, is larger than the server takes."""
+
+    def __init__(self, limit: int) -> None:
+        most = f"{limit / 2**20:g} MiB"
+        super().__init__(
+            f"The request body is larger than {most}, the most that this server takes. Send less, or "
+            "ask the server's operator to raise `server.max_body_mb`."
+        )
+
+
+class NowhereError(Exception):
+    """No route has this path; `served` are the paths there are."""
+
+    def __init__(self, method: str, path: str, served: Sequence[str]) -> None:
+        what = f"Invalid URL ({method} {chat.clip(path)}): there is nothing here."
+        if near := get_close_matches(path, served, n=1):
+            super().__init__(f"{what} Did you mean {near[0]}?")
+        elif path.startswith("/v1"):
+            names = ", ".join(name.removeprefix("/v1/") for name in served)
+            super().__init__(f"{what} Below /v1 there are: {names}.")
+        else:
+            super().__init__(f"{what} The API is below /v1, for example POST /v1/chat/completions.")
 
 
 class Failure(Struct):
@@ -156,6 +188,9 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (ForbiddenError, 403, INVALID, "forbidden"),
     (ShuttingDownError, 503, SERVER, "shutting_down"),
     (CacheAwayError, 503, SERVER, "cache_unavailable"),
+    (NowhereError, 404, INVALID, "not_found"),
+    (TooLargeError, 413, INVALID, "request_too_large"),
+    (ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
 ]
 
 
@@ -204,7 +239,8 @@ def _refused(error: upstream.Refused) -> Failure:
     if error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
         headers = {"retry-after": str(-int(-error.retry_after // 1)), "retry-after-ms": str(int(error.retry_after * 1000))}
     if status == 429:
-        return Failure(429, error.message, "requests", None, error.code or "rate_limit_exceeded", headers)
+        message = f"The upstream limits its requests: {error.message}"
+        return Failure(429, message, "upstream_error", None, error.code or "rate_limit_exceeded", headers)
     if status in (400, 404, 409, 413, 415, 422):
         return Failure(status, error.message, INVALID, error.param, error.code)
     if status in (401, 402, 403, 407):
@@ -220,12 +256,8 @@ def _refused(error: upstream.Refused) -> Failure:
 def _http(error: HTTPException) -> Failure:
     """What the router and the body reader refuse."""
     status = error.status_code
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
-    messages = {
-        404: "Invalid URL: there is nothing here. The API is below /v1, for example POST /v1/chat/completions.",
-        405: "This path does not know that method. The Allow header lists those it knows.",
-        413: "The request body is too large.",
-    }
+    codes = {405: "method_not_allowed", 415: "unsupported_media_type"}
+    messages = {405: "This path does not know that method. The Allow header lists those it knows."}
     if status >= 500:
         return Failure(500, "The server had an error while processing your request.", SERVER, None, "internal_error")
     message = messages.get(status) or error.detail or HTTPStatus(status).phrase

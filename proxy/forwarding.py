@@ -42,24 +42,24 @@ class Forwarding:
         self._pipeline = pipeline
         self._default = default_model
 
-    async def ask(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
+    async def ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         """The provider's answer. What was used is booked whether or not somebody waits for it."""
-        return await asyncio.shield(asyncio.create_task(self._once(kind, fields, caller)))
+        return await asyncio.shield(asyncio.create_task(self._once(kind, fields, caller, trace)))
 
-    async def _once(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
+    async def _once(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         """The answer, or that of the request before with the same Idempotency-Key."""
         if not caller.idempotency_key:
-            return await self._ask(kind, fields, caller)
+            return await self._ask(kind, fields, caller, trace)
         async with self._pipeline.idempotency.claim(caller, [kind.path, fields]) as claim:
             if claim.kept is not None:
                 return replace(_decode(claim.kept), headers={"idempotency-replayed": "true"})
-            answer = await self._ask(kind, fields, caller)
+            answer = await self._ask(kind, fields, caller, trace)
             claim.answer = msgspec.json.encode(answer)
             return answer
 
-    async def _ask(self, kind: Kind, fields: Json, caller: Caller) -> Forwarded:
+    async def _ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
-        given, trace = kind.parse(fields), Trace()
+        given = kind.parse(fields)
         chat = Chat(entry.name, [Message("user", given.words)])
         async with self._pipeline.pace.call(chat, entry, caller, nested=caller.parent is not None) as paced:
             headers = dict(await paced.admitted())

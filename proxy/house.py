@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from chattable.budget.journal import Journal
+from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
 from chattable.proxy.auth import Auth
 from chattable.proxy.catalog import Catalog
@@ -34,3 +36,5 @@ class House(Struct, frozen=True):
     outbox: Outbox
     session_store: SessionStore
     max_body: int  # bytes
+    journal: Journal
+    redis: Line | None

@@ -17,7 +17,14 @@ async def loopback(app: ASGIApp) -> AsyncGenerator[str]:
     """Serves `app` on a free port of the loopback interface as well, and says under which base URL."""
     door = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http=BoundedHttp, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+        app,
+        http=BoundedHttp,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
     )
     config.load()
     server = uvicorn.Server(config)

@@ -16,12 +16,13 @@ from chattable.budget.calls import End, Record
 from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
+from chattable.budget.limits import Asker
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
 from chattable.proxy.forwarded import NOTHING_BESIDES, Estimate
 from chattable.proxy.metered_call import MeteredCall
-from chattable.proxy.quota import refusal
+from chattable.proxy.quota import refusal, used_up
 
 log = logging.getLogger("chattable")
 
@@ -131,6 +132,14 @@ class Metering:
                 raise BudgetAwayError from None
             self._believed_until = self._clock() + BELIEVE
         return self._bounded
+
+    async def refuse_spent(self, caller: Caller) -> None:
+        """Raises for somebody who has no tokens left, whatever they ask."""
+        if await self.bounded():
+            who = caller.principal
+            asker = Asker(user=who.user.id, key=who.key_id, team=who.team or "")
+            if (error := used_up(await self.ledger.rooms(asker, ""), who)) is not None:
+                raise error
 
     async def admit(self, wish: Wish, count: Callable[[], Awaitable[int]], caller: Caller) -> Hold:
         """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds.

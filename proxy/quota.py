@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from chattable.budget.errors import BudgetExceededError, UnpricedError
+from chattable.budget.ledger import Room
 from chattable.proxy.auth import Principal
 from chattable.proxy.errors import BudgetBusyError, QuotaError, UnpricedModelError
 
+Refusal = QuotaError | BudgetBusyError | UnpricedModelError
 
-def refusal(error: BudgetExceededError, asker: Principal) -> QuotaError | BudgetBusyError | UnpricedModelError:
+
+def used_up(rooms: Iterable[Room], asker: Principal) -> Refusal | None:
+    """The refusal that whoever has these rooms gets whatever they ask: no token is left in one of them."""
+    for room in rooms:
+        limit, amount = room.limit, room.amount.tokens
+        if limit.mode != "hard" or limit.tokens is None or room.spent.tokens < amount:
+            continue
+        kind = limit.kind.removeprefix("each_")
+        subject = f"{kind} {limit.subject or (asker.user.id if kind == 'user' else '')}".strip()
+        return refusal(BudgetExceededError(limit.id, subject, limit.per, "tokens", amount, 0, room.resets_at), asker)
+    return None
+
+
+def refusal(error: BudgetExceededError, asker: Principal) -> Refusal:
     """What the asker is told: what is used up is told apart from what is only held."""
     who = error.subject.replace(asker.user.id, asker.user.name)
     if asker.team:

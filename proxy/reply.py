@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import ChatError
+from chattable.proxy.errors import ClientLeftError
 
 if TYPE_CHECKING:
     from chattable.proxy.auth import Principal
@@ -41,6 +42,7 @@ class Reply:
         self._error: BaseException | None = None
         self._ended = False
         self._left = False
+        self._closed = False  # the client has said that it sends nothing more
         self._on_leave: list[Callable[[], None]] = []
         self._stopped = False
         self.dropped = False  # nothing of it is to be kept
@@ -98,24 +100,30 @@ class Reply:
 
     @property
     def left(self) -> bool:
-        """Whether nobody reads it any more."""
-        return self._left
+        """Whether nobody reads it any more, as far as one can tell."""
+        return self._left or self._closed
 
     def when_left(self, call: Callable[[], None]) -> None:
         """Has something called when nobody reads any more: at once if that is so already."""
         self._on_leave.append(call)
-        if self._left:
+        if self.left:
             call()
+
+    def close(self) -> None:
+        """Says that the client closed its own direction: it has left, most likely, and may still read."""
+        if not self._closed:
+            self._closed = True
+            for call in self._on_leave:
+                call()
 
     def leave(self, *, cancel: bool = False) -> None:
         """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
-        if not self._left:
-            self._left = True
-            for call in self._on_leave:
-                call()
+        self.close()
+        self._left = True
         self._items.clear()
         _wake(self._writer)
         if cancel:
+            self.end(ClientLeftError())
             self.stop()
 
     def stop(self) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import HTTPException
+from litestar.exceptions import InternalServerException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec.structs import replace
 
 from chattable.agents.chat import Json
+from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
+from chattable.proxy.bounds import REQUEST
 from chattable.proxy.cache.controls import of_header
+from chattable.proxy.encodings import decompressed
+from chattable.proxy.errors import ClientLeftError, TooLargeError
 from chattable.proxy.house import House
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.text import is_placeholder
 
 END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
+LARGE = 2**20  # bytes of a body from which on a look at its asker's budget costs less than the body
+PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 MAX_KEY = 255  # characters of an Idempotency-Key
 
 NOT_JSON = (
@@ -29,22 +35,26 @@ NOT_JSON = (
 
 
 async def read_json(request: Request[Any, Any, Any], limit: int) -> Json:
-    """The body as a JSON object, whatever content type it claims; gzip and deflate are undone, within the size limit."""
-    body = await request.body()
-    encoding = header(request, b"content-encoding").lower()
-    if encoding not in ("", "identity"):
-        body = _decompressed(body, encoding, limit)
+    """The body as a JSON object of at most `limit` bytes, whatever content type it claims, decompressed."""
+    return _parsed(request, await read_body(request, limit), limit)
+
+
+async def read_metered(request: Request[Any, Any, Any], caller: Caller, house: House) -> Json:
+    """The same for a request that budgets pay for: nothing costly is parsed for somebody who has nothing left."""
+    body = await read_body(request, house.max_body)
+    if len(body) > LARGE or header(request, b"content-encoding"):
+        await house.metering.refuse_spent(caller)
+    return _parsed(request, body, house.max_body)
+
+
+async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
+    """The body as it came."""
     try:
-        value = msgspec.json.decode(body)
-    except RecursionError:
-        raise InvalidRequest(NOT_JSON.format("it is nested too deeply")) from None
-    except UnicodeDecodeError:
-        raise InvalidRequest(NOT_JSON.format("it is not UTF-8")) from None
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(NOT_JSON.format(str(error))) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"The request body must be a JSON object, but it is {_kind(value)}.")
-    return value
+        return await request.body()
+    except RequestEntityTooLarge:
+        raise TooLargeError(limit) from None
+    except InternalServerException:  # Litestar's word for a client that left
+        raise ClientLeftError from None
 
 
 async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
@@ -133,17 +143,26 @@ def integer(request: Request[Any, Any, Any], name: str, default: int) -> int:
     return int(text)
 
 
-def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    if encoding not in ("gzip", "deflate"):
-        raise HTTPException(f"Content-Encoding '{clip(encoding)}' is not supported; use gzip or none.", status_code=415)
-    inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+def upstream_headers(trace: Trace | None) -> dict[str, str]:
+    """Which model of which provider was asked last, and how often any was; nothing where none was."""
+    if trace is None or not trace.attempts:
+        return {}
+    asked = trace.asked if trace.asked.isascii() else quote(trace.asked, safe=PRINTABLE)
+    return {"x-chattable-model": asked, "x-chattable-attempts": str(trace.attempts)}
+
+
+def _parsed(request: Request[Any, Any, Any], body: bytes, limit: int) -> Json:
+    body = decompressed(body, header(request, b"content-encoding"), limit)
+    REQUEST.check(body)
     try:
-        plain = inflater.decompress(body, limit + 1)
-    except zlib.error:
-        raise InvalidRequest(f"The request body is not valid {encoding}.") from None
-    if len(plain) > limit:
-        raise HTTPException(status_code=413)
-    return plain
+        value = msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise InvalidRequest(NOT_JSON.format("it is not UTF-8")) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(NOT_JSON.format(str(error))) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The request body must be a JSON object, but it is {_kind(value)}.")
+    return value
 
 
 def _kind(value: Any) -> str:

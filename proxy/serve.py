@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -19,16 +21,18 @@ from uvicorn.supervisors import Multiprocess
 from chattable.proxy.app import build
 from chattable.proxy.config import Config
 from chattable.proxy.http import BoundedHttp
+from chattable.proxy.redaction import RedactingFormatter, redactor
 from chattable.proxy.setup import StartError, find_config, prepare
 
 log = logging.getLogger("chattable")
 
 
 class Workers(Multiprocess):
-    """Several processes; a stop signal that comes again reaches all of them."""
+    """Several processes; one that ends is started anew, a stop signal that comes again reaches all of them."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
+        self._losses = Losses()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
 
@@ -40,13 +44,50 @@ class Workers(Multiprocess):
             if process.exitcode is None and process.pid is not None:
                 os.kill(process.pid, signal.SIGTERM)
 
+    def keep_subprocess_alive(self) -> None:
+        """Starts those anew that have ended."""
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for old, new in zip(before, self.processes, strict=True):
+            if old is not new:
+                self._losses.note(old.pid, old.exitcode)
+
+
+class Losses:
+    """Says why workers ended: every cause at once, and while it goes on once in `AGAIN` seconds."""
+
+    AGAIN = 60.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[int | None, tuple[float, int]] = {}  # by exit code: when, and how many since
+
+    def note(self, pid: int | None, code: int | None) -> None:
+        """A worker has ended with this exit code, or by the signal of that negative number."""
+        at, count = self._told.get(code, (-self.AGAIN, 0))
+        count += 1
+        if self._clock() - at < self.AGAIN:
+            self._told[code] = at, count
+            return
+        self._told[code] = self._clock(), 0
+        cause = f"was ended by {_signal(-code)}" if code is not None and code < 0 else f"ended with exit code {code}"
+        times = f" ({count} workers did since this was last said)" if count > 1 else ""
+        log.error("worker %s %s%s; another takes its place", pid, cause, times)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
 
 WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file its parent read
 
 
 def serve(config: Config, path: str | None) -> None:
     """Serves until a signal ends it. Law: what keeps it from starting is found before a first key is made and shown."""
-    _log_to_stderr()
+    _log_to_stderr(config)
     listener = listen(config.server.host, config.server.port)
     server = replace(config.server, port=listener.getsockname()[1])
     config = replace(config, server=server)
@@ -94,10 +135,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 def worker() -> ASGIApp:
     """The application of one worker process."""
-    _log_to_stderr()
-    return build(find_config(os.environ[WORKER_CONFIG] or None))
+    config = find_config(os.environ[WORKER_CONFIG] or None)
+    _log_to_stderr(config)
+    return build(config)
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+def _log_to_stderr(config: Config) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(RedactingFormatter(form, redactor(config, os.environ)))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)  # progress says all that a migration has to say

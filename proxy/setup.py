@@ -12,6 +12,7 @@ from chattable.adapters.local import MODEL_NAME, data_home, model_path
 from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy import config as settings
 from chattable.proxy import configfile
+from chattable.proxy.accounts import open_journal
 from chattable.proxy.config import Config
 from chattable.proxy.progress import show_progress
 from chattable.proxy.store.database import Database
@@ -64,6 +65,7 @@ async def prepare(config: Config) -> None:
                 raise Unavailable(f"{database} is not at the version this program needs. Run: chattable migrate")
             with show_progress(sys.stderr) as tell:
                 await database.migrate(tell)
+        _try_journal(config, database)
         users = Users(database)
         first = not config.admin_keys and await users.count() == 0
         if first:
@@ -72,6 +74,17 @@ async def prepare(config: Config) -> None:
             print(welcome(config, secret), flush=True)
     finally:
         await database.stop()
+
+
+def _try_journal(config: Config, database: Database) -> None:
+    journal = open_journal(config, database)
+    try:
+        journal.probe()
+    except OSError as error:
+        where = f"the journal of what is used and not yet booked cannot be written: {journal.directory}"
+        raise StartError(f"{where}: {error.strerror}. Set `budgets.journal` to a folder that can be.") from None
+    finally:
+        journal.close()
 
 
 def welcome(config: Config, secret: str) -> str:

@@ -64,6 +64,26 @@ def url(text: str) -> str:
     return text
 
 
+def base_url(text: str) -> str:
+    """Pass on the URL of a provider, without what is added to it. ValueError, without the URL."""
+    for end in ENDPOINTS:
+        if url(text).rstrip("/").endswith(end):
+            raise ValueError(f"must end before `{end}`, which is added by itself; remove that")
+    return text
+
+
+ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/models", "/api/chat")
+
+
+def upstream_key(text: str) -> str:
+    """Pass on a key that is sent upstream, or nothing. ValueError, without the key, when no header can carry it."""
+    if text.rstrip("\r\n") != text:
+        raise ValueError("ends in a line break, which no HTTP header can carry; remove it")
+    if not (text.isascii() and text.isprintable()) or text != text.strip():
+        raise ValueError("holds a space at an end, or a character that no HTTP header can carry; remove it")
+    return text
+
+
 def origin(text: str) -> str:
     """Pass on `*` or the origin of a web page, as browsers write it. ValueError."""
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", text):
@@ -73,7 +93,7 @@ def origin(text: str) -> str:
 
 def database(text: str) -> str:
     """Pass on the URL of a database we speak to. ValueError, without the URL."""
-    if not text.startswith(("sqlite:///", "postgresql://")):
+    if not text.startswith(("sqlite:///", "postgresql://", "postgres://")):
         raise ValueError("must begin with sqlite:/// or postgresql://")
     return text
 
@@ -104,7 +124,8 @@ def admin_key(text: str) -> str:
 _DURATION = {"parse": seconds, "words": 'a duration such as "30s", "500ms" or "10m", or a number of seconds'}
 Duration = Annotated[float, Meta(gt=0, le=3650 * 86400, extra=_DURATION)]  # seconds
 KeptFor = Annotated[float, Meta(gt=0, le=30 * 86400, extra=_DURATION)]  # seconds
-Url = Annotated[str, Meta(extra={"parse": url})]
+BaseUrl = Annotated[str, Meta(extra={"parse": base_url})]
+UpstreamKey = Annotated[Secret, Meta(extra={"parse": upstream_key})]
 Origin = Annotated[str, Meta(extra={"parse": origin})]
 Database = Annotated[str, Meta(extra={"parse": database})]
 AdminKey = Annotated[Secret, Meta(extra={"parse": admin_key})]
@@ -116,7 +137,7 @@ Tokens = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=1e9)]
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
 Usd = Annotated[float, Meta(ge=0, le=100_000)]
-Pace = Annotated[int, Meta(ge=0, le=10**10)]
+Pace = Annotated[int, Meta(ge=1, le=10**10)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 Window = Annotated[
     str,

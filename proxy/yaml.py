@@ -39,6 +39,10 @@ class Problem(NamedTuple):
         return ": ".join(filter(None, (place, self.path, self.text)))
 
 
+class VariableUnset(ValueError):
+    """`${VAR}` names an environment variable that is not set."""
+
+
 class ConfigError(Exception):
     """A configuration is refused; `problems` holds everything that is wrong with it, in the order of the file."""
 
@@ -54,6 +58,7 @@ class Document:
         self.file = file
         self.value: Any = {}
         self.expanded: set[Where] = set()  # places whose text came from `${VAR}`: `port: ${PORT}` means a number
+        self.unset: dict[Where, str] = {}  # places whose variable is not set, and what was said of it
         self.lines: dict[Where, int] = {(): 1}
         self._problems: dict[Where, Problem] = {}
 
@@ -64,6 +69,14 @@ class Document:
 
     def complain(self, where: Where, text: str, line: int = 0) -> None:
         self._problems.setdefault(where, Problem(self.file, line or self.line(where), dotted(where), text))
+
+    def lacks_variable(self, where: Where) -> bool:
+        """Whether a place, or one in it, has no value because a variable is not set."""
+        return any(place[: len(where)] == where for place in self.unset)
+
+    def troubled(self, where: Where) -> bool:
+        """Whether anything is wrong at a place or in it."""
+        return any(place[: len(where)] == where for place in (*self.unset, *self._problems))
 
     def check(self) -> None:
         if self._problems:
@@ -93,7 +106,7 @@ def expand(text: str, env: Mapping[str, str]) -> str:
         if name is None:
             raise ValueError("holds `${` that is no ${VAR} or ${VAR:-default}; write $${ to mean the characters")
         if name not in env and default is None:
-            raise ValueError(f"needs the environment variable {name}, which is not set; set it or write ${{{name}:-default}}")
+            raise VariableUnset(f"needs the environment variable {name}, which is not set; set it or write ${{{name}:-default}}")
         return env.get(name, "") or (default or "")[2:]
 
     return _VARIABLE.sub(value, text)
@@ -224,6 +237,11 @@ class _Builder:
             value.encode()
         except UnicodeEncodeError:
             return self.failed(where, "holds what is not Unicode text")
+        except VariableUnset as error:
+            if str(error) not in self.doc.unset.values():  # once is enough for all its places
+                self.failed(where, str(error))
+            self.doc.unset[where] = str(error)
+            return FAILED
         except ValueError as error:
             return self.failed(where, str(error))
         if "\0" in value:

@@ -138,6 +138,52 @@ def test_check_builds_the_agents(shell: Shell, tmp_path: Path) -> None:
     assert "no entry point `helper`" in told[6]
 
 
+def test_check_looks_at_plain_types_of_an_agent_s_parameters(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from __future__ import annotations\n"
+        "from typing import Any, Literal\n"
+        "def count(message, *, rounds: int = 1, names: list[str] | None = None): return str(rounds)\n"
+        "class Teller:\n"
+        "    def __init__(self, mood: Literal['gay', 'sad'] = 'sad', odd: Any = 0, other: NoSuch = 0): pass\n"
+        "    def chat(self, message): return ''\n"
+        "class Plain:\n"
+        "    def __init__(self, weights: dict[str, float] | None = None): self.weights = weights\n"
+        "    def chat(self, message): return ''\n"
+    )
+    (tmp_path / "config.yaml").write_text(
+        "agents:\n"
+        '  three: {use: "shop:count", rounds: "${ROUNDS}", names: [a]}\n'
+        '  word: {use: "shop:count", rounds: many}\n'
+        '  list: {use: "shop:count", names: [a, 5]}\n'
+        '  yes: {use: "shop:count", rounds: yes}\n'.replace("yes: {", "on_: {")
+        + '  any: {use: "shop:Teller", odd: [1], other: x}\n'
+        '  dict: {use: "shop:Plain", weights: {a: heavy}}\n'
+    )
+    told = shell("check", code=1, PYTHONPATH=paths(tmp_path), ROUNDS="3").stderr.splitlines()
+    assert told == [
+        "config.yaml:3: agents.word.use: shop:count: Invalid type for 'rounds': expected an integer, but got a string instead.",
+        "config.yaml:4: agents.list.use: shop:count: Invalid type for 'names[1]': expected a string, but got an integer instead.",
+        "config.yaml:5: agents.on_.use: shop:count: Invalid type for 'rounds': expected an integer, but got a boolean instead.",
+        "config.yaml:7: agents.dict.use: shop:Plain: Invalid type for 'weights': expected a number, but got a string instead.",
+    ]
+
+
+def test_check_warns_of_subjects_of_limits_that_nobody_has_made(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "rate_limits:\n"
+        "  users: {alice: {parallel: 1}, alcie: {parallel: 1}}\n"
+        "  teams: {red: {parallel: 1}, rde: {parallel: 1}}\n"
+        "  keys: {key_0: {parallel: 1}}\n"
+    )
+    assert shell("check").stderr == "" and not list(tmp_path.glob("*.db"))  # nobody can be there yet
+    shell("user", "create", "alice", "--team", "red")
+    assert shell("check").stderr.splitlines() == [
+        "warning: rate_limits.users.alcie: there is no such user yet (did you mean `alice`?)",
+        "warning: rate_limits.teams.rde: there is no such team yet (did you mean `red`?)",
+        "warning: rate_limits.keys.key_0: there is no such key yet",
+    ]
+
+
 def test_serve_refuses_what_check_refuses(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text('agents:\n  a: {use: "nowhere:agent"}\n')
     for workers in ("1", "2"):

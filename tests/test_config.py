@@ -32,8 +32,9 @@ from chattable.proxy.config import (
     match,
 )
 from chattable.proxy.configfile import defaults, load, parse, schema
+from chattable.proxy.store.database import Database
 from chattable.proxy.values import Secret, admin_key, seconds
-from chattable.proxy.yaml import MAX_BYTES, MAX_DEPTH, ConfigError, Problem, dotted, expand, read
+from chattable.proxy.yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, ConfigError, Problem, dotted, expand, read
 
 ROOT = Path(__file__).parent.parent
 KINDS = {kind: VENDORS[kind] for kind in ("openai", "azure", "bedrock", "deepseek", "ollama", "local")}
@@ -321,6 +322,24 @@ MISTAKES = {
     "a password": ("providers: {x: {kind: openai, base_url: 'http://u:p@h'}}", 1, "providers.x.base_url", "use api_key"),
     "a query": ("providers: {x: {kind: openai, base_url: 'http://h/v1?k=1'}}", 1, "providers.x.base_url", "hold a `?` or `#`"),
     "too many retries": ("providers: {x: {kind: openai, retries: 11}}", 1, "providers.x.retries", "must be at most 10"),
+    "a key with a line break": (
+        'providers: {x: {kind: openai, api_key: "sk-1\\n"}}', 1, "providers.x.api_key", "ends in a line break, which no",
+    ),
+    "a key with another": (
+        'providers: {x: {kind: openai, api_keys: [a, "b\\r\\n"]}}', 1, "providers.x.api_keys[1]", "ends in a line",
+    ),
+    "a key with a control character": (
+        'providers: {x: {kind: openai, api_key: "sk\\x01"}}', 1, "providers.x.api_key", "no HTTP header can carry",
+    ),
+    "a key with a space": ("providers: {x: {kind: openai, api_key: 'k '}}", 1, "providers.x.api_key", "a space at an end"),
+    "a key beyond ASCII": ("providers: {x: {kind: openai, api_key: ké}}", 1, "providers.x.api_key", "no HTTP header"),
+    "an endpoint": (
+        "providers: {x: {kind: openai, base_url: 'http://h/v1/chat/completions'}}", 1, "providers.x.base_url",
+        "must end before `/chat/completions`, which is added by itself",
+    ),
+    "another endpoint": (
+        "providers: {x: {kind: openai, base_url: 'http://h/v1/models/'}}", 1, "providers.x.base_url", "before `/models`",
+    ),
     "a number as api key": ("providers: {x: {kind: openai, api_key: 5}}", 1, "providers.x.api_key", "must be text, not a"),
     "a variable that is not set": (
         'providers:\n  x:\n    kind: openai\n    api_key: "${OPENAI_API_KEY}"', 4, "providers.x.api_key",
@@ -359,6 +378,31 @@ MISTAKES = {
     "an agent of itself": ("agents: {a: {model: a}}", 1, "agents.a.model", "agents ask each other in a circle: a -> a"),
     "circle": ("agents:\n z: {model: a}\n a: {model: b}\n b: {model: c}\n c: {model: a}", 3, "agents.a.model", "b -> c -> a"),
     "an unknown default": (BASE + "default_model: fastt", 3, "default_model", "no model or agent `fastt` (did you mean `fast`?)"),
+    "a limit of an unknown model": (
+        BASE + "rate_limits: {models: {fats: {parallel: 1}}}", 3, "rate_limits.models.fats", "`fats` (did you mean `fast`?)",
+    ),
+    "a limit of a wildcard": (
+        BASE + "rate_limits: {models: {'fa*': {parallel: 1}}}", 3, "rate_limits.models.fa*", "must name one model or",
+    ),
+    "an unknown writer of titles": (
+        BASE + "sessions: {title: {model: fats}}", 3, "sessions.title.model", "`fats` (did you mean `fast`?)",
+    ),
+    "an unknown writer of summaries": (
+        BASE + "sessions: {summary: {model: x}}", 3, "sessions.summary.model", "no model or agent `x`",
+    ),
+    "no request at all": (
+        "rate_limits: {default: {requests_per_minute: 0}}", 1, "rate_limits.default.requests_per_minute",
+        "must be at least 1",
+    ),
+    "no token at all": (
+        "rate_limits: {users: {a: {tokens_per_minute: 0}}}", 1, "rate_limits.users.a.tokens_per_minute", "at least 1",
+    ),
+    "nothing at once": ("rate_limits: {keys: {k: {parallel: 0}}}", 1, "rate_limits.keys.k.parallel", "at least 1"),
+    "a file of LiteLLM's": (
+        "general_settings: {master_key: x}\nlitellm_settings: {}\nmodel_list: []", 3, "model_list",
+        "make a config of this file: chattable import-litellm config.yaml -o new.yaml",
+    ),
+    "half a file of LiteLLM's": ("router_settings: {}", 1, "router_settings", "is a section of LiteLLM's"),
     "a key twice": ("server:\n  port: 1\n  host: a\n  port: 2", 4, "server.port", "is set twice; the first is on line 2"),
     "a section twice": ("agents: {}\nserver: {}\nagents: {}", 3, "agents", "is set twice; the first is on line 1"),
     "a boolean as key": ("models:\n  no: {provider: p}", 2, "models.no", "is a boolean in YAML, and a key must be text; put"),
@@ -433,6 +477,52 @@ def test_one_mistake_one_problem(name: str) -> None:
     assert (problem.file, problem.line, problem.path) == ("config.yaml", line, path)
     assert what in problem.text
     assert str(problem) == f"config.yaml:{line}: " + (f"{path}: " if path else "") + problem.text
+
+
+FOLLOWERS = {
+    "a model's provider": (ONE + "models: {m: {provider: '${NONE}'}}", "models.m.provider"),
+    "a target": (ONE + "models: {m: {targets: ['${NONE}']}}", "models.m.targets[0]"),
+    "an address that a kind needs": (
+        "providers: {p: {kind: azure, base_url: '${NONE}'}}\nmodels: {m: {provider: p}}", "providers.p.base_url",
+    ),
+    "a region": ("providers: {p: {kind: bedrock, region: '${NONE}'}}", "providers.p.region"),
+    "a kind": ("providers: {p: {kind: '${NONE}'}}\nmodels: {m: {provider: p}}", "providers.p.kind"),
+    "the only amount": ("budgets: {default: {per: day, tokens: '${NONE}'}}", "budgets.default.tokens"),
+    "what several workers need": (
+        "server: {workers: 2}\nredis_url: '${NONE}'\nrate_limits: {default: {parallel: 1}}", "redis_url",
+    ),
+    "the admin key": ("admin_keys: ['${NONE}']", "admin_keys[0]"),
+    "an agent's parameter": (
+        "agents: {a: {use: 'chattable.agents.scripted:Scripted', replies: '${NONE}'}}", "agents.a.replies",
+    ),
+    "all that is merged": (
+        "providers: {a: &a {kind: openai, api_key: '${NONE}'}, b: *a, c: {<<: *a}}", "providers.a.api_key",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_a_variable_that_is_not_set_is_one_problem_and_nothing_follows_from_it(name: str) -> None:
+    text, path = FOLLOWERS[name]
+    with pytest.raises(ConfigError) as caught:
+        parse(text.encode(), "config.yaml", ENV, KINDS, code=True)
+    (problem,) = caught.value.problems
+    assert problem.path == path and "needs the environment variable NONE" in problem.text
+
+
+def test_what_else_is_wrong_beside_a_variable_is_told() -> None:
+    found = problems("server: {port: '${NONE}', workers: 0}\nmodels: {m: {provider: x}}")
+    assert [problem.path for problem in found] == ["server.port", "server.workers", "models.m.provider"]
+
+
+def test_keys_from_the_environment_are_looked_at_too() -> None:
+    with pytest.raises(ConfigError, match=r"^environment: OPENAI_API_KEY: ends in a line break"):
+        defaults({"OPENAI_API_KEY": "sk-1\n"}, {"openai": "OPENAI_API_KEY"})
+
+
+@pytest.mark.parametrize("url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "sqlite:///x.db"])
+def test_addresses_of_databases_as_people_write_them(url: str) -> None:
+    assert str(Database(parsed(f"database_url: {url}").database_url)).partition(":")[0] in ("postgresql", "sqlite")
 
 
 def test_every_mistake_is_reported_at_once_in_the_order_of_the_file() -> None:
@@ -544,11 +634,11 @@ BOMBS = {
     "merges": ("a0: &a0 {" + ", ".join(f"k{n}: 1" for n in range(400)) + "}\n"
                + "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 50)}]}}" for n in range(1, 40)), "holds more than"),
     "an alias of itself": ("a: &a [*a]", "deeper than"),
-    "brackets": ("[" * 500_000, "deeper than"),
-    "braces": ("{a: " * 200_000, "deeper than"),
-    "dashes": ("- " * 100_000, "deeper than"),
-    "questions": ("? " * 100_000, "deeper than"),
-    "values": ("a: [" + "1," * 120_000 + "]", "holds more than 100,000 values"),
+    "brackets": ("[" * (MAX_DEPTH + 1), "deeper than"),
+    "braces": ("{a: " * (MAX_DEPTH + 1), "deeper than"),
+    "dashes": ("- " * (MAX_DEPTH + 1), "deeper than"),
+    "questions": ("? " * (MAX_DEPTH + 1), "deeper than"),
+    "values": ("a: [" + "1," * MAX_VALUES + "]", "holds more than 100,000 values"),
 }  # fmt: skip
 
 
@@ -599,6 +689,17 @@ def test_f1_what_else_a_prompt_agent_says_is_its_operators() -> None:
     config = parsed(f"{BASE}agents: {{chef: {{model: fast, params: {json.dumps(params)}}}}}")
     assert isinstance(agent := config.agents["chef"], PromptAgent)
     assert agent.params == params
+
+
+def test_f9_check_names_the_line_of_an_agent_that_is_none() -> None:
+    text = b"agents:\n  shell:\n    use: os:system\n  of_c: {use: 'msgspec.json:encode'}\n"
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "config.yaml", {}, KINDS, code=True)
+    shell, of_c = caught.value.problems
+    assert (shell.line, shell.path) == (3, "agents.shell.use")
+    assert shell.text.startswith("os:system is a part of Python itself")
+    assert (of_c.line, of_c.path) == (4, "agents.of_c.use")
+    assert "is not written in Python" in of_c.text
 
 
 # Secrets and admin keys

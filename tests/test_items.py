@@ -296,6 +296,6 @@ def test_halves_of_characters_are_written_and_read() -> None:
         assert json.loads(halves.encode(value)) == value
     assert halves.encode({"whole": "😀"}) == '{"whole":"😀"}'.encode()
     assert halves.decode(b'{"a": "\\ud800", "b": "\\u0000"}') == {"a": "\ud800", "b": "\x00"}
-    for body in (b'{"a": 1}', b'{"a": "\\ud800"', b'["\\ud800", NaN]', b'"\\uD800' + b"\xff", b"[" * 100_000 + b'"\\ud800"'):
+    for body in (b'{"a": 1}', b'{"a": "\\ud800"', b'["\\ud800", NaN]', b'"\\uD800' + b"\xff", b"[" * 1100 + b'"\\ud800"'):
         with pytest.raises(ValueError):
             halves.decode(body)

@@ -1,6 +1,7 @@
 """The journal on a real disk: what was written survives, what is done leaves, nobody takes what another process still owns."""
 
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,12 +75,51 @@ def test_a_file_leaves_when_all_of_it_is_done(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
+DAMAGE = {
+    "torn": (b'{"type":"End","id":"to', [3]),
+    "no JSON": (b"nonsense\n", [3]),
+    "no line of ours": (b'{"type":"Odd"}\n', [3]),
+    "a page that was lost": (b"\0" * 100, [3]),
+    "several": (b"x\n\xff\n" + b"y\n" * 30, [*range(3, 35)]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_lines_cost_only_themselves_and_are_counted_said_and_kept(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage, numbers = DAMAGE[name]
     journal = Journal(tmp_path)
-    journal.write(end("a"))
-    journal._segments[0].write(b'{"type":"End","id":"to')
+    for line in ("a", "b"):
+        journal.write(end(line))
+    journal._segments[0].write(damage)
+    if name != "torn":
+        journal.write(end("c"))
     journal.close()
-    assert left(tmp_path) == [end("a")]
+    (file,) = tmp_path.iterdir()
+    heir = Journal(tmp_path)
+    found = [line.id for _, lines in heir.orphans() for line in lines]
+    assert found == (["a", "b"] if name == "torn" else ["a", "b", "c"])
+    assert heir.damaged == len(numbers)
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == file.name + ".damaged" and damage in kept.read_bytes()
+    (said,) = caplog.messages
+    assert said.startswith(f"{kept}: {len(numbers)} lines cannot be read and are not booked: 3")
+    assert said.endswith(", …") == (len(numbers) > 20)
+    assert left(tmp_path) == []  # it is not handed out again
+
+
+def test_a_journal_that_cannot_be_written_is_found_by_the_probe(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "here")
+    journal.probe()
+    assert len(list((tmp_path / "here").iterdir())) == 1  # the file for the lines to come
+    shutil.rmtree(tmp_path / "here")
+    with pytest.raises(FileNotFoundError):  # there is room in the open file, which no other process could find
+        journal.probe()
+    journal.close()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        Journal(tmp_path / "file" / "below").probe()
 
 
 def test_a_full_disk_is_an_error_and_costs_no_line_that_was_written(tmp_path: Path) -> None:

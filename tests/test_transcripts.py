@@ -19,10 +19,12 @@ from session_stores import Stores, in_memory, in_sql
 from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
+from chattable.proxy.bounds import Bounds
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.session_chain import paired
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
 from chattable.proxy.store.sessions_memory import MemorySessions
+from chattable.proxy.transcripts import decoding, splitting
 from chattable.proxy.transcripts.decoding import decode, decode_deep
 from chattable.proxy.transcripts.fields import moment
 from chattable.proxy.transcripts.formats import FORMATS, READABLE, WRITABLE, Found, chosen, conversations, exported
@@ -464,14 +466,22 @@ def test_what_is_no_conversation_is_told_of_and_costs_no_other(data: str, good: 
         (b"# A heading\n", "line 1"),
         (b'{"a": 1}', "none of the formats"),
         (b'{"a": "\xff"}', "not UTF-8"),
-        (b"[" * 100_000 + b"]" * 100_000, "none of the formats"),
+        (b"[" * 2000 + b"]" * 2000, "none of the formats"),  # deeper than the standard library reads
         (b"{}\n" * 1000, "none of the formats"),
-        (b"[" * 600_000, "levels deep"),
     ],
 )
 def test_a_file_without_a_conversation_says_why(data: bytes, why: str) -> None:
     with pytest.raises(Unreadable, match=why):
         found(data)
+
+
+def test_what_would_cost_too_much_to_read_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "DEEPEST", 50)
+    with pytest.raises(Unreadable, match="more than 50 levels deep"):
+        found(b"[" * 52)
+    monkeypatch.setattr(decoding, "FILE", Bounds(depth=None, values=40, parts=40))
+    (good, bad) = found(f'[{Q}, {{"x": [{",".join(["[]"] * 40)}]}}]'.encode())
+    assert good.error is None and "too many values" in bad.error.message
 
 
 def test_a_large_file_takes_little_memory() -> None:

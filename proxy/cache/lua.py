@@ -3,6 +3,9 @@
 An entry is a hash: its body, the keys of its tags' generations and what they were when it was asked for, and when it was stored,
 by the server's clock. A purge gives a tag a new generation, and no entry of an old one counts any more. A lease is the id of a
 flight, "process:number". A flow is the list of batches that a flight's followers read, a crowd the set of processes that do.
+
+A full server refuses what needs memory only as long as a script has written nothing, not even a deletion: so what needs memory
+comes first, and where it is refused nothing is kept or shared. A purge is the exception: it must always come through.
 """
 
 from __future__ import annotations
@@ -21,6 +24,14 @@ local function stamp(tags)
   local found = redis.call('MGET', unpack(tags))
   for i = 1, #tags do found[i] = found[i] or '' end
   return table.concat(found, ' ')
+end
+
+local function failed(reply)
+  return type(reply) == 'table' and reply.err ~= nil
+end
+
+local function full(reply)
+  return failed(reply) and string.find(reply.err, 'OOM', 1, true) ~= nil
 end
 
 local function ring(crowd, prefix, word)
@@ -52,14 +63,14 @@ if mine == '' then return {2, generation, ''} end
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= mine then
   local crowd = ARGV[6] .. holder
-  redis.pcall('SADD', crowd, who)
+  if full(redis.pcall('SADD', crowd, who)) then return {2, generation, ''} end
   redis.pcall('PEXPIRE', crowd, ARGV[4])
   redis.call('PUBLISH', ARGV[7] .. string.match(holder, '^[^:]*'), holder)
   return {3, holder}
 end
 local set = redis.pcall('SET', KEYS[2], mine, 'PX', ARGV[3])
-if set.err and string.find(set.err, 'OOM', 1, true) then return {2, generation, ''} end
-if set.err then return set end
+if full(set) then return {2, generation, ''} end
+if failed(set) then return set end
 return {2, generation, mine}
 """
 
@@ -78,11 +89,16 @@ return out
 """
 
 # KEYS: lease, flow, crowd. ARGV: the flight, milliseconds of a lease and of a flow, prefix of bells, a batch.
-# Answers {1}, or {0}: the lead is lost.
+# Answers {1}, or {0}: the lead is lost, or given up where a batch finds no room, for a flow may have no hole.
 SHARE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
+if failed(redis.pcall('RPUSH', KEYS[2], ARGV[5])) then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  ring(KEYS[3], ARGV[4], ARGV[1])
+  redis.call('DEL', KEYS[3])
+  return {0}
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('RPUSH', KEYS[2], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 ring(KEYS[3], ARGV[4], ARGV[1])
 return {1}
@@ -91,9 +107,8 @@ return {1}
 # KEYS: lease, flow, crowd. ARGV: the flight, the process, milliseconds of a crowd, the first batch. Answers {1 if led, batch, …}.
 PEEK = """
 local out = {0}
-if redis.call('GET', KEYS[1]) == ARGV[1] then
+if redis.call('GET', KEYS[1]) == ARGV[1] and not full(redis.pcall('SADD', KEYS[3], ARGV[2])) then
   out[1] = 1
-  redis.pcall('SADD', KEYS[3], ARGV[2])
   redis.pcall('PEXPIRE', KEYS[3], ARGV[3])
 end
 for _, batch in ipairs(redis.call('LRANGE', KEYS[2], ARGV[4], -1)) do out[#out + 1] = batch end
@@ -103,31 +118,40 @@ return out
 # KEYS: entry, lease, flow, crowd, and the generations of the entry's tags. ARGV: the flight, the body (empty: nothing to store),
 # milliseconds of its time and of a flow, the stamp, prefix of bells, the last batches. Answers {1} if it was stored, else {0}.
 LEAVE = """
-local stored = 0
+local stored, old = 0, false
 if ARGV[2] ~= '' then
   local tags = {}
   for i = 5, #KEYS do tags[#tags + 1] = KEYS[i] end
-  redis.call('DEL', KEYS[1])
-  local set = redis.pcall('HSET', KEYS[1], 'body', ARGV[2], 'tags', table.concat(tags, ' '), 'stamp', ARGV[5], 'at', now())
-  if type(set) == 'number' then
+  local function keep()
+    return redis.pcall('HSET', KEYS[1], 'body', ARGV[2], 'tags', table.concat(tags, ' '), 'stamp', ARGV[5], 'at', now())
+  end
+  local set = keep()
+  if failed(set) and not full(set) then  -- what is there is no entry
+    redis.call('DEL', KEYS[1])
+    set = keep()
+  end
+  old = failed(set)
+  if not old then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     stored = 1
   end
 end
 if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then
-  redis.call('DEL', KEYS[2])
   if redis.call('EXISTS', KEYS[4]) == 1 then
-    for i = 7, #ARGV do redis.pcall('RPUSH', KEYS[3], ARGV[i]) end
-    redis.call('PEXPIRE', KEYS[3], ARGV[4])
+    local told = true
+    for i = 7, #ARGV do told = told and not failed(redis.pcall('RPUSH', KEYS[3], ARGV[i])) end
+    if told then redis.call('PEXPIRE', KEYS[3], ARGV[4]) else redis.call('DEL', KEYS[3]) end
     ring(KEYS[4], ARGV[6], ARGV[1])
-    redis.call('DEL', KEYS[4])
   end
+  redis.call('DEL', KEYS[2], KEYS[4])
 end
+if old then redis.call('DEL', KEYS[1]) end  -- a newer answer was asked for than the one that is there
 return {stored}
 """
 
 # KEYS: the generation of a tag. ARGV: a new one, milliseconds that no entry outlives.
 PURGE = """
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {1}
 """

@@ -198,8 +198,11 @@ def _limit(name: str, deployments: list[Deployment], plan: Plan, *, weighed: boo
     for ours, theirs in PACES.items():
         holders = [item.params for item in deployments if item.params.has(theirs)]
         paces = [params.number(theirs, FASTEST) for params in holders]
+        total = min(int(sum(pace or 0 for pace in paces)), FASTEST)
         for params in holders:
-            if name.endswith("*"):
+            if not total:
+                params.left(theirs, "a limit of 0 would let nobody in: leave the model out, or its key")
+            elif name.endswith("*"):
                 params.left(theirs, "a name with `*` has no limit: name the models in `rate_limits.models`")
             elif len(holders) < len(deployments):
                 params.changed(theirs, "limits nothing, for others of that name have no limit")
@@ -207,7 +210,7 @@ def _limit(name: str, deployments: list[Deployment], plan: Plan, *, weighed: boo
                 params.changed(theirs, "the limits of a name's deployments are one, their sum: `rate_limits.models`")
             else:
                 params.changed(theirs, "limits the name: `rate_limits.models`")
-        if len(holders) == len(deployments) and not name.endswith("*") and None not in paces:
-            limits[ours] = min(int(sum(pace or 0 for pace in paces)), FASTEST)
+        if total and len(holders) == len(deployments) and not name.endswith("*") and None not in paces:
+            limits[ours] = total
     if limits:
         plan.rates[name] = limits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 from litestar import Request, post
@@ -15,9 +14,9 @@ from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
-from chattable.proxy.http import on_leave
+from chattable.proxy.leaving import on_leave
 from chattable.proxy.reply import Reply
-from chattable.proxy.requests import caller_of, on_behalf, read_json
+from chattable.proxy.requests import caller_of, on_behalf, read_metered, upstream_headers
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -30,12 +29,15 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
-        chat = parse(await read_json(request, house.max_body), default_model=house.config.default_model)
+        body = await read_metered(request, caller, house)
+        chat = parse(body, default_model=house.config.default_model)
         chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
         if door is not caller.door:
             caller = replace(caller, door=door)
         caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
+        scope: Any = request.scope
+        scope["trace"] = reply.trace
         return _Answer(house, reply, chat, caller.began)
 
     return [chat_completions]
@@ -53,11 +55,20 @@ class _Answer:
         self._send_all = self._stream if chat.stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        on_leave(scope, partial(self._reply.leave, cancel=self._cancel))
+        on_leave(scope, self._left)
         try:
             await self._send_all(send)
         finally:
             self._reply.leave()  # no await here: a client that left cancels every one of them
+
+    def _left(self, gone: bool) -> None:
+        """By the config the answer is stopped; else who only closed their direction may read it."""
+        if self._cancel:
+            self._reply.leave(cancel=True)
+        elif gone:
+            self._reply.leave()
+        else:
+            self._reply.close()
 
     async def _whole(self, send: Send) -> None:
         fold = Fold()
@@ -96,8 +107,6 @@ class _Answer:
         trace = self._reply.trace
         overhead = max(0.0, time.monotonic() - self._began - trace.waited)
         headers = [*headers, (b"x-chattable-overhead-ms", b"%.1f" % (overhead * 1000))]
-        if trace.attempts:
-            headers.append((b"x-chattable-model", trace.asked.encode("ascii", "replace")))
-            headers.append((b"x-chattable-attempts", b"%d" % trace.attempts))
-        headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in self._reply.headers.items()]
+        facts = upstream_headers(trace) | self._reply.headers
+        headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in facts.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

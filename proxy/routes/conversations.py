@@ -17,10 +17,11 @@ from chattable.agents.params import check_params, fitting
 from chattable.agents.parsing import explain
 from chattable.proxy import halves
 from chattable.proxy.auth import Caller
+from chattable.proxy.bounds import TooComplex
 from chattable.proxy.house import House
 from chattable.proxy.itemlist import find
 from chattable.proxy.items import message_of
-from chattable.proxy.requests import caller_of, integer, read_json
+from chattable.proxy.requests import caller_of, integer, read_body, read_json
 from chattable.proxy.routes.bodies import page
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.session_values import cleaned, tokens_of
@@ -178,9 +179,11 @@ async def named(store: SessionStore, caller: Caller, name: str) -> Session:
 
 async def body_of(request: Request[Any, Any, Any], house: House, kind: type[B]) -> tuple[Caller, B]:
     """Who asks, and the request body as a struct, or `InvalidRequest` naming the field; no body is an empty one."""
-    caller, body = await caller_of(request, house), await request.body()
+    caller, body = await caller_of(request, house), await read_body(request, house.max_body)
     try:
         given = await read_json(request, house.max_body) if body else {}
+    except TooComplex:
+        raise
     except InvalidRequest:
         try:
             given = halves.decode(body)

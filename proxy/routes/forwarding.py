@@ -8,11 +8,12 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.types import ControllerRouterHandler
 
+from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy.forwarded import KINDS, Kind
 from chattable.proxy.forwarding import Forwarding
 from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of, on_behalf, read_json
+from chattable.proxy.requests import caller_of, on_behalf, read_metered, upstream_headers
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:
@@ -25,11 +26,13 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
     @post(f"/v1{kind.path}", status_code=200, summary=f"Pass a request for {kind.what} on", name=kind.path)
     async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller = await caller_of(request, house)
-        fields = await read_json(request, house.max_body)
+        fields = await read_metered(request, caller, house)
         if fields.get("stream"):
             raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
         caller = await on_behalf(caller, fields, house)
-        answer = await forwarding.ask(kind, fields, caller)
+        scope: Any = request.scope
+        scope["trace"] = Trace()
+        answer = await forwarding.ask(kind, fields, caller, scope["trace"])
         trace = answer.trace
         overhead = max(0.0, time.monotonic() - caller.began - trace.waited)
         return Response(
@@ -37,8 +40,7 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
             media_type=answer.content_type or "application/json",
             headers={
                 **answer.headers,
-                "x-chattable-model": trace.asked,
-                "x-chattable-attempts": str(trace.attempts),
+                **upstream_headers(trace),
                 "x-chattable-overhead-ms": f"{overhead * 1000:.1f}",
             },
         )

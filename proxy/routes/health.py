@@ -7,7 +7,6 @@ from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
 from chattable.proxy.house import House
-from chattable.proxy.store.errors import Unavailable
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:
@@ -24,18 +23,38 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def health() -> Json:
         return {"status": "ok"}
 
-    @get("/health/ready", summary="Readiness: the database answers and the server is not shutting down")
+    @get("/health/ready", summary="Readiness: database and journal take what is written, nothing shuts down")
     async def ready() -> Response[Json]:
-        problems = {}
-        if house.pipeline.stopping:
-            problems["server"] = "shutting down"
-        try:
-            await house.database.ping()
-        except Unavailable:
-            problems["database"] = "does not answer"
+        problems = await _problems(house)
         status: Json = {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
-        if uncounted := house.pipeline.pace.rates.failures:
-            status["degraded"] = {"rate_limits": f"{uncounted} calls were let in uncounted: Redis did not answer"}
+        if degraded := _degraded(house):
+            status["degraded"] = degraded
         return Response(status, status_code=503 if problems else 200)
 
     return [root, health, ready]
+
+
+async def _problems(house: House) -> dict[str, str]:
+    """What keeps this process from serving."""
+    problems = {}
+    if house.pipeline.stopping:
+        problems["server"] = "shutting down"
+    if trouble := await house.database.trouble():
+        problems["database"] = trouble
+    try:
+        house.journal.probe()
+    except OSError as error:
+        problems["journal"] = f"cannot be written: {error.strerror}"
+    return problems
+
+
+def _degraded(house: House) -> dict[str, str]:
+    """What is not as it should be, though everybody is served."""
+    found, redis, uncounted = {}, house.redis, house.pipeline.pace.rates.failures
+    if redis is not None and redis.away:
+        found["redis"] = f"Redis {redis.trouble}: nothing is kept or counted there"
+    if redis is not None and uncounted:
+        found["rate_limits"] = f"{uncounted} calls were let in uncounted: Redis {redis.trouble}"
+    if damaged := house.journal.damaged:
+        found["journal"] = f"{damaged} lines could not be read and are not booked: the log says which"
+    return found

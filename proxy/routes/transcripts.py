@@ -20,7 +20,7 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy import halves
 from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of, header
+from chattable.proxy.requests import caller_of, header, read_body
 from chattable.proxy.routes.conversations import own
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session
@@ -54,7 +54,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         name = request.query_params.get("format", "")
         if name:
             chosen(name, READABLE)
-        who, body = caller.principal, io.BytesIO(await request.body())
+        who, body = caller.principal, io.BytesIO(await read_body(request, house.max_body))
         accepts = partial(house.catalog.accepts, principal=who)
         outcomes = imported(store, who.user.id, body, name, accepts)
         try:

@@ -114,15 +114,15 @@ def _params(session: Session, entry: Entry) -> Json:
     """
     params = fitting(session.params, entry.model.accepts)
     if params is not session.params:
-        _tell(session.id, entry.name, tuple(sorted(session.params.keys() - params.keys())))
+        names = sorted(session.params.keys() - params.keys())[:20]
+        _tell(session.id, entry.name, ", ".join(clip(name, 40) for name in names))
     return params
 
 
 @functools.lru_cache(maxsize=1000)  # once for each, as long as there are not too many
-def _tell(session: str, model: str, names: tuple[str, ...]) -> None:
-    shown = ", ".join(clip(name, 40) for name in names[:20])
+def _tell(session: str, model: str, names: str) -> None:
     told = "params of conversation %s that are not for %s are left out: %s"
-    log.warning(told, session, model, shown)
+    log.warning(told, session, model, names)
 
 
 class Stateless:

@@ -13,7 +13,7 @@ from chattable.budget.postgres import Gate, drive
 from chattable.budget.sqlite import Transactions
 from chattable.budget.steps import Steps, T
 from chattable.proxy.store import address, postgres, schema, sqlite
-from chattable.proxy.store.errors import Unavailable
+from chattable.proxy.store.errors import Crowded, Unavailable
 from chattable.proxy.store.outages import outages
 
 PING = 2.0  # seconds
@@ -99,6 +99,33 @@ class Database:
             async with asyncio.timeout(PING), self._reader.connect() as connection:
                 await connection.execute(text("SELECT 1"))
 
+    async def trouble(self) -> str:
+        """What keeps the database from serving, as said behind its name; empty if nothing does."""
+        try:
+            await self.ping()
+        except Crowded:
+            return "has no free connection"
+        except Unavailable:
+            return "does not answer"
+        if self.transactions is None:
+            return await self._refuses_to_write()
+        try:
+            async with asyncio.timeout(PING):
+                await self.transactions.run(_nothing)
+        except TimeoutError:
+            return "is locked: somebody else has been writing to the file for seconds"
+        except LedgerUnavailableError as error:
+            return f"takes nothing: {error}"
+        return ""
+
+    async def _refuses_to_write(self) -> str:
+        try:
+            async with asyncio.timeout(PING), self.connect() as connection:
+                setting = await connection.scalar(text("SELECT current_setting('transaction_read_only')"))
+        except (Unavailable, TimeoutError):
+            return "does not answer"
+        return "is read-only, as a replica is" if setting == "on" else ""
+
     async def version(self) -> str | None:
         """Returns the version of the schema; None before the first migration."""
         async with self.connect() as connection:
@@ -128,3 +155,8 @@ class Database:
     def _file_of_url(self) -> str:
         name = self._url.database
         return sqlite.memory() if name in (None, "", ":memory:") else str(name)
+
+
+def _nothing() -> Steps[None]:
+    """An operation whose transaction is all there is to it."""
+    yield from ()

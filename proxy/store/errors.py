@@ -41,5 +41,9 @@ class Unavailable(StoreError):
     """The database did not do its part; the same call may succeed later. Whether a write was done is then unknown."""
 
 
+class Crowded(Unavailable):
+    """Every connection to the database is busy."""
+
+
 class Contended(Unavailable):
     """Somebody else holds the rows that this wanted, for too long."""

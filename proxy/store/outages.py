@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import exc
 
-from chattable.proxy.store.errors import Contended, Unavailable
+from chattable.proxy.store.errors import Contended, Crowded, Unavailable
 
 # Classes of SQLSTATE that say "not now": connection, login, rollback of a deadlock, no such database, no resources, lock not
 # available, operator intervention, system error; and a server that has become a read-only replica.
@@ -21,7 +21,7 @@ def outages(database: str) -> Iterator[None]:
     try:
         yield
     except exc.TimeoutError:
-        raise Unavailable(f"{database}: every connection is busy.") from None
+        raise Crowded(f"{database}: every connection is busy.") from None
     except exc.DBAPIError as error:
         if not _away(error):
             raise

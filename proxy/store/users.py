@@ -177,7 +177,7 @@ class Users:
             "prefix": masked(secret),
             "models": _models(models),
             "trusted": trusted,
-            "expires_at": _expiry(expires_at),
+            "expires_at": _expiry(expires_at, self._now()),
             "created_at": self._now(),
         }
         try:
@@ -295,7 +295,9 @@ def _models(models: Sequence[str] | None) -> list[str] | None:
     return [short(model, "models") for model in models]
 
 
-def _expiry(expires_at: int | None) -> int | None:
-    if expires_at is not None and not 0 <= expires_at <= LAST_SECOND:
-        raise Invalid(f"expires_at must be unix seconds up to the year 9999, not {expires_at}.", "expires_at")
+def _expiry(expires_at: int | None, now: int) -> int | None:
+    if expires_at is not None and not now < expires_at <= LAST_SECOND:
+        wrong = "is in the past" if 0 <= expires_at <= now else "is none"
+        message = f"expires_at must be unix seconds between now and the year 9999; {expires_at} {wrong}."
+        raise Invalid(message, "expires_at")
     return expires_at

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from chattable.proxy.bounds import FILE, TooComplex
 from chattable.proxy.transcripts.transcript import Unreadable
 
 WORD = re.compile(r'[\[\]{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"|"|[^ \t\r\n\[\]{},:"]++', re.S)
@@ -17,6 +18,10 @@ CLOSES = {"[": "]", "{": "}"}
 
 def decode(data: bytes) -> Any:
     """The value, or `Unreadable` with the place where it breaks off."""
+    try:
+        FILE.check(data)
+    except TooComplex as error:
+        raise Unreadable(f"It {error.what}.", code="request_too_complex") from None
     try:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

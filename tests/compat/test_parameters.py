@@ -20,8 +20,8 @@ INVALID = "invalid_request_error"
 SLOW_DOWN = error(429, "slow down", "rate_limit_exceeded", headers={"retry-after": "7", "x-ratelimit-limit-requests": "9"})
 # the upstream's answer, then the client's status, type, code
 REFUSED: dict[str, tuple[Any, int, str, str]] = {
-    "429": (SLOW_DOWN, 429, "requests", "rate_limit_exceeded"),
-    "429_quota": (error(429, "no money", "insufficient_quota"), 429, "requests", "insufficient_quota"),
+    "429": (SLOW_DOWN, 429, UPSTREAM, "rate_limit_exceeded"),
+    "429_quota": (error(429, "no money", "insufficient_quota"), 429, UPSTREAM, "insufficient_quota"),
     "500": (error(500, "boom"), 502, UPSTREAM, "upstream_error"),
     "502": (Html(502), 502, UPSTREAM, "upstream_error"),
     "503": (error(503, "busy"), 503, UPSTREAM, "upstream_overloaded"),

@@ -709,6 +709,100 @@ async def test_f33_foreign_values(server: Valkey, value: tuple[str, ...]) -> Non
     await cache.stop()
 
 
+def fill(server: Valkey) -> None:
+    """Has the server take nothing that needs memory, and throw nothing away."""
+    server.execute("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
+
+
+@asynccontextmanager
+async def stores(server: Valkey, count: int = 2) -> AsyncIterator[list[RedisStore]]:
+    opened = [RedisStore(server.url, namespace="full:") for _ in range(count)]
+    for each in opened:
+        await each.start()
+    yield opened
+    for each in opened:
+        await each.stop()
+
+
+async def test_f32_a_full_server_keeps_no_answer(server: Valkey) -> None:
+    async with stores(server, 1) as [store]:
+        await put(store, ONE, b"x" * 1000)
+        again = await store.enter(ONE, max_age=NEVER)
+        first = await lead(store, TWO)
+        assert isinstance(again, Lead)
+        fill(server)
+        assert not await store.leave(TWO, first, body=b"y" * 1000, ttl=60)
+        assert not await store.leave(ONE, again, body=b"newer" * 1000, ttl=60)
+        assert server.execute("KEYS", "*") == []  # nor what was to be replaced
+        assert await store.enter(TWO) == Lead(first.stamp)  # one that nobody can follow
+        server.execute("CONFIG", "SET", "maxmemory", "0")
+        await put(store, TWO, b"z")
+        assert (await got(store, TWO), store.away) == (b"z", False)
+
+
+async def test_f32_a_full_server_shares_nothing_and_leaves_no_hole(server: Valkey) -> None:
+    async with stores(server) as [here, there]:
+        first = await lead(here, ONE)
+        follow = await there.enter(ONE)
+        assert isinstance(follow, Follow)
+        assert await here.share(ONE, first, b"a")
+        assert await there.peek(ONE, follow, 0) == (True, [b"a"])
+        fill(server)
+        assert await there.peek(ONE, follow, 1) == (False, [])  # it asks by itself
+        assert not await here.share(ONE, first, b"b")
+        server.execute("CONFIG", "SET", "maxmemory", "0")
+        assert not await here.share(ONE, first, b"c")  # behind what was not shared
+        assert await there.peek(ONE, follow, 1) == (False, [])
+        assert isinstance(await there.enter(ONE), Lead)
+
+
+async def test_f32_the_end_of_an_answer_that_finds_no_room_is_told(server: Valkey) -> None:
+    async with stores(server) as [here, there]:
+        first = await lead(here, ONE)
+        follow = await there.enter(ONE)
+        assert isinstance(follow, Follow)
+        fill(server)
+        assert not await here.leave(ONE, first, body=b"x", ttl=60, last=[b"a", DONE])
+        assert await there.peek(ONE, follow, 0) == (False, [])
+        assert server.execute("KEYS", "*") == []
+
+
+async def test_f32_a_purge_comes_through_on_a_full_server(server: Valkey) -> None:
+    async with stores(server, 1) as [store]:
+        for place in (ONE, TWO):
+            await put(store, place, b"x")
+        fill(server)
+        assert await store.purge("user:a")
+        assert (await got(store, ONE), await got(store, TWO)) == (None, b"x")
+
+
+async def test_f32_everybody_is_answered_beside_a_full_server(server: Valkey) -> None:
+    async with two(server.url, 60_000) as pair:
+        gate = asyncio.Event()
+        calls = Calls([said("a")[0], gate, *said("a", " b")[1:]], said("a", " b"))
+        here = Request(pair[0], calls)
+        await soon(lambda: here.text == "a")
+        there = Request(pair[1], calls)
+        await soon(lambda: there.text == "a")
+        fill(server)
+        gate.set()
+        assert [(await request).text for request in (here, there)] == ["a b"] * 2
+        assert here.whole and there.whole
+        await soon(lambda: not pair[0]._tasks and not pair[1]._tasks)
+        assert (await Request(pair[1], calls)).how == "MISS"
+
+
+async def test_f34_a_primary_that_became_a_replica_is_left_alone(server: Valkey) -> None:
+    async with stores(server, 1) as [store]:
+        await put(store, ONE, b"x")
+        server.execute("REPLICAOF", "127.0.0.1", "1")
+        assert await store.enter(TWO) == Lead(b"")
+        assert store.away and await got(store, ONE) is None  # a purge might not have reached it
+        server.execute("REPLICAOF", "NO", "ONE")
+        await soon(lambda: not store.away)
+        assert await got(store, ONE) == b"x"
+
+
 async def test_nothing_is_left_behind(server: Valkey) -> None:
     cache = answers(RedisStore(server.url))
     tasks = len(asyncio.all_tasks())

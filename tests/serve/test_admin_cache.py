@@ -87,4 +87,4 @@ def test_a_purge_without_redis_is_no_purge(upstream: ScriptedUpstream) -> None:
             server.admin("DELETE", "/admin/cache")
         assert (refused.value.code, "cache_unavailable" in refused.value.msg) == (503, True)
         entry = server.admin("GET", "/admin/audit?action=cache.purge")["data"][0]
-        assert entry["outcome"].startswith("failed: Redis does not answer")
+        assert entry["outcome"].startswith("failed: Redis is away")

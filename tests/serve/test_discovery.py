@@ -49,6 +49,8 @@ def test_what_a_provider_has_is_listed_behind_its_wildcards(upstream: ScriptedUp
         found = ["named", "stub/a", "stub/b/c", "stub/ft:x:acme", "ft-x"]  # special/… is another provider's
         assert soon(server, 5) == found
         assert listed(server, models=["stub/*"]) == ["stub/a", "stub/b/c", "stub/ft:x:acme"]
+        granted = ["stub/new", "quiet/x", "stub/a", "named", "nowhere"]  # of which the last is served by nobody
+        assert listed(server, models=granted) == ["named", "stub/a", "stub/new", "quiet/x"]
         sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0)
         sdk.chat.completions.create(model="ft-x", messages=[{"role": "user", "content": "hi"}])
         assert upstream.requests[-1].json["model"] == "ft:x:acme"

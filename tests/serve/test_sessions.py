@@ -302,19 +302,19 @@ def test_the_window_is_the_newest_messages_and_the_system_message(sdk: OpenAI, u
 
 
 def test_the_window_leaves_room_for_the_answer(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
-    """Of 100 tokens 20 are the answer's and 4 a margin; each question is estimated at 19, each answer was counted as 2."""
+    """Of 100 tokens 20 are the answer's and 4 a margin; each question is estimated at 19, each answer was counted as 10."""
     for i in range(4):
         talk(sdk, f"{i} " + "x" * 58, "s", max_tokens=20)
-    assert talk(sdk, "y" * 60, "s", model="small", max_tokens=20).injected == 4
-    assert [line[2] for line in asked(upstream)] == ["2", "2", "3", "3", "y"]  # the answer to 1 would fit, without its question
+    assert talk(sdk, "y" * 60, "s", model="small", max_tokens=20).injected == 2
+    assert [line[2] for line in asked(upstream)] == ["3", "3", "y"]  # the answer to 2 would fit, without its question
     assert talk(sdk, "z" * 60, "s", model="small", max_tokens=60).injected == 0
 
 
 def test_the_window_leaves_room_for_the_stored_system_message(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
     """It is estimated at 34 tokens, so of the 57 that are left no two questions fit beside it."""
-    talk(sdk, [{"role": "system", "content": "w" * 120}, {"role": "user", "content": "0 " + "x" * 58}], "s", max_tokens=20)
+    talk(sdk, [{"role": "system", "content": "w" * 120}, {"role": "user", "content": "0 " + "x" * 26}], "s", max_tokens=20)
     for i in range(1, 4):
-        talk(sdk, f"{i} " + "x" * 58, "s", max_tokens=20)
+        talk(sdk, f"{i} " + "x" * 26, "s", max_tokens=20)
     talk(sdk, "y" * 60, "s", model="small", max_tokens=20)
     assert [line[:3] for line in asked(upstream)] == ["s:w", "u:3", "a:3", "u:y"]
 
