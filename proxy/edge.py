@@ -25,7 +25,8 @@ class Edge:
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
     with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected. A request whose client
-    left before it was answered is logged with `CLIENT_LEFT`. A slash that is sent as %2F belongs to a name.
+    left before it was answered is logged with `CLIENT_LEFT`.
+    A slash that is sent as %2F belongs to a name.
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog, *, patience: float, max_body: int) -> None:

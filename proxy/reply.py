@@ -110,7 +110,7 @@ class Reply:
             call()
 
     def close(self) -> None:
-        """Says that the client closed its own direction: it has left, most likely, and may still read."""
+        """Says that the client closed its own direction: it has left, most likely, or still reads."""
         if not self._closed:
             self._closed = True
             for call in self._on_leave:

@@ -427,7 +427,7 @@ MISTAKES = {
     "a control character": ("server: {}\n# \x07", 2, "", "YAML does not allow the character U+0007"),
     "a session named by a secret": (
         "sessions:\n  headers:\n    - X-Chat-Id\n    - authorization", 4, "sessions.headers[1]",
-        "`authorization` carries a secret, which would be kept in plain text as the name of a session",
+        "`authorization` carries a secret, which would be kept in plain text as the name of a",
     ),
     "a session named by a secret, with a mode": (
         "sessions:\n  headers:\n    - {name: X-Api-Key, mode: append}", 3,
