@@ -28,6 +28,7 @@ class Estimate(Struct, frozen=True):
     prompt: int = 0  # tokens
     output: int = 0  # tokens of each answer
     answers: int = 1
+    prompts: int = 1
     whole: bool = False  # the output comes whole or not at all, and counts so where nobody reports it
     fixed: int = 0  # micro-USD, whatever the tokens
 
@@ -73,6 +74,7 @@ class Completions(Struct):
         return Estimate(
             output=LEGACY_CAP if self.max_tokens is None else self.max_tokens,
             answers=max(1, prompts) * max(self.n or 1, self.best_of or 1),
+            prompts=prompts,
         )
 
 

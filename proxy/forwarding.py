@@ -79,6 +79,8 @@ class Forwarding:
                         usage = _usage(answer) or (NO_USAGE if kind.free else None)
                         if usage is not None:
                             hold.see(Chunk(usage=usage))
+                        for index, text in enumerate(_texts(answer)):
+                            hold.see(Chunk(index, {"content": text}))
                         paced.see(Chunk(usage=await hold.usage()))
                         routes.ended(True)
                     if "model" in answer:
@@ -119,6 +121,13 @@ def _object(content_type: str, body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError):
         raise BrokenAnswer("sent an answer that is no JSON") from None
     return answer if isinstance(answer, dict) else {}
+
+
+def _texts(answer: Mapping[str, Any]) -> list[str]:
+    """What a completion says, choice by choice."""
+    choices = answer.get("choices")
+    found = [choice.get("text") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    return [text for text in found if isinstance(text, str)]
 
 
 def _usage(answer: Mapping[str, Any]) -> Usage | None:

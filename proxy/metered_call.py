@@ -149,6 +149,10 @@ class MeteredCall:
         prompt, output = reported.prompt_tokens, reported.completion_tokens
         if not prompt and self._reported is not NO_USAGE:
             prompt, self._guessed = await self._count_prompt(0), True
+        elif self._estimate.prompts > 1:  # llama.cpp reports the first of several only
+            counted = await self._count_prompt(0)
+            if counted > prompt * 4 / 3 + 3:
+                prompt, self._guessed = counted, True
         if self._estimate.whole and self._reported is None:
             output, self._guessed = self._most, True
         size = 0

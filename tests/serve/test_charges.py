@@ -352,6 +352,17 @@ def test_b20_choices_are_counted_each_by_itself(server: Chattable, upstream: Scr
     assert olga.row["spent"] == 5 + 16 == chunks[-1].usage.total_tokens
 
 
+def test_b20_of_several_prompts_all_are_counted(server: Chattable, upstream: ScriptedUpstream) -> None:
+    """llama.cpp reports the first prompt of a list, and its answer, alone."""
+    ola = Person(server, "ola20")
+    said = " and so on it goes"  # five tokens
+    choices = [{"index": i, "text": said, "finish_reason": "stop"} for i in range(3)]
+    one = {"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9}
+    upstream.script(Plain(200, {"object": "text_completion", "model": "m", "choices": choices, "usage": one}))
+    assert ola.post("/completions", model="m", prompt=["one two three four"] * 3, max_tokens=9).status_code == 200
+    assert 3 * 4 + 3 * 5 <= ola.row["spent"] <= 3 * 4 + 3 * 5 + 2  # line ends between the prompts
+
+
 def test_b16_b17_what_was_reported_before_a_cut_is_kept(server: Chattable, upstream: ScriptedUpstream) -> None:
     pam = Person(server, "pam17")
     early = {**chunk("one "), "usage": {"prompt_tokens": 70, "completion_tokens": 1, "total_tokens": 71}}
