@@ -35,7 +35,7 @@ $(BIN)/chattable: pyproject.toml requirements.lock
 	$(if $(PIP),$(INSTALL) $(pip-$(PIP)))
 	@$(BIN)/python .ci/floors.py pip
 	@$(call install-lock,requirements.lock)
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(BIN)/chattable
