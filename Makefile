@@ -22,20 +22,20 @@ say = printf '%s\n' "make: $(1)" >&2
 
 define install-lock
 $(INSTALL) --require-hashes -r $(1) || { \
-	$(call say,pip could not install $(1): it says why above. Where it reached no package index name one); \
-	$(call say,with PIP_INDEX_URL; otherwise: make clean; make $(MAKECMDGOALS) PIP=newest); exit 1; }
+	$(call say,pip could not install $(1): see above. If it is the network: set PIP_INDEX_URL.); \
+	$(call say,If not: make clean; make $(MAKECMDGOALS) PIP=newest); exit 1; }
 endef
 
 $(BIN)/chattable: pyproject.toml requirements.lock
 	@command -v $(PYTHON) >/dev/null || { \
-	$(call say,there is no $(PYTHON). Install Python 3; where it has another name: make PYTHON=python3.13); exit 1; }
+	$(call say,there is no $(PYTHON). Install Python 3 or name it: make PYTHON=python3.13); exit 1; }
 	@$(PYTHON) .ci/floors.py
 	@$(PYTHON) -m venv $(VENV) || { \
-	$(call say,$(PYTHON) made no virtual environment; it says why above. Then: make clean; make again); exit 1; }
+	$(call say,no virtual environment was made: see above. Mend it; make clean; make again); exit 1; }
 	$(if $(PIP),$(INSTALL) $(pip-$(PIP)))
 	@$(BIN)/python .ci/floors.py pip
 	@$(call install-lock,requirements.lock)
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(BIN)/chattable
@@ -69,12 +69,13 @@ bench: $(VENV)/dev  ## measure against nginx and a direct call; prints a table, 
 schema: $(BIN)/chattable  ## write config.schema.json anew
 	$(BIN)/python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))' > config.schema.json
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
-	--no-emit-index-url --no-header --no-annotate
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-strip-extras --no-emit-index-url --no-header --no-annotate
+DEV := --extra sdk --extra local --group dev -c requirements.lock
 
-lock: $(VENV)/dev  ## write the two lock files: pins stay, missing ones are added (UPGRADE=--upgrade: all anew)
+lock: $(VENV)/dev  ## write the lock files; pins stay but with UPGRADE=--upgrade
 	echo 'setuptools>=77' | $(COMPILE) $(UPGRADE) pyproject.toml - -o requirements.lock
-	echo 'setuptools>=77' | $(COMPILE) $(UPGRADE) --extra sdk --extra local --group dev -c requirements.lock pyproject.toml - -o requirements-dev.lock
+	echo 'setuptools>=77' | $(COMPILE) $(UPGRADE) $(DEV) pyproject.toml - -o requirements-dev.lock
 	$(BIN)/python tests/locks.py requirements.lock requirements-dev.lock
 
 clean:  ## remove the virtual environments and everything generated
