@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
-from chattable.proxy import halves
 from chattable.proxy.store.session_chain import ITEM, MESSAGE_ID
 from chattable.proxy.store.session_values import message_of as read_message
 
@@ -100,7 +99,8 @@ def _whole(message: Message) -> Message:
     try:
         msgspec.json.encode(message)
     except UnicodeEncodeError:
-        return read_message(json.dumps(halves.whole(msgspec.to_builtins(message.to_json()))))
+        text = json.dumps(msgspec.to_builtins(message.to_json()), ensure_ascii=False)
+        return read_message(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return message
 
 
