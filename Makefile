@@ -53,7 +53,7 @@ test: $(VENV)/dev  ## run all tests
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-fast: $(VENV)/dev  ## run the tests that start no server, database or model: about a minute
-	PYTHONPATH=tests $(BIN)/python -m pytest -p fast -n 2 --ignore tests/sim $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m pytest -p fast -n 2 --ignore tests/sim --ignore tests/contract/test_ledger_machine.py $(ARGS)
 
 check: lint types test  ## what to run before a commit; CI adds the other Pythons and pips
 lint: $(VENV)/dev

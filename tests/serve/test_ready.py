@@ -166,7 +166,7 @@ def test_readiness_says_that_a_redis_does_not_answer(valkey: Valkey) -> None:
 
 CONFIG = f"""
 database_url: postgresql://me:database-password@h/d
-admin_keys: [an-admin-key-0123456789]
+admin_keys: [aT4-Wq9zK2vM-8rYd]
 providers:
   one: {{{{kind: openai, base_url: "{{url}}", api_key: {KEY}, retries: 0}}}}
   two: {{{{kind: openai, api_keys: [second-key-0123456789]}}}}
@@ -178,7 +178,7 @@ budgets: {{{{webhook: {{{{url: "https://example.com/x", secret: {WEBHOOK}}}}}}}}
 @pytest.mark.parametrize(
     "secret",
     [
-        KEY, OWN, WEBHOOK, "database-password", "an-admin-key-0123456789", "second-key-0123456789",
+        KEY, OWN, WEBHOOK, "database-password", "aT4-Wq9zK2vM-8rYd", "second-key-0123456789",
         "of-the-environment", "Bearer abcdefgh12345", "https://me:hunter22@elsewhere/",
     ],
 )  # fmt: skip
