@@ -29,7 +29,7 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
         until(lambda: len(house.honest.requests) == IN_FLIGHT, "200 are in flight")
     held = house.row(budget)["held"]
     house.server.admin("PATCH", f"/admin/budgets/{budget}", {"tokens": held})  # exactly full
-    assert ned.ask(body("p/mid-x")).code == "insufficient_quota"
+    assert ned.ask(body("p/mid-x")).code == "budget_busy"  # held, not spent
     house.base.set_clock(midnight + 3)
     assert house.row(budget)["held"] == house.row(budget)["spent"] == 0
     with always(lambda _: after, house.honest):
