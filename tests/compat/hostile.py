@@ -96,7 +96,7 @@ CASES = [
     Case("usage_in_every_chunk", [c | {"usage": usage(n + 1)} for n, c in enumerate([*HI, STOP])], "hello", usage=4),
     Case("usage_null_everywhere", [c | {"usage": None} for c in [*HI, STOP]], "hello"),
     Case("usage_before_finish", [*HI, delta(usage=usage(5)), STOP], "hello", usage=5),
-    Case("usage_that_does_not_add_up", [*HI, STOP, {"choices": [], "usage": usage(5) | {"total_tokens": 99}}], "hello", usage=5),
+    Case("usage_that_does_not_add_up", [*HI, STOP, {"choices": [], "usage": usage(5) | {"total_tokens": 99}}], "hello", usage=99),
     Case("no_choices_first", [{"choices": [], "prompt_filter_results": [{}]}, *HI, STOP], "hello"),
     Case("choices_null", [*HI, {"choices": None}, STOP], "hello"),
     Case("error_null", [c | {"error": None} for c in [*HI, STOP]], "hello"),
