@@ -190,7 +190,7 @@ CALLS = [
 DETAILS = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1}}
 SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any], Any]] = {  # messages of the choices, finish, facts, logprobs
     "text": ([{"content": "Grüße, 世界 🙂, \\ \" \n"}], "stop", {}, None),
-    "long": ([{"content": "word " * 5000}], "stop", {}, None),
+    "long": ([{"content": "word " * 800}], "stop", {}, None),
     "facts": ([{"content": "yes"}], "stop", {"system_fingerprint": "fp_1", "citations": ["a", "b"]}, None),
     "logprobs": ([{"content": "yes"}], "stop", {}, LOGPROBS),
     "three": ([{"content": "one"}, {"content": "two"}, {"content": "three"}], "stop", {}, None),
