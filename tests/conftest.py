@@ -37,9 +37,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """With `-n auto`, two processes for each core, as tests wait a lot; single files are run by one."""
+    """With `-n auto`, one process more than cores, as tests wait a lot; single files are run by one.
+
+    With twice as many, servers of several workers take half a minute to start.
+    """
     folders = any(Path(argument).is_dir() for argument in config.args)
-    return 2 * (os.cpu_count() or 1) if folders else 0
+    return 1 + (os.cpu_count() or 1) if folders else 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -71,7 +71,7 @@ class Process:
             self._logged = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
         return self._logged
 
-    def wait_ready(self, url: str, timeout: float = 30) -> float:
+    def wait_ready(self, url: str, timeout: float = 90) -> float:
         """Returns the seconds from spawn to the first 200; says what was logged when that does not come in time."""
         while time.monotonic() - self.spawned < timeout:
             if not self.running:
@@ -106,7 +106,7 @@ def start(
     command: Sequence[str],
     env: Mapping[str, str] | None = None,
     ready_url: str = "",
-    timeout: float = 30,
+    timeout: float = 90,
     cwd: str | Path | None = None,
 ) -> Process:
     """Starts a command and waits until `ready_url` answers 200; a process that does not get there is stopped."""
@@ -159,7 +159,7 @@ def chattable(
     *arguments: str,
     prefix: Sequence[str] = (),
     program: Sequence[str] = (sys.executable, "-m", "chattable.proxy"),
-    timeout: float = 30,
+    timeout: float = 90,
     directory: str | Path | None = None,
     port: int = 0,
     migrated: bool = True,
