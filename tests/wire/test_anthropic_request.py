@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -489,7 +490,9 @@ def test_depth_is_refused_politely() -> None:
     for _ in range(5000):
         deep = {"a": deep}
     chat = Chat("m", [Message("user", "hi")], False, {"container": deep})
-    with suppress(InvalidRequest):  # newer Pythons have room for it
+    # Newer Pythons may have room for it; this one has not.
+    old = sys.version_info < (3, 12)
+    with pytest.raises(InvalidRequest) if old else suppress(InvalidRequest):
         assert AnthropicWire().request(chat, OLD).startswith(b"{")
 
 

@@ -1,6 +1,7 @@
 """What is sent to Gemini. Google's own SDK says whether it has the right shape: its types forbid what they do not know."""
 
 import json
+import sys
 from contextlib import suppress
 from typing import get_args
 
@@ -536,7 +537,9 @@ def test_deeper_than_that_is_refused_politely():
     schema = {}
     for _ in range(5000):
         schema = {"x": schema}
-    with suppress(InvalidRequest):  # newer Pythons have room for it
+    # Newer Pythons may have room for it; this one has not.
+    old = sys.version_info < (3, 12)
+    with pytest.raises(InvalidRequest) if old else suppress(InvalidRequest):
         assert sent({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})
 
 
