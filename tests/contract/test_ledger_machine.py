@@ -951,7 +951,7 @@ MISTAKES: dict[str, tuple[object, str, object]] = {
 def find(world: World) -> None:
     """Fails unless a mistake is found, in few examples; what two ledgers are asked at once need not come out so again."""
     try:
-        search(world, 300, derandomize=True, database=None, phases=(Phase.generate,), print_blob=False)
+        search(world, 1_000, derandomize=True, database=None, phases=(Phase.generate,), print_blob=False)
     except AssertionError:
         return
     except FlakyFailure as error:

@@ -503,7 +503,7 @@ def test_what_is_booked_is_what_is_known(world: tuple[asyncio.Runner, World]) ->
 
 # --- mistakes that it must find --------------------------------------------------------------------------------------
 
-CHARGE, KNOWN, CUT_SHORT, SEE = MeteredCall._charge, MeteredCall._known, MeteredCall.cut_short, MeteredCall.see
+CHARGE, SEE = MeteredCall._charge, MeteredCall.see
 
 
 async def silence_is_free(call: MeteredCall, error: BaseException | None) -> Any:
