@@ -47,24 +47,27 @@ class Account(Struct):
         """What is left."""
         return Room(limit=self.limit, amount=self.amount, spent=self.spent, held=self.held, resets_at=self.resets_at)
 
-    def fits(self, wish: Wish) -> int:
-        """The most output that this limit leaves room for; negative if not even the prompt fits."""
-        return self._output(wish, self.room().remaining)
+    def fits(self, wish: Wish, most: int, held: Amount | None = None) -> int:
+        """The output of at most `most` tokens that this limit leaves room for.
 
-    def would_fit(self, wish: Wish) -> int:
-        """The same, if calls under way used nothing of what they hold."""
-        return self._output(wish, self.amount - self.spent)
-
-    def _output(self, wish: Wish, remaining: Amount) -> int:
-        most = wish.most
-        if self.limit.tokens is not None:
-            most = min(most, remaining.tokens - wish.prompt)
-        if self.limit.cost is not None and not wish.priced and self.limit.mode == "hard":
+        Negative if not even the prompt fits. `held` stands for what calls under way hold.
+        """
+        limit, amount, spent, held = self.limit, self.amount, self.spent, held or self.held
+        if limit.tokens is not None:
+            left = amount.tokens - spent.tokens - held.tokens - wish.prompt
+            if left < most:
+                most = left
+        if limit.cost is None or (wish.free and wish.priced):
+            return most
+        if not wish.priced and limit.mode == "hard":
             return -1
-        if self.limit.cost is not None and not wish.free:
-            left = (remaining.cost - wish.fixed) * 1_000_000 - wish.prompt * wish.price.input
-            most = min(most, left // wish.price.output) if wish.price.output else most if left >= 0 else -1
-        return most
+        if wish.free:
+            return most
+        left = amount.cost - spent.cost - held.cost - wish.fixed
+        left = left * 1_000_000 - wish.prompt * wish.price.input
+        if wish.price.output:
+            return min(most, left // wish.price.output)
+        return most if left >= 0 else -1
 
     def lacks(self, more: Amount) -> bool:
         """Whether this hard limit has no room for that much more."""

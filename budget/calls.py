@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import astuple, replace
+from msgspec.structs import astuple
 
 from chattable.budget.books import LIMITS, Account, Books, Key, limit_of
 from chattable.budget.errors import BudgetExceededError
@@ -137,16 +137,17 @@ def _owner(limit: Limit, asker: Asker) -> str:
 def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) -> Hold | BudgetExceededError:
     accounts = [books.accounts[key] for key in keys]
     hard = [account for account in accounts if account.limit.mode == "hard"]
-    output = min([wish.most, *(account.fits(wish) for account in hard)])
-    if wish.uncapped and hard:
-        output = min(output, _share(wish, hard))
+    output = _fitting(wish, hard)
     if output < wish.least:
-        busy = all(account.would_fit(wish) >= wish.least for account in hard)
-        return min(hard, key=lambda account: account.fits(wish)).refusal(wish, busy=busy)
+        busy = all(account.fits(wish, wish.most, NOTHING) >= wish.least for account in hard)
+        tightest = min(hard, key=lambda account: account.fits(wish, wish.most))
+        return tightest.refusal(wish, busy=busy)
     held = wish.amount(output)
     if not accounts:
         return Hold(id=wish.id, output=output, held=held, bound=False, hard=False)
-    warnings = tuple(account.limit.id for account in accounts if account.limit.mode == "soft" and account.fits(wish) < output)
+    warnings = tuple(
+        account.limit.id for account in accounts if account.limit.mode == "soft" and account.fits(wish, output) < output
+    )
     left = [(account.room().remaining.tokens, account.resets_at) for account in hard if account.limit.tokens is not None]
     remaining, resets_at = min(left, key=lambda pair: pair[0], default=(None, None))
     for key in keys:
@@ -157,10 +158,17 @@ def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) ->
     )
 
 
-def _share(wish: Wish, hard: Sequence[Account]) -> int:
-    """What a call gets that names no cap: half of what remains, so that its neighbours find room as well."""
-    twice = replace(wish, most=2 * wish.most)
-    return max(FAIR, min(account.fits(twice) for account in hard) // 2)
+def _fitting(wish: Wish, hard: Sequence[Account]) -> int:
+    """The output that a call gets: what it wishes, else what every hard limit leaves.
+
+    One that names no cap gets half of that, so that its neighbours find room as well.
+    """
+    most = 2 * wish.most if wish.uncapped else wish.most
+    for account in hard:
+        most = account.fits(wish, most)
+    if not wish.uncapped or not hard:
+        return min(most, wish.most)
+    return min(most, wish.most, max(FAIR, most // 2))
 
 
 def _end(books: Books, call: _Call, end: End) -> State:

@@ -63,7 +63,9 @@ class Edge:
             status = status or 500
             raise
         finally:
-            status = scope.get("refused") or status or CLIENT_LEFT
+            if "refused" in scope:
+                status = scope["refused"]
+            status = status or CLIENT_LEFT
             ms = round((time.monotonic() - began) * 1000, 1)
             self._log.add({"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms})
 

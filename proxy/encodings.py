@@ -17,7 +17,7 @@ WINDOW = 23  # log2 of the memory that zstd may need: what every HTTP client kee
 def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     """The body without its encoding, at most `limit` bytes of it."""
     encoding = encoding.lower()
-    if encoding in ("", "identity"):
+    if encoding == "identity":
         return body
     undo = KNOWN.get(encoding)
     if undo is None:

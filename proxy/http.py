@@ -70,9 +70,9 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._idle > MAX_HEAD:
             self._refuse(LONG_HEAD)
-        elif self._receiving or not self._pending:
+        elif self._receiving or self.cycle is None or self.cycle.response_complete:
             self._give_time()
-        else:
+        elif self._deadline is not None:
             self._take_time()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -98,14 +98,15 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """It is complete but for its body."""
         self._idle = 0
-        self._take_time()
+        if self._deadline is not None:
+            self._take_time()
         super().on_headers_complete()
         self._headed = True
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
         self._idle = 0
-        if not self._pending:  # it was answered without it
+        if self.cycle.response_complete:  # it was answered without it
             self._throw_away(len(body))
             return
         self._came += len(body)
@@ -120,10 +121,26 @@ class BoundedHttp(HttpToolsProtocol):
         self._receiving = False
         super().on_message_complete()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
+    def shutdown(self) -> None:
+        """The server ends: what is under way is answered, also what is not whole yet."""
+        if self._in_body and self._pending:
+            self.cycle.on_response = self._close  # without a word in the head, so that it may be read
+        else:
+            super().shutdown()
 
-    async def _answer(
+    def _close(self) -> None:
+        self.on_response_complete()
+        if self._in_body:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if not cycle.keep_alive or cycle.scope["http_version"] != "1.1":
+            app = partial(self._answer_last, cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    async def _answer_last(
         self,
         cycle: RequestResponseCycle,
         app: ASGIApp,
@@ -131,6 +148,7 @@ class BoundedHttp(HttpToolsProtocol):
         receive: Receive,
         send: Send,
     ) -> None:
+        """Answers a request after which the connection ends."""
         if scope["http_version"] != "1.1":
             cycle.waiting_for_100_continue = False
             send = partial(_send_unchunked, cycle)

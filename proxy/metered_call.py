@@ -118,12 +118,13 @@ class MeteredCall:
         said = self._said.get(chunk.index)
         if said is None:
             said = self._said[chunk.index] = []
-        delta, before = chunk.delta, len(said)
-        for key in SPOKEN:
-            if text := delta.get(key):
-                said.append(text)
-        for call in delta.get("tool_calls") or ():
-            said += [text for text in (call.get("function") or {}).values() if text]
+        delta, before = chunk.delta, 0 if self._most_said is None else len(said)
+        for key in delta:
+            if key in SPOKEN and delta[key]:
+                said.append(delta[key])
+            elif key == "tool_calls":
+                for call in delta[key] or ():
+                    said += [text for text in (call.get("function") or {}).values() if text]
         if self._most_said is not None:
             self._size += sum(map(bound, said[before:]))
             self.suspect = self._counted + self._size - self._counted_size > self._most_said
@@ -156,8 +157,8 @@ class MeteredCall:
         if self._estimate.whole and self._reported is None:
             output, self._guessed = self._most, True
         size = 0
-        for said in self._said.values():
-            size += bound("".join(said))
+        for index in self._said:
+            size += bound("".join(self._said[index]))
         # Too few tokens for so many bytes, or more than any answer has: only then it is worth counting.
         if size > LONG_TOKENS * output or output > MOST_OUTPUT:
             counted = await self._count_said()
@@ -179,9 +180,11 @@ class MeteredCall:
 
     async def _charge(self, error: BaseException | None) -> Used | None:
         """What the call is charged; None: nothing at all."""
-        gave_up = isinstance(error, asyncio.CancelledError)
-        if error is None or self._reported is not None or (self._said and not gave_up):
+        if error is None or self._reported is not None:
             return self._used(self._usage or await self.usage())
+        gave_up = isinstance(error, asyncio.CancelledError)
+        if self._said and not gave_up:
+            return self._used(await self.usage())
         if not self.progress.sent or isinstance(error, Refused):
             return None
         if isinstance(error, BrokenAnswer):  # bytes came, if not words
@@ -221,9 +224,14 @@ class MeteredCall:
     def wish(self, prompt: int) -> Wish:
         """The call, as the ledger knows it."""
         params, principal = self.chat.params, self._caller.principal
-        asked = asked_cap(params)
-        caps = [cap for cap in (asked, self._entry.max_output) if cap is not None]
-        most = min(MOST_OUTPUT, *caps) if caps else DEFAULT_OUTPUT
+        asked, of_model = asked_cap(params), self._entry.max_output
+        most = of_model if asked is None else asked
+        if most is None:
+            most = DEFAULT_OUTPUT
+        elif of_model is not None and of_model < most:
+            most = of_model
+        if most > MOST_OUTPUT:
+            most = MOST_OUTPUT
         choices = params.get("n") or 1
         least = least_output(params) if "thinking" in params or "reasoning" in params else 1
         return Wish(
@@ -239,7 +247,7 @@ class MeteredCall:
             prompt=prompt + self._estimate.prompt,
             most=most * choices,
             least=(most if self._estimate.whole or most < least else least) * choices,
-            price=held_price(self._entry.price, self.chat),
+            price=held_price(self._entry.price, self.chat) if self._entry.price else FREE,
             priced=self._entry.priced,
             fixed=self._estimate.fixed,
             uncapped=asked is None,

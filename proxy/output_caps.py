@@ -6,15 +6,16 @@ from chattable.agents.chat import Json
 
 LEAST_THINKING = 1024  # tokens: what providers take for a budget of thoughts at least
 NAMES = ("max_tokens", "max_completion_tokens")
+THOUGHTS = (("thinking", "budget_tokens"), ("reasoning", "max_tokens"))
 
 
 def asked_cap(params: Json) -> int | None:
     """The most tokens of output that the client wants, by either name; None: it does not say."""
-    old: int | None = params.get("max_tokens")
-    new: int | None = params.get("max_completion_tokens")
-    if old is None or new is None:
-        return old if new is None else new
-    return min(old, new)
+    least: int | None = None
+    for name in NAMES:
+        if name in params and params[name] is not None and (least is None or params[name] < least):
+            least = params[name]
+    return least
 
 
 def least_output(params: Json) -> int:
@@ -36,8 +37,8 @@ def capped(params: Json, most: int) -> Json:
 
 def _thinking(params: Json) -> tuple[str, str, int] | None:
     """Where a request says how many tokens of thoughts it wants: the field, the name in it, how many."""
-    for field, key in (("thinking", "budget_tokens"), ("reasoning", "max_tokens")):
-        value = params.get(field)
+    for field, key in THOUGHTS:
+        value = params[field] if field in params else None  # noqa: SIM401 - no call
         if isinstance(value, dict) and type(value.get(key)) is int and value[key] > 0:
             return field, key, value[key]
     return None

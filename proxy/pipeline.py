@@ -104,11 +104,14 @@ class Pipeline:
                 log.exception("request %s failed", caller.request_id)
             reply.end(error)
         finally:
-            for key in [key for key, ctx in self.lent.items() if ctx.caller is caller]:
-                del self.lent[key]
+            if self.lent:
+                for key in [key for key, ctx in self.lent.items() if ctx.caller is caller]:
+                    del self.lent[key]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.pop(task).end(ShuttingDownError())  # no news but to the reader of a turn that was cancelled
+        reply = self._running.pop(task)
+        if task.cancelled():
+            reply.end(ShuttingDownError())
 
     async def _once(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
         async with self.idempotency.once(chat, caller, reply) as once:

@@ -10,7 +10,7 @@ from chattable.adapters.vendors.models import TABLE, known
 from chattable.adapters.vendors.services import vendor_at
 from chattable.agents.chat import Chat
 from chattable.budget.errors import LedgerUnavailableError
-from chattable.budget.ledger import FREE, Ledger, Price
+from chattable.budget.ledger import Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.proxy import config as settings
 
@@ -32,13 +32,11 @@ def price_of(
     return _in_micro_dollars(said) if said else None
 
 
-def held_price(price: Price | None, chat: Chat) -> Price:
+def held_price(price: Price, chat: Chat) -> Price:
     """What a hold must cover: more than the usual price where the prompt may go into a cache.
 
     Vendors that have a price for an hour write only what is marked; others write by themselves.
     """
-    if price is None:
-        return FREE
     if price.cache_write is None or (price.cache_write_1h is not None and not _marked(chat)):
         return price
     return price.dearest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -16,7 +17,7 @@ from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.auth import Caller
 from chattable.proxy.bounds import REQUEST
-from chattable.proxy.cache.controls import of_header
+from chattable.proxy.cache.controls import PLAIN, of_header
 from chattable.proxy.encodings import decompressed
 from chattable.proxy.errors import ClientLeftError, TooLargeError
 from chattable.proxy.house import House
@@ -33,17 +34,31 @@ NOT_JSON = (
 )
 
 
-async def read_json(request: Request[Any, Any, Any], limit: int) -> Json:
-    """The body as a JSON object, decompressed, whatever content type it claims."""
-    return _parsed(request, await read_body(request, limit), limit)
+async def read_json(
+    request: Request[Any, Any, Any],
+    limit: int,
+    refuse_spent: Callable[[], Awaitable[None]] | None = None,
+) -> Json:
+    """The body as a JSON object, decompressed, whatever content type it claims.
 
-
-async def read_metered(request: Request[Any, Any, Any], caller: Caller, house: House) -> Json:
-    """The same where budgets pay: nothing costly is parsed for somebody who has nothing left."""
-    body = await read_body(request, house.max_body)
-    if len(body) > LARGE or header(request, b"content-encoding"):
-        await house.metering.refuse_spent(caller)
-    return _parsed(request, body, house.max_body)
+    `refuse_spent` is for where budgets pay: nothing costly is parsed for who has nothing left.
+    """
+    body = await read_body(request, limit)
+    encoding = header(request, b"content-encoding")
+    if refuse_spent is not None and (encoding or len(body) > LARGE):
+        await refuse_spent()
+    if encoding:
+        body = decompressed(body, encoding, limit)
+    REQUEST.check(body)
+    try:
+        value = msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise InvalidRequest(NOT_JSON.format("it is not UTF-8")) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(NOT_JSON.format(str(error))) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The request body must be a JSON object, but it is {_kind(value)}.")
+    return value
 
 
 async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
@@ -64,17 +79,37 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     principal = parent.caller.principal if parent else await house.auth.principal(secret)
     if principal.trusted and (name := end_user(request)):
         principal = await house.auth.acting(principal, name)
-    max_calls = header(request, b"x-max-calls")
-    if max_calls and not (max_calls.isascii() and max_calls.isdigit() and len(max_calls) < 10):
-        raise InvalidRequest(f"The header X-Max-Calls must be a whole number, not '{clip(max_calls)}'.", param="X-Max-Calls")
-    key = header(request, b"idempotency-key")
-    if key and not (len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+    door = house.pipeline.sessions.doors.of_headers(scope["headers"])
+    caller = Caller(
+        principal,
+        scope["request_id"],
+        scope["began"],
+        parent=parent,
+        cache=PLAIN,
+        door=door,
+    )
+    sent = dict(scope["headers"])
+    if b"x-max-calls" in sent:
+        caller = replace(caller, max_calls=_max_calls(header(request, b"x-max-calls")))
+    if b"idempotency-key" in sent:
+        caller = replace(caller, idempotency_key=_key(header(request, b"idempotency-key")))
+    if b"cache-control" in sent:
+        caller = replace(caller, cache=of_header(header(request, b"cache-control")))
+    return caller
+
+
+def _max_calls(text: str) -> int | None:
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        message = f"The header X-Max-Calls must be a whole number, not '{clip(text)}'."
+        raise InvalidRequest(message, param="X-Max-Calls")
+    return int(text) if text else None
+
+
+def _key(text: str) -> str:
+    if text and not (len(text) <= MAX_KEY and text.isascii() and text.isprintable()):
         message = f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    calls = int(max_calls) if max_calls else None
-    control = of_header(header(request, b"cache-control"))
-    door = house.pipeline.sessions.doors.of_headers(scope["headers"])
-    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control, door)
+    return text
 
 
 async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
@@ -82,8 +117,9 @@ async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
 
     `InvalidRequest` for a `user` that is none, whoever asks; the body moves no other key's charge.
     """
-    given = body.get("user")
-    user = "" if given is None else _user(given)
+    if "user" not in body or body["user"] is None:
+        return caller
+    user = _user(body["user"])
     if not user or not caller.principal.trusted or caller.principal.acting:
         return caller
     try:
@@ -147,20 +183,6 @@ def upstream_headers(trace: Trace | None) -> dict[str, str]:
         return {}
     asked = trace.asked if trace.asked.isascii() else quote(trace.asked, safe=PRINTABLE)
     return {"x-chattable-model": asked, "x-chattable-attempts": str(trace.attempts)}
-
-
-def _parsed(request: Request[Any, Any, Any], body: bytes, limit: int) -> Json:
-    body = decompressed(body, header(request, b"content-encoding"), limit)
-    REQUEST.check(body)
-    try:
-        value = msgspec.json.decode(body)
-    except UnicodeDecodeError:
-        raise InvalidRequest(NOT_JSON.format("it is not UTF-8")) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(NOT_JSON.format(str(error))) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"The request body must be a JSON object, but it is {_kind(value)}.")
-    return value
 
 
 def _kind(value: Any) -> str:

@@ -207,4 +207,3 @@ def test_a_hold_is_no_larger_where_nothing_is_written() -> None:
     assert held_price(CLAUDE, plain) is CLAUDE
     assert held_price(Price(3, 15, 1), MARKED[0]) == Price(3, 15, 1)
     assert held_price(Price(3, 15, 1, 4), plain).input == 4  # a vendor that writes by itself
-    assert held_price(None, plain) is FREE

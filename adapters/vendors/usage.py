@@ -105,6 +105,7 @@ OURS = {
     "completion_tokens_details": {"reasoning_tokens": "reasoning"},
 }
 SAID_AS_ZERO = ("cached", "reasoning")  # as OpenAI does
+USUAL = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
 
 def reports(raw: Json) -> Iterator[tuple[Any, Places]]:
@@ -125,10 +126,10 @@ def read_answer(raw: Json, told: Json | None = None) -> Usage | None:
     told = {} if told is None else told
     usage = None
     if type(report := raw.get("usage")) is dict and "timings" not in raw:  # the usual case, at once
-        if len(report) == 3 and not told:
-            prompt: Any = report.get("prompt_tokens")
-            output: Any = report.get("completion_tokens")
-            total = report.get("total_tokens")
+        if not told and report.keys() == USUAL:
+            prompt: Any = report["prompt_tokens"]
+            output: Any = report["completion_tokens"]
+            total = report["total_tokens"]
             plain = type(prompt) is type(output) is type(total) is int
             if plain and 0 < prompt < ABSURD > output >= 0 and total == prompt + output:
                 told["prompt"], told["completion"], told["total"] = prompt, output, total

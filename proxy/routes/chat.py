@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from litestar import Request, post
@@ -15,7 +16,7 @@ from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
 from chattable.proxy.reply import Reply
-from chattable.proxy.requests import caller_of, on_behalf, read_metered, upstream_headers
+from chattable.proxy.requests import caller_of, on_behalf, read_json, upstream_headers
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -28,7 +29,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
-        body = await read_metered(request, caller, house)
+        spent = partial(house.metering.refuse_spent, caller)
+        body = await read_json(request, house.max_body, spent)
         chat = parse(body, default_model=house.config.default_model)
         caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from litestar import Request, Response, post
@@ -13,7 +14,7 @@ from chattable.agents.errors import InvalidRequest
 from chattable.proxy.forwarded import KINDS, Kind
 from chattable.proxy.forwarding import Forwarding
 from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of, on_behalf, read_metered, upstream_headers
+from chattable.proxy.requests import caller_of, on_behalf, read_json, upstream_headers
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:
@@ -26,7 +27,8 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
     @post(f"/v1{kind.path}", status_code=200, summary=f"Pass a request for {kind.what} on", name=kind.path)
     async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller = await caller_of(request, house)
-        fields = await read_metered(request, caller, house)
+        spent = partial(house.metering.refuse_spent, caller)
+        fields = await read_json(request, house.max_body, spent)
         if fields.get("stream"):
             raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
         caller = await on_behalf(caller, fields, house)

@@ -853,10 +853,9 @@ def test_the_ledger_is_the_models_on_postgresql(postgresql: World) -> None:
 # Mistakes that it must find: the law as somebody might have written it
 
 
-def no_held(account: books.Account, wish: Wish) -> int:
+def no_held(account: books.Account, wish: Wish, most: int, held: Amount | None = None) -> int:
     """What fits beside what is spent, whoever else is under way."""
-    alone = replace(account, held=Amount())
-    return FITS(alone, wish)
+    return FITS(account, wish, most, Amount())
 
 
 def forgetful(ledger: books.Books, key: Key, kind: str, *rest: Any, **changes: Any) -> None:

@@ -21,9 +21,11 @@ from upstream import ScriptedUpstream
 
 CONFIG = """
 providers:
-  stub: {{kind: openai, base_url: "{url}", api_key: x, retries: 0, timeouts: {{first_token: 1s, total: 2s}}}}
+  stub: {{kind: openai, base_url: "{url}", api_key: x, retries: 0}}
+  hasty: {{kind: openai, base_url: "{url}", api_key: x, retries: 0, timeouts: {{first_token: 1s, total: 2s}}}}
 models:
   m: {{provider: stub, price: {{input: 1, output: 2}}}}
+  hasty: {{provider: hasty}}
   small: {{provider: stub, max_output: 33}}
 agents:
   twice: {{use: "chattable.agents.scripted:Scripted", replies: [[{{ask: m}}, {{ask: m}}]]}}
@@ -185,7 +187,7 @@ def test_no_answer_at_all_costs_the_prompt_and_is_flagged(
     grace.client = grace.client.with_options(max_retries=0)
     upstream.script(answer)
     with pytest.raises(Exception, match=told):
-        grace.ask("one two three", stream=True)
+        grace.ask("one two three", model="hasty", stream=True)
     hold, settle = server.admin("GET", f"/admin/ledger?user={grace.name}")["data"]
     assert grace.row()["spent"] == settle["spent"]["tokens"] == 3
     assert settle["upper"] == hold["held"] and hold["upper"] is None
