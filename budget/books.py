@@ -63,11 +63,19 @@ class Account(Struct):
             return -1
         if wish.free:
             return most
+        price = wish.price.at(wish.prompt)
         left = amount.cost - spent.cost - held.cost - wish.fixed
-        left = left * 1_000_000 - wish.prompt * wish.price.input
-        if wish.price.output:
-            return min(most, left // wish.price.output)
+        left = left * 1_000_000 - wish.prompt * price.input
+        if price.output:
+            return min(most, left // price.output)
         return most if left >= 0 else -1
+
+    def beyond(self, more: Amount) -> Amount:
+        """The part of an amount that this limit has no room for."""
+        limit, room = self.limit, self.room().remaining
+        tokens = 0 if limit.tokens is None else max(0, more.tokens - max(0, room.tokens))
+        cost = 0 if limit.cost is None else max(0, more.cost - max(0, room.cost))
+        return Amount(tokens, cost)
 
     def lacks(self, more: Amount) -> bool:
         """Whether this hard limit has no room for that much more."""

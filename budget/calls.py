@@ -186,10 +186,12 @@ def _end(books: Books, call: _Call, end: End) -> State:
     elif call.state == "forfeited" and end.state != "forfeited":
         kind, change = "correct", {"spent": used.amount - held, "overdraft": over}
     elif call.state == "settled" and end.state != "forfeited" and _knows_more(used, call.used):
-        kind, change = "correct", {"spent": used.amount - call.used.amount, "overdraft": over}
+        kind, change = "correct", {"spent": used.amount - call.used.amount}
     else:
         return call.state
     for key in call.keys:
+        if call.state == "settled":  # its hold is gone, and others may have had the room since
+            change["overdraft"] = books.accounts[key].beyond(change["spent"])
         books.book(key, kind, call.id, **change, reason=end.reason)
     call.state, call.used, call.changed = end.state, used, True
     return call.state

@@ -45,16 +45,24 @@ class Price(Struct, frozen=True):
     cache_write: int | None = None  # of those that it writes to a cache; None: as input
     cache_write_1h: int | None = None  # of those kept for an hour; None: as cache_write
     image: int = 0  # micro-USD for a picture made, whatever its tokens
+    above: int = 0  # tokens of the longest prompt that costs this
+    long: Price | None = None  # what all tokens cost where it is longer; None: the same
 
     @property
     def free(self) -> bool:
         """Whether it is zero throughout: what costs nothing is refused for no want of money."""
-        return not any((self.input, self.output, *self._of_prompt, self.image))
+        here = not any((self.input, self.output, *self._of_prompt, self.image))
+        return here and (self.long is None or self.long.free)
 
     @property
     def dearest(self) -> Price:
         """The same where every token of the prompt costs the most it can: what a hold must cover."""
-        return replace(self, input=max(self.input, *self._of_prompt), cached=None)
+        long = self.long and self.long.dearest
+        return replace(self, input=max(self.input, *self._of_prompt), cached=None, long=long)
+
+    def at(self, prompt: int) -> Price:
+        """What tokens cost in a call whose prompt has that many."""
+        return self if self.long is None or prompt <= self.above else self.long.at(prompt)
 
     @property
     def _of_prompt(self) -> tuple[int, int, int]:
@@ -76,6 +84,8 @@ class Price(Struct, frozen=True):
         `cached` and `written` are parts of the prompt that do not overlap, `written_1h` is a part
         of `written`.
         """
+        if self.long is not None and prompt > self.above:
+            return self.long.of(prompt, completion, cached, written, written_1h)
         cost = completion * self.output
         if cached or written:
             read, write, write_1h = self._of_prompt
@@ -209,8 +219,8 @@ class Ledger(ABC):
     one atomic step over all of them, whoever else asks at the same time. The window is that of the database's clock at the
     hold; what the hold becomes is booked there. A hold is pending until it is settled, voided or forfeited, once: repeating
     any step changes nothing. Who knows more corrects: a settle after a forfeit, and one after a settle that was flagged
-    unknown. Settling never fails for lack of room: what exceeds the hold is booked as overdraft. Every change of a balance
-    is an entry of the same transaction; entries are never changed.
+    unknown. Settling never fails for lack of room: what exceeds the hold, or is known only when its room is gone, is booked
+    as overdraft. Every change of a balance is an entry of the same transaction; entries are never changed.
     When the database is away every method raises `LedgerUnavailableError` and has changed nothing, or everything.
     """
 

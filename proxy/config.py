@@ -115,14 +115,29 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return {name: value for name in OPTIONS if (value := getattr(self, name))}
 
 
-class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model costs."""
+class TokenPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tokens cost."""
 
     input: Annotated[Usd, Meta(description="US dollars per million tokens of prompt")] = 0.0
     output: Annotated[Usd, Meta(description="US dollars per million tokens of output")] = 0.0
     cached: Annotated[Usd | None, Meta(description="for prompt that the upstream had cached; default: as input")] = None
     cache_write: Annotated[Usd | None, Meta(description="for prompt that it writes to its cache; default: as input")] = None
     cache_write_1h: Annotated[Usd | None, Meta(description="the same, kept for an hour; default: as cache_write")] = None
+
+
+class LongPrice(TokenPrice, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tokens cost where the prompt is long."""
+
+    above: Annotated[int, Meta(ge=1, description="tokens of the longest prompt at the usual price")]
+
+
+class ModelPrice(TokenPrice, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs."""
+
+    long: Annotated[
+        LongPrice | None,
+        Meta(description="what every token costs where the prompt is longer than `above`"),
+    ] = None
     image: Annotated[Usd, Meta(description="US dollars for a picture that the model makes")] = 0.0
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from chattable.adapters.vendors.known import Known
+from chattable.adapters.vendors.known import Known, Long
 from chattable.adapters.vendors.models import TABLE, known
 from chattable.adapters.vendors.pictures import reading
 from chattable.adapters.vendors.services import VENDORS, vendor_at
-from chattable.proxy.config import Config, ModelEntry, ModelPrice, Target, match
+from chattable.proxy.config import Config, ModelEntry, ModelPrice, Target, TokenPrice, match
 from chattable.proxy.prices import known_of
 
 CONFIG = "the config"
@@ -96,12 +96,20 @@ def _facts(
 
 
 def _price(price: ModelPrice | Known) -> str:
+    said = f"{_costs(price)} per million tokens"
+    if price.long:
+        said += f"; above {price.long.above:,} of prompt {_costs(price.long)}"
+    if price.image:
+        said += f"; ${price.image:g} a picture made"
+    return said
+
+
+def _costs(price: TokenPrice | Known | Long) -> str:
     costs = [f"${price.input:g} prompt", f"${price.output:g} output"]
     for name, words in PARTS.items():
         if (cost := getattr(price, name)) is not None:
             costs.append(f"${cost:g} {words}")
-    image = f"; ${price.image:g} a picture made" if price.image else ""
-    return f"{', '.join(costs)} per million tokens{image}"
+    return ", ".join(costs)
 
 
 def _shown(title: str, facts: Iterator[Fact]) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from chattable.adapters.vendors.known import Known
+from msgspec.structs import replace
+
+from chattable.adapters.vendors.known import Known, Long
 from chattable.adapters.vendors.models import TABLE, known
 from chattable.adapters.vendors.services import vendor_at
 from chattable.agents.chat import Chat
@@ -74,13 +76,20 @@ def warning(config: settings.Config, names: Sequence[str]) -> str:
 
 
 def _in_micro_dollars(said: settings.ModelPrice | Known) -> Price:
+    usual, long = _of_tokens(said), said.long
+    image = round(said.image * 1e6)
+    if long is None:
+        return replace(usual, image=image)
+    return replace(usual, image=image, above=long.above, long=_of_tokens(long))
+
+
+def _of_tokens(said: settings.TokenPrice | Known | Long) -> Price:
     return Price(
         input=round(said.input * 1e6),
         output=round(said.output * 1e6),
         cached=_micro(said.cached),
         cache_write=_micro(said.cache_write),
         cache_write_1h=_micro(said.cache_write_1h),
-        image=round(said.image * 1e6),
     )
 
 

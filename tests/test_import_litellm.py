@@ -373,6 +373,21 @@ def test_what_is_written_to_a_cache_keeps_its_price() -> None:
     assert price is not None and (price.cache_write, price.cache_write_1h) == (3.75, 6)
 
 
+def test_what_a_long_prompt_costs_is_kept() -> None:
+    usual, long = "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6", "cost_per_token_above_200k_tokens"
+    price = one(f"model: openai/x, {usual}, input_{long}: 3e-6, input_cost_per_token_above_256k_tokens: 4e-6").models["m"].price
+    assert price is not None and price.long is not None
+    assert (price.long.above, price.long.input, price.long.output) == (200_000, 3, 2)
+    price = one(f"model: gpt-4o, output_{long}: 9e-6").models["m"].price
+    assert price is not None and price.long is not None
+    assert (price.input, price.output, price.long.input, price.long.output) == (2.5, 10, 2.5, 9)
+
+
+def test_what_a_picture_costs_is_kept() -> None:
+    price = one("model: dall-e-3, output_cost_per_image: 0.04").models["m"].price
+    assert price is not None and (price.image, price.input, price.long) == (0.04, 0, None)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "strategy", "weights"),
     [

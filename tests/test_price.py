@@ -63,7 +63,25 @@ def test_the_sum_is_exact_and_the_dearest_price_covers_it(
     assert price.dearest.of(prompt, output) >= cost
 
 
+STEPPED = Price(3_000_000, 15_000_000, 300_000, above=200_000, long=Price(6_000_000, 22_500_000, 600_000))
+
+
+@pytest.mark.parametrize(
+    ("parts", "cost"),
+    [
+        ((200_000, 1_000), 600_000 + 15_000),
+        ((200_001, 1_000), 1_200_006 + 22_500),  # every token, not those above alone
+        ((200_001, 1_000, 200_001), 120_001 + 22_500),  # what was cached makes a prompt long as well
+    ],
+)
+def test_a_long_prompt_costs_more_from_its_first_token(parts: tuple[int, ...], cost: int) -> None:
+    assert STEPPED.of(*parts) == cost
+    assert STEPPED.at(parts[0]).of(*parts) == cost
+    assert STEPPED.dearest.of(*parts[:2]) >= cost
+
+
 def test_free_is_zero_throughout() -> None:
+    assert not Price(above=1, long=Price(input=1)).free and Price(above=1, long=FREE).free
     assert FREE.free and Price(0, 0, 0, 0, 0).free and Price(cached=None).free
     parts = ("input", "output", "cached", "cache_write", "cache_write_1h", "image")
     assert not any(Price(**{part: 1}).free for part in parts)

@@ -10,7 +10,7 @@ from chattable.budget.ledger import FREE, Price
 from chattable.budget.limits import Limit
 from chattable.proxy import configfile
 from chattable.proxy.catalog import Entry, build
-from chattable.proxy.config import Config, Target
+from chattable.proxy.config import Config, LongPrice, ModelEntry, ModelPrice, Target
 from chattable.proxy.forwarded import Images
 from chattable.proxy.prices import (
     held_price,
@@ -127,6 +127,12 @@ def replaced(made: Config, kind: str) -> Any:
     from msgspec.structs import replace
 
     return replace(made.providers["openai"], kind=kind)
+
+
+def test_what_the_config_says_of_long_prompts() -> None:
+    told = ModelPrice(input=1, output=2, long=LongPrice(above=1000, input=3, output=4, cached=0.5))
+    price = price_of(Target(provider="p", price=told), ModelEntry(), None)
+    assert price == Price(10**6, 2 * 10**6, above=1000, long=Price(3 * 10**6, 4 * 10**6, 500_000))
 
 
 def test_who_refuses_what_has_no_price() -> None:

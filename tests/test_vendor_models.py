@@ -31,6 +31,11 @@ def test_every_row_is_sound(kind: str, name: str) -> None:
     assert found.cache_write_1h is None or (found.cache_write or 0) < found.cache_write_1h
     assert found.context_length is None or found.context_length >= 4096
     assert found.max_output is None or 0 < found.max_output <= (found.context_length or 0)
+    if found.long is not None:
+        assert 100_000 <= found.long.above < (found.context_length or 0)
+        assert found.input < found.long.input and found.output < found.long.output
+        assert (found.cached is None) == (found.long.cached is None)
+        assert (found.cache_write is None) == (found.long.cache_write is None)
     assert found.source.startswith("https://") and re.fullmatch(r"20\d\d-[01]\d", found.since)
 
 
@@ -67,6 +72,25 @@ def test_what_claude_writes_to_a_cache_is_dearer(kind: str) -> None:
 def test_openai_charges_for_writing_since_one_model() -> None:
     assert TABLE["openai"]["gpt-5.6-sol"].cache_write == 6.25
     assert TABLE["openai"]["gpt-5.5"].cache_write is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "long"),
+    [
+        ("openai", "gpt-5.5", (272_000, 10, 45, 1)),
+        ("azure", "gpt-5.4", (272_000, 5, 22.5, 0.5)),
+        ("openrouter", "openai/gpt-5.6-sol", (272_000, 10, 45, 1)),
+        ("anthropic", "claude-haiku-5-5", (100_000, 0.5, 2.5, 0.05)),
+        ("bedrock", "anthropic.claude-haiku-5-5", (100_000, 0.55, 2.75, 0.055)),
+        ("gemini", "gemini-2.5-pro", (200_000, 2.5, 15, 0.25)),
+        ("xai", "grok-4.3", (200_000, 2.5, 5, 0.4)),
+        ("openai", "gpt-5.4-mini", None),
+        ("anthropic", "claude-sonnet-5-5", None),
+    ],
+)
+def test_what_a_long_prompt_costs(kind: str, name: str, long: tuple[float, ...] | None) -> None:
+    found = TABLE[kind][name].long
+    assert (found and (found.above, found.input, found.output, found.cached)) == long
 
 
 Cost = tuple[float, float, float | None]

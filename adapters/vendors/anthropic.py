@@ -32,6 +32,7 @@ CLAUDE = rows(  # since 4.5
     },
     write=1.25,
     write_1h=2,
+    long={"claude-haiku-5-5": (100_000, 5, 5)},
 )
 OLD_CLAUDE = rows(
     PRICING,

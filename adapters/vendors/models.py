@@ -3,9 +3,9 @@
 Every row says where it was read and when; the vendor's page decided where lists were older, and
 what no source settled is missing. Prices change: what the config says of a model comes first.
 
-A row has the regular price of an ordinary request. Not in it: discounts that end on a date,
-batches, faster tiers, and what some vendors add for long prompts (from 100,000 to 272,000 tokens
-on). Of a price that depends on the hour, it has the dearer one.
+A row has the regular price of an ordinary request, and that of a long one where a vendor asks
+more (from 100,000 to 272,000 tokens on). Not in it: discounts that end on a date, batches, faster
+tiers. Of a price that depends on the hour, it has the dearer one.
 """
 
 from __future__ import annotations

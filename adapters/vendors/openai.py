@@ -7,6 +7,7 @@ can read, and write.
 from chattable.adapters.vendors.known import Known, rows
 
 PRICING = "https://developers.openai.com/api/docs/pricing"
+LONG = (272_000, 2, 1.5)
 
 # Since GPT-5.6 what is written to the cache costs a quarter more.
 WRITING = rows(
@@ -26,6 +27,10 @@ WRITING = rows(
         "gpt-5.6-luna": (0.2, 1.2, 0.02, 1_050_000, 128_000),
     },
     write=1.25,
+    long={
+        "gpt-6.1-sol gpt-6.1-terra gpt-6-astra gpt-6-sol gpt-6-luna": LONG,
+        "gpt-5.6 gpt-5.6-sol gpt-5.6-terra gpt-5.6-luna": LONG,
+    },
 )
 CHAT = rows(
     PRICING,
@@ -60,6 +65,7 @@ CHAT = rows(
         "text-embedding-3-small": (0.02, 0),
         "text-embedding-ada-002": (0.1, 0),
     },
+    long={"gpt-5.5 gpt-5.5-pro gpt-5.4": LONG},
 )
 TUNED = rows(
     PRICING,

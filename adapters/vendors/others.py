@@ -26,6 +26,7 @@ GEMINI = rows(
         "gemini-2.0-flash-lite": (0.075, 0.3, None, 1_048_576, 8_192),
         "gemini-embedding-001": (0.15, 0),
     },
+    long={"gemini-3.1-pro-preview gemini-3-pro-preview gemini-2.5-pro": (200_000, 2, 1.5)},
 )
 
 XAI = rows(  # no limit of output is published
@@ -38,6 +39,10 @@ XAI = rows(  # no limit of output is published
         "grok-4.3": (1.25, 2.5, 0.2, 1_000_000),
         "grok-4.20-0309-reasoning": (1.25, 2.5, 0.2, 1_000_000),
         "grok-4.20-0309-non-reasoning": (1.25, 2.5, 0.2, 1_000_000),
+    },
+    long={
+        "grok-4.7 grok-4.6 grok-4.5 grok-4.3": (200_000, 2, 2),
+        "grok-4.20-0309-reasoning grok-4.20-0309-non-reasoning": (200_000, 2, 2),
     },
 )
 

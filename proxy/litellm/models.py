@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from chattable.adapters.vendors.models import known
@@ -17,10 +18,13 @@ PRICES = {
     "cache_write": "cache_creation_input_token_cost",
     "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
 }
+STEP = re.compile(r"(?:in|out)put_cost_per_token_above_(\d{1,6})k_tokens", re.ASCII)
+PICTURE = "output_cost_per_image"
 PACES = {"requests_per_minute": "rpm", "tokens_per_minute": "tpm", "parallel": "max_parallel_requests"}
 MOST_RETRIES = 10
 FASTEST = 10**10  # in a minute
 DEAREST = 0.1  # dollars for a token
+DEAREST_PICTURE = 1000.0  # dollars
 HEAVIEST = 10**6
 LONGEST = 3650 * 86400  # seconds
 
@@ -113,19 +117,46 @@ def _lengths(info: Given, target: dict[str, Any]) -> None:
 
 def _price(params: Given, info: Given, target: dict[str, Any], kind: str, model: str) -> None:
     """Dollars for a token become dollars for a million; a part that is not said is what is known of the model."""
-    price, usual = {}, known(kind, model)
-    for ours, theirs in PRICES.items():
-        holder = params if params.has(theirs) else info
-        cost = holder.number(theirs, DEAREST)
-        if cost is not None:
-            price[ours] = round(cost * 1e6, 6)
-            holder.taken(theirs)
-            if holder is params:
-                info.left(theirs, "what `litellm_params` says counts")
-    if price and usual is not None:
+    price: dict[str, Any] = _costs(params, info, "")
+    image, long = _cost(params, info, PICTURE, DEAREST_PICTURE), _long(params, info)
+    if not price and image is None and not long:
+        return
+    if (usual := known(kind, model)) is not None:
         price = {"input": usual.input, "output": usual.output} | price
-    if price:
-        target["price"] = {part: price[part] for part in PRICES if part in price}
+    price = {part: price[part] for part in PRICES if part in price}
+    if long:
+        usually = {part: price[part] for part in ("input", "output") if part in price}
+        price["long"] = usually | long
+    if image is not None:
+        price["image"] = round(image, 6)
+    target["price"] = price
+
+
+def _costs(params: Given, info: Given, ending: str) -> dict[str, float]:
+    """The parts of a price whose names end so, in dollars for a million tokens."""
+    found = {part: _cost(params, info, name + ending, DEAREST) for part, name in PRICES.items()}
+    return {part: round(cost * 1e6, 6) for part, cost in found.items() if cost is not None}
+
+
+def _cost(params: Given, info: Given, name: str, most: float) -> float | None:
+    holder = params if params.has(name) else info
+    cost = holder.number(name, most)
+    if cost is not None:
+        holder.taken(name)
+        if holder is params:
+            info.left(name, "what `litellm_params` says counts")
+    return cost
+
+
+def _long(params: Given, info: Given) -> dict[str, Any]:
+    """What a long prompt costs: of several steps the first, for here there is one."""
+    names = [name for holder in (params, info) for name, _, _ in holder.pairs()]
+    steps = sorted({int(found[1]) for name in names if (found := STEP.fullmatch(name))})
+    for step in steps[1:]:
+        for name in PRICES.values():
+            for holder in (params, info):
+                holder.left(f"{name}_above_{step}k_tokens", "a price has one step here: the first")
+    return {"above": steps[0] * 1000, **_costs(params, info, f"_above_{steps[0]}k_tokens")} if steps else {}
 
 
 def _entry(name: str, deployments: list[Deployment], strategy: str | None, plan: Plan) -> dict[str, Any]:

@@ -277,7 +277,9 @@ class Model:
             if call.state == "forfeited":
                 self.book("correct", hold_id, key, spent=minus(spent, call.held), overdraft=over)
             elif news:
-                self.book("correct", hold_id, key, spent=minus(spent, guessed), overdraft=over)
+                more, left = minus(spent, guessed), self.left(key)
+                beyond = tuple(0 if left[u] == inf else max(0, int(more[u] - max(0, left[u]))) for u in UNITS)
+                self.book("correct", hold_id, key, spent=more, overdraft=(beyond[0], beyond[1]))
             else:
                 self.book({"settled": "settle", "voided": "void"}[state], hold_id, key,
                           spent=spent, held=minus(ZERO, call.held), overdraft=over)  # fmt: skip
@@ -375,7 +377,8 @@ def free(wish: Wish) -> bool:
 
 
 def cost(price: Price, prompt: int, output: int) -> int:
-    return ceil(Fraction(prompt * price.input + output * price.output, 1_000_000))
+    rate = price.long if price.long is not None and prompt > price.above else price
+    return ceil(Fraction(prompt * rate.input + output * rate.output, 1_000_000))
 
 
 def need(wish: Wish, output: int) -> Figures:
@@ -457,7 +460,15 @@ def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 which = st.integers(0, 15)
 ledgers = st.integers(0, 1)
 amounts = st.tuples(optional(st.integers(0, 300)), optional(st.integers(0, 500))).filter(any)
-prices = st.sampled_from([FREE, Price(input=1_000_000, output=3_000_000), Price(input=150_001, output=599_999), Price(output=7)])
+prices = st.sampled_from(
+    [
+        FREE,
+        Price(input=1_000_000, output=3_000_000),
+        Price(input=150_001, output=599_999),
+        Price(output=7),
+        Price(input=1_000_000, output=2_000_000, above=20, long=Price(input=2_000_000, output=3_000_000)),
+    ]
+)
 limits = st.builds(
     lambda name, subject, amount, **rest: Limit(
         id=name, kind=subject[0], subject=subject[1], tokens=amount[0], cost=amount[1], **rest
@@ -942,6 +953,7 @@ MISTAKES: dict[str, tuple[object, str, object]] = {
     "a settle is posted to the present window": (calls, "_calls", today),
     "days are those of UTC": (books, "period", lambda per, now, zone: period(per, now)),
     "a cost is rounded down": (Price, "of", floor),
+    "a long prompt fits at the usual price": (Price, "at", lambda price, prompt: price),
     "what is free is refused for want of money": (Wish, "free", property(lambda wish: False)),
     "a lease is not renewed": (law, "LEASE", -1.0),
 }

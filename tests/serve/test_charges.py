@@ -27,6 +27,7 @@ providers:
 models:
   m: {{provider: stub, price: {{input: 1, output: 2}}}}
   free: {{provider: stub, price: {{input: 0, output: 0}}}}
+  long: {{provider: stub, price: {{input: 10, output: 10, long: {{above: 100, input: 1000, output: 1000}}}}}}
   drawn: {{provider: stub, model: dall-e-3}}
   safe: {{targets: [{{provider: stub, model: first}}], fallbacks: [m]}}
   nowhere: {{provider: gone, fallbacks: [m]}}
@@ -193,6 +194,20 @@ def test_b9_what_is_forwarded_is_held_for_all_that_it_may_use(
         gate.release()
         asked.result()
     assert who.row["held"] == 0
+
+
+def test_a_long_prompt_is_held_and_charged_at_its_price(server: Chattable, upstream: ScriptedUpstream) -> None:
+    who = Person(server, "lena", cost_usd=0.1)  # a hundred tokens at the long price
+    who.ask("word " * 10, model="long", max_tokens=5)
+    short = who.row["spent_usd"]
+    assert 0 < short < 0.001
+    with pytest.raises(RateLimitError, match="too little"):
+        who.ask("word " * 150, model="long", max_tokens=5)
+    assert who.row["spent_usd"] == short
+    rich = Person(server, "rich", cost_usd=1)
+    usage = rich.ask("word " * 150, model="long", max_tokens=5).usage
+    assert rich.row["spent_usd"] == pytest.approx((usage.prompt_tokens + usage.completion_tokens) / 1000)
+    assert usage.prompt_tokens > 100
 
 
 def test_b9_images_are_held_by_their_price(server: Chattable, upstream: ScriptedUpstream) -> None:
