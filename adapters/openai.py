@@ -84,6 +84,7 @@ class OpenAIWire(Wire):
                 or type(message.content) is not str
                 or message.role not in PLAIN
                 or message.name is not None
+                or message.refusal is not None
             ):
                 said = self._history(chat.messages, model)
                 break

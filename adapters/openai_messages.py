@@ -64,10 +64,10 @@ def _content(message: Message, takes: Takes) -> str | list[Json] | None:
         parts = [_part(part, takes) for part in content]
         if takes.parts or any(part.get("type") != "text" for part in parts):
             return parts
-        return "".join(part["text"] for part in parts)
-    if content is None and not message.tool_calls and "function_call" not in message.extra:
-        if message.refusal is not None:
-            return None if takes.refusals else message.refusal
+        return "".join(str(part.get("text") or "") for part in parts)
+    if not content and message.refusal is not None and not takes.refusals:
+        return message.refusal
+    if content is None and message.refusal is None and not message.tool_calls and "function_call" not in message.extra:
         audio = message.extra.get("audio")
         if "audio" in takes.fields and audio is not None:
             return None
@@ -81,7 +81,7 @@ def _part(part: Json, takes: Takes) -> Json:
     if kind not in PARTS:
         return part
     if kind == "refusal" and not takes.refusals:
-        return {"type": "text", "text": part[kind]}
+        return {"type": "text", "text": part.get(kind) or ""}
     if takes.others:
         return {k: v for k, v in part.items() if k not in FOREIGN}
     return {k: v for k, v in part.items() if k in ("type", kind) or k in takes.fields}

@@ -19,6 +19,7 @@ Blocks = Callable[[Message, str], list[Json]]
 # What a thought must carry to go back to the model that had it, by its type.
 THOUGHTS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
 INSTRUCTIONS = ("system", "developer")
+UNANSWERED = "(There was no answer.)"  # to a call that the conversation went on without
 OPENING = "(The assistant speaks first.)"  # where a conversation begins so and somebody must have asked
 
 
@@ -28,11 +29,27 @@ def take_turns(
     """The blocks of the system prompt, and the turns.
 
     Law: the user begins; neighbours of one role are one turn, and answers to calls come first in it; no two calls
-    share an id. Instructions behind the last of the assistant's words keep their place, as the user's turn.
+    share an id, and each that was spoken on behind has an answer. Instructions behind the last of the assistant's words keep
+    their place, as the user's turn.
     """
     system: list[Json] = []
     turns: list[Json] = []
+    waiting: dict[str, None] = {}  # calls that were not answered yet
     end = asked_until(messages)
+
+    def add(role: str, said: list[Json]) -> None:
+        if not turns or turns[-1]["role"] != role:
+            turns.append({"role": role, "content": said})
+            return
+        turns[-1]["content"] += said
+        if role == "user":
+            turns[-1]["content"].sort(key=lambda block: not answers(block))
+
+    def go_on(where: str) -> None:
+        for call in waiting:
+            add("user", blocks(Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True}), where))
+        waiting.clear()
+
     for i, message in enumerate(distinct(messages)):
         where = f"messages[{i}]"
         told = message.role in INSTRUCTIONS
@@ -45,18 +62,20 @@ def take_turns(
             if i == end - 1 and turns and turns[-1]["role"] == "assistant":
                 refuse_silence(message, where)
             continue
-        if not turns and role == "assistant":
-            turns.append({"role": "user", "content": blocks(Message("user", OPENING), where)})
-        if not turns or turns[-1]["role"] != role:
-            turns.append({"role": role, "content": said})
-            continue
-        turns[-1]["content"] += said
-        if role == "user":
-            turns[-1]["content"].sort(key=lambda block: not answers(block))
+        if role == "assistant":
+            if not turns:
+                add("user", blocks(Message("user", OPENING), where))
+            go_on(where)
+            waiting = dict.fromkeys(str(call.get("id")) for call in message.tool_calls or ())
+        elif message.role == "tool":
+            waiting.pop(message.tool_call_id or "", None)
+        add(role, said)
     if not turns and system:  # instructions alone are a question too
         turns, system = [{"role": "user", "content": system}], []
     if not turns:
         raise says_nothing()
+    if turns[-1]["role"] == "user":
+        go_on("messages")
     return system, turns
 
 

@@ -230,6 +230,22 @@ def test_calls_of_several_turns_may_have_one_id(wire: Wire, name: str) -> None:
     assert text.count('"call_0"') == 2 and text.count('"call_0_2"') == 2
 
 
+@pytest.mark.parametrize("wire, name", WIRES)
+def test_a_call_that_nobody_answered_has_an_answer(wire: Wire, name: str) -> None:
+    """Who speaks on instead of answering a call is no mistake of the conversation's for ever."""
+    calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ("a", "b")]
+    made = {"role": "assistant", "content": None, "tool_calls": calls}
+    done = {"role": "tool", "tool_call_id": "a", "content": "x"}
+    model = name.format("claude-sonnet-4-5")
+    for rest in ([HI], [SAID, HI]):
+        body = sent(wire, model, HI, made, done, *rest)
+        answers = json.dumps(body["messages"][2])
+        assert answers.count('"a"') == answers.count('"b"') == 1 and "There was no answer." in answers
+    late = sent(wire, model, HI, made, HI, done, done | {"tool_call_id": "b"})
+    assert "There was no answer." not in json.dumps(late)
+    assert roles(sent(wire, model, HI, made)) == ["user", "assistant"]
+
+
 # --- C7, C8: features and who asks --------------------------------------------------------------------------------------
 
 

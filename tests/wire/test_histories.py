@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wired import bodies, damaged
 
 from chattable.adapters.anthropic import AnthropicWire
 from chattable.adapters.bedrock import BedrockWire
@@ -194,6 +195,27 @@ def test_every_vendor_that_is_compatible_has_a_row_with_its_source() -> None:
     assert kinds <= ROWS.keys()
     assert all(row.source.startswith("https://") and re.fullmatch(r"20\d\d-\d\d", row.since) for row in ROWS.values())
     assert takes("nobody", "m") is ANYTHING
+
+
+EVERYTHING: Json = {
+    "model": "ours",
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "t"}, {"type": "image_url", "image_url": {"url": PNG}}]},
+        {**ROUTED, **CLAUDE, "audio": {"transcript": "x"}, "refusal": "No.", "name": "ann"},
+        *asked("c1", "c2", extra_content={"google": {"thought_signature": "x"}}),
+        HI,
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}],
+    "anthropic_beta": ["x"],
+    "service_tier": "auto",
+}
+
+
+@pytest.mark.parametrize("kind", ["groq", "mistral", "openrouter", "deepseek", "openai", "vllm"])
+def test_a_damaged_history_never_does_worse_than_be_refused(kind: str) -> None:
+    wire = wire_of(kind, None, {}).ruled("drop")
+    assert bodies(damaged(EVERYTHING, 5, 200), lambda chat: wire.request(chat, "mistral-large-2512")) > 50
 
 
 # --- drawn histories ----------------------------------------------------------------------------------------------------
