@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from chattable.adapters.anthropic_betas import Headed, betas, with_betas
 from chattable.adapters.anthropic_reader import AnthropicStream, object_in, reported
 from chattable.adapters.anthropic_request import Body
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.openai import read_error, read_object, write
 from chattable.adapters.params import Unsupported
+from chattable.adapters.vendors.withheld import BETAS
 from chattable.adapters.wire import Wire
-from chattable.agents.chat import Chat, Chunk
+from chattable.agents.chat import Chat, Chunk, Json
 
 VERSION = "2023-06-01"
 
@@ -30,7 +32,18 @@ class AnthropicWire(Wire):
 
     def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        return write(lambda: Body(chat, model, cap=most or self._max_tokens, unsupported=self.unsupported).json)
+        wanted: list[str] = []
+
+        def body() -> Json:
+            made = Body(self.allows(chat), model, cap=most or self._max_tokens, unsupported=self.unsupported).json
+            wanted.extend(betas(chat.params.get(BETAS), made, anything=self.any_beta))
+            return made
+
+        return with_betas(write(body), wanted)
+
+    def signature(self, api_key: str, host: str, target: str, body: bytes) -> list[tuple[str, str]]:
+        """The features that the body makes use of."""
+        return [*body.headers] if isinstance(body, Headed) else []
 
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole message, read as the stream that it might have been."""

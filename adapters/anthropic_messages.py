@@ -8,18 +8,16 @@ What Anthropic says that has no place in OpenAI's messages lives in fields besid
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from chattable.adapters.params import invalid
-from chattable.adapters.turns import THOUGHTS, call_of, data_url, take_turns, thoughts, weave
+from chattable.adapters.turns import THOUGHTS, call_of, data_url, fitting, take_turns, thoughts, weave
+from chattable.adapters.vendors.history import ANTHROPIC_IDS
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
 
-NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
-
-def translate(messages: Iterable[Message]) -> tuple[list[Json], list[Json]]:
+def translate(messages: Sequence[Message]) -> tuple[list[Json], list[Json]]:
     """The blocks of the system prompt, and the turns."""
     answers = lambda block: block["type"] == "tool_result"  # noqa: E731
     system, turns = take_turns(messages, instructions=_instructions, blocks=_blocks, answers=answers)
@@ -139,7 +137,7 @@ def _file(file: Json, where: str) -> Json:
 
 def _id(given: str) -> str:
     """A call's id in the characters that are allowed; other providers use more."""
-    return NOT_IN_IDS.sub("_", given) or "_"
+    return fitting(given, ANTHROPIC_IDS) or "_"
 
 
 def _cached(blocks: list[Json], message: Message) -> list[Json]:

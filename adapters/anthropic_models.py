@@ -20,6 +20,10 @@ EFFORTS = {
     "xhigh": (0.9, "xhigh"),
     "max": (0.9, "max"),
 }
+# Of the models that think by default, those that cannot be told not to, and since 5.5 those that can.
+# https://platform.claude.com/docs/en/build-with-claude/thinking, read 2026-11
+ALWAYS = re.compile("fable|mythos")
+SOMETIMES = re.compile("haiku|sonnet")
 
 
 class Generation(Struct, frozen=True):
@@ -31,6 +35,10 @@ class Generation(Struct, frozen=True):
     samples: bool = True  # temperature, top_p and top_k
     both: bool = True  # temperature beside top_p
     xhigh: bool = False
+    default: bool = False  # thinks unless it is told not to
+    off: str = "disabled"  # the kind of thinking that is none; empty: it always thinks
+    forces: bool = True  # can be made to call a tool
+    prefills: bool = True  # goes on with the assistant's own last words
 
     def obstacle(self, *, forced: bool, cap: int, prefilled: bool, thoughtless: bool) -> str | None:
         """Why it cannot think now: a call is forced, too little may be said, words are given, a call has lost its thought."""
@@ -55,6 +63,10 @@ class Generation(Struct, frozen=True):
             return {"type": "enabled", "budget_tokens": max(MIN_BUDGET, int(share * cap))}, None
         level = "high" if level == "xhigh" and not self.xhigh else level
         return {"type": "adaptive", "display": "summarized"}, level  # else newer models keep it to themselves
+
+    def without(self) -> Json:
+        """How it is told not to think, if it has to be told and can be."""
+        return {"type": self.off} if self.thinks and self.off else {}
 
     def sampling(self, params: Json, *, thinks: bool, lacks: Callable[..., None]) -> Json:
         """What it takes of temperature, top_p and top_k; `lacks` is told of the rest."""
@@ -93,6 +105,7 @@ def generation(model: str) -> Generation:
         return Generation()
     numbers = [int(n) for n in re.findall(r"(?<!\d)\d{1,2}(?!\d)", name)[:2]]
     version = (*numbers, 0, 0)[:2] if numbers else (99, 0)  # a name without a number is a preview of what is to come
+    always = bool(ALWAYS.search(name)) or (version >= (5, 5) and not SOMETIMES.search(name))
     return Generation(
         thinks=version >= (3, 7),
         adaptive=version >= (4, 6),
@@ -100,4 +113,8 @@ def generation(model: str) -> Generation:
         samples=version < (4, 7),
         both=version < (4, 1),
         xhigh=version >= (4, 7),
+        default=version >= (5, 0),
+        off="" if always else "between_tools" if version >= (5, 5) and "sonnet" in name else "disabled",
+        forces=not always and (version < (5, 5) or "haiku" in name),
+        prefills=version < (4, 6),
     )

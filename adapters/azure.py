@@ -29,7 +29,7 @@ class AzureWire(OpenAIWire):
     def __init__(self, api_version: str = "") -> None:
         dated = DATE.match(api_version) is not None
         old = Quirks(developer=api_version >= DEVELOPER, stream_usage=api_version >= STREAM_USAGE, drops=OPENAI_ONLY)
-        super().__init__(old if dated else Quirks())
+        super().__init__(old if dated else Quirks(), "azure")
         self._dated = dated
         self._query = f"?api-version={quote(api_version, safe='')}" if api_version else ""
 

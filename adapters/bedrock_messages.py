@@ -6,13 +6,14 @@ conversation may move from one to the other: `thinking_blocks`, `is_error`, `cac
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
+from chattable.adapters.bedrock_models import Family
 from chattable.adapters.params import invalid
-from chattable.adapters.turns import call_of, data_url, take_turns, thoughts, weave
+from chattable.adapters.turns import call_of, data_url, fitting, take_turns, thoughts, weave
+from chattable.adapters.vendors.history import BEDROCK_IDS
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
 
@@ -34,16 +35,15 @@ DOCUMENTS = {
     "text/html": "html",
     "text/markdown": "md",
 }
-NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_.:-]")
 NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9()\[\]-]+")
-MOST_ID, MOST_NAME = 64, 150
+MOST_NAME = 150
 
 
 class Conversation:
     """The system prompt and the turns of one request. Law: no two documents in it have the same name."""
 
-    def __init__(self, messages: Iterable[Message], *, signs: bool) -> None:
-        self._signs = signs
+    def __init__(self, messages: Sequence[Message], kind: Family) -> None:
+        self._kind = kind
         self._names: set[str] = set()
         self.system, self.turns = take_turns(
             messages, instructions=self._instructions, blocks=self._blocks, answers=lambda block: "toolResult" in block
@@ -66,7 +66,7 @@ class Conversation:
         """What a message says, unless it is an instruction."""
         content = self._content(message, where)
         if message.role == "assistant":
-            known = thoughts(message) if self._signs else ()
+            known = thoughts(message) if self._kind.signs else ()
             content = weave(
                 ((at, _thought(thought)) for at, thought in known),
                 (*content, *(_call(call) for call in message.tool_calls or ())),
@@ -75,13 +75,13 @@ class Conversation:
             content = _result(message, content, where)
         elif message.role != "user":
             raise invalid(f"{where}.role", "this model knows no such messages; answer calls with the role 'tool'")
-        return _cached(content, message)
+        return self._cached(content, message)
 
     def _instructions(self, message: Message, where: str) -> list[Json]:
         content = self._content(message, where)
         if any(not block.keys() & {"text", "cachePoint"} for block in content):
             raise invalid(f"{where}.content", "instructions of this model are text")
-        return _cached(content, message)
+        return self._cached(content, message)
 
     def _content(self, message: Message, where: str) -> list[Json]:
         """Content as blocks; what is empty is left out, as empty text is refused."""
@@ -91,8 +91,12 @@ class Conversation:
         for j, part in enumerate(parts):
             block = self._part(part, f"{where}.content[{j}]")
             if block.get("text", "x").strip():
-                blocks += [block, *cache_point(part)]
+                blocks += [block, *cache_point(part, self._kind)]
         return blocks
+
+    def _cached(self, blocks: list[Json], message: Message) -> list[Json]:
+        """The blocks, with a point behind them if the client marked the message and not its last part already."""
+        return blocks + cache_point(message.extra, self._kind) if blocks and "cachePoint" not in blocks[-1] else blocks
 
     def _part(self, part: Json, where: str) -> Json:
         kind = part.get("type")
@@ -129,17 +133,12 @@ class Conversation:
         return name
 
 
-def cache_point(marked: Json) -> list[Json]:
-    """The point up to which a prompt is to be cached, where Anthropic's mark asks for it."""
+def cache_point(marked: Json, kind: Family) -> list[Json]:
+    """The point up to which a prompt is to be cached, where Anthropic's mark asks for it and the model can."""
     mark = marked.get("cache_control")
-    if not isinstance(mark, dict):
+    if not kind.caches or not isinstance(mark, dict):
         return []
-    return [{"cachePoint": {"type": "default"} | ({"ttl": mark["ttl"]} if mark.get("ttl") else {})}]
-
-
-def _cached(blocks: list[Json], message: Message) -> list[Json]:
-    """The blocks, with a point behind them if the client marked the message and not its last part already."""
-    return blocks + cache_point(message.extra) if blocks and "cachePoint" not in blocks[-1] else blocks
+    return [{"cachePoint": {"type": "default"} | ({"ttl": mark["ttl"]} if mark.get("ttl") and kind.keeps else {})}]
 
 
 def _result(message: Message, content: list[Json], where: str) -> list[Json]:
@@ -173,8 +172,7 @@ def _call(call: Json) -> Json:
 
 def _id(given: str) -> str:
     """A call's id in the characters and the length that are allowed; other providers use more."""
-    plain = NOT_IN_IDS.sub("_", given) or "_"
-    return plain if len(plain) <= MOST_ID else hashlib.sha256(given.encode()).hexdigest()
+    return fitting(given, BEDROCK_IDS) or "_"
 
 
 def _trim(last: Json) -> None:

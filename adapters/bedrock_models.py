@@ -22,6 +22,13 @@ class Family(Struct, frozen=True):
     oss: bool = False  # OpenAI's open weights
     formats: bool = True  # structured outputs and strict tools
     signs: bool = False  # wants its thoughts back
+    caches: bool = False  # takes points up to which a prompt is to be cached
+    caches_tools: bool = False  # also behind tools
+    keeps: bool = False  # and is told for how long
+
+
+# Claude before 3.7 that caches. https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html, read 2026-11
+EARLY_CACHES = re.compile("3-5-haiku|3-5-sonnet-20241022")
 
 
 def family(model: str) -> Family:
@@ -29,7 +36,16 @@ def family(model: str) -> Family:
     name = RELEASE.sub("", model.rpartition("/")[2].lower())
     if "claude" in name:
         kind = generation(name)
-        return Family(claude=kind, formats=kind.formats, signs=True)
+        caches = kind.thinks or EARLY_CACHES.search(name) is not None
+        return Family(
+            claude=kind,
+            formats=kind.formats,
+            signs=True,
+            caches=caches,
+            caches_tools=caches,
+            keeps=kind.formats,
+        )
     if "nova" in name:
-        return Family(nova=True, reasons="nova-2" in name, formats=False)
-    return Family(oss="gpt-oss" in name, signs="inference-profile/" in model or "provisioned-model/" in model)
+        return Family(nova=True, reasons="nova-2" in name, formats=False, caches=True)
+    any_model = "inference-profile/" in model or "provisioned-model/" in model
+    return Family(oss="gpt-oss" in name, signs=any_model, caches=any_model, caches_tools=any_model, keeps=any_model)

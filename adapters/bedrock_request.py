@@ -6,11 +6,23 @@ from typing import Any
 
 import msgspec
 
+from chattable.adapters.anthropic_betas import asked
 from chattable.adapters.anthropic_models import EFFORTS, Generation
-from chattable.adapters.anthropic_request import JSON_ONLY, JSON_TOOL
+from chattable.adapters.anthropic_request import (
+    ALWAYS_THINKS,
+    ENDLESS,
+    JSON_ONLY,
+    JSON_TOOL,
+    NOT_FORCED,
+    in_words,
+    must_call,
+    no_prefill,
+)
+from chattable.adapters.anthropic_schemas import closed, endless, flat
 from chattable.adapters.bedrock_messages import Conversation, cache_point
 from chattable.adapters.bedrock_models import NOVA_EFFORTS, OSS_EFFORTS, family
 from chattable.adapters.params import Asked, Unsupported, function_of, invalid, unsupported_parameter, without_tools
+from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Json
 
 CHOICES = {"auto": "auto", "required": "any"}
@@ -34,11 +46,16 @@ TRANSLATED = frozenset(
 class Body(Asked):
     """One request body in the making."""
 
-    def __init__(self, chat: Chat, model: str, most: int | None = None, *, unsupported: Unsupported) -> None:
+    def __init__(
+        self, chat: Chat, model: str, most: int | None = None, *, unsupported: Unsupported, any_beta: bool = False
+    ) -> None:
         super().__init__(chat, unsupported)
         self._most = most or ENOUGH
         self._kind = family(model)
-        self._said = Conversation(chat.messages, signs=self._kind.signs)
+        self._said = Conversation(chat.messages, self._kind)
+        claude = self._kind.claude
+        if claude and not claude.prefills and self._said.turns[-1]["role"] == "assistant":
+            raise no_prefill()
         self._inference: Json = {}
         self._more: Json = {}  # fields of the model's own
         self.json: Json = {"messages": self._said.turns}
@@ -50,14 +67,16 @@ class Body(Asked):
         self._format()
         self._thinking()
         self._sampling()
-        self._rest()
+        self._rest(any_beta)
         parts = {"system": self._said.system, "inferenceConfig": self._inference, "additionalModelRequestFields": self._more}
         self.json.update({name: part for name, part in parts.items() if part})
 
     def _tools(self) -> None:
         tools: list[Json] = []
         for i, tool in enumerate(self._params.get("tools", ())):
-            tools += [self._tool(tool, f"tools[{i}]"), *cache_point(tool)]
+            tools.append(self._tool(tool, f"tools[{i}]"))
+            if self._kind.caches_tools:
+                tools += cache_point(tool, self._kind)
         kind, name = self._wanted_tool()
         called = self._said.called
         if not tools and kind in ("required", "named"):
@@ -70,7 +89,10 @@ class Body(Asked):
         if not tools:
             return
         config = self.json["toolConfig"] = {"tools": tools}
-        if name:
+        if kind in ("required", "named") and self._kind.claude and not self._kind.claude.forces:
+            self._lacks("tool_choice", NOT_FORCED)
+            self._said.system.append({"text": must_call(name)})
+        elif name:
             config["toolChoice"] = {"tool": {"name": name}}
         elif kind == "required":
             config["toolChoice"] = {"any": {}}
@@ -79,13 +101,15 @@ class Body(Asked):
 
     def _tool(self, tool: Json, where: str) -> Json:
         function = function_of(tool, where)
-        schema = function.get("parameters")
+        schema = flat(function.get("parameters"))
+        strict = bool(function.get("strict"))
+        held = strict and self._kind.formats and not endless(schema)
         out: Json = {"name": function["name"]}
         if function.get("description"):
             out["description"] = function["description"]
-        out["inputSchema"] = {"json": {"type": "object"} | (schema if isinstance(schema, dict) else {})}
-        if function.get("strict"):
-            if self._kind.formats:
+        out["inputSchema"] = {"json": closed(schema) if held and self._kind.claude else schema}
+        if strict:
+            if held:
                 out["strict"] = True
             else:
                 self._lacks(f"{where}.function.strict")
@@ -95,14 +119,19 @@ class Body(Asked):
         kind, schema = self._wanted_format()
         if kind == "json_object":
             self._said.system.append({"text": JSON_ONLY})
+        elif kind == "json_schema" and endless(schema):
+            self._lacks("response_format", ENDLESS)
+            self._said.system.append({"text": in_words(schema)})
         elif kind == "json_schema" and self._kind.formats:
+            if self._kind.claude:
+                schema = closed(schema)
             name = self._params["response_format"]["json_schema"].get("name")
             text: Json = {"schema": msgspec.json.encode(schema).decode()} | ({"name": name} if isinstance(name, str) else {})
             self._configure("textFormat", {"type": "json_schema", "structure": {"jsonSchema": text}})
         elif kind == "json_schema" and "toolConfig" in self.json:
             raise unsupported_parameter("response_format", "this model cannot obey a schema and have tools at once")
         elif kind == "json_schema":
-            tool = {"name": JSON_TOOL, "description": "Gives the answer.", "inputSchema": {"json": schema}}
+            tool = {"name": JSON_TOOL, "description": "Gives the answer.", "inputSchema": {"json": flat(schema)}}
             self.json["toolConfig"] = {"tools": [{"toolSpec": tool}], "toolChoice": {"tool": {"name": JSON_TOOL}}}
 
     def _configure(self, name: str, value: Any) -> None:
@@ -116,7 +145,8 @@ class Body(Asked):
         if own is not None:  # Anthropic's own words win
             self._more["thinking"] = own
         elif effort is None:
-            return
+            if (claude := self._kind.claude) and claude.default and self._forced:
+                self._stop_thinking(claude)
         elif not isinstance(effort, str) or effort not in ("none", *EFFORTS):
             raise invalid(param, f"expected one of {', '.join(('none', *EFFORTS))}")
         elif self._kind.claude:
@@ -132,25 +162,38 @@ class Body(Asked):
 
     def _think(self, claude: Generation, effort: str, param: str) -> None:
         if effort == "none":
-            if claude.thinks:
-                self._more["thinking"] = {"type": "disabled"}
+            if claude.default and not claude.off:
+                self._lacks(param, ALWAYS_THINKS)
+                self._configure("effort", "low")
+            self._stop_thinking(claude)
             return
         asked = self._cap()
         cap = self._most if asked is None else asked
         obstacle = claude.obstacle(
-            forced=bool(self.json.get("toolConfig", {}).get("toolChoice")),
+            forced=self._forced,
             cap=cap,
             prefilled=self._said.turns[-1]["role"] == "assistant",
             thoughtless=self._said.thoughtless,
         )
         if obstacle:
             self._lacks(param, obstacle)
+            if claude.default:
+                self._stop_thinking(claude)
             return
         self._more["thinking"], level = claude.thinking(effort, cap)
         if level:
             self._configure("effort", level)
         else:  # a budget is a part of a cap, so there must be one
             self._inference["maxTokens"] = cap
+
+    def _stop_thinking(self, claude: Generation) -> None:
+        if none := claude.without():
+            self._more["thinking"] = none
+
+    @property
+    def _forced(self) -> bool:
+        """Whether it must call a tool."""
+        return bool(self.json.get("toolConfig", {}).get("toolChoice"))
 
     def _sampling(self) -> None:
         thinks = self._more.get("thinking", {}).get("type") in ("enabled", "adaptive")
@@ -165,7 +208,7 @@ class Body(Asked):
         elif "top_k" in sampled:
             self._lacks("top_k")
 
-    def _rest(self) -> None:
+    def _rest(self, any_beta: bool) -> None:
         params = self._params
         if (cap := self._cap()) is not None:
             self._inference["maxTokens"] = cap
@@ -186,4 +229,6 @@ class Body(Asked):
                     why = f"`{taken[0]}` is for the request itself to say"
                     raise invalid("additionalModelRequestFields", why)
             self._more.update(own)
+        if self._kind.claude and (betas := asked(params.get(BETAS), anything=any_beta)):
+            self._more.setdefault(BETAS, betas)
         self._lacks_the_rest(TRANSLATED)

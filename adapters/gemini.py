@@ -36,7 +36,7 @@ class GeminiWire(Wire):
 
     def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        return write(lambda: Body(chat, model, unsupported=self.unsupported).json)
+        return write(lambda: Body(self.allows(chat), model, unsupported=self.unsupported).json)
 
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the one event of a stream."""

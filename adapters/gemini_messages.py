@@ -7,11 +7,20 @@ message, as Google's own OpenAI-compatible endpoint has it. A tool's failure is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from chattable.adapters.params import invalid
-from chattable.adapters.turns import call_of, data_url, says_nothing
+from chattable.adapters.turns import (
+    INSTRUCTIONS,
+    OPENING,
+    asked_until,
+    call_of,
+    data_url,
+    distinct,
+    refuse_silence,
+    says_nothing,
+)
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
 
@@ -31,25 +40,37 @@ KINDS = {ending: f"image/{ending}" for ending in ("gif", "heic", "heif", "jpeg",
 class Contents:
     """The contents of one request in the making.
 
-    Law: neighbours of one role are one content; the answers to calls are a content of their own, in the order of the calls.
+    Law: the user begins; neighbours of one role are one content; the answers to calls are a content of their own, in the
+    order of the calls. Instructions behind the last of the model's words keep their place, as the user's content.
     """
 
-    def __init__(self, messages: Iterable[Message], *, signs: bool) -> None:
+    def __init__(self, messages: Sequence[Message], *, signs: bool) -> None:
         self.system: list[Json] = []
         self.list: list[Json] = []
         self._signs = signs
         self._names: dict[str, str] = {}  # of the functions that were called, by the call's id
         self._results: dict[int, list[Json]] = {}  # answers to calls, until the next message that is none
-        for i, message in enumerate(messages):
+        messages = distinct(messages)
+        end = asked_until(messages)
+        for i, message in enumerate(messages[:end]):
             self._add(message, f"messages[{i}]")
-        self._flush()
+        answered = self._flush()
+        last = self.list[-1]["role"] if self.list and not answered else ""
+        if last == "model":
+            refuse_silence(messages[end - 1], f"messages[{end - 1}]")
+        for i, message in enumerate(messages[end:], end):
+            said = _instructions(message, f"messages[{i}]")
+            if last == "model":
+                self._say("user", said)
+            else:
+                self.system += said
         if not self.list and self.system:  # instructions alone are a question too
             self.list, self.system = [{"role": "user", "parts": self.system}], []
         if not self.list:
             raise says_nothing()
 
     def _add(self, message: Message, where: str) -> None:
-        if message.role in ("system", "developer"):
+        if message.role in INSTRUCTIONS:
             self.system += _instructions(message, where)
         elif message.role == "tool":
             self._answer(message, where)
@@ -64,6 +85,8 @@ class Contents:
         if not parts:
             return
         answered = self._flush()
+        if not self.list and role == "model":
+            self.list.append({"role": "user", "parts": [{"text": OPENING}]})
         if self.list and not answered and self.list[-1]["role"] == role:
             self.list[-1]["parts"] += parts
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chattable.adapters.params import Asked, Unsupported, function_of, invalid, without_tools
-from chattable.adapters.turns import call_of, data_url, says_nothing
+from chattable.adapters.turns import asked_until, call_of, data_url, says_nothing
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import clip
 
@@ -114,7 +114,8 @@ def _tool(tool: Json, where: str) -> Json:
 def _messages(messages: list[Message]) -> list[Json]:
     """The messages, each tool's answer with the name of what was called; empty ones are left out."""
     names: dict[str, str] = {}  # of the functions that were called, by the call's id
-    out = []
+    out: list[Json] = []
+    end = asked_until(messages)
     for i, message in enumerate(messages):
         said = _message(message, f"messages[{i}]")
         for call in said.get("tool_calls", ()):
@@ -124,7 +125,7 @@ def _messages(messages: list[Message]) -> list[Json]:
                 "tool_name": names.get(message.tool_call_id or "") or message.name or "",
                 "tool_call_id": message.tool_call_id,
             }
-        if len(said) > 2 or said["content"]:
+        if len(said) > 2 or said["content"] or (i == end - 1 and message.role == "user" and out):
             out.append(said)
     if not out:
         raise says_nothing()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
+from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
 
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.params import HARMLESS, unsupported_parameter
+from chattable.adapters.openai_messages import marked, translate, unmarked
+from chattable.adapters.params import HARMLESS, Unsupported, unsupported_parameter
+from chattable.adapters.vendors.history import ANYTHING, Takes, takes
 from chattable.adapters.vendors.usage import read_answer
+from chattable.adapters.vendors.withheld import BETAS
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk, Json, Message
 from chattable.agents.errors import InvalidRequest, clip
@@ -20,6 +24,7 @@ OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too ma
 REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 BROKEN = ("error", "insufficient_system_resource")  # finish reasons of vendors that gave up
 MAX_CHOICES = 128
+PLAIN = ("user", "assistant", "system")  # roles that every server knows
 # Parameters that only OpenAI itself understands.
 OPENAI_ONLY = frozenset(
     {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "store", "metadata"}
@@ -38,12 +43,26 @@ class Quirks(Struct, frozen=True):
 class OpenAIWire(Wire):
     """Speaks chat completions.
 
-    Law: what the client sent goes out as it came, but for the quirks and the usage of streams; no
-    parameter takes the place of the model, the messages or the stream.
+    Law: what the client sent goes out as it came, but for the quirks, the usage of streams, what of a history the vendor
+    does not take, and parameters that are withheld; none takes the place of the model, the messages or the stream.
     """
 
-    def __init__(self, quirks: Quirks | None = None) -> None:
+    def __init__(self, quirks: Quirks | None = None, vendor: str = "") -> None:
         self.quirks = quirks or Quirks()
+        self.vendor = vendor  # whose row says what of a history it takes; empty: nobody's known
+        self._drops = self.quirks.drops | {BETAS}
+
+    def ruled(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
+        """This wire as a provider's settings want it."""
+        wire = super().ruled(unsupported, allow)
+        wire._drops = self.quirks.drops | wire.withheld | {BETAS}
+        return wire
+
+    def of(self, vendor: str) -> Self:
+        """This wire where that vendor is asked."""
+        wire = copy(self)
+        wire.vendor = vendor
+        return wire
 
     def path(self, model: str, stream: bool) -> str:
         """The same for every model."""
@@ -55,16 +74,32 @@ class OpenAIWire(Wire):
 
     def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body, usage of a stream always asked for."""
-        quirks = self.quirks
-        messages = chat.messages if quirks.developer else [_without_developer(m) for m in chat.messages]
-        said = [m.to_json() for m in messages]
-        body: Json = {**chat.params, "model": model, "messages": said, "stream": True}
+        quirks, params = self.quirks, chat.params
+        said: Sequence[Message | Json] = chat.messages
+        for message in chat.messages:
+            if (
+                message.tool_calls
+                or message.extra
+                or message.reasoning_content is not None
+                or type(message.content) is not str
+                or message.role not in PLAIN
+                or message.name is not None
+                or message.refusal is not None
+            ):
+                said = self._history(chat.messages, model)
+                break
+        else:
+            if chat.messages and chat.messages[-1].role == "assistant":
+                said = self._history(chat.messages, model)
+        body: Json = {**params, "model": model, "messages": said, "stream": True}
         if not chat.stream:
             del body["stream"]
-        if quirks.drops:
-            if self.unsupported == "reject" and (lacking := sorted(quirks.drops & chat.params.keys() - HARMLESS)):
+        if not self._drops.isdisjoint(params):
+            if self.unsupported == "reject" and (lacking := sorted(self._drops & params.keys() - HARMLESS)):
                 raise unsupported_parameter(lacking[0], "this model does not have it")
-            body = {k: v for k, v in body.items() if k not in quirks.drops}
+            body = {k: v for k, v in body.items() if k not in self._drops}
+        if "tools" in body and marked(body["tools"]) and self._takes(model).strict:
+            body["tools"] = unmarked(body["tools"])
         if quirks.max_tokens:
             caps = [body.pop(k) for k in ("max_tokens", "max_completion_tokens") if body.get(k) is not None]
             if caps:
@@ -74,6 +109,16 @@ class OpenAIWire(Wire):
         else:
             body.pop("stream_options", None)
         return msgspec.json.encode(body)
+
+    def _takes(self, model: str) -> Takes:
+        return takes(self.vendor, model)
+
+    def _history(self, messages: list[Message], model: str) -> Sequence[Message | Json]:
+        """Messages that are more than words, as this model takes them."""
+        if not self.quirks.developer:
+            messages = [_without_developer(message) for message in messages]
+        row = self._takes(model)
+        return [message.to_json() for message in messages] if row is ANYTHING else translate(messages, row)
 
     def reply(self, body: bytes) -> list[Chunk]:
         """The answer's choices, then its usage."""
@@ -200,9 +245,18 @@ def _checked(delta: Json) -> Json:
         for call in calls if isinstance(calls, list) else [None]:
             if not isinstance(call, dict) or not isinstance(call.get("function") or call.get("custom") or {}, dict):
                 raise BrokenAnswer("sent a tool call that is not an object")
+    if isinstance(delta.get("content"), list) and (thoughts := _thoughts(delta["content"])):
+        delta = delta | {"reasoning_content": thoughts}
     if "reasoning" in delta and isinstance(delta["reasoning"], str) and not delta.get("reasoning_content"):
         return delta | {"reasoning_content": delta["reasoning"]}
     return delta
+
+
+def _thoughts(parts: list[Any]) -> str:
+    """Mistral's thoughts, which come as parts of the content beside the words."""
+    pieces = [part.get("thinking") for part in parts if isinstance(part, dict) and part.get("type") == "thinking"]
+    inner = [piece for one in pieces if isinstance(one, list) for piece in one]
+    return "".join(piece["text"] for piece in inner if isinstance(piece, dict) and isinstance(piece.get("text"), str))
 
 
 def _index(choice: Json, default: int) -> int:

@@ -12,7 +12,16 @@ Unsupported = Literal["drop", "reject"]
 
 # What a request loses nothing by: it is ours, or does not touch the answer.
 HARMLESS = frozenset(
-    {"cache", "conversation", "metadata", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
+    {
+        "anthropic_beta",
+        "cache",
+        "conversation",
+        "metadata",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+    }
     | {"safety_identifier", "store", "stream_options", "user"}
 )
 FORMATS = ("text", "json_object", "json_schema")

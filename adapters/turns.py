@@ -2,45 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from chattable.adapters.params import invalid
+from chattable.adapters.vendors.history import CallIds
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import InvalidRequest
 
 Blocks = Callable[[Message, str], list[Json]]
 # What a thought must carry to go back to the model that had it, by its type.
 THOUGHTS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
+INSTRUCTIONS = ("system", "developer")
+UNANSWERED = "(There was no answer.)"  # to a call that the conversation went on without
+OPENING = "(The assistant speaks first.)"  # where a conversation begins so and somebody must have asked
 
 
 def take_turns(
-    messages: Iterable[Message], *, instructions: Blocks, blocks: Blocks, answers: Callable[[Json], bool]
+    messages: Sequence[Message], *, instructions: Blocks, blocks: Blocks, answers: Callable[[Json], bool]
 ) -> tuple[list[Json], list[Json]]:
-    """The blocks of the system prompt, and the turns: neighbours of one role are one, and answers to calls come first in it."""
+    """The blocks of the system prompt, and the turns.
+
+    Law: the user begins; neighbours of one role are one turn, and answers to calls come first in it; no two calls
+    share an id, and each that was spoken on behind has an answer. Instructions behind the last of the assistant's words keep
+    their place, as the user's turn.
+    """
     system: list[Json] = []
     turns: list[Json] = []
-    for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        if message.role in ("system", "developer"):
-            system += instructions(message, where)
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        if not (said := blocks(message, where)):
-            continue
+    waiting: dict[str, None] = {}  # calls that were not answered yet
+    end = asked_until(messages)
+
+    def add(role: str, said: list[Json]) -> None:
         if not turns or turns[-1]["role"] != role:
             turns.append({"role": role, "content": said})
-            continue
+            return
         turns[-1]["content"] += said
         if role == "user":
             turns[-1]["content"].sort(key=lambda block: not answers(block))
+
+    def go_on(where: str) -> None:
+        for call in waiting:
+            add("user", blocks(Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True}), where))
+        waiting.clear()
+
+    for i, message in enumerate(distinct(messages)):
+        where = f"messages[{i}]"
+        told = message.role in INSTRUCTIONS
+        if told and not (i >= end and turns and turns[-1]["role"] == "assistant"):
+            system += instructions(message, where)
+            continue
+        role = "assistant" if message.role == "assistant" else "user"
+        said = instructions(message, where) if told else blocks(message, where)
+        if not said:
+            if i == end - 1 and turns and turns[-1]["role"] == "assistant":
+                refuse_silence(message, where)
+            continue
+        if role == "assistant":
+            if not turns:
+                add("user", blocks(Message("user", OPENING), where))
+            go_on(where)
+            waiting = dict.fromkeys(str(call.get("id")) for call in message.tool_calls or ())
+        elif message.role == "tool":
+            waiting.pop(message.tool_call_id or "", None)
+        add(role, said)
     if not turns and system:  # instructions alone are a question too
         turns, system = [{"role": "user", "content": system}], []
     if not turns:
         raise says_nothing()
+    if turns[-1]["role"] == "user":
+        go_on("messages")
     return system, turns
+
+
+def asked_until(messages: Sequence[Message]) -> int:
+    """The place behind which there are instructions only."""
+    end = len(messages)
+    while end and messages[end - 1].role in INSTRUCTIONS:
+        end -= 1
+    return end
+
+
+def refuse_silence(message: Message, where: str) -> None:
+    """Refuses an empty last message of the user behind the assistant's words, which would be gone on with."""
+    if message.role == "user":
+        raise invalid(f"{where}.content", "the last message says nothing, and this model takes no empty ones")
+
+
+def distinct(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages, where a call that has the id of an earlier one has another, as have the answers to it."""
+    ids = [str(call.get("id")) for message in messages for call in message.tool_calls or ()]
+    if len(ids) == len(set(ids)):
+        return messages
+    seen: dict[str, int] = {}  # how often an id was used so far
+    out = []
+    for message in messages:
+        if message.tool_calls:
+            calls = []
+            for call in message.tool_calls:
+                given = str(call.get("id"))
+                seen[given] = seen.get(given, 0) + 1
+                calls.append(call | {"id": _again(given, seen[given])})
+            message = replace(message, tool_calls=calls)
+        elif message.tool_call_id in seen:
+            message = replace(message, tool_call_id=_again(message.tool_call_id, seen[message.tool_call_id]))
+        out.append(message)
+    return out
+
+
+def _again(given: str, times: int) -> str:
+    return given if times == 1 else f"{given}_{times}"
+
+
+def fitting(given: str, ids: CallIds) -> str:
+    """A call's id in the shape that a vendor wants: one that has it stays, and the same always becomes the same."""
+    odd = ids.strange and re.search(ids.strange, given)
+    plain = re.sub(ids.strange, "_", given) if odd else given
+    if len(plain) > ids.most > 0 or len(plain) < ids.least or (ids.least and odd):
+        return hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()[: ids.most]
+    return plain
 
 
 def says_nothing() -> InvalidRequest:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
-from typing import Protocol
+from typing import Protocol, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.adapters.errors import Refused
-from chattable.adapters.params import Unsupported
+from chattable.adapters.params import Unsupported, unsupported_parameter
 from chattable.adapters.sse import SseDecoder
-from chattable.agents.chat import Chat, Chunk
+from chattable.adapters.vendors.withheld import BETAS, WITHHELD
+from chattable.agents.chat import Chat, Chunk, Json
 
 
 class Decoder(Protocol):
@@ -51,11 +53,29 @@ class Wire(Protocol):
 
     unsupported: Unsupported = "drop"  # what becomes of a parameter that the provider has no place for
 
-    def ruled(self, unsupported: Unsupported) -> Wire:
-        """This wire under that rule."""
+    withheld: frozenset[str] = frozenset()  # parameters that it is never told
+    any_beta: bool = False  # told of every feature that a client asks for, known here or not
+
+    def ruled(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
+        """This wire as a provider's settings want it: that rule, and what is withheld but for what they allow."""
         wire = copy(self)
         wire.unsupported = unsupported
+        wire.withheld = WITHHELD.difference(allow)
+        wire.any_beta = BETAS in allow
         return wire
+
+    def allowed(self, params: Json) -> Json:
+        """The parameters that the provider may be told; where the rule is to reject, `InvalidRequest` for any other."""
+        if self.withheld.isdisjoint(params):
+            return params
+        if self.unsupported == "reject" and (kept := sorted(self.withheld & params.keys())):
+            raise unsupported_parameter(kept[0], "it is not passed on to this model")
+        return {name: value for name, value in params.items() if name not in self.withheld}
+
+    def allows(self, chat: Chat) -> Chat:
+        """The request with the parameters that the provider may be told."""
+        params = self.allowed(chat.params)
+        return chat if params is chat.params else replace(chat, params=params)
 
     def told(self, options: Mapping[str, str]) -> Wire:
         """This wire with what the config says of it, by the names in `Vendor.options`."""
@@ -70,7 +90,7 @@ class Wire(Protocol):
         ...
 
     def signature(self, api_key: str, host: str, target: str, body: bytes) -> list[tuple[str, str]]:
-        """What authenticates this request alone, where a provider wants that."""
+        """Headers of this request alone, where a provider wants any: what authenticates it, or what its body makes necessary."""
         return []
 
     def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from chattable.adapters import discovery
 from chattable.adapters.local import LocalServer, data_home, model_path
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.vendors.services import VENDORS, wire_of
 from chattable.agents.chattable import Chattable, Limits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
@@ -172,7 +172,7 @@ class _Source:
         vendor = VENDORS[config.kind]
         self.provider = Provider(
             name,
-            vendor.wire.told(config.options).ruled(config.unsupported),
+            wire_of(config.kind, config.base_url, config.options).ruled(config.unsupported, config.allow),
             vendor.address(config.base_url, config.options),
             transport,
             api_key=config.api_key.reveal() if config.api_key else "",

@@ -104,6 +104,10 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unsupported: Annotated[
         Literal["drop", "reject"], Meta(description="a parameter it has no place for: leave it out, or refuse the request")
     ] = "drop"
+    allow: Annotated[
+        tuple[str, ...],
+        Meta(description="parameters of clients that it is told though they change address, credentials or price"),
+    ] = ()
     timeouts: Annotated[Timeouts, Meta(description="how long it may take")] = Timeouts()
     retries: Annotated[Retries, Meta(description="more attempts after a failure, before the first token only")] = 2
     max_connections: Annotated[int, Meta(ge=1, le=100_000, description="open connections at a time")] = 1000

@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from chattable.adapters.vendors.services import Vendor
+from chattable.adapters.vendors.withheld import ALLOWABLE
 from chattable.agents import loading
 from chattable.agents.parsing import Shape, explain
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
@@ -108,6 +109,10 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
         elif kinds is not None:
             for setting, text in kinds[provider.kind].mistakes(provider.base_url, provider.options):
                 yield ("providers", name, setting) if setting in provider.options else ("providers", name), f"`{setting}` {text}"
+        for i, param in enumerate(provider.allow):
+            if param not in ALLOWABLE:
+                what = f"`{param}` is never withheld{hint(param, ALLOWABLE)}"
+                yield ("providers", name, "allow", i), what
         if provider.api_key and provider.api_keys:
             yield ("providers", name, "api_keys"), "takes the place of `api_key`; have one of them"
         if why := _bad_name(name):

@@ -71,7 +71,7 @@ class Forwarding:
                 call = self._pipeline.metering.call(capped, target, caller, caller.parent, routes.more, most)
                 try:
                     async with call as hold:
-                        asked = fields | {"model": upstream.model}
+                        asked = upstream.provider.wire.allowed(fields) | {"model": upstream.model}
                         if "max_tokens" in hold.chat.params and kind.path == "/completions":
                             asked["max_tokens"] = hold.chat.params["max_tokens"]
                         content_type, body = await upstream.forward(kind.path, msgspec.json.encode(asked), trace, hold.progress)

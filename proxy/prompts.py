@@ -14,7 +14,7 @@ from chattable.budget.tokens import count_async
 PER_MESSAGE = 8  # tokens that a chat template adds to a message, at most
 # Fields that steer an answer and never become part of a prompt. All others do, known or not.
 STEERING = frozenset(
-    {"function_call", "include", "logit_bias", "metadata", "modalities", "modality", "models"}
+    {"anthropic_beta", "function_call", "include", "logit_bias", "metadata", "modalities", "modality", "models"}
     | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "provider", "reasoning"}
     | {"reasoning_effort", "route", "safety_identifier", "service_tier", "stop", "stream_options"}
     | {"thinking", "tool_choice", "transforms", "user", "verbosity"}

@@ -924,3 +924,12 @@ def test_reading_alone_gives_plain_values_and_their_lines() -> None:
     doc = read(b"a: 1\nb:\n  - x\n  - {c: ~}\n", "f", {})
     assert doc.value == {"a": 1, "b": ["x", {"c": None}]}
     assert [doc.line(where) for where in [("a",), ("b", 1), ("b", 1, "c"), ("b", 9, "z"), ("none",)]] == [1, 4, 4, 2, 1]
+
+
+def test_only_what_is_withheld_can_be_allowed() -> None:
+    text = "providers: {{a: {{kind: openai, allow: {}}}}}"
+    assert parse(text.format("[service_tier, extra_body, anthropic_beta]").encode(), "c.yaml", {}, VENDORS).providers["a"].allow
+    with pytest.raises(ConfigError) as caught:
+        parse(text.format("[service_tier, extra_bodyy, temperature]").encode(), "c.yaml", {}, VENDORS)
+    assert "`extra_bodyy` is never withheld" in str(caught.value) and "extra_body" in str(caught.value)
+    assert "providers.a.allow[2]" in str(caught.value) or "`temperature`" in str(caught.value)

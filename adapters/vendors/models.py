@@ -47,6 +47,10 @@ TABLE: Mapping[str, Mapping[str, Known]] = {
     "groq": GROQ,
     "together": TOGETHER,
     "fireworks": FIREWORKS,
+    # No source settled what these cost; at Hugging Face's router it depends on who serves a model.
+    "cerebras": {},
+    "cohere": {},
+    "huggingface": {},
     "azure": {name: OPENAI[name] for name in AT_AZURE.split()},
     # Claude costs on Bedrock what it costs at Anthropic if it may run anywhere, and a tenth more
     # within a region.

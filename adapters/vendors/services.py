@@ -70,6 +70,12 @@ VENDORS = {
         options=("region",),
         places=(BEDROCK,),
     ),
+    "cerebras": Vendor("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    "cohere": Vendor(
+        "https://api.cohere.ai/compatibility/v1",
+        "COHERE_API_KEY",
+        places=(r"api\.cohere\.com/compatibility/v1",),
+    ),
     "deepseek": Vendor(
         "https://api.deepseek.com/v1",
         "DEEPSEEK_API_KEY",
@@ -83,6 +89,7 @@ VENDORS = {
         places=(r"generativelanguage\.googleapis\.com/v1(beta)?(/openai)?",),
     ),
     "groq": Vendor("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "huggingface": Vendor("https://router.huggingface.co/v1", "HF_TOKEN"),
     "local": Vendor("http://127.0.0.1/v1"),  # our own child process, see local.py, which says where it is once it runs
     "lmstudio": Vendor("http://127.0.0.1:1234/v1"),
     "mistral": Vendor(
@@ -102,6 +109,14 @@ VENDORS = {
     "vllm": Vendor("http://127.0.0.1:8000/v1"),
     "xai": Vendor("https://api.x.ai/v1", "XAI_API_KEY"),
 }
+
+
+def wire_of(kind: str, base_url: str | None, options: Mapping[str, str]) -> Wire:
+    """How a provider is spoken to: of what is compatible with OpenAI, the vendor at its address is told apart."""
+    wire = VENDORS[kind].wire.told(options)
+    if not isinstance(wire, OpenAIWire):
+        return wire
+    return wire.of(vendor_at(kind, base_url) or (kind if kind != "openai" else ""))
 
 
 def vendor_at(kind: str, base_url: str | None) -> str:

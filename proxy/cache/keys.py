@@ -27,6 +27,8 @@ def key_of(chat: Chat, entry: Entry, who: Principal, scope: Scope) -> bytes | No
     whether the answer is streamed, is none. Each field goes in with its length before it, so that no two requests run into one.
     """
     params = {name: value for name, value in chat.params.items() if name not in APART}
+    if chat.messages and chat.messages[-1].role == "assistant":  # llama.cpp repeats words to go on with, but in no stream
+        params["stream"] = chat.stream
     try:
         messages, rest = _json([message.to_json() for message in chat.messages]), _json(params)
     except (TypeError, ValueError, RecursionError, OverflowError):  # what an agent made of it is no JSON

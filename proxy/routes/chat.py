@@ -10,13 +10,14 @@ from typing import Any
 from litestar import Request, post
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
+from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
 from chattable.proxy.reply import Reply
-from chattable.proxy.requests import caller_of, on_behalf, read_json, upstream_headers
+from chattable.proxy.requests import caller_of, header, on_behalf, read_json, upstream_headers
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -32,6 +33,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         spent = partial(house.metering.refuse_spent, caller)
         body = await read_json(request, house.max_body, spent)
         chat = parse(body, default_model=house.config.default_model)
+        if b"anthropic-beta" in dict(request.scope["headers"]):  # cheaper than a look at every header
+            chat.params.setdefault(BETAS, header(request, b"anthropic-beta"))
         caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
         scope: Any = request.scope

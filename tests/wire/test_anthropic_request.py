@@ -238,7 +238,12 @@ def test_tools() -> None:
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
     assert sent(tools=[WEATHER, bare, search])["tools"] == [
         {"name": "get_weather", "description": "Tells it.", "input_schema": SCHEMA},
-        {"name": "now", "input_schema": {"type": "object"}, "strict": True, "cache_control": {"type": "ephemeral"}},
+        {
+            "name": "now",
+            "input_schema": {"type": "object", "additionalProperties": False},
+            "strict": True,
+            "cache_control": {"type": "ephemeral"},
+        },
         search,
     ]
     assert "strict" not in sent(tools=[bare], model=OLDEST)["tools"][0]

@@ -168,29 +168,31 @@ def test_calls_and_their_answers() -> None:
 
 
 def test_answers_to_calls_come_before_anything_else() -> None:
-    said = turns(calls(("c", "f", "{}")), Message("user", "wait"), Message("tool", "", tool_call_id="c"), Message("user", "go"))
-    assert said[1]["content"] == [{"toolResult": {"toolUseId": "c", "content": []}}, {"text": "wait"}, {"text": "go"}]
+    waiting = [Message("user", "wait"), Message("tool", "", tool_call_id="c"), Message("user", "go")]
+    said = turns(HI[0], calls(("c", "f", "{}")), *waiting)
+    assert said[2]["content"] == [{"toolResult": {"toolUseId": "c", "content": []}}, {"text": "wait"}, {"text": "go"}]
 
 
 def test_ids_that_are_too_long_stay_different() -> None:
     ids = ["x" * 65, "x" * 65 + "y"]
-    said = turns(calls(*[(i, "f", "{}") for i in ids]), *[Message("tool", "r", tool_call_id=i) for i in ids])
-    made = [block["toolUse"]["toolUseId"] for block in said[0]["content"]]
-    assert len({*made}) == 2 and made == [block["toolResult"]["toolUseId"] for block in said[1]["content"]]
+    asked = calls(*[(i, "f", "{}") for i in ids])
+    said = turns(HI[0], asked, *[Message("tool", "r", tool_call_id=i) for i in ids])
+    made = [block["toolUse"]["toolUseId"] for block in said[1]["content"]]
+    assert len({*made}) == 2 and made == [block["toolResult"]["toolUseId"] for block in said[2]["content"]]
 
 
 def test_thoughts_go_back_where_they_were() -> None:
     blocks = [{"index": 0, **THOUGHT}, {"index": 2, **HIDDEN}, {"index": 9, "type": "thinking", "thinking": "unsigned"}, 5]
     message = calls(("c", "f", "{}"), content="Words.", thinking_blocks=blocks)
-    [turn] = turns(message)
+    [_, turn] = turns(HI[0], message)
     assert turn["content"] == [
         {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "EqoB"}}},
         {"text": "Words."},
         {"reasoningContent": {"redactedContent": HIDDEN["data"]}},
         {"toolUse": {"toolUseId": "c", "name": "f", "input": {}}},
     ]
-    assert turns(message, model=PROFILE) == [turn], "an ARN may stand for Claude"
-    [turn] = turns(message, model=NOVA)
+    assert turns(HI[0], message, model=PROFILE)[1:] == [turn], "an ARN may stand for Claude"
+    [_, turn] = turns(HI[0], message, model=NOVA)
     assert [next(iter(block)) for block in turn["content"]] == ["text", "toolUse"], "thoughts of others are nothing to it"
     [turn] = turns(Message("assistant", None, extra={"thinking_blocks": [THOUGHT]}), HI[0])
     assert turn["role"] == "user", "no turn is a thought alone"
@@ -199,8 +201,9 @@ def test_thoughts_go_back_where_they_were() -> None:
 def test_a_conversation_may_move_to_bedrock() -> None:
     """The thoughts that Anthropic's own API signed are the same blocks there and here."""
     message = calls(("c", "f", "{}"), thinking_blocks=[{"index": 0, **THOUGHT}])
-    [there] = json.loads(AnthropicWire().request(Chat("m", [message]), "claude-sonnet-4-5"))["messages"]
-    [here] = turns(message)
+    chat = Chat("m", [HI[0], message])
+    [_, there] = json.loads(AnthropicWire().request(chat, "claude-sonnet-4-5"))["messages"]
+    [_, here] = turns(HI[0], message)
     assert there["content"][0] == THOUGHT
     assert here["content"][0]["reasoningContent"]["reasoningText"] == {"text": "Hm.", "signature": "EqoB"}
 
@@ -232,11 +235,11 @@ SEEN = [
 def test_pictures_and_documents(part: Any, block: Any) -> None:
     [turn] = turns(Message("user", [part]))
     assert turn["content"] == [block]
-    answered = [calls(("c", "f", "{}")), Message("tool", [part | MARK], tool_call_id="c", extra=MARK)]
+    answered = [HI[0], calls(("c", "f", "{}")), Message("tool", [part | MARK], tool_call_id="c", extra=MARK)]
     if "audio" in block:
-        assert refused(messages=answered) == "messages[1].content"
+        assert refused(messages=answered) == "messages[2].content"
     else:
-        assert turns(*answered)[1]["content"] == [{"toolResult": {"toolUseId": "c", "content": [block]}}, POINT]
+        assert turns(*answered)[2]["content"] == [{"toolResult": {"toolUseId": "c", "content": [block]}}, POINT]
 
 
 def test_no_two_documents_have_the_same_name() -> None:
@@ -294,7 +297,8 @@ def test_tools_and_choices() -> None:
 def test_a_tool_without_parameters_and_a_strict_one() -> None:
     bare = {"type": "function", "function": {"name": "f", "strict": True, "description": ""}}
     [spec] = sent({"tools": [bare]})["toolConfig"]["tools"]
-    assert spec == {"toolSpec": {"name": "f", "inputSchema": {"json": {"type": "object"}}, "strict": True}}
+    closed = {"type": "object", "additionalProperties": False}
+    assert spec == {"toolSpec": {"name": "f", "inputSchema": {"json": closed}, "strict": True}}
     assert "strict" not in sent({"tools": [bare]}, model=NOVA)["toolConfig"]["tools"][0]["toolSpec"]
     assert refused({"tools": [bare]}, model=NOVA, unsupported="reject") == "tools[0].function.strict"
 
@@ -335,7 +339,7 @@ def test_formats() -> None:
     assert "JSON" in sent({"response_format": {"type": "json_object"}})["system"][0]["text"]
     text = sent({"response_format": FORMAT})["outputConfig"]["textFormat"]
     assert text["type"] == "json_schema" and text["structure"]["jsonSchema"]["name"] == "x"
-    assert json.loads(text["structure"]["jsonSchema"]["schema"]) == SCHEMA
+    assert json.loads(text["structure"]["jsonSchema"]["schema"]) == SCHEMA | {"additionalProperties": False}
     for model in (OLD, NOVA):  # a forced call is the answer
         config = sent({"response_format": FORMAT}, model=model)["toolConfig"]
         assert config["tools"][0]["toolSpec"]["inputSchema"] == {"json": SCHEMA}

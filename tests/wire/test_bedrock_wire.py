@@ -14,7 +14,7 @@ from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
 from chattable.adapters.bedrock import BedrockWire
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.agents.chat import Chat, Usage
+from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import as_message
 
 WIRE = BedrockWire()
@@ -124,7 +124,8 @@ def test_thoughts_come_back_with_the_next_turn() -> None:
     """What it thought, streamed to a client and sent back by it, is what Bedrock said."""
     message = only(stream("bedrock_thinking_stream.jsonl")).message
     assert message["reasoning_content"] == "Tenths first: 9.8 has more." and message["content"] == "9.8 is larger."
-    [turn] = json.loads(WIRE.request(Chat("m", [as_message(json.loads(json.dumps(message)))]), SONNET))["messages"]
+    kept = as_message(json.loads(json.dumps(message)))
+    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), kept]), SONNET))["messages"]
     assert turn["content"] == [
         {"reasoningContent": {"reasoningText": {"text": "Tenths first: 9.8 has more.", "signature": "EqoBCkgIARABGAIiQL2U"}}},
         {"reasoningContent": {"redactedContent": "EmwKAhgBEgy3"}},
@@ -136,7 +137,7 @@ def test_thoughts_come_back_with_the_next_turn() -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_answer_goes_back_as_it_came(name: str) -> None:
     message = as_message(only(plain(name)).message)
-    [turn] = json.loads(WIRE.request(Chat("m", [message]), SONNET))["messages"]
+    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), message]), SONNET))["messages"]
     assert turn == json.loads((DATA / name).read_bytes())["output"]["message"]
 
 

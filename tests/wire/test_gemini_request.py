@@ -152,24 +152,25 @@ def test_calls_and_their_answers_find_each_other():
 def test_every_call_of_a_turn_is_answered_in_one_content():
     ids = [f"c{i}" for i in range(5)]
     turns = contents(
+        HI[0],
         Message("assistant", None, tool_calls=[called(i) for i in ids]),
         *[Message("tool", i, tool_call_id=i) for i in reversed(ids)],
         Message("assistant", None, tool_calls=[called("d")]),
         Message("tool", "failed", tool_call_id="d", extra={"is_error": True}),
     )
-    assert [len(turn["parts"]) for turn in turns] == [5, 5, 1, 1]
-    assert [part["functionResponse"]["id"] for part in turns[1]["parts"]] == ids
-    assert turns[3]["parts"][0]["functionResponse"]["response"] == {"error": "failed"}
+    assert [len(turn["parts"]) for turn in turns] == [1, 5, 5, 1, 1]
+    assert [part["functionResponse"]["id"] for part in turns[2]["parts"]] == ids
+    assert turns[4]["parts"][0]["functionResponse"]["response"] == {"error": "failed"}
 
 
 def test_calls_of_others_are_marked_as_unsigned_where_signatures_are_wanted():
     calls = [called("c1"), called("c2")]
-    [turn] = contents(Message("assistant", None, tool_calls=calls))
+    [_, turn] = contents(HI[0], Message("assistant", None, tool_calls=calls))
     assert [part.get("thoughtSignature") for part in turn["parts"]] == ["skip_thought_signature_validator", None]
-    [turn] = contents(Message("assistant", None, tool_calls=calls), model="gemini-2.5-pro")
+    [_, turn] = contents(HI[0], Message("assistant", None, tool_calls=calls), model="gemini-2.5-pro")
     assert [part.get("thoughtSignature") for part in turn["parts"]] == [None, None]
     odd = {"extra_content": {"google": {"thought_signature": 5}, "x": 1}}
-    [turn] = contents(Message("assistant", "x", extra=odd, tool_calls=[called("c1", extra_content=[])]), model=OLD)
+    [_, turn] = contents(HI[0], Message("assistant", "x", extra=odd, tool_calls=[called("c1", extra_content=[])]), model=OLD)
     assert not any("thoughtSignature" in part for part in turn["parts"])
 
 
@@ -179,7 +180,7 @@ def test_calls_of_others_are_marked_as_unsigned_where_signatures_are_wanted():
      {"n": 98765432109876543210})],
 )  # fmt: skip
 def test_arguments_that_are_no_object_keep_their_words(arguments, meant):
-    [turn] = contents(Message("assistant", None, tool_calls=[called("c", arguments=arguments)]))
+    [_, turn] = contents(HI[0], Message("assistant", None, tool_calls=[called("c", arguments=arguments)]))
     assert turn["parts"][0]["functionCall"]["args"] == meant
 
 
@@ -217,10 +218,10 @@ def test_pictures_sounds_and_documents(part, meant):
 def test_pictures_in_answers_to_calls():
     asked = Message("assistant", None, tool_calls=[called("c")])
     answer = Message("tool", [{"type": "text", "text": "seen"}, MEDIA[0][0]], tool_call_id="c")
-    [_, turn] = contents(asked, answer)
+    [*_, turn] = contents(HI[0], asked, answer)
     response = turn["parts"][0]["functionResponse"]
     assert (response["response"], response["parts"]) == ({"output": "seen"}, [MEDIA[0][1]]) and len(turn["parts"]) == 1
-    [_, turn] = contents(asked, answer, model="gemini-2.5-flash")
+    [*_, turn] = contents(HI[0], asked, answer, model="gemini-2.5-flash")
     assert "parts" not in turn["parts"][0]["functionResponse"] and turn["parts"][1] == MEDIA[0][1]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.gemini import GeminiWire
 from chattable.adapters.sse import SseDecoder
-from chattable.agents.chat import Chat, Usage
+from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import FINISHES, Fold, Normal, as_message
 
 DATA = Path(__file__).parent / "data"
@@ -246,11 +246,13 @@ def test_usage_is_read_field_by_field(raw, meant):
 
 def test_signatures_come_back_with_the_next_turn():
     message = as_message(only(plain("gemini_tools.json")).message)
-    [turn] = json.loads(GeminiWire().request(Chat("m", [message]), "gemini-3.8-flash"))["contents"]
+    chat = Chat("m", [Message("user", "hi"), message])
+    [_, turn] = json.loads(GeminiWire().request(chat, "gemini-3.8-flash"))["contents"]
     sent = json.loads((DATA / "gemini_tools.json").read_bytes())["candidates"][0]["content"]
     assert turn == {"role": "model", "parts": [part for part in sent["parts"] if "functionCall" in part]}
     message = as_message(only(stream("gemini_text_stream.txt")).message)
-    [turn] = json.loads(GeminiWire().request(Chat("m", [message]), "gemini-3.8-flash"))["contents"]
+    chat = Chat("m", [Message("user", "hi"), message])
+    [_, turn] = json.loads(GeminiWire().request(chat, "gemini-3.8-flash"))["contents"]
     [part] = turn["parts"]
     assert part["text"] == "Grüß dich 👋" and part["thoughtSignature"].encode() in (DATA / "gemini_text_stream.txt").read_bytes()
 
