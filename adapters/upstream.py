@@ -136,11 +136,14 @@ class Upstream(Chattable):
         async with Slot(provider.connections, ctx.user.id, trace, self.timeouts.connect) as slot:
             try:
                 url, stream = provider.url(self.model, ctx.request.stream), ctx.request.stream
-                response, key = await self._open(body, url, begun, slot, progress, stream=stream)
+                patience = self._patience(progress, stream=stream)
+                response, key = await self._open(body, url, begun, patience, slot, progress)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    read, params = self._stream if events else self._whole, ctx.request.params
-                    async with aclosing(read(response, begun, params.get("n") or 1)) as chunks:
+                    n = ctx.request.params.get("n") or 1
+                    seconds = patience if progress.followed else self.timeouts.total
+                    answer = self._stream(response, begun, n) if events else self._whole(response, begun, seconds)
+                    async with aclosing(answer) as chunks:
                         first = True
                         async for chunk in chunks:
                             if first and chunk.usage is None:
@@ -162,10 +165,11 @@ class Upstream(Chattable):
         async with Slot(provider.connections, user, trace, self.timeouts.connect) as slot:
             try:
                 url = httpx.URL(f"{provider.base}{path}")
-                response, _ = await self._open(body, url, begun, slot, progress, stream=False)
+                patience = self._patience(progress, stream=False)
+                response, _ = await self._open(body, url, begun, patience, slot, progress)
                 try:
                     trace.waited += time.monotonic() - asked
-                    return header(response, b"content-type").decode("latin-1"), await self._read(response, begun)
+                    return header(response, b"content-type").decode("latin-1"), await self._read(response, begun, patience)
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
@@ -180,15 +184,18 @@ class Upstream(Chattable):
             slot.trace.failures.append(Failure(self.asked, error.message, getattr(error, "status", None)))
         return error
 
+    def _patience(self, progress: Progress, *, stream: bool) -> float:
+        """Seconds until an answer must have begun; a whole one must be there by then if somebody else can be asked."""
+        limits = self.timeouts
+        return min(limits.first_token, limits.total) if stream or progress.followed else limits.total
+
     async def _open(
-        self, body: bytes, url: httpx.URL, begun: float, slot: Slot, progress: Progress, *, stream: bool
+        self, body: bytes, url: httpx.URL, begun: float, patience: float, slot: Slot, progress: Progress
     ) -> tuple[httpx.Response, ApiKey]:
         """A response whose status is 2xx, and the key that got it; one that is refused gives way to another at once."""
         if progress.worth is not None and not progress.worth():
             raise Overtaken
-        limits, keys, trace = self.timeouts, self.provider.keys, slot.trace
-        hurried = stream or progress.followed  # who is followed by somebody else gives way when nothing comes
-        patience = min(limits.first_token, limits.total) if hurried else limits.total
+        keys, trace = self.provider.keys, slot.trace
         trace.asked = self.asked
         while True:
             trace.attempts += 1
@@ -259,21 +266,21 @@ class Upstream(Chattable):
             error.retry_after = wait
         raise error
 
-    async def _whole(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
-        for chunk in self.provider.wire.reply(await self._read(response, begun)):
+    async def _whole(self, response: httpx.Response, begun: float, seconds: float) -> AsyncGenerator[Chunk]:
+        for chunk in self.provider.wire.reply(await self._read(response, begun, seconds)):
             yield chunk
 
-    async def _read(self, response: httpx.Response, begun: float) -> bytes:
+    async def _read(self, response: httpx.Response, begun: float, seconds: float) -> bytes:
         blocks, size = [], 0
         try:
-            async with asyncio.timeout_at(_when(begun + self.timeouts.total)):
+            async with asyncio.timeout_at(_when(begun + seconds)):
                 async for block in response.stream:  # type: ignore[union-attr]
                     blocks.append(block)
                     size += len(block)
                     if size > MAX_BODY:
                         raise BrokenAnswer(f"sent more than {MAX_BODY >> 20} MiB")
         except TimeoutError:
-            raise TimedOut("did not finish its answer", self.timeouts.total) from None
+            raise TimedOut("did not finish its answer", seconds) from None
         except httpx.TransportError:
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
         return b"".join(blocks)

@@ -89,6 +89,7 @@ class Failure(Struct, omit_defaults=True):
 class Trace(Struct):
     """What a turn really asked of upstreams; one object for the whole tree."""
 
+    model: str = ""  # as the client calls it
     asked: str = ""  # provider/model, the last one asked; never a URL
     attempts: int = 0
     waited: float = 0.0  # seconds that upstreams took, or that were waited to ask one again

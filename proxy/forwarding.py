@@ -59,6 +59,7 @@ class Forwarding:
 
     async def _ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
+        trace.model = entry.name
         given = kind.parse(fields)
         chat = Chat(entry.name, [Message("user", given.words)])
         async with self._pipeline.pace.call(chat, entry, caller, nested=caller.parent is not None) as paced:

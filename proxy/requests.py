@@ -74,7 +74,8 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     calls = int(max_calls) if max_calls else None
     control = of_header(header(request, b"cache-control"))
     door = house.pipeline.sessions.doors.of_headers(scope["headers"])
-    return Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control, door)
+    caller = scope["caller"] = Caller(principal, scope["request_id"], scope["began"], calls, parent, key, control, door)
+    return caller
 
 
 async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
@@ -142,11 +143,14 @@ def integer(request: Request[Any, Any, Any], name: str, default: int) -> int:
 
 
 def upstream_headers(trace: Trace | None) -> dict[str, str]:
-    """Which model of which provider was asked last, and how often any was; empty if none was."""
+    """Which model of which provider was asked last, how often any was, and whether a session was at home; empty if none was."""
     if trace is None or not trace.attempts:
         return {}
     asked = trace.asked if trace.asked.isascii() else quote(trace.asked, safe=PRINTABLE)
-    return {"x-chattable-model": asked, "x-chattable-attempts": str(trace.attempts)}
+    headers = {"x-chattable-model": asked, "x-chattable-attempts": str(trace.attempts)}
+    if trace.affinity:
+        headers["x-chattable-affinity"] = trace.affinity
+    return headers
 
 
 def _parsed(request: Request[Any, Any, Any], body: bytes, limit: int) -> Json:
