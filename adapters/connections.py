@@ -49,7 +49,7 @@ class Slot:
 class Connections:
     """Law: a free one goes to whoever waits and has fewest, the first of these; to nobody's reader only where no other waits.
 
-    Answers that nobody reads any more end while somebody waits who has fewer than their user.
+    Answers that nobody reads any more end, one for each who waits.
     """
 
     def __init__(self, limit: int) -> None:
@@ -67,7 +67,7 @@ class Connections:
                 if (left := until - loop.time()) <= 0:
                     raise Busy(self.limit)
                 if not slot.trace.abandoned:
-                    self._make_room(slot)
+                    self._make_room()
                 await asyncio.wait([turn], timeout=min(left, LOOK))
         except BaseException:
             self.open.discard(slot)  # it may have been its turn just now
@@ -84,16 +84,13 @@ class Connections:
             self.waiting.pop(slot).set_result(None)
             self.open.add(slot)
 
-    def _make_room(self, slot: Slot) -> None:
-        """Ends an abandoned answer of the user who has most, if that is more than the user of this slot."""
-        held = self._held()
-        wanted = sum(not other.trace.abandoned for other in self.waiting)
-        left = [other for other in self.open if other.trace.abandoned and not other.yielding]
-        if not left or sum(other.yielding for other in self.open) >= wanted:
-            return
-        most = max(left, key=lambda other: held[other.user])
-        if held[most.user] > held.get(slot.user, 0):
-            most.give_way()
+    def _make_room(self) -> None:
+        """Ends an abandoned answer, of the user who has most, for each who waits."""
+        wanted = sum(not slot.trace.abandoned for slot in self.waiting) - sum(slot.yielding for slot in self.open)
+        left = [slot for slot in self.open if slot.trace.abandoned and not slot.yielding]
+        if left and wanted > 0:
+            held = self._held()
+            max(left, key=lambda slot: held[slot.user]).give_way()
 
     def _held(self) -> dict[str, int]:
         """How many each user has."""

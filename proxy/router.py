@@ -16,7 +16,7 @@ from chattable.adapters.errors import Busy, GaveWay, Overtaken, Refused, Unreach
 from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.refusals import Cause, cause_of
 from chattable.agents.chat import Chat
-from chattable.agents.chattable import Progress, Trace
+from chattable.agents.chattable import Failure, Progress, Trace
 from chattable.agents.errors import ChatError, ModelNotFound
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Catalog, Entry
@@ -145,8 +145,11 @@ class Routes:
         if health is None or not isinstance(error, UpstreamError):
             self.ended()
             return
-        if not isinstance(error, (Overtaken, GaveWay)):
-            health.last = LastError(time.time(), getattr(error, "status", None), error.code, error.message)
+        status = getattr(error, "status", None)
+        if isinstance(error, Busy) and isinstance(asked.model, Upstream):  # it was not sent, so nobody else has told
+            self._trace.failures.append(Failure(asked.model.asked, error.message))
+        if _another_may(error) and error.code != OVERFLOW and not isinstance(error, Overtaken):
+            health.last = LastError(time.time(), status, error.code, error.message)
         self.ended(False if _unwell(error) else None)
         if isinstance(error, Refused) and cause_of(error) is Cause.ACCOUNT:
             health.give_up()

@@ -65,24 +65,23 @@ async def test_who_has_fewest_goes_first() -> None:
     assert not connections.open and not connections.waiting
 
 
-async def test_what_nobody_reads_gives_way_to_others_only() -> None:
-    connections = Connections(2)
+async def test_what_nobody_reads_gives_way_to_who_reads() -> None:
+    connections = Connections(3)
     absent, present = User(connections, "absent"), User(connections, "present")
+    reading = present.ask()
     left = [absent.ask() for _ in range(3)]
     await turns()
     for call in left:
         call.slot.trace.abandoned = True
-    own = absent.ask()
+    others = [present.ask(), absent.ask()]
+    await turns(30)
+    assert [call.served.is_set() for call in others] == [True, True]
+    assert [call.slot.yielding for call in left] == [True, True, False]
+    assert not reading.slot.yielding and not left[2].served.is_set()  # who still reads comes before who has left
+    await others[0].end()
     await turns()
-    assert not own.served.is_set() and not any(call.slot.yielding for call in left)  # it is their own to wait for
-    other = present.ask()
-    await turns(20)
-    assert other.served.is_set()
-    assert sum(call.slot.yielding for call in left) == 1
-    await other.end()
-    await turns()
-    assert own.served.is_set() and not left[2].served.is_set()  # who still reads comes before who has left
-    for call in (*left, own):
+    assert left[2].served.is_set()
+    for call in (reading, *left, *others):
         await call.end()
     assert not connections.open and not connections.waiting
 
