@@ -80,7 +80,7 @@ class Routes:
         while (entry := self._upcoming) is not None:
             self._upcoming = None
             self._asked, self._open, self._began, self._first = entry, True, time.monotonic(), None
-            followed = bool(self._left or self._names or self._resting)
+            followed = bool(self._left or self._resting) or (bool(self._names) and self._may_fall_back())
             if entry.health is not None:
                 self._state = entry.health.begin()
             if self._session:
@@ -99,9 +99,7 @@ class Routes:
         """Who is asked next, if the target asked last has failed like this."""
         if self._first is not None or not (isinstance(error, Exception) and _another_may(error)):
             return Follow.NOBODY
-        if self._left or self._names or self._resting:
-            return Follow.OTHER
-        if self._tried:
+        if self.progress.followed or self._tried:
             return Follow.OTHER
         return Follow.AGAIN if self._repeatable(error) else Follow.NOBODY
 
@@ -200,6 +198,14 @@ class Routes:
             if self._names:
                 self._look_up(self._names.pop(0))
         return self._resting.pop(0) if self._resting else None
+
+    def _may_fall_back(self) -> bool:
+        """Whether a fallback is left that is there for the caller."""
+        for name in self._names:
+            if name not in self._seen:
+                with suppress(ModelNotFound):
+                    return bool(self._catalog.find(name, self._caller.principal))
+        return False
 
     def _look_up(self, name: str) -> None:
         if name in self._seen:

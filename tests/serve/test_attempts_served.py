@@ -49,8 +49,8 @@ def server(upstreams: Pair) -> Iterator[Chattable]:
         yield running
 
 
-def sdk(server: Chattable, user: str = "alice") -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(user), max_retries=0)
+def sdk(server: Chattable, user: str = "alice", **key: Any) -> OpenAI:
+    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(user, **key), max_retries=0)
 
 
 def ask(client: OpenAI, model: str, text: str = "hello there", **fields: Any) -> Any:
@@ -185,11 +185,14 @@ def test_e8_so_do_embeddings(server: Chattable, upstreams: Pair) -> None:
     assert raw.headers["x-chattable-model"] == "two/big" and time.monotonic() - began < 5
 
 
-def test_e8_one_that_is_alone_may_think_as_long_as_it_may_answer(server: Chattable, upstreams: Pair) -> None:
+@pytest.mark.parametrize("model, key", [("alone", {}), ("fast", {"models": ["fast"]})], ids=["alone", "no right to another"])
+def test_e8_one_that_is_alone_may_think_as_long_as_it_may_answer(
+    server: Chattable, upstreams: Pair, model: str, key: dict[str, Any]
+) -> None:
     gate = Gate()
     upstreams[0].script(gate)
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, sdk(server), "alone")
+        answer = pool.submit(ask, sdk(server, **key), model)
         gate.wait()
         with pytest.raises(TimeoutError):
             answer.result(1)  # twice `first_token`
