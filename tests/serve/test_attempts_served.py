@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from answers import Gate, Plain, Raw, Request, Silent, error, head, proper
+from answers import Gate, Plain, Raw, Request, Reset, Silent, error, head, proper
 from echo_model import ask as asked
 from openai import APIStatusError, InternalServerError, OpenAI, RateLimitError
 from process import Chattable, chattable
@@ -29,6 +29,7 @@ models:
   fast: {{{{provider: one, model: small, fallbacks: [other]}}}}
   alone: {{{{provider: one, model: small}}}}
   other: {{{{provider: two, model: big}}}}
+  stubborn: {{{{provider: one, model: small, retries: 2}}}}
   narrow: {{{{provider: narrow}}}}
   keys: {{{{provider: keys}}}}
   embed: {{{{provider: one, fallbacks: [other]}}}}
@@ -57,6 +58,12 @@ def ask(client: OpenAI, model: str, text: str = "hello there", **fields: Any) ->
     """The raw answer, whose headers matter."""
     messages: Any = [{"role": "user", "content": text}]
     return client.chat.completions.with_raw_response.create(model=model, messages=messages, **fields)
+
+
+def target(server: Chattable, name: str) -> Any:
+    """How the first target of a name is doing."""
+    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == name]
+    return state["targets"][0]
 
 
 def lines(server: Chattable, wanted: int, path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
@@ -98,8 +105,7 @@ def test_e4_the_last_error_of_a_target_is_shown(server: Chattable, upstreams: Pa
     one, _ = upstreams
 
     def shown() -> Any:
-        (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "alone"]
-        return state["targets"][0]["last_error"]
+        return target(server, "alone")["last_error"]
 
     assert shown() is None
     before = time.time()
@@ -137,6 +143,31 @@ def test_e4_an_outage_is_told_once_a_second(tmp_path: Path, upstreams: Pair) -> 
         seconds = time.monotonic() - began
         assert said and sum(map(len, said)) < 20_000 * (seconds + 1)
         assert len([line for line in said if "Traceback" in line]) <= 4 * (seconds + 1)
+
+
+def test_e6_a_reset_that_is_repeated_is_charged_once(server: Chattable, upstreams: Pair) -> None:
+    """A connection that had gone stale costs nobody a prompt; one that was carried to another target may have cost one."""
+    one, two = upstreams
+    client = sdk(server)
+    server.admin("POST", "/admin/budgets", {"subject": {"user": "alice"}, "per": "day", "tokens": 100_000})
+
+    def spent() -> tuple[int, int]:
+        entries = server.admin("GET", "/admin/ledger?user=alice&limit=100")["data"]
+        return sum(entry["spent"]["tokens"] for entry in entries), sum(entry["held"]["tokens"] for entry in entries)
+
+    one.script(Reset())
+    assert ask(client, "stubborn", max_tokens=50).headers["x-chattable-attempts"] == "2"
+    assert spent() == (one.tokens, 0)
+    one.script(Reset(), Reset())
+    with pytest.raises(InternalServerError):
+        ask(client, "stubborn", max_tokens=50)
+    both = spent()[0] - one.tokens
+    assert both > 0  # the prompt, once
+    one.script(Reset())
+    assert ask(client, "fast", max_tokens=50).headers["x-chattable-model"] == "two/big"
+    until = time.monotonic() + 10
+    while spent() != (one.tokens + two.tokens + 2 * both, 0):  # the charge of the first follows a second later
+        assert time.monotonic() < until, (spent(), one.tokens, two.tokens, both)
 
 
 def test_e3_a_429_that_names_no_time_is_worth_a_retry(server: Chattable, upstreams: Pair) -> None:
@@ -247,7 +278,7 @@ def test_f13_who_has_fewest_is_served_first(server: Chattable, upstreams: Pair) 
         one.wait(lambda: len(one.requests) == 4)
         served = pool.submit(ask, modest, "narrow", "hello")
         until = time.monotonic() + 5
-        while server.admin("GET", "/admin/models")["data"][3]["targets"][0]["under_way"] < 7:
+        while target(server, "narrow")["under_way"] < 7:
             assert time.monotonic() < until
         gates[0].release()
         served.result(5)
