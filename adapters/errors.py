@@ -5,6 +5,8 @@ UpstreamError
 ├── TimedOut         a deadline passed; the message names which
 ├── BrokenAnswer     an answer that cannot be used: garbage, HTML, a redirect, cut off, too large
 ├── Busy             this proxy's own limit of connections to the upstream
+├── GaveWay          nobody read the answer any more, and somebody else needed its connection
+├── Overtaken        its circuit opened before the request was sent
 └── Refused          an error the upstream itself reports, with its HTTP status
 """
 
@@ -46,6 +48,20 @@ class Busy(UpstreamError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"All {limit} connections to the upstream are in use.", code="upstream_busy")
+
+
+class GaveWay(UpstreamError):
+    """Nobody reads the answer any more, and its connection is needed."""
+
+    def __init__(self) -> None:
+        super().__init__("The answer was given up: nobody read it, and its connection was needed.", code="upstream_busy")
+
+
+class Overtaken(UpstreamError):
+    """Others found the upstream dead while this request waited: it was not sent."""
+
+    def __init__(self) -> None:
+        super().__init__("The upstream has just failed others and was not asked.", code="upstream_unreachable")
 
 
 class Refused(UpstreamError):

@@ -1,31 +1,31 @@
-"""Asks an upstream: the one place that owns its connections, deadlines and retries."""
+"""Asks an upstream, once: the one place that owns its connections and deadlines. Who is asked next is the router's to say."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import NoReturn
 
 import httpx
 from msgspec import Struct
 
-from chattable.adapters.errors import BrokenAnswer, Busy, Refused, TimedOut, Unreachable, UpstreamError
+from chattable.adapters.connections import Connections, Slot
+from chattable.adapters.errors import BrokenAnswer, GaveWay, Overtaken, Refused, TimedOut, Unreachable, UpstreamError
 from chattable.adapters.keys import ApiKey, Keys
 from chattable.adapters.sse import EventTooLargeError
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
-from chattable.agents.chattable import Chattable, Context, Progress, Trace
+from chattable.agents.chattable import Chattable, Context, Failure, Progress, Trace
 from chattable.agents.errors import clip
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
 MAX_URLS = 1000  # that are remembered
 SECRET_PART = 16  # characters from which on a part of a key is secret by itself
-MAX_WAIT = 5.0  # seconds of Retry-After that are waited here; longer ones are the client's to wait
 USAGE_GRACE = 5.0  # seconds that the usage may come later than the last finish reason
 END_GRACE = 0.2  # seconds that a finished answer gets to end its body, so that its connection can be used again
 
@@ -52,14 +52,11 @@ class Provider:
         api_key: str = "",
         api_keys: Sequence[str] = (),
         max_connections: int = 1000,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
         self.wire = wire
         self.transport = transport
-        self.sleep = sleep
-        self._limit = max_connections
-        self._free = asyncio.Semaphore(max_connections)
+        self.connections = Connections(max_connections)
         self.point_at(base_url)
         secrets = api_keys or (api_key,)
         self._secrets = [key for key in secrets if len(key) >= 4]
@@ -91,22 +88,6 @@ class Provider:
         """The headers of one attempt, which some providers want signed."""
         own = self.wire.signature(key.secret, url.netloc.decode(), url.raw_path.decode(), body)
         return httpx.Headers([*key.headers.multi_items(), *own]) if own else key.headers
-
-    @asynccontextmanager
-    async def slot(self, wait: float) -> AsyncIterator[None]:
-        """One of the connections that may be open, or `Busy` after `wait` seconds."""
-        if self._free.locked():
-            try:
-                async with asyncio.timeout(wait):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise Busy(self._limit) from None
-        else:
-            await self._free.acquire()
-        try:
-            yield
-        finally:
-            self._free.release()
 
     def redact(self, text: str) -> str:
         """The text without this provider's key and address."""
@@ -148,72 +129,90 @@ class Upstream(Chattable):
 
     async def chat(self, message: Message, ctx: Context) -> AsyncGenerator[Chunk]:
         """The upstream's answer, chunk by chunk; raises `UpstreamError`."""
-        provider, trace = self.provider, ctx.trace
+        provider, trace, progress = self.provider, ctx.trace, ctx.progress
         body = provider.wire.request(ctx.request, self.model, self.max_output)
-        trace.asked = self.asked
-        begun = time.monotonic()
-        async with provider.slot(self.timeouts.connect):
+        asked = time.monotonic()
+        begun = progress.began or asked
+        async with Slot(provider.connections, ctx.user.id, trace, self.timeouts.connect) as slot:
             try:
                 url, stream = provider.url(self.model, ctx.request.stream), ctx.request.stream
-                response = await self._open(body, url, begun, trace, ctx.progress, stream=stream)
+                patience = self._patience(progress, stream=stream)
+                response, key = await self._open(body, url, begun, patience, slot, progress)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    read, params = self._stream if events else self._whole, ctx.request.params
-                    async with aclosing(read(response, begun, params.get("n") or 1)) as chunks:
+                    n = ctx.request.params.get("n") or 1
+                    seconds = patience if progress.followed else self.timeouts.total
+                    answer = self._stream(response, begun, n) if events else self._whole(response, begun, seconds)
+                    async with aclosing(answer) as chunks:
                         first = True
                         async for chunk in chunks:
                             if first and chunk.usage is None:
                                 first = False
-                                trace.waited += time.monotonic() - begun
+                                trace.waited += time.monotonic() - asked
                             yield chunk
+                except Refused as error:
+                    provider.keys.refused(key, error)
+                    raise
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
-                raise provider.redacted(error) from error.__cause__
+                raise self._told(error, slot) from error.__cause__
 
-    async def forward(self, path: str, body: bytes, trace: Trace, progress: Progress) -> tuple[str, bytes]:
+    async def forward(self, path: str, body: bytes, user: str, trace: Trace, progress: Progress) -> tuple[str, bytes]:
         """What the provider answers to something that is no chat, as it comes: the content type and the body."""
-        provider, begun = self.provider, time.monotonic()
-        trace.asked = self.asked
-        async with provider.slot(self.timeouts.connect):
+        provider, asked = self.provider, time.monotonic()
+        begun = progress.began or asked
+        async with Slot(provider.connections, user, trace, self.timeouts.connect) as slot:
             try:
                 url = httpx.URL(f"{provider.base}{path}")
-                response = await self._open(body, url, begun, trace, progress, stream=False)
+                patience = self._patience(progress, stream=False)
+                response, _ = await self._open(body, url, begun, patience, slot, progress)
                 try:
-                    trace.waited += time.monotonic() - begun
-                    return header(response, b"content-type").decode("latin-1"), await self._read(response, begun)
+                    trace.waited += time.monotonic() - asked
+                    return header(response, b"content-type").decode("latin-1"), await self._read(response, begun, patience)
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
-                raise provider.redacted(error) from error.__cause__
+                raise self._told(error, slot) from error.__cause__
+
+    def _told(self, error: UpstreamError, slot: Slot) -> UpstreamError:
+        """How an attempt failed, without secrets, noted for the operator."""
+        if slot.yielding:
+            return GaveWay()
+        error = self.provider.redacted(error)
+        if not isinstance(error, Overtaken):
+            slot.trace.failures.append(Failure(self.asked, error.message, getattr(error, "status", None)))
+        return error
+
+    def _patience(self, progress: Progress, *, stream: bool) -> float:
+        """Seconds until an answer must have begun; a whole one must be there by then if somebody else can be asked."""
+        limits = self.timeouts
+        return min(limits.first_token, limits.total) if stream or progress.followed else limits.total
 
     async def _open(
-        self, body: bytes, url: httpx.URL, begun: float, trace: Trace, progress: Progress, *, stream: bool
-    ) -> httpx.Response:
-        """A response whose status is 2xx, asked for as often as it makes sense."""
-        limits, attempt = self.timeouts, 0
-        patience = min(limits.first_token, limits.total) if stream else limits.total
+        self, body: bytes, url: httpx.URL, begun: float, patience: float, slot: Slot, progress: Progress
+    ) -> tuple[httpx.Response, ApiKey]:
+        """A response whose status is 2xx, and the key that got it; one that is refused gives way to another at once."""
+        if progress.worth is not None and not progress.worth():
+            raise Overtaken
+        keys, trace = self.provider.keys, slot.trace
+        trace.asked = self.asked
         while True:
-            attempt += 1
             trace.attempts += 1
-            key = self.provider.keys.next()
+            if progress.home and len(keys) > 1:
+                key, at_home = keys.of(progress.home)
+                trace.affinity = trace.affinity if at_home else "moved"
+            else:
+                key = keys.next()
             try:
-                return await self._send(body, url, key, begun, patience, progress)
-            except UpstreamError as error:
-                if isinstance(error, Refused) and self.provider.keys.refused(key, error):
-                    attempt -= 1
-                    continue
-                allowed = self.retries if error.retries is None else min(error.retries, self.retries)
-                delay = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
-                if isinstance(error, Refused) and error.retry_after is not None:
-                    delay = error.retry_after
-                left = begun + patience - time.monotonic()
-                if attempt > allowed or delay > min(MAX_WAIT, left):
+                return await self._send(body, url, key, begun + patience, patience, slot, progress), key
+            except Refused as error:
+                if not keys.refused(key, error):
                     raise
-                await self.provider.sleep(delay)
+                self._told(error, slot)
 
     async def _send(
-        self, body: bytes, url: httpx.URL, key: ApiKey, begun: float, patience: float, progress: Progress
+        self, body: bytes, url: httpx.URL, key: ApiKey, until: float, patience: float, slot: Slot, progress: Progress
     ) -> httpx.Response:
         connect, before = self.timeouts.connect, progress.sent
         request = httpx.Request(
@@ -225,8 +224,10 @@ class Upstream(Chattable):
         )
         progress.sent = True
         try:
-            async with asyncio.timeout_at(_when(begun + patience)):
+            async with asyncio.timeout_at(_when(until)) as limit:
+                slot.stop = partial(limit.reschedule, 0)
                 response = await self.provider.transport.handle_async_request(request)
+                slot.stop = partial(_hang_up, response)
         except TimeoutError:
             raise TimedOut("did not answer", patience) from None
         except httpx.ConnectTimeout:
@@ -265,21 +266,21 @@ class Upstream(Chattable):
             error.retry_after = wait
         raise error
 
-    async def _whole(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
-        for chunk in self.provider.wire.reply(await self._read(response, begun)):
+    async def _whole(self, response: httpx.Response, begun: float, seconds: float) -> AsyncGenerator[Chunk]:
+        for chunk in self.provider.wire.reply(await self._read(response, begun, seconds)):
             yield chunk
 
-    async def _read(self, response: httpx.Response, begun: float) -> bytes:
+    async def _read(self, response: httpx.Response, begun: float, seconds: float) -> bytes:
         blocks, size = [], 0
         try:
-            async with asyncio.timeout_at(_when(begun + self.timeouts.total)):
+            async with asyncio.timeout_at(_when(begun + seconds)):
                 async for block in response.stream:  # type: ignore[union-attr]
                     blocks.append(block)
                     size += len(block)
                     if size > MAX_BODY:
                         raise BrokenAnswer(f"sent more than {MAX_BODY >> 20} MiB")
         except TimeoutError:
-            raise TimedOut("did not finish its answer", self.timeouts.total) from None
+            raise TimedOut("did not finish its answer", seconds) from None
         except httpx.TransportError:
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
         return b"".join(blocks)
@@ -326,6 +327,11 @@ class Upstream(Chattable):
                     yield chunk
             if events:
                 what, seconds, since = "stopped sending", limits.between_tokens, time.monotonic()
+
+
+def _hang_up(response: httpx.Response) -> asyncio.Task[None]:
+    """Closes a response from outside: whoever reads it finds its connection gone."""
+    return asyncio.get_running_loop().create_task(response.stream.aclose())  # type: ignore[union-attr]
 
 
 def header(response: httpx.Response, name: bytes) -> bytes:

@@ -78,19 +78,35 @@ class Spent(Struct):
         return cls(limits, time.monotonic() + limits.seconds)
 
 
+class Failure(Struct, omit_defaults=True):
+    """An attempt that failed, as the operator reads it: without keys and addresses."""
+
+    target: str  # provider/model
+    error: str
+    status: int | None = None  # that the upstream answered with
+
+
 class Trace(Struct):
     """What a turn really asked of upstreams; one object for the whole tree."""
 
+    model: str = ""  # as the client calls it
     asked: str = ""  # provider/model, the last one asked; never a URL
     attempts: int = 0
-    waited: float = 0.0  # seconds until the upstream's headers came
+    waited: float = 0.0  # seconds that upstreams took, or that were waited to ask one again
+    failures: list[Failure] = []
+    affinity: str = ""  # whether a session's call was answered where the session is at home
+    abandoned: bool = False  # nobody reads the answer any more
 
 
 class Progress(Struct):
-    """How far one call of a model came: what its charge goes by when it breaks."""
+    """How far one attempt to ask a model came: what its charge goes by when it breaks; and the terms it is made under."""
 
     sent: bool = False  # the upstream may have seen it, and has not refused it
     usage: Usage | None = None  # what it reported so far
+    began: float = 0.0  # on time.monotonic: of the first attempt, where this one repeats it
+    followed: bool = False  # somebody else would be asked if this one fails
+    home: str = ""  # the session whose calls are best answered with the same key
+    worth: Callable[[], bool] | None = None  # whether it is still worth making; asked right before it is sent
 
 
 class User(Struct, frozen=True):

@@ -36,6 +36,7 @@ from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
+from chattable.proxy.redaction import redactor
 from chattable.proxy.requests import upstream_headers
 from chattable.proxy.routes import (
     admin,
@@ -77,6 +78,7 @@ EXPOSED = [
     "retry-after-ms",
     "x-chattable-model",
     "x-chattable-attempts",
+    "x-chattable-affinity",
     "x-chattable-overhead-ms",
     *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     "x-budget-remaining-tokens",
@@ -189,7 +191,8 @@ def build(config: Config) -> Edge:
         logging_config=None,
         debug=False,
     )
-    edge = Edge(app, access_log, patience=config.server.receive, max_body=house.max_body)
+    redact = redactor(config, os.environ)
+    edge = Edge(app, access_log, patience=config.server.receive, max_body=house.max_body, redact=redact)
     return edge
 
 
@@ -209,6 +212,7 @@ def _answer_error(
     if isinstance(error, NotFoundException):
         error = NowhereError(scope["method"], scope["path"], served)
     failure = describe(error, request_id=request_id)
+    scope["error_code"] = failure.code
     if not known(error):
         log.error("request %s failed", request_id, exc_info=error)
     return Response(

@@ -5,17 +5,22 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
+from chattable.agents.chat import Json
+from chattable.agents.chattable import Trace
+from chattable.agents.errors import clip
 from chattable.proxy.accesslog import AccessLog
 from chattable.proxy.errors import CLIENT_LEFT, Failure
 
 # What OpenAI's API has at its top: these answer without /v1 as well.
 ROOTS = re.compile(r"^/(audio|chat|models|completions|conversations|embeddings|images|moderations|rerank)(/|$)")
 REPEATED = re.compile(r"^(/v1)+(?=/v1(/|$))")
+MOST_FAILURES = 8  # attempts of a request that the log tells of
 HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options", b"nosniff")]
 
 
@@ -27,11 +32,14 @@ class Edge:
     A request whose client left before it was answered is logged with `CLIENT_LEFT`.
     """
 
-    def __init__(self, app: ASGIApp, log: AccessLog, *, patience: float, max_body: int) -> None:
+    def __init__(
+        self, app: ASGIApp, log: AccessLog, *, patience: float, max_body: int, redact: Callable[[str], str] = str
+    ) -> None:
         self.app = app
         self.patience = patience  # seconds that a client may take for the parts of a request
         self.max_body = max_body  # bytes
         self._log = log
+        self._redact = redact
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handles one connection event of the server."""
@@ -42,6 +50,7 @@ class Edge:
         request_id = scope["request_id"] = new_id()
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "began": began}
+        scope["inner"] = inner  # what the connection may know of the request
         if path != "/v1/chat/completions":
             inner["path"] = canonical(path)
             inner["raw_path"] = inner["path"].encode()
@@ -67,7 +76,24 @@ class Edge:
                 status = scope["refused"]
             status = status or CLIENT_LEFT
             ms = round((time.monotonic() - began) * 1000, 1)
-            self._log.add({"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms})
+            line: Json = {"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms}
+            if (caller := inner.get("caller")) is not None:
+                line["user"] = caller.principal.user.name
+            if (trace := inner.get("trace")) is not None:
+                line["model"] = trace.model
+                line["target"], line["attempts"] = trace.asked, trace.attempts
+                if trace.failures:
+                    line["failures"] = self._failures(trace)
+            if (code := inner.get("error_code")) is not None:
+                line["code"] = code
+            self._log.add(line)
+
+    def _failures(self, trace: Trace) -> list[Json]:
+        """How attempts failed: the last ones, of an agent that asks often."""
+        return [
+            {"target": failure.target, "status": failure.status, "error": clip(self._redact(failure.error))}
+            for failure in trace.failures[-MOST_FAILURES:]
+        ]
 
     def refuse(self, failure: Failure, scope: dict[str, Any]) -> bytes:
         """A response to what is refused outside of the application, whose scope it marks."""

@@ -5,6 +5,7 @@ Only the errors listed here show their text; anything else is a 500 that names t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from litestar.exceptions import HTTPException
 from msgspec import Struct
 
 from chattable.adapters import errors as upstream
+from chattable.adapters.vendors.refusals import Cause, cause_of
 from chattable.agents import errors as chat
 from chattable.budget import errors as budget
 from chattable.budget import rates
@@ -25,6 +27,14 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 CLIENT_LEFT = 499  # as nginx logs a client that left before its answer; nobody is sent it
 MAX_RETRY_AFTER = 60.0  # seconds; some SDKs obey any figure, so a longer wait is not passed on
+
+# What the client is told of what is the operator's to mend.
+HOUSE = {
+    Cause.KEY: "The upstream refused this server's credentials. Tell the server's operator.",
+    Cause.ACCOUNT: "The account of this server's operator at the upstream has no credit left. Tell the server's operator.",
+}
+PASSED = {Cause.USE: ("permission_denied", "model"), Cause.PROMPT: ("content_filter", "messages")}  # code and param
+ACCOUNTS = re.compile(r"\b(org|proj|acct|team|user)[-_ ][\w-]{8,}")  # names of the operator's own things
 
 
 class UnauthorizedError(Exception):
@@ -234,18 +244,28 @@ def known(error: BaseException) -> bool:
 
 
 def _refused(error: upstream.Refused) -> Failure:
-    """An upstream's own refusal: its meaning passes, its secrets and its opinion of our key do not."""
-    status, headers = error.status, {}
-    if error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
+    """An upstream's own refusal: its meaning passes, its secrets and its opinion of our key and account do not."""
+    status, cause = error.status, cause_of(error)
+    headers: dict[str, str] = {}
+    if cause in HOUSE:
+        headers = {"x-should-retry": "false"} if cause is Cause.ACCOUNT else {}
+        return Failure(502, HOUSE[cause], "upstream_error", None, "upstream_auth_error", headers)
+    if status == 403 and cause is not Cause.OTHER:  # what was asked for is refused, or the prompt
+        code, param = PASSED[cause]
+        if error.code and not error.code.isdigit():
+            code = error.code
+        return Failure(403, ACCOUNTS.sub("…", error.message), INVALID, error.param or param, code)
+    if error.retry_after is None and status == 429:  # some SDKs ask again only where they are told when
+        headers = {"retry-after": "1"}
+    elif error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
         headers = {"retry-after": str(-int(-error.retry_after // 1)), "retry-after-ms": str(int(error.retry_after * 1000))}
     if status == 429:
-        message, code = f"The upstream limits its requests: {error.message}", error.code
-        return Failure(429, message, "upstream_error", None, code or "rate_limit_exceeded", headers)
+        message = f"The upstream limits its requests: {error.message}"
+        return Failure(429, message, "upstream_error", None, error.code or "rate_limit_exceeded", headers)
     if status in (400, 404, 409, 413, 415, 422):
         return Failure(status, error.message, INVALID, error.param, error.code)
-    if status in (401, 402, 403, 407):
-        message = "The upstream refused this server's credentials. Tell the server's operator."
-        return Failure(502, message, "upstream_error", None, "upstream_auth_error")
+    if status in (403, 407):
+        return Failure(502, HOUSE[Cause.KEY], "upstream_error", None, "upstream_auth_error")
     if status in (408, 504):
         return Failure(504, "The upstream timed out.", "upstream_error", None, "upstream_timeout")
     if status in (503, 529):

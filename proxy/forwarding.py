@@ -59,22 +59,26 @@ class Forwarding:
 
     async def _ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
         entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
+        trace.model = entry.name
         given = kind.parse(fields)
         chat = Chat(entry.name, [Message("user", given.words)])
         async with self._pipeline.pace.call(chat, entry, caller, nested=caller.parent is not None) as paced:
             headers = dict(await paced.admitted())
-            routes = Routes(self._pipeline.catalog, entry, caller)
+            routes = Routes(self._pipeline.catalog, chat, entry, caller, trace)
             for target in routes:
                 upstream = _upstream(kind, target)
                 most = given.estimate(target.kind, upstream.model, target.price)
                 capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
-                call = self._pipeline.metering.call(capped, target, caller, caller.parent, routes.more, most)
+                call = self._pipeline.metering.call(capped, target, caller, caller.parent, routes.follows, most)
                 try:
                     async with call as hold:
                         asked = upstream.provider.wire.allowed(fields) | {"model": upstream.model}
                         if "max_tokens" in hold.chat.params and kind.path == "/completions":
                             asked["max_tokens"] = hold.chat.params["max_tokens"]
-                        content_type, body = await upstream.forward(kind.path, msgspec.json.encode(asked), trace, hold.progress)
+                        hold.progress = routes.progress
+                        content_type, body = await upstream.forward(
+                            kind.path, msgspec.json.encode(asked), caller.principal.user.id, trace, hold.progress
+                        )
                         answer = _object(content_type, body)
                         usage = _usage(answer) or (NO_USAGE if kind.free else None)
                         if usage is not None:
@@ -87,7 +91,7 @@ class Forwarding:
                         body = msgspec.json.encode(answer | {"model": entry.name})
                     return Forwarded(content_type, body, headers | hold.headers, trace)
                 except Exception as error:
-                    if not routes.failed(error):
+                    if not await routes.failed(error):
                         raise
                 finally:
                     routes.ended()

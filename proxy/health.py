@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 
+from msgspec import Struct
+
 FAILURES = 5  # in a row that open the circuit
 CALLS, SHARE = 20, 0.5  # or this share of so many calls,
 WINDOW = 30.0  # within so many seconds
@@ -22,11 +24,21 @@ class State(StrEnum):
     HALF_OPEN = "half_open"
 
 
+class LastError(Struct, frozen=True):
+    """How a target failed last, for the operator."""
+
+    at: float  # seconds since 1970
+    status: int | None  # that it answered with
+    code: str | None
+    message: str  # without keys and addresses
+
+
 class Health:
     """What is known of one target.
 
     Law: after `FAILURES` in a row, or when half of the last calls failed, nobody asks for a while; then one call at a time is
-    let through, whose outcome closes the circuit or opens it for twice as long.
+    let through, whose outcome closes the circuit or opens it for twice as long. Calls that were under way when it opened say
+    nothing more: they are of the same failure.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,57 +46,78 @@ class Health:
         self.under_way = 0
         self.succeeded = 0
         self.failed = 0
+        self.last: LastError | None = None
+        self.tripped = False  # the circuit is not closed
         self._clock = clock
         self._recent: deque[tuple[float, bool]] = deque(maxlen=CALLS)
         self._in_a_row = 0
         self._cool = COOL
         self._open_until = 0.0
-        self._open = False
         self._probing = False
 
     @property
     def state(self) -> State:
         """Of the circuit, now."""
-        if not self._open:
+        if not self.tripped:
             return State.CLOSED
         return State.OPEN if self._clock() < self._open_until else State.HALF_OPEN
 
     @property
     def willing(self) -> bool:
         """Whether a call may be made now."""
-        state = self.state
-        return state is State.CLOSED or (state is State.HALF_OPEN and not self._probing)
+        return not self.tripped or (self._clock() >= self._open_until and not self._probing)
 
-    def begin(self) -> None:
-        """Notes that a call is made."""
+    def begin(self) -> State:
+        """Notes that a call is made, for `end`: in which state of the circuit."""
         self.under_way += 1
-        self._probing = self._probing or self.state is State.HALF_OPEN
+        if not self.tripped:
+            return State.CLOSED
+        if not self.willing:
+            return State.OPEN  # there was nobody else
+        self._probing = True
+        return State.HALF_OPEN
 
-    def end(self, ok: bool | None, latency: float | None = None) -> None:
+    def end(self, begun: State, ok: bool | None, latency: float | None = None) -> None:
         """Notes what became of it; None: it says nothing of the target (the client's own mistake, a client that left)."""
         self.under_way -= 1
-        if self._open:
+        if begun is State.HALF_OPEN:
             self._probing = False
         if ok is None:
             return
         if latency is not None:
             self.latency = latency if self.latency is None else self.latency + SMOOTH * (latency - self.latency)
         now = self._clock()
-        self._recent.append((now, ok))
         if ok:
             self.succeeded += 1
-            self._in_a_row = 0
-            if self._open:
-                self._open, self._cool = False, COOL
-                self._recent.clear()
+        else:
+            self.failed += 1
+        if self.tripped:
+            self._judge(begun, ok, now)
             return
-        self.failed += 1
+        self._recent.append((now, ok))
+        if ok:
+            self._in_a_row = 0
+            return
         self._in_a_row += 1
-        if self._open:
+        if self._in_a_row >= FAILURES or self._mostly_failing(now):
+            self._trip(now)
+
+    def give_up(self) -> None:
+        """Opens the circuit at once: what is wrong does not mend itself in seconds."""
+        self._cool = COOLEST
+        self._trip(self._clock())
+
+    def _judge(self, begun: State, ok: bool, now: float) -> None:
+        """What a call says of a circuit that is not closed."""
+        if ok and begun is not State.CLOSED:
+            self.tripped, self._cool, self._in_a_row = False, COOL, 0
+            self._recent.clear()
+        elif begun is State.HALF_OPEN:
             self._cool = min(2 * self._cool, COOLEST)
             self._open_until = now + self._cool
-        elif self._in_a_row >= FAILURES or self._mostly_failing(now):
-            self._open, self._open_until = True, now + self._cool
+
+    def _trip(self, now: float) -> None:
+        self.tripped, self._open_until = True, now + self._cool
 
     def _mostly_failing(self, now: float) -> bool:
         lately = [ok for at, ok in self._recent if now - at <= WINDOW]

@@ -58,6 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
         """It is gone."""
         self._take_time()
         super().connection_lost(exc)
+        self._abandon()
 
     def data_received(self, data: bytes) -> None:
         """Parses what came."""
@@ -84,7 +85,14 @@ class BoundedHttp(HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
+        self._abandon()
         return True
+
+    def _abandon(self) -> None:
+        """Says that nobody reads what is under way, most likely: it goes on, but gives way to others."""
+        scope: Any = self.cycle.scope if self.cycle is not None else {}
+        if (trace := scope.get("inner", {}).get("trace")) is not None:
+            trace.abandoned = True
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not understand."""

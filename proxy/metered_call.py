@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from enum import Enum, auto
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,21 @@ LONG_TOKENS = 5  # bytes that a reported token of text may have on average befor
 SPOKEN = ("content", "reasoning_content", "refusal")
 
 
+class Follow(Enum):
+    """Who is asked after a target that failed."""
+
+    NOBODY = auto()
+    OTHER = auto()
+    AGAIN = auto()  # the same one: what it may have seen is charged with the last attempt
+
+
 class MeteredCall:
     """One call of a model. Left in any way, it is charged by what is known of it.
 
     Law: never sent, or refused before the first word: nothing. Words came: the prompt as reported, else counted, and the
     larger of what was said and what was reported. Sent, and no word: the prompt as counted, flagged unknown, up to what was
-    held. Given up by whoever asked: the cap besides, flagged the same, so that leaving makes no call cheaper.
+    held; where the same target is asked again at once, with what comes of that. Given up by whoever asked: the cap besides,
+    flagged the same, so that leaving makes no call cheaper.
     """
 
     def __init__(
@@ -51,7 +61,7 @@ class MeteredCall:
         entry: Entry,
         caller: Caller,
         agent: str,
-        followed: Callable[[], bool],
+        follows: Callable[[BaseException | None], Follow],
         estimate: Estimate,
     ) -> None:
         self.chat = chat  # with its output capped to what is held
@@ -62,7 +72,7 @@ class MeteredCall:
         self._entry = entry
         self._caller = caller
         self._agent = agent
-        self._followed = followed
+        self._follows = follows
         self._estimate = estimate
         self._hold: Hold | None = None
         self._reported: Usage | None = None
@@ -92,10 +102,10 @@ class MeteredCall:
         self._metering.reach("after_answer")
         try:
             used = await self._charge(error)
-            line = self._line(used, type(error).__name__ if error else "")
+            follow = self._follows(error) if used is not None and used.unknown else Follow.NOBODY
+            line = self._line(None if follow is Follow.AGAIN else used, type(error).__name__ if error else "")
             if line is not None:
-                later = used is not None and used.unknown and self._followed()
-                await self._metering.book(line, later=later)
+                await self._metering.book(line, later=follow is Follow.OTHER)
         finally:
             self._metering.calls.discard(self)
 

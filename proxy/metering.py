@@ -21,7 +21,7 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
 from chattable.proxy.forwarded import NOTHING_BESIDES, Estimate
-from chattable.proxy.metered_call import MeteredCall
+from chattable.proxy.metered_call import Follow, MeteredCall
 from chattable.proxy.quota import refusal, used_up
 
 log = logging.getLogger("chattable")
@@ -101,14 +101,14 @@ class Metering:
         entry: Entry,
         caller: Caller,
         parent: Context | None,
-        followed: Callable[[], bool] = lambda: False,
+        follows: Callable[[BaseException | None], Follow] = lambda _: Follow.NOBODY,
         estimate: Estimate = NOTHING_BESIDES,
     ) -> MeteredCall:
         """The right to ask `entry` this, for as long as the context lasts.
 
-        `followed` says whether another target would be asked if this one fails; `estimate` what it may use that is no chat.
+        `follows` says who is asked if it fails; `estimate` what it may use that is no chat.
         """
-        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate)
+        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", follows, estimate)
 
     async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
         """Notes what a call would have used that was answered without one; nothing where that is nothing."""

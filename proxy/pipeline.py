@@ -70,7 +70,9 @@ class Pipeline:
         """Answers a chat that an agent asks, within the agent's turn."""
         entry = self.catalog.find(chat.model, parent.caller.principal)
         parent.enter(entry.name)
-        async with aclosing(self._answer(chat, entry, parent.caller, parent, Reply())) as chunks:
+        reply = Reply()
+        reply.trace = parent.trace
+        async with aclosing(self._answer(chat, entry, parent.caller, parent, reply)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -161,14 +163,14 @@ class Pipeline:
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply, paced: Entered
     ) -> AsyncGenerator[Chunk]:
         await paced.admitted()
-        routes = Routes(self.catalog, entry, caller)
+        routes = Routes(self.catalog, chat, entry, caller, reply.trace)
         for target in routes:
             leaf = target.model.leaf
             try:
-                async with self.metering.call(chat, target, caller, parent, routes.more) as call:
+                async with self.metering.call(chat, target, caller, parent, routes.follows) as call:
                     reply.headers |= call.headers
                     ctx = self._context(call.chat, target, caller, parent, reply)
-                    call.progress = ctx.progress
+                    call.progress = ctx.progress = routes.progress
                     async with aclosing(drive(target.model, ctx)) as chunks:
                         async for chunk in chunks:
                             routes.answering()
@@ -186,7 +188,7 @@ class Pipeline:
                         yield Chunk(usage=usage, facts=call.facts)
                     return
             except Exception as error:
-                if not routes.failed(error):
+                if not await routes.failed(error):
                     raise
             finally:
                 routes.ended()

@@ -96,7 +96,7 @@ class Reply:
 
     def leave(self, *, cancel: bool = False) -> None:
         """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
-        self._left = True
+        self._left = self.trace.abandoned = True
         self._items.clear()
         _wake(self._writer)
         if cancel and self.task is not None:

@@ -95,6 +95,7 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
         caller = replace(caller, idempotency_key=_key(header(request, b"idempotency-key")))
     if b"cache-control" in sent:
         caller = replace(caller, cache=of_header(header(request, b"cache-control")))
+    scope["caller"] = caller
     return caller
 
 
@@ -178,11 +179,14 @@ def integer(request: Request[Any, Any, Any], name: str, default: int) -> int:
 
 
 def upstream_headers(trace: Trace | None) -> dict[str, str]:
-    """Which model of which provider was asked last, and how often any was; empty if none was."""
+    """Which model of which provider was asked last, how often any was, and whether a session was at home; empty if none was."""
     if trace is None or not trace.attempts:
         return {}
     asked = trace.asked if trace.asked.isascii() else quote(trace.asked, safe=PRINTABLE)
-    return {"x-chattable-model": asked, "x-chattable-attempts": str(trace.attempts)}
+    headers = {"x-chattable-model": asked, "x-chattable-attempts": str(trace.attempts)}
+    if trace.affinity:
+        headers["x-chattable-affinity"] = trace.affinity
+    return headers
 
 
 def _kind(value: Any) -> str:

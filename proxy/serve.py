@@ -20,6 +20,7 @@ from uvicorn.supervisors import Multiprocess
 
 from chattable.proxy.app import build
 from chattable.proxy.config import Config
+from chattable.proxy.floods import Floods
 from chattable.proxy.http import BoundedHttp
 from chattable.proxy.redaction import RedactingFormatter, redactor
 from chattable.proxy.setup import StartError, find_config, prepare
@@ -144,6 +145,7 @@ def worker() -> ASGIApp:
 def _log_to_stderr(config: Config) -> None:
     handler = logging.StreamHandler(sys.stderr)
     form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.addFilter(Floods())
     handler.setFormatter(RedactingFormatter(form, redactor(config, os.environ)))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)  # progress says all that a migration has to say

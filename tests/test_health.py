@@ -15,8 +15,7 @@ class Clock:
 
 
 def call(health: Health, ok: bool | None, latency: float | None = None) -> None:
-    health.begin()
-    health.end(ok, latency)
+    health.end(health.begin(), ok, latency)
 
 
 def broken(clock: Clock) -> Health:
@@ -45,9 +44,9 @@ def test_one_call_at_a_time_looks_whether_it_is_back() -> None:
     health = broken(clock)
     clock.now += COOL
     assert (health.state, health.willing) == (State.HALF_OPEN, True)
-    health.begin()
+    probe = health.begin()
     assert not health.willing
-    health.end(None)  # its client left: nobody knows more
+    health.end(probe, None)  # its client left: nobody knows more
     assert (health.state, health.willing) == (State.HALF_OPEN, True)
     call(health, True)
     assert (health.state, health.willing) == (State.CLOSED, True)

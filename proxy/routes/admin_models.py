@@ -61,4 +61,5 @@ def _target(entry: Entry) -> Json:
         "under_way": health.under_way,
         "succeeded": health.succeeded,
         "failed": health.failed,
+        "last_error": health.last and asdict(health.last),
     }

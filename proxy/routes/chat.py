@@ -38,7 +38,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
         scope: Any = request.scope
-        scope["trace"] = reply.trace
+        scope["caller"], scope["trace"] = caller, reply.trace
+        reply.trace.model = chat.model if chat.model.isprintable() else ""
         return _Answer(house, reply, chat, caller.began)
 
     return [chat_completions]

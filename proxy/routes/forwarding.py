@@ -33,7 +33,7 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
             raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
         caller = await on_behalf(caller, fields, house)
         scope: Any = request.scope
-        scope["trace"] = Trace()
+        scope["caller"], scope["trace"] = caller, Trace()
         answer = await forwarding.ask(kind, fields, caller, scope["trace"])
         trace = answer.trace
         overhead = max(0.0, time.monotonic() - caller.began - trace.waited)

@@ -22,7 +22,7 @@ SLOW_DOWN = error(429, "slow down", "rate_limit_exceeded", headers={"retry-after
 # the upstream's answer, then the client's status, type, code
 REFUSED: dict[str, tuple[Any, int, str, str]] = {
     "429": (SLOW_DOWN, 429, UPSTREAM, "rate_limit_exceeded"),
-    "429_quota": (error(429, "no money", QUOTA), 429, UPSTREAM, QUOTA),
+    "429_quota": (error(429, "no money", QUOTA), 502, UPSTREAM, "upstream_auth_error"),  # the account of the house
     "500": (error(500, "boom"), 502, UPSTREAM, "upstream_error"),
     "502": (Html(502), 502, UPSTREAM, "upstream_error"),
     "503": (error(503, "busy"), 503, UPSTREAM, "upstream_overloaded"),

@@ -34,12 +34,9 @@ class Alone:
     client = lend = run
 
 
-async def ask(router: respx.MockRouter, waits: list[float]) -> Fold:
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+async def ask(router: respx.MockRouter) -> Fold:
     transport = httpx.MockTransport(router.async_handler)
-    provider = Provider("vendor", OpenAIWire(), URL, transport, api_key="sk-secret-key", sleep=sleep)
+    provider = Provider("vendor", OpenAIWire(), URL, transport, api_key="sk-secret-key")
     chat = Chat("m", [Message("user", "Hi")], False, {"temperature": 0.5, "unknown": [1]})
     ctx = Context(Alone(), chat, User("u", "u"), "m")
     fold = Fold()
@@ -51,7 +48,7 @@ async def ask(router: respx.MockRouter, waits: list[float]) -> Fold:
 async def test_a_request_goes_through_it_whole() -> None:
     router = respx.MockRouter()
     route = router.post(f"{URL}/chat/completions").respond(json=ANSWER)
-    fold = await ask(router, [])
+    fold = await ask(router)
     assert fold.message().text == "Hello"
     sent = route.calls.last.request
     assert sent.headers["authorization"] == "Bearer sk-secret-key"
@@ -60,16 +57,13 @@ async def test_a_request_goes_through_it_whole() -> None:
     }  # fmt: skip
 
 
-async def test_the_upstreams_own_wait_is_kept_between_attempts() -> None:
-    router, waits = respx.MockRouter(), list[float]()
-    router.post(f"{URL}/chat/completions").side_effect = [
-        httpx.Response(429, headers={"retry-after": "2"}, json={"error": {"message": "slow"}}),
-        httpx.ConnectError("refused"),
-        httpx.Response(200, json=ANSWER),
-    ]
-    assert (await ask(router, waits)).message().text == "Hello"
-    assert waits[0] == 2
-    assert 0.25 <= waits[1] <= 0.5
+async def test_it_is_asked_once() -> None:
+    """Who is asked after a failure, and when, is the router's to say."""
+    router = respx.MockRouter()
+    route = router.post(f"{URL}/chat/completions").respond(503, json={"error": {"message": "busy"}})
+    with pytest.raises(Refused):
+        await ask(router)
+    assert route.call_count == 1
 
 
 async def test_a_refusal_keeps_its_meaning_and_loses_our_key() -> None:
@@ -77,5 +71,5 @@ async def test_a_refusal_keeps_its_meaning_and_loses_our_key() -> None:
     error = {"message": "bad key sk-secret-key at api.vendor.test", "code": "odd", "param": "model"}
     router.post(f"{URL}/chat/completions").respond(400, json={"error": error})
     with pytest.raises(Refused) as refused:
-        await ask(router, [])
+        await ask(router)
     assert (refused.value.message, refused.value.param) == ("bad key … at …", "model")

@@ -1,0 +1,100 @@
+"""The connections that may be open to one provider: who has fewest is served first, and what nobody reads yields."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from chattable.adapters.errors import Busy
+from chattable.agents.chattable import Trace
+
+LOOK = 0.1  # seconds between two looks for work that was abandoned meanwhile
+
+
+class Slot:
+    """One of the connections, for as long as the context lasts; `Busy` if none is free within `patience` seconds."""
+
+    def __init__(self, connections: Connections, user: str, trace: Trace, patience: float) -> None:
+        self.user = user
+        self.trace = trace
+        self.patience = patience
+        self.yielding = False  # it was told to end, for somebody who waits
+        self.stop: Callable[[], object] | None = None  # ends what it is used for
+        self._stopping: object = None
+        self._connections = connections
+
+    async def __aenter__(self) -> Self:
+        connections = self._connections
+        if len(connections.open) < connections.limit and not connections.waiting:
+            connections.open.add(self)
+        else:
+            await connections.wait(self)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop = None
+        self._connections.open.discard(self)
+        if self._connections.waiting:
+            self._connections.hand_on()
+
+    def give_way(self) -> None:
+        """Ends it, as soon as there is something to end."""
+        self.yielding = True
+        if self.stop is not None:
+            self._stopping = self.stop()
+
+
+class Connections:
+    """Law: a free one goes to whoever waits and has fewest, the first of these; to nobody's reader only where no other waits.
+
+    Answers that nobody reads any more end, one for each who waits.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.open: set[Slot] = set()
+        self.waiting: dict[Slot, asyncio.Future[None]] = {}
+
+    async def wait(self, slot: Slot) -> None:
+        """Waits for the slot's turn."""
+        loop = asyncio.get_running_loop()
+        turn = self.waiting[slot] = loop.create_future()
+        until = loop.time() + slot.patience
+        try:
+            while not turn.done():
+                if (left := until - loop.time()) <= 0:
+                    raise Busy(self.limit)
+                if not slot.trace.abandoned:
+                    self._make_room()
+                await asyncio.wait([turn], timeout=min(left, LOOK))
+        except BaseException:
+            self.open.discard(slot)  # it may have been its turn just now
+            raise
+        finally:
+            self.waiting.pop(slot, None)
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """Gives what is free to those who wait."""
+        while self.waiting and len(self.open) < self.limit:
+            held = self._held()
+            slot = min(self.waiting, key=lambda slot: (slot.trace.abandoned, held.get(slot.user, 0)))
+            self.waiting.pop(slot).set_result(None)
+            self.open.add(slot)
+
+    def _make_room(self) -> None:
+        """Ends an abandoned answer, of the user who has most, for each who waits."""
+        wanted = sum(not slot.trace.abandoned for slot in self.waiting) - sum(slot.yielding for slot in self.open)
+        left = [slot for slot in self.open if slot.trace.abandoned and not slot.yielding]
+        if left and wanted > 0:
+            held = self._held()
+            max(left, key=lambda slot: held[slot.user]).give_way()
+
+    def _held(self) -> dict[str, int]:
+        """How many each user has."""
+        held: dict[str, int] = {}
+        for slot in self.open:
+            held[slot.user] = held.get(slot.user, 0) + 1
+        return held
