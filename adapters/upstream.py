@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -13,13 +14,17 @@ from typing import NoReturn
 import httpx
 from msgspec import Struct
 
-from chattable.adapters.errors import BrokenAnswer, Busy, Refused, TimedOut, Unreachable, UpstreamError
+from chattable.adapters.decoding import BLANK
+from chattable.adapters.encodings import unpack
+from chattable.adapters.errors import BrokenAnswer, Busy, Noise, Refused, TimedOut, Unreachable, UpstreamError
 from chattable.adapters.keys import ApiKey, Keys
 from chattable.adapters.sse import EventTooLargeError
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
 from chattable.agents.chattable import Chattable, Context, Progress, Trace
 from chattable.agents.errors import clip
+
+log = logging.getLogger("chattable")
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
@@ -34,7 +39,7 @@ class Timeouts(Struct, frozen=True):
     """How long an upstream may take, in seconds."""
 
     connect: float = 5.0
-    first_token: float = 60.0
+    first_token: float = 300.0  # of silence: models that reason say nothing for minutes, and many servers no comments either
     between_tokens: float = 30.0
     total: float = 600.0
 
@@ -158,7 +163,7 @@ class Upstream(Chattable):
                 response = await self._open(body, url, begun, trace, ctx.progress, stream=stream)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    read, params = self._stream if events else self._whole, ctx.request.params
+                    read, params = self._stream if stream or events else self._whole, ctx.request.params
                     async with aclosing(read(response, begun, params.get("n") or 1)) as chunks:
                         first = True
                         async for chunk in chunks:
@@ -237,12 +242,11 @@ class Upstream(Chattable):
             raise Unreachable("The upstream could not be reached.", sent=False) from None
         except httpx.TransportError:
             raise Unreachable("The upstream closed the connection without an answer.", sent=True) from None
+        if encoding := header(response, b"content-encoding"):
+            unpack(response, encoding.decode("latin-1"))
         if not 200 <= response.status_code < 300:
             progress.sent = before  # refused: it costs nothing
             await self._refuse(response)
-        if header(response, b"content-encoding") not in (b"", b"identity"):
-            await response.stream.aclose()  # type: ignore[union-attr]
-            raise BrokenAnswer("sent a compressed answer that nobody asked for")
         return response
 
     async def _refuse(self, response: httpx.Response) -> NoReturn:
@@ -254,7 +258,7 @@ class Upstream(Chattable):
                     body += block
                     if len(body) > MAX_ERROR:
                         break
-        except (TimeoutError, httpx.TransportError):
+        except (TimeoutError, httpx.TransportError, BrokenAnswer):
             pass  # the status says enough
         finally:
             await response.stream.aclose()  # type: ignore[union-attr]
@@ -265,8 +269,23 @@ class Upstream(Chattable):
             error.retry_after = wait
         raise error
 
-    async def _whole(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
-        for chunk in self.provider.wire.reply(await self._read(response, begun)):
+    async def _whole(self, response: httpx.Response, begun: float, n: int, head: bytes = b"") -> AsyncGenerator[Chunk]:
+        """An answer that comes at once, also one that is a stream nobody asked for and that does not call itself one."""
+        wire = self.provider.wire
+        body = (head + await self._read(response, begun)).lstrip(BLANK)
+        if body[:1] in (b"", b"{", b"["):
+            chunks = wire.reply(body)
+        else:
+            decoder, reader = wire.frames.decoder(), wire.stream(n)
+            try:
+                chunks = [chunk for event in [*decoder.feed(body), *decoder.end()] for chunk in reader.feed(event)]
+            except EventTooLargeError:
+                raise BrokenAnswer("sent an event without an end") from None
+            if not reader.complete:
+                raise BrokenAnswer("sent something that is not JSON")
+        if not any(_says(chunk) for chunk in chunks):
+            raise BrokenAnswer("ended without an answer")
+        for chunk in chunks:
             yield chunk
 
     async def _read(self, response: httpx.Response, begun: float) -> bytes:
@@ -284,48 +303,72 @@ class Upstream(Chattable):
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
         return b"".join(blocks)
 
-    async def _stream(
-        self,
-        response: httpx.Response,
-        begun: float,
-        n: int,
-    ) -> AsyncGenerator[Chunk]:
-        limits = self.timeouts
-        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream(n)
+    async def _stream(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
+        """An answer that comes in events, or at once after all.
+
+        Law: an event that cannot be read, and that no text is lost with, costs nothing but itself.
+        """
+        limits, frames = self.timeouts, self.provider.wire.frames
+        decoder, reader = frames.decoder(), self.provider.wire.stream(n)
         blocks = response.stream.__aiter__()  # type: ignore[union-attr]
         what, seconds = "sent no token", limits.first_token
-        since = begun
-        while True:
-            until = since + seconds
-            if until > begun + limits.total:
-                what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
-            if reader.complete:
-                until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
-            try:
-                if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
-                    raise TimeoutError
-                async with asyncio.timeout_at(_when(until)):
-                    block = await anext(blocks, b"")
-                events = decoder.feed(block)
-            except TimeoutError:
-                if reader.complete:
-                    return
-                raise TimedOut(what, seconds) from None
-            except httpx.TransportError:
-                if reader.complete:
-                    return
-                raise BrokenAnswer("closed the connection in the middle of its answer") from None
-            except EventTooLargeError:
-                raise BrokenAnswer("sent an event without an end") from None
-            if not block:
-                if reader.complete:
-                    return
-                raise BrokenAnswer("ended its answer in the middle")
-            for event in events:
-                for chunk in reader.feed(event):
-                    yield chunk
-            if events:
-                what, seconds, since = "stopped sending", limits.between_tokens, time.monotonic()
+        since, opened, said, lost = begun, frames.bare, False, 0
+        try:
+            while True:
+                until = since + seconds
+                if until > begun + limits.total:
+                    what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
+                if reader.complete and frames.terminated:
+                    until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
+                try:
+                    if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
+                        raise TimeoutError
+                    async with asyncio.timeout_at(_when(until)):
+                        block = await anext(blocks, b"")
+                    events = decoder.feed(block) if block else decoder.end()
+                except TimeoutError:
+                    if reader.complete:
+                        break
+                    raise TimedOut(what, seconds) from None
+                except httpx.TransportError:
+                    if reader.complete:
+                        break
+                    raise BrokenAnswer("closed the connection in the middle of its answer") from None
+                except EventTooLargeError:
+                    raise BrokenAnswer("sent an event without an end") from None
+                if not opened and (start := block.lstrip(BLANK)):
+                    opened = True
+                    if start[:1] in (b"{", b"["):  # no line of a stream begins so: it is a whole answer, or an error
+                        async for chunk in self._whole(response, begun, n, start):
+                            yield chunk
+                        return
+                for event in events:
+                    try:
+                        chunks = reader.feed(event)
+                    except Noise:
+                        lost += 1
+                        continue
+                    for chunk in chunks:
+                        if not said and _says(chunk):
+                            said, what, seconds = True, "stopped sending", limits.between_tokens
+                        yield chunk
+                if not block:
+                    if reader.complete:
+                        break
+                    raise BrokenAnswer("ended its answer in the middle")
+                # Comments are life as well, but do not keep up an answer that is over.
+                if events or ((b"\n" in block or b"\r" in block) and not reader.complete):
+                    since = time.monotonic()
+        finally:
+            if lost:
+                log.warning("%s: %d events that nobody can read were left out of an answer", self.asked, lost)
+        if not said:
+            raise BrokenAnswer("ended without an answer")
+
+
+def _says(chunk: Chunk) -> bool:
+    """Whether a chunk holds anything of an answer: words, or how it ended."""
+    return bool(chunk.finish_reason) or any(value for name, value in chunk.delta.items() if name != "role")
 
 
 def header(response: httpx.Response, name: bytes) -> bytes:
