@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chattable.adapters.decoding import hidden_error, read_as, read_object, status_of, text_of
-from chattable.adapters.errors import Refused
+from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.vendors.usage import OLLAMA, read_usage
 from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
@@ -47,7 +47,7 @@ class _Message(Struct):
 
 
 class _Line(Struct):
-    message: _Message | None = None
+    message: _Message | str | None = None  # text: of an error
     done: bool = False
     done_reason: str | None = None
     model: str | None = None
@@ -74,10 +74,13 @@ class OllamaStream:
     def feed(self, data: bytes) -> list[Chunk]:
         """What one line adds."""
         line = read_as(data, _Line)
-        if (line.error or line.message is None) and hidden_error(raw := read_object(data)) is not None:
-            raise reported(raw)
+        if line.error or not isinstance(line.message, _Message):
+            if hidden_error(raw := read_object(data)) is not None:
+                raise reported(raw)
+            if line.message is not None:
+                raise BrokenAnswer("sent a message that is not an object")
         self._seed = self._seed or f"{line.model}/{line.created_at}"
-        message = line.message or _Message()
+        message = line.message if isinstance(line.message, _Message) else _Message()
         delta: Json = {}
         if message.thinking:
             delta["reasoning_content"] = message.thinking

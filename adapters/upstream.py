@@ -271,18 +271,13 @@ class Upstream(Chattable):
 
     async def _whole(self, response: httpx.Response, begun: float, n: int, head: bytes = b"") -> AsyncGenerator[Chunk]:
         """An answer that comes at once, also one that is a stream nobody asked for and that does not call itself one."""
-        wire = self.provider.wire
         body = (head + await self._read(response, begun)).lstrip(BLANK)
-        if body[:1] in (b"", b"{", b"["):
-            chunks = wire.reply(body)
-        else:
-            decoder, reader = wire.frames.decoder(), wire.stream(n)
-            try:
-                chunks = [chunk for event in [*decoder.feed(body), *decoder.end()] for chunk in reader.feed(event)]
-            except EventTooLargeError:
-                raise BrokenAnswer("sent an event without an end") from None
-            if not reader.complete:
-                raise BrokenAnswer("sent something that is not JSON")
+        if body[:1] not in (b"", b"{", b"["):
+            async with aclosing(self._stream(response, begun, n, body)) as streamed:
+                async for chunk in streamed:
+                    yield chunk
+            return
+        chunks = self.provider.wire.reply(body)
         if not any(_says(chunk) for chunk in chunks):
             raise BrokenAnswer("ended without an answer")
         for chunk in chunks:
@@ -303,16 +298,16 @@ class Upstream(Chattable):
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
         return b"".join(blocks)
 
-    async def _stream(self, response: httpx.Response, begun: float, n: int) -> AsyncGenerator[Chunk]:
-        """An answer that comes in events, or at once after all.
+    async def _stream(self, response: httpx.Response, begun: float, n: int, body: bytes = b"") -> AsyncGenerator[Chunk]:
+        """An answer that comes in events, or at once after all, or whose body is there already.
 
         Law: an event that cannot be read, and that no text is lost with, costs nothing but itself.
         """
         limits, frames = self.timeouts, self.provider.wire.frames
         decoder, reader = frames.decoder(), self.provider.wire.stream(n)
-        blocks = response.stream.__aiter__()  # type: ignore[union-attr]
+        blocks = (httpx.ByteStream(body) if body else response.stream).__aiter__()  # type: ignore[union-attr]
         what, seconds = "sent no token", limits.first_token
-        since, opened, said, lost = begun, frames.bare, False, 0
+        since, opened, said, lost = time.monotonic() if body else begun, frames.bare, False, 0
         try:
             while True:
                 until = since + seconds
@@ -339,8 +334,9 @@ class Upstream(Chattable):
                 if not opened and (start := block.lstrip(BLANK)):
                     opened = True
                     if start[:1] in (b"{", b"["):  # no line of a stream begins so: it is a whole answer, or an error
-                        async for chunk in self._whole(response, begun, n, start):
-                            yield chunk
+                        async with aclosing(self._whole(response, begun, n, start)) as whole:
+                            async for chunk in whole:
+                                yield chunk
                         return
                 for event in events:
                     try:
@@ -355,7 +351,7 @@ class Upstream(Chattable):
                 if not block:
                     if reader.complete:
                         break
-                    raise BrokenAnswer("ended its answer in the middle")
+                    raise BrokenAnswer("ended its answer in the middle" if said else "ended without an answer")
                 # Comments are life as well, but do not keep up an answer that is over.
                 if events or ((b"\n" in block or b"\r" in block) and not reader.complete):
                     since = time.monotonic()

@@ -66,7 +66,7 @@ class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long an upstream may take."""
 
     connect: Annotated[Duration, Meta(description="to open a connection")] = 5.0
-    first_token: Annotated[Duration, Meta(description="to begin its reply")] = 60.0
+    first_token: Annotated[Duration, Meta(description="to begin its reply")] = 300.0
     between_tokens: Annotated[Duration, Meta(description="to go on with it")] = 30.0
     total: Annotated[Duration, Meta(description="for the whole reply")] = 600.0
 
