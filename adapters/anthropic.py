@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from chattable.adapters.anthropic_betas import Headed, betas, with_betas
-from chattable.adapters.anthropic_reader import AnthropicStream, object_in, reported
+from chattable.adapters.anthropic_reader import AnthropicStream, reported
 from chattable.adapters.anthropic_request import Body
+from chattable.adapters.decoding import hidden_error, read_error, read_object
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import read_error, read_object, write
+from chattable.adapters.openai import write
 from chattable.adapters.params import Unsupported
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.adapters.wire import Wire
@@ -48,9 +49,9 @@ class AnthropicWire(Wire):
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole message, read as the stream that it might have been."""
         raw = read_object(body)
-        if raw.get("type") == "error":
-            raise reported(object_in(raw, "error"))
         content = raw.get("content")
+        if (raw.get("error") or not content) and (error := hidden_error(raw)) is not None:
+            raise reported(error)
         if not isinstance(content, list):
             raise BrokenAnswer("sent a message without content")
         if not isinstance(raw.get("stop_reason"), str):
@@ -69,5 +70,5 @@ class AnthropicWire(Wire):
 
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error, its status kept."""
-        error = read_error(body).get("error")
-        return reported(error if isinstance(error, dict) else {"message": error}, status)
+        raw = read_error(body)
+        return reported(hidden_error(raw) or raw, status)

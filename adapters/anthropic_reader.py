@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from chattable.adapters.anthropic_request import JSON_TOOL
+from chattable.adapters.decoding import hidden_error, read_object, status_of, text_of
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import read_object
 from chattable.adapters.vendors.usage import ANTHROPIC, ANTHROPIC_PROMPT, Places, read_usage
 from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
@@ -97,12 +98,13 @@ class AnthropicStream:
             return ended + self._count(event, ANTHROPIC)
         elif kind == "message_stop":
             self.complete = self.ended = True
-        elif kind == "error":
-            raise reported(object_in(event, "error"))
+        elif (error := hidden_error(event)) is not None:
+            raise reported(error)
         return []
 
     def _start(self, index: int, raw: Json) -> list[Chunk]:
         """A block begins, with all of its content where the message came at once."""
+        self.complete = False
         block = self._blocks[index] = _Block(str(raw.get("type")), raw, self._length)
         if block.kind == "text":
             given = raw.get("citations")
@@ -161,6 +163,7 @@ class AnthropicStream:
         reason = delta.get("stop_reason")
         if not isinstance(reason, str):
             return []
+        chunks = [chunk for index in sorted(self._blocks) for chunk in self._stop(index)]
         self.complete = True
         self._facts["stop_reason"] = reason
         if isinstance(delta.get("stop_sequence"), str):
@@ -168,7 +171,7 @@ class AnthropicStream:
         finish = FINISHES.get(reason, "stop")
         if finish == "tool_calls" and not self._calls:
             finish = "stop"  # the only call was the answer itself
-        return [Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts)]
+        return [*chunks, Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts)]
 
     def _last_words(self, delta: Json) -> Json:
         """What is said of the whole answer: why it was refused, and its sources. Once: clients can add no lists."""
@@ -216,12 +219,13 @@ def _annotation(citation: Json) -> Json:
     return {"type": "url_citation", "url_citation": {k: citation[k] for k in fields if citation.get(k) is not None}}
 
 
-def reported(error: Json, status: int | None = None) -> Refused:
-    """An error object as what the asker is told."""
-    kind, message = error.get("type"), error.get("message")
+def reported(error: Any, status: int | None = None) -> Refused:
+    """An error object (or text) as what the asker is told."""
+    message, error = text_of(error), error if isinstance(error, dict) else {}
+    kind = error.get("type")
     kind = kind if isinstance(kind, str) else ""
-    status = status or STATUSES.get(kind, 502)
-    message = clip(message, 1000) if isinstance(message, str) and message else f"The upstream answered with status {status}."
+    status = status or STATUSES.get(kind) or status_of(error or message)
+    message = clip(message, 1000) or f"The upstream answered with status {status}."
     if status in (400, 413) and OVERFLOW.search(message):
         return Refused(400, message, param="messages", code="context_length_exceeded")
     if kind == "not_found_error" and message.startswith("model:"):

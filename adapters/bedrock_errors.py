@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from chattable.adapters.decoding import status_of
 from chattable.adapters.errors import Refused
-from chattable.agents.chat import Json
 from chattable.agents.errors import clip
 
 OVERFLOW = re.compile(
@@ -45,11 +46,12 @@ PARAMS = {
 }
 
 
-def reported(error: Json, status: int = 0, *, kind: str = "") -> Refused:
-    """An error as what the asker is told; one inside a stream has the status of its kind."""
+def reported(error: Any, status: int = 0, *, kind: str = "") -> Refused:
+    """An error as what the asker is told; one inside a stream has the status of its kind, or the one that it names."""
+    error = error if isinstance(error, dict) else {"message": error}
     if kind == "error" and isinstance(code := error.get("code"), str):
         kind = code[:1].lower() + code[1:]
-    status = status or STATUSES.get(kind, 502)
+    status = status or STATUSES.get(kind) or status_of(error)
     message = error.get("message") or error.get("Message") or error.get("originalMessage")
     message = " ".join(SECRETS.sub("…", message).split()) if isinstance(message, str) else ""
     message = clip(message, 1000) or f"The upstream answered with status {status}."

@@ -10,8 +10,8 @@ from msgspec import Struct
 from chattable.adapters.anthropic_reader import object_in, text_in
 from chattable.adapters.anthropic_request import JSON_TOOL
 from chattable.adapters.bedrock_errors import reported
+from chattable.adapters.decoding import hidden_error, read_object
 from chattable.adapters.errors import BrokenAnswer
-from chattable.adapters.openai import read_object
 from chattable.adapters.vendors.usage import BEDROCK, BEDROCK_HOUR, read_usage
 from chattable.agents.chat import Chunk, Json
 
@@ -64,6 +64,8 @@ class BedrockStream:
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
         raw = read_object(data)
+        if len(raw) > 1 and (error := hidden_error(raw)) is not None:
+            raise reported(error)
         return [chunk for kind in raw for chunk in self.see(kind, object_in(raw, kind))]
 
     def see(self, kind: str, event: Json) -> list[Chunk]:
@@ -167,8 +169,6 @@ class BedrockStream:
         finish = FINISHES.get(reason, "stop")
         if finish == "tool_calls" and not self._calls:
             finish = "stop"  # the only call was the answer itself
-        elif finish == "stop" and self._calls:
-            finish = "tool_calls"
         delta: Json = {"citations": self._cited} if self._cited else {}
         return [*chunks, Chunk(delta=delta, finish_reason=finish, facts=self._facts)]
 
@@ -198,6 +198,8 @@ def _kept_for_an_hour(raw: Json) -> Json:
 
 def events_of(raw: Json) -> list[tuple[str, Json]]:
     """A whole answer as the events of the stream that it might have been."""
+    if "output" not in raw and (error := hidden_error(raw)) is not None:
+        raise reported(error)
     content = object_in(object_in(raw, "output"), "message").get("content")
     if not isinstance(content, list):
         raise BrokenAnswer("sent a message without content")

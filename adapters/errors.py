@@ -4,6 +4,7 @@ UpstreamError
 ├── Unreachable      no byte of an answer: refused, reset, name unknown, TLS
 ├── TimedOut         a deadline passed; the message names which
 ├── BrokenAnswer     an answer that cannot be used: garbage, HTML, a redirect, cut off, too large
+│   └── Noise        an event of a stream that can be no part of its answer
 ├── Busy             this proxy's own limit of connections to the upstream
 ├── GaveWay          nobody read the answer any more, and somebody else needed its connection
 ├── Overtaken        its circuit opened before the request was sent
@@ -41,6 +42,10 @@ class BrokenAnswer(UpstreamError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"The upstream {what}.", code="upstream_error")
+
+
+class Noise(BrokenAnswer):
+    """Something that no text of an answer is lost with: a stream goes on after it, a whole answer is broken."""
 
 
 class Busy(UpstreamError):

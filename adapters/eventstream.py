@@ -44,6 +44,10 @@ class EventStreamDecoder:
             events.append(_event(frame))
         return events
 
+    def end(self) -> list[bytes]:
+        """Nothing: half a frame says nothing."""
+        return []
+
     def _next(self) -> bool:
         """Whether a whole frame is there."""
         if not self._size and len(self._rest) >= PRELUDE.size:

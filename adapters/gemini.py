@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from chattable.adapters.decoding import hidden_error, read_error
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.gemini_errors import reported
 from chattable.adapters.gemini_reader import GeminiStream
 from chattable.adapters.gemini_request import Body
-from chattable.adapters.openai import read_error, write
+from chattable.adapters.openai import write
 from chattable.adapters.params import Unsupported
-from chattable.adapters.wire import Wire
+from chattable.adapters.wire import SSE, Frames, Wire
 from chattable.agents.chat import Chat, Chunk
 
 COLLECTIONS = ("models", "tunedModels")
@@ -18,6 +19,8 @@ COLLECTIONS = ("models", "tunedModels")
 
 class GeminiWire(Wire):
     """Speaks generateContent. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+
+    frames = Frames(SSE.media, SSE.decoder, terminated=False)
 
     def __init__(self, *, unsupported: Unsupported = "drop") -> None:
         self.unsupported = unsupported
@@ -52,4 +55,5 @@ class GeminiWire(Wire):
 
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error."""
-        return reported(read_error(body).get("error"), status)
+        raw = read_error(body)
+        return reported(hidden_error(raw) or raw, status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from chattable.adapters.decoding import status_of, text_of
 from chattable.adapters.errors import Refused
 from chattable.agents.chat import Json
 from chattable.agents.errors import clip
@@ -26,11 +27,9 @@ PARAMS = {
 
 def reported(error: Any, status: int = 0) -> Refused:
     """An error object as what the asker is told; one inside a stream has the status that it names itself."""
+    status = status or status_of(error)
+    message = SECRETS.sub("…", " ".join(text_of(error).split()))
     error = error if isinstance(error, dict) else {}
-    named = error.get("code")
-    status = status or (named if type(named) is int and 400 <= named < 600 else 502)
-    message = error.get("message")
-    message = SECRETS.sub("…", " ".join(message.split())) if isinstance(message, str) else ""
     message = clip(message, 1000) or f"The upstream answered with status {status}."
     given = error.get("details")
     details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from chattable.adapters.decoding import hidden_error, read_as, read_object
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.gemini_errors import reported
 from chattable.adapters.openai import MAX_CHOICES
@@ -103,20 +104,25 @@ class _Said(Struct):
 
 
 class GeminiStream:
-    """Reads one answer, event by event; nothing but a finish reason in every candidate says that it is over."""
+    """Reads one answer, event by event.
+
+    It is whole if every candidate has a finish reason. Only the end of the stream says that no more is to
+    come: Gemini may begin with an empty one, and goes on after one where it runs code of its own.
+    """
+
+    ended = False
 
     def __init__(self) -> None:
         self.complete = False
-        self.ended = False
         self._said: dict[int, _Said] = {}
         self._facts: Json = {}
         self._told: Json = {}  # of the usage
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
-        answer = _read(data)
-        if answer.error:
-            raise reported(answer.error)
+        answer = read_as(data, _Answer)
+        if (answer.error or not answer.candidates) and (error := hidden_error(read_object(data))) is not None:
+            raise reported(error)
         self._note("model_version", answer.model_version)
         self._note("response_id", answer.response_id)
         chunks = [self._candidate(candidate, i) for i, candidate in enumerate(answer.candidates or ())]
@@ -127,7 +133,6 @@ class GeminiStream:
         usage = read_usage(answer.usage_metadata, self._told, GEMINI)
         if usage is not None and answer.usage_metadata:
             chunks.append(Chunk(usage=usage, facts=self._facts))
-            self.ended = self.complete
         return chunks
 
     def _note(self, name: str, value: Any) -> None:
@@ -142,7 +147,8 @@ class GeminiStream:
         delta: Json = {}
         for part in (raw.content and raw.content.parts) or ():
             self._part(part, delta, said, index)
-        said.anything = said.anything or bool(delta)
+        if delta:
+            said.anything, said.ended = True, False
         reason = _finish(raw, delta, said) if raw.finish_reason else None
         return Chunk(index, delta, reason, read_logprobs(raw.logprobs_result), None, self._facts)
 
@@ -173,15 +179,6 @@ class GeminiStream:
         return out | _signed(signature)
 
 
-def _read(data: bytes) -> _Answer:
-    try:
-        return msgspec.json.decode(data, type=_Answer)
-    except msgspec.ValidationError as error:
-        raise BrokenAnswer(f"sent something that is no answer of this API: {clip(error)}") from None
-    except (ValueError, RecursionError):
-        raise BrokenAnswer("sent something that is not JSON") from None
-
-
 def _signed(signature: str | None) -> Json:
     return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
 
@@ -201,8 +198,6 @@ def _finish(raw: _Candidate, delta: Json, said: _Said) -> str:
     finish = FINISHES.get(reason, "stop")
     if finish == "content_filter":
         delta["refusal"] = clip(raw.finish_message or f"The answer was stopped: {reason}.", 1000)
-    elif finish == "stop" and said.calls:
-        return "tool_calls"
     elif reason not in FINISHES and not said.anything:  # as OTHER, IMAGE_OTHER, NO_IMAGE
         raise BrokenAnswer("ended without an answer and without a reason")
     return finish

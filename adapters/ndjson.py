@@ -6,7 +6,7 @@ from chattable.adapters.sse import MAX_EVENT, EventTooLargeError
 
 
 class LineDecoder:
-    """Turns blocks of bytes into whole lines. Law: a line without its end is never given out; empty ones are none."""
+    """Turns blocks of bytes into whole lines. Law: the lines do not depend on the cuts; empty ones are none."""
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit
@@ -27,3 +27,7 @@ class LineDecoder:
         if self._size > self._limit:
             raise EventTooLargeError
         return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """The line that a stream ended in."""
+        return self.feed(b"\n")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from chattable.adapters.decoding import read_error
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.ndjson import LineDecoder
 from chattable.adapters.ollama_reader import OllamaStream, reported
 from chattable.adapters.ollama_request import Body
-from chattable.adapters.openai import read_error, write
+from chattable.adapters.openai import write
 from chattable.adapters.params import Unsupported
 from chattable.adapters.wire import Frames, Wire
 from chattable.agents.chat import Chat, Chunk
@@ -15,7 +16,7 @@ from chattable.agents.chat import Chat, Chunk
 class OllamaWire(Wire):
     """Speaks /api/chat. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
 
-    frames = Frames("application/x-ndjson", LineDecoder)
+    frames = Frames("application/x-ndjson", LineDecoder, bare=True)
 
     listing = "/api/tags"
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from chattable.adapters.decoding import hidden_error, read_as, read_object, status_of, text_of
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.vendors.usage import OLLAMA, read_usage
 from chattable.agents.chat import Chunk, Json
@@ -46,7 +47,7 @@ class _Message(Struct):
 
 
 class _Line(Struct):
-    message: _Message | None = None
+    message: _Message | str | None = None  # text: of an error
     done: bool = False
     done_reason: str | None = None
     model: str | None = None
@@ -72,11 +73,14 @@ class OllamaStream:
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one line adds."""
-        line = _read(data)
-        if line.error:
-            raise reported(msgspec.json.decode(data))
+        line = read_as(data, _Line)
+        if line.error or not isinstance(line.message, _Message):
+            if hidden_error(raw := read_object(data)) is not None:
+                raise reported(raw)
+            if line.message is not None:
+                raise BrokenAnswer("sent a message that is not an object")
         self._seed = self._seed or f"{line.model}/{line.created_at}"
-        message = line.message or _Message()
+        message = line.message if isinstance(line.message, _Message) else _Message()
         delta: Json = {}
         if message.thinking:
             delta["reasoning_content"] = message.thinking
@@ -90,8 +94,6 @@ class OllamaStream:
         self.complete = self.ended = True
         facts = {name: value for name in FACTS if (value := getattr(line, name)) is not None}
         reason = FINISHES.get(line.done_reason or "stop", "stop")
-        if reason == "stop" and self._calls:
-            reason = "tool_calls"
         chunks = [Chunk(delta=delta, finish_reason=reason, logprobs=logprobs, facts=facts)]
         counts = {"prompt_eval_count": line.prompt_eval_count, "eval_count": line.eval_count}
         if (usage := read_usage(counts, places=OLLAMA)) is not None:
@@ -105,15 +107,6 @@ class OllamaStream:
         given = call.function.arguments
         text = given if isinstance(given, str) else msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
         return {"index": number, "id": call_id, "type": "function", "function": {"name": call.function.name, "arguments": text}}
-
-
-def _read(data: bytes) -> _Line:
-    try:
-        return msgspec.json.decode(data, type=_Line)
-    except msgspec.ValidationError as error:
-        raise BrokenAnswer(f"sent something that is no answer of this API: {clip(error)}") from None
-    except (ValueError, RecursionError):
-        raise BrokenAnswer("sent something that is not JSON") from None
 
 
 class _Token(Struct):
@@ -139,12 +132,9 @@ def read_logprobs(raw: Any) -> Json | None:
 
 def reported(raw: Json, status: int = 0) -> Refused:
     """An error as what the asker is told; one inside a stream may say itself which status it has."""
-    error = raw.get("error")
-    given = raw.get("StatusCode")
-    status = status or (given if type(given) is int and 400 <= given < 600 else 502)
-    if isinstance(error, dict):
-        error = error.get("message")
-    message = PLACES.sub("…", " ".join(error.split())) if isinstance(error, str) else ""
+    error, given = hidden_error(raw), raw.get("StatusCode")
+    status = status or (given if type(given) is int and 400 <= given < 600 else status_of(error))
+    message = PLACES.sub("…", " ".join(text_of(error).split()))
     message = clip(message, 1000) or f"The upstream answered with status {status}."
     if status in (400, 413, 500, 502) and OVERFLOW.search(message):
         return Refused(400, message, param="messages", code="context_length_exceeded")

@@ -10,6 +10,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
+from chattable.adapters.decoding import hidden_error, read_error, read_object, status_of, text_of
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.openai_messages import marked, translate, unmarked
 from chattable.adapters.params import HARMLESS, Unsupported, unsupported_parameter
@@ -22,7 +23,8 @@ from chattable.agents.errors import InvalidRequest, clip
 
 OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
 REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
-BROKEN = ("error", "insufficient_system_resource")  # finish reasons of vendors that gave up
+# Finish reasons of vendors that gave up.
+BROKEN = ("error", "abort", "aborted", "canceled", "cancelled", "insufficient_system_resource")
 MAX_CHOICES = 128
 PLAIN = ("user", "assistant", "system")  # roles that every server knows
 # Parameters that only OpenAI itself understands.
@@ -126,9 +128,8 @@ class OpenAIWire(Wire):
 
     def read(self, raw: Json) -> list[Chunk]:
         """The same of an answer that is decoded."""
-        if raw.get("error"):
-            raise _reported(502, raw["error"])
         choices = raw.get("choices")
+        _check(raw, choices)
         if not isinstance(choices, list) or not choices:
             raise BrokenAnswer("sent an answer without choices")
         facts = _facts(raw)
@@ -140,9 +141,8 @@ class OpenAIWire(Wire):
             message = _checked(message)
             if calls := message.get("tool_calls"):
                 message = message | {"tool_calls": [call | {"index": n} for n, call in enumerate(calls)]}
-            reason = _reason(choice) or ("tool_calls" if calls else "stop")
             logprobs = _logprobs(choice) if choice.get("logprobs") else None
-            chunks.append(Chunk(_index(choice, i), message, reason, logprobs, None, facts))
+            chunks.append(Chunk(_index(choice, i), message, _reason(choice), logprobs, None, facts))
         usage = read_answer(raw)
         if usage is not None:
             chunks.append(Chunk(usage=usage, facts=facts))
@@ -155,14 +155,14 @@ class OpenAIWire(Wire):
     def error(self, status: int, body: bytes) -> Refused:
         """The upstream's own error, in OpenAI's shape or any other that says `error` or `message`."""
         raw = read_error(body)
-        return _reported(status, raw.get("error") or raw)
+        return _reported(status, hidden_error(raw) or raw)
 
 
 class OpenAIStream:
     """Reads one stream of chat completion chunks.
 
     Law: usage is told as soon as it comes, and nothing is over while a choice is open: llama.cpp
-    reports once for each.
+    reports once for each. A choice that says more after its end goes on.
     """
 
     def __init__(self, choices: int = 1) -> None:
@@ -182,12 +182,12 @@ class OpenAIStream:
 
     def see(self, raw: Json) -> list[Chunk]:
         """What one event adds, decoded."""
-        if raw.get("error"):
-            raise _reported(502, raw["error"])
+        choices, chunks = raw.get("choices") or [], []
+        if not choices or raw.get("error"):
+            _check(raw, choices)
         facts = _facts(raw)
         if facts != self._facts and facts is not None:
             self._facts = facts
-        choices, chunks = raw.get("choices") or [], []
         if not isinstance(choices, list):
             raise BrokenAnswer("sent choices that are no list")
         reported = raw.get("usage") or "x_groq" in raw or "timings" in raw
@@ -197,14 +197,17 @@ class OpenAIStream:
             delta, reason = choice.get("delta") or choice.get("message") or {}, _reason(choice)
             if not isinstance(delta, dict):
                 raise BrokenAnswer("sent a delta that is not an object")
-            index = _index(choice, 0)
-            self._ended[index] = self._ended.get(index, False) or reason is not None
+            index, ended = _index(choice, 0), reason is not None
+            if not ended and self._ended.get(index):
+                ended = not any(value for name, value in delta.items() if name != "role")
+            self._ended[index] = ended
             self.complete, self.ended = all(self._ended.values()), False
             reported = reported or "usage" in choice
             logprobs = _logprobs(choice) if choice.get("logprobs") else None
             chunks.append(Chunk(index, _checked(delta), reason, logprobs, None, self._facts))
         if reported and (usage := read_answer(raw, self._told)) is not None:
-            self.ended = self.complete and len(self._ended) >= self._wanted
+            # What is told beside a choice may be told again: Google's compatible endpoint counts in every event.
+            self.ended = self.complete and not choices and len(self._ended) >= self._wanted
             chunks.append(Chunk(usage=usage, facts=self._facts))
         return chunks
 
@@ -217,26 +220,10 @@ def write(body: Callable[[], Json]) -> bytes:
         raise InvalidRequest("The request is nested too deeply.") from None
 
 
-def read_error(body: bytes) -> Json:
-    """What came with an error status, empty where it is no object; some providers wrap it in a list."""
-    try:
-        raw = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        return {}
-    if isinstance(raw, list) and raw:
-        raw = raw[0]
-    return raw if isinstance(raw, dict) else {}
-
-
-def read_object(data: bytes) -> Json:
-    """JSON that is an object; raises `BrokenAnswer`."""
-    try:
-        raw = msgspec.json.decode(data)
-    except (ValueError, RecursionError):
-        raise BrokenAnswer("sent something that is not JSON") from None
-    if not isinstance(raw, dict):
-        raise BrokenAnswer("sent JSON that is not an object")
-    return raw
+def _check(raw: Json, choices: Any) -> None:
+    """Raises the error that stands in the place of an answer, or beside it."""
+    if (raw.get("error") or not choices) and (error := hidden_error(raw)) is not None:
+        raise _reported(status_of(error), error)
 
 
 def _checked(delta: Json) -> Json:
@@ -270,10 +257,14 @@ def _index(choice: Json, default: int) -> int:
 
 def _reason(choice: Json) -> str | None:
     """Why a choice ended, if it did."""
+    if error := choice.get("error"):
+        raise _reported(status_of(error), error)
     reason = choice.get("finish_reason")
-    if reason in BROKEN:
+    if not reason or not isinstance(reason, str):
+        return None
+    if reason.lower() in BROKEN:
         raise BrokenAnswer("gave up in the middle of its answer")
-    return reason if isinstance(reason, str) and reason else None
+    return reason
 
 
 def _logprobs(choice: Json) -> Json | None:
@@ -291,10 +282,8 @@ def _facts(raw: Json) -> Json | None:
 
 def _reported(status: int, error: Any) -> Refused:
     """An error object (or text) of an upstream as what the asker is told."""
-    if not isinstance(error, dict):
-        error = {"message": error} if isinstance(error, str) else {}
-    message, code, param = error.get("message"), error.get("code"), error.get("param")
-    message = clip(message, 1000) if isinstance(message, str) and message else f"The upstream answered with status {status}."
+    message = clip(text_of(error), 1000) or f"The upstream answered with status {status}."
+    code, param = (error.get("code"), error.get("param")) if isinstance(error, dict) else (None, None)
     code = str(code) if isinstance(code, str | int) and not isinstance(code, bool) else None
     if status in (400, 413, 422) and (code == "context_length_exceeded" or OVERFLOW.search(message)):
         return Refused(400, message, param="messages", code="context_length_exceeded")

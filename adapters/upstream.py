@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -14,13 +15,26 @@ import httpx
 from msgspec import Struct
 
 from chattable.adapters.connections import Connections, Slot
-from chattable.adapters.errors import BrokenAnswer, GaveWay, Overtaken, Refused, TimedOut, Unreachable, UpstreamError
+from chattable.adapters.decoding import BLANK
+from chattable.adapters.encodings import unpack
+from chattable.adapters.errors import (
+    BrokenAnswer,
+    GaveWay,
+    Noise,
+    Overtaken,
+    Refused,
+    TimedOut,
+    Unreachable,
+    UpstreamError,
+)
 from chattable.adapters.keys import ApiKey, Keys
 from chattable.adapters.sse import EventTooLargeError
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
 from chattable.agents.chattable import Chattable, Context, Failure, Progress, Trace
 from chattable.agents.errors import clip
+
+log = logging.getLogger("chattable")
 
 MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
 MAX_ERROR = 64 * 2**10  # bytes of an error that are read
@@ -34,7 +48,7 @@ class Timeouts(Struct, frozen=True):
     """How long an upstream may take, in seconds."""
 
     connect: float = 5.0
-    first_token: float = 60.0
+    first_token: float = 300.0  # of silence: models that reason say nothing for minutes, and many servers no comments either
     between_tokens: float = 30.0
     total: float = 600.0
 
@@ -141,9 +155,9 @@ class Upstream(Chattable):
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
                     n = ctx.request.params.get("n") or 1
-                    seconds = patience if progress.followed else self.timeouts.total
-                    answer = self._stream(response, begun, n) if events else self._whole(response, begun, seconds)
-                    async with aclosing(answer) as chunks:
+                    within = patience if progress.followed else self.timeouts.total
+                    read = self._stream if stream or events else self._whole
+                    async with aclosing(read(response, begun, n, within)) as chunks:
                         first = True
                         async for chunk in chunks:
                             if first and chunk.usage is None:
@@ -238,12 +252,11 @@ class Upstream(Chattable):
             raise Unreachable("The upstream could not be reached.", sent=False) from None
         except httpx.TransportError:
             raise Unreachable("The upstream closed the connection without an answer.", sent=True) from None
+        if encoding := header(response, b"content-encoding"):
+            unpack(response, encoding.decode("latin-1"))
         if not 200 <= response.status_code < 300:
             progress.sent = before  # refused: it costs nothing
             await self._refuse(response)
-        if header(response, b"content-encoding") not in (b"", b"identity"):
-            await response.stream.aclose()  # type: ignore[union-attr]
-            raise BrokenAnswer("sent a compressed answer that nobody asked for")
         return response
 
     async def _refuse(self, response: httpx.Response) -> NoReturn:
@@ -255,7 +268,7 @@ class Upstream(Chattable):
                     body += block
                     if len(body) > MAX_ERROR:
                         break
-        except (TimeoutError, httpx.TransportError):
+        except (TimeoutError, httpx.TransportError, BrokenAnswer):
             pass  # the status says enough
         finally:
             await response.stream.aclose()  # type: ignore[union-attr]
@@ -266,8 +279,25 @@ class Upstream(Chattable):
             error.retry_after = wait
         raise error
 
-    async def _whole(self, response: httpx.Response, begun: float, seconds: float) -> AsyncGenerator[Chunk]:
-        for chunk in self.provider.wire.reply(await self._read(response, begun, seconds)):
+    async def _whole(
+        self,
+        response: httpx.Response,
+        begun: float,
+        n: int,
+        within: float,
+        head: bytes = b"",
+    ) -> AsyncGenerator[Chunk]:
+        """An answer that comes at once, also one that is a stream nobody asked for and that does not call itself one."""
+        body = (head + await self._read(response, begun, within)).lstrip(BLANK)
+        if body[:1] not in (b"", b"{", b"["):
+            async with aclosing(self._stream(response, begun, n, within, body)) as streamed:
+                async for chunk in streamed:
+                    yield chunk
+            return
+        chunks = self.provider.wire.reply(body)
+        if not any(_says(chunk) for chunk in chunks):
+            raise BrokenAnswer("ended without an answer")
+        for chunk in chunks:
             yield chunk
 
     async def _read(self, response: httpx.Response, begun: float, seconds: float) -> bytes:
@@ -290,43 +320,75 @@ class Upstream(Chattable):
         response: httpx.Response,
         begun: float,
         n: int,
+        within: float,
+        body: bytes = b"",
     ) -> AsyncGenerator[Chunk]:
-        limits = self.timeouts
-        decoder, reader = self.provider.wire.frames.decoder(), self.provider.wire.stream(n)
-        blocks = response.stream.__aiter__()  # type: ignore[union-attr]
+        """An answer that comes in events, or at once after all, or whose body is there already.
+
+        Law: an event that cannot be read, and that no text is lost with, costs nothing but itself.
+        """
+        limits, frames = self.timeouts, self.provider.wire.frames
+        decoder, reader = frames.decoder(), self.provider.wire.stream(n)
+        blocks = (httpx.ByteStream(body) if body else response.stream).__aiter__()  # type: ignore[union-attr]
         what, seconds = "sent no token", limits.first_token
-        since = begun
-        while True:
-            until = since + seconds
-            if until > begun + limits.total:
-                what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
-            if reader.complete:
-                until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
-            try:
-                if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
-                    raise TimeoutError
-                async with asyncio.timeout_at(_when(until)):
-                    block = await anext(blocks, b"")
-                events = decoder.feed(block)
-            except TimeoutError:
-                if reader.complete:
-                    return
-                raise TimedOut(what, seconds) from None
-            except httpx.TransportError:
-                if reader.complete:
-                    return
-                raise BrokenAnswer("closed the connection in the middle of its answer") from None
-            except EventTooLargeError:
-                raise BrokenAnswer("sent an event without an end") from None
-            if not block:
-                if reader.complete:
-                    return
-                raise BrokenAnswer("ended its answer in the middle")
-            for event in events:
-                for chunk in reader.feed(event):
-                    yield chunk
-            if events:
-                what, seconds, since = "stopped sending", limits.between_tokens, time.monotonic()
+        since, opened, said, lost = time.monotonic() if body else begun, frames.bare, False, 0
+        try:
+            while True:
+                until = since + seconds
+                if until > begun + limits.total:
+                    what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
+                if reader.complete and frames.terminated:
+                    until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
+                try:
+                    if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
+                        raise TimeoutError
+                    async with asyncio.timeout_at(_when(until)):
+                        block = await anext(blocks, b"")
+                    events = decoder.feed(block) if block else decoder.end()
+                except TimeoutError:
+                    if reader.complete:
+                        break
+                    raise TimedOut(what, seconds) from None
+                except httpx.TransportError:
+                    if reader.complete:
+                        break
+                    raise BrokenAnswer("closed the connection in the middle of its answer") from None
+                except EventTooLargeError:
+                    raise BrokenAnswer("sent an event without an end") from None
+                if not opened and (start := block.lstrip(BLANK)):
+                    opened = True
+                    if start[:1] in (b"{", b"["):  # no line of a stream begins so: it is a whole answer, or an error
+                        async with aclosing(self._whole(response, begun, n, within, start)) as whole:
+                            async for chunk in whole:
+                                yield chunk
+                        return
+                for event in events:
+                    try:
+                        chunks = reader.feed(event)
+                    except Noise:
+                        lost += 1
+                        continue
+                    for chunk in chunks:
+                        if not said and _says(chunk):
+                            said, what, seconds = True, "stopped sending", limits.between_tokens
+                        yield chunk
+                if not block:
+                    if reader.complete:
+                        break
+                    raise BrokenAnswer("ended its answer in the middle" if said else "ended without an answer")
+                # Comments are life as well, but do not keep up an answer that is over.
+                if events or ((b"\n" in block or b"\r" in block) and not reader.complete):
+                    since = time.monotonic()
+        finally:
+            if lost:
+                log.warning("%s: %d events that nobody can read were left out of an answer", self.asked, lost)
+        if not said:
+            raise BrokenAnswer("ended without an answer")
+
+
+def _says(chunk: Chunk) -> bool:
+    """Whether a chunk holds anything of an answer: words, or how it ended."""
+    return bool(chunk.finish_reason) or any(value for name, value in chunk.delta.items() if name != "role")
 
 
 def _hang_up(response: httpx.Response) -> asyncio.Task[None]:

@@ -23,12 +23,18 @@ class Decoder(Protocol):
         """The events that this block completes; raises `EventTooLargeError`, or `BrokenAnswer` for bytes that are no stream."""
         ...
 
+    def end(self) -> list[bytes]:
+        """The event that a stream ended in, where what marks its end did not come."""
+        ...
+
 
 class Frames(Struct, frozen=True):
     """How the events of a stream are framed."""
 
     media: str
     decoder: Callable[[], Decoder]
+    bare: bool = False  # an event has the very form of a whole answer
+    terminated: bool = True  # its last event says that it is the last
 
 
 SSE = Frames("text/event-stream", SseDecoder)

@@ -14,7 +14,7 @@ import msgspec
 from chattable.agents.chat import Chunk, Json, Message
 from chattable.agents.chattable import Call, Chattable, Context, Reply
 from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest
-from chattable.agents.fold import Normal
+from chattable.agents.fold import INCOMPLETE, Normal
 from chattable.agents.params import check_own
 
 END: Any = object()
@@ -32,28 +32,22 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
                     ctx.progress.usage = chunk.usage
                 for out in normal.feed(chunk):
                     yield out
+        unsaid = INCOMPLETE
     else:
-        finishes: dict[int, str] = {}  # an agent may pass on several answers: only its own end is the end
         steps = 0
         async with aclosing(_answer(model, ctx)) as chunks:
             async for chunk in chunks:
                 steps += 1
                 if steps % BREATHE == 0:
                     await asyncio.sleep(0)
-                if chunk.finish_reason:
-                    finishes[chunk.index] = chunk.finish_reason
-                step = Chunk(chunk.index, chunk.delta, None, chunk.logprobs, None, chunk.facts)
                 try:
-                    said = normal.feed(step)
+                    said = normal.feed(chunk)
                 except Exception as error:  # a message whose fields have the wrong types
                     raise AgentFailed(ctx.agent) from error
                 for out in said:
                     yield out
-        for index, reason in finishes.items():
-            for out in normal.feed(Chunk(index, {}, reason)):
-                yield out
-        normal.usage = ctx.usage
-    for out in normal.end():
+        normal.usage, unsaid = ctx.usage, "stop"
+    for out in normal.end(unsaid):
         yield out
 
 

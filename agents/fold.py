@@ -12,6 +12,7 @@ from chattable.agents.calls import Calls, merge
 from chattable.agents.chat import Chunk, Json, Message, Usage
 
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
+INCOMPLETE = "incomplete"  # of a choice that ended and never said why: no answer to rely on; clients are told null
 # What others call them; whatever is in neither list is a plain end.
 SYNONYMS = {
     "max_tokens": "length",
@@ -28,7 +29,6 @@ class _Open(Struct):
     """What has been said so far of one choice of a stream."""
 
     role_sent: bool = False
-    finished: bool = False
     calls: Calls = msgspec.field(default_factory=Calls)
 
 
@@ -36,12 +36,14 @@ class Normal:
     """Brings a stream of chunks into the form that every client's accumulator accepts.
 
     Law: a choice's first chunk carries the role, no other does; choices appear in the order of their index; tool
-    calls have the form that `Calls` gives them; the finish reason is one of OpenAI's and comes alone, once; the usage comes
-    last, once, and with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
+    calls have the form that `Calls` gives them; the finish reason is one of OpenAI's, or `INCOMPLETE`, and comes alone, once,
+    when all has been said, for a provider may go on after one: the last one counts, and calls are no plain end. The usage
+    comes last, once, and with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
     """
 
     def __init__(self) -> None:
         self._choices: dict[int, _Open] = {}
+        self._finishes: dict[int, str] = {}  # by choice, the last one that was given
         self._facts: Json | None = None
         self.usage: Usage | None = None
 
@@ -57,45 +59,46 @@ class Normal:
             delta = delta | {"content": _joined(content)}
             content = delta["content"]
         choice = self._choices.get(chunk.index)
-        plain = choice is not None and choice.role_sent and not choice.finished and chunk.finish_reason is None
+        plain = choice is not None and choice.role_sent and chunk.finish_reason is None
         if plain and content and len(delta) == 1:
             return [Chunk(chunk.index, delta, None, chunk.logprobs, None, self._facts)]  # the common case, at once
         return self._feed(chunk, delta, choice)
 
     def _feed(self, chunk: Chunk, delta: Json, choice: _Open | None) -> list[Chunk]:
         gained = {k: v for k, v in delta.items() if v is not None and v != "" and v != [] and k != "role"}
-        if not gained and not chunk.finish_reason and not (chunk.logprobs and chunk.logprobs.get("content")):
+        if chunk.finish_reason:
+            self._finishes[chunk.index] = chunk.finish_reason
+        if not gained and not (chunk.logprobs and chunk.logprobs.get("content")):
             return []
         out: list[Chunk] = []
         if choice is None:
             out += self._open_up_to(chunk.index)
             choice = self._choices[chunk.index]
-        if choice.finished:
-            return out
         if "tool_calls" in gained:
             gained["tool_calls"] = choice.calls.feed(gained["tool_calls"])
             if not gained["tool_calls"]:
                 del gained["tool_calls"]
-                if not gained and not chunk.finish_reason:
-                    return out
+        if not gained and not chunk.logprobs:
+            return out
         if not choice.role_sent:
             choice.role_sent = True
             gained = {"role": "assistant", "content": None if "tool_calls" in gained else "", **gained}
-        if gained or chunk.logprobs:
-            out.append(Chunk(chunk.index, gained, None, chunk.logprobs, None, self._facts))
-        if chunk.finish_reason:
-            choice.finished = True
-            out.append(Chunk(chunk.index, {}, _finish(chunk.finish_reason), None, None, self._facts))
+        out.append(Chunk(chunk.index, gained, None, chunk.logprobs, None, self._facts))
         return out
 
-    def end(self) -> list[Chunk]:
-        """What a complete reply still lacks: finish reasons that nobody gave, then the usage."""
+    def end(self, unsaid: str = "stop") -> list[Chunk]:
+        """The finish reasons, `unsaid` where none was given, then the usage."""
         out: list[Chunk] = []
-        if not self._choices:
-            out += self._open_up_to(0)
+        for index in self._finishes or [0]:
+            if index not in self._choices:
+                out += self._open_up_to(index)
         for index, choice in self._choices.items():
-            if not choice.finished:
-                out += self._feed(Chunk(index, {}, "tool_calls" if choice.calls else "stop"), {}, choice)
+            if not choice.role_sent:
+                out.append(Chunk(index, {"role": "assistant", "content": ""}, facts=self._facts))
+            finish = _finish(self._finishes.get(index, unsaid))
+            if finish == "stop" and choice.calls:
+                finish = "tool_calls"
+            out.append(Chunk(index, {}, finish, facts=self._facts))
         if self.usage is not None:
             out.append(Chunk(usage=self.usage, facts=self._facts))
         return out
@@ -103,9 +106,10 @@ class Normal:
     def _open_up_to(self, index: int) -> list[Chunk]:
         """Opens choice `index`, after any lower one that has not spoken yet: accumulators append, they do not seek."""
         out = []
-        for i in range(len(self._choices), index):
-            if i not in self._choices:
-                self._choices[i] = _Open(role_sent=True)
+        for i in range(index):
+            lower = self._choices.setdefault(i, _Open())
+            if not lower.role_sent:
+                lower.role_sent = True
                 out.append(Chunk(i, {"role": "assistant", "content": ""}, facts=self._facts))
         self._choices[index] = _Open()
         return out
@@ -189,7 +193,7 @@ def _grow(whole: Json, delta: Json) -> None:
 def _finish(reason: str) -> str:
     """A finish reason by OpenAI's name."""
     name = str(reason).lower()
-    return name if name in FINISHES else SYNONYMS.get(name, "stop")
+    return name if name in FINISHES or name == INCOMPLETE else SYNONYMS.get(name, "stop")
 
 
 def _joined(content: Any) -> str:

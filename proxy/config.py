@@ -66,7 +66,7 @@ class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long an upstream may take."""
 
     connect: Annotated[Duration, Meta(description="to open a connection")] = 5.0
-    first_token: Annotated[Duration, Meta(description="to begin its reply")] = 60.0
+    first_token: Annotated[Duration, Meta(description="of silence before its first word")] = 300.0
     between_tokens: Annotated[Duration, Meta(description="to go on with it")] = 30.0
     total: Annotated[Duration, Meta(description="for the whole reply")] = 600.0
 
@@ -75,7 +75,7 @@ class TimeoutOverrides(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A model's own timeouts; what is left out is the provider's."""
 
     connect: Annotated[Duration | None, Meta(description="to open a connection")] = None
-    first_token: Annotated[Duration | None, Meta(description="to begin its reply")] = None
+    first_token: Annotated[Duration | None, Meta(description="of silence before its first word")] = None
     between_tokens: Annotated[Duration | None, Meta(description="to go on with it")] = None
     total: Annotated[Duration | None, Meta(description="for the whole reply")] = None
 

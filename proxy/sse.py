@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from chattable.agents.chat import NO_USAGE, Chunk, Json
-from chattable.agents.fold import Fold
+from chattable.agents.fold import INCOMPLETE, Fold
 from chattable.proxy.errors import Failure
 from chattable.proxy.reply import Reply
 
@@ -45,13 +45,17 @@ class Frames:
 
     def completion(self, fold: Fold) -> bytes:
         """The whole answer as one chat completion object."""
+        choices = fold.choices()
+        for choice in choices:
+            if choice.finish_reason == INCOMPLETE:
+                choice.finish_reason = None
         return encode(
             {
                 "id": self.id,
                 "object": "chat.completion",
                 "created": self.created,
                 "model": self.model,
-                "choices": fold.choices(),
+                "choices": choices,
                 "usage": fold.usage or NO_USAGE,
                 **fold.facts,
             }
@@ -66,6 +70,8 @@ class Frames:
             if not self._include_usage:
                 return b""
             return self._prefix.removesuffix(b'[{"index":') + b'[],"usage":%b}\n\n' % encode(chunk.usage)
+        if chunk.finish_reason == INCOMPLETE:
+            return b""
         return b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":%b%b' % (
             self._prefix,
             chunk.index,

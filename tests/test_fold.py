@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chattable.agents.chat import Chunk, Usage
-from chattable.agents.fold import Fold, Normal
+from chattable.agents.fold import INCOMPLETE, Fold, Normal
 
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
 text = st.text(min_size=1, max_size=6)
@@ -37,6 +37,7 @@ def streams(draw):
                 said[kind] = said.get(kind, "") + value
                 queue.append({kind: value})
         finish = draw(st.sampled_from(FINISHES))
+        finish = "tool_calls" if finish == "stop" and calls else finish
         queues.append([*(Chunk(index, delta) for delta in queue), Chunk(index, {}, finish)])
         meant.append((said, calls, finish))
     chunks = []
@@ -64,8 +65,7 @@ def dirty(draw, clean):
         }
         out.append(Chunk(chunk.index, delta, chunk.finish_reason))
         if chunk.finish_reason:
-            out.append(Chunk(chunk.index, {}, draw(st.sampled_from(FINISHES))))  # said twice: the first counts
-            out.append(Chunk(chunk.index, {"content": "too late"}))
+            out.append(Chunk(chunk.index, {}, chunk.finish_reason))  # said twice
     return [*out, Chunk(usage=Usage(7, 3, 10))]
 
 
@@ -181,6 +181,30 @@ def test_folding_leaves_what_it_folds_alone(data):
     before = json.dumps([[c.index, c.delta, c.finish_reason] for c in chunks])
     assert folded(chunks).choices() == folded(chunks).choices()
     assert json.dumps([[c.index, c.delta, c.finish_reason] for c in chunks]) == before
+
+
+def test_a3_what_comes_after_a_finish_is_told_and_the_last_finish_counts():
+    chunks = normal([
+        Chunk(0, {}, "stop"), Chunk(0, {"content": "a"}, "stop"), Chunk(0, {"content": "b"}), Chunk(0, {}, "length"),
+    ])  # fmt: skip
+    check_law(chunks)
+    assert answers(chunks)[0] == [(0, {"role": "assistant", "content": "ab", "refusal": None}, "length")]
+
+
+@pytest.mark.parametrize("reason", ["stop", "end_turn", "STOP", "eos_token"])
+def test_c9_calls_are_no_plain_end(reason):
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    for delta, finish in (({"tool_calls": [call]}, "tool_calls"), ({"content": "x"}, "stop")):
+        assert [c.finish_reason for c in normal([Chunk(0, delta), Chunk(0, {}, reason)])][-1] == finish
+    assert normal([Chunk(0, {"tool_calls": [call]}, "length")])[-1].finish_reason == "length"
+
+
+def test_a2_a_choice_that_never_said_why_it_ended_is_incomplete():
+    form = Normal()
+    for chunk in (Chunk(0, {"content": "a"}), Chunk(1, {"content": "b"}, "stop")):
+        form.feed(chunk)
+    assert [c.finish_reason for c in form.end(INCOMPLETE)] == [INCOMPLETE, "stop"]
+    assert normal([Chunk(0, {"content": "a"}, INCOMPLETE)])[-1].finish_reason == INCOMPLETE  # who passes it on keeps it
 
 
 def test_an_empty_stream_is_an_empty_answer():

@@ -52,7 +52,7 @@ class Flight:
 
     Law: an answer is asked for by one member at a time, and whoever leaves harms nobody else. A member whose call fails gets
     its error and the next one asks, unless the error is one that everybody would get, or the upstream's second: those are
-    everybody's.
+    everybody's. So is, for all who read along, an error that the upstream itself tells in the middle of its answer.
     """
 
     def __init__(self, place: Place, hub: Hub) -> None:
@@ -203,8 +203,10 @@ class Flight:
             self._fail([member], error)
         elif not isinstance(error, ChatError):
             log.error("a call failed whose client has left", exc_info=error)
-        if same or self._failures >= TRIES:
-            for other in list(self.members):
+        everybody = same or self._failures >= TRIES
+        told = isinstance(error, Refused) and self.attempt is not None and self.attempt.end > 0
+        for other in list(self.members):
+            if everybody or (told and other.stream):
                 self._fail([other], _again(error))
 
     def _fail(self, members: list[Member], error: Exception) -> None:

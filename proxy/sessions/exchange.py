@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from chattable.agents import chattable as agents
 from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
 from chattable.agents.errors import clip
-from chattable.agents.fold import Fold
+from chattable.agents.fold import INCOMPLETE, Fold
 from chattable.agents.params import fitting
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
@@ -54,12 +54,15 @@ class KeptTurn(Turn):
         self.replay = plan.replay
         self.state = view
         self.said = False
+        self.incomplete = False  # whether the answer ended and never said why
         self._fold = Fold()
 
     def see(self, chunk: Chunk) -> None:
         """Adds it to the answer."""
         self._fold.add(chunk)
         self.said = True
+        if chunk.finish_reason == INCOMPLETE and chunk.index == 0:
+            self.incomplete = True
 
     @property
     def answer(self) -> Message:

@@ -121,7 +121,7 @@ class Sessions:
                 self._failed.add(session.id, chat.messages)
                 raise
             if plan.replay is None:
-                await self._commit(turn, holder)
+                await self._commit(turn, holder, incomplete=turn.incomplete)
         self._afterwards(turn, chore)
 
     async def _appended(

@@ -17,7 +17,7 @@ class Case:
     events: list[Event]
     text: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
-    finish: str = "stop"
+    finish: str | None = "stop"  # None: it never said why it ended
     more: list[str] = field(default_factory=list)  # the texts of choices 1, 2 …
     reasoning: str = ""
     usage: int = 0  # total tokens; 0: none told
@@ -75,7 +75,6 @@ CASES = [
     Case("role_with_null_content", [delta({"role": "assistant", "content": None}), *said("hello"), STOP], "hello"),
     Case("nothing_but_a_role", [ROLE, STOP]),
     Case("nothing_but_an_end", [STOP]),
-    Case("nothing_at_all", []),
     Case("empty_deltas", [ROLE, delta(), *said("hel"), delta({"content": ""}), delta(), *said("lo"), STOP], "hello"),
     Case("null_fields", [delta({"role": "assistant", "content": "hello", "tool_calls": None, "refusal": None}), STOP], "hello"),
     Case("no_delta", [*HI, {"choices": [{"index": 0, "finish_reason": "stop"}]}], "hello"),
@@ -88,11 +87,13 @@ CASES = [
     Case("finish_with_content", [*HI, delta({"content": "!"}, "length")], "hello!", finish="length"),
     Case("finish_twice", [*HI, STOP, STOP], "hello"),
     Case("finish_in_every_chunk_as_empty_text", [delta({"content": "hello"}, ""), STOP], "hello"),
-    Case("content_after_finish", [*HI, STOP, *said("more")], "hello"),
+    Case("content_after_finish", [*HI, STOP, *said("more")], "hellomore"),
+    Case("finish_after_finish", [*HI, STOP, delta({}, "length")], "hello", finish="length"),
+    Case("an_event_that_is_no_object", [*said("hel"), "[1]", "pong", *said("lo"), STOP], "hello"),
     Case("finish_in_other_words", [*HI, delta({}, "MAX_TOKENS")], "hello", finish="length"),
     Case("finish_unheard_of", [*HI, delta({}, "eos")], "hello"),
     Case("no_done", [*HI, STOP], "hello", done=False),
-    Case("done_without_finish", HI, "hello"),
+    Case("done_without_finish", HI, "hello", finish=None),
     Case("usage_in_every_chunk", [c | {"usage": usage(n + 1)} for n, c in enumerate([*HI, STOP])], "hello", usage=4),
     Case("usage_null_everywhere", [c | {"usage": None} for c in [*HI, STOP]], "hello"),
     Case("usage_before_finish", [*HI, delta(usage=usage(5)), STOP], "hello", usage=5),
@@ -133,7 +134,7 @@ CASES = [
     ),
     Case("index_one_first", [*said("b", index=1), *said("a"), delta({}, "stop", 1), STOP], "a", more=["b"]),
     Case("one_after_the_other", [*said("a"), STOP, *said("b", index=1), delta({}, "stop", 1)], "a", more=["b"]),
-    Case("a_choice_that_never_speaks", [*said("b", index=1), delta({}, "stop", 1)], "", more=["b"]),
+    Case("a_choice_that_never_speaks", [*said("b", index=1), delta({}, "stop", 1)], "", finish=None, more=["b"]),
     # --- tool calls
     calling("call", [call(0, "c", "weather", '{"city":'), call(0, text='"Oslo"}')], calls=[OSLO]),
     calling(
@@ -175,7 +176,8 @@ CASES = [
     ),
     calling("call_with_arguments_as_an_object", [call(0, "c", "weather", {"city": "Oslo"})], calls=[OSLO]),
     calling("call_without_arguments", [call(0, "c", "weather", None)], calls=[("weather", "")]),
-    Case("call_without_end", [call(0, "c", *OSLO)], calls=[OSLO], finish="tool_calls"),
+    Case("call_without_end", [call(0, "c", *OSLO)], calls=[OSLO], finish=None),
+    Case("call_with_a_plain_end", [call(0, "c", *OSLO), STOP], calls=[OSLO], finish="tool_calls"),
     calling("call_in_two_deltas_of_content", [call(0, "c"), *said("well"), call(0, None, *OSLO)], "well", calls=[OSLO]),
     calling(
         "calls_in_one_delta",

@@ -121,8 +121,11 @@ def events(stream: bytes) -> tuple[list[bytes], int]:
     return found, comments
 
 
-def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool = False) -> StrictStream:
-    """The answer in a stream's bytes; `LawBroken` when anything is out of order. `fails`: it must end with an error."""
+def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool = False, unsaid: bool = False) -> StrictStream:
+    """The answer in a stream's bytes; `LawBroken` when anything is out of order.
+
+    `fails`: it must end with an error. `unsaid`: its first choice must never say why it ended.
+    """
     data, comments = events(stream)
     law((data[-1] == b"[DONE]") != fails, "[DONE] comes last, unless the answer failed", data[-1])
     law(b"[DONE]" not in data[:-1], "[DONE] comes once")
@@ -144,7 +147,8 @@ def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool 
         take(chunk, choices, include_usage)
     if not fails:
         law(len(choices) == n, "as many choices as were asked for", len(choices))
-        law(all(choice.finish for choice in choices), "every choice ends")
+        law(all(choice.finish for choice in choices[unsaid:]), "every choice ends")
+        law(not unsaid or choices[0].finish is None, "an end that nobody gave is not invented")
     return StrictStream(choices, usage and usage["usage"], error and error["error"], raw, comments)
 
 

@@ -417,7 +417,8 @@ def test_45_unknown_fields_of_messages(client: OpenAI, upstream: ScriptedUpstrea
 
 @pytest.mark.parametrize("prefill", ["Once upon", "", " "])
 def test_46_prefill(client: OpenAI, upstream: ScriptedUpstream, prefill: str) -> None:
-    upstream.reply = lambda request: Plain(200, {"choices": [{"message": {"role": "assistant", "content": prefill}}]})
+    choice = {"message": {"role": "assistant", "content": prefill}, "finish_reason": "stop"}
+    upstream.reply = lambda request: Plain(200, {"choices": [choice]})
     passed(client, upstream, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": prefill}], prefill)
 
 

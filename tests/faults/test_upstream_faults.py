@@ -181,8 +181,9 @@ def test_fault_08_comments_without_end(house):
             yield b": thinking\n\n"
 
     house.upstream.script(Sse(comments(), delay_s=0.05))
-    told = house.ask(stream=True)
-    assert "no token" in refused(told, 504, "upstream_error", "upstream_timeout")
+    told = house.ask(stream=True)  # comments are life, so only the time for all of it ends this
+    assert "did not finish" in refused(told, 504, "upstream_error", "upstream_timeout")
+    assert TOTAL - 0.1 <= told.seconds < TOTAL + SLACK
 
 
 def test_fault_08_comments_after_the_end(house):
@@ -247,9 +248,11 @@ def test_fault_11_html_with_an_error_status(house, stream):
 
 
 def test_fault_12_half_an_event(house):
-    half = b'data: {"choices": [{"index": 0, "delta": {"content": "never"}}]}\n'  # its blank line is missing
-    house.upstream.script(Sse([chunk({"content": "a"}), half], done=False))
+    half = b'data: {"choices": [{"index": 0, "delta": {"content": "b"}}]}'
+    house.upstream.script(Sse([chunk({"content": "a"}), half[:-3]], done=False))
     cut(house.ask(stream=True), "upstream_error", "a")
+    house.upstream.script(Sse([chunk({"content": "a"}), half], done=False))  # whole but for its blank line: it is told
+    cut(house.ask(stream=True), "upstream_error", "ab")
 
 
 ODD = ("data: {a}\n\n", "data:{a}\n\n", "data: {a}\r\n\r\n", ": c\nevent: x\nid: 1\ndata: {a}\n\n", "data: {b}\ndata: {c}\n\n")
@@ -299,11 +302,15 @@ def test_fault_15_too_much_at_once(house, stream):
 
 
 @BOTH
-@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip", "gzip, gzip", "gzip, gzip, gzip", "compress"])
 def test_fault_16_gzip_bomb(house, stream, encoding):
-    bomb = gzip.compress(b"\0" * (64 * 2**20), 9)
+    bomb = gzip.compress(b"\0" * (80 * 2**20), 9)
+    before = psutil.Process(house.server.pid).memory_info().rss
     house.upstream.script(json_answer(bomb, **{"content-encoding": encoding}))
-    assert "compressed" in refused(house.ask(stream=stream), 502, "upstream_error", "upstream_error")
+    message = refused(house.ask(stream=stream), 502, "upstream_error", "upstream_error")
+    bounded = "gzip" in encoding.lower() and encoding.count(",") < 2
+    assert ("compressed" in message) == (not bounded or encoding == "gzip, gzip")
+    assert psutil.Process(house.server.pid).memory_info().rss - before < 200 * 2**20
     assert house.upstream.requests[0].headers["accept-encoding"] == "identity"
 
 
@@ -455,7 +462,7 @@ def test_fault_22_odd_choices(house, name):
     told = house.ask()
     if told.status == 200:
         [choice] = told.completion["choices"]
-        assert choice["message"]["role"] == "assistant" and choice["finish_reason"] in ("stop", "tool_calls")
+        assert choice["message"]["role"] == "assistant" and choice["finish_reason"] is None  # none was given
         assert told.completion["model"] == "m"
     else:
         refused(told, 502, "upstream_error", "upstream_error")

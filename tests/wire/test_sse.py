@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from chattable.adapters.sse import EventTooLargeError, SseDecoder
 
 line = st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b""))
-events = st.lists(
-    st.tuples(st.lists(line, min_size=1, max_size=3), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans()), max_size=6
-)
+ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
+events = st.lists(st.tuples(st.lists(line, min_size=1, max_size=3), ends, st.booleans(), st.booleans()), max_size=6)
 
 
 def framed(parts) -> tuple[bytes, list[bytes]]:
@@ -24,7 +23,7 @@ def framed(parts) -> tuple[bytes, list[bytes]]:
             data += b"data:" + (b" " if spaced or text.startswith(b" ") else b"") + text + end
         data += end
         meant.append(b"\n".join(lines))
-    return data, meant
+    return data, [event for event in meant if event.strip()]
 
 
 def read(blocks) -> list[bytes]:
@@ -41,11 +40,30 @@ def test_events_do_not_depend_on_the_cuts(parts, cuts, bom):
     assert read(data[i : i + 1] for i in range(len(data))) == meant
 
 
-@given(events, line)
-def test_an_event_without_its_blank_line_is_never_given_out(parts, text):
+@given(events, line, st.sampled_from([b"", b"\n", b"\r", b"\r\n"]))
+def test_d_an_event_without_its_blank_line_is_given_out_at_the_end_only(parts, text, end):
     data, meant = framed(parts)
-    assert read([data, b"data: " + text]) == meant
-    assert read([data, b"data: " + text + b"\n"]) == meant
+    decoder = SseDecoder()
+    assert decoder.feed(data) + decoder.feed(b"data: " + text + end) == meant
+    assert decoder.end() == ([text] if text.strip() else [])
+    assert decoder.end() == []
+
+
+@pytest.mark.parametrize(
+    "data, meant",
+    [
+        (b'{"type": "error", "error": {"message": "m"}}', b'{"type": "error", "error": {"message": "m"}}'),
+        (b'{"message": "m"}', b'{"error":{"message":"m"}}'),
+        (b"overloaded", b'{"error":"overloaded"}'),
+        (b"\xff", '{"error":"\N{REPLACEMENT CHARACTER}"}'.encode()),
+        (b"null", b'{"error":"error"}'),
+        (b"", b'{"error":"error"}'),
+    ],
+)
+def test_a1_the_data_of_an_event_named_error_says_so(data, meant):
+    assert read([b"event: error\ndata: " + data + b"\n\n"]) == [meant]
+    assert read([b"event:error\r\n\r\ndata: 1\n\n"]) == [b'{"error":"error"}', b"1"]
+    assert read([b"event: message\ndata: 1\n\nevent: errors\ndata: 2\n\n"]) == [b"1", b"2"]
 
 
 def test_the_events_of_a_block_come_with_the_block():

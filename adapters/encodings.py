@@ -1,0 +1,130 @@
+"""Content encodings, each undone piece by piece by a library that can stop at a size."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+import httpx
+
+from chattable.adapters.errors import BrokenAnswer
+
+WINDOW = 23  # log2 of the memory that zstd may need: what every HTTP client keeps to (RFC 9659)
+PIECE = 2**20  # bytes of a body that are unpacked at a time
+LAYERS = 2  # encodings on top of each other
+
+
+class Unpacker(Protocol):
+    """Undoes one encoding."""
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        """What these bytes unpack to, at most so many; the rest comes with the next call. Raises `ValueError`."""
+        ...
+
+    def done(self) -> bool:
+        """Whether the end has come, and nothing behind it."""
+        ...
+
+
+class _Zlib:
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        try:
+            return self._inflater.decompress(self._inflater.unconsumed_tail + data, most)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+
+    def done(self) -> bool:
+        return self._inflater.eof and not self._inflater.unused_data
+
+
+class _Zstd:
+    def __init__(self) -> None:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+        self._error: Any = zstd.ZstdError
+        self._reader = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW})
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        if self._reader.eof:
+            return b""
+        try:
+            return self._reader.decompress(data, most)
+        except self._error as error:
+            raise ValueError(str(error)) from None
+
+    def done(self) -> bool:
+        return self._reader.eof and not self._reader.unused_data
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        import brotli  # type: ignore[import-untyped]
+
+        self._error: Any = brotli.error
+        self._reader = brotli.Decompressor()
+        self._waiting = b""
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        self._waiting += data
+        try:
+            if not self._reader.can_accept_more_data():
+                out: bytes = self._reader.process(b"", output_buffer_limit=most)
+                return out
+            data, self._waiting = self._waiting, b""
+            out = self._reader.process(data, output_buffer_limit=most)
+        except self._error as error:
+            raise ValueError(str(error)) from None
+        return out
+
+    def done(self) -> bool:
+        return bool(self._reader.is_finished()) and not self._waiting
+
+
+KNOWN: dict[str, Callable[[], Unpacker]] = {"gzip": _Zlib, "deflate": _Zlib, "zstd": _Zstd, "br": _Brotli}
+
+
+def unpack(response: httpx.Response, encoding: str) -> None:
+    """Makes a response's body that of its content, whatever it was packed with; reading it raises `BrokenAnswer`."""
+    names = [name.strip().removeprefix("x-") for name in encoding.lower().split(",")]
+    names = [name for name in names if name not in ("", "identity")]
+    for name in reversed(names):
+        undo = KNOWN.get(name) if len(names) <= LAYERS else None
+        response.stream = _Unpacked(response.stream, undo and undo())  # type: ignore[arg-type]
+
+
+class _Unpacked(httpx.AsyncByteStream):
+    """A body unpacked as it comes, in pieces of a bounded size."""
+
+    def __init__(self, body: httpx.AsyncByteStream, unpacker: Unpacker | None) -> None:
+        self._body = body
+        self._blocks = body.__aiter__()
+        self._unpacker = unpacker
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._unpacker is None:
+            raise BrokenAnswer("sent a compressed answer that nobody asked for")
+        block = b""
+        try:
+            while not (piece := self._unpacker.feed(block, PIECE)):
+                if not (block := await anext(self._blocks, b"")):
+                    break
+        except ValueError:
+            raise BrokenAnswer("sent a compressed answer that is damaged") from None
+        if piece:
+            return piece
+        if not self._unpacker.done():
+            raise httpx.RemoteProtocolError("the compressed body has no end")
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
