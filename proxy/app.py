@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
@@ -34,6 +34,7 @@ from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
+from chattable.proxy.paths import restore_names
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.requests import upstream_headers
@@ -67,10 +68,9 @@ from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
 
-ROOMS = (
-    chat, forwarding, conversations, items, transcripts, models, me,
-    admin, teams, budgets, usage, admin_sessions, admin_models, cache, audit, health,
-)  # fmt: skip
+ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
+# Those with names in their paths.
+NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -178,9 +178,11 @@ def build(config: Config) -> Edge:
             await database.stop()
             access_log.stop()
 
-    handlers = [handler for room in ROOMS for handler in room.routes(house)]
+    unnamed = [handler for room in ROOMS for handler in room.routes(house)]
+    named = [handler for room in NAMED for handler in room.routes(house)]
+    handlers = [*unnamed, *named]
     app = Litestar(
-        handlers,
+        [*unnamed, Router("/", route_handlers=named, before_request=restore_names)],
         lifespan=[lifespan],
         exception_handlers={Exception: partial(_answer_error, _served(handlers))},
         request_max_body_size=house.max_body,

@@ -16,6 +16,7 @@ from chattable.agents.fold import Fold
 from chattable.agents.params import fitting
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
+from chattable.proxy.sessions.locks import Claim, Held
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.sessions import Session
@@ -40,9 +41,18 @@ class Turn:
 
 
 class KeptTurn(Turn):
-    """An exchange of a session."""
+    """An exchange of a session, which it holds where it appends to it."""
 
-    def __init__(self, plan: Plan, session: Session, chat: Chat, entry: Entry, caller: Caller) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        session: Session,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        claim: Claim,
+        held: Held | None,
+    ) -> None:
         headers = {"x-session-id": session.id, "x-session-mode": plan.mode, "x-session-injected": str(plan.injected)}
         own = _params(session, entry) if session.params else {}
         view = agents.Session(session.id, session.title, own, copy.deepcopy(session.state))
@@ -54,6 +64,8 @@ class KeptTurn(Turn):
         self.replay = plan.replay
         self.state = view
         self.said = False
+        self.claim = claim
+        self.held = held
         self._fold = Fold()
 
     def see(self, chunk: Chunk) -> None:
@@ -62,9 +74,32 @@ class KeptTurn(Turn):
         self.said = True
 
     @property
+    def left(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self.claim.reply is not None and self.claim.reply.left
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of an answer is there that may be kept: only its client left."""
+        dropped = self.claim.reply is not None and self.claim.reply.dropped
+        return self.left and self.said and not self.plan.side and not dropped
+
+    @property
+    def lock(self) -> str:
+        """What the store knows it by."""
+        return self.claim.holder if self.held is None else self.held.name
+
+    @property
     def answer(self) -> Message:
         """The answer so far: the first one, where several were asked for."""
         return self._fold.message()
+
+    @property
+    def answer_text(self) -> str:
+        """What was answered, where it was given to a function too."""
+        answer = self.answer
+        calls = [call.get("function") or {} for call in answer.tool_calls or ()]
+        return answer.text or "".join(str(call.get("arguments") or "") for call in calls)
 
     @property
     def usage(self) -> Usage | None:
@@ -103,7 +138,7 @@ class Stateless:
         return None
 
 
-def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
+def kept(turn: KeptTurn, *, incomplete: bool) -> stored.Turn:
     """What is kept of a turn."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
@@ -114,8 +149,8 @@ def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
         parent=plan.parent,
         head=plan.head,
         side=plan.side,
-        key=f"key {key}" if key else holder,
-        holder=holder,
+        key=f"key {key}" if key else turn.claim.holder,
+        holder=turn.lock,
         request_id=turn.caller.request_id,
         model=UNSET if plan.side else name,
         state=turn.state.state if turn.state.state != turn.session.state else UNSET,

@@ -19,7 +19,7 @@ from chattable.proxy.store.ids import findable, names, new_id
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import digest, imported, masked, new_secret
 from chattable.proxy.store.teams import joined
-from chattable.proxy.store.text import short
+from chattable.proxy.store.text import addressable, short
 
 USER_ID = "user_"
 KEY_ID = "key_"
@@ -284,7 +284,7 @@ def _taken(name: str) -> Conflict:
 def _user_name(name: str) -> str:
     if name.startswith(USER_ID):
         raise Invalid(f"name must not begin with {USER_ID!r}: ids do.", "name")
-    return short(name, "name")
+    return addressable(name, "name")
 
 
 def _models(models: Sequence[str] | None) -> list[str] | None:
