@@ -126,6 +126,10 @@ class Reply:
             self.end(ClientLeftError())
             self.stop()
 
+    def seal(self) -> None:
+        """Says that the answer is whole and is being kept: the turn is no longer ended early."""
+        self._stopped = True
+
     def stop(self) -> None:
         """Ends the turn, once; what was said until now may be kept."""
         if self.task is not None and not self._stopped:

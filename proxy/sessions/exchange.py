@@ -63,7 +63,6 @@ class KeptTurn(Turn):
         self.session = session
         self.replay = plan.replay
         self.state = view
-        self.said = False
         self.claim = claim
         self.held = held
         self._fold = Fold()
@@ -71,7 +70,6 @@ class KeptTurn(Turn):
     def see(self, chunk: Chunk) -> None:
         """Adds it to the answer."""
         self._fold.add(chunk)
-        self.said = True
 
     @property
     def left(self) -> bool:
@@ -82,7 +80,7 @@ class KeptTurn(Turn):
     def partial(self) -> bool:
         """Whether a part of an answer is there that may be kept: only its client left."""
         dropped = self.claim.reply is not None and self.claim.reply.dropped
-        return self.left and self.said and not self.plan.side and not dropped
+        return self.left and not dropped and not self.plan.side and bool(self.answer_text)
 
     @property
     def lock(self) -> str:
@@ -145,7 +143,7 @@ def kept(turn: KeptTurn, *, incomplete: bool) -> stored.Turn:
     answer = stored.Entry(message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete)
     key = "" if incomplete else turn.caller.idempotency_key  # who asks again under it is to be kept, and kept once
     return stored.Turn(
-        entries=(*(stored.Entry(message=message) for message in plan.new), answer),
+        entries=(*(stored.Entry(message=message) for message in plan.new), answer, *plan.behind),
         parent=plan.parent,
         head=plan.head,
         side=plan.side,

@@ -143,6 +143,8 @@ class Sessions:
             except Exception:
                 self._failed.add(session.id, chat.messages)
                 raise
+            if claim.reply is not None:
+                claim.reply.seal()
             if plan.replay is None:
                 await self._commit(turn)
         self._afterwards(turn, chore)
@@ -190,9 +192,17 @@ class Sessions:
         if door.mode == "auto" and (new := await turns.unanswered(self._store, session, chat)):
             chat, anew = replace(chat, messages=new.messages), new.anew
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
-        again = door.retried or held.repeated
-        now = time.time() if again and not self._failed.has(session.id, chat.messages) else None
-        plans = partial(turns.appended, chat=chat, most=most, tokens=tokens, anew=anew, retried=now)
+        now = time.time() if door.retried or held.repeated else None
+        failed = now is not None and self._failed.has(session.id, chat.messages)
+        plans = partial(
+            turns.appended,
+            chat=chat,
+            most=most,
+            tokens=tokens,
+            anew=anew,
+            retried=now,
+            failed=failed,
+        )
         plan = await plans(self._store, session, window=held.window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
             session = await self._store.open(session.user_id, session.id, create=False)

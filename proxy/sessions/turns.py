@@ -31,6 +31,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     replay: list[Chunk] | None = None  # the answer, where nothing is asked
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
+    behind: tuple[Entry, ...] = ()  # what was said after the part of an answer that this one replaces
 
 
 class Unanswered(Struct, frozen=True):
@@ -61,14 +62,16 @@ async def appended(
     tokens: int | None,
     retried: float | None = None,
     window: Window | None = None,
+    failed: bool = False,
     anew: bool = False,
 ) -> Plan:
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
     Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
     request stands, for this call, in the place of the stored one. What a request that is `retried`
-    at this time asks is not asked again where it was answered just before. The last question that
-    is asked `anew` gets another answer beside the one it has.
+    at this time asks is not asked again where it was answered just before, unless it has `failed`
+    since. The last question that is asked `anew` gets another answer beside the one it has. An
+    answer takes the place of a part of it: what was said behind that follows it on a new branch.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -86,10 +89,16 @@ async def appended(
     cut = cut or len(items) < len(kept)
     parent: str | None = session.head
     at = None if retried is None else _answered(items, asked, retried)
+    if at is not None and failed and not items[at].incomplete:
+        at = None
     replay = None if at is None or items[at].incomplete else _replayed(items[at])
-    if at is None and anew:
+    if at is None and (anew or (items and items[-1].incomplete)):
         at = _answered(items, asked)
-    if at is not None and (replay is not None or at == len(items) - 1):  # the whole answer takes the place of a part of it
+        at = at if at == len(items) - 1 else None
+    behind: tuple[Entry, ...] = ()
+    if at is not None:
+        if replay is None and items[at].id != session.head:
+            behind = await _behind(store, session, items[at])
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
     stored = [item.message for item in items]
@@ -105,6 +114,7 @@ async def appended(
         replay=replay,
         length=len(items),
         cut=cut,
+        behind=behind,
     )
 
 
@@ -194,6 +204,21 @@ def _answered(
         if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:
             return at
     return None
+
+
+async def _behind(store: SessionStore, session: Session, item: Item) -> tuple[Entry, ...]:
+    """What was said after a message, to be said after another; its usage is counted already."""
+    found: list[Entry] = []
+    after = item.id
+    while True:
+        page = await store.items(session, MAX_LIMIT, after, descending=False)
+        found += [
+            Entry(message=item.message, tokens=item.tokens, speaker=item.speaker, incomplete=item.incomplete)
+            for item in page.data
+        ]
+        if not page.has_more:
+            return tuple(found)
+        after = page.data[-1].id
 
 
 def _replayed(item: Item) -> list[Chunk]:

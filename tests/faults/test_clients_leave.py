@@ -19,6 +19,7 @@ from upstream import ScriptedUpstream
 from chattable.proxy import reply
 from chattable.proxy.app import build
 from chattable.proxy.configfile import parse
+from chattable.proxy.http import BoundedHttp
 from chattable.proxy.setup import prepare
 
 KEY = "sk-admin-of-clients-that-leave"
@@ -84,7 +85,13 @@ async def served(tmp_path, policy: str, upstream: ScriptedUpstream) -> AsyncIter
     config = parse(text.encode(), "config.yaml", {})
     await prepare(config)
     options = uvicorn.Config(
-        build(config), host="127.0.0.1", port=0, http="httptools", lifespan="on", log_config=None, access_log=False
+        build(config),
+        host="127.0.0.1",
+        port=0,
+        http=BoundedHttp,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
     )
     server = uvicorn.Server(options)
     serving = asyncio.create_task(server.serve())

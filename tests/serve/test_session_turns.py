@@ -307,6 +307,67 @@ def test_the_same_among_replicas(
             assert kept.said("ria", "s") == ["u:one two three", "a:one two", "u:go on", "a:go on"]
 
 
+RETRY = {"x-stainless-retry-count": "1"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_asks_again_behind_another_question_gets_the_whole_answer_in_its_place(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+    stream: bool,
+) -> None:
+    """The part that was kept of it is on a branch of its own from then on; nothing is there twice."""
+    name = f"ivy-{stream}"
+    sdk, kept = client(server, name), Kept(server)
+    talk(sdk, "before", "s")
+    leave(server, name, "one two three", "s", upstream, gate)
+    talk(sdk, "two", "s")
+    talk(sdk, "three", "s", headers=RETRY)
+    used = sdk.get("/conversations/s/usage", cast_to=httpx.Response).json()["total_tokens"]
+    told = talk(sdk, "one two three", "s", headers=RETRY, stream=stream)
+    assert (told.text, asked(upstream)) == ("one two three", ["u:before", "a:before", "u:one two three"])
+    whole = ["u:one two three", "a:one two three", "u:two", "a:two", "u:three", "a:three"]
+    assert kept.said(name, "s") == ["u:before", "a:before", *whole]
+    assert not any(item.incomplete for item in kept.path(name, "s"))
+    assert [item.message.text for item in kept.all(name, "s") if item.incomplete] == ["one two"]
+    session = kept.session(name, "s")
+    assert session is not None and session.message_count == 8
+    assert session.usage.total_tokens - used == upstream.usage_log[-1].total_tokens
+    talk(sdk, "four", "s")
+    assert asked(upstream)[-3:] == ["u:three", "a:three", "u:four"]
+    assert talk(sdk, "one two three", "s", headers=RETRY).text == "one two three"
+    assert len(upstream.requests) == 6  # the last one was answered before
+
+
+def test_the_same_words_behind_another_question_are_another_turn(
+    server: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
+    """Where nothing says that a request is sent again: a person comes back to what they stopped."""
+    sdk, kept = client(server, "ina"), Kept(server)
+    leave(server, "ina", "one two three", "s", upstream, gate)
+    talk(sdk, "two", "s")
+    talk(sdk, "one two three", "s")
+    first = ["u:one two three", "a:one two", "u:two", "a:two"]
+    assert kept.said("ina", "s") == [*first, "u:one two three", "a:one two three"]
+
+
+def test_who_asks_the_same_after_a_part_of_its_answer_gets_the_whole_in_its_place(
+    hasty: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
+    kept = Kept(hasty)
+    leave(hasty, "isa", "one two three", "s", upstream, gate)
+    until(lambda: kept.said("isa", "s") == ["u:one two three", "a:one two"], "what was said is kept")
+    upstream.script(error(400, "no"))
+    sdk = client(hasty, "isa")
+    with pytest.raises(APIError):
+        talk(sdk, "one two three", "s")
+    assert kept.said("isa", "s") == ["u:one two three", "a:one two"]
+    talk(sdk, "one two three", "s", headers=RETRY)
+    assert asked(upstream) == ["u:one two three"]
+    assert kept.said("isa", "s") == ["u:one two three", "a:one two three"]
+
+
 # --- turns that come twice -------------------------------------------------------------------------------------------
 
 
