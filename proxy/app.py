@@ -38,6 +38,7 @@ from chattable.proxy.paths import restore_names
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.requests import upstream_headers
+from chattable.proxy.revocation import Revocation
 from chattable.proxy.routes import (
     admin,
     admin_models,
@@ -116,6 +117,7 @@ def build(config: Config) -> Edge:
     sessions = Sessions(session_store, config.sessions, catalog, scribe)
     pipeline = Pipeline(catalog, idempotency, sessions, pace, answers, metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
+    revocation = Revocation(users, pipeline)
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
     deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
     house = House(
@@ -152,6 +154,7 @@ def build(config: Config) -> Edge:
         await answers.start()
         await sessions.start()
         await catalog.start()
+        await revocation.start()
         if deliveries:
             await deliveries.start()
         gc.collect()
@@ -168,6 +171,7 @@ def build(config: Config) -> Edge:
             await answers.stop()
             if deliveries:
                 await deliveries.stop()
+            await revocation.stop()
             await catalog.stop()
             await sessions.stop()
             await transport.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING
@@ -205,15 +205,18 @@ class Pipeline:
         self.lent[key] = ctx
         return self.base_url, key
 
-    async def drop(self, whose: Callable[[Principal], bool], error: BaseException) -> None:
-        """Ends turns of which nothing is to be kept, and returns once they have ended."""
-        turns = []
+    def askers(self) -> Iterator[Principal]:
+        """Who has turns under way."""
+        return (reply.principal for reply in self._running.values() if reply.principal)
+
+    def drop(self, whose: Callable[[Principal], bool], error: BaseException) -> list[asyncio.Task[None]]:
+        """Ends turns of which nothing is to be kept, and returns those that are yet to end."""
+        dropped = []
         for task, reply in self._running.items():
             if reply.principal and whose(reply.principal):
                 reply.drop(error)
-                turns.append(task)
-        if turns:
-            await asyncio.wait(turns, timeout=5)
+                dropped.append(task)
+        return dropped
 
     async def stop(self, grace: float) -> None:
         """Lets running turns end, for `grace` seconds; then ends them with an error."""

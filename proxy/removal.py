@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from chattable.proxy.auth import Principal
@@ -11,6 +12,7 @@ from chattable.proxy.store.users import User
 
 log = logging.getLogger("chattable")
 
+PATIENCE = 5.0  # seconds that turns may take to end
 GONE = "The user of this API key was deleted."
 
 
@@ -28,7 +30,8 @@ async def remove_user(house: House, id_or_name: str) -> User:
         return who.user.id == user.id or who.key_id in keys
 
     pipeline = house.pipeline
-    await pipeline.drop(theirs, UnauthorizedError(GONE, "invalid_api_key"))
+    if ending := pipeline.drop(theirs, UnauthorizedError(GONE, "invalid_api_key")):
+        await asyncio.wait(ending, timeout=PATIENCE)
     if house.config.sessions.retention.deleted_users == "delete":
         await pipeline.sessions.forget(user.id)
     await pipeline.idempotency.forget(user.id)

@@ -45,6 +45,7 @@ class Reply:
         self._closed = False  # the client has said that it sends nothing more
         self._on_leave: list[Callable[[], None]] = []
         self._stopped = False
+        self._sealed = False
         self.dropped = False  # nothing of it is to be kept
         self._count = 0
 
@@ -128,19 +129,20 @@ class Reply:
 
     def seal(self) -> None:
         """Says that the answer is whole and is being kept: the turn is no longer ended early."""
-        self._stopped = True
+        self._sealed = True
 
     def stop(self) -> None:
         """Ends the turn, once; what was said until now may be kept."""
-        if self.task is not None and not self._stopped:
+        if self.task is not None and not self._stopped and not self._sealed:
             self._stopped = True
             self.task.cancel()
 
     def drop(self, error: BaseException) -> None:
         """Ends the turn, of which nothing is to be kept, and says why to whoever reads it."""
-        self.dropped = True
-        self.end(error)
-        self.stop()
+        if not self._sealed:
+            self.dropped = True
+            self.end(error)
+            self.stop()
 
     def _give_up(self) -> None:
         """The reader is there and does not read: what it missed makes the rest useless to it."""

@@ -2,13 +2,13 @@
 
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, RowMapping, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,6 +24,7 @@ from chattable.proxy.store.text import addressable, short
 USER_ID = "user_"
 KEY_ID = "key_"
 MAX_MODELS = 1000
+MAX_IDS = 1000  # of one query
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 users, keys, teams = tables.users, tables.keys, tables.teams
@@ -233,6 +234,20 @@ class Users:
         if row is None or not hmac.compare_digest(row[keys.c.digest], wanted):
             return None
         return _key_of(row), _user_of(row)
+
+    async def active(self, ids: Collection[str]) -> set[str]:
+        """Which of these ids are of users who are not disabled, or of keys that open something."""
+        found: set[str] = set()
+        some = sorted(ids)
+        async with self._database.connect() as connection:
+            for i in range(0, len(some), MAX_IDS):
+                wanted = some[i : i + MAX_IDS]
+                lasting = or_(keys.c.expires_at.is_(None), keys.c.expires_at > self._clock())
+                good = select(keys.c.id).select_from(keys.join(users)).where(keys.c.id.in_(wanted), ~users.c.disabled)
+                good = good.where(keys.c.revoked_at.is_(None), lasting)
+                enabled = select(users.c.id).where(users.c.id.in_(wanted), ~users.c.disabled)
+                found.update((await connection.execute(good.union_all(enabled))).scalars())
+        return found
 
     def _now(self) -> int:
         return int(self._clock())

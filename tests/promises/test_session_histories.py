@@ -279,8 +279,8 @@ def check(replicas: Replicas, user: str, writers: Sequence[Writer]) -> Counter[s
                 before = len(prompt) - 1 if where is None else where
                 assert len(prompt) == before + 1 and prompt[-1] == f"u:{turn.question}"
                 assert before % 2 == 0
-                for line, kept, asked in zip(prompt[:-1], path, ["", *path], strict=False):
-                    known = line == kept or line[2:] in parts.get(asked[2:], ())
+                for line, kept, above in zip(prompt[:-1], path, ["", *path], strict=False):
+                    known = line == kept or line[2:] in parts.get(above[2:], ())
                     assert known, f"call {call} saw another history"
             if turn.question in whole and turn.question not in cut:  # asked again only because a call had failed
                 assert whole[turn.question] == answer_to(turn.question, len(prompts[turn.question])), "it was asked once more"

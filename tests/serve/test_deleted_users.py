@@ -160,9 +160,9 @@ def test_a_turn_on_another_replica_is_not_kept(
             told = pool.submit(talk, sdk, "one two three", "s", stream=True)
             held.wait()
             delete(server, "rob")
-            held.release()
-            with pytest.raises(APIError):
+            with pytest.raises(APIError, match="deleted"):
                 told.result(20)
+        held.release()
         assert rows(home) == before
 
 
