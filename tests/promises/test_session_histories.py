@@ -284,7 +284,7 @@ def check(replicas: Replicas, user: str, writers: Sequence[Writer]) -> Counter[s
                     assert known, f"call {call} saw another history"
             if turn.question in whole and turn.question not in cut:  # asked again only because a call had failed
                 assert whole[turn.question] == answer_to(turn.question, len(prompts[turn.question])), "it was asked once more"
-    return seen
+    return +seen
 
 
 def parts_of(items: Sequence[Item]) -> dict[str, set[str]]:
