@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
@@ -34,10 +34,12 @@ from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
+from chattable.proxy.paths import restore_names
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.redaction import redactor
 from chattable.proxy.requests import upstream_headers
+from chattable.proxy.revocation import Revocation
 from chattable.proxy.routes import (
     admin,
     admin_models,
@@ -68,10 +70,9 @@ from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
 
-ROOMS = (
-    chat, forwarding, conversations, items, transcripts, models, me,
-    admin, teams, budgets, usage, admin_sessions, admin_models, cache, audit, health,
-)  # fmt: skip
+ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
+# Those with names in their paths.
+NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -118,6 +119,7 @@ def build(config: Config) -> Edge:
     sessions = Sessions(session_store, config.sessions, catalog, scribe)
     pipeline = Pipeline(catalog, idempotency, sessions, pace, answers, metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
+    revocation = Revocation(users, pipeline)
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
     deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
     house = House(
@@ -154,6 +156,7 @@ def build(config: Config) -> Edge:
         await answers.start()
         await sessions.start()
         await catalog.start()
+        await revocation.start()
         if deliveries:
             await deliveries.start()
         gc.collect()
@@ -170,6 +173,7 @@ def build(config: Config) -> Edge:
             await answers.stop()
             if deliveries:
                 await deliveries.stop()
+            await revocation.stop()
             await catalog.stop()
             await sessions.stop()
             await transport.aclose()
@@ -180,9 +184,11 @@ def build(config: Config) -> Edge:
             await database.stop()
             access_log.stop()
 
-    handlers = [handler for room in ROOMS for handler in room.routes(house)]
+    unnamed = [handler for room in ROOMS for handler in room.routes(house)]
+    named = [handler for room in NAMED for handler in room.routes(house)]
+    handlers = [*unnamed, *named]
     app = Litestar(
-        handlers,
+        [*unnamed, Router("/", route_handlers=named, before_request=restore_names)],
         lifespan=[lifespan],
         exception_handlers={Exception: partial(_answer_error, _served(handlers))},
         request_max_body_size=house.max_body,

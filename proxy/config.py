@@ -329,6 +329,10 @@ class SessionRetention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_sessions_per_user: Annotated[Count | None, Meta(description="the newest so many of each user; null: all")] = 500
     max_age: Annotated[Duration | None, Meta(description="since something was last said; default: for ever")] = None
     max_messages: Annotated[Count | None, Meta(description="the newest so many of a session; default: all")] = None
+    deleted_users: Annotated[
+        Literal["delete", "keep"],
+        Meta(description="what becomes of the sessions of users who are deleted"),
+    ] = "delete"
 
 
 class SessionTitle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -337,6 +341,19 @@ class SessionTitle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     model: Annotated[
         str, Meta(description="writes titles, and those that chat UIs ask for; default: the first words of the user")
     ] = ""
+
+
+class SessionTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What chat UIs ask for their own ends: titles, tags, follow-ups, searches, summaries."""
+
+    model: Annotated[
+        str,
+        Meta(description="model that answers; default: `title.model` for titles and agents"),
+    ] = ""
+    prompts: Annotated[
+        dict[str, tuple[Name, ...]],
+        Meta(description="how prompts of your own wording begin, by task: title_generation …"),
+    ] = {}
 
 
 class SessionSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -363,6 +380,10 @@ class Sessions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Annotated[SessionWindow, Meta(description="how much stored history is asked")] = SessionWindow()
     retention: Annotated[SessionRetention, Meta(description="what is kept")] = SessionRetention()
     title: Annotated[SessionTitle, Meta(description="how sessions get their titles")] = SessionTitle()
+    tasks: Annotated[
+        SessionTasks,
+        Meta(description="what chat UIs ask for their own ends"),
+    ] = SessionTasks()
     summary: Annotated[SessionSummary, Meta(description="what becomes of history that is too long")] = SessionSummary()
     store: Annotated[str, Meta(description="a SessionStore of your own, as package.module:Class; default: the database")] = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ from chattable.adapters.vendors.withheld import ALLOWABLE
 from chattable.agents import loading
 from chattable.agents.parsing import Shape, explain
 from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
+from chattable.proxy.sessions.chores import TASKS
 from chattable.proxy.values import Secret, admin_key, upstream_key
 from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
+
+# Headers whose values open something.
+SECRET = re.compile(
+    r"authori[sz]ation|cookie|passw(?:or)?d|secret|token|credential|jwt|signature|assertion|bearer"
+    r"|(?:^|-)(?:api|access|auth|private|subscription|functions|master|admin|service)-?key$",
+    re.I,
+)
 
 
 def load(path: str | Path, env: Mapping[str, str], kinds: Mapping[str, Vendor] | None = None, *, code: bool = False) -> Config:
@@ -132,6 +141,7 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
     alone = not config.redis_url and not doc.lacks_variable(("redis_url",))
     if limited and alone and config.server.workers > 1:
         yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
+    yield from _mistakes_in_sessions(config, doc, {**models, **agents})
     if config.budgets.timezone not in available_timezones():
         yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
     if config.default_model and (why := _unknown(config.default_model, {**models, **agents})):
@@ -187,6 +197,28 @@ def _bad_param(name: str, value: Any) -> str:
     except msgspec.ValidationError as error:
         return explain(error).message.removesuffix(".")
     return ""
+
+
+def _mistakes_in_sessions(config: Config, doc: Document, names: Mapping[str, Any]) -> _Mistakes:
+    section = doc.value.get("sessions")
+    given = section.get("headers") if isinstance(section, dict) else None
+    for i, header in enumerate(given if isinstance(given, list) else ()):
+        within = isinstance(header, dict)
+        name = header.get("name") if within else header
+        if isinstance(name, str) and SECRET.search(name):
+            why = "carries a secret, which would be kept in plain text as the name of a session"
+            place = ("sessions", "headers", i, *(("name",) if within else ()))
+            yield place, f"`{name}` {why}; name one such as `X-Session-Id`"
+    tasks = config.sessions.tasks
+    for task in tasks.prompts:
+        if task not in TASKS:
+            known = hint(task, TASKS) or f"; there are {', '.join(TASKS)}"
+            yield ("sessions", "tasks", "prompts", task), f"there is no such task{known}"
+    if tasks.model and (why := _unknown(tasks.model, names)):
+        yield ("sessions", "tasks", "model"), why
+    elif tasks.model and tasks.model in config.agents:
+        why = "must be a model: no agent is run for what chat UIs ask"
+        yield ("sessions", "tasks", "model"), why
 
 
 def _mistakes_in_code(config: Config, doc: Document) -> _Mistakes:

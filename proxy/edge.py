@@ -14,6 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from chattable.agents.chat import Json
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import clip
+from chattable.proxy import paths
 from chattable.proxy.accesslog import AccessLog
 from chattable.proxy.errors import CLIENT_LEFT, Failure
 
@@ -29,7 +30,8 @@ class Edge:
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
     with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
-    A request whose client left before it was answered is logged with `CLIENT_LEFT`.
+    A request whose client left before it was answered is logged with `CLIENT_LEFT`. A slash that is
+    sent as %2F belongs to a name.
     """
 
     def __init__(
@@ -50,10 +52,9 @@ class Edge:
         request_id = scope["request_id"] = new_id()
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "began": began}
-        scope["inner"] = inner  # what the connection may know of the request
         if path != "/v1/chat/completions":
-            inner["path"] = canonical(path)
-            inner["raw_path"] = inner["path"].encode()
+            inner["path"] = canonical(paths.decoded(scope))
+            inner["raw_path"] = paths.shown(inner["path"]).encode()
         if method == "HEAD":
             inner["method"] = "GET"
         id_header = (b"x-request-id", request_id.encode())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 def encode(value: Any) -> bytes:
@@ -24,6 +26,21 @@ def decode(body: bytes) -> Any:
         return json.loads(body, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """The value as a struct; `ValidationError` for what does not fit, halves or not."""
+    try:
+        return msgspec.convert(value, kind)
+    except UnicodeEncodeError:  # while it looked for words
+        msgspec.convert(whole(value), kind)
+        raise msgspec.ValidationError("Invalid characters") from None
+
+
+def whole(value: Any) -> Any:
+    """The value with U+FFFD for every half."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _no_number(text: str) -> Any:

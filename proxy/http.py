@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from chattable.proxy.edge import Edge
 from chattable.proxy.errors import INVALID, Failure
+from chattable.proxy.leaving import has_left
 
 MAX_HEAD = 64 * 2**10  # bytes of a request's line and headers, or between two pieces of its body
 PROGRESS = 16 * 2**10  # bytes of a body that give its sender more time
@@ -58,7 +59,8 @@ class BoundedHttp(HttpToolsProtocol):
         """It is gone."""
         self._take_time()
         super().connection_lost(exc)
-        self._abandon()
+        if self._pending:
+            has_left(self.cycle.scope, gone=True)
 
     def data_received(self, data: bytes) -> None:
         """Parses what came."""
@@ -77,7 +79,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._take_time()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client has closed its direction: what it asked is answered.
+        """The client has closed its direction: what it asked wholly is answered.
 
         The application's `receive` returns once more, for most who do so are about to leave.
         """
@@ -85,14 +87,8 @@ class BoundedHttp(HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
-        self._abandon()
+        has_left(self.cycle.scope, gone=False)
         return True
-
-    def _abandon(self) -> None:
-        """Says that nobody reads what is under way, most likely: it goes on, but gives way to others."""
-        scope: Any = self.cycle.scope if self.cycle is not None else {}
-        if (trace := scope.get("inner", {}).get("trace")) is not None:
-            trace.abandoned = True
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not understand."""

@@ -67,6 +67,7 @@ class Idempotency:
 
     Law: of any number of requests with one user's key and one body, on any replica, one is asked upstream at a time and one is
     answered; every later one gets that answer for 24 hours. A key whose process died is free again after its lease.
+    In each session a key is another one.
     """
 
     def __init__(self, ledger: SqlLedger) -> None:
@@ -103,7 +104,7 @@ class Idempotency:
     @asynccontextmanager
     async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[Claim]:
         """The right to answer what is asked under the caller's key, or the answer that was given."""
-        place = caller.principal.user.id, sha256(caller.idempotency_key.encode()).hexdigest()
+        place = caller.principal.user.id, sha256(_scoped(caller).encode()).hexdigest()
         body = sha256(_encode(asked)).hexdigest()
         try:
             kept = await self._ledger.run(lambda: _begin(self._ledger.dialect, place, body))
@@ -126,6 +127,10 @@ class Idempotency:
         finally:
             self._running.discard(place)
 
+    async def forget(self, user: str) -> None:
+        """Forgets what a user was answered."""
+        await self._ledger.run(lambda: _forget(user))
+
     async def _end(self, place: tuple[str, str], answer: str | None) -> None:
         with suppress(LedgerUnavailableError):  # its lease ends by itself
             await self._ledger.run(lambda: _finish(place, answer))
@@ -137,6 +142,12 @@ class Idempotency:
                 await self._ledger.run(lambda: _renew(self._ledger.dialect, sorted(self._running)))
             except LedgerUnavailableError as error:
                 log.warning("leases of idempotency keys wait: %s", error)
+
+
+def _scoped(caller: Caller) -> str:
+    """The key, with the session that the request names."""
+    key, door = caller.idempotency_key, caller.door
+    return f"{key}\n{door.name}" if door and door.named else key
 
 
 class _Kept(Struct):
@@ -176,6 +187,10 @@ def _begin(dialect: Dialect, place: tuple[str, str], body: str) -> Steps[str | N
     if kept.answer is None:
         raise InProgressError
     return kept.answer
+
+
+def _forget(user: str) -> Steps[None]:
+    yield "DELETE FROM idempotency WHERE user_id = :user", {"user": user}
 
 
 def _finish(place: tuple[str, str], answer: str | None) -> Steps[None]:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
+from chattable.proxy import halves
 from chattable.proxy.store.session_chain import ITEM, MESSAGE_ID
 from chattable.proxy.store.session_values import message_of as read_message
 
@@ -99,8 +100,7 @@ def _whole(message: Message) -> Message:
     try:
         msgspec.json.encode(message)
     except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(message.to_json()), ensure_ascii=False)
-        return read_message(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return read_message(json.dumps(halves.whole(msgspec.to_builtins(message.to_json()))))
     return message
 
 

@@ -7,6 +7,8 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
+from msgspec import Struct
+
 from chattable.agents.chat import Chat, Chunk
 from chattable.budget.line import Line
 from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates, headers
@@ -16,25 +18,32 @@ from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import TooFastError
+from chattable.proxy.reply import Reply
 
+YIELD = 5.0  # seconds that a turn may take to end
 BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
+
+
+class _Turn(Struct, frozen=True):
+    """A turn under way: whose it is, and what it counts against."""
+
+    user: str
+    subjects: frozenset[str]
+    reply: Reply
 
 
 class Entered:
     """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
 
-    def __init__(self, passed: Pass | None = None, asking: asyncio.Task[Pass] | None = None) -> None:
-        self.passed = passed
+    def __init__(self) -> None:
+        self.passed: Pass | None = None
+        self.asking: asyncio.Task[Pass] | None = None
         self.used = 0
-        self._asking = asking
 
     async def admitted(self) -> dict[str, str]:
         """Waits until the call is let in, for the headers that say so; `TooFastError` if it is not."""
-        if self.passed is None and self._asking is not None:
-            try:
-                self.passed = await asyncio.shield(self._asking)
-            except RateLimitedError as error:
-                raise TooFastError(error) from None
+        if self.passed is None and self.asking is not None:
+            self.passed = await asyncio.shield(self.asking)
         return headers(self.passed) if self.passed else {}
 
     async def known(self) -> Pass | None:
@@ -50,10 +59,15 @@ class Entered:
 
 
 class Pace:
-    """Lets calls in. Law: a turn counts once against its user, key and team, and every model it asks against that model."""
+    """Lets calls in.
+
+    Law: a turn counts once against its user, key and team, and every model it asks against that
+    model. A turn that nobody reads any more ends when its own user needs its place for another.
+    """
 
     def __init__(self, rates: Rates, limits: settings.RateLimits) -> None:
         self.rates = rates
+        self._turns: dict[str, _Turn] = {}  # those that count against somebody, by call
         self._default = None if limits.default is None else _rate(limits.default)
         self._named = {
             f"{kind}:{name}": _rate(rate)
@@ -62,7 +76,9 @@ class Pace:
         }
 
     @asynccontextmanager
-    async def call(self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool) -> AsyncGenerator[Entered]:
+    async def call(
+        self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool, reply: Reply | None = None
+    ) -> AsyncGenerator[Entered]:
         """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `admitted`.
 
         Where entering takes a round trip, the call hears of it in `admitted` only: what else is asked meanwhile shares the trip.
@@ -73,19 +89,44 @@ class Pace:
             return
         call_id = f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
         estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
-        asking = self.rates.enter(bounds, call_id, estimate)
-        if self.rates.shared:
-            entered = Entered(asking=asyncio.create_task(asking))
-        else:
-            try:
-                entered = Entered(await asking)
-            except RateLimitedError as error:
-                raise TooFastError(error) from None
+        user = caller.principal.user.id
+        if reply is not None and not nested:
+            self._turns[call_id] = _Turn(user, frozenset(bound.subject for bound in bounds), reply)
+        asking = self._enter(bounds, call_id, estimate, user)
+        entered = Entered()
         try:
+            if self.rates.shared:
+                entered.asking = asyncio.create_task(asking)
+            else:
+                entered.passed = await asking
             yield entered
         finally:
+            self._turns.pop(call_id, None)
             if (passed := await entered.known()) is not None:
                 await self.rates.leave(passed, entered.used)
+
+    async def _enter(self, bounds: list[Bound], call_id: str, estimate: int, user: str) -> Pass:
+        """Enters, if need be in the place of a turn of the same user that nobody reads."""
+        try:
+            try:
+                return await self.rates.enter(bounds, call_id, estimate)
+            except RateLimitedError as error:
+                parallel = error.kind == "parallel"
+                if not parallel or not await self._yielded(error.subject, user, call_id):
+                    raise
+            return await self.rates.enter(bounds, call_id, estimate)
+        except RateLimitedError as error:
+            raise TooFastError(error) from None
+
+    async def _yielded(self, subject: str, user: str, but: str) -> bool:
+        """Ends this user's oldest turn that counts against the subject and that nobody reads."""
+        for call_id, turn in list(self._turns.items()):
+            task = turn.reply.task if turn.reply.left else None
+            if task and turn.user == user and subject in turn.subjects and call_id != but:
+                turn.reply.stop()
+                await asyncio.wait([task], timeout=YIELD)
+                return True
+        return False
 
     def _bounds(self, entry: Entry, caller: Caller, *, nested: bool) -> list[Bound]:
         if not self._named and self._default is None:

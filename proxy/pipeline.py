@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from chattable.agents.drive import drive
 from chattable.agents.errors import TurnTimeout
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import check_tool_replies
-from chattable.proxy.auth import Caller
+from chattable.proxy.auth import Caller, Principal
 from chattable.proxy.cache.cache import Cache
 from chattable.proxy.cache.controls import take
 from chattable.proxy.catalog import Catalog, Entry
@@ -61,6 +61,7 @@ class Pipeline:
         if self.stopping and caller.parent is None:
             raise ShuttingDownError
         reply = Reply()
+        reply.principal = caller.principal
         reply.task = asyncio.create_task(self._pump(chat, caller, reply))
         self._running[reply.task] = reply
         reply.task.add_done_callback(self._ended)
@@ -147,7 +148,8 @@ class Pipeline:
             return self._ask(chat, entry, caller, parent, reply, paced)
 
         chat, controls = take(chat, caller.cache)
-        async with self.pace.call(chat, entry, caller, nested=parent is not None) as paced:
+        nested = parent is not None
+        async with self.pace.call(chat, entry, caller, nested=nested, reply=reply) as paced:
             cached = self.cache.lookup(chat, entry, caller, controls, ask)
             async with cached:
                 reply.headers |= await paced.admitted() | cached.headers
@@ -207,6 +209,19 @@ class Pipeline:
         key = f"sk-run-{secrets.token_urlsafe(32)}"
         self.lent[key] = ctx
         return self.base_url, key
+
+    def askers(self) -> Iterator[Principal]:
+        """Who has turns under way."""
+        return (reply.principal for reply in self._running.values() if reply.principal)
+
+    def drop(self, whose: Callable[[Principal], bool], error: BaseException) -> list[asyncio.Task[None]]:
+        """Ends turns of which nothing is to be kept, and returns those that are yet to end."""
+        dropped = []
+        for task, reply in self._running.items():
+            if reply.principal and whose(reply.principal):
+                reply.drop(error)
+                dropped.append(task)
+        return dropped
 
     async def stop(self, grace: float) -> None:
         """Lets running turns end, for `grace` seconds; then ends them with an error."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import ChatError
 from chattable.proxy.errors import ClientLeftError
+
+if TYPE_CHECKING:
+    from chattable.proxy.auth import Principal
 
 FULL = 64  # chunks waiting for the client at which the turn pauses
 PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
@@ -30,6 +34,7 @@ class Reply:
         self.headers: dict[str, str] = {}  # facts for the response headers, complete once the first chunk is there
         self.trace = Trace()
         self.task: asyncio.Task[None] | None = None
+        self.principal: Principal | None = None  # who asks
         self._loop = asyncio.get_running_loop()
         self._items: list[Chunk] = []
         self._reader: asyncio.Future[None] | None = None
@@ -37,6 +42,11 @@ class Reply:
         self._error: BaseException | None = None
         self._ended = False
         self._left = False
+        self._closed = False  # the client has said that it sends nothing more
+        self._on_leave: list[Callable[[], None]] = []
+        self._stopped = False
+        self._sealed = False
+        self.dropped = False  # nothing of it is to be kept
         self._count = 0
 
     async def put(self, chunk: Chunk) -> None:
@@ -91,17 +101,48 @@ class Reply:
 
     @property
     def left(self) -> bool:
-        """Whether nobody reads it any more."""
-        return self._left
+        """Whether nobody reads it any more, as far as one can tell."""
+        return self._left or self._closed
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        """Has something called when nobody reads any more: at once if that is so already."""
+        self._on_leave.append(call)
+        if self.left:
+            call()
+
+    def close(self) -> None:
+        """Says that the client closed its own direction: it has left, most likely, or still reads."""
+        if not self._closed:
+            self._closed = self.trace.abandoned = True
+            for call in self._on_leave:
+                call()
 
     def leave(self, *, cancel: bool = False) -> None:
         """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
-        self._left = self.trace.abandoned = True
+        self.close()
+        self._left = True
         self._items.clear()
         _wake(self._writer)
-        if cancel and self.task is not None:
+        if cancel:
             self.end(ClientLeftError())
+            self.stop()
+
+    def seal(self) -> None:
+        """Says that the answer is whole and is being kept: the turn is no longer ended early."""
+        self._sealed = True
+
+    def stop(self) -> None:
+        """Ends the turn, once; what was said until now may be kept."""
+        if self.task is not None and not self._stopped and not self._sealed:
+            self._stopped = True
             self.task.cancel()
+
+    def drop(self, error: BaseException) -> None:
+        """Ends the turn, of which nothing is to be kept, and says why to whoever reads it."""
+        if not self._sealed:
+            self.dropped = True
+            self.end(error)
+            self.stop()
 
     def _give_up(self) -> None:
         """The reader is there and does not read: what it missed makes the rest useless to it."""

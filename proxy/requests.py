@@ -22,6 +22,7 @@ from chattable.proxy.encodings import decompressed
 from chattable.proxy.errors import ClientLeftError, TooLargeError
 from chattable.proxy.house import House
 from chattable.proxy.store.errors import Invalid
+from chattable.proxy.store.text import is_placeholder
 
 END_USER = (b"x-user-id", b"x-openwebui-user-id")  # ours and LibreChat's; Open WebUI's
 LARGE = 2**20  # bytes of a body from which on a look at its asker's budget costs less than the body
@@ -110,7 +111,7 @@ def _key(text: str) -> str:
     if text and not (len(text) <= MAX_KEY and text.isascii() and text.isprintable()):
         message = f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    return text
+    return "" if is_placeholder(text) else text
 
 
 async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
@@ -139,14 +140,14 @@ def _user(given: Any) -> str:
     if given is not None and not isinstance(given, str):
         message = f"Invalid type for '{field}': expected a string, but got {clip(given, 40)}."
         raise InvalidRequest(message, param=field, code="invalid_type")
-    return given or ""
+    return "" if given is None or is_placeholder(given) else given
 
 
 def end_user(request: Request[Any, Any, Any]) -> str:
-    """Whom a chat UI asks for, by its headers; a placeholder that the UI did not fill in is nobody."""
+    """Whom a chat UI asks for, by its headers; what stands for no name is nobody."""
     for name in END_USER:
         value = unquote(header(request, name))
-        if value and not value.startswith("{{"):
+        if not is_placeholder(value):
             return value
     return ""
 

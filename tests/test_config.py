@@ -451,7 +451,49 @@ MISTAKES = {
     "an unknown alias": ("server: *x", 1, "", "column 9: found undefined alias"),
     "two documents": ("server: {}\n---\nserver: {}", 2, "", "another document"),
     "a control character": ("server: {}\n# \x07", 2, "", "YAML does not allow the character U+0007"),
+    "a session named by a secret": (
+        "sessions:\n  headers:\n    - X-Chat-Id\n    - authorization", 4, "sessions.headers[1]",
+        "`authorization` carries a secret, which would be kept in plain text as the name of a",
+    ),
+    "a session named by a secret, with a mode": (
+        "sessions:\n  headers:\n    - {name: X-Api-Key, mode: append}", 3,
+        "sessions.headers[0].name", "name one such as `X-Session-Id`",
+    ),
+    "an unknown task": (
+        "sessions: {tasks: {prompts: {title_generaton: [x]}}}", 1,
+        "sessions.tasks.prompts.title_generaton", "no such task (did you mean `title_generation`?)",
+    ),
+    "tasks for a model that is not there": (
+        "sessions: {tasks: {model: x}}", 1,
+        "sessions.tasks.model", "there is no model or agent `x`",
+    ),
+    "tasks for an agent": (
+        'agents: {a: {use: "m:A"}}\nsessions: {tasks: {model: a}}', 2,
+        "sessions.tasks.model", "must be a model: no agent is run",
+    ),
 }  # fmt: skip
+SECRET_HEADERS = [
+    "Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "X-Api-Key", "api-key",
+    "apikey", "X-Goog-Api-Key", "X-Auth-Token", "X-Amz-Security-Token", "Ocp-Apim-Subscription-Key",
+    "X-Functions-Key", "X-OpenWebUI-User-Jwt", "Cf-Access-Jwt-Assertion", "X-Client-Secret",
+    "X-Forwarded-Access-Token", "X-Access-Key", "X-Litellm-Key-Password",
+]  # fmt: skip
+SESSION_HEADERS = [
+    "X-Session-Id", "X-Conversation-Id", "X-OpenWebUI-Chat-Id", "Helicone-Session-Id", "X-Chat-Key",
+    "x-litellm-session-id", "X-Session-Key", "X-Openclaw-Session-Key", "X-Thread",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRET_HEADERS)
+def test_no_session_is_named_by_what_opens_something(name: str) -> None:
+    for header in (name, name.lower(), name.upper()):
+        (problem,) = problems(f"sessions: {{headers: [{header}]}}")
+        assert "carries a secret" in problem.text
+
+
+@pytest.mark.parametrize("name", SESSION_HEADERS)
+def test_a_session_may_be_named_by_anything_else(name: str) -> None:
+    assert parsed(f"sessions: {{headers: [{name}]}}").sessions.headers == (name,)
 
 
 @pytest.mark.parametrize("name", MISTAKES)

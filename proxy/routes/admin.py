@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy.house import House
+from chattable.proxy.removal import remove_user
 from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
 from chattable.proxy.store.users import Key, User
@@ -79,11 +80,11 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         house.auth.forget()
         return _user(changed)
 
-    @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user and its keys")
+    @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user with all they have")
     async def delete_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         actor = await admin_only(request, house)
         async with house.audit.entry(actor, "user.delete", user) as effect:
-            gone = await users.delete(user)
+            gone = await remove_user(house, user)
             effect.about(gone.id, gone.name)
         house.auth.forget()
         return {"id": gone.id, "object": "user.deleted", "deleted": True}

@@ -12,6 +12,7 @@ from chattable.agents.chattable import User
 from chattable.agents.parsing import explain
 from chattable.proxy.errors import ForbiddenError
 from chattable.proxy.house import House
+from chattable.proxy.paths import shown
 from chattable.proxy.requests import bearer, read_json
 from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.secret import masked
@@ -26,7 +27,8 @@ async def admin_only(request: Request[Any, Any, Any], house: House) -> Actor:
     who = principal.user if principal.key_id else User("admin key", masked(secret))
     actor = Actor(who.id, who.name, scope["request_id"])
     if not principal.admin:
-        await house.audit.denied(actor, principal.key_id, f"{scope['method']} {scope['path']}")
+        attempt = f"{scope['method']} {shown(scope['path'])}"
+        await house.audit.denied(actor, principal.key_id, attempt)
         raise ForbiddenError("This needs an admin key.")
     return actor
 

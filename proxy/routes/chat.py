@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from functools import partial
 from typing import Any
 
 from litestar import Request, post
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
+from msgspec.structs import replace
 
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
@@ -16,6 +16,7 @@ from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
+from chattable.proxy.leaving import on_leave
 from chattable.proxy.reply import Reply
 from chattable.proxy.requests import caller_of, header, on_behalf, read_json, upstream_headers
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
@@ -35,6 +36,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         chat = parse(body, default_model=house.config.default_model)
         if b"anthropic-beta" in dict(request.scope["headers"]):  # cheaper than a look at every header
             chat.params.setdefault(BETAS, header(request, b"anthropic-beta"))
+        chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
+        if door is not caller.door:
+            caller = replace(caller, door=door)
         caller = await on_behalf(caller, chat.params, house)
         reply = house.pipeline.start(chat, caller)
         scope: Any = request.scope
@@ -57,13 +61,20 @@ class _Answer:
         self._send_all = self._stream if chat.stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = asyncio.create_task(self._watch(receive)) if self._cancel else None
+        on_leave(scope, self._left)
         try:
             await self._send_all(send)
         finally:
-            if watch:
-                watch.cancel()
             self._reply.leave()  # no await here: a client that left cancels every one of them
+
+    def _left(self, gone: bool) -> None:
+        """By the config the answer is stopped; else who only closed their direction may read it."""
+        if self._cancel:
+            self._reply.leave(cancel=True)
+        elif gone:
+            self._reply.leave()
+        else:
+            self._reply.close()
 
     async def _whole(self, send: Send) -> None:
         fold = Fold()
@@ -105,8 +116,3 @@ class _Answer:
         facts = upstream_headers(trace) | self._reply.headers
         headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in facts.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _watch(self, receive: Receive) -> None:
-        """Stops the turn when the client leaves, or closes its direction, as those who leave do."""
-        await receive()
-        self._reply.leave(cancel=True)

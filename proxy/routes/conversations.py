@@ -192,7 +192,7 @@ async def body_of(request: Request[Any, Any, Any], house: House, kind: type[B]) 
         if not isinstance(given, dict):
             raise
     try:
-        return caller, msgspec.convert(given, kind)
+        return caller, halves.convert(given, kind)
     except msgspec.ValidationError as error:
         raise explain(error) from None
 

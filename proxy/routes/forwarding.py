@@ -14,6 +14,7 @@ from chattable.agents.errors import InvalidRequest
 from chattable.proxy.forwarded import KINDS, Kind
 from chattable.proxy.forwarding import Forwarding
 from chattable.proxy.house import House
+from chattable.proxy.leaving import on_leave
 from chattable.proxy.requests import caller_of, on_behalf, read_json, upstream_headers
 
 
@@ -34,7 +35,9 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
         caller = await on_behalf(caller, fields, house)
         scope: Any = request.scope
         scope["caller"], scope["trace"] = caller, Trace()
-        answer = await forwarding.ask(kind, fields, caller, scope["trace"])
+        trace = scope["trace"]
+        on_leave(scope, partial(_left, trace))
+        answer = await forwarding.ask(kind, fields, caller, trace)
         trace = answer.trace
         overhead = max(0.0, time.monotonic() - caller.began - trace.waited)
         return Response(
@@ -48,3 +51,8 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
         )
 
     return forward
+
+
+def _left(trace: Trace, _: bool) -> None:
+    """Lets what nobody reads any more give way to others."""
+    trace.abandoned = True

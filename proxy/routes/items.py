@@ -14,7 +14,7 @@ from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.house import House
 from chattable.proxy.itemlist import Listing, find, listed, read
 from chattable.proxy.routes.conversations import answer, body_of, conversation, entries, limit_of, named, own
-from chattable.proxy.sessions.locks import new_holder
+from chattable.proxy.sessions.locks import Claim, new_holder
 from chattable.proxy.store.sessions import Turn
 
 PATH = "/v1/conversations/{conversation_id:str}/items"
@@ -38,7 +38,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         session, holder = await named(store, caller, conversation_id), new_holder()
         ids: tuple[str, ...] = ()
         if todo:
-            async with locks.hold(session, holder) as now:
+            async with locks.hold(session, Claim(holder)) as held:
+                now = held.session
                 turn = Turn(entries=tuple(todo), parent=now.head, head=now.head, holder=holder, request_id=caller.request_id)
                 ids = (await store.commit(now, turn)).ids
                 locks.freed(holder)

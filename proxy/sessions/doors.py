@@ -1,4 +1,7 @@
-"""Which session a request names, and how: by a header of ours, by a header of a chat UI, or by the field `conversation`."""
+"""Which session a request names, and how: by a header of ours, one of a chat UI, or `conversation`.
+
+What stands for no name, such as `null` or a template that nobody filled in, names none.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from chattable.agents.chat import Chat
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy import config as settings
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.session_values import checked_alias
+from chattable.proxy.store.session_values import NEW, checked_alias
+from chattable.proxy.store.text import is_placeholder
 
 OURS = "X-Session-Id"  # whose mode is the general one; clients behind the other headers resend their history
-NEW = "new"  # asks for a fresh session
 MODES = ("append", "mirror", "auto", "off")
+# What Open WebUI does not store itself: temporary chats, by their new and old names, and channels.
+UNSAVED = ("temporary:", "local:", "channel:")
 
 
 class Door(Struct, frozen=True):
@@ -26,6 +31,12 @@ class Door(Struct, frozen=True):
     mode: str  # one of MODES
     task: str = ""  # what a chat UI says that this request is for: title_generation …
     retried: bool = False  # the client's SDK sends the same request again
+    ui: bool = False  # its client keeps the history, as chat UIs do
+
+    @property
+    def named(self) -> bool:
+        """Whether it leads to a session."""
+        return self.name != "" and self.mode != "off"
 
 
 class Doors:
@@ -56,7 +67,11 @@ class Doors:
         retried = found.get(b"x-stainless-retry-count", "0") != "0"
         for key, usual in self._modes.items():
             if name := found.get(key):
-                return Door(_named(name, self._names[key]), mode or usual, task, retried)
+                mode = mode or usual
+                ui = mode == "mirror"
+                if ui and name.startswith(UNSAVED):
+                    mode = "off"
+                return Door(_named(name, self._names[key]), mode, task, retried, ui)
         return Door("", mode or self._mode, task, retried)
 
     def of_body(self, chat: Chat, door: Door | None) -> tuple[Chat, Door | None]:
@@ -67,17 +82,18 @@ class Doors:
             if name := _body(said):
                 door = door or Door("", self._mode)
                 if door.name == "":
-                    door = replace(door, name=_named(name, "conversation"))
-        return chat, None if door is None or door.name == "" else door
+                    named, ui = _named(name, "conversation"), door.mode == "mirror"
+                    door = replace(door, name=named, ui=ui)
+        return chat, door
 
 
 def _text(value: bytes) -> str:
-    """A header's value; a placeholder that a chat UI did not fill in is none."""
+    """A header's value; what stands for none is none."""
     try:
         text = value.decode().strip()
     except UnicodeDecodeError:
         text = value.decode("latin-1").strip()
-    return "" if text.startswith("{{") else text
+    return "" if is_placeholder(text) else text
 
 
 def _twice(header: str) -> InvalidRequest:
@@ -110,4 +126,4 @@ def _body(said: Any) -> str:
     if not isinstance(name, str):
         message = f"Invalid 'conversation': expected a string, or an object with an id, but got {clip(said)}."
         raise InvalidRequest(message, param="conversation", code="invalid_type")
-    return "" if name.startswith("{{") else name
+    return "" if is_placeholder(name) else name

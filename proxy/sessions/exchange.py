@@ -16,6 +16,7 @@ from chattable.agents.fold import INCOMPLETE, Fold
 from chattable.agents.params import fitting
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
+from chattable.proxy.sessions.locks import Claim, Held
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.sessions import Session
@@ -40,9 +41,18 @@ class Turn:
 
 
 class KeptTurn(Turn):
-    """An exchange of a session."""
+    """An exchange of a session, which it holds where it appends to it."""
 
-    def __init__(self, plan: Plan, session: Session, chat: Chat, entry: Entry, caller: Caller) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        session: Session,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        claim: Claim,
+        held: Held | None,
+    ) -> None:
         headers = {"x-session-id": session.id, "x-session-mode": plan.mode, "x-session-injected": str(plan.injected)}
         own = _params(session, entry) if session.params else {}
         view = agents.Session(session.id, session.title, own, copy.deepcopy(session.state))
@@ -53,21 +63,44 @@ class KeptTurn(Turn):
         self.session = session
         self.replay = plan.replay
         self.state = view
-        self.said = False
         self.incomplete = False  # whether the answer ended and never said why
+        self.claim = claim
+        self.held = held
         self._fold = Fold()
 
     def see(self, chunk: Chunk) -> None:
         """Adds it to the answer."""
         self._fold.add(chunk)
-        self.said = True
         if chunk.finish_reason == INCOMPLETE and chunk.index == 0:
             self.incomplete = True
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self.claim.reply is not None and self.claim.reply.left
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of an answer is there that may be kept: only its client left."""
+        dropped = self.claim.reply is not None and self.claim.reply.dropped
+        return self.left and not dropped and not self.plan.side and bool(self.answer_text)
+
+    @property
+    def lock(self) -> str:
+        """What the store knows it by."""
+        return self.claim.holder if self.held is None else self.held.name
 
     @property
     def answer(self) -> Message:
         """The answer so far: the first one, where several were asked for."""
         return self._fold.message()
+
+    @property
+    def answer_text(self) -> str:
+        """What was answered, where it was given to a function too."""
+        answer = self.answer
+        calls = [call.get("function") or {} for call in answer.tool_calls or ()]
+        return answer.text or "".join(str(call.get("arguments") or "") for call in calls)
 
     @property
     def usage(self) -> Usage | None:
@@ -106,19 +139,19 @@ class Stateless:
         return None
 
 
-def kept(turn: KeptTurn, holder: str, *, incomplete: bool) -> stored.Turn:
+def kept(turn: KeptTurn, *, incomplete: bool) -> stored.Turn:
     """What is kept of a turn."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
     answer = stored.Entry(message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete)
     key = "" if incomplete else turn.caller.idempotency_key  # who asks again under it is to be kept, and kept once
     return stored.Turn(
-        entries=(*(stored.Entry(message=message) for message in plan.new), answer),
+        entries=(*(stored.Entry(message=message) for message in plan.new), answer, *plan.behind),
         parent=plan.parent,
         head=plan.head,
         side=plan.side,
-        key=f"key {key}" if key else holder,
-        holder=holder,
+        key=f"key {key}" if key else turn.claim.holder,
+        holder=turn.lock,
         request_id=turn.caller.request_id,
         model=UNSET if plan.side else name,
         state=turn.state.state if turn.state.state != turn.session.state else UNSET,

@@ -12,7 +12,7 @@ from chattable.agents.chat import Chat, Message
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.errors import known
-from chattable.proxy.sessions.chores import UNTITLED, title_in, titled
+from chattable.proxy.sessions.titles import UNTITLED, title_in, titled
 from chattable.proxy.store.sessions import Item, Session, SessionStore, Summary
 
 log = logging.getLogger("chattable")

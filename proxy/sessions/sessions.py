@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,20 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from chattable.agents.chat import Chat, Message
-from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import made
 from chattable.proxy import config as settings
-from chattable.proxy.auth import Caller
+from chattable.proxy.auth import TTL, Caller
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.reply import Reply
 from chattable.proxy.sessions import chores, turns
+from chattable.proxy.sessions.chore_routing import ChoreRouting
+from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.doors import Door, Doors
 from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Turn, kept
 from chattable.proxy.sessions.failed import Failed
-from chattable.proxy.sessions.locks import Locks, new_holder
+from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
+from chattable.proxy.sessions.titles import title_in
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store import sessions as stored
@@ -34,7 +36,7 @@ from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError, Unavailable
 from chattable.proxy.store.session_chain import spoken
 from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Committed, HeadMoved, Retention, Session, SessionStore, Window
+from chattable.proxy.store.sessions import Committed, HeadMoved, Retention, Session, SessionStore
 
 log = logging.getLogger("chattable")
 
@@ -56,7 +58,7 @@ class Sessions:
         self.scribe = scribe
         self._store = store
         self._config = config
-        self._catalog = catalog
+        self._chores = ChoreRouting(config, catalog)
         self.locks = Locks(store, config.wait)
         keep = config.retention
         self._keep = Retention(newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages)
@@ -78,84 +80,147 @@ class Sessions:
             task.cancel()
         await self.locks.stop()
 
+    async def forget(self, user: str) -> None:
+        """Deletes all sessions of a user who is gone.
+
+        Again a little later: another replica believes the key for a moment, and may begin one.
+        """
+
+        async def again() -> None:
+            await asyncio.sleep(2 * TTL)
+            await self._forget(user)
+
+        await self._forget(user)
+        self._later(again())
+
+    async def _forget(self, user: str) -> None:
+        while await self._store.forget(user, SOME):
+            pass
+
     def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
-        chat, door = self.doors.of_body(chat, caller.door)
-        if door is None or door.mode == "off":
-            return Stateless(Turn(chat, entry, caller, STATELESS))
-        return self._kept(chat, entry, caller, reply, door)
+        door = caller.door
+        if door is not None and door.named:
+            return self._kept(chat, entry, caller, door, Claim(new_holder(), chat, reply))
+        turn = Turn(chat, entry, caller, STATELESS)
+        by_ui = door is not None and (door.task or door.ui)
+        if door is not None and by_ui and (chore := self._chores.recognised(chat, door)):
+            turn.entry, turn.replay = self._chores.answering(chore, chat, entry, caller)
+        return Stateless(turn)
 
     @asynccontextmanager
-    async def _kept(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply, door: Door) -> AsyncGenerator[Turn]:
-        user, create = caller.principal.user.id, self._config.unknown == "create"
-        holder = new_holder()
-        chore = chores.recognised(chat, door.task) if door.task or door.mode != "append" else None
+    async def _kept(
+        self,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        door: Door,
+        claim: Claim,
+    ) -> AsyncGenerator[Turn]:
+        chore = self._chores.recognised(chat, door)
         async with AsyncExitStack() as stack:
-            if chore is None and (door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)):
-                tokens = turns.room_beside(chat, _room(chat, entry, self._config.window.tokens))
-                most = self._config.window.messages
-                taking = self.locks.take(user, door.name, holder, create=create, model=entry.name, messages=most, tokens=tokens)
-                session, window = await stack.enter_async_context(taking)
-                plan = await self._appended(session, chat, entry, caller, retried=door.retried, window=window)
+            found = await self._session(stack, chat, entry, caller, door, claim, chore)
+            held = found if isinstance(found, Held) else None
+            session = found.session if isinstance(found, Held) else found
+            if held is not None:
+                chat, plan = await self._appended(held, chat, entry, caller, door)
             else:
-                session = await self._store.open(user, door.name, create=create, model=entry.name)
-                if chore is not None:
-                    plan, entry = await self._chore(chore, session, chat, entry, caller)
-                elif door.mode == "mirror" or await turns.resent(self._store, session, chat):
-                    plan = await turns.mirrored(self._store, session, chat)
-                else:
-                    session = await stack.enter_async_context(self.locks.hold(session, holder))
-                    plan = await self._appended(session, chat, entry, caller, retried=door.retried)
+                plan = await turns.mirrored(self._store, session, chat, side=chore is not None)
+            if chore is not None:
+                entry, replay = self._chores.answering(chore, chat, entry, caller)
+                plan = replace(plan, replay=replay)
             for message in plan.new:
                 _storable(message)
-            turn = KeptTurn(plan, session, chat, entry, caller)
+            turn = KeptTurn(plan, session, chat, entry, caller, claim, held)
             try:
                 yield turn
             except (asyncio.CancelledError, GeneratorExit):
-                if reply.left and turn.said and not plan.side and self._config.keep_partial:
-                    await self._commit(turn, holder, incomplete=True)
+                if self._config.keep_partial and turn.partial:
+                    await self._commit(turn, incomplete=True)
                 else:
                     self._failed.add(session.id, chat.messages)
                 raise
             except Exception:
                 self._failed.add(session.id, chat.messages)
                 raise
+            if claim.reply is not None:
+                claim.reply.seal()
             if plan.replay is None:
-                await self._commit(turn, holder, incomplete=turn.incomplete)
+                await self._commit(turn, incomplete=turn.incomplete)
         self._afterwards(turn, chore)
 
+    async def _session(
+        self,
+        stack: AsyncExitStack,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        door: Door,
+        claim: Claim,
+        chore: Chore | None,
+    ) -> Session | Held:
+        """The session of a turn: held where it appends, else as it is."""
+        user, create = caller.principal.user.id, self._config.unknown == "create"
+        appends = door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)
+        if appends and chore is None:
+            taking = self.locks.take(
+                user,
+                door.name,
+                claim,
+                create=create,
+                model=entry.name,
+                messages=self._config.window.messages,
+                tokens=turns.room_beside(chat, _room(chat, entry, self._config.window.tokens)),
+            )
+            return await stack.enter_async_context(taking)
+        session = await self._store.open(user, door.name, create=create, model=entry.name)
+        mirrors = chore is not None or door.mode == "mirror"
+        if mirrors or await turns.resent(self._store, session, chat):
+            return session
+        return await stack.enter_async_context(self.locks.hold(session, claim))
+
     async def _appended(
-        self, session: Session, chat: Chat, entry: Entry, caller: Caller, *, retried: bool, window: Window | None = None
-    ) -> Plan:
+        self,
+        held: Held,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        door: Door,
+    ) -> tuple[Chat, Plan]:
+        """What is new of a request, and what becomes of it behind the stored history."""
+        session, anew = held.session, False
+        if door.mode == "auto" and (new := await turns.unanswered(self._store, session, chat)):
+            chat, anew = replace(chat, messages=new.messages), new.anew
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
-        again = time.time() if retried and not self._failed.has(session.id, chat.messages) else None
-        appended = partial(turns.appended, chat=chat, most=most, tokens=tokens, retried=again)
-        plan = await appended(self._store, session, window=window)
+        now = time.time() if door.retried or held.repeated else None
+        failed = now is not None and self._failed.has(session.id, chat.messages)
+        plans = partial(
+            turns.appended,
+            chat=chat,
+            most=most,
+            tokens=tokens,
+            anew=anew,
+            retried=now,
+            failed=failed,
+        )
+        plan = await plans(self._store, session, window=held.window)
         if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
             session = await self._store.open(session.user_id, session.id, create=False)
-            plan = await appended(self._store, session)
-        return plan
+            plan = await plans(self._store, session)
+        return chat, plan
 
-    async def _chore(self, chore: str, session: Session, chat: Chat, entry: Entry, caller: Caller) -> tuple[Plan, Entry]:
-        """What a chat UI asks for its own ends is never history, and no agent is run for it where that can be helped."""
-        plan = await turns.mirrored(self._store, session, chat, side=True)
-        if chore != chores.OTHER:
-            if self._config.title.model:
-                with suppress(ModelNotFound):  # not for this key
-                    entry = self._catalog.find(self._config.title.model, caller.principal)
-            if not entry.model.leaf:
-                plan = replace(plan, replay=chores.answered(chore, chat))
-        return plan, entry
-
-    async def _commit(self, turn: KeptTurn, holder: str, *, incomplete: bool = False) -> None:
+    async def _commit(self, turn: KeptTurn, *, incomplete: bool = False) -> None:
+        if turn.left and turn.held is None and not turn.plan.side:  # its user may have gone on
+            turn.plan = replace(turn.plan, head=turn.session.head)
         try:
-            committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
+            committed = await self._stored(turn.session, kept(turn, incomplete=incomplete))
         except HeadMoved:
-            if turn.plan.mode == "appended":
+            if turn.held is not None:
                 raise
-            turn.plan = replace(turn.plan, head=UNSET, side=True)  # a lone prompt: the conversation has begun beside it
-            committed = await self._stored(turn.session, kept(turn, holder, incomplete=incomplete))
-        self.locks.freed(holder)
+            # A lone prompt beside which the conversation began, or a turn that its user has left.
+            turn.plan = replace(turn.plan, head=UNSET, side=True)
+            committed = await self._stored(turn.session, kept(turn, incomplete=incomplete))
+        self.locks.freed(turn.claim.holder)
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
 
@@ -171,11 +236,12 @@ class Sessions:
             await asyncio.sleep(PAUSE * pause)
         raise AssertionError("counting has no end")
 
-    def _afterwards(self, turn: KeptTurn, chore: str | None) -> None:
+    def _afterwards(self, turn: KeptTurn, chore: Chore | None) -> None:
         """What the client need not wait for."""
         plan, session, caller = turn.plan, turn.session, turn.caller
-        if chore == chores.TITLE:
-            self._later(self.scribe.entitle(session, chores.title_in(turn.answer.text)))
+        if chore is not None:
+            if chore.kind == chores.TITLE and (title := title_in(turn.answer_text)):
+                self._later(self.scribe.entitle(session, title))
         elif not plan.side:
             if session.title is None:
                 self._later(self.scribe.title(session, caller, plan.messages, turn.answer))

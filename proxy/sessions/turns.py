@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType, to_builtins
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
 from chattable.proxy.items import asked as askable
+from chattable.proxy.store.page import MAX_LIMIT
 from chattable.proxy.store.session_chain import UNSAID, paired, said, spoken
 from chattable.proxy.store.session_values import tokens_of
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
@@ -30,14 +31,23 @@ class Plan(Struct, frozen=True, kw_only=True):
     replay: list[Chunk] | None = None  # the answer, where nothing is asked
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
+    behind: tuple[Entry, ...] = ()  # what was said after the part of an answer that this one replaces
+
+
+class Unanswered(Struct, frozen=True):
+    """The new messages of a request, or the last one again, which is to be answered anew."""
+
+    messages: list[Message]
+    anew: bool
 
 
 async def mirrored(store: SessionStore, session: Session, chat: Chat, *, side: bool = False) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
     # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the head stays where it is.
-    lone = match.id is None and not chat.stream and len(spoken(chat.messages)) == 1
-    side = side or (lone and session.head is not None)
+    said = len(spoken(chat.messages))
+    lone = match.id is None and not chat.stream and said == 1
+    side = side or not said or (lone and session.head is not None)
     mode = "side" if side else "mirrored" if match.id == session.head else "branched"
     head = None if lone and not side else UNSET
     return Plan(mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side)
@@ -52,12 +62,16 @@ async def appended(
     tokens: int | None,
     retried: float | None = None,
     window: Window | None = None,
+    failed: bool = False,
+    anew: bool = False,
 ) -> Plan:
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
     Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
     request stands, for this call, in the place of the stored one. What a request that is `retried`
-    at this time asks is not asked again where it was answered just before.
+    at this time asks is not asked again where it was answered just before, unless it has `failed`
+    since. The last question that is asked `anew` gets another answer beside the one it has. An
+    answer takes the place of a part of it: what was said behind that follows it on a new branch.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -75,8 +89,16 @@ async def appended(
     cut = cut or len(items) < len(kept)
     parent: str | None = session.head
     at = None if retried is None else _answered(items, asked, retried)
+    if at is not None and failed and not items[at].incomplete:
+        at = None
     replay = None if at is None or items[at].incomplete else _replayed(items[at])
-    if at is not None and (replay is not None or at == len(items) - 1):  # the whole answer takes the place of a part of it
+    if at is None and (anew or (items and items[-1].incomplete)):
+        at = _answered(items, asked)
+        at = at if at == len(items) - 1 else None
+    behind: tuple[Entry, ...] = ()
+    if at is not None:
+        if replay is None and items[at].id != session.head:
+            behind = await _behind(store, session, items[at])
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
     stored = [item.message for item in items]
@@ -92,6 +114,7 @@ async def appended(
         replay=replay,
         length=len(items),
         cut=cut,
+        behind=behind,
     )
 
 
@@ -108,6 +131,31 @@ async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
     if any(message.role == "assistant" for message in asked):
         return True
     return (await store.match(session, asked)).id == session.head
+
+
+async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unanswered | None:
+    """What is new of a request whose client resends all that it has said, without the answers.
+
+    None where it does not.
+    """
+    asked = spoken(chat.messages)
+    if session.head is None or len(asked) < 2 or any(message.role != "user" for message in asked):
+        return None
+    known, after = 0, None
+    while True:
+        page = await store.items(session, min(2 * len(asked), MAX_LIMIT), after, descending=False)
+        for item in page.data:
+            if item.message.role == "user":
+                if known == len(asked) or said(item.message) != said(asked[known]):
+                    return None
+                known += 1
+        if not page.has_more:
+            break
+        after = page.data[-1].id
+    if known == 0:
+        return None
+    unsaid = [message for message in chat.messages if message.role in UNSAID]
+    return Unanswered([*unsaid, *(asked[known:] or asked[-1:])], known == len(asked))
 
 
 def _size(messages: Sequence[Message]) -> int:
@@ -138,20 +186,39 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
     return [item.message for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)]
 
 
-def _answered(items: Sequence[Item], asked: Sequence[Message], now: float) -> int | None:
-    """Where the newest answer to these very messages is, if it was given just before.
+def _answered(
+    items: Sequence[Item],
+    asked: Sequence[Message],
+    now: float | None = None,
+) -> int | None:
+    """Where the newest answer to these very messages is; with `now`, if it was given just before.
 
     An answer whose time is well ahead of `now` was given before a clock was set back: nobody knows
     how long ago.
     """
     wanted = [said(message) for message in asked]
     for at in range(len(items) - 1, len(wanted) - 1, -1):
-        if abs(items[at].created_at - now) > AGAIN:
+        if now is not None and abs(items[at].created_at - now) > AGAIN:
             break
         before = items[at - len(wanted) : at]
         if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:
             return at
     return None
+
+
+async def _behind(store: SessionStore, session: Session, item: Item) -> tuple[Entry, ...]:
+    """What was said after a message, to be said after another; its usage is counted already."""
+    found: list[Entry] = []
+    after = item.id
+    while True:
+        page = await store.items(session, MAX_LIMIT, after, descending=False)
+        found += [
+            Entry(message=item.message, tokens=item.tokens, speaker=item.speaker, incomplete=item.incomplete)
+            for item in page.data
+        ]
+        if not page.has_more:
+            return tuple(found)
+        after = page.data[-1].id
 
 
 def _replayed(item: Item) -> list[Chunk]:

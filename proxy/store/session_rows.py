@@ -26,7 +26,7 @@ NEW = text(  # nothing comes back where the user has a session of that alias
 
 def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str, Any]:
     """A session that nothing was said in."""
-    named = None if alias is None else values.checked_alias(alias)
+    named = None if alias is None else values.new_alias(alias)
     return {
         "id": new_id(SESSION_ID, now), "user_id": user, "alias": named, "alias_digest": named and values.alias_digest(named),
         "title": None, "model": None, "head": None, "message_count": 0, "branches": 0, "erased": 0, "trimmed": 0,

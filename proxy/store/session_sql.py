@@ -100,6 +100,14 @@ class SqlSessions:
         """Frees it."""
         await self._run(lambda: steps.unlocked(session, holder))
 
+    async def holder(self, session: Session) -> str:
+        """Who has it."""
+        return await self._run(lambda: steps.holder(self._dialect, session))
+
+    async def hand_over(self, session: Session, holder: str, to: str) -> bool:
+        """Renames a lock."""
+        return await self._run(lambda: steps.handed_over(session, holder, to))
+
     async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
         """The end of the path."""
         return await self._run(lambda: steps.window(self._paths, session, messages, tokens, at))

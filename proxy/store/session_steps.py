@@ -78,6 +78,22 @@ def unlocked(session: Session, holder: str) -> Steps[None]:
     yield f"UPDATE sessions SET locked_by = '' WHERE {OWN} AND locked_by = :holder", given  # noqa: S608
 
 
+def holder(dialect: Dialect, session: Session) -> Steps[str]:
+    """Who has it, if anybody."""
+    given = {"session": session.id, "user": session.user_id}
+    held = f"{OWN} AND locked_until > {dialect.now}"
+    rows = yield f"SELECT locked_by FROM sessions WHERE {held}", given  # noqa: S608
+    return str(rows[0][0]) if rows else ""
+
+
+def handed_over(session: Session, holder: str, to: str) -> Steps[bool]:
+    """Renames its lock."""
+    given = {"session": session.id, "user": session.user_id, "holder": holder, "to": to}
+    theirs = f"{OWN} AND locked_by = :holder RETURNING 1"
+    rows = yield f"UPDATE sessions SET locked_by = :to WHERE {theirs}", given  # noqa: S608
+    return bool(rows)
+
+
 def taken(
     dialect: Dialect, paths: Paths, found: Steps[Row], holder: str, seconds: float, messages: int, tokens: int | None
 ) -> Steps[tuple[Session, Window | None]]:

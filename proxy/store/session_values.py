@@ -13,9 +13,10 @@ from chattable.agents.chat import NO_USAGE, Json, Message, Usage
 from chattable.agents.parsing import MESSAGE_FIELDS
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.sessions import Entry, Item, Summary
-from chattable.proxy.store.text import MAX_LENGTH, UNSTORABLE, printable
+from chattable.proxy.store.text import MAX_LENGTH, UNSTORABLE, is_placeholder, printable
 
 MAX_ALIAS = 512
+NEW = "new"  # the name by which a request asks for a fresh session
 MAX_MESSAGE = 32 * 2**20  # characters of JSON
 MAX_OBJECT = 2**20
 MAX_DEPTH = 200  # of nested JSON: what was written must be readable from wherever it is read
@@ -32,6 +33,15 @@ def checked_alias(alias: str) -> str:
     if not 1 <= len(alias) <= MAX_ALIAS:
         raise Invalid(f"The id of a session must have 1 to {MAX_ALIAS} characters, not {len(alias)}.", "conversation")
     return printable(alias, "conversation")
+
+
+def new_alias(alias: str) -> str:
+    """Returns an alias that a session may be given: one by which a request can name it."""
+    checked_alias(alias)
+    if alias == NEW or is_placeholder(alias):
+        why = "names no session: a request that says so means a new one, or none."
+        raise Invalid(f"{alias!r} {why}", "conversation")
+    return alias
 
 
 def alias_digest(alias: str) -> str:

@@ -182,6 +182,17 @@ class SessionStore(Protocol):
         """Ends the holder's lock, if it is still theirs."""
         ...
 
+    async def holder(self, session: Session) -> str:
+        """Returns who has the session locked; "" for nobody, and from a store that cannot say."""
+        return ""
+
+    async def hand_over(self, session: Session, holder: str, to: str) -> bool:
+        """Gives a lock another name, if it is still this holder's, and says so; its time goes on.
+
+        Law: nobody else has the session in between. A store that cannot do that says False.
+        """
+        return False
+
     async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
         """Returns at most so many of the last messages on the path to `session.head`, or to the message `at`.
 

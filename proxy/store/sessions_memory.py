@@ -101,6 +101,19 @@ class MemorySessions(SessionStore):
         if tree is not None and tree.row["locked_by"] == holder:
             tree.row["locked_by"] = ""
 
+    async def holder(self, session: Session) -> str:
+        """Who has it."""
+        tree = self._own(session)
+        return "" if tree is None or self._idle(tree.row) else str(tree.row["locked_by"])
+
+    async def hand_over(self, session: Session, holder: str, to: str) -> bool:
+        """Renames a lock."""
+        tree = self._own(session)
+        if tree is None or tree.row["locked_by"] != holder:
+            return False
+        tree.row["locked_by"] = to
+        return True
+
     async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
         """The end of the path."""
         end, most = (session.head if at is None else at), checked_limit(messages)

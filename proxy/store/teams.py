@@ -14,7 +14,7 @@ from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.ids import findable, names, new_id
 from chattable.proxy.store.page import Page, checked_limit, page_of
-from chattable.proxy.store.text import short
+from chattable.proxy.store.text import addressable
 
 TEAM_ID = "team_"
 FORM_OF_ID = re.compile(r"team_[0-9a-f]{12}[A-Za-z0-9_-]{20}")
@@ -141,7 +141,7 @@ def _team_of(row: RowMapping) -> Team:
 def _team_name(name: str, field: str) -> str:
     if FORM_OF_ID.fullmatch(name):
         raise Invalid(f"{field} must not have the form of a team's id: {name!r}.", field)
-    return short(name, field)
+    return addressable(name, field)
 
 
 def _taken(name: str) -> Conflict:

@@ -2,13 +2,13 @@
 
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, RowMapping, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,11 +19,12 @@ from chattable.proxy.store.ids import findable, names, new_id
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import digest, imported, masked, new_secret
 from chattable.proxy.store.teams import joined
-from chattable.proxy.store.text import short
+from chattable.proxy.store.text import addressable, short
 
 USER_ID = "user_"
 KEY_ID = "key_"
 MAX_MODELS = 1000
+MAX_IDS = 1000  # of one query
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 users, keys, teams = tables.users, tables.keys, tables.teams
@@ -234,6 +235,20 @@ class Users:
             return None
         return _key_of(row), _user_of(row)
 
+    async def active(self, ids: Collection[str]) -> set[str]:
+        """Which of these ids are of users who are not disabled, or of keys that open something."""
+        found: set[str] = set()
+        some = sorted(ids)
+        async with self._database.connect() as connection:
+            for i in range(0, len(some), MAX_IDS):
+                wanted = some[i : i + MAX_IDS]
+                lasting = or_(keys.c.expires_at.is_(None), keys.c.expires_at > self._clock())
+                good = select(keys.c.id).select_from(keys.join(users)).where(keys.c.id.in_(wanted), ~users.c.disabled)
+                good = good.where(keys.c.revoked_at.is_(None), lasting)
+                enabled = select(users.c.id).where(users.c.id.in_(wanted), ~users.c.disabled)
+                found.update((await connection.execute(good.union_all(enabled))).scalars())
+        return found
+
     def _now(self) -> int:
         return int(self._clock())
 
@@ -284,7 +299,7 @@ def _taken(name: str) -> Conflict:
 def _user_name(name: str) -> str:
     if name.startswith(USER_ID):
         raise Invalid(f"name must not begin with {USER_ID!r}: ids do.", "name")
-    return short(name, "name")
+    return addressable(name, "name")
 
 
 def _models(models: Sequence[str] | None) -> list[str] | None:

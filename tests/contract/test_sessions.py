@@ -859,6 +859,25 @@ async def test_a_lock_has_one_holder_until_its_time_is_over(stores: Stores) -> N
     assert await stores.one.lock(session, "a", 10) == session
 
 
+async def test_a_lock_is_handed_over_by_its_holder_alone(stores: Stores) -> None:
+    session = await stores.one.open(ALICE, "chat")
+    assert await stores.one.holder(session) == ""
+    assert not await stores.one.hand_over(session, "a", "b")
+    await stores.one.lock(session, "a", 10)
+    assert await stores.two.holder(session) == "a"
+    await stores.advance(5)
+    assert not await stores.two.hand_over(session, "b", "c")
+    assert await stores.two.hand_over(session, "a", "b")
+    assert await stores.one.holder(session) == "b"
+    assert await stores.one.lock(session, "a", 10) is None
+    await stores.advance(5)  # its time has gone on
+    assert await stores.one.holder(session) == ""
+    assert await stores.one.lock(session, "a", 10) == session
+    theirs = replace(session, user_id=BOB)
+    assert await stores.one.holder(theirs) == ""
+    assert not await stores.one.hand_over(theirs, "a", "b")
+
+
 async def test_a_commit_ends_its_own_lock_only(stores: Stores) -> None:
     session = await stores.one.open(ALICE, "chat")
     await stores.one.lock(session, "a", 10)

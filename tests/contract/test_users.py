@@ -372,3 +372,24 @@ async def test_the_database_holds_digests_only(users: Users, database: Database,
     for secret in secrets:
         assert secret[7:-4].encode() not in dump
         assert hashlib.sha256(secret.encode()).hexdigest().encode() in dump
+
+
+async def test_active_are_keys_that_open_something_and_users_who_are_not_disabled(
+    users: Users,
+    clock: Clock,
+) -> None:
+    ids = {}
+    for name in ("good", "revoked", "expired", "disabled", "deleted"):
+        ids[name] = (await users.create(name)).id
+        soon = int(clock.now) + 30 if name == "expired" else None
+        key, _ = await users.create_key(name, name="k", expires_at=soon)
+        ids[f"key of {name}"] = key.id
+    everything = {*ids.values(), "user_", "", *(f"key_{i}" for i in range(2500))}
+    assert await users.active(everything) == set(ids.values())
+    assert await users.active(set()) == set()
+    await users.revoke_key(ids["key of revoked"])
+    await users.update("disabled", disabled=True)
+    await users.delete("deleted")
+    clock.now += 30
+    found = await users.active(everything)
+    assert {name for name, id_ in ids.items() if id_ in found} == {"good", "key of good", "revoked", "expired"}

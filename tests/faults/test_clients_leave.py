@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -19,6 +20,7 @@ from upstream import ScriptedUpstream
 from chattable.proxy import reply
 from chattable.proxy.app import build
 from chattable.proxy.configfile import parse
+from chattable.proxy.http import BoundedHttp
 from chattable.proxy.setup import prepare
 
 KEY = "sk-admin-of-clients-that-leave"
@@ -84,7 +86,14 @@ async def served(tmp_path, policy: str, upstream: ScriptedUpstream) -> AsyncIter
     config = parse(text.encode(), "config.yaml", {})
     await prepare(config)
     options = uvicorn.Config(
-        build(config), host="127.0.0.1", port=0, http="httptools", lifespan="on", log_config=None, access_log=False
+        build(config),
+        host="127.0.0.1",
+        port=0,
+        http=BoundedHttp,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(options)
     serving = asyncio.create_task(server.serve())
@@ -155,6 +164,9 @@ async def test_a_client_leaves_while_nothing_comes(tmp_path, policy, stream, mod
             _, writer = await asyncio.open_connection("127.0.0.1", house.port)
             writer.write(house.request(model, stream))
             await gate.arrival()
+            if policy == "drain":  # who only closes may read on: a reset says that nobody does
+                line = writer.get_extra_info("socket")
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             if policy == "cancel":
                 await until(lambda: not house.turns(), "the turn of a client that left", 1.5)  # before any deadline ends it

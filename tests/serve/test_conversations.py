@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -320,6 +321,75 @@ def test_halves_of_characters_survive(place: Place, alice: OpenAI) -> None:
     assert json.loads(changed.content)["metadata"] == {"k": "\ud800"}
     for broken in (b'{"items": [{"role": "user", "content": "\\ud83d"}', b'["\\ud83d"]', b'{"items": ["\\ud83d", NaN]}'):
         assert place.http("POST", f"/v1/conversations/{made.id}/items", broken).json()["error"]["param"] is None
+
+
+HALF = "\\ud83d"
+# Bodies with half a character where something else is expected, and the field that is wrong.
+WRONG = [
+    ('"HALF"', None),
+    ('["HALF"]', None),
+    ('{"HALF": 1}', "\ufffd"),
+    ('{"metadata": ["HALF"]}', "metadata"),
+    ('{"metadata": "HALF"}', "metadata"),
+    ('{"metadata": {"HALF": 1}}', "metadata"),
+    ('{"metadata": {"a": ["HALF"]}}', "metadata"),
+    ('{"title": ["HALF"]}', "title"),
+    ('{"params": ["HALF"]}', "params"),
+    ('{"state": "HALF"}', "state"),
+    ('{"items": "HALF"}', "items"),
+    ('{"items": ["HALF"]}', "items[0]"),
+    ('{"items": [["HALF"]]}', "items[0]"),
+    ('{"items": [{"HALF": 1}]}', "items[0].type"),
+    ('{"items": [{"role": "user", "content": ["HALF"]}]}', "items[0].content[0]"),
+    ('{"alias": ["HALF"]}', "alias"),
+]
+
+
+@pytest.mark.parametrize("path", ["", "/{id}", "/{id}/items", "/{id}/title", "/{id}/fork"])
+def test_half_a_character_where_something_else_is_expected_is_refused(
+    place: Place,
+    alice: OpenAI,
+    path: str,
+) -> None:
+    made = alice.conversations.create()
+    where = f"/v1/conversations{path}".format(id=made.id)
+    for body, param in WRONG:
+        told = place.http("POST", where, body.replace("HALF", HALF).encode())
+        assert told.status_code == 400, (body, told.text)
+        error = told.json()["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        if path == "" or error["code"] != "unknown_parameter":  # the others take less
+            assert error["param"] == param, body
+
+
+NO_ITEMS = ["msg_abc", "abc", "msg_", "_", "msg_.1", "x" * 3000, "a\x00b", "é", "%", " ", "rs/1"]
+NO_ITEMS += ["msg_" + "A" * 43]
+
+
+def test_an_item_that_is_not_there_is_a_404(place: Place, alice: OpenAI) -> None:
+    made = alice.conversations.create(items=[{"role": "user", "content": "hi"}])
+    for name in NO_ITEMS:
+        for method in ("GET", "DELETE"):
+            told = place.http(method, f"/v1/conversations/{made.id}/items/{quote(name, safe='')}")
+            assert told.status_code == 404, name
+            kind, param, code = (told.json()["error"][name] for name in ("type", "param", "code"))
+            assert (kind, param, code) == ("invalid_request_error", None, "not_found")
+    assert len(alice.conversations.items.list(made.id).data) == 1
+
+
+def test_ids_that_items_bring_are_accepted(place: Place, alice: OpenAI) -> None:
+    """Those of messages give way to ours; what its provider knows by its id keeps that."""
+    items: Any = [
+        {"id": "msg_abc", "type": "message", "role": "user", "content": "hi"},
+        {"id": "fc_abc", "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"id": "rs_abc", "type": "reasoning", "summary": []},
+    ]
+    made = alice.conversations.create()
+    added = alice.conversations.items.create(made.id, items=items).data
+    assert [item.id.partition("_")[0] for item in added] == ["msg", "fc", "rs"]
+    for item in added:
+        assert alice.conversations.items.retrieve(item.id, conversation_id=made.id) == item
+    assert added[2].id == "rs_abc"
 
 
 def mixed(place: Place) -> tuple[Conversation, list[str]]:

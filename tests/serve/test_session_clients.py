@@ -1,145 +1,26 @@
 """Chat UIs as they are: each resends the branch its user looks at, and asks for titles, tags and more under the same header.
 
-The requests are recorded shapes of LibreChat (an OpenAI client in JavaScript) and Open WebUI (Python), with the headers that
-their docs of Chattable tell admins to set, placeholders filled in. Of their prompts there is what they are recognised by.
+Their requests are those of tests/chat_uis.py.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from answers import Gate, Plain, Sse
-from conversations import Body, Kept, Told, asked, lines, until
+from chat_uis import LibreChat, OpenWebUI, Window
+from conversations import asked, lines, until
 from echo_model import chat_chunks, chat_completion
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
-
-from chattable.proxy.store.sessions import Item
 
 CONFIG = """
 providers: {{stub: {{kind: openai, base_url: "{url}", api_key: x, retries: 0}}}}
 models: {{m: {{provider: stub}}, titler: {{provider: stub}}}}
 agents: {{tutor: {{model: m, context: You teach.}}}}
 """
-
-
-class LibreChat:
-    """A custom endpoint of LibreChat."""
-
-    system = ({"role": "system", "content": "Today is Saturday."},)
-
-    def headers(self, user: str, chat: str, task: str = "") -> dict[str, str]:
-        return {
-            "user-agent": "OpenAI/JS 5.12.2",
-            "x-stainless-lang": "js",
-            "x-stainless-retry-count": "0",
-            "x-conversation-id": chat,
-            "x-message-id": str(uuid4()),
-            "x-parent-message-id": "00000000-0000-0000-0000-000000000000",
-            "x-user-id": user,
-            "x-user-email": f"{user}@example.org",
-        }
-
-    def body(self, messages: Sequence[Body], **fields: Any) -> Body:
-        return {
-            "model": "tutor",
-            "user": "66f0c2a5e7b1f2c3d4e5f607",
-            "stream": True,
-            "messages": [*self.system, *messages],
-        } | fields
-
-    def chore(self, prompt: str) -> Body:
-        return {"model": "tutor", "user": "66f0c2a5e7b1f2c3d4e5f607", "messages": [{"role": "user", "content": prompt}]}
-
-    def title(self, said: str, answer: str = "") -> Body:
-        wish = "Provide a concise, 5-word-or-less title for the conversation, using title case conventions."
-        return self.chore(f"{wish} Only return the title itself.\n\nConversation:\nUser: {said}\nAI: {answer}")
-
-    def title_in(self, told: Told) -> str:
-        return told.text
-
-
-class OpenWebUI:
-    """An OpenAI connection of Open WebUI that forwards who its user is."""
-
-    system = ()
-
-    def headers(self, user: str, chat: str, task: str = "") -> dict[str, str]:
-        return {
-            "user-agent": "Python/3.11 aiohttp/3.12",
-            "x-openwebui-user-name": "M%C3%BCller",
-            "x-openwebui-user-id": user,
-            "x-openwebui-user-email": f"{user}@example.org",
-            "x-openwebui-user-role": "user",
-            "x-openwebui-chat-id": chat,
-            "x-task": task,
-        }
-
-    def body(self, messages: Sequence[Body], **fields: Any) -> Body:
-        return {"stream": True, "model": "tutor", "messages": list(messages)} | fields
-
-    def chore(self, wish: str, form: str, *history: str) -> Body:
-        quoted = "\n".join(f"{'ASSISTANT' if i % 2 else 'USER'}: {text}" for i, text in enumerate(history))
-        prompt = f"### Task:\n{wish}\n### Guidelines:\n- Use the chat's primary language.\n### Output:\nJSON format: {form}\n"
-        prompt += f"### Chat History:\n<chat_history>\n{quoted}\n</chat_history>"
-        return {"model": "tutor", "messages": [{"role": "user", "content": prompt}], "stream": False, "max_tokens": 1000}
-
-    def title(self, said: str, answer: str = "") -> Body:
-        wish = "Generate a concise, 3-5 word title with an emoji summarizing the chat history."
-        return self.chore(wish, '{ "title": "your concise title here" }', said, answer)
-
-    def title_in(self, told: Told) -> str:
-        return str(json.loads(told.text)["title"])
-
-
-class Window:
-    """A chat in a UI, as its user has it before them: every request resends the branch that is shown."""
-
-    def __init__(self, ui: LibreChat | OpenWebUI, server: Chattable, user: str) -> None:
-        self.ui, self.server, self.user, self.chat = ui, server, user, str(uuid4())
-        self._key = server.user_key("the-ui", trusted=True)
-        self.kept = Kept(server)
-        self.shown: list[Body] = []
-
-    def post(self, body: Body, task: str = "") -> Told:
-        """Sends a request and reads the answer as the UI does."""
-        told = httpx.post(
-            f"{self.server.base_url}/v1/chat/completions",
-            json=body,
-            headers={"authorization": f"Bearer {self._key}"} | self.ui.headers(self.user, self.chat, task),
-            timeout=20,
-        )
-        assert told.status_code == 200, told.text
-        if not body.get("stream"):
-            return Told(told.json()["choices"][0]["message"]["content"], dict(told.headers))
-        assert told.text.endswith("data: [DONE]\n\n")
-        chunks = [json.loads(event[6:]) for event in told.text.split("\n\n") if event.startswith("data: {")]
-        return Told("".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]), dict(told.headers))
-
-    def say(self, text: str) -> Told:
-        """The user writes, and sees the answer."""
-        self.shown.append({"role": "user", "content": text})
-        return self.answer()
-
-    def answer(self) -> Told:
-        """Asks for an answer to what is shown, as after an edit or for another one."""
-        told = self.post(self.ui.body(self.shown))
-        self.shown.append({"role": "assistant", "content": told.text})
-        return told
-
-    def agrees(self) -> None:
-        """What is stored as the conversation is what the user sees, and no message of any branch is there twice."""
-        assert self.kept.said(self.user, self.chat) == lines(self.shown)
-        items = self.all()
-        assert len({(item.parent, item.message.role, item.message.text) for item in items}) == len(items)
-        assert not any(item.side for item in self.kept.path(self.user, self.chat))
-
-    def all(self) -> list[Item]:
-        return self.kept.all(self.user, self.chat)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from conversations import Kept, asked, talk
 from openai import BadRequestError, OpenAI
@@ -90,21 +91,60 @@ def test_a_name_in_the_body_is_refused_for_the_same_reasons(server: Chattable, u
 
 
 EMPTY = {"empty": b"", "spaces": b"   ", "placeholder": b"{{LIBRECHAT_BODY_CONVERSATIONID}}", "other": b"{{CHAT_ID}}"}
+NOTHING = [
+    "null", "NULL", "undefined", "None", "none", "nil", "NaN", "(null)", "<nil>", "n/a", '""', "[]",
+    "{}", "{chat_id}", "${CHAT_ID}", "$CHAT_ID", "<chat_id>", "%CHAT_ID%", "[object Object]",
+    "00000000-0000-0000-0000-000000000000",
+]  # fmt: skip
+LEFT_OUT = {**EMPTY, **{name: name.encode() for name in NOTHING}}
 
 
-@pytest.mark.parametrize("name", EMPTY.values(), ids=EMPTY.keys())
+@pytest.mark.parametrize("name", LEFT_OUT.values(), ids=LEFT_OUT.keys())
 def test_a_name_that_a_client_left_out_is_no_session(server: Chattable, upstream: ScriptedUpstream, name: bytes) -> None:
     status, headers, _ = send(server, "nobody", b"x-session-id: " + name, b"x-conversation-id: " + name)
     assert (status, headers["x-session-mode"]) == (200, "off")
     assert "x-session-id" not in headers
-    assert Kept(server).sessions("nobody") == []
 
 
-@pytest.mark.parametrize("conversation", [None, "", "{{CHAT_ID}}", {"id": ""}])
+@pytest.mark.parametrize(
+    "conversation",
+    [None, "", "{{CHAT_ID}}", {"id": ""}, "null", {"id": "undefined"}],
+)
 def test_nor_is_one_in_the_body(server: Chattable, conversation: Any) -> None:
     status, headers, _ = send(server, "nobody", conversation=conversation)
     assert (status, headers["x-session-mode"]) == (200, "off")
+
+
+def test_none_of_them_was_made_a_session(server: Chattable) -> None:
+    send(server, "nobody", b"x-session-id: null", b"x-conversation-id: null", conversation="null")
     assert Kept(server).sessions("nobody") == []
+
+
+@pytest.mark.parametrize("task", ["null", "undefined", "None", "{{TASK}}"])
+def test_a_task_that_was_not_filled_in_is_none(server: Chattable, task: str) -> None:
+    _, headers, _ = send(server, "tasks", b"x-session-id: s", b"x-task: " + task.encode())
+    assert headers["x-session-mode"] == "appended"
+
+
+@pytest.mark.parametrize("name", ["null", "undefined", "None", "{{LIBRECHAT_USER_ID}}"])
+def test_an_end_user_that_was_not_filled_in_is_nobody(server: Chattable, name: str) -> None:
+    """Else all whose name is missing would share one user, and their sessions."""
+    key = server.user_key("the-ui", trusted=True)
+    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)
+    for headers, more in (({"X-User-Id": name}, {}), ({}, {"user": name})):
+        talk(sdk, "hi", headers=headers, **more)
+    users = server.admin("GET", "/admin/users?limit=1000")["data"]
+    assert name not in {user["name"] for user in users}
+
+
+@pytest.mark.parametrize("name", ["null", "{{CHAT_ID}}", "new"])
+def test_no_conversation_is_given_a_name_by_which_no_request_finds_it(
+    server: Chattable,
+    name: str,
+) -> None:
+    headers = {"authorization": f"Bearer {server.user_key('alias')}"}
+    made = httpx.post(f"{server.base_url}/v1/conversations", json={"alias": name}, headers=headers)
+    assert (made.status_code, made.json()["error"]["param"]) == (400, "alias")
 
 
 def test_an_empty_header_lets_the_next_one_speak(server: Chattable) -> None:
@@ -123,6 +163,9 @@ GOOD = {
     "like": b"%",
     "quote": b'"; x="',
     "uuid": b"6b1d5b8e-7f0a-4d6a-9a55-0e6f2f9a4b11",
+    "guid": b"{6b1d5b8e-7f0a-4d6a-9a55-0e6f2f9a4b11}",
+    "null-ish": b"nullable",
+    "zero": b"0",
 }
 
 

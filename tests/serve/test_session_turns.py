@@ -6,14 +6,15 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from answers import Gate, Reset, Sse, error
-from conversations import Kept, asked, talk, until
+from conversations import Kept, Told, asked, talk, until
 from echo_model import chat_chunks
-from openai import APIError, APITimeoutError, BadRequestError, ConflictError, OpenAI
+from openai import APIError, APITimeoutError, BadRequestError, ConflictError, OpenAI, RateLimitError
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
@@ -65,12 +66,22 @@ def client(server: Chattable, name: str, retries: int = 0, **options: Any) -> Op
     )
 
 
-def leave(server: Chattable, name: str, text: str, session: str, upstream: ScriptedUpstream, gate: Gate, key: str = "") -> None:
+def leave(
+    server: Chattable,
+    name: str,
+    text: str,
+    session: str,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+    key: str = "",
+    mode: str = "",
+) -> None:
     """Asks for a stream and hangs up in its middle."""
     upstream.script(gate)
     body = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
     lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(name)}\r\n"
-    lines += f"x-session-id: {session}\r\nidempotency-key: {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    lines += f"x-session-id: {session}\r\nx-session-mode: {mode}\r\nidempotency-key: {key}\r\n"
+    lines += f"content-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.base_url.rpartition(":")[2]))) as line:
         line.sendall(lines.encode() + body)
         gate.wait()
@@ -174,6 +185,189 @@ def test_words_so_far_need_not_be_kept(upstream: ScriptedUpstream, gate: Gate) -
         assert Kept(server).said("ned", "s") == ["u:again", "a:again"]
 
 
+def test_another_question_ends_a_turn_that_nobody_reads(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+) -> None:
+    kept = Kept(server)
+    leave(server, "ada", "one two three", "s", upstream, gate)
+    assert talk(client(server, "ada"), "go on", "s").text == "go on"  # the gate is still closed
+    assert asked(upstream) == ["u:one two three", "a:one two", "u:go on"]
+    assert kept.said("ada", "s") == ["u:one two three", "a:one two", "u:go on", "a:go on"]
+    assert [item.incomplete for item in kept.path("ada", "s")] == [False, True, False, False]
+    upstream.wait(lambda: upstream.aborted == 1)
+
+
+def test_items_that_are_added_by_hand_end_it_too(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+) -> None:
+    leave(server, "abe", "one two three", "s", upstream, gate)
+    item: Any = {"type": "message", "role": "user", "content": "note"}
+    client(server, "abe").conversations.items.create("s", items=[item])
+    assert Kept(server).said("abe", "s") == ["u:one two three", "a:one two", "u:note"]
+
+
+def again(server: Chattable, name: str, gate: Gate, *, stream: bool = False) -> Told:
+    """Asks while the gate is closed, and opens it once the server has the request."""
+    sdk = client(server, name)
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(talk, sdk, "one two three", "s", stream=stream)
+        for _ in range(5):  # by the same key, through the same database: what came before is there
+            sdk.conversations.retrieve("s")
+        gate.release()
+        return told.result(20)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_same_question_waits_for_a_turn_that_nobody_reads(
+    server: Chattable, upstream: ScriptedUpstream, gate: Gate, stream: bool
+) -> None:
+    """And gets its answer, once: also where nothing says that it is sent again."""
+    name = f"sam-{stream}"
+    leave(server, name, "one two three", "s", upstream, gate)
+    assert again(server, name, gate, stream=stream).text == "one two three"
+    assert len(upstream.requests) == 1
+    assert Kept(server).said(name, "s") == ["u:one two three", "a:one two three"]
+
+
+def test_where_a_turn_that_nobody_reads_fails_the_same_question_is_asked_again(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
+    half = chat_chunks({"messages": [{"role": "user", "content": "one two three"}]})[:3]
+    held = Gate(3, half, done=False, end="reset")
+    leave(server, "fay", "one two three", "s", upstream, held)
+    assert again(server, "fay", held).text == "one two three"
+    assert len(upstream.requests) == 2
+    assert Kept(server).said("fay", "s") == ["u:one two three", "a:one two three"]
+
+
+def test_a_turn_that_its_user_left_does_not_take_them_back(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+) -> None:
+    """Whose client keeps the history, and went on with another question meanwhile."""
+    sdk, kept = client(server, "max"), Kept(server)
+    leave(server, "max", "one two three", "s", upstream, gate, mode="mirror")
+    talk(sdk, "instead", "s", mode="mirror", stream=True)
+    gate.release()
+    until(lambda: len(kept.all("max", "s")) == 4, "the drained turn is kept")
+    assert kept.said("max", "s") == ["u:instead", "a:instead"]
+    talk(sdk, [*says("instead"), *says("on")[:1]], "s", mode="mirror")
+    assert kept.said("max", "s")[-2:] == ["u:on", "a:on"]
+
+
+def says(text: str) -> list[dict[str, str]]:
+    """A question and its answer, which repeats it."""
+    return [{"role": role, "content": text} for role in ("user", "assistant")]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_turn_that_nobody_reads_gives_its_place_to_its_users_next(
+    upstream: ScriptedUpstream, gate: Gate, shared_redis: str, shared: bool
+) -> None:
+    """Also in another session. The place of somebody else it keeps."""
+    config = CONFIG.format(url=upstream.url, policy="drain", wait="10s", partial="true")
+    config += "rate_limits: {teams: {red: {parallel: 1}}, users: {pam: {parallel: 1}}}\n"
+    config += f"redis_url: {shared_redis}\n" if shared else ""
+    with chattable(config) as server:
+        for name in ("pam", "pat"):
+            server.admin("POST", "/admin/users", {"name": name, "team": "red"})
+        leave(server, "pam", "one two three", "s", upstream, gate)
+        with pytest.raises(RateLimitError) as refused:
+            talk(client(server, "pat"), "hi")
+        assert refused.value.type == "parallel"
+        assert talk(client(server, "pam"), "hi", "t").text == "hi"
+        upstream.wait(lambda: upstream.aborted == 1)
+        assert Kept(server).said("pam", "s") == ["u:one two three", "a:one two"]
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_the_same_among_replicas(
+    upstream: ScriptedUpstream,
+    gate: Gate,
+    tmp_path: Path,
+    same: bool,
+) -> None:
+    config = CONFIG.format(url=upstream.url, policy="drain", wait="10s", partial="true")
+    config += f'database_url: "sqlite:///{tmp_path}/shared.db"\n'
+    with chattable(config) as one, chattable(config) as two:
+        kept = Kept(one, f"sqlite:///{tmp_path}/shared.db")
+        leave(one, "ria", "one two three", "s", upstream, gate)
+        if same:
+            assert again(two, "ria", gate).text == "one two three"
+            assert kept.said("ria", "s") == ["u:one two three", "a:one two three"]
+            assert len(upstream.requests) == 1
+        else:
+            assert talk(client(two, "ria"), "go on", "s").text == "go on"
+            assert asked(upstream) == ["u:one two three", "a:one two", "u:go on"]
+            assert kept.said("ria", "s") == ["u:one two three", "a:one two", "u:go on", "a:go on"]
+
+
+RETRY = {"x-stainless-retry-count": "1"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_asks_again_behind_another_question_gets_the_whole_answer_in_its_place(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    gate: Gate,
+    stream: bool,
+) -> None:
+    """The part that was kept of it is on a branch of its own from then on; nothing is there twice."""
+    name = f"ivy-{stream}"
+    sdk, kept = client(server, name), Kept(server)
+    talk(sdk, "before", "s")
+    leave(server, name, "one two three", "s", upstream, gate)
+    talk(sdk, "two", "s")
+    talk(sdk, "three", "s", headers=RETRY)
+    used = sdk.get("/conversations/s/usage", cast_to=httpx.Response).json()["total_tokens"]
+    told = talk(sdk, "one two three", "s", headers=RETRY, stream=stream)
+    assert (told.text, asked(upstream)) == ("one two three", ["u:before", "a:before", "u:one two three"])
+    whole = ["u:one two three", "a:one two three", "u:two", "a:two", "u:three", "a:three"]
+    assert kept.said(name, "s") == ["u:before", "a:before", *whole]
+    assert not any(item.incomplete for item in kept.path(name, "s"))
+    assert [item.message.text for item in kept.all(name, "s") if item.incomplete] == ["one two"]
+    session = kept.session(name, "s")
+    assert session is not None and session.message_count == 8
+    assert session.usage.total_tokens - used == upstream.usage_log[-1].total_tokens
+    talk(sdk, "four", "s")
+    assert asked(upstream)[-3:] == ["u:three", "a:three", "u:four"]
+    assert talk(sdk, "one two three", "s", headers=RETRY).text == "one two three"
+    assert len(upstream.requests) == 6  # the last one was answered before
+
+
+def test_the_same_words_behind_another_question_are_another_turn(
+    server: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
+    """Where nothing says that a request is sent again: a person comes back to what they stopped."""
+    sdk, kept = client(server, "ina"), Kept(server)
+    leave(server, "ina", "one two three", "s", upstream, gate)
+    talk(sdk, "two", "s")
+    talk(sdk, "one two three", "s")
+    first = ["u:one two three", "a:one two", "u:two", "a:two"]
+    assert kept.said("ina", "s") == [*first, "u:one two three", "a:one two three"]
+
+
+def test_who_asks_the_same_after_a_part_of_its_answer_gets_the_whole_in_its_place(
+    hasty: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
+    kept = Kept(hasty)
+    leave(hasty, "isa", "one two three", "s", upstream, gate)
+    until(lambda: kept.said("isa", "s") == ["u:one two three", "a:one two"], "what was said is kept")
+    upstream.script(error(400, "no"))
+    sdk = client(hasty, "isa")
+    with pytest.raises(APIError):
+        talk(sdk, "one two three", "s")
+    assert kept.said("isa", "s") == ["u:one two three", "a:one two"]
+    talk(sdk, "one two three", "s", headers=RETRY)
+    assert asked(upstream) == ["u:one two three"]
+    assert kept.said("isa", "s") == ["u:one two three", "a:one two three"]
+
+
 # --- turns that come twice -------------------------------------------------------------------------------------------
 
 
@@ -271,6 +465,37 @@ def test_an_idempotency_key_makes_one_turn_of_all_repeats(server: Chattable, ups
     assert len({answer.text for answer in told}) == len(upstream.requests) == 1
     talk(sdk, "two", "s", mode="append", headers={"idempotency-key": "k2"})
     assert kept.said(name, "s") == ["u:one", "a:one", "u:two", "a:two"]
+
+
+@pytest.mark.parametrize("by", ["header", "body"])
+def test_an_idempotency_key_is_another_one_in_another_session(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    by: str,
+) -> None:
+    name = f"ivo-{by}"
+    sdk, kept, key = client(server, name), Kept(server), {"idempotency-key": "k"}
+    for session in ("a", "b", "a", None):
+        if by == "header" or session is None:
+            told = talk(sdk, "one", session, headers=key)
+        else:
+            told = talk(sdk, "one", conversation=session, headers=key)
+        assert told.text == "one"
+    assert len(upstream.requests) == 3
+    for session in ("a", "b"):
+        assert kept.said(name, session) == ["u:one", "a:one"]
+
+
+@pytest.mark.parametrize("key", ["null", "undefined", "{{KEY}}"])
+def test_an_idempotency_key_that_was_not_filled_in_is_none(
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    key: str,
+) -> None:
+    sdk = client(server, "nokey")
+    for text in ("one", "two"):
+        assert talk(sdk, text, headers={"idempotency-key": key}).text == text
+    assert len(upstream.requests) == 2
 
 
 # --- turns at once ---------------------------------------------------------------------------------------------------

@@ -130,6 +130,49 @@ def test_auto_sees_who_keeps_the_history(sdk: OpenAI, upstream: ScriptedUpstream
     assert kept.said(name, "s") == ["u:uno", "a:uno", "u:dos", "a:dos"]
 
 
+def test_a_client_that_resends_its_own_messages_without_the_answers_is_understood(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
+    mine = [{"role": "system", "content": "be brief"}]
+    for i in range(1, 6):
+        mine.append({"role": "user", "content": str(i)})
+        told = talk(sdk, mine, "s", stream=i % 2 == 0)
+        assert told.mode == "appended"
+        before = [f"{who}:{k}" for k in range(1, i) for who in "ua"]
+        assert asked(upstream) == ["s:be brief", *before[-6:], f"u:{i}"]  # six fit into the window
+    talks = [f"{who}:{k}" for k in range(1, 6) for who in "ua"]
+    assert kept.said(name, "s") == ["s:be brief", *talks]
+    assert len(kept.all(name, "s")) == 11
+    talk(sdk, "6", "s")  # one that sends only what is new goes on in the same conversation
+    assert kept.said(name, "s")[-2:] == ["u:6", "a:6"]
+
+
+def test_a_client_that_resends_its_own_messages_and_nothing_new_gets_another_answer(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
+    mine = [{"role": "user", "content": text} for text in ("one", "two")]
+    for text in ("one", "two"):
+        talk(sdk, text, "s")
+    other = chat_completion({"messages": [{"role": "user", "content": "zwei"}]})
+    upstream.script(Plain(200, other))
+    assert talk(sdk, mine, "s").text == "zwei"
+    assert asked(upstream) == ["u:one", "a:one", "u:two"]
+    assert kept.said(name, "s") == ["u:one", "a:one", "u:two", "a:zwei"]
+    again = talk(sdk, mine, "s", headers={"x-stainless-retry-count": "1"})  # it did not hear that
+    assert (again.text, len(upstream.requests)) == ("zwei", 3)
+
+
+@pytest.mark.parametrize("said", [("one", "other"), ("two", "one"), ("one", "two", "three")])
+def test_new_messages_that_only_resemble_the_old_ones_are_new(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str, said: tuple[str, ...]
+) -> None:
+    for text in ("one", "two", "four"):
+        talk(sdk, text, "s")
+    told = talk(sdk, [{"role": "user", "content": text} for text in said], "s")
+    assert told.injected == 6
+    assert kept.said(name, "s")[6:] == [*(f"u:{text}" for text in said), f"a:{said[-1]}"]
+
+
 def test_off_keeps_and_knows_nothing(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
     talk(sdk, "one", "s")
     told = talk(sdk, "two", "s", mode="off")
