@@ -248,6 +248,19 @@ def test_8_a_key_is_no_wider_than_it_was_made_and_makes_no_other(town: Town) -> 
     assert town.ask("POST", "/admin/users/alice/keys", key, {"name": "wide"}).status_code == 403
 
 
+def test_22_no_answer_is_kept_by_what_stands_between(town: Town) -> None:
+    """Shared caches keep nothing, browsers guess no types, and that holds for errors and for what is no HTTP as well."""
+    victim = Victim(town.server)
+    heads = [dict(town.ask(method, path.format(**town.owned["alice"])).headers) for method, path in ROUTES]
+    for body in (HELLO, HELLO, HELLO | {"stream": True}, {}, HELLO | {"model": "nobody"}):
+        heads.append(dict(town.ask("POST", "/v1/chat/completions", town.good["alice"], body).headers))
+    heads += [
+        got.headers for data in (b"nonsense\r\n\r\n", b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n") if (got := victim.send(data))
+    ]
+    assert len(heads) > 50
+    assert {(head["cache-control"], head["x-content-type-options"]) for head in heads} == {("private, no-store", "nosniff")}
+
+
 # --- random days of two tenants ------------------------------------------------------------------------------------
 
 
