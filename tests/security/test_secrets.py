@@ -183,14 +183,3 @@ def test_g4_check_shows_no_secret_right_or_wrong(house: Canaries, tmp_path: Path
         command = [sys.executable, "-m", "chattable.proxy", "check", "--config", str(tmp_path / "config.yaml")]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
         assert not house.found(said.stdout, said.stderr), said
-
-
-def test_29_no_proxy_of_the_environment_sees_a_request(tmp_path: Path) -> None:
-    with ScriptedUpstream() as upstream, ScriptedUpstream() as recorder:
-        through = {name: recorder.url.removesuffix("/v1") for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY")}
-        config = f'providers: {{stub: {{kind: openai, base_url: "{upstream.url}"}}}}\nmodels: {{m: {{provider: stub}}}}\n'
-        with chattable(config, NO_PROXY="", no_proxy="", **through) as server:
-            headers = {"authorization": f"Bearer {server.user_key()}"}
-            with httpx.Client(base_url=server.base_url, headers=headers, trust_env=False) as client:
-                assert client.post("/v1/chat/completions", json=ask("hi")).status_code == 200
-        assert len(upstream.requests) == 1 and not recorder.requests
