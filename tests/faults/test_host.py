@@ -19,7 +19,9 @@ FILES = 128
 CONFIG = """
 providers: {{stub: {{kind: openai, base_url: "{url}", retries: 0}}}}
 models: {{m: {{provider: stub}}}}
+agents: {{failing: {{use: "faults.agents:failing"}}}}
 """
+PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])  # where faults.agents is
 PROMPTLY = 2.0  # seconds that an answer may take on a busy machine
 
 
@@ -31,7 +33,11 @@ def client_of(server: Chattable, key: str) -> httpx.Client:
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="the limit is set with prlimit")
 def test_fault_47_without_file_descriptors_what_runs_goes_on_and_the_rest_recovers() -> None:
     limit = ("prlimit", f"--nofile={FILES}:{FILES}", "--")
-    with ScriptedUpstream() as upstream, chattable(CONFIG.format(url=upstream.url), prefix=limit) as server, ExitStack() as stack:
+    with (
+        ScriptedUpstream() as upstream,
+        chattable(CONFIG.format(url=upstream.url), prefix=limit, PYTHONPATH=PATH) as server,
+        ExitStack() as stack,
+    ):
         client = stack.enter_context(client_of(server, server.user_key()))
         assert client.post("/v1/chat/completions", json=ask("warm")).status_code == 200
         gate = Gate(1)
@@ -59,12 +65,14 @@ def test_fault_53_requests_are_answered_though_nobody_reads_the_log(tmp_path: Pa
     nobody = os.open(tmp_path / "log", os.O_RDWR)  # open at both ends, and never read
     try:
         unread = ("sh", "-c", 'exec "$@" 2>"$0"', str(tmp_path / "log"))
-        with ScriptedUpstream() as upstream, chattable(CONFIG.format(url=upstream.url), prefix=unread) as server:
+        with ScriptedUpstream() as upstream, chattable(CONFIG.format(url=upstream.url), prefix=unread, PYTHONPATH=PATH) as server:
             with client_of(server, server.user_key()) as client:
                 for _ in range(1000):  # more lines than a pipe holds
                     assert client.get("/v1/models/" + "m" * 100).status_code == 404
                 began = time.monotonic()
-                for stream in (False, True):
+                for stream in (False, True):  # an error is logged where it happens, an answer in a thread
+                    body = ask("hi", stream=stream) | {"model": "failing"}
+                    assert client.post("/v1/chat/completions", json=body).status_code == 500
                     assert client.post("/v1/chat/completions", json=ask("hi", stream=stream)).status_code == 200
                 assert time.monotonic() - began < PROMPTLY
             code = server.stop()
