@@ -150,8 +150,9 @@ def worker() -> ASGIApp:
 class Stderr(logging.Handler):
     """Writes to standard error while somebody takes it.
 
-    Law: nobody waits for whoever reads the log. What finds no room goes with the next record, the oldest not at all where
-    too much waits; no lock is shared with the thread of `AccessLog`, which may be stuck.
+    Law: nobody waits for whoever reads the log. What finds no room goes with the next record, the
+    oldest not at all where too much waits; no lock is shared with the thread of `AccessLog`, which
+    may be stuck.
     """
 
     def __init__(self) -> None:
@@ -168,7 +169,7 @@ class Stderr(logging.Handler):
         with suppress(OSError):  # nobody can be told
             while self._waiting and _has_room(2):
                 rest = self._waiting.popleft()
-                end = rest.rfind(b"\n", 0, PART) + 1 or PART  # whole lines: another's may come between two parts
+                end = rest.rfind(b"\n", 0, PART) + 1 or PART  # another's line may come between
                 if rest := rest[os.write(2, rest[:end]) :]:
                     self._waiting.appendleft(rest)
 

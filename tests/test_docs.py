@@ -80,7 +80,7 @@ def test_every_test_that_a_document_names_is_there(document: str) -> None:
     assert len(named) > 10
     assert not [file for file, _ in sorted(named) if not (ROOT / file).is_file()]
     begun = [(file, name) for file, name in sorted(named) if name]
-    assert not [(file, name) for file, name in begun if f"def {name}" not in (ROOT / file).read_text()]
+    assert not [pair for pair in begun if f"def {pair[1]}" not in (ROOT / pair[0]).read_text()]
 
 
 NUMBERED = {
@@ -93,14 +93,18 @@ NUMBERED = {
 
 @pytest.mark.parametrize("heading", NUMBERED)
 def test_every_promise_fault_and_attack_has_one_row_that_names_a_test_or_is_open(heading: str) -> None:
-    [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", (ROOT / "docs" / "promises.md").read_text(), re.M | re.S)
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if re.match(r"\| [PG]?\d", row)]
+    text = (ROOT / "docs" / "promises.md").read_text()
+    [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    lines = [line for line in section.splitlines() if re.match(r"\| [PG]?\d", line)]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [number for number, *_ in rows] == NUMBERED[heading]
-    assert not [row for row in rows if len(row) != 4 or not ("`tests/" in row[2] or row[2].startswith("open: "))]
+    assert {len(row) for row in rows} == {4}
+    assert not [row for row in rows if "`tests/" not in row[2] and not row[2].startswith("open: ")]
 
 
 def test_every_hole_of_another_server_has_a_test_or_is_open() -> None:
     text = (ROOT / "tests" / "security" / "CVE_REFERENCE.md").read_text()
     rows = [row.split("|")[1:-1] for row in text.splitlines() if re.match(r"\| (?!where)\S", row)]
     assert len(rows) > 50
-    assert not [row for row in rows if len(row) != 3 or not ("`tests/" in row[2] or "open, with " in row[2])]
+    assert {len(row) for row in rows} == {3}
+    assert not [row for row in rows if "`tests/" not in row[2] and "open, with " not in row[2]]

@@ -1,4 +1,4 @@
-"""Connections that are shared: whoever gives up or comes late, nobody reads an answer that was another's (attack 23)."""
+"""Shared connections: whoever gives up or comes late, nobody reads another's answer (attack 23)."""
 
 import asyncio
 import random
@@ -21,8 +21,15 @@ def valkey() -> Iterator[Valkey]:
         yield own
 
 
-async def test_23_no_answer_of_redis_goes_to_another_who_asked(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "PAUSE", 0.02)  # seconds until it looks again for a server that was away
+async def test_23_no_answer_of_redis_goes_to_another_who_asked(
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        lines,
+        "PAUSE",
+        0.02,
+    )  # seconds until it looks again for a server that was away
     dice, name = random.Random(23), valkey.execute("SCRIPT", "LOAD", ECHO).decode()
     line = Line(valkey.url)
     await line.start([ECHO])
@@ -30,7 +37,9 @@ async def test_23_no_answer_of_redis_goes_to_another_who_asked(valkey: Valkey, m
 
     async def one(number: int) -> None:
         word = f"canary {number}"
-        asked: Any = line.ask(Job(name, ECHO, (0, word), sensible=lambda reply: isinstance(reply, list)))
+        asked: Any = line.ask(
+            Job(name, ECHO, (0, word), sensible=lambda reply: isinstance(reply, list)),
+        )
         if dice.random() < 0.3:
             asked = asyncio.wait_for(asked, dice.choice([0, 0.0001, 0.001]))
         with suppress(TimeoutError):

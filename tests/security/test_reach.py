@@ -1,4 +1,4 @@
-"""Whom the server asks is the operator's to say: nothing of a request, of an answer or of the environment leads elsewhere."""
+"""Whom the server asks is the operator's to say: no request, answer or variable leads elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ models:
   "any/*": {{provider: openai}}
 """
 KINDS = ["openai", "vllm", "anthropic", "gemini", "azure", "bedrock", "ollama"]
-PROXIES = [name for spelled in ("http_proxy", "https_proxy", "all_proxy") for name in (spelled, spelled.upper())]
+PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
 
 
 @dataclass
@@ -52,12 +52,22 @@ class Reach:
 @pytest.fixture(scope="module")
 def world() -> Iterator[Reach]:
     with ExitStack() as stack:
-        upstream, stranger = (stack.enter_context(ScriptedUpstream(models=("m",))) for _ in range(2))
+        upstream = stack.enter_context(ScriptedUpstream())
+        stranger = stack.enter_context(ScriptedUpstream())
         through = dict.fromkeys(PROXIES, stranger.url.removesuffix("/v1"))
-        server = stack.enter_context(chattable(CONFIG.format(url=upstream.url), NO_PROXY="", no_proxy="", **through))
+        server = stack.enter_context(
+            chattable(CONFIG.format(url=upstream.url), NO_PROXY="", no_proxy="", **through),
+        )
         headers = {"authorization": f"Bearer {server.user_key()}"}
         yield Reach(
-            stack.enter_context(httpx.Client(base_url=server.base_url, headers=headers, trust_env=False, timeout=30)),
+            stack.enter_context(
+                httpx.Client(
+                    base_url=server.base_url,
+                    headers=headers,
+                    trust_env=False,
+                    timeout=30,
+                ),
+            ),
             upstream,
             stranger,
         )
@@ -88,27 +98,41 @@ def test_29_no_redirect_is_followed(reach: Reach, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_26_no_field_of_a_body_says_whom_to_ask(reach: Reach, kind: str) -> None:
     elsewhere: dict[str, Any] = dict.fromkeys(
-        ("api_base", "base_url", "apiBase", "endpoint", "host", "proxy", "url", "api_url"), reach.stranger.url
+        ("api_base", "base_url", "apiBase", "endpoint", "host", "proxy", "url", "api_url"),
+        reach.stranger.url,
     )
-    elsewhere |= {"custom_llm_provider": "openai", "api_key": "sk-mine", "extra_headers": {"host": "elsewhere"}}
+    elsewhere |= {
+        "custom_llm_provider": "openai",
+        "api_key": "sk-mine",
+        "extra_headers": {"host": "elsewhere"},
+    }
     reach.ask(ask("hi") | elsewhere | {"model": kind})
-    reach.ask(ask("hi") | {"extra_body": elsewhere, "metadata": {"api_base": reach.stranger.url}, "model": kind})
+    nested = {"extra_body": elsewhere, "metadata": {"api_base": reach.stranger.url}}
+    reach.ask(ask("hi") | nested | {"model": kind})
     for request in reach.upstream.requests:
-        assert "sk-mine" not in str(request.headers) and request.headers["host"].endswith(f":{reach.upstream.port}")
+        assert "sk-mine" not in str(request.headers) and request.headers["host"].endswith(
+            f":{reach.upstream.port}",
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_26_no_header_of_a_client_says_whom_to_ask(reach: Reach, kind: str) -> None:
     names = [
-        "x-portkey-custom-host", "x-portkey-config", "x-portkey-provider", "x-base-url", "x-upstream", "x-upstream-url",
-        "x-api-base", "x-forwarded-host", "x-original-host", "forwarded", "helicone-target-url", "x-litellm-api-base",
+        "x-portkey-custom-host", "x-portkey-config", "x-portkey-provider", "x-base-url",
+        "x-upstream", "x-upstream-url", "x-api-base", "x-forwarded-host", "x-original-host",
+        "forwarded", "helicone-target-url", "x-litellm-api-base",
     ]  # fmt: skip
     reach.ask(ask("hi") | {"model": kind}, **dict.fromkeys(names, reach.stranger.url))
     [request] = reach.upstream.requests
-    assert not set(names) & request.headers.keys() and str(reach.stranger.port) not in str(request.headers)
+    assert not set(names) & request.headers.keys() and str(reach.stranger.port) not in str(
+        request.headers,
+    )
 
 
-@pytest.mark.parametrize("model", ["any/../../x", "any//host/x", "any/@host", "any/x?y=1", "any/x#y", "any/http://h/x"])
+@pytest.mark.parametrize(
+    "model",
+    ["any/../../x", "any//host/x", "any/@host", "any/x?y=1", "any/x#y", "any/http://h/x"],
+)
 def test_26_a_models_name_is_no_address(reach: Reach, model: str) -> None:
     reach.ask(ask("hi") | {"model": model})
     assert [request.path for request in reach.upstream.requests] == ["/v1/chat/completions"]

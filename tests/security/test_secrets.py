@@ -1,6 +1,7 @@
-"""Unique secrets in every slot: whatever fails, none is in the log, in an answer or in the database (promise G4)."""
+"""Secrets in every slot: whatever fails, none is in log, answer or database (promise G4)."""
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -45,7 +46,9 @@ models:
   hole: {{provider: hole, model: m}}
 agents:
   leaky: {{use: "leaky:agent"}}
-budgets: {{default: {{tokens: 1000000, per: day}}, webhook: {{url: "http://127.0.0.1:{closed}/x", secret: "{webhook}"}}}}
+budgets:
+  default: {{tokens: 1000000, per: day}}
+  webhook: {{url: "http://127.0.0.1:{closed}/x", secret: "{webhook}"}}
 """
 AGENT = """
 import os
@@ -67,16 +70,28 @@ class Canaries:
     secrets: dict[str, str]
     told: list[str] = field(default_factory=list)
 
-    def ask(self, method: str = "POST", path: str = "/v1/chat/completions", body: Any = None, key: str = "") -> httpx.Response:
+    def ask(
+        self,
+        method: str = "POST",
+        path: str = "/v1/chat/completions",
+        body: Any = None,
+        key: str = "",
+    ) -> httpx.Response:
         """Asks; what comes back is kept to be searched."""
-        got = self.client.request(method, path, json=body, headers={"authorization": f"Bearer {key or self.key}"})
+        got = self.client.request(
+            method,
+            path,
+            json=body,
+            headers={"authorization": f"Bearer {key or self.key}"},
+        )
         self.told.append(f"{method} {path} {got.headers} {got.text}")
         return got
 
     def found(self, *places: str | bytes) -> list[str]:
-        """Which secrets are in one of the places; of each all but its ends, which masks may show."""
+        """Which secrets are in one of the places, but for their ends, which masks may show."""
         texts = [place if isinstance(place, bytes) else place.encode() for place in places]
-        return [name for name, secret in self.secrets.items() if any(secret[4:-5].encode() in text for text in texts)]
+        inner = {name: secret[4:-5].encode() for name, secret in self.secrets.items()}
+        return [name for name, word in inner.items() if any(word in text for text in texts)]
 
 
 def canary(prefix: str = "sk-") -> str:
@@ -88,18 +103,31 @@ def canary(prefix: str = "sk-") -> str:
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaries]:
     folder = tmp_path_factory.mktemp("canaries")
     made = {name: canary() for name in ("one", "two", "three", "four", "five", "six", "seven")}
-    made |= {"admin": canary(""), "webhook": f"whsec_{secrets.token_hex(32)}", "of the environment": canary("")}
+    made |= {
+        "admin": canary(""),
+        "webhook": f"whsec_{secrets.token_hex(32)}",
+        "of the environment": canary(""),
+    }
     (folder / "leaky.py").write_text(AGENT.replace("SECRETS", " ".join(made.values())))
     paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     with ExitStack() as stack:
         upstream = stack.enter_context(ScriptedUpstream())
         hole = stack.enter_context(never_accepting())
         text = CONFIG.format(url=upstream.url, closed=free_port(), hole=hole, **made)
-        server = stack.enter_context(chattable(text, PYTHONPATH=paths, SOME_SERVICE_TOKEN=made["of the environment"]))
+        server = stack.enter_context(
+            chattable(text, PYTHONPATH=paths, SOME_SERVICE_TOKEN=made["of the environment"]),
+        )
         server.admin_key = made["admin"]
-        client = stack.enter_context(httpx.Client(base_url=server.base_url, trust_env=False, timeout=30))
+        client = stack.enter_context(
+            httpx.Client(base_url=server.base_url, trust_env=False, timeout=30),
+        )
         key = server.user_key()
-        own = {"user's": key, "imported": canary("my own "), "revoked": canary(), "unknown": canary()}
+        own = {
+            "user's": key,
+            "imported": canary("my own "),
+            "revoked": canary(),
+            "unknown": canary(),
+        }
         server.user_key(key=own["imported"])
         server.user_key("bob", key=own["revoked"])
         [row] = server.admin("GET", "/admin/users/bob/keys")["data"]
@@ -108,7 +136,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaries]:
 
 
 def failures() -> list[Callable[[Request], Answer]]:
-    """What an upstream may do; each repeats the credentials that it was sent, as some do in their errors."""
+    """What an upstream may do; each repeats the credentials that it was sent, as some do."""
 
     def sent(request: Request) -> str:
         return f"{request.path} {request.headers}"
@@ -141,12 +169,22 @@ def test_g4_no_failure_shows_a_secret_to_anybody(house: Canaries) -> None:
         for stream in (False, True):
             house.ask(body=ask("hi", stream=stream) | {"model": model})
     for name in ("revoked", "unknown"):
-        for path in ("/v1/chat/completions", "/admin/users", f"/v1/conversations/{house.secrets[name]}"):
+        for path in (
+            "/v1/chat/completions",
+            "/admin/users",
+            f"/v1/conversations/{house.secrets[name]}",
+        ):
             house.ask("GET", path, key=house.secrets[name])
             house.ask("POST", path, {}, key=house.secrets[name])
-    house.ask("POST", f"/admin/users/{house.secrets['unknown']}/keys", {}, key=house.server.admin_key)
+    house.ask(
+        "POST",
+        f"/admin/users/{house.secrets['unknown']}/keys",
+        {},
+        key=house.server.admin_key,
+    )
     written = list(house.secrets.values())  # by the asker, into the path: that comes back as it was
-    answers = [text for text in house.told if not any(secret in text.split(" ", 2)[1] for secret in written)]
+    asked = re.compile("|".join(map(re.escape, written)))
+    answers = [text for text in house.told if not asked.search(text.split(" ", 2)[1])]
     assert len(answers) > 200
     assert not [(house.found(text), text) for text in answers if house.found(text)]
     assert not [text for text in house.told if "Traceback" in text]
@@ -154,32 +192,41 @@ def test_g4_no_failure_shows_a_secret_to_anybody(house: Canaries) -> None:
 
 def test_g4_no_list_and_no_report_holds_a_secret(house: Canaries) -> None:
     paths = [
-        "users", "users/alice", "users/alice/keys", "users/bob/keys", "teams", "budgets", "usage", "ledger", "events",
+        "users", "users/alice", "users/alice/keys", "users/bob/keys", "teams", "budgets",
+        "usage", "ledger", "events",
         "sessions", "models", "cache", "audit",
     ]  # fmt: skip
     shown = [house.ask("GET", f"/admin/{path}", key=house.server.admin_key) for path in paths]
-    shown += [house.ask("GET", path) for path in ("/v1/models", "/v1/models/stub", "/v1/me/usage", "/v1/me/budgets")]
-    shown += [house.ask("GET", path) for path in ("/", "/health", "/health/ready", "/schema/openapi.json")]
+    own = ["/v1/models", "/v1/models/stub", "/v1/me/usage", "/v1/me/budgets"]
+    everybodys = ["/", "/health", "/health/ready", "/schema/openapi.json"]
+    shown += [house.ask("GET", path) for path in own + everybodys]
     assert {answer.status_code for answer in shown} == {200}
     assert not house.found(*(answer.text for answer in shown))
 
 
 def test_g4_no_secret_is_in_the_log_or_on_the_disk(house: Canaries) -> None:
     house.ask(body=ask("hi") | {"model": "leaky"})
-    wait_for(lambda: "" if "RuntimeError: failed with" in house.server.log() else "the agent's failure is not logged")
+    raised = "RuntimeError: failed with"
+    wait_for(lambda: "" if raised in house.server.log() else "it is not logged")
     assert not house.found(house.server.log())
-    written = {path: path.read_bytes() for path in house.server.directory.rglob("*") if path.is_file()}
+    files = [path for path in house.server.directory.rglob("*") if path.is_file()]
+    written = {path: path.read_bytes() for path in files}
     kept = {path: text for path, text in written.items() if path.name != "config.yaml"}
     assert [path for path in kept if path.suffix == ".db"] and not house.found(*kept.values())
 
 
 def test_g4_check_shows_no_secret_right_or_wrong(house: Canaries, tmp_path: Path) -> None:
     right = (house.server.directory / "config.yaml").read_text()
-    wrong = (
-        right.replace("kind: openai", "kind: nobodys").replace("api_keys: [", "api_keyz: [").replace("retries: 0", "retries: x")
-    )
+    wrong = right.replace("kind: openai", "kind: nobodys").replace("api_keys: [", "api_keyz: [")
     for text in (right, wrong, right.replace("admin_keys: [", "admin_keys: [[")):
         (tmp_path / "config.yaml").write_text(text)
-        command = [sys.executable, "-m", "chattable.proxy", "check", "--config", str(tmp_path / "config.yaml")]
+        command = [
+            sys.executable,
+            "-m",
+            "chattable.proxy",
+            "check",
+            "--config",
+            str(tmp_path / "config.yaml"),
+        ]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
         assert not house.found(said.stdout, said.stderr), said
