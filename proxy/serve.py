@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -26,6 +29,9 @@ from chattable.proxy.redaction import RedactingFormatter, redactor
 from chattable.proxy.setup import StartError, find_config, prepare
 
 log = logging.getLogger("chattable")
+
+PART: int = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe with room takes at once
+MAX_LATE = 1000  # records that wait for a log that is blocked
 
 
 class Workers(Multiprocess):
@@ -142,8 +148,41 @@ def worker() -> ASGIApp:
     return build(config)
 
 
+class Stderr(logging.Handler):
+    """Writes to standard error while somebody takes it.
+
+    Law: nobody waits for whoever reads the log. What finds no room goes with the next record, the
+    oldest not at all where too much waits; no lock is shared with the thread of `AccessLog`, which
+    may be stuck.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[bytes] = deque(maxlen=MAX_LATE)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record."""
+        self._waiting.append(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits, in parts that a pipe with room takes whole."""
+        with suppress(OSError):  # nobody can be told
+            while self._waiting and _has_room(2):
+                rest = self._waiting.popleft()
+                end = rest.rfind(b"\n", 0, PART) + 1 or PART  # another's line may come between
+                if rest := rest[os.write(2, rest[:end]) :]:
+                    self._waiting.appendleft(rest)
+
+
+def _has_room(descriptor: int) -> bool:
+    if sys.platform == "win32":  # only sockets can be asked there
+        return True
+    return bool(select.select([], [descriptor], [], 0)[1])
+
+
 def _log_to_stderr(config: Config) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Stderr()
     form = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.addFilter(Floods())
     handler.setFormatter(RedactingFormatter(form, redactor(config, os.environ)))

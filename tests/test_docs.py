@@ -71,7 +71,40 @@ def test_every_command_is_documented() -> None:
     assert not [word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", rows)]
 
 
-def test_every_test_that_the_list_of_faults_names_is_there() -> None:
-    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "faults.md").read_text()))
+NAMING = ("docs/faults.md", "docs/promises.md", "tests/security/CVE_REFERENCE.md")
+
+
+@pytest.mark.parametrize("document", NAMING)
+def test_every_test_that_a_document_names_is_there(document: str) -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / document).read_text()))
     assert len(named) > 10
-    assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
+    assert not [file for file, _ in sorted(named) if not (ROOT / file).is_file()]
+    begun = [(file, name) for file, name in sorted(named) if name]
+    assert not [pair for pair in begun if f"def {pair[1]}" not in (ROOT / pair[0]).read_text()]
+
+
+NUMBERED = {
+    "The ledger": [f"P{n}" for n in range(1, 8)],
+    "The server": [f"G{n}" for n in range(2, 11)],
+    "Faults": [str(n) for n in range(1, 71)],
+    "Attacks": [str(n) for n in range(1, 66)],
+}
+
+
+@pytest.mark.parametrize("heading", NUMBERED)
+def test_every_promise_fault_and_attack_has_one_row_that_names_a_test_or_is_open(heading: str) -> None:
+    text = (ROOT / "docs" / "promises.md").read_text()
+    [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    lines = [line for line in section.splitlines() if re.match(r"\| [PG]?\d", line)]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [number for number, *_ in rows] == NUMBERED[heading]
+    assert {len(row) for row in rows} == {4}
+    assert not [row for row in rows if "`tests/" not in row[2] and not row[2].startswith("open: ")]
+
+
+def test_every_hole_of_another_server_has_a_test_or_is_open() -> None:
+    text = (ROOT / "tests" / "security" / "CVE_REFERENCE.md").read_text()
+    rows = [row.split("|")[1:-1] for row in text.splitlines() if re.match(r"\| (?!where)\S", row)]
+    assert len(rows) > 50
+    assert {len(row) for row in rows} == {3}
+    assert not [row for row in rows if "`tests/" not in row[2] and "open, with " not in row[2]]

@@ -37,3 +37,8 @@ async def careless(message, ctx):
         if chunk.text:
             yield chunk.text
             break
+
+
+async def failing(message):
+    """Says nothing."""
+    raise RuntimeError("failing " + "at length " * 1000)
