@@ -47,8 +47,9 @@ class Journal:
         data = _encode(line) + b"\n"
         segment = self._segment(len(data))
         segment.write(data)
-        segment.open.add(line.id)
-        self._where[line.id] = segment
+        line_id = line.id
+        segment.open.add(line_id)
+        self._where[line_id] = segment
 
     def probe(self) -> None:
         """Raises OSError where there is no room for a line, or will be none for those behind it."""

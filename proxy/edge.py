@@ -78,15 +78,16 @@ class Edge:
             status = status or CLIENT_LEFT
             ms = round((time.monotonic() - began) * 1000, 1)
             line: Json = {"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms}
-            if (caller := inner.get("caller")) is not None:
-                line["user"] = caller.principal.user.name
-            if (trace := inner.get("trace")) is not None:
+            if "caller" in inner:
+                line["user"] = inner["caller"].principal.user.name
+            if "trace" in inner:
+                trace: Trace = inner["trace"]
                 line["model"] = trace.model
                 line["target"], line["attempts"] = trace.asked, trace.attempts
                 if trace.failures:
                     line["failures"] = self._failures(trace)
-            if (code := inner.get("error_code")) is not None:
-                line["code"] = code
+            if "error_code" in inner:
+                line["code"] = inner["error_code"]
             self._log.add(line)
 
     def _failures(self, trace: Trace) -> list[Json]:

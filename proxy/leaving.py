@@ -15,7 +15,9 @@ def on_leave(scope: Any, left: Left) -> None:
 
     With True when it is gone, with False when it has closed its own direction, as who leaves does.
     """
-    state = scope.setdefault("state", {})
+    if "state" not in scope:
+        scope["state"] = {}
+    state = scope["state"]
     state[ON_LEAVE] = left
     if LEFT in state:
         left(state[LEFT])

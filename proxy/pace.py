@@ -28,7 +28,7 @@ class _Turn(Struct, frozen=True):
     """A turn under way: whose it is, and what it counts against."""
 
     user: str
-    subjects: frozenset[str]
+    bounds: list[Bound]
     reply: Reply
 
 
@@ -91,7 +91,7 @@ class Pace:
         estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
         user = caller.principal.user.id
         if reply is not None and not nested:
-            self._turns[call_id] = _Turn(user, frozenset(bound.subject for bound in bounds), reply)
+            self._turns[call_id] = _Turn(user, bounds, reply)
         asking = self._enter(bounds, call_id, estimate, user)
         entered = Entered()
         try:
@@ -101,7 +101,8 @@ class Pace:
                 entered.passed = await asking
             yield entered
         finally:
-            self._turns.pop(call_id, None)
+            if call_id in self._turns:
+                del self._turns[call_id]
             if (passed := await entered.known()) is not None:
                 await self.rates.leave(passed, entered.used)
 
@@ -122,7 +123,8 @@ class Pace:
         """Ends this user's oldest turn that counts against the subject and that nobody reads."""
         for call_id, turn in list(self._turns.items()):
             task = turn.reply.task if turn.reply.left else None
-            if task and turn.user == user and subject in turn.subjects and call_id != but:
+            counts = any(bound.subject == subject for bound in turn.bounds)
+            if task and turn.user == user and counts and call_id != but:
                 turn.reply.stop()
                 await asyncio.wait([task], timeout=YIELD)
                 return True

@@ -113,7 +113,7 @@ class Pipeline:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         reply = self._running.pop(task)
-        if task.cancelled():
+        if not reply.ended:  # it was cancelled
             reply.end(ShuttingDownError())
 
     async def _once(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:

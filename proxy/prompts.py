@@ -51,7 +51,7 @@ def to_count(chat: Chat, media: Media) -> tuple[str, int]:
 def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
     """The messages without the payloads of their pictures, and all parts of their contents."""
     for message in messages:
-        if isinstance(message.content, list):
+        if type(message.content) is list:
             break
     else:
         return messages, []

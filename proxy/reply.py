@@ -40,7 +40,7 @@ class Reply:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-        self._ended = False
+        self.ended = False  # nothing more comes
         self._left = False
         self._closed = False  # the client has said that it sends nothing more
         self._on_leave: list[Callable[[], None]] = []
@@ -69,13 +69,13 @@ class Reply:
 
     def end(self, error: BaseException | None = None) -> None:
         """Says that nothing more comes, because of `error` if there is one; the first word counts."""
-        if not self._ended:
-            self._ended, self._error = True, error
+        if not self.ended:
+            self.ended, self._error = True, error
             _wake(self._reader)
 
     async def take(self, wait: float | None = None) -> list[Chunk] | None:
         """All waiting chunks; an empty list after `wait` seconds of silence; None at the end; raises the turn's error."""
-        if not self._items and not self._ended:
+        if not self._items and not self.ended:
             self._reader = self._loop.create_future()
             alarm: Any = self._loop.call_later(wait, _wake, self._reader) if wait is not None else None
             try:
@@ -88,7 +88,7 @@ class Reply:
             items, self._items = self._items, []
             _wake(self._writer)
             return items
-        if not self._ended:
+        if not self.ended:
             return []
         if self._error is not None:
             raise self._error
@@ -97,7 +97,7 @@ class Reply:
     @property
     def complete(self) -> bool:
         """Whether the turn has ended well and everything was taken."""
-        return self._ended and self._error is None and not self._items
+        return self.ended and self._error is None and not self._items
 
     @property
     def left(self) -> bool:
@@ -119,7 +119,8 @@ class Reply:
 
     def leave(self, *, cancel: bool = False) -> None:
         """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
-        self.close()
+        if not self.ended:
+            self.close()
         self._left = True
         self._items.clear()
         _wake(self._writer)

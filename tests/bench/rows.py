@@ -66,7 +66,7 @@ def tool(number: int) -> dict[str, Any]:
 
 
 PLAIN = {"body": chat()}
-STREAM = {"body": chat(stream=True), "first": b"tok0", "expect": b"data: [DONE]"}
+STREAM = {"body": chat(stream=True), "first": b" one", "expect": b"data: [DONE]"}
 LONG = STREAM | {"body": chat("m-222", stream=True)}
 SAME = {"body": chat(serial="0"), "calls": 0}
 SAME_STREAM = STREAM | {"body": chat(stream=True, serial="0"), "calls": 0}

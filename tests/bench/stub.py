@@ -21,6 +21,7 @@ import uvloop
 MODEL = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+WORDS = (" one", " two", " and", " more")  # a token each, as models cut them
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -48,9 +49,10 @@ def chunk(delta: dict, finish: str | None = None) -> dict:
 @cache
 def stream(chunks: int) -> list[bytes]:
     """Returns the writes of a stream: `chunks` events and then [DONE]; the first word carries the role."""
-    said = [{"content": f"tok{n} "} for n in range(chunks - 2)]
+    said = [{"content": WORDS[n % len(WORDS)]} for n in range(chunks - 2)]
     events = [chunk({"role": "assistant"} | said[0]), *map(chunk, said[1:]), chunk({}, "stop")]
-    events.append(chunk({}) | {"choices": [], "usage": USAGE})
+    usage = USAGE | {"completion_tokens": len(said), "total_tokens": USAGE["prompt_tokens"] + len(said)}
+    events.append(chunk({}) | {"choices": [], "usage": usage})
     return [*map(event, events), event("[DONE]") + b"0\r\n\r\n"]
 
 
@@ -60,7 +62,7 @@ def messages(chunks: int) -> list[bytes]:
     usage = {"input_tokens": 10, "output_tokens": 1}
     message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
     said = [
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"tok{n} "}}
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": WORDS[n % len(WORDS)]}}
         for n in range(chunks - 2)
     ]
     events = [
@@ -68,7 +70,11 @@ def messages(chunks: int) -> list[bytes]:
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         *said,
         {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 20}},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": chunks - 2},
+        },
         {"type": "message_stop"},
     ]
     return [*map(named, events), b"0\r\n\r\n"]
