@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -157,7 +157,8 @@ class Upstream(Chattable):
                     n = ctx.request.params.get("n") or 1
                     within = patience if progress.followed else self.timeouts.total
                     read = self._stream if stream or events else self._whole
-                    async with aclosing(read(response, begun, n, within)) as chunks:
+                    blocks = response.stream.__aiter__()  # type: ignore[union-attr]
+                    async with aclosing(read(blocks, begun, n, within)) as chunks:
                         first = True
                         async for chunk in chunks:
                             if first and chunk.usage is None:
@@ -183,7 +184,9 @@ class Upstream(Chattable):
                 response, _ = await self._open(body, url, begun, patience, slot, progress)
                 try:
                     trace.waited += time.monotonic() - asked
-                    return header(response, b"content-type").decode("latin-1"), await self._read(response, begun, patience)
+                    blocks = response.stream.__aiter__()  # type: ignore[union-attr]
+                    kind = header(response, b"content-type").decode("latin-1")
+                    return kind, await self._read(blocks, begun, patience)
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
@@ -281,16 +284,16 @@ class Upstream(Chattable):
 
     async def _whole(
         self,
-        response: httpx.Response,
+        blocks: AsyncIterator[bytes],
         begun: float,
         n: int,
         within: float,
         head: bytes = b"",
     ) -> AsyncGenerator[Chunk]:
         """An answer that comes at once, also one that is a stream nobody asked for and that does not call itself one."""
-        body = (head + await self._read(response, begun, within)).lstrip(BLANK)
+        body = (head + await self._read(blocks, begun, within)).lstrip(BLANK)
         if body[:1] not in (b"", b"{", b"["):
-            async with aclosing(self._stream(response, begun, n, within, body)) as streamed:
+            async with aclosing(self._stream(blocks, begun, n, within, body)) as streamed:
                 async for chunk in streamed:
                     yield chunk
             return
@@ -300,12 +303,12 @@ class Upstream(Chattable):
         for chunk in chunks:
             yield chunk
 
-    async def _read(self, response: httpx.Response, begun: float, seconds: float) -> bytes:
-        blocks, size = [], 0
+    async def _read(self, blocks: AsyncIterator[bytes], begun: float, seconds: float) -> bytes:
+        read, size = [], 0
         try:
             async with asyncio.timeout_at(_when(begun + seconds)):
-                async for block in response.stream:  # type: ignore[union-attr]
-                    blocks.append(block)
+                async for block in blocks:
+                    read.append(block)
                     size += len(block)
                     if size > MAX_BODY:
                         raise BrokenAnswer(f"sent more than {MAX_BODY >> 20} MiB")
@@ -313,11 +316,11 @@ class Upstream(Chattable):
             raise TimedOut("did not finish its answer", seconds) from None
         except httpx.TransportError:
             raise BrokenAnswer("closed the connection in the middle of its answer") from None
-        return b"".join(blocks)
+        return b"".join(read)
 
     async def _stream(
         self,
-        response: httpx.Response,
+        blocks: AsyncIterator[bytes],
         begun: float,
         n: int,
         within: float,
@@ -329,7 +332,8 @@ class Upstream(Chattable):
         """
         limits, frames = self.timeouts, self.provider.wire.frames
         decoder, reader = frames.decoder(), self.provider.wire.stream(n)
-        blocks = (httpx.ByteStream(body) if body else response.stream).__aiter__()  # type: ignore[union-attr]
+        if body:
+            blocks = httpx.ByteStream(body).__aiter__()
         what, seconds = "sent no token", limits.first_token
         since, opened, said, lost = time.monotonic() if body else begun, frames.bare, False, 0
         try:
@@ -358,7 +362,7 @@ class Upstream(Chattable):
                 if not opened and (start := block.lstrip(BLANK)):
                     opened = True
                     if start[:1] in (b"{", b"["):  # no line of a stream begins so: it is a whole answer, or an error
-                        async with aclosing(self._whole(response, begun, n, within, start)) as whole:
+                        async with aclosing(self._whole(blocks, begun, n, within, start)) as whole:
                             async for chunk in whole:
                                 yield chunk
                         return

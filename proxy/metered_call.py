@@ -136,7 +136,8 @@ class MeteredCall:
                 for call in delta[key] or ():
                     said += [text for text in (call.get("function") or {}).values() if text]
         if self._most_said is not None:
-            self._size += sum(map(bound, said[before:]))
+            for text in said[before:]:
+                self._size += bound(text)
             self.suspect = self._counted + self._size - self._counted_size > self._most_said
 
     async def overrun(self) -> bool:

@@ -152,7 +152,8 @@ def test_a_first_report_is_not_the_end_while_a_choice_is_open() -> None:
 
 def test_a_choice_that_begins_after_the_report_opens_the_answer_again() -> None:
     reader = OpenAIWire().stream()
-    reader.see(say(0, **END) | {"usage": report()})
+    reader.see(say(0, **END))
+    reader.see({"choices": [], "usage": report()})
     assert reader.complete and reader.ended
     reader.see(say(1))
     assert not reader.complete and not reader.ended

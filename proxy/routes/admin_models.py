@@ -16,6 +16,8 @@ from chattable.proxy.catalog import Entry
 from chattable.proxy.house import House
 from chattable.proxy.routes.bodies import admin_only, page
 
+STEP = ("above", "long")  # shown only where a long prompt costs something else
+
 
 def routes(house: House) -> list[ControllerRouterHandler]:
     """The state of models, for admins only."""
@@ -44,8 +46,14 @@ def _entry(entry: Entry) -> Json:
 
 def _dollars(price: Price) -> Json:
     """A price per million tokens, of a picture made per piece; null: as the input."""
-    costs = asdict(price).items()
-    return {name: None if cost is None else cost / 1e6 for name, cost in costs}
+    costs: Json = {name: _dollar(cost) for name, cost in asdict(price).items() if name not in STEP}
+    if price.long is not None:
+        costs["long"] = {"above": price.above, **_dollars(price.long)}
+    return costs
+
+
+def _dollar(cost: int | None) -> float | None:
+    return None if cost is None else cost / 1e6
 
 
 def _target(entry: Entry) -> Json:
