@@ -57,8 +57,10 @@ class Price(Struct, frozen=True):
     @property
     def dearest(self) -> Price:
         """The same where every token of the prompt costs the most it can: what a hold must cover."""
-        long = self.long and self.long.dearest
-        return replace(self, input=max(self.input, *self._of_prompt), cached=None, long=long)
+        prompt, long = max(self.input, *self._of_prompt), self.long and self.long.dearest
+        if long is not None and long.input < prompt:
+            long = replace(long, input=prompt)
+        return replace(self, input=prompt, cached=None, long=long)
 
     def at(self, prompt: int) -> Price:
         """What tokens cost in a call whose prompt has that many."""

@@ -34,7 +34,7 @@ from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
 from chattable.proxy.pace import Pace, open_rates
-from chattable.proxy.paths import restore_names
+from chattable.proxy.paths import restore_names, shown
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
 from chattable.proxy.redaction import redactor
@@ -216,7 +216,7 @@ def _answer_error(
     scope: Any = request.scope
     request_id = scope.get("request_id", "")
     if isinstance(error, NotFoundException):
-        error = NowhereError(scope["method"], scope["path"], served)
+        error = NowhereError(scope["method"], shown(scope["path"]), served)
     failure = describe(error, request_id=request_id)
     scope["error_code"] = failure.code
     if not known(error):

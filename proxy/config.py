@@ -119,24 +119,25 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return {name: value for name in OPTIONS if (value := getattr(self, name))}
 
 
-class TokenPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What tokens cost."""
+class LongPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tokens cost where the prompt is long, in US dollars per million."""
+
+    above: Annotated[int, Meta(ge=1, description="tokens of the longest prompt at the usual price")]
+    input: Annotated[Usd | None, Meta(description="of prompt; default: the usual")] = None
+    output: Annotated[Usd | None, Meta(description="of output; default: the usual")] = None
+    cached: Annotated[Usd | None, Meta(description="of prompt that the upstream had cached; default: as input")] = None
+    cache_write: Annotated[Usd | None, Meta(description="of prompt that it writes; default: as input")] = None
+    cache_write_1h: Annotated[Usd | None, Meta(description="kept for an hour; default: as cache_write")] = None
+
+
+class ModelPrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs."""
 
     input: Annotated[Usd, Meta(description="US dollars per million tokens of prompt")] = 0.0
     output: Annotated[Usd, Meta(description="US dollars per million tokens of output")] = 0.0
     cached: Annotated[Usd | None, Meta(description="for prompt that the upstream had cached; default: as input")] = None
     cache_write: Annotated[Usd | None, Meta(description="for prompt that it writes to its cache; default: as input")] = None
     cache_write_1h: Annotated[Usd | None, Meta(description="the same, kept for an hour; default: as cache_write")] = None
-
-
-class LongPrice(TokenPrice, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What tokens cost where the prompt is long."""
-
-    above: Annotated[int, Meta(ge=1, description="tokens of the longest prompt at the usual price")]
-
-
-class ModelPrice(TokenPrice, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model costs."""
 
     long: Annotated[
         LongPrice | None,

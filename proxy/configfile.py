@@ -168,6 +168,11 @@ def _mistakes_in_models(config: Config, providers: Mapping[str, Any], names: Map
             if target.provider and target.provider not in providers:
                 known = hint(target.provider, providers) or "; define it under `providers`"
                 yield (*where, "provider"), f"there is no provider `{target.provider}`{known}"
+            price = target.price if model.targets else model.price
+            for part in ("input", "output"):
+                if price and price.long and (cost := getattr(price.long, part)) is not None and cost < getattr(price, part):
+                    what = "must be no less than the usual: a hold knows the prompt only roughly"
+                    yield (*where, "price", "long", part), what
             if target.model and target.model.count("*") > name.endswith("*"):
                 yield (*where, "model"), "may hold one `*`, and only if the entry's own name ends in `*`"
         for i, fallback in enumerate(model.fallbacks):

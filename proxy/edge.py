@@ -53,7 +53,9 @@ class Edge:
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "began": began}
         if path != "/v1/chat/completions":
-            inner["path"] = canonical(paths.decoded(scope))
+            decoded = paths.decoded(scope)
+            path = paths.shown(decoded)
+            inner["path"] = canonical(decoded)
             inner["raw_path"] = paths.shown(inner["path"]).encode()
         if method == "HEAD":
             inner["method"] = "GET"

@@ -9,7 +9,7 @@ from chattable.adapters.vendors.known import Known, Long
 from chattable.adapters.vendors.models import TABLE, known
 from chattable.adapters.vendors.pictures import reading
 from chattable.adapters.vendors.services import VENDORS, vendor_at
-from chattable.proxy.config import Config, ModelEntry, ModelPrice, Target, TokenPrice, match
+from chattable.proxy.config import Config, LongPrice, ModelEntry, ModelPrice, Target, match
 from chattable.proxy.prices import known_of
 
 CONFIG = "the config"
@@ -104,8 +104,9 @@ def _price(price: ModelPrice | Known) -> str:
     return said
 
 
-def _costs(price: TokenPrice | Known | Long) -> str:
-    costs = [f"${price.input:g} prompt", f"${price.output:g} output"]
+def _costs(price: ModelPrice | LongPrice | Known | Long) -> str:
+    said = (("prompt", price.input), ("output", price.output))
+    costs = [f"${cost:g} {words}" for words, cost in said if cost is not None]
     for name, words in PARTS.items():
         if (cost := getattr(price, name)) is not None:
             costs.append(f"${cost:g} {words}")

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 AGAIN = 1.0  # seconds until a cause is told again
-LONGEST = 200  # characters of an exception's text that tell causes apart
+LONGEST = 200  # characters of a text that tell causes apart
+DEEPEST = 10  # exceptions behind one that are looked at
 MOST = 1000  # causes that are remembered
 OWN = re.compile(r"[0-9a-f]{8,}|[0-9]+")  # what differs from request to request: ids, amounts, times
 
@@ -16,22 +17,24 @@ OWN = re.compile(r"[0-9a-f]{8,}|[0-9]+")  # what differs from request to request
 class Floods(logging.Filter):
     """Lets warnings and errors of one cause through once in `AGAIN` seconds, with the number of those left out before.
 
-    A cause is the text, and that of an exception with its type, without ids and numbers.
+    A cause is the text, and the exception behind it, without ids and numbers. A record that nobody
+    can read passes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._told: dict[tuple[str, str], tuple[float, int]] = {}  # cause → when, how many since
+        self._told: dict[str, tuple[float, int]] = {}  # cause → when, how many since
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
         if record.levelno < logging.WARNING:
             return True
-        text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-        while error is not None and error.__cause__ is not None:
-            error = error.__cause__
-        cause = OWN.sub("#", text), OWN.sub("#", repr(error)[:LONGEST])
+        try:
+            text = record.getMessage()
+        except Exception:
+            return True
+        cause = OWN.sub("#", text[:LONGEST] + _behind(record))
         now = self._clock()
         at, left_out = self._told.get(cause, (now - AGAIN, 0))
         if now - at < AGAIN:
@@ -43,3 +46,16 @@ class Floods(logging.Filter):
         if left_out:
             record.msg, record.args = f"{text} ({left_out} more like this since it was last said)", ()
         return True
+
+
+def _behind(record: logging.LogRecord) -> str:
+    """What failed first: the type of the exception, and the beginning of what it says."""
+    error = record.exc_info[1] if record.exc_info else None
+    for _ in range(DEEPEST):  # causes may go in a circle
+        if error is None or error.__cause__ is None:
+            break
+        error = error.__cause__
+    if error is None:
+        return ""
+    said = [arg[:LONGEST] for arg in error.args if isinstance(arg, str)]
+    return "\n".join([type(error).__qualname__, *said[:3]])

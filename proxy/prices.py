@@ -39,7 +39,9 @@ def held_price(price: Price, chat: Chat) -> Price:
 
     Vendors that have a price for an hour write only what is marked; others write by themselves.
     """
-    if price.cache_write is None or (price.cache_write_1h is not None and not _marked(chat)):
+    steps = [price] if price.long is None else [price, price.long]
+    marked_only = any(step.cache_write_1h is not None for step in steps)
+    if all(step.cache_write is None for step in steps) or (marked_only and not _marked(chat)):
         return price
     return price.dearest
 
@@ -76,17 +78,23 @@ def warning(config: settings.Config, names: Sequence[str]) -> str:
 
 
 def _in_micro_dollars(said: settings.ModelPrice | Known) -> Price:
-    usual, long = _of_tokens(said), said.long
-    image = round(said.image * 1e6)
+    usual = _of_tokens(said, said.input, said.output)
+    usual, long = replace(usual, image=round(said.image * 1e6)), said.long
     if long is None:
-        return replace(usual, image=image)
-    return replace(usual, image=image, above=long.above, long=_of_tokens(long))
+        return usual
+    prompt = said.input if long.input is None else long.input
+    output = said.output if long.output is None else long.output
+    return replace(usual, above=long.above, long=_of_tokens(long, prompt, output))
 
 
-def _of_tokens(said: settings.TokenPrice | Known | Long) -> Price:
+def _of_tokens(
+    said: settings.ModelPrice | settings.LongPrice | Known | Long,
+    prompt: float,
+    output: float,
+) -> Price:
     return Price(
-        input=round(said.input * 1e6),
-        output=round(said.output * 1e6),
+        input=round(prompt * 1e6),
+        output=round(output * 1e6),
         cached=_micro(said.cached),
         cache_write=_micro(said.cache_write),
         cache_write_1h=_micro(said.cache_write_1h),

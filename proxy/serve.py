@@ -162,7 +162,11 @@ class Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record."""
-        self._waiting.append(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        try:
+            line = self.format(record)
+        except Exception:  # never the fault of whoever logs it
+            line = f"{record.pathname}:{record.lineno} logged what cannot be written"
+        self._waiting.append(f"{line}\n".encode(errors="backslashreplace"))
         self.flush()
 
     def flush(self) -> None:

@@ -365,6 +365,12 @@ MISTAKES = {
     "half a variable": ("database_url: '${oh'", 1, "database_url", "holds `${` that is no ${VAR}"),
     "a provider there is not": (BASE.replace("r: openai}", "r: opnai}"), 2, "models.fast.provider", "mean `openai`?"),
     "no provider at all": ("models:\n  m:\n    provider: p", 3, "models.m.provider", "`p`; define it under `providers`"),
+    "a long prompt that is cheaper": (
+        SERVED + "m: {provider: openai, price: {input: 2, long: {above: 9, input: 1}}}",
+        4,
+        "models.m.price.long.input",
+        "must be no less than the usual",
+    ),
     "no provider named": ("models:\n  m:", 2, "models.m", "must have either `provider` or `targets`"),
     "two ways to be served": (SERVED + "m: {provider: openai, targets: [{provider: openai}]}", 4, "models.m", "must have either"),
     "a target's provider there is not": (

@@ -378,9 +378,9 @@ def test_what_a_long_prompt_costs_is_kept() -> None:
     price = one(f"model: openai/x, {usual}, input_{long}: 3e-6, input_cost_per_token_above_256k_tokens: 4e-6").models["m"].price
     assert price is not None and price.long is not None
     assert (price.long.above, price.long.input, price.long.output) == (200_000, 3, 2)
-    price = one(f"model: gpt-4o, output_{long}: 9e-6").models["m"].price
+    price = one(f"model: gpt-4o, output_{long}: 12e-6").models["m"].price
     assert price is not None and price.long is not None
-    assert (price.input, price.output, price.long.input, price.long.output) == (2.5, 10, 2.5, 9)
+    assert (price.input, price.output, price.long.input, price.long.output) == (2.5, 10, 2.5, 12)
 
 
 def test_what_a_picture_costs_is_kept() -> None:

@@ -135,6 +135,19 @@ def test_what_the_config_says_of_long_prompts() -> None:
     assert price == Price(10**6, 2 * 10**6, above=1000, long=Price(3 * 10**6, 4 * 10**6, 500_000))
 
 
+def test_what_the_config_leaves_out_of_long_prompts_is_the_usual() -> None:
+    told = ModelPrice(input=1, output=2, long=LongPrice(above=1000, input=3))
+    price = price_of(Target(provider="p", price=told), ModelEntry(), None)
+    assert price is not None and price.long == Price(3 * 10**6, 2 * 10**6)
+
+
+def test_a_hold_covers_what_a_long_prompt_writes() -> None:
+    price = Price(1, 1, above=10, long=Price(2, 1, cache_write=5))
+    held = held_price(price, Chat("m", [Message("user", "hi")]))
+    assert held.at(11).input == 5 and held.at(10).input == 1
+    assert held_price(Price(1, 1, cache_write=9, above=10, long=Price(2, 1)), MARKED[0]).at(11).input == 9
+
+
 def test_who_refuses_what_has_no_price() -> None:
     allowed, refused = entries(), entries("unpriced: refuse")
     assert all(entry.priced for entry in allowed.values())

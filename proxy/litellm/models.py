@@ -125,8 +125,10 @@ def _price(params: Given, info: Given, target: dict[str, Any], kind: str, model:
         price = {"input": usual.input, "output": usual.output} | price
     price = {part: price[part] for part in PRICES if part in price}
     if long:
-        usually = {part: price[part] for part in ("input", "output") if part in price}
-        price["long"] = usually | long
+        for part in ("input", "output"):  # no less than the usual
+            if part in price:
+                long[part] = max(price[part], long.get(part, 0))
+        price["long"] = long
     if image is not None:
         price["image"] = round(image, 6)
     target["price"] = price

@@ -59,8 +59,10 @@ class _Answer:
         self._chat = chat
         self._began = began
         self._send_all = self._stream if chat.stream else self._whole
+        self._scope: Any = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
         on_leave(scope, self._left)
         try:
             await self._send_all(send)
@@ -102,7 +104,9 @@ class _Answer:
                 block = b""
             last = block + DONE
         except Exception as error:
-            last = error_frame(describe(error))
+            failure = describe(error)
+            self._scope["error_code"] = failure.code
+            last = error_frame(failure)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _frames(self) -> Frames:
