@@ -92,5 +92,5 @@ figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [RE
 shape: $(VENV)/dev  ## measure the shape of the code beside its targets: [ARGS=--names]
 	$(BIN)/python tests/shape/shape.py $(ARGS)
 
-record: $(VENV)/dev  ## write down anew what every route answers: [GROUPS="chat cache"]; read the difference
-	$(BIN)/python tests/replay/record.py $(GROUPS)
+record: $(VENV)/dev  ## write down anew what every route answers: [ARGS="chat cache"]; read the difference
+	$(BIN)/python tests/replay/record.py $(ARGS)

@@ -35,7 +35,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from answers import Answer, Event, Gate, Plain, Raw, Request, Reset, Silent, Sse
-from placeholders import UNSAID, Placeholders, pretty
+from placeholders import PATTERNS, UNSAID, Placeholders, pretty
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
@@ -318,7 +318,7 @@ def body_of(step: Step, told: Told, names: Placeholders) -> Iterator[str]:
     if fields := step.get("shown"):
         value = {name: value[name] for name in fields}
     if by := step.get("unordered"):
-        rows = sorted(value["data"], key=lambda row: json.dumps(row[by]))
+        rows = sorted(value["data"], key=lambda row: PATTERNS.sub("", json.dumps(row[by])))
         value = value | {"data": rows, "first_id": "<some>", "last_id": "<some>"}
     yield pretty(names.value(value))
 
