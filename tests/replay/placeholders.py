@@ -1,4 +1,4 @@
-"""What differs from run to run gets a stable name: the same id the same one, so that references are checked."""
+"""What differs from run to run gets a stable name: the same id the same one, wherever it stands."""
 
 import json
 import re
@@ -13,7 +13,8 @@ PATTERNS = re.compile(
     r"|\b(?P<secret>sk-(?:admin-|run-)?)[\w-]{43}(?![\w-])"
     r"|\b(?P<masked>sk-[\w-]{2,8}…[\w-]{4}|sk-\*{4}[\w-]{4})(?![\w-])"
     r"|(?<=127\.0\.0\.1:)(?P<port>\d{4,5})\b"
-    r"|\b(?P<day>20(?:2[6-9]|[3-9]\d)-\d\d-\d\d)(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?)?"
+    r"|\b(?P<day>20(?:2[6-9]|[3-9]\d)-\d\d-\d\d)"
+    r"(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?)?"
     r"|(?<=[Tt]ry again in )(?P<wait>[\d.]+m?s|\d+m[\d.]+s)\b"
     r"|(?<![\w.])(?P<unix>[12]\d{9})(?![\w.])"
 )
@@ -48,7 +49,11 @@ class Placeholders:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if key in DURATIONS:
                 return "<ms>"
-            if key in ("id", "first_id", "last_id"):  # of an entry of the ledger, whose number is chance
+            if key in (
+                "id",
+                "first_id",
+                "last_id",
+            ):  # of an entry of the ledger, whose number is chance
                 return self._name("entry_", f"entry {value}")
             if NOW[0] < value < NOW[1]:
                 return "<time>"
@@ -90,8 +95,10 @@ def pretty(value: Any, indent: int = 0) -> str:
     line = json.dumps(value, ensure_ascii=False)
     if len(line) + indent <= WIDTH or not value or not isinstance(value, dict | list):
         return line
-    pad = " " * (indent + 1)
+    pad = "\n" + " " * (indent + 1)
     if isinstance(value, dict):
-        parts = [f"{json.dumps(name, ensure_ascii=False)}: {pretty(one, indent + 1)}" for name, one in value.items()]
-        return "{\n" + "".join(f"{pad}{part},\n" for part in parts)[:-2] + f"\n{pad[1:]}}}"
-    return "[\n" + "".join(f"{pad}{pretty(one, indent + 1)},\n" for one in value)[:-2] + f"\n{pad[1:]}]"
+        names = [json.dumps(name, ensure_ascii=False) for name in value]
+        rows = zip(names, value.values(), strict=True)
+        parts = [f"{pad}{name}: {pretty(one, indent + 1)}" for name, one in rows]
+        return "{" + ",".join(parts) + pad[:-1] + "}"
+    return "[" + ",".join(f"{pad}{pretty(one, indent + 1)}" for one in value) + pad[:-1] + "]"

@@ -113,9 +113,16 @@ class Player:
             told = asking.result(PATIENCE)
         told.asked = self.upstream.requests[first - 1 : first]
         self._keep(step, told)
-        return told, [(one, asked if isinstance(asked, Told) else asked.result()) for one, asked in between]
+        return told, [
+            (one, said if isinstance(said, Told) else said.result())  # what has waited is answered
+            for one, said in between
+        ]
 
-    def _between(self, steps: list[Step], threads: ThreadPoolExecutor) -> list[tuple[Step, Told | Future[Told]]]:
+    def _between(
+        self,
+        steps: list[Step],
+        threads: ThreadPoolExecutor,
+    ) -> list[tuple[Step, Told | Future[Told]]]:
         """Makes requests while another is held; those that wait for it are answered with it."""
         asked: list[tuple[Step, Told | Future[Told]]] = []
         for step in steps:
@@ -127,8 +134,8 @@ class Player:
 
     def _asked(self, step: Step) -> Told:
         before, late = len(self.upstream.requests), time.monotonic() + PATIENCE
-        told = self._ask(step)
-        while "until" in step and step["until"] not in told.body.decode() and time.monotonic() < late:
+        told, awaited = self._ask(step), step.get("until", "").encode()
+        while awaited not in told.body and time.monotonic() < late:
             time.sleep(0.05)
             told = self._ask(step)
         told.asked = self.upstream.requests[before:]
@@ -140,7 +147,8 @@ class Player:
             try:
                 self.kept[name] = str(at(told, path))
             except (KeyError, IndexError, TypeError, ValueError):
-                raise LookupError(f"{step['name']}: no {path} in {told.body.decode()[:1000]}") from None
+                said = told.body.decode()[:1000]
+                raise LookupError(f"{step['name']}: no {path} in {said}") from None
 
     def _ask(self, step: Step) -> Told:
         port = int(self.server.base_url.rpartition(":")[2])
@@ -155,7 +163,10 @@ class Player:
             body = self._body(step)
         headers |= self._filled(step.get("headers", {}), step)
         if packed := step.get("packed"):
-            headers["content-encoding"], body = packed, gzip.compress(body) if packed == "gzip" else body
+            headers["content-encoding"], body = (
+                packed,
+                gzip.compress(body) if packed == "gzip" else body,
+            )
         if body or method in ("POST", "PATCH", "PUT"):
             headers.setdefault("content-length", str(len(body)))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -238,8 +249,18 @@ def scripted(said: Mapping[str, Any]) -> Answer:
         return Raw([said["raw"].encode()])
     headers = said.get("headers", {})
     if "events" in said:
-        status, done, end = said.get("status", 200), said.get("done", True), said.get("end", "finish")
-        return Sse([event_of(event) for event in said["events"]], done=done, end=end, status=status, headers=headers)
+        status, done, end = (
+            said.get("status", 200),
+            said.get("done", True),
+            said.get("end", "finish"),
+        )
+        return Sse(
+            [event_of(event) for event in said["events"]],
+            done=done,
+            end=end,
+            status=status,
+            headers=headers,
+        )
     body = said.get("body", said.get("text", ""))
     return Plain(said.get("status", 200), body.encode() if isinstance(body, str) else body, headers)
 
@@ -272,7 +293,11 @@ def logged(text: str) -> dict[str, Step]:
     return {line["id"]: line for line in lines if "id" in line}
 
 
-def written(played: list[tuple[Step, Told]], log: Mapping[str, Step], names: Placeholders) -> Iterator[str]:
+def written(
+    played: list[tuple[Step, Told]],
+    log: Mapping[str, Step],
+    names: Placeholders,
+) -> Iterator[str]:
     """The lines of a recording."""
     for step, told in played:
         yield f"=== {step['name']}"
@@ -289,7 +314,7 @@ def written(played: list[tuple[Step, Told]], log: Mapping[str, Step], names: Pla
         yield from body_of(step, told, names)
         for request in told.asked:
             heads = {k: v for k, v in sorted(request.headers.items()) if k not in TRANSPORT}
-            sent = request.json if request.json is not None else request.body.decode(errors="replace")
+            sent = request.json or request.body.decode(errors="replace")
             yield f"--- the upstream is asked {request.method} {request.path}"
             yield pretty(names.value(heads))
             yield pretty(names.value(sent))

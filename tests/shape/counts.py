@@ -27,7 +27,8 @@ class Source:
     @property
     def statements(self) -> int:
         """Statements without docstrings, which are prose."""
-        return sum(isinstance(node, ast.stmt) and not is_prose(node) for node in ast.walk(self.tree))
+        nodes = [node for node in ast.walk(self.tree) if isinstance(node, ast.stmt)]
+        return sum(not is_prose(node) for node in nodes)
 
     @property
     def conditionals(self) -> int:
@@ -68,7 +69,8 @@ class Tree:
 
     @property
     def long_lines(self) -> int:
-        return sum(len(line) > LONG_LINE for source in self.sources for line in source.text.splitlines())
+        lines = [line for source in self.sources for line in source.text.splitlines()]
+        return sum(len(line) > LONG_LINE for line in lines)
 
     @property
     def conditionals(self) -> int:
@@ -120,7 +122,7 @@ class Tree:
 
     @property
     def longest_chain(self) -> list[str]:
-        """The longest way from a module to one that imports nothing here, each importing the next."""
+        """The longest way of modules of which each imports the next."""
         known: dict[str, list[str]] = {}
 
         def below(module: str) -> list[str]:
@@ -135,11 +137,12 @@ class Tree:
 
 def is_prose(node: ast.stmt) -> bool:
     """Whether a statement is a text and nothing else."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def imported(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """What statements import as they are run; what is for type checkers only, or in functions, is not."""
+    """What statements import as they are run: not in functions, nor for type checkers only."""
     for node in body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

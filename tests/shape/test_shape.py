@@ -74,7 +74,12 @@ def branches(a, b):
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    files = {"app/top.py": TOP, "lib/middle.py": MIDDLE, "lib/bottom.py": BOTTOM, "lib/unused.py": "x = 1\n"}
+    files = {
+        "app/top.py": TOP,
+        "lib/middle.py": MIDDLE,
+        "lib/bottom.py": BOTTOM,
+        "lib/unused.py": "x = 1\n",
+    }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -113,14 +118,15 @@ def test_a_circle_of_imports_ends(tmp_path: Path) -> None:
 
 
 def test_complexity(tree: Tree) -> None:
-    # 1, if 1, and 1, or 1, comprehension 2, elif 1, for 1, two handlers 2, assert 1, while 1, ternary 1
+    # 1, if, and, or, comprehension with its if, elif, for, two handlers, assert, while, ternary
     assert tree.functions == 3
     assert tree.branched == ["lib/bottom.py:10 branches (13)"]
 
 
 def test_a_function_inside_counts_for_itself(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/x.py").write_text("def f(a):\n    def g():\n        return 1 if a else 2\n    return g\n")
+    text = "def f(a):\n    def g():\n        return 1 if a else 2\n    return g\n"
+    (tmp_path / "a/x.py").write_text(text)
     (source,) = Tree(tmp_path, ["a"], "small").sources
     assert [complexity(function) for function in source.functions] == [1, 2]
     assert not [node for node in inside(source.functions[0]) if node is source.functions[1]]
@@ -141,5 +147,5 @@ def test_chats_are_walked() -> None:
     command = [sys.executable, str(Path(__file__).with_name("shape.py")), "--markdown"]
     table = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
     rows = dict(line.strip("| ").split(" | ")[:2] for line in table.splitlines()[2:])
-    plain, session = (int(rows[name]) for name in ("files that a plain chat runs through", "files, with a session"))
-    assert 10 < plain < session
+    plain, session = rows["files that a plain chat runs through"], rows["files, with a session"]
+    assert 10 < int(plain) < int(session)
