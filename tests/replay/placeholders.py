@@ -34,8 +34,9 @@ WIDTH = 100
 class Placeholders:
     """Names for one group of requests, numbered by kind in the order in which they appear."""
 
-    def __init__(self, known: Mapping[str, str]) -> None:
-        self._names = dict(known)
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self._secrets = secrets
+        self._names: dict[str, str] = {}
         self._counts: dict[str, int] = {}
 
     def value(self, value: Any, key: str = "") -> Any:
@@ -67,9 +68,8 @@ class Placeholders:
 
     def text(self, text: str) -> str:
         """A text."""
-        for secret, name in self._names.items():
-            if secret.startswith("sk-"):
-                text = text.replace(secret, name)
+        for secret, name in self._secrets.items():
+            text = text.replace(secret, name)
         return PATTERNS.sub(self._named, text)
 
     def _named(self, found: re.Match[str]) -> str:
