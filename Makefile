@@ -87,3 +87,10 @@ bench-against: $(VENV)/dev  ## compare costs with another commit: REV=abc1234 [R
 
 figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [REV=abc1234] [ROWS=plain]
 	$(BIN)/python tests/bench/figures.py $(REV) $(if $(ROWS),--rows '$(ROWS)')
+
+.PHONY: record shape
+shape: $(VENV)/dev  ## measure the shape of the code beside its targets: [ARGS=--names]
+	$(BIN)/python tests/shape/shape.py $(ARGS)
+
+record: $(VENV)/dev  ## write down anew what every route answers: [ARGS="chat cache"]; read the difference
+	$(BIN)/python tests/replay/record.py $(ARGS)

@@ -88,7 +88,7 @@ class Edge:
                 line["target"], line["attempts"] = trace.asked, trace.attempts
                 if trace.failures:
                     line["failures"] = self._failures(trace)
-            if "error_code" in inner:
+            if "error_code" in inner and inner["error_code"] is not None:
                 line["code"] = inner["error_code"]
             self._log.add(line)
 
