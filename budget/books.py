@@ -55,8 +55,7 @@ class Account(Struct):
         limit, amount, spent, held = self.limit, self.amount, self.spent, held or self.held
         if limit.tokens is not None:
             left = amount.tokens - spent.tokens - held.tokens - wish.prompt
-            if left < most:
-                most = left
+            most = min(most, left)
         if limit.cost is None or (wish.free and wish.priced):
             return most
         if not wish.priced and limit.mode == "hard":

@@ -66,6 +66,7 @@ from chattable.proxy.store.database import Database
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 from chattable.proxy.usage import Usage
+from chattable.proxy.version import VERSION
 from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
@@ -193,7 +194,7 @@ def build(config: Config) -> Edge:
         exception_handlers={Exception: partial(_answer_error, _served(handlers))},
         request_max_body_size=house.max_body,
         cors_config=_cors(config.server.cors_origins),
-        openapi_config=OpenAPIConfig("Chattable", "0.1.0", path="/schema"),
+        openapi_config=OpenAPIConfig("Chattable", VERSION, path="/schema"),
         logging_config=None,
         debug=False,
     )

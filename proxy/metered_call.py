@@ -240,8 +240,7 @@ class MeteredCall:
             most = DEFAULT_OUTPUT
         elif of_model is not None and of_model < most:
             most = of_model
-        if most > MOST_OUTPUT:
-            most = MOST_OUTPUT
+        most = min(most, MOST_OUTPUT)
         choices = params.get("n") or 1
         least = least_output(params) if "thinking" in params or "reasoning" in params else 1
         return Wish(

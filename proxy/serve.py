@@ -24,6 +24,7 @@ from chattable.proxy.floods import Floods
 from chattable.proxy.http import BoundedHttp
 from chattable.proxy.redaction import RedactingFormatter, redactor
 from chattable.proxy.setup import StartError, find_config, prepare
+from chattable.proxy.version import VERSION
 
 log = logging.getLogger("chattable")
 
@@ -111,7 +112,8 @@ def serve(config: Config, path: str | None) -> None:
     )
     asyncio.run(prepare(config))
     names = [*config.agents, *config.models]
-    log.info("serving %s at http://%s:%d/v1", ", ".join(names) or "nothing yet", server.host, server.port)
+    served, where = ", ".join(names) or "nothing yet", f"http://{server.host}:{server.port}/v1"
+    log.info("chattable %s, serving %s at %s", VERSION, served, where)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""

@@ -196,6 +196,7 @@ def _micro(usd: float | None) -> int | None:
 
 
 def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> Json:
+    """A budget as the API shows it, with its subject's name and what is left where it is known."""
     found: Json = {"id": limit.id, "object": "budget", "subject": {limit.kind: subject}, "per": limit.per, "tokens": limit.tokens,
                    "cost_usd": None if limit.cost is None else limit.cost / 1_000_000,
                    "models": limit.models, "mode": limit.mode}  # fmt: skip

@@ -1,4 +1,4 @@
-"""users and keys"""
+"""Users and keys."""
 
 import sqlalchemy as sa
 from alembic import op

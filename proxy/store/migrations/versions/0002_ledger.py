@@ -1,4 +1,4 @@
-"""the ledger"""
+"""The ledger."""
 
 import sqlalchemy as sa
 from alembic import op

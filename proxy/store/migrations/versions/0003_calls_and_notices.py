@@ -1,4 +1,4 @@
-"""calls and notices"""
+"""Calls and notices."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""teams and audit"""
+"""Teams and audit."""
 
 import secrets
 import time

@@ -1,4 +1,4 @@
-"""idempotency keys"""
+"""Idempotency keys."""
 
 import sqlalchemy as sa
 from alembic import op

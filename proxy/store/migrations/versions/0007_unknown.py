@@ -1,4 +1,4 @@
-"""calls of which nobody knows what they used"""
+"""Calls of which nobody knows what they used."""
 
 import sqlalchemy as sa
 from alembic import op
