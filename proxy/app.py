@@ -15,6 +15,7 @@ from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.types import ControllerRouterHandler
 
 from chattable.adapters.transport import AiohttpTransport
@@ -58,6 +59,7 @@ from chattable.proxy.routes import (
     transcripts,
     usage,
 )
+from chattable.proxy.schema_page import SchemaPage
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
 from chattable.proxy.shutdown import on_stop_signal
@@ -74,6 +76,7 @@ log = logging.getLogger("chattable")
 ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
 # Those with names in their paths.
 NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)
+SCHEMA = (SchemaPage(), JsonRenderPlugin(), YamlRenderPlugin())
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -194,7 +197,7 @@ def build(config: Config) -> Edge:
         exception_handlers={Exception: partial(_answer_error, _served(handlers))},
         request_max_body_size=house.max_body,
         cors_config=_cors(config.server.cors_origins),
-        openapi_config=OpenAPIConfig("Chattable", VERSION, path="/schema"),
+        openapi_config=OpenAPIConfig("Chattable", VERSION, path="/schema", render_plugins=SCHEMA),
         logging_config=None,
         debug=False,
     )
