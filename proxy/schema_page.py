@@ -42,9 +42,14 @@ class SchemaPage(OpenAPIRenderPlugin):
         """The page, in UTF-8."""
         info = openapi_schema["info"]
         rows = [
-            ROW.format(method=method.upper(), path=escape(path), summary=escape(what["summary"]))
+            ROW.format(method=method.upper(), path=escape(path + _query(what)), summary=escape(what["summary"]))
             for path, methods in sorted(openapi_schema["paths"].items())
             for method, what in methods.items()
         ]
         title = escape(f"{info['title']} {info['version']}")
         return PAGE.format(title=title, rows="\n".join(rows)).encode()
+
+
+def _query(operation: dict[str, Any]) -> str:
+    names = [given["name"] for given in operation.get("parameters", ()) if given["in"] == "query"]
+    return "?" + "&".join(names) if names else ""
