@@ -90,6 +90,7 @@ WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file i
 
 def serve(config: Config, path: str | None) -> None:
     """Serves until a signal ends it. Law: what keeps it from starting is found before a first key is made and shown."""
+    _ignore_hangups()
     _log_to_stderr(config)
     listener = listen(config.server.host, config.server.port)
     server = replace(config.server, port=listener.getsockname()[1])
@@ -139,9 +140,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 def worker() -> ASGIApp:
     """The application of one worker process."""
+    _ignore_hangups()
     config = find_config(os.environ[WORKER_CONFIG] or None)
     _log_to_stderr(config)
     return build(config)
+
+
+def _ignore_hangups() -> None:
+    """Until the application says in the log what it makes of them."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _log_to_stderr(config: Config) -> None:

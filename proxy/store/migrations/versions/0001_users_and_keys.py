@@ -1,4 +1,4 @@
-"""Users and keys."""
+"""users and keys"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The ledger."""
+"""the ledger"""
 
 import sqlalchemy as sa
 from alembic import op

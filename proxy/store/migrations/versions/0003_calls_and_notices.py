@@ -1,4 +1,4 @@
-"""Calls and notices."""
+"""calls and notices"""
 
 import sqlalchemy as sa
 from alembic import op

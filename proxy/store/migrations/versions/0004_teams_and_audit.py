@@ -1,4 +1,4 @@
-"""Teams and audit."""
+"""teams and audit"""
 
 import secrets
 import time

@@ -1,4 +1,4 @@
-"""Idempotency keys."""
+"""idempotency keys"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Sessions."""
+"""sessions"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Calls of which nobody knows what they used."""
+"""calls of which nobody knows what they used"""
 
 import sqlalchemy as sa
 from alembic import op
