@@ -151,7 +151,7 @@ class Hold(Struct, frozen=True, kw_only=True):
     held: Amount
     bound: bool = True  # whether any limit binds it: if none does, nothing is held and there is nothing to settle
     hard: bool = True  # whether one of them refuses: `output` must be sent upstream as the cap
-    warnings: tuple[str, ...] = ()  # ids of soft limits that are exceeded
+    warnings: tuple[str, ...] = ()  # ids of soft limits without room for all of it
     remaining: int | None = None  # tokens that were left before it under the tightest hard limit; None: none binds
     resets_at: int | None = None  # when that limit's window ends
 

@@ -88,6 +88,7 @@ EXPOSED = [
     *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     "x-budget-remaining-tokens",
     "x-budget-reset",
+    "x-budget-warning",
     "x-should-retry",
     "idempotency-replayed",
     "x-session-id",

@@ -90,6 +90,8 @@ class MeteredCall:
                 wish = self.wish(bound_prompt(self.chat, self._media))
                 hold = await self._metering.admit(wish, self._count_prompt, self._caller)
                 self._hold = hold if hold.bound else None
+                if hold.warnings:
+                    self.headers["x-budget-warning"] = ", ".join(hold.warnings)
             if self._hold is not None and self._hold.hard:
                 self._cap(self._hold)
                 self._most_said = self._hold.output if self.chat.stream else None
