@@ -76,14 +76,6 @@ class Account(Struct):
         cost = 0 if limit.cost is None else max(0, more.cost - max(0, room.cost))
         return Amount(tokens, cost)
 
-    def lacks(self, more: Amount) -> bool:
-        """Whether this hard limit has no room for that much more."""
-        limit, remaining = self.limit, self.room().remaining
-        return limit.mode == "hard" and (
-            (limit.tokens is not None and remaining.tokens < more.tokens)
-            or (limit.cost is not None and remaining.cost < more.cost > 0)
-        )
-
     def refusal(self, wish: Wish, *, busy: bool) -> BudgetExceededError:
         """What the asker is told."""
         room, limit = self.room(), self.limit

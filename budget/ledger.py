@@ -176,7 +176,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
     id: int
     at: int
-    kind: str  # hold settle void forfeit correct top_up grant refund
+    kind: str  # hold settle void forfeit correct grant refund
     hold: str
     limit: str
     owner: str
@@ -252,10 +252,6 @@ class Ledger(ABC):
     @abstractmethod
     async def hold(self, wish: Wish) -> Hold:
         """Reserves what the wish may use, as much output as there is room for, or raises `BudgetExceededError`."""
-
-    @abstractmethod
-    async def top_up(self, hold_id: str, output: int, price: Price = FREE) -> bool:
-        """Reserves more output for a pending hold; False if there is no room or the hold is over."""
 
     @abstractmethod
     async def renew(self, hold_ids: list[str]) -> None:
