@@ -93,10 +93,10 @@ class AnthropicStream:
         if kind == "message_start":
             # What it says of the output is a placeholder.
             return self._count(object_in(event, "message"), ANTHROPIC_PROMPT)
-        elif kind == "message_delta":
+        if kind == "message_delta":
             ended = self._end(object_in(event, "delta")) if event.get("delta") is not None else []
             return ended + self._count(event, ANTHROPIC)
-        elif kind == "message_stop":
+        if kind == "message_stop":
             self.complete = self.ended = True
         elif (error := hidden_error(event)) is not None:
             raise reported(error)

@@ -55,13 +55,13 @@ class OpenAIWire(Wire):
         self._drops = self.quirks.drops | {BETAS}
 
     def ruled(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
-        """This wire as a provider's settings want it."""
+        """The wire as a provider's settings want it."""
         wire = super().ruled(unsupported, allow)
         wire._drops = self.quirks.drops | wire.withheld | {BETAS}
         return wire
 
     def of(self, vendor: str) -> Self:
-        """This wire where that vendor is asked."""
+        """The wire where that vendor is asked."""
         wire = copy(self)
         wire.vendor = vendor
         return wire

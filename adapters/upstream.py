@@ -293,7 +293,8 @@ class Upstream(Chattable):
         """An answer that comes at once, also one that is a stream nobody asked for and that does not call itself one."""
         body = (head + await self._read(blocks, begun, within)).lstrip(BLANK)
         if body[:1] not in (b"", b"{", b"["):
-            async with aclosing(self._stream(blocks, begun, n, within, body)) as streamed:
+            again = httpx.ByteStream(body).__aiter__()
+            async with aclosing(self._stream(again, begun, n, within, time.monotonic())) as streamed:
                 async for chunk in streamed:
                     yield chunk
             return
@@ -324,18 +325,16 @@ class Upstream(Chattable):
         begun: float,
         n: int,
         within: float,
-        body: bytes = b"",
+        since: float = 0.0,
     ) -> AsyncGenerator[Chunk]:
-        """An answer that comes in events, or at once after all, or whose body is there already.
+        """An answer that comes in events, or at once after all; silent since `begun` or `since`.
 
         Law: an event that cannot be read, and that no text is lost with, costs nothing but itself.
         """
         limits, frames = self.timeouts, self.provider.wire.frames
         decoder, reader = frames.decoder(), self.provider.wire.stream(n)
-        if body:
-            blocks = httpx.ByteStream(body).__aiter__()
         what, seconds = "sent no token", limits.first_token
-        since, opened, said, lost = time.monotonic() if body else begun, frames.bare, False, 0
+        since, opened, said, lost = since or begun, frames.bare, False, 0
         try:
             while True:
                 until = since + seconds

@@ -63,7 +63,7 @@ class Wire(Protocol):
     any_beta: bool = False  # told of every feature that a client asks for, known here or not
 
     def ruled(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
-        """This wire as a provider's settings want it: that rule, and what is withheld but for what they allow."""
+        """The wire as a provider's settings want it: that rule, and what is withheld but for what they allow."""
         wire = copy(self)
         wire.unsupported = unsupported
         wire.withheld = WITHHELD.difference(allow)
@@ -84,7 +84,7 @@ class Wire(Protocol):
         return chat if params is chat.params else replace(chat, params=params)
 
     def told(self, options: Mapping[str, str]) -> Wire:
-        """This wire with what the config says of it, by the names in `Vendor.options`."""
+        """The wire with what the config says of it, by the names in `Vendor.options`."""
         return self
 
     def path(self, model: str, stream: bool) -> str:

@@ -211,7 +211,7 @@ class Context:
 
     @property
     def params(self) -> Json:
-        """Every other field of the request: temperature, response_format …"""
+        """Every other field of the request: temperature, response_format and the like."""
         return self.request.params
 
     def chat(self, model: str, messages: Iterable[Message | Json] | None = None, **params: Any) -> Call:

@@ -65,7 +65,7 @@ class Normal:
         return self._feed(chunk, delta, choice)
 
     def _feed(self, chunk: Chunk, delta: Json, choice: _Open | None) -> list[Chunk]:
-        gained = {k: v for k, v in delta.items() if v is not None and v != "" and v != [] and k != "role"}
+        gained = {k: v for k, v in delta.items() if v is not None and v not in ("", []) and k != "role"}
         if chunk.finish_reason:
             self._finishes[chunk.index] = chunk.finish_reason
         if not gained and not (chunk.logprobs and chunk.logprobs.get("content")):

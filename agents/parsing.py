@@ -184,7 +184,7 @@ NAMES = {
 
 
 def explain(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequest:
-    """msgspec's words for a wrong value, in OpenAI's form and with the field as `param`."""
+    """A wrong value in msgspec's words, in OpenAI's form and with the field as `param`."""
     text, _, place = str(error).partition(" - at `$")
     param = (prefix + place.rstrip("`")).lstrip(".")
     if "[...]" in param:  # msgspec does not say which key of a map it means

@@ -55,8 +55,7 @@ class Account(Struct):
         limit, amount, spent, held = self.limit, self.amount, self.spent, held or self.held
         if limit.tokens is not None:
             left = amount.tokens - spent.tokens - held.tokens - wish.prompt
-            if left < most:
-                most = left
+            most = min(most, left)
         if limit.cost is None or (wish.free and wish.priced):
             return most
         if not wish.priced and limit.mode == "hard":
@@ -76,14 +75,6 @@ class Account(Struct):
         tokens = 0 if limit.tokens is None else max(0, more.tokens - max(0, room.tokens))
         cost = 0 if limit.cost is None else max(0, more.cost - max(0, room.cost))
         return Amount(tokens, cost)
-
-    def lacks(self, more: Amount) -> bool:
-        """Whether this hard limit has no room for that much more."""
-        limit, remaining = self.limit, self.room().remaining
-        return limit.mode == "hard" and (
-            (limit.tokens is not None and remaining.tokens < more.tokens)
-            or (limit.cost is not None and remaining.cost < more.cost > 0)
-        )
 
     def refusal(self, wish: Wish, *, busy: bool) -> BudgetExceededError:
         """What the asker is told."""

@@ -124,7 +124,7 @@ class _Segment:
         hidden = self.path.with_suffix(".new")  # nobody may find it before it is locked
         self._file = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.posix_fallocate(self._file, 0, size)
+            _take_room(self._file, size)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             self._memory = mmap.mmap(self._file, size)
             hidden.rename(self.path)
@@ -152,6 +152,16 @@ class _Segment:
         if not keep:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
+
+
+def _take_room(file: int, size: int) -> None:
+    """Takes a file's place on the disk: one with holes would end the process on a full disk."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+        return
+    zeros, written = bytes(size), 0  # macOS
+    while written < size:
+        written += os.pwrite(file, zeros[written:], written)
 
 
 def _sync_names(directory: Path) -> None:

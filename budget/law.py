@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from chattable.budget.books import LIMIT, LIMITS, Account, Books, limit_of
 from chattable.budget.calls import asked
 from chattable.budget.errors import UnknownLimitError
-from chattable.budget.ledger import LEASE, Amount, Difference, Entry, Price, Room, UsageRow
+from chattable.budget.ledger import LEASE, Amount, Difference, Entry, Room, UsageRow
 from chattable.budget.limits import Asker, Limit
 from chattable.budget.steps import Dialect, Steps, array, time
 from chattable.budget.tables import BALANCE, ENTRY, TEXT
@@ -47,30 +47,6 @@ def bounded() -> Steps[bool]:
     """Whether any limit is in force."""
     rows = yield "SELECT 1 FROM limits WHERE active LIMIT 1", {}
     return bool(rows)
-
-
-def top_up(dialect: Dialect, hold_id: str, output: int, price: Price) -> Steps[bool]:
-    """Reserves more output for a pending hold, all of it or nothing."""
-    rows = yield (
-        f"SELECT state, accounts, {dialect.now} FROM calls WHERE id = :id{dialect.lock('calls')}",
-        {"id": hold_id},
-    )
-    if not rows or rows[0][0] != "pending":
-        return False
-    _, accounts, now = rows[0]
-    more, books = Amount(output, price.of(0, output)), Books(dialect, now)
-    keys = [(limit, owner, begin) for limit, owner, begin in json.loads(accounts)]
-    yield from books.open(keys)
-    if any(books.accounts[key].lacks(more) for key in keys):
-        return False
-    for key in keys:
-        books.book(key, "top_up", hold_id, held=more)
-    yield (
-        "UPDATE calls SET output = output + :output, tokens = tokens + :tokens, cost = cost + :cost WHERE id = :id",
-        {"id": hold_id, "output": output, "tokens": more.tokens, "cost": more.cost},
-    )
-    yield from books.close()
-    return True
 
 
 def renew(dialect: Dialect, hold_ids: Sequence[str]) -> Steps[None]:

@@ -153,7 +153,7 @@ class Hold(Struct, frozen=True, kw_only=True):
     held: Amount
     bound: bool = True  # whether any limit binds it: if none does, nothing is held and there is nothing to settle
     hard: bool = True  # whether one of them refuses: `output` must be sent upstream as the cap
-    warnings: tuple[str, ...] = ()  # ids of soft limits that are exceeded
+    warnings: tuple[str, ...] = ()  # ids of soft limits without room for all of it
     remaining: int | None = None  # tokens that were left before it under the tightest hard limit; None: none binds
     resets_at: int | None = None  # when that limit's window ends
 
@@ -178,7 +178,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
     id: int
     at: int
-    kind: str  # hold settle void forfeit correct top_up grant refund
+    kind: str  # hold settle void forfeit correct grant refund
     hold: str
     limit: str
     owner: str
@@ -254,10 +254,6 @@ class Ledger(ABC):
     @abstractmethod
     async def hold(self, wish: Wish) -> Hold:
         """Reserves what the wish may use, as much output as there is room for, or raises `BudgetExceededError`."""
-
-    @abstractmethod
-    async def top_up(self, hold_id: str, output: int, price: Price = FREE) -> bool:
-        """Reserves more output for a pending hold; False if there is no room or the hold is over."""
 
     @abstractmethod
     async def renew(self, hold_ids: list[str]) -> None:

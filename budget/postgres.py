@@ -56,8 +56,10 @@ class PostgresLedger(SqlLedger):
         now: str = NOW,
         thresholds: tuple[int, ...] = THRESHOLDS,
     ) -> None:
-        """`begin` opens a transaction that commits on a clean exit; `away` is what it raises when there is no database, and
-        `contended`, part of that, when others hold the rows for too long.
+        """`begin` opens a transaction that commits on a clean exit.
+
+        It raises `away` when there is no database, and `contended`, part of that, when others hold
+        the rows for too long.
         """
         super().__init__(Dialect(now, zone, True, thresholds))
         self._begin = begin

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
+
+from chattable.budget.periodic import Periodic
 
 WINDOW = 60_000  # milliseconds in which a full counter drains
 LEASE = 60_000  # milliseconds that a slot lives without being renewed
@@ -94,18 +94,15 @@ class Rates(ABC):
 
     def __init__(self) -> None:
         self._open: dict[str, Pass] = {}  # calls under way, whose leases are renewed
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Periodic("slots of calls under way", self._renew_open, RENEW)
 
     async def start(self) -> None:
         """Begins to renew leases."""
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._upkeep.start()
 
     async def stop(self) -> None:
         """Ends; slots of calls still under way are left to their leases."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._upkeep
+        await self._upkeep.stop()
 
     @abstractmethod
     async def enter(self, bounds: Sequence[Bound], call_id: str, tokens: int) -> Pass:
@@ -119,10 +116,8 @@ class Rates(ABC):
     async def renew(self, passes: Iterable[Pass]) -> None:
         """Gives slots that have not lapsed a new lease; happens by itself between start and stop."""
 
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW)
-            await self.renew(list(self._open.values()))
+    async def _renew_open(self) -> None:
+        await self.renew(list(self._open.values()))
 
 
 def weight(limit: int, tokens: int) -> int:

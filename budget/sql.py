@@ -14,14 +14,12 @@ from chattable.budget import law
 from chattable.budget.calls import Answer, Ask, End, Record, work
 from chattable.budget.errors import LedgerContendedError, LedgerUnavailableError
 from chattable.budget.ledger import (
-    FREE,
     GROUPS,
     Amount,
     Difference,
     Entry,
     Hold,
     Ledger,
-    Price,
     Room,
     State,
     UsageRow,
@@ -118,12 +116,6 @@ class SqlLedger(Ledger):
         if isinstance(answer, Exception):
             raise answer
         return cast(Hold, answer)
-
-    async def top_up(self, hold_id: str, output: int, price: Price = FREE) -> bool:
-        """Reserves more output for a pending hold."""
-        if not 0 <= output <= MAX_AMOUNT:
-            raise ValueError("more output must be at least 0 and below 2^53")
-        return await self.run(lambda: law.top_up(self.dialect, hold_id, output, price))
 
     async def renew(self, hold_ids: list[str]) -> None:
         """Gives pending holds a new lease."""

@@ -162,7 +162,7 @@ def _apart(connection: sqlite3.Connection, operation: Callable[[], Steps[Any]]) 
 
 def _flush(file: str) -> None:
     with suppress(FileNotFoundError), Path(file).open("rb") as log:
-        os.fdatasync(log.fileno())
+        getattr(os, "fdatasync", os.fsync)(log.fileno())  # macOS has only the latter
 
 
 def drive(connection: sqlite3.Connection, steps: Steps[T]) -> T:

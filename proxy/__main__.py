@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import sys
 import time
@@ -34,6 +35,7 @@ from chattable.proxy.store.users import Users
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE
 from chattable.proxy.transfer import TransferError, export_file, import_file
 from chattable.proxy.usage import Usage, as_csv, as_table
+from chattable.proxy.version import VERSION
 from chattable.proxy.yaml import ConfigError
 
 REFUSALS = (
@@ -52,19 +54,25 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 refused, 2 misused, 3 done in part."""
     args = parser().parse_args(argv)
     try:
-        return int(args.run(args) or 0)
+        code = int(args.run(args) or 0)
+        sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
     except REFUSALS as error:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read, such as `head`, has read enough; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        return code
     return 1
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(prog="chattable", description="An OpenAI-compatible proxy for agents and upstream models.")
+    root.add_argument("--version", action="version", version=f"chattable {VERSION}")
     config = argparse.ArgumentParser(add_help=False)
     config.add_argument("--config", metavar="FILE", help="default: ./config.yaml if there is one, else built-in settings")
     commands = root.add_subparsers(required=True, metavar="COMMAND")

@@ -6,15 +6,16 @@ import gc
 import logging
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.types import ControllerRouterHandler
 
 from chattable.adapters.transport import AiohttpTransport
@@ -58,14 +59,16 @@ from chattable.proxy.routes import (
     transcripts,
     usage,
 )
+from chattable.proxy.schema_page import SchemaPage
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
-from chattable.proxy.shutdown import on_stop_signal
+from chattable.proxy.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 from chattable.proxy.usage import Usage
+from chattable.proxy.version import VERSION
 from chattable.proxy.webhooks import Deliveries, Webhook
 
 log = logging.getLogger("chattable")
@@ -73,6 +76,7 @@ log = logging.getLogger("chattable")
 ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
 # Those with names in their paths.
 NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)
+SCHEMA = (SchemaPage(), JsonRenderPlugin(), YamlRenderPlugin())
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -84,6 +88,7 @@ EXPOSED = [
     *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
     "x-budget-remaining-tokens",
     "x-budget-reset",
+    "x-budget-warning",
     "x-should-retry",
     "idempotency-replayed",
     "x-session-id",
@@ -93,6 +98,16 @@ EXPOSED = [
     "x-cache",
     "age",
 ]
+
+
+class Service(Protocol):
+    """What runs as long as the server does."""
+
+    async def start(self) -> None:
+        """Begins; what raises here has begun nothing."""
+
+    async def stop(self) -> None:
+        """Ends."""
 
 
 def build(config: Config) -> Edge:
@@ -121,7 +136,7 @@ def build(config: Config) -> Edge:
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     revocation = Revocation(users, pipeline)
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
-    deliveries = webhook and Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)
+    deliveries = [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)] if webhook else []
     house = House(
         config,
         database,
@@ -145,44 +160,33 @@ def build(config: Config) -> Edge:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
-        access_log.start()
-        await database.start()
-        await ledger.start()
-        await put_default(ledger, config.budgets.default)
-        await metering.start()
-        await warn_of_unpriced(ledger, config)
-        await idempotency.start()
-        await pace.rates.start()
-        await answers.start()
-        await sessions.start()
-        await catalog.start()
-        await revocation.start()
-        if deliveries:
-            await deliveries.start()
-        gc.collect()
-        gc.set_threshold(20_000, 20, 20)  # a request makes some 700 objects; the default would collect on every one
-        gc.freeze()  # what lives as long as the server need not be looked at again
-        try:
-            async with loopback(edge) as pipeline.base_url:
-                try:
-                    with on_stop_signal(stop, metering.stop_at_once):
-                        yield
-                finally:
-                    await stop()
-        finally:
-            await answers.stop()
-            if deliveries:
-                await deliveries.stop()
-            await revocation.stop()
-            await catalog.stop()
-            await sessions.stop()
-            await transport.aclose()
-            await pace.rates.stop()
-            await idempotency.stop()
-            await metering.stop()
-            await ledger.stop()
-            await database.stop()
-            access_log.stop()
+        async with AsyncExitStack() as running:
+
+            async def start(service: Service) -> None:
+                await service.start()
+                running.push_async_callback(service.stop)
+
+            # Stopped in the opposite order, also where one of them does not start.
+            access_log.start()
+            running.callback(access_log.stop)
+            await start(database)
+            await start(ledger)
+            await put_default(ledger, config.budgets.default)
+            await start(metering)
+            await warn_of_unpriced(ledger, config)
+            await start(idempotency)
+            await start(pace.rates)
+            running.push_async_callback(transport.aclose)
+            others: list[Service] = [sessions, catalog, revocation, *deliveries, answers]
+            for service in others:
+                await start(service)
+            gc.collect()
+            gc.set_threshold(20_000, 20, 20)  # a request makes some 700 objects; the default would collect on every one
+            gc.freeze()  # what lives as long as the server need not be looked at again
+            pipeline.base_url = await running.enter_async_context(loopback(edge))
+            running.push_async_callback(stop)
+            with on_stop_signal(stop, metering.stop_at_once), ignoring_hangups():
+                yield
 
     unnamed = [handler for room in ROOMS for handler in room.routes(house)]
     named = [handler for room in NAMED for handler in room.routes(house)]
@@ -193,7 +197,7 @@ def build(config: Config) -> Edge:
         exception_handlers={Exception: partial(_answer_error, _served(handlers))},
         request_max_body_size=house.max_body,
         cors_config=_cors(config.server.cors_origins),
-        openapi_config=OpenAPIConfig("Chattable", "0.1.0", path="/schema"),
+        openapi_config=OpenAPIConfig("Chattable", VERSION, path="/schema", render_plugins=SCHEMA),
         logging_config=None,
         debug=False,
     )

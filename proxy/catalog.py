@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +27,7 @@ from chattable.agents.loading import load
 from chattable.agents.params import Accepts
 from chattable.agents.prompt import PromptAgent
 from chattable.budget.ledger import Price
+from chattable.budget.periodic import Periodic
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Principal
 from chattable.proxy.health import Health
@@ -128,8 +129,12 @@ class Catalog:
     async def start(self) -> None:
         """Starts local servers and agents."""
         wild = {target.provider for model in self._wildcards.values() for target in model.served_by()}
-        await asyncio.gather(*(source.start(listed=name in wild) for name, source in self._sources.items()))
-        await asyncio.gather(*(entry.model.start() for entry in self._entries.values()))
+        try:
+            await _all(source.start(listed=name in wild) for name, source in self._sources.items())
+            await _all(entry.model.start() for entry in self._entries.values())
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Stops what was started; what fails to stop does not keep the rest running."""
@@ -166,7 +171,13 @@ class _Source:
         self.cache = cache
         self.unpriced = unpriced
         self.discovered: tuple[str, ...] = ()
-        self._discovery: asyncio.Task[None] | None = None
+        self._discovery = Periodic(
+            f"which models {name} has",
+            self._discover,
+            lambda: DISCOVER if self.discovered else DISCOVER / 60,
+            at_once=True,
+            expected=(discovery.DiscoveryError,),
+        )
         self._health: dict[str, Health] = {}
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
@@ -194,22 +205,23 @@ class _Source:
             await self.server.start()
             self.provider.point_at(self.server.base_url)
         if listed and self.config.discover:
-            self._discovery = asyncio.create_task(self._discover())
+            self._discovery.start()
 
     async def _discover(self) -> None:
-        while True:
-            try:
-                self.discovered = tuple(await discovery.models(self.provider))
-                log.info("%s has %d models", self.name, len(self.discovered))
-            except discovery.DiscoveryError as error:
-                log.warning("%s does not say which models it has: %s", self.name, error)
-            await asyncio.sleep(DISCOVER if self.discovered else DISCOVER / 60)
+        self.discovered = tuple(await discovery.models(self.provider))
+        log.info("%s has %d models", self.name, len(self.discovered))
 
     async def stop(self) -> None:
-        if self._discovery is not None:
-            self._discovery.cancel()
+        await self._discovery.stop()
         if self.server is not None:
             await self.server.stop()
+
+
+async def _all(starts: Iterable[Awaitable[None]]) -> None:
+    """Waits for all of them, then raises what the first raised that failed."""
+    for outcome in await asyncio.gather(*starts, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _model(pattern: str, name: str, model: settings.ModelEntry, sources: Mapping[str, _Source]) -> Entry:

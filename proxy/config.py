@@ -80,6 +80,7 @@ class TimeoutOverrides(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     total: Annotated[Duration | None, Meta(description="for the whole reply")] = None
 
     def onto(self, base: Timeouts) -> Timeouts:
+        """The time-outs of `base` but for those that are set here."""
         return replace(base, **{name: value for name, value in asdict(self).items() if value is not None})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +13,7 @@ from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk
 from chattable.budget.errors import LedgerUnavailableError
+from chattable.budget.periodic import Periodic
 from chattable.budget.sql import SqlLedger
 from chattable.budget.steps import Dialect, Steps, array
 from chattable.budget.tables import TEXT
@@ -73,16 +73,15 @@ class Idempotency:
     def __init__(self, ledger: SqlLedger) -> None:
         self._ledger = ledger
         self._running: set[tuple[str, str]] = set()
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Periodic("idempotency keys under way", self._renew, RENEW, expected=(LedgerUnavailableError,))
 
     async def start(self) -> None:
         """Begins to renew leases and to forget old answers."""
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._upkeep.start()
 
     async def stop(self) -> None:
         """Ends; keys of calls still under way are left to their leases."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        await self._upkeep.stop()
 
     @asynccontextmanager
     async def once(self, chat: Chat, caller: Caller, reply: Reply) -> AsyncGenerator[Once]:
@@ -135,13 +134,8 @@ class Idempotency:
         with suppress(LedgerUnavailableError):  # its lease ends by itself
             await self._ledger.run(lambda: _finish(place, answer))
 
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW)
-            try:
-                await self._ledger.run(lambda: _renew(self._ledger.dialect, sorted(self._running)))
-            except LedgerUnavailableError as error:
-                log.warning("leases of idempotency keys wait: %s", error)
+    async def _renew(self) -> None:
+        await self._ledger.run(lambda: _renew(self._ledger.dialect, sorted(self._running)))
 
 
 def _scoped(caller: Caller) -> str:

@@ -90,6 +90,8 @@ class MeteredCall:
                 wish = self.wish(bound_prompt(self.chat, self._media))
                 hold = await self._metering.admit(wish, self._count_prompt, self._caller)
                 self._hold = hold if hold.bound else None
+                if hold.warnings:
+                    self.headers["x-budget-warning"] = ", ".join(hold.warnings)
             if self._hold is not None and self._hold.hard:
                 self._cap(self._hold)
                 self._most_said = self._hold.output if self.chat.stream else None
@@ -241,8 +243,7 @@ class MeteredCall:
             most = DEFAULT_OUTPUT
         elif of_model is not None and of_model < most:
             most = of_model
-        if most > MOST_OUTPUT:
-            most = MOST_OUTPUT
+        most = min(most, MOST_OUTPUT)
         choices = params.get("n") or 1
         least = least_output(params) if "thinking" in params or "reasoning" in params else 1
         return Wish(

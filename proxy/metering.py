@@ -17,6 +17,7 @@ from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
 from chattable.budget.limits import Asker
+from chattable.budget.periodic import Periodic
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
@@ -65,7 +66,8 @@ class Metering:
         self.calls: set[MeteredCall] = set()  # under way
         self._waiting: set[asyncio.Future[None]] = set()  # for room
         self._notices: list[tuple[str, Json]] = []
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Periodic("the ledger's upkeep", self._tick, TICK, expected=(LedgerUnavailableError, OSError))
+        self._ticks = 0
         self._abandoning: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -74,12 +76,11 @@ class Metering:
             await self._recover()
         except LedgerUnavailableError as error:
             log.warning("what was not booked yet stays in the journal: %s", error)
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._upkeep.start()
 
     async def stop(self) -> None:
         """Ends; what could not be booked stays in the journal."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        await self._upkeep.stop()
         with suppress(LedgerUnavailableError):
             await self._catch_up(all_of_it=True)
         self._journal.close()
@@ -254,25 +255,17 @@ class Metering:
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
 
-    async def _keep_up(self) -> None:
-        ticks = 0
-        while True:
-            await asyncio.sleep(TICK)
-            ticks += 1
-            try:
-                if ticks % SWEEP == 0 and self._open:  # first: what follows may fail, and leases must not end for it
-                    await self.ledger.renew(list(self._open))
-                await self._catch_up()
-                if self._moved:
-                    self._moved = False
-                    await self.ledger.flush()
-                if ticks % SWEEP == 0:
-                    self.reach("in_upkeep")
-                    await self._recover()
-            except (LedgerUnavailableError, OSError) as error:
-                log.warning("the ledger's upkeep waits: %s", error)
-            except Exception:
-                log.exception("the ledger's upkeep failed")
+    async def _tick(self) -> None:
+        self._ticks += 1
+        if self._ticks % SWEEP == 0 and self._open:  # first: what follows may fail, and leases must not end for it
+            await self.ledger.renew(list(self._open))
+        await self._catch_up()
+        if self._moved:
+            self._moved = False
+            await self.ledger.flush()
+        if self._ticks % SWEEP == 0:
+            self.reach("in_upkeep")
+            await self._recover()
 
     async def _catch_up(self, *, all_of_it: bool = False) -> None:
         """Books what the ledger has not taken yet."""

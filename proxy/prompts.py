@@ -60,7 +60,7 @@ def _apart(messages: list[Message]) -> tuple[list[Message], list[Json]]:
 
 
 def _fields(params: Json) -> list[tuple[str, object]]:
-    """The fields of a request that may become part of its prompt: tools, a schema, documents …"""
+    """The fields of a request that may become part of its prompt, such as tools and a schema."""
     kinds = (str, list, dict)
     return [(k, v) for k, v in params.items() if v and type(v) in kinds and k not in STEERING]
 

@@ -169,11 +169,8 @@ def header(request: Request[Any, Any, Any], name: bytes) -> str:
     return ""
 
 
-def integer(request: Request[Any, Any, Any], name: str, default: int) -> int:
-    """A whole number from the query, or the default."""
-    text = request.query_params.get(name)
-    if text is None:
-        return default
+def integer(text: str, name: str) -> int:
+    """A whole number from the query, or `InvalidRequest` naming the parameter."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InvalidRequest(f"Invalid value for '{name}': expected a whole number, but got '{clip(text)}'.", param=name)
     return int(text)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from contextlib import suppress
-
+from chattable.budget.periodic import Periodic
 from chattable.proxy.auth import Principal
 from chattable.proxy.errors import UnauthorizedError
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.users import Users
-
-log = logging.getLogger("chattable")
 
 TICK = 0.5  # seconds between two looks; a turn that is over within them is never looked up
 OVER = "The API key of this request was revoked or has expired, or its user was disabled or deleted."
@@ -30,16 +25,15 @@ class Revocation:
         self._users = users
         self._pipeline = pipeline
         self._known: set[Principal] = set()  # who had turns under way at the last look
-        self._task: asyncio.Task[None] | None = None
+        self._watch = Periodic("keys of turns under way", self.look, TICK, expected=(StoreError,))
 
     async def start(self) -> None:
         """Begins to look."""
-        self._task = asyncio.create_task(self._watch())
+        self._watch.start()
 
     async def stop(self) -> None:
         """Ends."""
-        if self._task is not None:
-            self._task.cancel()
+        await self._watch.stop()
 
     async def look(self) -> None:
         """Ends the turns of those who may ask no more; asks nothing about turns that are new."""
@@ -54,12 +48,3 @@ class Revocation:
             return who in long and not {who.key_id, who.user.id} <= good
 
         self._pipeline.drop(over, UnauthorizedError(OVER, "invalid_api_key"))
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            try:
-                with suppress(StoreError):  # it is away: the next look says more
-                    await self.look()
-            except Exception:
-                log.exception("keys of turns under way are not looked up")

@@ -27,6 +27,7 @@ from chattable.proxy.floods import Floods
 from chattable.proxy.http import BoundedHttp
 from chattable.proxy.redaction import RedactingFormatter, redactor
 from chattable.proxy.setup import StartError, find_config, prepare
+from chattable.proxy.version import VERSION
 
 log = logging.getLogger("chattable")
 
@@ -95,6 +96,7 @@ WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file i
 
 def serve(config: Config, path: str | None) -> None:
     """Serves until a signal ends it. Law: what keeps it from starting is found before a first key is made and shown."""
+    _ignore_hangups()
     _log_to_stderr(config)
     listener = listen(config.server.host, config.server.port)
     server = replace(config.server, port=listener.getsockname()[1])
@@ -117,7 +119,8 @@ def serve(config: Config, path: str | None) -> None:
     )
     asyncio.run(prepare(config))
     names = [*config.agents, *config.models]
-    log.info("serving %s at http://%s:%d/v1", ", ".join(names) or "nothing yet", server.host, server.port)
+    served, where = ", ".join(names) or "nothing yet", f"http://{server.host}:{server.port}/v1"
+    log.info("chattable %s, serving %s at %s", VERSION, served, where)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""
@@ -143,6 +146,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def worker() -> ASGIApp:
     """The application of one worker process."""
+    _ignore_hangups()
     config = find_config(os.environ[WORKER_CONFIG] or None)
     _log_to_stderr(config)
     return build(config)
@@ -183,6 +187,12 @@ def _has_room(descriptor: int) -> bool:
     if sys.platform == "win32":  # only sockets can be asked there
         return True
     return bool(select.select([], [descriptor], [], 0)[1])
+
+
+def _ignore_hangups() -> None:
+    """Until the application says in the log what it makes of them."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _log_to_stderr(config: Config) -> None:

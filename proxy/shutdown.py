@@ -1,14 +1,17 @@
-"""Tells the application of a stop signal at once: servers tell it only when the last connection has ended."""
+"""Tells the application of signals: of a stop at once, for servers tell it only when the last connection has ended."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any
+
+log = logging.getLogger("chattable")
 
 HANGING = 1.0  # seconds that a loop which hangs gets before the process ends without it
 
@@ -54,3 +57,23 @@ def on_stop_signal(stop: Callable[[], Coroutine[Any, Any, None]], at_once: Calla
     finally:
         for number, plan in planned.items():
             signal.signal(number, plan)
+
+
+@contextmanager
+def ignoring_hangups() -> Generator[None]:
+    """Lets SIGHUP end nothing; the first one says in the log that nothing is read anew."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    text = "SIGHUP is ignored: a running server does not read its config anew. Restart it."
+
+    def handle(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(log.warning, text)  # a signal may come in the middle of a line of the log
+
+    signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)

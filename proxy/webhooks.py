@@ -19,6 +19,7 @@ import httpx
 import msgspec
 
 from chattable.budget.outbox import Notice
+from chattable.budget.periodic import Periodic
 
 log = logging.getLogger("chattable")
 
@@ -92,8 +93,8 @@ class Webhook:
 class Deliveries:
     """Posts what waits in the outbox, a few notices at a time.
 
-        Law: a notice is delivered at least once or ends dead, and then the log says so; two replicas never post the same one at
-    XX
+    Law: a notice is delivered at least once or ends dead, and then the log says so; two replicas
+    never post the same one at the same time.
     """
 
     def __init__(
@@ -110,26 +111,31 @@ class Deliveries:
         self._outbox = outbox
         self._webhook = webhook
         self._transport = transport
-        self._interval = interval
         self._deadline = deadline
         self._lease = 6 * deadline
         self._clock = clock
         self._chance = chance
         self._poked = asyncio.Event()
-        self._polling: asyncio.Task[None] | None = None
+        self._polling = Periodic(
+            f"webhook {webhook!r}, looking into the outbox",
+            self._take,
+            interval,
+            at_once=True,
+            expected=(Exception,),
+            sleep=self._until_poked,
+        )
         self._running: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begins to look into the outbox."""
-        self._polling = asyncio.create_task(self._poll())
+        self._polling.start()
 
     async def stop(self) -> None:
         """Ends in a second or two, whatever hangs; what is cut off is posted again when its lease ends, with the same id."""
-        if self._polling is None:
+        await self._polling.stop()
+        if not self._running:
             return
-        self._polling.cancel()
-        tasks = {self._polling, *self._running}
-        _, late = await asyncio.wait(tasks, timeout=GRACE)
+        _, late = await asyncio.wait(self._running, timeout=GRACE)
         for task in late:
             task.cancel()
         if late:
@@ -139,16 +145,11 @@ class Deliveries:
         """Looks into the outbox now: there may be something."""
         self._poked.set()
 
-    async def _poll(self) -> None:
-        while True:
-            self._poked.clear()
-            try:
-                await self._take()
-            except Exception as error:  # without this task nothing would ever be delivered again
-                log.warning("webhook %r: the outbox cannot be read, next look in %g s: %s", self._webhook, self._interval, error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
-                    await self._poked.wait()
+    async def _until_poked(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._poked.wait()
+        self._poked.clear()
 
     async def _take(self) -> None:
         """Begins as many deliveries as there are free places."""

@@ -125,6 +125,7 @@ def dotted(where: Where) -> str:
 
 
 def hint(word: str, known: Iterable[str]) -> str:
+    """Which of the known words may have been meant, to be put behind a message."""
     close = get_close_matches(word, list(known), n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
@@ -370,6 +371,7 @@ def notes(kind: Any) -> Iterator[msgspec.Meta]:
 
 
 def is_struct(kind: Any) -> bool:
+    """Whether a type is one of ours with fields."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 

@@ -52,7 +52,8 @@ class Spent:
         if not isinstance(event, dict):
             return
         if isinstance(event.get("usage"), dict):
-            return self.claim(event["usage"])
+            self.claim(event["usage"])
+            return
         for choice in event.get("choices") or []:
             delta = choice.get("delta") or {}
             pieces = [delta.get("content") or ""]

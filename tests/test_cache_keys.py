@@ -97,7 +97,7 @@ def test_how_it_is_sent_is_no_difference(body: dict[str, Any], stream: bool, opt
 @given(bodies, st.data())
 def test_any_other_value_anywhere_is_another_key(body: dict[str, Any], data: Any) -> None:
     path = data.draw(st.sampled_from(places(body)[1:]))
-    assume(path != ("model",) and path != ("messages",))
+    assume(path not in (("model",), ("messages",)))
     new = changed(body, path, data.draw(values))
     try:
         seen = parse(json.loads(json.dumps(new)))

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -51,6 +52,29 @@ def shell(tmp_path: Path) -> Shell:
 def one_line(text: str) -> str:
     assert text.endswith("\n") and text.count("\n") == 1, text
     return text.strip()
+
+
+# -- the command itself ------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_said_in_one_place(shell: Shell) -> None:
+    version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    assert one_line(shell("--version").stdout) == f"chattable {version}"
+
+
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
+    models = "".join(f"  m{number}: {{provider: stub, model: m}}\n" for number in range(3000))
+    (tmp_path / "config.yaml").write_text(
+        f"providers: {{stub: {{kind: openai, base_url: http://127.0.0.1:9/v1}}}}\nmodels:\n{models}"
+    )
+    program = subprocess.Popen(
+        [*COMMAND, "check"], cwd=tmp_path, env=settings(tmp_path), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout and program.stderr
+    program.stdout.readline()
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(30)) == ("", 1)
+    program.stderr.close()
 
 
 # -- check -------------------------------------------------------------------------------------------------------------
@@ -399,6 +423,8 @@ def test_port_0_is_a_free_one_and_named(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.02)
         server.wait_ready(f"{found[1]}/health")
+        version = httpx.get(found[1], trust_env=False).json()["version"]
+        assert f"chattable {version}, serving echo" in server.log()
         assert f"curl {found[1]}/v1/chat/completions" in server.log()
     finally:
         server.stop()

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "pyproject.toml").read_text()
@@ -28,6 +29,15 @@ def test_the_supported_versions_are_the_same_everywhere() -> None:
     assert f"from pip {tool['chattable']['oldest-pip']} on" in readme
     images = re.findall(r"^FROM python:([\d.]+)", (ROOT / "Dockerfile").read_text(), re.M)
     assert set(images) <= set(SUPPORTED)
+
+
+def test_a_commit_is_checked_by_what_make_runs() -> None:
+    recipes = re.findall(r"^(?:lint|types):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    made = [line.strip().replace("$(BIN)", ".venv/bin") for recipe in recipes for line in recipe.splitlines()]
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+    assert [hook["entry"] for hook in repository["hooks"]] == made
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The journal on a real disk: what was written survives, what is done leaves, nobody takes what another process still owns."""
 
+import errno
+import os
 import resource
 import shutil
 import signal
@@ -160,3 +162,29 @@ def test_a_failpoint_that_makes_no_sense_is_refused() -> None:
     from_environment({})("anything")
     with pytest.raises(ValueError, match="after_hold:kill9@3"):
         from_environment({"CHATTABLE_FAILPOINT": "after_hold"})
+
+
+def test_where_no_room_can_be_reserved_zeros_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module.os, "posix_fallocate")
+    journal = Journal(tmp_path)
+    journal.write(end("a"))
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_size == module.SEGMENT
+    assert file.stat().st_blocks * 512 >= module.SEGMENT
+    journal.close()
+    assert left(tmp_path) == [end("a")]
+
+
+def test_where_no_room_can_be_reserved_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module.os, "posix_fallocate")
+    monkeypatch.setattr(module.os, "pwrite", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        Journal(tmp_path).write(end("a"))
+    assert not list(tmp_path.iterdir())
+
+
+def full_disk(_file: int, data: bytes, at: int) -> int:
+    """Takes half of what it is given, then nothing."""
+    if at:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return len(data) // 2

@@ -222,7 +222,8 @@ class ScriptedUpstream:
                 self._connection, "127.0.0.1", self.port, ssl=self._ssl, backlog=1024, reuse_address=True
             )
         except OSError as problem:
-            return started.set_exception(problem)
+            started.set_exception(problem)
+            return
         self.port = server.sockets[0].getsockname()[1]
         started.set_result(None)
         await self._stop.wait()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+
+from chattable.budget.periodic import Periodic
 
 log = logging.getLogger("chattable")
 
@@ -29,18 +30,15 @@ class Bell:
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._prefix = ""
         self._told: Callable[[str], None] = lambda _: None
-        self._task: asyncio.Task[None] | None = None
+        self._listening = Periodic("listening to other processes", self._hear_them, PAUSE, at_once=True)
 
     def start(self) -> None:
         """Begins to listen."""
-        self._task = asyncio.create_task(self._keep_listening())
+        self._listening.start()
 
     async def stop(self) -> None:
         """Ends."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._listening.stop()
         await self._pool.disconnect()
 
     def listen(self, prefix: str, told: Callable[[str], None]) -> None:
@@ -62,13 +60,11 @@ class Bell:
             if not waiting:
                 del self._waiting[word]
 
-    async def _keep_listening(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except Exception as error:
-                log.debug("nothing is heard of other processes: %r", error)
-            await asyncio.sleep(PAUSE)
+    async def _hear_them(self) -> None:
+        try:
+            await self._listen()
+        except Exception as error:  # Redis is away, which others say
+            log.debug("nothing is heard of other processes: %r", error)
 
     async def _listen(self) -> None:
         async with asyncio.timeout(PATIENCE):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
 
 from chattable.agents.chat import Chat
 from chattable.budget.line import Line
+from chattable.budget.periodic import Periodic
 from chattable.proxy import config as settings
 from chattable.proxy.auth import Caller
 from chattable.proxy.cache import entries
@@ -99,21 +99,18 @@ class Answers:
         self._leads: dict[str, tuple[Flight, Lead]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stats = Stats()
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Periodic("leases of shared answers", self._renew, RENEW)
 
     async def start(self) -> None:
         """Connects, and begins to renew leases where processes share answers."""
         await self.store.start()
         if isinstance(self.store, RedisStore):
             self.store.on_follower(self._followed)
-            self._upkeep = asyncio.create_task(self._keep_up())
+            self._upkeep.start()
 
     async def stop(self) -> None:
         """Ends flights that nobody is left to read, and hangs up."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._upkeep
+        await self._upkeep.stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=1)
             for task in late:
@@ -234,16 +231,14 @@ class Answers:
             flight, lead = found
             flight.share(lead)
 
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW)
-            leads = list(self._leads.values())
-            for at in range(0, len(leads), SLICE):
-                some = leads[at : at + SLICE]
-                followed = await self.store.renew([(flight.place, lead) for flight, lead in some])
-                for (flight, lead), yes in zip(some, followed, strict=True):
-                    if yes:
-                        flight.share(lead)
+    async def _renew(self) -> None:
+        leads = list(self._leads.values())
+        for at in range(0, len(leads), SLICE):
+            some = leads[at : at + SLICE]
+            followed = await self.store.renew([(flight.place, lead) for flight, lead in some])
+            for (flight, lead), yes in zip(some, followed, strict=True):
+                if yes:
+                    flight.share(lead)
 
     def _ttl(self, ttl: float, wish: float | None, entry: Entry) -> float:
         """How long an answer is kept: where it is for others as well, a request may only shorten it."""

@@ -70,6 +70,7 @@ class Variables:
 
 
 def is_reference(value: str) -> bool:
+    """Whether a value only names an environment variable, as LiteLLM writes it."""
     return _REFERENCE.fullmatch(value) is not None
 
 
@@ -101,7 +102,7 @@ class Given:
         self._values: dict[str, tuple[Any, Where]] = {key: (item, (*where, key)) for key, item in (value or {}).items()}
 
     def over(self, base: Given) -> Given:
-        """This with what `base` has besides."""
+        """These settings with what `base` has besides."""
         both = Given(self.source, None, self.place)
         both._values = {**base._values, **{key: found for key, found in self._values.items() if found[0] is not None}}
         return both

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, delete, get, patch, post
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
@@ -60,9 +60,11 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return _user(user)
 
     @get("/admin/users", summary="List users, oldest first")
-    async def list_users(request: Request[Any, Any, Any]) -> Json:
+    async def list_users(
+        request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str | None] = None
+    ) -> Json:
         await admin_only(request, house)
-        found = await users.list(integer(request, "limit", 100), request.query_params.get("after"))
+        found = await users.list(integer(limit, "limit"), after)
         return page([_user(user) for user in found.data], more=found.has_more)
 
     @get("/admin/users/{user:str}", summary="Describe a user, by id or name")

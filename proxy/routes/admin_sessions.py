@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, delete, get
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
@@ -34,12 +34,15 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         known = await names(house.database, tables.users, sorted({session.user_id for session in found}))
         return [_session(session, known.get(session.user_id)) for session in found]
 
-    @get("/admin/sessions", summary="List sessions, the one that something was last said in first; ?user= ?after= ?limit=")
-    async def listed(request: Request[Any, Any, Any]) -> Response[bytes]:
+    @get("/admin/sessions", summary="List sessions, the one that something was last said in first")
+    async def listed(
+        request: Request[Any, Any, Any],
+        user: FromQuery[str] = "",
+        limit: FromQuery[str] = "100",
+        after: FromQuery[str | None] = None,
+    ) -> Response[bytes]:
         await admin_only(request, house)
-        query = request.query_params
-        user = await owner_of(query.get("user", ""))
-        found = await store.list(user, integer(request, "limit", 100), query.get("after"))
+        found = await store.list(await owner_of(user), integer(limit, "limit"), after)
         return answer(page(await shown(list(found.data)), more=found.has_more))
 
     @get("/admin/sessions/{session_id:str}", summary="Describe a session")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request, get
+from litestar.params import FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec.structs import asdict
 
@@ -20,27 +21,34 @@ from chattable.proxy.store.audit import AuditEntry
 def routes(house: House) -> list[ControllerRouterHandler]:
     """The audit trail, for admins only; nobody changes it."""
 
-    @get("/admin/audit", summary="Who changed what, newest first; ?actor= ?action= ?target= ?from= ?to= ?after= ?limit=")
-    async def list_audit(request: Request[Any, Any, Any]) -> Json:
+    @get("/admin/audit", summary="Who changed what, newest first")
+    async def list_audit(
+        request: Request[Any, Any, Any],
+        actor: FromQuery[str] = "",
+        action: FromQuery[str] = "",
+        target: FromQuery[str] = "",
+        since: Annotated[str | None, QueryParameter(name="from")] = None,
+        until: Annotated[str | None, QueryParameter(name="to")] = None,
+        limit: FromQuery[str] = "100",
+        after: FromQuery[str | None] = None,
+    ) -> Json:
         await admin_only(request, house)
-        query = request.query_params
         found = await house.audit.list(
-            integer(request, "limit", 100),
-            query.get("after"),
-            actor=query.get("actor", ""),
-            action=query.get("action", ""),
-            target=query.get("target", ""),
-            since=moment(request, "from"),
-            until=moment(request, "to"),
+            integer(limit, "limit"),
+            after,
+            actor=actor,
+            action=action,
+            target=target,
+            since=moment(since, "from"),
+            until=moment(until, "to"),
         )
         return page([_entry(entry) for entry in found.data], more=found.has_more)
 
     return [list_audit]
 
 
-def moment(request: Request[Any, Any, Any], name: str) -> int | None:
+def moment(text: str | None, name: str) -> int | None:
     """A time from the query, as unix seconds or as an ISO date or time, in UTC unless it says otherwise; None if absent."""
-    text = request.query_params.get(name)
     if text is None:
         return None
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, delete, get, patch, post
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
@@ -107,10 +107,10 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         house.metering.forget()
         return await shown(limit)
 
-    @get("/admin/budgets", summary="List budgets; of one user with ?user=")
-    async def list_budgets(request: Request[Any, Any, Any]) -> Json:
+    @get("/admin/budgets", summary="List budgets; those of one user, or all")
+    async def list_budgets(request: Request[Any, Any, Any], user: FromQuery[str] = "") -> Json:
         await admin_only(request, house)
-        owner = await owner_of(request.query_params.get("user", ""))
+        owner = await owner_of(user)
         limits = await ledger.limits()
         if owner:
             limits = [limit for limit in limits if (limit.kind == "user" and limit.subject == owner) or limit.kind == "each_user"]
@@ -155,14 +155,18 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             await book(limit.id, amount, change.reason, owner)
         return await shown(limit, owner)
 
-    @get("/admin/ledger", summary="Entries, oldest first; ?user= ?budget= ?after= ?limit=")
-    async def list_entries(request: Request[Any, Any, Any]) -> Json:
+    @get("/admin/ledger", summary="Entries, oldest first")
+    async def list_entries(
+        request: Request[Any, Any, Any],
+        user: FromQuery[str] = "",
+        budget: FromQuery[str] = "",
+        limit: FromQuery[str] = "100",
+        after: FromQuery[str] = "0",
+    ) -> Json:
         await admin_only(request, house)
-        query, most = request.query_params, min(max(1, integer(request, "limit", 100)), 1000)
-        owner, after = await owner_of(query.get("user", "")), integer(request, "after", 0)
-        entries = await ledger.entries(
-            limit_id=printable(query.get("budget", ""), "budget"), user=owner, after=after, most=most + 1
-        )
+        most = min(max(1, integer(limit, "limit")), 1000)
+        owner, last = await owner_of(user), integer(after, "after")
+        entries = await ledger.entries(limit_id=printable(budget, "budget"), user=owner, after=last, most=most + 1)
         return page([_entry(entry) for entry in entries[:most]], more=len(entries) > most)
 
     @post("/admin/ledger/verify", status_code=200, summary="Recompute every balance from its entries")
@@ -196,6 +200,7 @@ def _micro(usd: float | None) -> int | None:
 
 
 def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> Json:
+    """A budget as the API shows it, with its subject's name and what is left where it is known."""
     found: Json = {"id": limit.id, "object": "budget", "subject": {limit.kind: subject}, "per": limit.per, "tokens": limit.tokens,
                    "cost_usd": None if limit.cost is None else limit.cost / 1_000_000,
                    "models": limit.models, "mode": limit.mode}  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, delete, get
+from litestar.params import FromQuery
 from litestar.types import ControllerRouterHandler
 from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
-from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.errors import CacheAwayError
 from chattable.proxy.house import House
 from chattable.proxy.routes.bodies import admin_only
@@ -37,20 +37,17 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             **asdict(stats),
         }
 
-    @delete("/admin/cache", status_code=200, summary="Forget kept answers: ?user= ?model=, both, or all")
-    async def purge_cache(request: Request[Any, Any, Any]) -> Json:
+    @delete("/admin/cache", status_code=200, summary="Forget kept answers: of a user, of a model, of both, or all")
+    async def purge_cache(
+        request: Request[Any, Any, Any], user: FromQuery[str | None] = None, model: FromQuery[str] = ""
+    ) -> Json:
         actor = await admin_only(request, house)
-        query = dict(request.query_params)
-        if unknown := [name for name in query if name not in ("user", "model")]:
-            message = f"Unknown parameter: '{clip(unknown[0])}'. There are user and model; with neither, all is forgotten."
-            raise InvalidRequest(message, param=clip(unknown[0]), code="unknown_parameter")
-        user = (await house.users.get(query["user"])).id if "user" in query else ""
-        model = query.get("model", "")
-        what = query.get("user") or model or "all"
-        async with house.audit.entry(actor, "cache.purge", what, query) as effect:
-            if not await cache.purge(user=user, model=model):
+        user_id = (await house.users.get(user)).id if user is not None else ""
+        what = user or model or "all"
+        async with house.audit.entry(actor, "cache.purge", what, dict(request.query_params)) as effect:
+            if not await cache.purge(user=user_id, model=model):
                 raise CacheAwayError
             effect.about("cache", what)
-        return {"object": "cache.purged", "user": user or None, "model": model or None}
+        return {"object": "cache.purged", "user": user_id or None, "model": model or None}
 
     return [cache_stats, purge_cache]

@@ -204,7 +204,7 @@ def answer(value: Json) -> Response[bytes]:
 
 def limit_of(request: Request[Any, Any, Any]) -> int:
     """How many rows a page may have; 0 is a page without any."""
-    limit = integer(request, "limit", 20)
+    limit = integer(request.query_params.get("limit", "20"), "limit")
     if limit > LIMIT:
         message = f"Invalid value for 'limit': expected a value <= {LIMIT}, but got {limit}."
         raise InvalidRequest(message, param="limit", code="integer_above_max_value")

@@ -7,6 +7,7 @@ from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
 from chattable.proxy.house import House
+from chattable.proxy.version import VERSION
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:
@@ -16,6 +17,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     async def root() -> Json:
         return {
             "name": "chattable",
+            "version": VERSION,
             "message": "An OpenAI-compatible API. Point an SDK's base URL at /v1; POST /v1/chat/completions answers.",
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, delete, get, patch, post
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -36,9 +36,11 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return _team(team)
 
     @get("/admin/teams", summary="List teams, oldest first")
-    async def list_teams(request: Request[Any, Any, Any]) -> Json:
+    async def list_teams(
+        request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str | None] = None
+    ) -> Json:
         await admin_only(request, house)
-        found = await teams.list(integer(request, "limit", 100), request.query_params.get("after"))
+        found = await teams.list(integer(limit, "limit"), after)
         return page([_team(team) for team in found.data], more=found.has_more)
 
     @get("/admin/teams/{team:str}", summary="Describe a team, by id or name")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec.structs import asdict
 
@@ -18,30 +21,49 @@ from chattable.proxy.usage import as_csv
 FILTERS = ("user", "team", "key", "model", "agent", "session", "tag")
 
 
+@dataclass(frozen=True)
+class ReportQuery:
+    """What a query may ask of a report; `FILTERS` are names of subjects."""
+
+    group_by: FromQuery[str] = ""
+    since: Annotated[str, QueryParameter(name="from")] = ""
+    until: Annotated[str, QueryParameter(name="to")] = ""
+    user: FromQuery[str] = ""
+    team: FromQuery[str] = ""
+    key: FromQuery[str] = ""
+    model: FromQuery[str] = ""
+    agent: FromQuery[str] = ""
+    session: FromQuery[str] = ""
+    tag: FromQuery[str] = ""
+    format: FromQuery[str] = ""
+
+
+REPORT = {"report": Provide(ReportQuery, sync_to_thread=False)}
+
+
 def routes(house: House) -> list[ControllerRouterHandler]:
     """Reports, for admins only."""
 
-    @get("/admin/usage", summary="Usage; ?group_by=user,model&from=&to=&user=&team=&key=&model=&agent=&session=&tag=&format=csv")
-    async def usage(request: Request[Any, Any, Any]) -> Response[Any]:
+    @get("/admin/usage", dependencies=REPORT, summary="Usage, grouped and filtered as the query says")
+    async def usage(request: Request[Any, Any, Any], report: NamedDependency[ReportQuery]) -> Response[Any]:
         await admin_only(request, house)
-        return await answer(request, house, {})
+        return await answer(report, house, {})
 
-    @get("/admin/events", summary="Budget events, newest first; ?after= ?limit=")
-    async def events(request: Request[Any, Any, Any]) -> Json:
+    @get("/admin/events", summary="Budget events, newest first")
+    async def events(request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str] = "") -> Json:
         await admin_only(request, house)
-        most = min(max(1, integer(request, "limit", 100)), 1000)
-        found = await house.outbox.newest(most + 1, printable(request.query_params.get("after", ""), "after"))
+        most = min(max(1, integer(limit, "limit")), 1000)
+        found = await house.outbox.newest(most + 1, printable(after, "after"))
         return page([{"object": "budget.event", **asdict(notice)} for notice in found[:most]], more=len(found) > most)
 
     return [usage, events]
 
 
-async def answer(request: Request[Any, Any, Any], house: House, only: dict[str, str]) -> Response[Any]:
+async def answer(query: ReportQuery, house: House, only: dict[str, str]) -> Response[Any]:
     """A report as the query asks for it, as JSON or CSV; `only` is what the caller may see."""
-    query = request.query_params
-    by = [name.strip() for name in query.get("group_by", "").split(",") if name.strip()]
-    given = {name: printable(query[name], name) for name in FILTERS if query.get(name)}
-    rows = await house.usage.report(by, query.get("from", ""), query.get("to", ""), given | only)
-    if query.get("format") == "csv":
+    by = [name.strip() for name in query.group_by.split(",") if name.strip()]
+    given = {name: printable(value, name) for name in FILTERS if (value := getattr(query, name))}
+    rows = await house.usage.report(by, query.since, query.until, given | only)
+    if query.format == "csv":
         return Response(as_csv(by, rows), media_type="text/csv; charset=utf-8")
     return Response({"object": "list", "data": rows, "has_more": False})

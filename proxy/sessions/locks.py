@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from chattable.agents.chat import Chat
+from chattable.budget.periodic import Periodic
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply import Reply
 from chattable.proxy.store.errors import NotFound, StoreError
@@ -117,17 +118,17 @@ class Locks:
         self._held: dict[str, Held] = {}  # by holder
         self._turns: dict[str, Held] = {}  # by session
         self._offers: set[asyncio.Task[None]] = set()
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Periodic("locks of sessions", self._renew_held, RENEW)
 
     async def start(self) -> None:
         """Begins to renew leases."""
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._upkeep.start()
 
     async def stop(self) -> None:
         """Ends; what is still locked is free when its lease ends."""
-        for task in [self._upkeep, *self._offers]:
-            if task is not None:
-                task.cancel()
+        await self._upkeep.stop()
+        for task in self._offers:
+            task.cancel()
 
     @asynccontextmanager
     async def take(
@@ -270,13 +271,13 @@ class Locks:
                 await asyncio.sleep(self._poll * OFFERS)
         except StoreError as error:
             log.warning("session %s is not offered to other processes: %s", held.session.id, error)
+        except Exception:
+            log.exception("session %s is not offered to other processes", held.session.id)
 
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW)
-            for holder, held in list(self._held.items()):
-                if holder in self._held:
-                    await self._renew(holder, held)
+    async def _renew_held(self) -> None:
+        for holder, held in list(self._held.items()):
+            if holder in self._held:
+                await self._renew(holder, held)
 
     async def _renew(self, holder: str, held: Held) -> None:
         try:
@@ -288,6 +289,8 @@ class Locks:
                 held.claim.reply.drop(error)
         except StoreError as error:
             log.warning("the lock of session %s is not renewed: %s", held.session.id, error)
+        except Exception:  # a store of the deployer's own: the others' leases do not end for it
+            log.exception("the lock of session %s is not renewed", held.session.id)
 
 
 def _names(held: Held) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
+from chattable.budget.periodic import Periodic
 from chattable.proxy import config as settings
 from chattable.proxy.auth import TTL, Caller
 from chattable.proxy.catalog import Catalog, Entry
@@ -64,18 +65,17 @@ class Sessions:
         self._keep = Retention(newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages)
         self._failed = Failed()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweeper = Periodic("sessions that need not be kept", self._sweep, SWEEP, expected=(StoreError,))
 
     async def start(self) -> None:
         """Begins to renew locks and to remove what need not be kept."""
         await self.locks.start()
         if self._keep != Retention():
-            self._sweeper = asyncio.create_task(self._sweep())
+            self._sweeper.start()
 
     async def stop(self) -> None:
         """Ends; titles and summaries that are under way are left."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        await self._sweeper.stop()
         for task in self._tasks:
             task.cancel()
         await self.locks.stop()
@@ -264,14 +264,8 @@ class Sessions:
         task.add_done_callback(self._tasks.discard)
 
     async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP)
-            done = SOME
-            try:
-                while done >= SOME:
-                    done = await self._store.sweep(self._keep, None, SOME)
-            except StoreError as error:
-                log.warning("sessions are not swept: %s", error)
+        while await self._store.sweep(self._keep, None, SOME) >= SOME:
+            pass
 
 
 def open_store(config: settings.Config, database: Database) -> SessionStore:

@@ -131,7 +131,8 @@ class Client(asyncio.Protocol):
         request = self.run.next_request(self.who)
         self.waiting = request is not None
         if request is None:
-            return self.transport.close()
+            self.transport.close()
+            return
         self.sent = time.perf_counter()
         self.transport.write(request)
 

@@ -111,13 +111,16 @@ class Stub(asyncio.Protocol):
         if head.startswith(b"get "):
             if head.startswith(b"get /next") and Stub.waiting:
                 Stub.waiting()
-            return self.transport.write(whole({"posts": Stub.posts}))
+            self.transport.write(whole({"posts": Stub.posts}))
+            return
         Stub.posts += 1
         if not STREAM.search(body):
-            return self.transport.write(PLAIN)
+            self.transport.write(PLAIN)
+            return
         if head.startswith(b"post /v1/messages"):
             self.transport.write(SSE_HEAD)
-            return self.step(messages(22), 0)
+            self.step(messages(22), 0)
+            return
         name = MODEL.search(body)
         kind = name[1].rpartition(b"-")[2] if name else b""
         self.transport.write(SSE_HEAD)

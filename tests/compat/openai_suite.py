@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree
 
 from compat.seeding import environment
 from process import chattable

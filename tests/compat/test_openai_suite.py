@@ -1,6 +1,6 @@
 """openai-python's own suite passes, but for what is said not to."""
 
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import pytest
 from compat.openai_suite import CHAT, CONVERSATIONS, EXPECTED_TO_FAIL, ITEMS, MODELS, Report, judge, run

@@ -198,7 +198,6 @@ async def test_what_is_free_is_never_refused_for_money(ledger: Ledger) -> None:
     await ledger.hold(wish("h", price=price))
     await ledger.settle("h", Used(prompt=11, cost=11))  # a micro-dollar too much
     assert (await ledger.hold(wish("free", prompt=10**6))).output == 20
-    assert await ledger.top_up("free", 5)
     dear = [{"price": price}, {"price": Price(output=1)}, {"price": Price(image=1)}, {"fixed": 1}]
     for fields in dear:
         with pytest.raises(BudgetExceededError):
@@ -286,17 +285,6 @@ async def test_a_hold_settles_in_the_window_it_was_made_in(ledger: Ledger, clock
     assert await balance(ledger) == {"lim": (0, 100)}
     by_period = {entry.period for entry in await ledger.entries() if entry.kind == "settle"}
     assert by_period == {int(midnight) - 86_400}
-
-
-async def test_top_up_takes_more_while_there_is_room(ledger: Ledger) -> None:
-    await ledger.put_limit(limit())
-    await ledger.hold(wish("h"))
-    assert await ledger.top_up("h", 70)
-    assert not await ledger.top_up("h", 1)
-    assert await balance(ledger) == {"lim": (0, 100)}
-    await ledger.settle("h", Used(completion=90))
-    assert await balance(ledger) == {"lim": (90, 0)}
-    assert not await ledger.top_up("h", 1)
 
 
 async def test_grants_and_refunds_are_entries(ledger: Ledger) -> None:

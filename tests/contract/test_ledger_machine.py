@@ -243,17 +243,6 @@ class Model:
     def resets_at(self, key: Key) -> int | None:
         return self.window(self.known[key[0]].per, key[2])[1]
 
-    def top_up(self, hold_id: str, output: int, price: Price) -> bool:
-        call, more = self.calls.get(hold_id), (output, cost(price, 0, output))
-        if call is None or call.state != "pending":
-            return False
-        if not all(self.fits(key, more, more[1] == 0) for key in self.hard(call.keys)):
-            return False
-        for key in call.keys:
-            self.book("top_up", hold_id, key, held=more)
-        self.calls[hold_id] = replace(call, output=call.output + output, held=plus(call.held, more))
-        return True
-
     def renew(self, hold_ids: list[str]) -> None:
         for name in hold_ids:
             if name in self.calls and self.calls[name].state == "pending":
@@ -500,7 +489,7 @@ uses = (
 grants = st.builds(Amount, st.integers(1, 200), st.integers(0, 300))
 owners = st.sampled_from(["alice", "bob", "eve", "wrong"])
 leaps = st.sampled_from([0.5, 20.0, 59.0, 61.0, 61.0, 1_800.0, 3_600.0, 6 * 3_600.0, DAY, 3 * DAY])
-actions = st.tuples(st.sampled_from(["hold", "hold", "settle", "settle", "void", "top_up"]), which, wishes, uses, few, ledgers)
+actions = st.tuples(st.sampled_from(["hold", "hold", "settle", "settle", "void"]), which, wishes, uses, ledgers)
 
 
 class Machine(RuleBasedStateMachine):
@@ -645,10 +634,6 @@ class Machine(RuleBasedStateMachine):
         if (name := self.call(which)) != NEVER:
             self.play("hold", replace(wish, id=name), by=by)
 
-    @rule(which=which, output=few, price=prices, by=ledgers)
-    def top_up(self, which: int, output: int, price: Price, by: int) -> None:
-        self.play("top_up", self.call(which, "pending"), output, price, by=by)
-
     @rule(which=which, used=uses, by=ledgers)
     def settle(self, which: int, used: Used | None, by: int) -> None:
         name = self.call(which, "pending")
@@ -697,16 +682,15 @@ class Machine(RuleBasedStateMachine):
         self.together(ends, [i % 2 for i in range(len(ends))])
 
     @rule(some=st.lists(actions, min_size=2, max_size=8))
-    def at_once(self, some: list[tuple[str, int, Wish, Used | None, int, int]]) -> None:
+    def at_once(self, some: list[tuple[str, int, Wish, Used | None, int]]) -> None:
         new = [self.name() for _ in range(4)]
         open_calls = [name for name, call in self.model.calls.items() if unsure(call)] + new[:2]
         steps = []
-        for verb, which, wish, used, output, _ in some:
+        for verb, which, wish, used, _ in some:
             name = open_calls[-1 - which % len(open_calls)]
             steps.append(
                 Step("hold", (replace(wish, id=new[which % 4]),)) if verb == "hold"
                 else Step("settle", (name, self.used(name, used))) if verb == "settle"
-                else Step("top_up", (name, output, wish.price)) if verb == "top_up"
                 else Step("void", (name,))
             )  # fmt: skip
         self.together(steps, [by for *_, by in some])
@@ -936,7 +920,6 @@ FITS, BOOK, END, HOLD, CALLS = books.Account.fits, books.Books.book, calls._end,
 
 MISTAKES: dict[str, tuple[object, str, object]] = {
     "what is held is ignored": (books.Account, "fits", no_held),
-    "a top-up is always granted": (books.Account, "lacks", lambda account, more: False),
     "a grant gives no room": (books.Account, "amount", property(lambda one: Amount(one.limit.tokens or 0, one.limit.cost or 0))),
     "a correction is not booked": (books.Books, "book", forgetful),
     "an overdraft is not seen": (books.Books, "book", without("overdraft", "settle")),

@@ -312,6 +312,35 @@ def test_changed_and_ended_budgets(server: Chattable) -> None:
     pat.ask(max_tokens=4000)
 
 
+def test_a_soft_budget_tells_the_client_and_refuses_nothing(server: Chattable) -> None:
+    uma = Person(server, "uma", tokens=1000, mode="soft")
+    more = server.admin("POST", "/admin/budgets", {"subject": {"user": "uma"}, "per": "month", "tokens": 10, "mode": "soft"})[
+        "id"
+    ]
+
+    def told(**fields: Any) -> str | None:
+        fields = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]} | fields
+        answer = uma.client.chat.completions.with_raw_response.create(**fields)
+        list(answer.parse()) if fields.get("stream") else answer.parse()
+        return answer.headers.get("x-budget-warning")
+
+    assert told() == more
+    assert set(str(told(max_tokens=1000)).split(", ")) == {uma.budget, more}
+    assert set(str(told(max_tokens=1000, stream=True)).split(", ")) == {uma.budget, more}
+    for budget in (uma.budget, more):
+        server.admin("PATCH", f"/admin/budgets/{budget}", {"tokens": 100_000})
+    assert told() is None
+
+
+def test_a_hard_budget_beside_a_soft_one_says_both(server: Chattable) -> None:
+    vic = Person(server, "vic", tokens=1, mode="soft")
+    server.admin("POST", "/admin/budgets", {"subject": {"user": "vic"}, "per": "month", "tokens": 100_000})
+    messages: Any = [{"role": "user", "content": "hi"}]
+    answer = vic.client.chat.completions.with_raw_response.create(model="m", max_tokens=5, messages=messages)
+    assert answer.headers["x-budget-warning"] == vic.budget
+    assert int(answer.headers["x-budget-remaining-tokens"]) > 0
+
+
 def test_the_default_budget_is_each_users_own_until_they_have_another(upstream: ScriptedUpstream) -> None:
     config = CONFIG.format(url=upstream.url) + "budgets: {default: {tokens: 25, per: day}}\n"
     with chattable(config) as server:
