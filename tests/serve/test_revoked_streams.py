@@ -113,6 +113,7 @@ def cut(
     sdk: OpenAI,
     end: Callable[[], None],
     user: str = "",
+    codes: tuple[str, ...] = ("invalid_api_key",),
 ) -> None:
     """Begins streams and another user's, ends what the first ones go by, and sees which end."""
     headers = {"X-User-Id": user} if user else {}
@@ -129,9 +130,9 @@ def cut(
     done, _ = wait(told, timeout=20)
     assert len(done) == STREAMS
     for one in told:
-        with pytest.raises(APIError, match="API key") as error:
+        with pytest.raises(APIError) as error:
             one.result()
-        assert error.value.code == "invalid_api_key"
+        assert error.value.code in codes, error.value
     upstream.wait(lambda: upstream.aborted == STREAMS)
     assert not other.done()
     for gate in gates:
@@ -148,7 +149,10 @@ def test_streams_end_with_what_they_go_by(
     end: Callable[[House, str], None],
 ) -> None:
     name = f"ada-{end.__name__}"
-    cut(house, upstream, pool, gates, house.client(name), lambda: end(house, name))
+    codes = ["invalid_api_key"]
+    if end is delete:  # its sessions go as well, and a busy machine may see that first
+        codes.append("not_found")
+    cut(house, upstream, pool, gates, house.client(name), lambda: end(house, name), codes=(*codes,))
 
 
 @pytest.mark.parametrize("which", ["end user", "owner"])
