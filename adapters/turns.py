@@ -42,8 +42,6 @@ def take_turns(
             turns.append({"role": role, "content": said})
             return
         turns[-1]["content"] += said
-        if role == "user":
-            turns[-1]["content"].sort(key=lambda block: not answers(block))
 
     def go_on(where: str) -> None:
         for call in waiting:
@@ -76,6 +74,9 @@ def take_turns(
         raise says_nothing()
     if turns[-1]["role"] == "user":
         go_on("messages")
+    for turn in turns:
+        if turn["role"] == "user" and len(turn["content"]) > 1:
+            turn["content"].sort(key=lambda block: not answers(block))
     return system, turns
 
 

@@ -1,6 +1,8 @@
 """What Claude takes, at Anthropic's own API and at Bedrock: thinking, schemas, order, features and who asks."""
 
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -244,6 +246,50 @@ def test_a_call_that_nobody_answered_has_an_answer(wire: Wire, name: str) -> Non
     late = sent(wire, model, HI, made, HI, done, done | {"tool_call_id": "b"})
     assert "There was no answer." not in json.dumps(late)
     assert roles(sent(wire, model, HI, made)) == ["user", "assistant"]
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many lines of Python some work runs through."""
+    count, before = 0, sys.gettrace()
+
+    def trace(_frame: Any, event: str, _arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def chain(size: int) -> object:
+    """A schema of definitions that each lead to the next."""
+    places = {f"n{i}": {"$ref": f"#/$defs/n{i + 1}"} for i in range(size)}
+    return endless({"$ref": "#/$defs/n0", "$defs": places | {f"n{size}": {}}})
+
+
+def documents(size: int) -> object:
+    """As many documents of one name."""
+    file = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,eA=="}
+    return sent(BedrockWire(), "amazon.nova-pro-v1:0", {"role": "user", "content": [{"type": "file", "file": file}] * size})
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        chain,
+        documents,
+        lambda size: sent(AnthropicWire(), "claude-opus-4-7", *[HI] * size),
+        lambda size: sent(BedrockWire(), "amazon.nova-pro-v1:0", *[HI] * size),
+    ],
+    ids=["schema", "documents", "anthropic", "bedrock"],
+)
+def test_the_work_of_a_request_grows_with_its_size(work: Callable[[int], object]) -> None:
+    """All other requests of the worker wait for it."""
+    assert steps(lambda: work(400)) < 6 * steps(lambda: work(100))
 
 
 # --- C7, C8: features and who asks --------------------------------------------------------------------------------------
