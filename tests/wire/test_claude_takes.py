@@ -354,3 +354,13 @@ def test_f11_what_costs_more_is_withheld_unless_allowed() -> None:
     assert refused(AnthropicWire().ruled("reject"), "claude-opus-4-7", **costly) == "inference_geo"
     nova = sent(BedrockWire().ruled("drop"), "amazon.nova-pro-v1:0", performanceConfig={"latency": "optimized"})
     assert "performanceConfig" not in nova
+
+
+def test_f11_a_models_own_fields_are_no_way_around_it() -> None:
+    model, own = "anthropic.claude-opus-4-7-v1", "additionalModelRequestFields"
+    wanted = ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]
+    fields = {own: {"anthropic_beta": wanted, "speed": "fast", "top_k": 5}}
+    assert sent(BedrockWire().ruled("drop"), model, **fields)[own] == {"anthropic_beta": wanted[:1], "top_k": 5}
+    assert sent(BedrockWire().ruled("drop", ["speed", "anthropic_beta"]), model, **fields)[own] == fields[own]
+    assert refused(BedrockWire().ruled("reject"), model, **fields) == "speed"
+    assert refused(BedrockWire().ruled("drop"), model, **{own: {"anthropic_beta": 5}}) == "anthropic_beta"
