@@ -46,7 +46,11 @@ class Conversation:
         self._kind = kind
         self._names: dict[str, int] = {}  # of documents, each with the last number that it was given
         self.system, self.turns = take_turns(
-            messages, instructions=self._instructions, blocks=self._blocks, answers=lambda block: "toolResult" in block
+            messages,
+            instructions=self._instructions,
+            blocks=self._blocks,
+            answers=lambda block: "toolResult" in block,
+            fit=_id,
         )
         _trim(self.turns[-1])
 
@@ -168,7 +172,7 @@ def _thought(thought: Json) -> Json:
 
 def _call(call: Json) -> Json:
     name, arguments = call_of(call)
-    return {"toolUse": {"toolUseId": _id(str(call.get("id") or "")), "name": name, "input": arguments}}
+    return {"toolUse": {"toolUseId": call["id"], "name": name, "input": arguments}}
 
 
 def _id(given: str) -> str:

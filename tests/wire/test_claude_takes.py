@@ -233,6 +233,24 @@ def test_calls_of_several_turns_may_have_one_id(wire: Wire, name: str) -> None:
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
+@pytest.mark.parametrize("given", [["a/1", "a_1"], ["a_1", "a/1", "a:1"], ["x", "x", "x_2"], ["x_2", "x", "x"], ["", "_"]])
+def test_no_two_calls_share_the_id_that_a_vendor_wants(wire: Wire, name: str, given: list[str]) -> None:
+    made, ids = [], []
+    for i, call_id in enumerate(given):
+        call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        made += [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call_id, "content": f"x{i}"},
+        ]
+    turns = sent(wire, name.format("claude-sonnet-4-5"), HI, *made, HI)["messages"]
+    for asked, told in zip(turns[1::2], turns[2::2], strict=True):
+        use, result = asked["content"][0], told["content"][0]
+        ids.append(use["id"] if "id" in use else use["toolUse"]["toolUseId"])
+        assert ids[-1] == (result.get("tool_use_id") or result["toolResult"]["toolUseId"])
+    assert len(ids) == len({*ids}) == len(given)
+
+
+@pytest.mark.parametrize("wire, name", WIRES)
 def test_a_call_that_nobody_answered_has_an_answer(wire: Wire, name: str) -> None:
     """Who speaks on instead of answering a call is no mistake of the conversation's for ever."""
     calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ("a", "b")]
