@@ -20,7 +20,7 @@ from chattable.agents.errors import clip
 def translate(messages: Sequence[Message]) -> tuple[list[Json], list[Json]]:
     """The blocks of the system prompt, and the turns."""
     answers = lambda block: block["type"] == "tool_result"  # noqa: E731
-    system, turns = take_turns(messages, instructions=_instructions, blocks=_blocks, answers=answers)
+    system, turns = take_turns(messages, instructions=_instructions, blocks=_blocks, answers=answers, fit=_id)
     _trim(turns[-1])
     return system, turns
 
@@ -67,7 +67,7 @@ def _said(message: Message, where: str) -> list[Json]:
 
 def _call(call: Json) -> Json:
     name, arguments = call_of(call)
-    return {"type": "tool_use", "id": _id(call["id"]), "name": name, "input": arguments}
+    return {"type": "tool_use", "id": call["id"], "name": name, "input": arguments}
 
 
 def _result(message: Message, where: str) -> Json:

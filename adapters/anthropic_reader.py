@@ -73,7 +73,8 @@ class AnthropicStream:
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._length = 0  # of the text so far
-        self._cited: list[Json] = []
+        self._cited: list[Json] = []  # and not told yet
+        self._refused = False
         self._told: Json = {}  # of the usage
         self._facts: Json = {}
 
@@ -174,14 +175,16 @@ class AnthropicStream:
         return [*chunks, Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts)]
 
     def _last_words(self, delta: Json) -> Json:
-        """What is said of the whole answer: why it was refused, and its sources. Once: clients can add no lists."""
+        """What is said of the whole answer: why it was refused, and its sources. Once, for there may be several ends."""
         out: Json = {}
+        cited, self._cited = self._cited, []
         details = delta.get("stop_details")
-        if isinstance(details, dict) and (why := text_in(details, "explanation")):
+        if isinstance(details, dict) and (why := text_in(details, "explanation")) and not self._refused:
             out["refusal"] = why
-        if pages := [_annotation(citation) for citation in self._cited if isinstance(citation.get("url"), str)]:
+            self._refused = True
+        if pages := [_annotation(citation) for citation in cited if isinstance(citation.get("url"), str)]:
             out["annotations"] = pages
-        if passages := [citation for citation in self._cited if not isinstance(citation.get("url"), str)]:
+        if passages := [citation for citation in cited if not isinstance(citation.get("url"), str)]:
             out["citations"] = passages
         return out
 

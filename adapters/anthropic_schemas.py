@@ -6,6 +6,7 @@ https://platform.claude.com/docs/en/build-with-claude/structured-outputs, read 2
 from __future__ import annotations
 
 import re
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import msgspec
@@ -36,7 +37,8 @@ def flat(schema: Any) -> Json:
         objects = [branch for branch in branches if isinstance(branch, dict)]
         for branch in objects:
             inner = branch.get("properties")
-            properties = (inner if isinstance(inner, dict) else {}) | properties
+            for key, value in inner.items() if isinstance(inner, dict) else ():
+                properties.setdefault(key, value)
         needed = [set(_names(branch)) for branch in objects]
         common = (set.union if name == "allOf" else set.intersection)(*needed) if needed else set()
         required += sorted(common - {*required})
@@ -80,13 +82,12 @@ def endless(schema: Json) -> bool:
         for name, branch in inner.items() if isinstance(inner, dict) else ():
             found[f"#/{group}/{name}"] = _refs(branch)
     found["#"] = _refs({name: value for name, value in schema.items() if name not in ("$defs", "definitions")})
-    left = dict(found)
-    while left:
-        done = [place for place, refs in left.items() if not any(ref in left or ref not in found for ref in refs)]
-        if not done:
-            return True
-        for place in done:
-            del left[place]
+    if any(ref not in found for refs in found.values() for ref in refs):
+        return True
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError:
+        return True
     return False
 
 

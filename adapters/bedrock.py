@@ -67,7 +67,7 @@ class BedrockWire(Wire):
 
     def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        return write(lambda: Body(self.allows(chat), model, most, unsupported=self.unsupported, any_beta=self.any_beta).json)
+        return write(lambda: Body(self.allows(chat), model, most, wire=self).json)
 
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the stream that it might have been."""

@@ -44,9 +44,13 @@ class Conversation:
 
     def __init__(self, messages: Sequence[Message], kind: Family) -> None:
         self._kind = kind
-        self._names: set[str] = set()
+        self._names: dict[str, int] = {}  # of documents, each with the last number that it was given
         self.system, self.turns = take_turns(
-            messages, instructions=self._instructions, blocks=self._blocks, answers=lambda block: "toolResult" in block
+            messages,
+            instructions=self._instructions,
+            blocks=self._blocks,
+            answers=lambda block: "toolResult" in block,
+            fit=_id,
         )
         _trim(self.turns[-1])
 
@@ -125,11 +129,12 @@ class Conversation:
         """A document's name in the characters that are allowed, and unlike the others."""
         stem = str(given or "").rpartition(".")[0] or str(given or "")
         name = wanted = NOT_IN_NAMES.sub(" ", stem).strip()[:MOST_NAME] or "document"
-        number = 1
+        number = self._names.get(wanted, 1)
         while name in self._names:
             number += 1
             name = f"{wanted} ({number})"
-        self._names.add(name)
+        self._names[wanted] = number
+        self._names.setdefault(name, 1)
         return name
 
 
@@ -167,7 +172,7 @@ def _thought(thought: Json) -> Json:
 
 def _call(call: Json) -> Json:
     name, arguments = call_of(call)
-    return {"toolUse": {"toolUseId": _id(str(call.get("id") or "")), "name": name, "input": arguments}}
+    return {"toolUse": {"toolUseId": call["id"], "name": name, "input": arguments}}
 
 
 def _id(given: str) -> str:

@@ -58,7 +58,7 @@ class BedrockStream:
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._images = 0
-        self._cited: list[Json] = []
+        self._cited: list[Json] = []  # and not told yet
         self._facts: Json = {}
 
     def feed(self, data: bytes) -> list[Chunk]:
@@ -170,6 +170,7 @@ class BedrockStream:
         if finish == "tool_calls" and not self._calls:
             finish = "stop"  # the only call was the answer itself
         delta: Json = {"citations": self._cited} if self._cited else {}
+        self._cited = []  # there may be several ends
         return [*chunks, Chunk(delta=delta, finish_reason=finish, facts=self._facts)]
 
     def _count(self, event: Json) -> list[Chunk]:

@@ -21,8 +21,9 @@ from chattable.adapters.anthropic_request import (
 from chattable.adapters.anthropic_schemas import closed, endless, flat
 from chattable.adapters.bedrock_messages import Conversation, cache_point
 from chattable.adapters.bedrock_models import NOVA_EFFORTS, OSS_EFFORTS, family
-from chattable.adapters.params import Asked, Unsupported, function_of, invalid, unsupported_parameter, without_tools
+from chattable.adapters.params import Asked, function_of, invalid, unsupported_parameter, without_tools
 from chattable.adapters.vendors.withheld import BETAS
+from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Json
 
 CHOICES = {"auto": "auto", "required": "any"}
@@ -46,10 +47,8 @@ TRANSLATED = frozenset(
 class Body(Asked):
     """One request body in the making."""
 
-    def __init__(
-        self, chat: Chat, model: str, most: int | None = None, *, unsupported: Unsupported, any_beta: bool = False
-    ) -> None:
-        super().__init__(chat, unsupported)
+    def __init__(self, chat: Chat, model: str, most: int | None = None, *, wire: Wire) -> None:
+        super().__init__(chat, wire.unsupported)
         self._most = most or ENOUGH
         self._kind = family(model)
         self._said = Conversation(chat.messages, self._kind)
@@ -67,7 +66,7 @@ class Body(Asked):
         self._format()
         self._thinking()
         self._sampling()
-        self._rest(any_beta)
+        self._rest(wire)
         parts = {"system": self._said.system, "inferenceConfig": self._inference, "additionalModelRequestFields": self._more}
         self.json.update({name: part for name, part in parts.items() if part})
 
@@ -208,7 +207,7 @@ class Body(Asked):
         elif "top_k" in sampled:
             self._lacks("top_k")
 
-    def _rest(self, any_beta: bool) -> None:
+    def _rest(self, wire: Wire) -> None:
         params = self._params
         if (cap := self._cap()) is not None:
             self._inference["maxTokens"] = cap
@@ -228,7 +227,10 @@ class Body(Asked):
                 if taken := sorted(RESERVED & fields.keys()):
                     why = f"`{taken[0]}` is for the request itself to say"
                     raise invalid("additionalModelRequestFields", why)
-            self._more.update(own)
-        if self._kind.claude and (betas := asked(params.get(BETAS), anything=any_beta)):
+            own = wire.allowed(own)
+            self._more.update({name: value for name, value in own.items() if name != BETAS})
+            if betas := asked(own.get(BETAS), anything=wire.any_beta):
+                self._more[BETAS] = betas
+        if self._kind.claude and (betas := asked(params.get(BETAS), anything=wire.any_beta)):
             self._more.setdefault(BETAS, betas)
         self._lacks_the_rest(TRANSLATED)

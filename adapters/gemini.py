@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Self
 from urllib.parse import quote
 
 from chattable.adapters.decoding import hidden_error, read_error
@@ -24,6 +26,10 @@ class GeminiWire(Wire):
 
     def __init__(self, *, unsupported: Unsupported = "drop") -> None:
         self.unsupported = unsupported
+
+    def ruled(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
+        """As any wire; of `extra_body` it passes on Google's own words alone, by name, so that this is not withheld."""
+        return super().ruled(unsupported, {*allow, "extra_body"})
 
     def path(self, model: str, stream: bool) -> str:
         """The model and the verb; a key never stands there."""

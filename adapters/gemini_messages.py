@@ -48,7 +48,7 @@ class Contents:
         self.system: list[Json] = []
         self.list: list[Json] = []
         self._signs = signs
-        self._names: dict[str, str] = {}  # of the functions that were called, by the call's id
+        self._calls: dict[str, tuple[int, str]] = {}  # by id: the place among all calls, and the function's name
         self._results: dict[int, list[Json]] = {}  # answers to calls, until the next message that is none
         messages = distinct(messages)
         end = asked_until(messages)
@@ -108,7 +108,7 @@ class Contents:
             parts[-1] = parts[-1] | {"thoughtSignature": signature}
         for i, call in enumerate(message.tool_calls or ()):
             part = _call(call)
-            self._names[part["functionCall"]["id"]] = part["functionCall"]["name"]
+            self._calls[part["functionCall"]["id"]] = (len(self._calls), part["functionCall"]["name"])
             if signature := _signature(call) or (UNSIGNED if self._signs and i == 0 else ""):
                 part["thoughtSignature"] = signature
             parts.append(part)
@@ -116,7 +116,8 @@ class Contents:
 
     def _answer(self, message: Message, where: str) -> None:
         call = message.tool_call_id or ""
-        name = self._names.get(call) or message.name
+        at, name = self._calls.get(call, (len(self._calls), ""))
+        name = name or message.name or ""
         if not name:
             raise invalid(f"{where}.tool_call_id", f"no message before it made the call '{clip(call)}'")
         texts, media = [], []
@@ -127,8 +128,6 @@ class Contents:
         response["response"] = {"error" if message.extra.get("is_error") else "output": "".join(texts)}
         if self._signs and media:
             response["parts"], media = media, []
-        order = list(self._names)
-        at = order.index(call) if call in self._names else len(order)
         self._results.setdefault(at, []).extend([{"functionResponse": response}, *media])
 
 

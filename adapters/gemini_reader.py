@@ -101,6 +101,7 @@ class _Said(Struct):
     images: int = 0
     signature: str = ""
     ended: bool = False
+    told: set[str] = set()  # what was told at an end
 
 
 class GeminiStream:
@@ -194,12 +195,15 @@ def _finish(raw: _Candidate, delta: Json, said: _Said) -> str:
         raise Refused(400, message, param="messages")
     if reason == "PUP_LIMITED_DISABLED":
         raise Refused(403, "The account is limited for violations of the policy of prohibited use.")
-    delta |= _signed(said.signature)
+    last = _signed(said.signature)
     finish = FINISHES.get(reason, "stop")
     if finish == "content_filter":
-        delta["refusal"] = clip(raw.finish_message or f"The answer was stopped: {reason}.", 1000)
+        last["refusal"] = clip(raw.finish_message or f"The answer was stopped: {reason}.", 1000)
     elif reason not in FINISHES and not said.anything:  # as OTHER, IMAGE_OTHER, NO_IMAGE
         raise BrokenAnswer("ended without an answer and without a reason")
+    # Once each, for there may be several ends: clients add what comes again to what they have.
+    delta.update({name: value for name, value in last.items() if name not in said.told})
+    said.told.update(last)
     return finish
 
 

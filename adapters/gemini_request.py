@@ -143,7 +143,10 @@ class Body(Asked):
             self._lacks("service_tier", f"this model has the tiers {', '.join(TIERS)}")
         elif TIERS[tier]:
             self.json["serviceTier"] = TIERS[tier]
-        for given in (params.get("extra_body"), params):
+        extra = params.get("extra_body")
+        if isinstance(extra, dict) and extra.keys() - {"google"}:
+            self._lacks("extra_body", "this model takes `google` there and nothing else")
+        for given in (extra, params):
             if isinstance(given, dict) and isinstance(own := given.get("google"), dict):
                 self.json.update({theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own})
                 if isinstance(config := own.get("thinking_config"), dict):  # Google's own words win

@@ -24,13 +24,18 @@ OPENING = "(The assistant speaks first.)"  # where a conversation begins so and 
 
 
 def take_turns(
-    messages: Sequence[Message], *, instructions: Blocks, blocks: Blocks, answers: Callable[[Json], bool]
+    messages: Sequence[Message],
+    *,
+    instructions: Blocks,
+    blocks: Blocks,
+    answers: Callable[[Json], bool],
+    fit: Callable[[str], str],
 ) -> tuple[list[Json], list[Json]]:
     """The blocks of the system prompt, and the turns.
 
     Law: the user begins; neighbours of one role are one turn, and answers to calls come first in it; no two calls
-    share an id, and each that was spoken on behind has an answer. Instructions behind the last of the assistant's words keep
-    their place, as the user's turn.
+    share an id, which `fit` makes as the vendor wants it, and each that was spoken on behind has an answer. Instructions
+    behind the last of the assistant's words keep their place, as the user's turn.
     """
     system: list[Json] = []
     turns: list[Json] = []
@@ -42,15 +47,13 @@ def take_turns(
             turns.append({"role": role, "content": said})
             return
         turns[-1]["content"] += said
-        if role == "user":
-            turns[-1]["content"].sort(key=lambda block: not answers(block))
 
     def go_on(where: str) -> None:
         for call in waiting:
             add("user", blocks(Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True}), where))
         waiting.clear()
 
-    for i, message in enumerate(distinct(messages)):
+    for i, message in enumerate(distinct(messages, fit)):
         where = f"messages[{i}]"
         told = message.role in INSTRUCTIONS
         if told and not (i >= end and turns and turns[-1]["role"] == "assistant"):
@@ -66,7 +69,7 @@ def take_turns(
             if not turns:
                 add("user", blocks(Message("user", OPENING), where))
             go_on(where)
-            waiting = dict.fromkeys(str(call.get("id")) for call in message.tool_calls or ())
+            waiting = dict.fromkeys(_id(call) for call in message.tool_calls or ())
         elif message.role == "tool":
             waiting.pop(message.tool_call_id or "", None)
         add(role, said)
@@ -76,6 +79,9 @@ def take_turns(
         raise says_nothing()
     if turns[-1]["role"] == "user":
         go_on("messages")
+    for turn in turns:
+        if turn["role"] == "user" and len(turn["content"]) > 1:
+            turn["content"].sort(key=lambda block: not answers(block))
     return system, turns
 
 
@@ -93,29 +99,41 @@ def refuse_silence(message: Message, where: str) -> None:
         raise invalid(f"{where}.content", "the last message says nothing, and this model takes no empty ones")
 
 
-def distinct(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages, where a call that has the id of an earlier one has another, as have the answers to it."""
-    ids = [str(call.get("id")) for message in messages for call in message.tool_calls or ()]
-    if len(ids) == len(set(ids)):
+def distinct(messages: Sequence[Message], fit: Callable[[str], str] = str) -> Sequence[Message]:
+    """The messages with calls' ids as `fit` makes them, no two the same, and the answers with the ids of their calls."""
+    given = [_id(call) for message in messages for call in message.tool_calls or ()]
+    if len(given) == len(set(given)) and given == [fit(i) for i in given]:
         return messages
-    seen: dict[str, int] = {}  # how often an id was used so far
+    count: dict[str, int] = {}  # of ids in use: how often each was wanted
+    now: dict[str, str] = {}  # the id of the last call that was given this one
     out = []
     for message in messages:
         if message.tool_calls:
             calls = []
             for call in message.tool_calls:
-                given = str(call.get("id"))
-                seen[given] = seen.get(given, 0) + 1
-                calls.append(call | {"id": _again(given, seen[given])})
+                now[_id(call)] = made = _unused(fit, _id(call), count)
+                calls.append(call | {"id": made})
             message = replace(message, tool_calls=calls)
-        elif message.tool_call_id in seen:
-            message = replace(message, tool_call_id=_again(message.tool_call_id, seen[message.tool_call_id]))
+        elif message.tool_call_id in now:
+            message = replace(message, tool_call_id=now[message.tool_call_id])
         out.append(message)
     return out
 
 
-def _again(given: str, times: int) -> str:
-    return given if times == 1 else f"{given}_{times}"
+def _unused(fit: Callable[[str], str], given: str, count: dict[str, int]) -> str:
+    """An id that no call before has: those after do not count, so that a history that grows keeps its ids."""
+    wanted = made = fit(given)
+    times = count.get(wanted, 1)
+    while made in count:
+        times += 1
+        made = fit(f"{wanted}_{times}")
+    count[wanted] = times
+    count.setdefault(made, 1)
+    return made
+
+
+def _id(call: Json) -> str:
+    return str(call.get("id") or "")
 
 
 def fitting(given: str, ids: CallIds) -> str:

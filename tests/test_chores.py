@@ -43,6 +43,18 @@ def test_a_title_is_found_in_what_surrounds_it(answer: str) -> None:
     assert title_in(answer) == "Otters"
 
 
+def test_a_backslash_that_escapes_nothing_stands_in_the_title() -> None:
+    assert title_in('{"title": "The \\alpha problem"}') == "The \\alpha problem"
+    assert title_in('```json\n{"title": "The \\alpha problem"}\n```') == "The \\alpha problem"
+
+
+@pytest.mark.parametrize("piece", [" ", "`", "```", "{ ", '"title"', '{"title": "', "\\", "</think>", "</think> "])
+def test_a_long_answer_is_looked_at_in_little_time(piece: str) -> None:
+    began = time.process_time()
+    title_in("```json\n" + piece * (1_000_000 // len(piece)) + "x")
+    assert time.process_time() - began < 2
+
+
 def of(prompt: str, *, ui: bool = True, stream: bool = False) -> str | None:
     """The kind of a lone prompt."""
     found = recognised(Chat("m", [Message("user", prompt)], stream), ui=ui)

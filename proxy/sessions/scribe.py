@@ -63,10 +63,15 @@ class Scribe:
                 return text
         return titled(asked) if asked else ""
 
+    async def adopt(self, session: Session, answer: str) -> None:
+        """Gives a session the title that a chat UI's own model wrote, if its answer has one."""
+        if title := title_in(answer):
+            await self.entitle(session, title)
+
     async def entitle(self, session: Session, title: str) -> None:
         """Sets a title where there is none."""
         fresh = await self._store.open(session.user_id, session.id, create=False)
-        if fresh.title is None and title:
+        if fresh.title is None:
             await self._store.update(fresh, title=title)
 
     async def summarise(self, session: Session, caller: Caller, *, fitting: int | None = None) -> bool:

@@ -29,7 +29,6 @@ from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Tu
 from chattable.proxy.sessions.failed import Failed
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
-from chattable.proxy.sessions.titles import title_in
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store import sessions as stored
@@ -240,8 +239,8 @@ class Sessions:
         """What the client need not wait for."""
         plan, session, caller = turn.plan, turn.session, turn.caller
         if chore is not None:
-            if chore.kind == chores.TITLE and (title := title_in(turn.answer_text)):
-                self._later(self.scribe.entitle(session, title))
+            if chore.kind == chores.TITLE:
+                self._later(self.scribe.adopt(session, turn.answer_text))
         elif not plan.side:
             if session.title is None:
                 self._later(self.scribe.title(session, caller, plan.messages, turn.answer))

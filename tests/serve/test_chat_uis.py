@@ -257,15 +257,20 @@ def test_a_title_by_a_model_is_the_sessions(
     clear: Clear,
 ) -> None:
     with served(upstream, folder, "sessions: {title: {model: titler}}\n") as running:
-        for body in (LibreChat().title(SAID[0], role="system"), LibreChat().structured(SAID[0])):
+        by_schema = LibreChat().structured(SAID[0])
+        for body, title in (
+            (LibreChat().title(SAID[0], role="system"), "Otters"),
+            (by_schema, "Otters"),
+            (by_schema, "The \\alpha otter"),  # no JSON, and no reason to fail the turn
+        ):
             ui = window(LibreChat, running)
-            words = '{"language": "en", "title": "Otters"}'
+            words = f'{{"language": "en", "title": "{title}"}}'
             upstream.script(
                 Plain(200, chat_completion({"messages": [{"role": "user", "content": words}]})),
             )
             ui.post(body)
             assert upstream.requests[-1].json["model"] == "titler"
-            assert ui.kept.title(ui.user, ui.chat) == "Otters"
+            assert ui.kept.title(ui.user, ui.chat) == title
 
 
 @pytest.mark.parametrize("by", ["the UI", "the server"])

@@ -145,6 +145,13 @@ def test_sources() -> None:
     assert (passage["type"], passage["start_page_number"]) == ("page_location", 2)
 
 
+def test_what_belongs_to_the_end_is_told_once() -> None:
+    for name in ("anthropic_citations_stream.txt", "anthropic_refusal_stream.txt"):
+        said = events(name)
+        at = next(i for i, event in enumerate(said) if event["type"] == "message_delta")
+        assert only(folded(heard(*said[:at], said[at], *said[at:]))).message == only(stream(name)).message
+
+
 def test_the_last_count_stands() -> None:
     assert stream("anthropic_citations_stream.txt").usage == Usage(2700, 120, 2820, {"cached_tokens": 0})
 

@@ -168,6 +168,15 @@ def test_citations_pictures_and_its_own_tools() -> None:
     assert (whole["content"], whole["citations"], whole["images"]) == ("It is 51.", [{"title": "sums"}], message["images"])
 
 
+def test_what_belongs_to_the_end_is_told_once() -> None:
+    cited = {"contentBlockIndex": 0, "delta": {"citation": {"title": "sums"}}}
+    end = ("messageStop", {"stopReason": "end_turn"})
+    data = events(
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "51."}}), ("contentBlockDelta", cited), end, end
+    )
+    assert only(folded(read(WIRE, [data])[0])).message["citations"] == [{"title": "sums"}]
+
+
 def test_the_call_that_is_the_answer_itself() -> None:
     body = json.loads(
         WIRE.request(

@@ -1,6 +1,8 @@
 """What Claude takes, at Anthropic's own API and at Bedrock: thinking, schemas, order, features and who asks."""
 
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -231,6 +233,24 @@ def test_calls_of_several_turns_may_have_one_id(wire: Wire, name: str) -> None:
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
+@pytest.mark.parametrize("given", [["a/1", "a_1"], ["a_1", "a/1", "a:1"], ["x", "x", "x_2"], ["x_2", "x", "x"], ["", "_"]])
+def test_no_two_calls_share_the_id_that_a_vendor_wants(wire: Wire, name: str, given: list[str]) -> None:
+    made, ids = [], []
+    for i, call_id in enumerate(given):
+        call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        made += [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call_id, "content": f"x{i}"},
+        ]
+    turns = sent(wire, name.format("claude-sonnet-4-5"), HI, *made, HI)["messages"]
+    for asked, told in zip(turns[1::2], turns[2::2], strict=True):
+        use, result = asked["content"][0], told["content"][0]
+        ids.append(use["id"] if "id" in use else use["toolUse"]["toolUseId"])
+        assert ids[-1] == (result.get("tool_use_id") or result["toolResult"]["toolUseId"])
+    assert len(ids) == len({*ids}) == len(given)
+
+
+@pytest.mark.parametrize("wire, name", WIRES)
 def test_a_call_that_nobody_answered_has_an_answer(wire: Wire, name: str) -> None:
     """Who speaks on instead of answering a call is no mistake of the conversation's for ever."""
     calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ("a", "b")]
@@ -244,6 +264,50 @@ def test_a_call_that_nobody_answered_has_an_answer(wire: Wire, name: str) -> Non
     late = sent(wire, model, HI, made, HI, done, done | {"tool_call_id": "b"})
     assert "There was no answer." not in json.dumps(late)
     assert roles(sent(wire, model, HI, made)) == ["user", "assistant"]
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many lines of Python some work runs through."""
+    count, before = 0, sys.gettrace()
+
+    def trace(_frame: Any, event: str, _arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def chain(size: int) -> object:
+    """A schema of definitions that each lead to the next."""
+    places = {f"n{i}": {"$ref": f"#/$defs/n{i + 1}"} for i in range(size)}
+    return endless({"$ref": "#/$defs/n0", "$defs": places | {f"n{size}": {}}})
+
+
+def documents(size: int) -> object:
+    """As many documents of one name."""
+    file = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,eA=="}
+    return sent(BedrockWire(), "amazon.nova-pro-v1:0", {"role": "user", "content": [{"type": "file", "file": file}] * size})
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        chain,
+        documents,
+        lambda size: sent(AnthropicWire(), "claude-opus-4-7", *[HI] * size),
+        lambda size: sent(BedrockWire(), "amazon.nova-pro-v1:0", *[HI] * size),
+    ],
+    ids=["schema", "documents", "anthropic", "bedrock"],
+)
+def test_the_work_of_a_request_grows_with_its_size(work: Callable[[int], object]) -> None:
+    """All other requests of the worker wait for it."""
+    assert steps(lambda: work(400)) < 6 * steps(lambda: work(100))
 
 
 # --- C7, C8: features and who asks --------------------------------------------------------------------------------------
@@ -308,3 +372,13 @@ def test_f11_what_costs_more_is_withheld_unless_allowed() -> None:
     assert refused(AnthropicWire().ruled("reject"), "claude-opus-4-7", **costly) == "inference_geo"
     nova = sent(BedrockWire().ruled("drop"), "amazon.nova-pro-v1:0", performanceConfig={"latency": "optimized"})
     assert "performanceConfig" not in nova
+
+
+def test_f11_a_models_own_fields_are_no_way_around_it() -> None:
+    model, own = "anthropic.claude-opus-4-7-v1", "additionalModelRequestFields"
+    wanted = ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]
+    fields = {own: {"anthropic_beta": wanted, "speed": "fast", "top_k": 5}}
+    assert sent(BedrockWire().ruled("drop"), model, **fields)[own] == {"anthropic_beta": wanted[:1], "top_k": 5}
+    assert sent(BedrockWire().ruled("drop", ["speed", "anthropic_beta"]), model, **fields)[own] == fields[own]
+    assert refused(BedrockWire().ruled("reject"), model, **fields) == "speed"
+    assert refused(BedrockWire().ruled("drop"), model, **{own: {"anthropic_beta": 5}}) == "anthropic_beta"

@@ -416,6 +416,10 @@ def test_googles_own_words_win():
         body = sent(params | {"reasoning_effort": "high"}, model="gemini-2.5-flash", unsupported="reject")
         assert body["generationConfig"]["thinkingConfig"] == {"thinkingBudget": 99, "includeThoughts": True}
         assert body["cachedContent"] == "cachedContents/x"
+        ruled = json.loads(GeminiWire().ruled("reject").request(Chat("ours", HI, False, params), "gemini-2.5-flash"))
+        assert ruled["cachedContent"] == "cachedContents/x", "they are not withheld"
+    assert "base" not in json.dumps(sent({"extra_body": {"api_base": "http://x"}}))
+    assert refused({"extra_body": {"api_base": "http://x"}}, unsupported="reject") == "extra_body"
     safety = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
     assert sent({"google": {"safety_settings": safety}})["safetySettings"] == safety
 

@@ -151,6 +151,15 @@ def test_calls_without_any_id_still_get_different_ones():
     assert len({call["id"] for call in calls["tool_calls"]}) == 2
 
 
+def test_what_belongs_to_the_end_is_told_once():
+    part = {"text": "a", "thoughtSignature": "SIGA"}
+    events = [answer(part), answer(part), answer(finish="SAFETY"), answer(finish="SAFETY")]
+    reader = GeminiWire().stream()
+    message = only(folded([chunk for event in events for chunk in reader.feed(event)])).message
+    assert message["content"] == "aa" and message["refusal"] == "The answer was stopped: SAFETY."
+    assert message["extra_content"]["google"]["thought_signature"] == "SIGA"
+
+
 def test_several_candidates_with_probabilities():
     fold = plain("gemini_plain.json")
     assert [(c.index, c.message["content"], c.finish_reason) for c in fold.choices()] == [
