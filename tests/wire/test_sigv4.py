@@ -52,7 +52,8 @@ class At(SigV4Auth):
         self._inject_signature_to_request(request, self.signature(self.string_to_sign(request, canonical), request))
 
 
-MODEL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+# "." and ".." are steps of a path, which AWS's own signer takes out, and no model's name.
+MODEL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda name: name not in (".", ".."))
 
 
 @given(MODEL, st.binary(max_size=50), st.sampled_from(["", "FwoGZXIvYXdzEJr//token=="]), st.booleans())
