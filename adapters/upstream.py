@@ -194,7 +194,7 @@ class Upstream(Chattable):
 
     def _told(self, error: UpstreamError, slot: Slot) -> UpstreamError:
         """How an attempt failed, without secrets, noted for the operator."""
-        if slot.yielding:
+        if slot.yielding and not isinstance(error, Refused):
             return GaveWay()
         error = self.provider.redacted(error)
         if not isinstance(error, Overtaken):
