@@ -194,7 +194,7 @@ class Upstream(Chattable):
 
     def _told(self, error: UpstreamError, slot: Slot) -> UpstreamError:
         """How an attempt failed, without secrets, noted for the operator."""
-        if slot.yielding:
+        if slot.yielding and not isinstance(error, Refused):
             return GaveWay()
         error = self.provider.redacted(error)
         if not isinstance(error, Overtaken):
@@ -215,6 +215,8 @@ class Upstream(Chattable):
         keys, trace = self.provider.keys, slot.trace
         trace.asked = self.asked
         while True:
+            if slot.yielding:  # it was told to before there was anything to end
+                raise GaveWay
             trace.attempts += 1
             if progress.home and len(keys) > 1:
                 key, at_home = keys.of(progress.home)
@@ -242,9 +244,11 @@ class Upstream(Chattable):
         progress.sent = True
         try:
             async with asyncio.timeout_at(_when(until)) as limit:
-                slot.stop = partial(limit.reschedule, 0)
+                slot.stop = partial(_cut_short, limit)
                 response = await self.provider.transport.handle_async_request(request)
                 slot.stop = partial(_hang_up, response)
+                if slot.yielding:  # it was told to in the moment in which the response came
+                    slot.give_way()
         except TimeoutError:
             raise TimedOut("did not answer", patience) from None
         except httpx.ConnectTimeout:
@@ -392,6 +396,12 @@ class Upstream(Chattable):
 def _says(chunk: Chunk) -> bool:
     """Whether a chunk holds anything of an answer: words, or how it ended."""
     return bool(chunk.finish_reason) or any(value for name, value in chunk.delta.items() if name != "role")
+
+
+def _cut_short(limit: asyncio.Timeout) -> None:
+    """Ends a wait now, unless it is ending already."""
+    if not limit.expired():
+        limit.reschedule(0)
 
 
 def _hang_up(response: httpx.Response) -> asyncio.Task[None]:

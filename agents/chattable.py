@@ -95,7 +95,13 @@ class Trace(Struct):
     waited: float = 0.0  # seconds that upstreams took, or that were waited to ask one again
     failures: list[Failure] = []
     affinity: str = ""  # whether a session's call was answered where the session is at home
-    abandoned: bool = False  # nobody reads the answer any more
+    left: bool = False  # whoever asked does not read the answer any more
+    readers: frozenset[Callable[[], bool]] = frozenset()  # say whether others read it
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody reads the answer any more."""
+        return self.left and not any(read() for read in self.readers)
 
 
 class Progress(Struct):

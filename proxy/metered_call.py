@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import BrokenAnswer, GaveWay, Refused
 from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.media import media_tokens
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
@@ -50,8 +50,8 @@ class MeteredCall:
 
     Law: never sent, or refused before the first word: nothing. Words came: the prompt as reported, else counted, and the
     larger of what was said and what was reported. Sent, and no word: the prompt as counted, flagged unknown, up to what was
-    held; where the same target is asked again at once, with what comes of that. Given up by whoever asked: the cap besides,
-    flagged the same, so that leaving makes no call cheaper.
+    held; where the same target is asked again at once, with what comes of that. Given up by whoever asked, and ended here for
+    whatever reason: the cap besides, flagged the same, so that leaving makes no call cheaper.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class MeteredCall:
         """What the call is charged; None: nothing at all."""
         if error is None or self._reported is not None:
             return self._used(self._usage or await self.usage())
-        gave_up = isinstance(error, asyncio.CancelledError)
+        gave_up = isinstance(error, (asyncio.CancelledError, GaveWay))
         if self._said and not gave_up:
             return self._used(await self.usage())
         if not self.progress.sent or isinstance(error, Refused):

@@ -150,7 +150,7 @@ class Pipeline:
         chat, controls = take(chat, caller.cache)
         nested = parent is not None
         async with self.pace.call(chat, entry, caller, nested=nested, reply=reply) as paced:
-            cached = self.cache.lookup(chat, entry, caller, controls, ask)
+            cached = self.cache.lookup(chat, entry, caller, controls, ask, reply.trace)
             async with cached:
                 reply.headers |= await paced.admitted() | cached.headers
                 async with aclosing(cached.answer()) as chunks:

@@ -113,7 +113,7 @@ class Reply:
     def close(self) -> None:
         """Says that the client closed its own direction: it has left, most likely, or still reads."""
         if not self._closed:
-            self._closed = self.trace.abandoned = True
+            self._closed = self.trace.left = True
             for call in self._on_leave:
                 call()
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from chattable.agents.chat import Chat, Chunk, Message, Usage
-from chattable.agents.chattable import User
+from chattable.agents.chattable import Trace, User
 from chattable.agents.echo import Echo
 from chattable.proxy.auth import Caller, Principal
 from chattable.proxy.cache.cache import Answers
@@ -75,7 +75,7 @@ class Request:
         principal = Principal(User(f"user_{user}", user), team=team)
         caller = Caller(principal, "req_1", 0.0)
         chat = Chat(entry.name, [Message("user", text)], stream, {})
-        self.lookup: Lookup = cache.lookup(chat, entry, caller, controls, ask)
+        self.lookup: Lookup = cache.lookup(chat, entry, caller, controls, ask, Trace())
         self.chunks: list[Chunk] = []
         self.task = asyncio.create_task(self._run())
 

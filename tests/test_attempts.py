@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from chattable.adapters.errors import Refused, UpstreamError
-from chattable.adapters.upstream import Upstream
+from chattable.adapters.connections import Slot
+from chattable.adapters.errors import GaveWay, Refused, UpstreamError
+from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Context, Session, Trace, User
 from chattable.agents.drive import drive
@@ -117,6 +118,12 @@ class World:
         raise AssertionError("nobody was asked")
 
 
+def provider_of(world: World, model: str) -> Provider:
+    upstream = world.catalog.find(model, ADMIN).model
+    assert isinstance(upstream, Upstream)
+    return upstream.provider
+
+
 @pytest.mark.parametrize("model", ["both", "fallen"])
 @pytest.mark.parametrize("named", [{"retry_after": "4"}, {"retry_after": "60"}, {}], ids=str)
 async def test_a_429_delays_nobody_whom_another_target_can_serve(model: str, named: dict[str, str]) -> None:
@@ -190,6 +197,41 @@ async def test_a_circuit_that_opens_is_seen_by_requests_that_wait() -> None:
     world.script["one.test"] = [httpx.ReadError("reset")]
     await asyncio.gather(*(world.ask("both") for _ in range(40)))
     assert Counter(world.asked) == {"one": FAILURES, "two": 40}
+
+
+async def test_who_is_to_give_way_before_it_is_sent_is_not_sent() -> None:
+    world = World(room=1)
+    connections = provider_of(world, "alone").connections
+    async with Slot(connections, "other", Trace(), 1.0):
+        asking = asyncio.create_task(world.ask("alone"))
+        while not connections.waiting:
+            await asyncio.sleep(0)
+        (slot,) = connections.waiting
+    slot.give_way()  # its turn has come, and it has not run since
+    with pytest.raises(GaveWay):
+        await asking
+    assert not world.asked and not connections.open
+
+
+async def test_who_is_to_give_way_while_its_time_runs_out_harms_nobody() -> None:
+    class Slow(World):
+        async def _answer(self, request: httpx.Request) -> httpx.Response:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                (slot,) = connections.open
+                slot.give_way()
+                raise
+            raise AssertionError("nobody sets it")
+
+    world = Slow()
+    connections = provider_of(world, "once").connections
+    model = world.catalog.find("once", ADMIN).model
+    assert isinstance(model, Upstream)
+    model.timeouts = Timeouts(total=0.01)
+    with pytest.raises(GaveWay):
+        await world.ask("once")
+    assert not connections.open
 
 
 async def test_every_attempt_counts_for_the_circuit() -> None:

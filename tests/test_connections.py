@@ -72,7 +72,7 @@ async def test_what_nobody_reads_gives_way_to_who_reads() -> None:
     left = [absent.ask() for _ in range(3)]
     await turns()
     for call in left:
-        call.slot.trace.abandoned = True
+        call.slot.trace.left = True
     others = [present.ask(), absent.ask()]
     await turns(30)
     assert [call.served.is_set() for call in others] == [True, True]
@@ -107,7 +107,7 @@ def test_none_is_ever_lost(steps: list[tuple[str, str]]) -> None:
             elif mine and step == "end":
                 mine[0].over.set()
             elif mine and step == "leave":
-                mine[0].slot.trace.abandoned = True
+                mine[0].slot.trace.left = True
             elif mine:
                 mine[-1].task.cancel()
             await turns(2)

@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from chattable.agents.chat import Chat
+from chattable.agents.chattable import Trace
 from chattable.budget.line import Line
 from chattable.budget.periodic import Periodic
 from chattable.proxy import config as settings
@@ -30,8 +31,8 @@ SLICE = 256  # leases in one step
 class Cache(Protocol):
     """Answers identical requests once."""
 
-    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask) -> Lookup:
-        """The answer to a request; `ask` makes the call, at most once."""
+    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace) -> Lookup:
+        """The answer to a request; `ask` makes the call, at most once, and notes it in `trace`."""
         ...
 
     async def purge(self, *, user: str = "", model: str = "") -> bool:
@@ -69,7 +70,7 @@ class Stats(Struct):
 class NoCache:
     """Remembers nothing."""
 
-    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask) -> Lookup:
+    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace) -> Lookup:
         """A call of its own."""
         return Aside(ask, {})
 
@@ -119,7 +120,7 @@ class Answers:
                 await asyncio.wait(late, timeout=5)
         await self.store.stop()
 
-    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask) -> Lookup:
+    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace) -> Lookup:
         """By the key of the request; one that is not cached goes by the cache."""
         key = None
         if entry.cache_ttl is not None and not (controls.no_cache and controls.no_store):
@@ -131,7 +132,7 @@ class Answers:
         ttl = self._ttl(entry.cache_ttl, controls.ttl, entry)
         if controls.no_cache or controls.no_store:
             return Alone(self, place, controls, ask, ttl)
-        return Together(self, place, Member(ask, stream=chat.stream, ttl=ttl), controls.max_age)
+        return Together(self, place, Member(ask, trace, stream=chat.stream, ttl=ttl), controls.max_age)
 
     async def purge(self, *, user: str = "", model: str = "") -> bool:
         """Forgets by the words that answers are kept with."""

@@ -90,6 +90,10 @@ class Flight:
         self.task = asyncio.create_task(self._fly(how))
         return self.task
 
+    def is_read(self) -> bool:
+        """Whether somebody reads the answer: a member here, or a follower in another process."""
+        return self._sharing is not None or any(not member.trace.left for member in self.members)
+
     async def leave(self, member: Member) -> None:
         """A member goes. With the last one a flight under way ends, and all it held is settled then."""
         self.members.pop(member, None)
@@ -142,6 +146,7 @@ class Flight:
         self.attempt = attempt = Attempt()
         member.asked, self._live, self._shared = True, True, 0
         self._hub.leads(self, lead)
+        member.trace.readers |= {self.is_read}
         try:
             async with aclosing(member.ask()) as chunks:
                 async for chunk in chunks:
@@ -151,6 +156,7 @@ class Flight:
         except Exception as error:
             self._refuse(member, error)
         finally:
+            member.trace.readers -= {self.is_read}
             await self._settle(attempt, member, lead)
         return attempt.complete
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from chattable.agents.chat import Chunk
+from chattable.agents.chattable import Trace
 from chattable.proxy.cache.resume import Resume
 
 Ask = Callable[[], AsyncGenerator[Chunk]]
@@ -48,8 +49,9 @@ class Source(Protocol):
 class Member:
     """A request that waits for an answer, and can make the call if nobody else does."""
 
-    def __init__(self, ask: Ask, *, stream: bool, ttl: float) -> None:
+    def __init__(self, ask: Ask, trace: Trace, *, stream: bool, ttl: float) -> None:
         self.ask = ask
+        self.trace = trace
         self.stream = stream
         self.ttl = ttl
         self.asked = False  # whether it made the call

@@ -55,4 +55,4 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
 
 def _left(trace: Trace, _: bool) -> None:
     """Lets what nobody reads any more give way to others."""
-    trace.abandoned = True
+    trace.left = True

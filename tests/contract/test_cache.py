@@ -12,6 +12,7 @@ from valkeys import Valkey, own_namespace, valkey_server
 
 from chattable.adapters.errors import BrokenAnswer, Refused, Unreachable
 from chattable.agents.chat import Chunk
+from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy import config as settings
 from chattable.proxy.cache import entries
@@ -414,7 +415,7 @@ async def test_an_answer_too_large_is_not_kept_and_waits_for_its_reader(store: S
         for chunk in said("x")[1:]:
             yield chunk
 
-    leader = cache.lookup(*_arguments(), endless)
+    leader = cache.lookup(*_arguments(), endless, Trace())
     async with leader:
         chunks = leader.answer()
         flight = next(iter(cache._flights.values()))
@@ -475,7 +476,10 @@ async def test_an_answer_too_old_for_one_is_asked_for_again(cache: Answers, cloc
 async def test_a_time_of_ones_own(store: Store, clock: Clock) -> None:
     for scope, longest in (("user", 2_000_000.0), ("shared", 60.0)):
         cache = answers(store, scope=scope)
-        seen = [cache.lookup(*_arguments()[:3], Controls(ttl=ttl), Calls(said("a")))._member.ttl for ttl in (5.0, 2_000_000.0)]  # type: ignore[attr-defined]
+        seen = [
+            cache.lookup(*_arguments()[:3], Controls(ttl=ttl), Calls(said("a")), Trace())._member.ttl
+            for ttl in (5.0, 2_000_000.0)
+        ]  # type: ignore[attr-defined]
         assert seen == [5.0, longest]
 
 
@@ -533,7 +537,7 @@ async def test_an_entry_that_makes_no_sense_is_a_miss(cache: Answers, body: byte
 def _place(cache: Answers) -> Place:
     chat, entry, caller, controls = _arguments()
     caller = type(caller)(type(caller.principal)(type(caller.principal.user)("user_alice", "alice")), "req_1", 0.0)
-    place: Place = cache.lookup(chat, entry, caller, controls, Calls(said("a")))._place  # type: ignore[attr-defined]
+    place: Place = cache.lookup(chat, entry, caller, controls, Calls(said("a")), Trace())._place  # type: ignore[attr-defined]
     return place
 
 

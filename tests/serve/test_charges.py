@@ -436,6 +436,33 @@ def test_b18_leaving_makes_no_call_cheaper(upstream: ScriptedUpstream) -> None:
             gate.release()
 
 
+@pytest.mark.parametrize("how", ["their next question", "another's stream", "another's whole answer"])
+def test_b18_nor_does_it_where_somebody_needs_the_place(upstream: ScriptedUpstream, how: str) -> None:
+    config = CONFIG.format(url=upstream.url, gone=free_port()).replace(
+        "retries: 0, timeouts", "max_connections: 1, retries: 0, timeouts"
+    )
+    with chattable(config) as server:
+        rob, sue = Person(server, "rob18"), Person(server, "sue18")
+        gate, stream = Gate(2), how != "another's whole answer"
+        upstream.script(gate if stream else Silent())
+        body = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 777}
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(
+                f"{server.base_url}/v1/chat/completions",
+                json=body | {"stream": stream},
+                headers={"authorization": f"Bearer {rob.client.api_key}", "x-session-id": "s"},
+                timeout=0.4,
+            )
+        if how == "their next question":
+            spent = rob.ask("go on", extra_headers={"x-session-id": "s"}).usage.total_tokens
+        else:
+            sue.ask()
+            spent = 0
+        assert rob.booked(lambda row: not row["held"] and row["spent"] > spent)["spent"] == 3 + 777 + spent
+        assert sum(entry["upper"] is not None for entry in rob.entries) == 1
+        gate.release()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_b18_an_impatient_stop_books_every_open_call(

@@ -185,6 +185,16 @@ def test_words_so_far_need_not_be_kept(upstream: ScriptedUpstream, gate: Gate) -
         assert Kept(server).said("ned", "s") == ["u:again", "a:again"]
 
 
+def test_the_words_so_far_of_a_turn_that_gave_its_connection_to_somebody_are_kept(upstream: ScriptedUpstream, gate: Gate) -> None:
+    config = CONFIG.replace("retries: 0", "retries: 0, max_connections: 1")
+    with chattable(config.format(url=upstream.url, policy="drain", wait="5s", partial="true")) as server:
+        kept = Kept(server)
+        leave(server, "wes", "one two three", "s", upstream, gate)
+        assert talk(client(server, "wim"), "hi").text == "hi"
+        until(lambda: kept.said("wes", "s") == ["u:one two three", "a:one two"], "what was said is kept")
+        assert [item.incomplete for item in kept.path("wes", "s")] == [False, True]
+
+
 def test_another_question_ends_a_turn_that_nobody_reads(
     server: Chattable,
     upstream: ScriptedUpstream,
