@@ -131,6 +131,7 @@ class Routes:
         if self._open and self._asked is not None and self._asked.health is not None:
             self._asked.health.end(self._state, ok, self._first)
         self._open = False
+        self.progress.worth = None  # a circle is memory until the next collection
 
     def _worth(self) -> bool:
         """Whether the target is still worth asking: its circuit may have opened while the request waited."""

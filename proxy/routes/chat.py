@@ -58,16 +58,16 @@ class _Answer:
         self._reply = reply
         self._chat = chat
         self._began = began
-        self._send_all = self._stream if chat.stream else self._whole
         self._scope: Any = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
         on_leave(scope, self._left)
         try:
-            await self._send_all(send)
+            await (self._stream(send) if self._chat.stream else self._whole(send))
         finally:
             self._reply.leave()  # no await here: a client that left cancels every one of them
+            self._scope = {}  # which holds this: a circle is memory until the next collection
 
     def _left(self, gone: bool) -> None:
         """By the config the answer is stopped; else who only closed their direction may read it."""
