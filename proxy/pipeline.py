@@ -144,7 +144,7 @@ class Pipeline:
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
     ) -> AsyncGenerator[Chunk]:
         def ask() -> AsyncGenerator[Chunk]:
-            reply.headers |= cached.headers
+            reply.headers |= cached.headers  # noqa: F821 - until the end
             return self._ask(chat, entry, caller, parent, reply, paced)
 
         chat, controls = take(chat, caller.cache)
@@ -160,6 +160,7 @@ class Pipeline:
                         yield chunk
                 if cached.saved is not None:
                     await self.metering.spared(chat, entry, caller, parent, cached.saved)
+        del cached  # it holds `ask`, which holds it: a circle is memory until it is collected
 
     async def _ask(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply, paced: Entered

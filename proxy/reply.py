@@ -122,6 +122,7 @@ class Reply:
         if not self.ended:
             self.close()
         self._left = True
+        self._on_leave = []  # what they hold may hold this: a circle is memory until it is collected
         self._items.clear()
         _wake(self._writer)
         if cancel:
