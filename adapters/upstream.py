@@ -154,7 +154,8 @@ class Upstream(Chattable):
                 response, key = await self._open(body, url, begun, patience, slot, progress)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    n = ctx.request.params.get("n") or 1
+                    params = ctx.request.params
+                    n = (params["n"] or 1) if "n" in params else 1
                     within = patience if progress.followed else self.timeouts.total
                     read = self._stream if stream or events else self._whole
                     blocks = response.stream.__aiter__()  # type: ignore[union-attr]

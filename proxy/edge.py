@@ -49,7 +49,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
-        request_id = scope["request_id"] = new_id()
+        request_id = scope["request_id"] = f"req_{random.getrandbits(96):024x}"
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "began": began}
         if path != "/v1/chat/completions":

@@ -244,7 +244,7 @@ class MeteredCall:
         elif of_model is not None and of_model < most:
             most = of_model
         most = min(most, MOST_OUTPUT)
-        choices = params.get("n") or 1
+        choices = (params["n"] or 1) if "n" in params else 1
         least = least_output(params) if "thinking" in params or "reasoning" in params else 1
         return Wish(
             id=f"hold_{random.getrandbits(128):032x}",

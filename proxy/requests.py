@@ -46,7 +46,7 @@ async def read_json(
     """
     body = await read_body(request, limit)
     encoding = header(request, b"content-encoding")
-    if refuse_spent is not None and (encoding or len(body) > LARGE):
+    if refuse_spent is not None and (encoding or body[LARGE:]):
         await refuse_spent()
     if encoding:
         body = decompressed(body, encoding, limit)
