@@ -49,6 +49,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
+        # As `new_id`, spelled out: every request comes through here, and a call has its price.
         request_id = scope["request_id"] = f"req_{random.getrandbits(96):024x}"
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "began": began}
