@@ -44,7 +44,9 @@ async def rates(server: Valkey) -> AsyncIterator[RedisRates]:
     tasks, files = len(asyncio.all_tasks()), psutil.Process().num_fds()
     async with opened(server.url, Clock()) as own:
         yield own
-    assert (len(asyncio.all_tasks()), psutil.Process().num_fds()) == (tasks, files)
+    assert len(asyncio.all_tasks()) == tasks
+    # Fewer is no leak: what earlier tests left to the garbage collector may close meanwhile.
+    assert psutil.Process().num_fds() <= files
 
 
 async def back(rates: RedisRates) -> None:
