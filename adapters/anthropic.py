@@ -1,4 +1,7 @@
-"""Anthropic's Messages API. What was meant by which field is in anthropic_request.py and anthropic_messages.py."""
+"""Anthropic's Messages API.
+
+What was meant by which field is in anthropic_request.py and anthropic_messages.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ VERSION = "2023-06-01"
 
 
 class AnthropicWire(Wire):
-    """Speaks the Messages API. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+    """Speaks the Messages API.
+
+    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    """
 
     def __init__(self, *, max_tokens: int = 4096, unsupported: Unsupported = "drop") -> None:
         self._max_tokens = max_tokens  # where neither client nor model has a cap: the API wants one
@@ -36,7 +42,9 @@ class AnthropicWire(Wire):
         wanted: list[str] = []
 
         def body() -> Json:
-            made = Body(self.allows(chat), model, cap=most or self._max_tokens, unsupported=self.unsupported).json
+            made = Body(
+                self.allows(chat), model, cap=most or self._max_tokens, unsupported=self.unsupported
+            ).json
             wanted.extend(betas(chat.params.get(BETAS), made, anything=self.any_beta))
             return made
 
@@ -59,7 +67,9 @@ class AnthropicWire(Wire):
         reader = AnthropicStream()
         chunks = reader.see({"type": "message_start", "message": raw})
         for i, block in enumerate(content):
-            chunks += reader.see({"type": "content_block_start", "index": i, "content_block": block})
+            chunks += reader.see(
+                {"type": "content_block_start", "index": i, "content_block": block}
+            )
             chunks += reader.see({"type": "content_block_stop", "index": i})
         end = {"type": "message_delta", "delta": raw, "usage": raw.get("usage")}
         return chunks + reader.see(end)

@@ -1,8 +1,9 @@
 """The messages of a chat as Anthropic's system prompt and turns of content blocks.
 
-What Anthropic says that has no place in OpenAI's messages lives in fields beside the known ones and finds its way back:
-`thinking_blocks` on an assistant's message (signed thoughts, each with the `index` it had among the blocks of its answer),
-`is_error` on a tool's, `cache_control` on messages, on their parts and on tools. Parts of Anthropic's own types pass as they are.
+What Anthropic says that has no place in OpenAI's messages lives in fields beside the known ones and
+finds its way back: `thinking_blocks` on an assistant's message (signed thoughts, each with the
+`index` it had among the blocks of its answer), `is_error` on a tool's, `cache_control` on messages,
+on their parts and on tools. Parts of Anthropic's own types pass as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ import base64
 from collections.abc import Iterable, Sequence
 
 from chattable.adapters.params import invalid
-from chattable.adapters.turns import THOUGHTS, call_of, data_url, fitting, take_turns, thoughts, weave
+from chattable.adapters.turns import (
+    THOUGHTS,
+    call_of,
+    data_url,
+    fitting,
+    take_turns,
+    thoughts,
+    weave,
+)
 from chattable.adapters.vendors.history import ANTHROPIC_IDS
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
@@ -20,7 +29,9 @@ from chattable.agents.errors import clip
 def translate(messages: Sequence[Message]) -> tuple[list[Json], list[Json]]:
     """The blocks of the system prompt, and the turns."""
     answers = lambda block: block["type"] == "tool_result"  # noqa: E731
-    system, turns = take_turns(messages, instructions=_instructions, blocks=_blocks, answers=answers, fit=_id)
+    system, turns = take_turns(
+        messages, instructions=_instructions, blocks=_blocks, answers=answers, fit=_id
+    )
     _trim(turns[-1])
     return system, turns
 
@@ -34,7 +45,9 @@ def starts_with_thoughts(turn: Json) -> bool:
 def called(turns: Iterable[Json]) -> list[str]:
     """The names of the tools that were called, each once."""
     blocks = (block for turn in turns for block in turn["content"])
-    return list(dict.fromkeys(str(block.get("name")) for block in blocks if block["type"] == "tool_use"))
+    return list(
+        dict.fromkeys(str(block.get("name")) for block in blocks if block["type"] == "tool_use")
+    )
 
 
 def _blocks(message: Message, where: str) -> list[Json]:
@@ -47,7 +60,8 @@ def _blocks(message: Message, where: str) -> list[Json]:
         blocks = _content(message, where)
     else:
         raise invalid(
-            f"{where}.role", f"this model knows no '{clip(message.role)}' messages; calls are answered by the role 'tool'"
+            f"{where}.role",
+            f"this model knows no '{clip(message.role)}' messages; calls are answered by the role 'tool'",
         )
     return _cached(blocks, message)
 
@@ -62,7 +76,10 @@ def _instructions(message: Message, where: str) -> list[Json]:
 
 def _said(message: Message, where: str) -> list[Json]:
     """An assistant's turn."""
-    return weave(thoughts(message), (*_content(message, where), *(_call(call) for call in message.tool_calls or ())))
+    return weave(
+        thoughts(message),
+        (*_content(message, where), *(_call(call) for call in message.tool_calls or ())),
+    )
 
 
 def _call(call: Json) -> Json:
@@ -108,7 +125,14 @@ def _image(url: str, where: str) -> Json:
     if url.startswith(("https://", "http://")):
         return {"type": "image", "source": {"type": "url", "url": url}}
     kind, data = data_url(url, where)
-    return {"type": "image", "source": {"type": "base64", "media_type": kind.replace("image/jpg", "image/jpeg"), "data": data}}
+    return {
+        "type": "image",
+        "source": {
+            "type": "base64",
+            "media_type": kind.replace("image/jpg", "image/jpeg"),
+            "data": data,
+        },
+    }
 
 
 def _file(file: Json, where: str) -> Json:

@@ -11,7 +11,8 @@ from chattable.adapters.params import invalid
 from chattable.agents.chat import Json
 
 MIN_BUDGET = 1024  # tokens of thinking, by the API's rule
-# reasoning_effort → the share of max_tokens that may be thought, and the effort of models that manage it themselves
+# reasoning_effort → the share of max_tokens that may be thought, and the effort of models that
+# manage it themselves
 EFFORTS = {
     "minimal": (0.1, "low"),
     "low": (0.2, "low"),
@@ -20,8 +21,8 @@ EFFORTS = {
     "xhigh": (0.9, "xhigh"),
     "max": (0.9, "max"),
 }
-# Of the models that think by default, those that cannot be told not to, and since 5.5 those that can.
-# https://platform.claude.com/docs/en/build-with-claude/thinking, read 2026-11
+# Of the models that think by default, those that cannot be told not to, and since 5.5 those that
+# can. https://platform.claude.com/docs/en/build-with-claude/thinking, read 2026-11
 ALWAYS = re.compile("fable|mythos")
 SOMETIMES = re.compile("haiku|sonnet")
 
@@ -30,7 +31,8 @@ class Generation(Struct, frozen=True):
     """What a model takes."""
 
     thinks: bool = True
-    adaptive: bool = False  # decides itself how much to think; later generations take no budget at all
+    # decides itself how much to think; later generations take no budget at all
+    adaptive: bool = False
     formats: bool = False  # structured outputs and strict tools
     samples: bool = True  # temperature, top_p and top_k
     both: bool = True  # temperature beside top_p
@@ -62,7 +64,8 @@ class Generation(Struct, frozen=True):
         if not self.adaptive:
             return {"type": "enabled", "budget_tokens": max(MIN_BUDGET, int(share * cap))}, None
         level = "high" if level == "xhigh" and not self.xhigh else level
-        return {"type": "adaptive", "display": "summarized"}, level  # else newer models keep it to themselves
+        # else newer models keep it to themselves
+        return {"type": "adaptive", "display": "summarized"}, level
 
     def without(self) -> Json:
         """How it is told not to think, if it has to be told and can be."""
@@ -99,12 +102,16 @@ class Generation(Struct, frozen=True):
 
 
 def generation(model: str) -> Generation:
-    """The generation of a model by its name. Others than Claude behind the same API get what all of them know."""
+    """The generation of a model by its name.
+
+    Others than Claude behind the same API get what all of them know.
+    """
     name = model.lower()
     if "claude" not in name:
         return Generation()
     numbers = [int(n) for n in re.findall(r"(?<!\d)\d{1,2}(?!\d)", name)[:2]]
-    version = (*numbers, 0, 0)[:2] if numbers else (99, 0)  # a name without a number is a preview of what is to come
+    # a name without a number is a preview of what is to come
+    version = (*numbers, 0, 0)[:2] if numbers else (99, 0)
     always = bool(ALWAYS.search(name)) or (version >= (5, 5) and not SOMETIMES.search(name))
     return Generation(
         thinks=version >= (3, 7),
@@ -114,7 +121,11 @@ def generation(model: str) -> Generation:
         both=version < (4, 1),
         xhigh=version >= (4, 7),
         default=version >= (5, 0),
-        off="" if always else "between_tools" if version >= (5, 5) and "sonnet" in name else "disabled",
+        off=""
+        if always
+        else "between_tools"
+        if version >= (5, 5) and "sonnet" in name
+        else "disabled",
         forces=not always and (version < (5, 5) or "haiku" in name),
         prefills=version < (4, 6),
     )

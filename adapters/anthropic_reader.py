@@ -44,7 +44,12 @@ CODES = {"rate_limit_error": "rate_limit_exceeded", "request_too_large": "reques
 FIELDS = re.compile(
     r"(messages|system|tools|tool_choice|max_tokens|temperature|top_p|stop_sequences|thinking|output_config)\b[.:]"
 )
-NAMES = {"system": "messages", "stop_sequences": "stop", "thinking": "reasoning_effort", "output_config": "response_format"}
+NAMES = {
+    "system": "messages",
+    "stop_sequences": "stop",
+    "thinking": "reasoning_effort",
+    "output_config": "response_format",
+}
 
 
 class _Block(Struct):
@@ -62,9 +67,10 @@ class _Block(Struct):
 class AnthropicStream:
     """Reads one streamed message.
 
-    Thoughts are told as `reasoning_content` while they come, and again at their end as signed `thinking_blocks`, in the form
-    in which they must go back. What the provider's own tools did stays with the provider.
-    Usage comes in running totals and is told as it comes, that of the prompt first.
+    Thoughts are told as `reasoning_content` while they come, and again at their end as signed
+    `thinking_blocks`, in the form in which they must go back. What the provider's own tools did
+    stays with the provider. Usage comes in running totals and is told as it comes, that of the
+    prompt first.
     """
 
     def __init__(self) -> None:
@@ -109,7 +115,11 @@ class AnthropicStream:
         block = self._blocks[index] = _Block(str(raw.get("type")), raw, self._length)
         if block.kind == "text":
             given = raw.get("citations")
-            block.citations = [cited for cited in given if isinstance(cited, dict)] if isinstance(given, list) else []
+            block.citations = (
+                [cited for cited in given if isinstance(cited, dict)]
+                if isinstance(given, list)
+                else []
+            )
             return self._text(text_in(raw, "text"))
         if block.kind == "thinking":
             block.signature = text_in(raw, "signature")
@@ -122,7 +132,12 @@ class AnthropicStream:
         if name == JSON_TOOL:  # the answer itself
             return []
         block.call, self._calls = self._calls, self._calls + 1
-        call = {"index": block.call, "id": text_in(raw, "id"), "type": "function", "function": {"name": name, "arguments": ""}}
+        call = {
+            "index": block.call,
+            "id": text_in(raw, "id"),
+            "type": "function",
+            "function": {"name": name, "arguments": ""},
+        }
         return [Chunk(delta={"tool_calls": [call]})]
 
     def _delta(self, index: int, delta: Json) -> list[Chunk]:
@@ -146,13 +161,21 @@ class AnthropicStream:
         block = self._blocks.pop(index, None)
         if block is None:
             return []
-        if block.kind == "tool_use" and not block.pieces:  # the arguments stand where the block began, or there are none
+        # the arguments stand where the block began, or there are none
+        if block.kind == "tool_use" and not block.pieces:
             given = block.raw.get("input")
-            return self._argue(block, msgspec.json.encode(given if isinstance(given, dict) else {}).decode())
+            return self._argue(
+                block, msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
+            )
         for citation in block.citations:
             self._cited.append(citation | {"start_index": block.at, "end_index": self._length})
         if block.kind == "thinking" and block.signature:
-            thought = {"index": index, "type": "thinking", "thinking": "".join(block.pieces), "signature": block.signature}
+            thought = {
+                "index": index,
+                "type": "thinking",
+                "thinking": "".join(block.pieces),
+                "signature": block.signature,
+            }
             return [Chunk(delta={"thinking_blocks": [thought]})]
         if block.kind == "redacted_thinking":
             thought = {"index": index, "type": block.kind, "data": text_in(block.raw, "data")}
@@ -172,17 +195,29 @@ class AnthropicStream:
         finish = FINISHES.get(reason, "stop")
         if finish == "tool_calls" and not self._calls:
             finish = "stop"  # the only call was the answer itself
-        return [*chunks, Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts)]
+        return [
+            *chunks,
+            Chunk(delta=self._last_words(delta), finish_reason=finish, facts=self._facts),
+        ]
 
     def _last_words(self, delta: Json) -> Json:
-        """What is said of the whole answer: why it was refused, and its sources. Once, for there may be several ends."""
+        """What is said of the whole answer: why it was refused, and its sources.
+
+        Once, for there may be several ends.
+        """
         out: Json = {}
         cited, self._cited = self._cited, []
         details = delta.get("stop_details")
-        if isinstance(details, dict) and (why := text_in(details, "explanation")) and not self._refused:
+        if (
+            isinstance(details, dict)
+            and (why := text_in(details, "explanation"))
+            and not self._refused
+        ):
             out["refusal"] = why
             self._refused = True
-        if pages := [_annotation(citation) for citation in cited if isinstance(citation.get("url"), str)]:
+        if pages := [
+            _annotation(citation) for citation in cited if isinstance(citation.get("url"), str)
+        ]:
             out["annotations"] = pages
         if passages := [citation for citation in cited if not isinstance(citation.get("url"), str)]:
             out["citations"] = passages
@@ -203,7 +238,9 @@ class AnthropicStream:
         block.pieces.append(text)
         if block.call is None:
             return self._text(text)
-        return [Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})]
+        return [
+            Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})
+        ]
 
     def _count(self, raw: Json, places: Places) -> list[Chunk]:
         """The usage so far."""
@@ -219,7 +256,10 @@ class AnthropicStream:
 def _annotation(citation: Json) -> Json:
     """A page that was cited, in OpenAI's form."""
     fields = ("url", "title", "start_index", "end_index")
-    return {"type": "url_citation", "url_citation": {k: citation[k] for k in fields if citation.get(k) is not None}}
+    return {
+        "type": "url_citation",
+        "url_citation": {k: citation[k] for k in fields if citation.get(k) is not None},
+    }
 
 
 def reported(error: Any, status: int | None = None) -> Refused:
@@ -237,7 +277,9 @@ def reported(error: Any, status: int | None = None) -> Refused:
     code = details.get("error_code") if isinstance(details, dict) else None
     field = FIELDS.match(message)
     param = NAMES.get(field[1], field[1]) if field else None
-    return Refused(status, message, param=param, code=code if isinstance(code, str) else CODES.get(kind))
+    return Refused(
+        status, message, param=param, code=code if isinstance(code, str) else CODES.get(kind)
+    )
 
 
 def _index(event: Json) -> int:

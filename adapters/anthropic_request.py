@@ -11,21 +11,43 @@ import msgspec
 from chattable.adapters.anthropic_messages import called, starts_with_thoughts, translate
 from chattable.adapters.anthropic_models import EFFORTS, generation
 from chattable.adapters.anthropic_schemas import closed, endless, flat
-from chattable.adapters.params import Asked, Unsupported, function_of, invalid, unsupported_parameter, without_tools
+from chattable.adapters.params import (
+    Asked,
+    Unsupported,
+    function_of,
+    invalid,
+    unsupported_parameter,
+    without_tools,
+)
 from chattable.agents.chat import Chat, Json
 from chattable.agents.errors import InvalidRequest
 
-JSON_TOOL = "chattable_answer"  # a forced call of it is how models without structured outputs obey a schema
+# a forced call of it is how models without structured outputs obey a schema
+JSON_TOOL = "chattable_answer"
 ALWAYS_THINKS = "this model always reasons, 'low' is the least"
 ENDLESS = "this model cannot be held to a schema that refers to itself or to another place"
 NOT_FORCED = "this model decides itself whether it calls a tool"
 JSON_ONLY = "Answer with one JSON object and nothing else: no words around it and no code fence."
-# A user's id that can be told as it is; names, addresses and telephone numbers are refused, and told as a digest.
+# A user's id that can be told as it is; names, addresses and telephone numbers are refused, and
+# told as a digest.
 OPAQUE = re.compile(r"(?=.*[a-zA-Z])[a-zA-Z0-9_-]{1,256}")
 CHOICES = {"auto": "auto", "none": "none", "required": "any"}
-TIERS = {"auto": "auto", "priority": "auto", "default": "standard_only", "standard_only": "standard_only"}
+TIERS = {
+    "auto": "auto",
+    "priority": "auto",
+    "default": "standard_only",
+    "standard_only": "standard_only",
+}
 # Anthropic's own parameters, as extensions of a chat completion.
-NATIVE = ("cache_control", "container", "context_management", "diagnostics", "inference_geo", "mcp_servers", "speed")
+NATIVE = (
+    "cache_control",
+    "container",
+    "context_management",
+    "diagnostics",
+    "inference_geo",
+    "mcp_servers",
+    "speed",
+)
 TRANSLATED = frozenset(
     {
         "max_completion_tokens",
@@ -37,7 +59,18 @@ TRANSLATED = frozenset(
         "reasoning_effort",
         "response_format",
     }
-    | {"output_config", "service_tier", "stop", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_p", *NATIVE}
+    | {
+        "output_config",
+        "service_tier",
+        "stop",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+        *NATIVE,
+    }
 )
 
 
@@ -51,7 +84,11 @@ class Body(Asked):
         if self._turns[-1]["role"] == "assistant" and not self._kind.prefills:
             raise no_prefill()
         asked = self._cap()
-        self.json: Json = {"model": model, "max_tokens": cap if asked is None else asked, "messages": self._turns}
+        self.json: Json = {
+            "model": model,
+            "max_tokens": cap if asked is None else asked,
+            "messages": self._turns,
+        }
         if chat.stream:
             self.json["stream"] = True
         self._refuse_several()
@@ -67,13 +104,18 @@ class Body(Asked):
             self.json["system"] = self._system
 
     def _tools(self) -> None:
-        tools = [self._tool(tool, f"tools[{i}]") for i, tool in enumerate(self._params.get("tools", ()))]
+        tools = [
+            self._tool(tool, f"tools[{i}]") for i, tool in enumerate(self._params.get("tools", ()))
+        ]
         choice = self._choice()
         if not tools:
             if choice["type"] in ("any", "tool"):
                 raise without_tools()
-            # Calls in the history want their tools beside them, also where no more calls are to be made.
-            tools = [{"name": name, "input_schema": {"type": "object"}} for name in called(self._turns)]
+            # Calls in the history want their tools beside them, also where no more calls are to be
+            # made.
+            tools = [
+                {"name": name, "input_schema": {"type": "object"}} for name in called(self._turns)
+            ]
             choice = {"type": "none"}
         if not tools:
             return
@@ -118,9 +160,17 @@ class Body(Asked):
             elif self._kind.formats:
                 self._configure("format", {"type": "json_schema", "schema": closed(schema)})
             elif "tools" in self.json:
-                raise unsupported_parameter("response_format", "this model cannot obey a schema and have tools at once")
+                raise unsupported_parameter(
+                    "response_format", "this model cannot obey a schema and have tools at once"
+                )
             else:
-                self.json["tools"] = [{"name": JSON_TOOL, "description": "Gives the answer.", "input_schema": flat(schema)}]
+                self.json["tools"] = [
+                    {
+                        "name": JSON_TOOL,
+                        "description": "Gives the answer.",
+                        "input_schema": flat(schema),
+                    }
+                ]
                 self.json["tool_choice"] = {"type": "tool", "name": JSON_TOOL}
 
     def _configure(self, name: str, value: Any) -> None:
@@ -133,7 +183,9 @@ class Body(Asked):
             self.json["output_config"] = given | self.json.get("output_config", {})
         if "thinking" in params:  # Anthropic's own words win
             if not isinstance(params["thinking"], dict):
-                raise invalid("thinking", "expected an object, as {'type': 'enabled', 'budget_tokens': 2048}")
+                raise invalid(
+                    "thinking", "expected an object, as {'type': 'enabled', 'budget_tokens': 2048}"
+                )
             self.json["thinking"] = params["thinking"]
         elif effort == "none" and self._kind.default and not self._kind.off:
             self._lacks(param, ALWAYS_THINKS)
@@ -182,10 +234,16 @@ class Body(Asked):
             self._lacks("stop", "this model does not stop at white space")
         if stop := [text for text in stop if text.strip()]:
             body["stop_sequences"] = stop
-        users = [(params.get("metadata") or {}).get("user_id"), params.get("user"), params.get("safety_identifier")]
+        users = [
+            (params.get("metadata") or {}).get("user_id"),
+            params.get("user"),
+            params.get("safety_identifier"),
+        ]
         if user := next((user for user in users if isinstance(user, str) and user), None):
             body["metadata"] = {
-                "user_id": user if OPAQUE.fullmatch(user) else hashlib.sha256(user.encode(errors="surrogatepass")).hexdigest()
+                "user_id": user
+                if OPAQUE.fullmatch(user)
+                else hashlib.sha256(user.encode(errors="surrogatepass")).hexdigest()
             }
         if (tier := params.get("service_tier")) is not None:
             if isinstance(tier, str) and tier in TIERS:
@@ -203,9 +261,16 @@ def in_words(schema: Json) -> str:
 
 def must_call(name: str | None) -> str:
     """What a model is told that cannot be made to call a tool."""
-    return f"Answer with a call of the tool `{name}`." if name else "Answer with a call of one of the tools."
+    return (
+        f"Answer with a call of the tool `{name}`."
+        if name
+        else "Answer with a call of one of the tools."
+    )
 
 
 def no_prefill() -> InvalidRequest:
     """Words of the assistant stand last, and the model does not go on with them."""
-    return invalid("messages", "this model does not go on with the assistant's words: the last message must be the user's")
+    return invalid(
+        "messages",
+        "this model does not go on with the assistant's words: the last message must be the user's",
+    )

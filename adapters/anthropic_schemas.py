@@ -16,9 +16,14 @@ from chattable.agents.chat import Json
 COMBINED = ("anyOf", "oneOf", "allOf")
 # What a schema keeps as it is; what has schemas in it; what says nothing of the value.
 KEPT = frozenset({"type", "enum", "const", "required", "title", "description", "default", "$ref"})
-LISTS, MAPS = frozenset({"anyOf", "oneOf", "allOf"}), frozenset({"properties", "$defs", "definitions"})
+LISTS, MAPS = (
+    frozenset({"anyOf", "oneOf", "allOf"}),
+    frozenset({"properties", "$defs", "definitions"}),
+)
 SILENT = frozenset({"$schema", "$id", "$comment", "$anchor"})
-FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"})
+FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
+)
 ODD_PATTERN = re.compile(r"\(\?[=!<]|\\[1-9bB]")  # looks around, back or at the edge of a word
 
 
@@ -26,8 +31,12 @@ def flat(schema: Any) -> Json:
     """The parameters of a tool: one object, for alternatives at the top are refused."""
     if not isinstance(schema, dict):
         return {"type": "object"}
-    combined = {name: branches for name in COMBINED if isinstance(branches := schema.get(name), list)}
-    whole = {name: value for name, value in schema.items() if name not in combined} | {"type": "object"}
+    combined = {
+        name: branches for name in COMBINED if isinstance(branches := schema.get(name), list)
+    }
+    whole = {name: value for name, value in schema.items() if name not in combined} | {
+        "type": "object"
+    }
     if not combined:
         return whole
     given = whole.get("properties")
@@ -81,7 +90,9 @@ def endless(schema: Json) -> bool:
         inner = schema.get(group)
         for name, branch in inner.items() if isinstance(inner, dict) else ():
             found[f"#/{group}/{name}"] = _refs(branch)
-    found["#"] = _refs({name: value for name, value in schema.items() if name not in ("$defs", "definitions")})
+    found["#"] = _refs(
+        {name: value for name, value in schema.items() if name not in ("$defs", "definitions")}
+    )
     if any(ref not in found for refs in found.values() for ref in refs):
         return True
     try:
@@ -107,16 +118,22 @@ def _fits(name: str, value: Any) -> bool:
 
 def _names(schema: Json) -> list[str]:
     required = schema.get("required")
-    return [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    return (
+        [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    )
 
 
 def _told(schema: Json, lost: Json) -> Json:
     """The schema, with what it lost in its description."""
     if not lost:
         return schema
-    words = ", ".join(f"{name}: {msgspec.json.encode(value).decode()}" for name, value in lost.items())
+    words = ", ".join(
+        f"{name}: {msgspec.json.encode(value).decode()}" for name, value in lost.items()
+    )
     said = schema.get("description")
-    return schema | {"description": f"{said} ({words})" if isinstance(said, str) and said else words}
+    return schema | {
+        "description": f"{said} ({words})" if isinstance(said, str) and said else words
+    }
 
 
 def _refs(node: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """OpenAI's models at Azure: chat completions at other paths, with another key's header and with what its filters found.
 
-The name of a model is the name of its deployment. Without `api_version` the path is that of the v1 API, which has none; with a
-date it is the deployment's own, and what that version does not know yet is left out or said in older words.
+The name of a model is the name of its deployment. Without `api_version` the path is that of the v1
+API, which has none; with a date it is the deployment's own, and what that version does not know yet
+is left out or said in older words.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ class AzureWire(OpenAIWire):
 
     def __init__(self, api_version: str = "") -> None:
         dated = DATE.match(api_version) is not None
-        old = Quirks(developer=api_version >= DEVELOPER, stream_usage=api_version >= STREAM_USAGE, drops=OPENAI_ONLY)
+        old = Quirks(
+            developer=api_version >= DEVELOPER,
+            stream_usage=api_version >= STREAM_USAGE,
+            drops=OPENAI_ONLY,
+        )
         super().__init__(old if dated else Quirks(), "azure")
         self._dated = dated
         self._query = f"?api-version={quote(api_version, safe='')}" if api_version else ""
@@ -79,7 +84,10 @@ class AzureStream(OpenAIStream):
         """What one event adds; those about filters alone add nothing yet."""
         self._found.note(raw)
         chunks = super().see(raw)
-        return [self._found.onto(chunk) if chunk.finish_reason or chunk.usage else chunk for chunk in chunks]
+        return [
+            self._found.onto(chunk) if chunk.finish_reason or chunk.usage else chunk
+            for chunk in chunks
+        ]
 
 
 class _Findings:
@@ -96,7 +104,11 @@ class _Findings:
         choices = raw.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             found = choice.get("content_filter_results") if isinstance(choice, dict) else None
-            if isinstance(found, dict) and found and isinstance(index := choice.get("index", 0), int):
+            if (
+                isinstance(found, dict)
+                and found
+                and isinstance(index := choice.get("index", 0), int)
+            ):
                 self._choices[index] = self._choices.get(index, {}) | found
 
     def onto(self, chunk: Chunk) -> Chunk:
@@ -104,6 +116,7 @@ class _Findings:
         facts: Json = {"prompt_filter_results": self._prompt} if self._prompt else {}
         if self._choices:
             facts["content_filter_results"] = [
-                {"index": i, "content_filter_results": found} for i, found in sorted(self._choices.items())
+                {"index": i, "content_filter_results": found}
+                for i, found in sorted(self._choices.items())
             ]
         return structs.replace(chunk, facts=(chunk.facts or {}) | facts) if facts else chunk

@@ -1,6 +1,7 @@
 """AWS Bedrock's Converse: one API for the models of many vendors, signed requests, streams in binary frames.
 
-Its key is a Bedrock API key, sent as it is, or `<access key id>:<secret access key>[:<session token>]`, which signs.
+Its key is a Bedrock API key, sent as it is, or `<access key id>:<secret access key>[:<session
+token>]`, which signs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ DEFAULT_REGION = "us-east-1"
 
 
 class BedrockWire(Wire):
-    """Speaks Converse. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+    """Speaks Converse.
+
+    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    """
 
     frames = Frames("application/vnd.amazon.eventstream", EventStreamDecoder)
 
@@ -72,7 +76,11 @@ class BedrockWire(Wire):
     def reply(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the stream that it might have been."""
         reader = BedrockStream()
-        return [chunk for kind, event in events_of(read_object(body)) for chunk in reader.see(kind, event)]
+        return [
+            chunk
+            for kind, event in events_of(read_object(body))
+            for chunk in reader.see(kind, event)
+        ]
 
     def stream(self, choices: int = 1) -> BedrockStream:
         """A reader for one stream."""

@@ -14,7 +14,9 @@ OVERFLOW = re.compile(
     r"|maximum context length|number of input tokens exceeds|input length and",
     re.I,
 )
-UNKNOWN = re.compile(r"model identifier is invalid|could not resolve the (foundation )?model|no such model", re.I)
+UNKNOWN = re.compile(
+    r"model identifier is invalid|could not resolve the (foundation )?model|no such model", re.I
+)
 # Names of things of an account, keys, and what a signature was computed of.
 SECRETS = re.compile(
     r"arn:aws[\w-]*:[^\s'\",)]+|\b\d{12}\b|\b(?:AKIA|ASIA|ABSK)[\w+/=]{12,}|bedrock-api-key-\S+|The Canonical String .*",
@@ -42,7 +44,9 @@ PARAMS = {
     "top_p": re.compile(r"\btop_?p\b", re.I),
     "stop": re.compile(r"stop_?sequences?", re.I),
     "reasoning_effort": re.compile(r"thinking|reasoning_?config|budget_tokens", re.I),
-    "messages": re.compile(r"messages|conversation|content_?block|tool_?(use|result)|image|document|system", re.I),
+    "messages": re.compile(
+        r"messages|conversation|content_?block|tool_?(use|result)|image|document|system", re.I
+    ),
 }
 
 
@@ -57,7 +61,13 @@ def reported(error: Any, status: int = 0, *, kind: str = "") -> Refused:
     message = clip(message, 1000) or f"The upstream answered with status {status}."
     if status in (400, 413) and OVERFLOW.search(message):
         return Refused(400, message, param="messages", code="context_length_exceeded")
-    if (status == 400 and UNKNOWN.search(message)) or (status == 404 and "model" in message.lower()):
+    if (status == 400 and UNKNOWN.search(message)) or (
+        status == 404 and "model" in message.lower()
+    ):
         return Refused(404, message, param="model", code="model_not_found")
-    param = next((name for name, words in PARAMS.items() if words.search(message)), None) if status == 400 else None
+    param = (
+        next((name for name, words in PARAMS.items() if words.search(message)), None)
+        if status == 400
+        else None
+    )
     return Refused(status, message, param=param)

@@ -1,7 +1,8 @@
 """The messages of a chat as Converse's system prompt and turns of content blocks.
 
-What has no place in OpenAI's messages lives in fields beside the known ones, by the same names as with Anthropic, so that a
-conversation may move from one to the other: `thinking_blocks`, `is_error`, `cache_control`.
+What has no place in OpenAI's messages lives in fields beside the known ones, by the same names as
+with Anthropic, so that a conversation may move from one to the other: `thinking_blocks`,
+`is_error`, `cache_control`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
 
 IMAGES = {"gif": "gif", "jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp"}
-VIDEOS = {"3gpp": "three_gp", "matroska": "mkv", "mp4": "mp4", "mpeg": "mpeg", "quicktime": "mov", "webm": "webm"} | {
+VIDEOS = {
+    "3gpp": "three_gp",
+    "matroska": "mkv",
+    "mp4": "mp4",
+    "mpeg": "mpeg",
+    "quicktime": "mov",
+    "webm": "webm",
+} | {
     "x-flv": "flv",
     "x-matroska": "mkv",
     "x-ms-wmv": "wmv",
@@ -40,11 +48,15 @@ MOST_NAME = 150
 
 
 class Conversation:
-    """The system prompt and the turns of one request. Law: no two documents in it have the same name."""
+    """The system prompt and the turns of one request.
+
+    Law: no two documents in it have the same name.
+    """
 
     def __init__(self, messages: Sequence[Message], kind: Family) -> None:
         self._kind = kind
-        self._names: dict[str, int] = {}  # of documents, each with the last number that it was given
+        # of documents, each with the last number that it was given
+        self._names: dict[str, int] = {}
         self.system, self.turns = take_turns(
             messages,
             instructions=self._instructions,
@@ -58,13 +70,19 @@ class Conversation:
     def called(self) -> list[str]:
         """The names of the tools that were called, each once."""
         blocks = (block for turn in self.turns for block in turn["content"])
-        return list(dict.fromkeys(block["toolUse"]["name"] for block in blocks if "toolUse" in block))
+        return list(
+            dict.fromkeys(block["toolUse"]["name"] for block in blocks if "toolUse" in block)
+        )
 
     @property
     def thoughtless(self) -> bool:
         """Whether the last turn of calls has lost the thought that led to them."""
         said = [turn["content"] for turn in self.turns if turn["role"] == "assistant"]
-        return bool(said) and any("toolUse" in block for block in said[-1]) and "reasoningContent" not in said[-1][0]
+        return (
+            bool(said)
+            and any("toolUse" in block for block in said[-1])
+            and "reasoningContent" not in said[-1][0]
+        )
 
     def _blocks(self, message: Message, where: str) -> list[Json]:
         """What a message says, unless it is an instruction."""
@@ -78,7 +96,10 @@ class Conversation:
         elif message.role == "tool":
             content = _result(message, content, where)
         elif message.role != "user":
-            raise invalid(f"{where}.role", "this model knows no such messages; answer calls with the role 'tool'")
+            raise invalid(
+                f"{where}.role",
+                "this model knows no such messages; answer calls with the role 'tool'",
+            )
         return self._cached(content, message)
 
     def _instructions(self, message: Message, where: str) -> list[Json]:
@@ -90,7 +111,9 @@ class Conversation:
     def _content(self, message: Message, where: str) -> list[Json]:
         """Content as blocks; what is empty is left out, as empty text is refused."""
         content = message.content or message.refusal or ""
-        parts: list[Json] = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        parts: list[Json] = (
+            content if isinstance(content, list) else [{"type": "text", "text": content}]
+        )
         blocks = []
         for j, part in enumerate(parts):
             block = self._part(part, f"{where}.content[{j}]")
@@ -100,7 +123,11 @@ class Conversation:
 
     def _cached(self, blocks: list[Json], message: Message) -> list[Json]:
         """The blocks, with a point behind them if the client marked the message and not its last part already."""
-        return blocks + cache_point(message.extra, self._kind) if blocks and "cachePoint" not in blocks[-1] else blocks
+        return (
+            blocks + cache_point(message.extra, self._kind)
+            if blocks and "cachePoint" not in blocks[-1]
+            else blocks
+        )
 
     def _part(self, part: Json, where: str) -> Json:
         kind = part.get("type")
@@ -111,7 +138,12 @@ class Conversation:
             return _media(*data_url(url, f"{where}.{kind}.url", or_else=""), f"{where}.{kind}.url")
         if kind == "input_audio":
             sound = part["input_audio"]
-            return {"audio": {"format": str(sound.get("format")), "source": {"bytes": str(sound.get("data"))}}}
+            return {
+                "audio": {
+                    "format": str(sound.get("format")),
+                    "source": {"bytes": str(sound.get("data"))},
+                }
+            }
         if kind == "file":
             return self._file(part["file"], f"{where}.file")
         raise invalid(f"{where}.type", f"this model does not read '{clip(kind)}'")
@@ -122,8 +154,17 @@ class Conversation:
             return _media(kind, data, f"{where}.file_data")
         known = DOCUMENTS.get(kind) or ("txt" if kind.startswith("text/") else None)
         if known is None:
-            raise invalid(f"{where}.file_data", f"this model reads PDF, office documents and text, not {clip(kind)}")
-        return {"document": {"format": known, "name": self._name(file.get("filename")), "source": {"bytes": data}}}
+            raise invalid(
+                f"{where}.file_data",
+                f"this model reads PDF, office documents and text, not {clip(kind)}",
+            )
+        return {
+            "document": {
+                "format": known,
+                "name": self._name(file.get("filename")),
+                "source": {"bytes": data},
+            }
+        }
 
     def _name(self, given: Any) -> str:
         """A document's name in the characters that are allowed, and unlike the others."""
@@ -143,7 +184,12 @@ def cache_point(marked: Json, kind: Family) -> list[Json]:
     mark = marked.get("cache_control")
     if not kind.caches or not isinstance(mark, dict):
         return []
-    return [{"cachePoint": {"type": "default"} | ({"ttl": mark["ttl"]} if mark.get("ttl") and kind.keeps else {})}]
+    return [
+        {
+            "cachePoint": {"type": "default"}
+            | ({"ttl": mark["ttl"]} if mark.get("ttl") and kind.keeps else {})
+        }
+    ]
 
 
 def _result(message: Message, content: list[Json], where: str) -> list[Json]:
@@ -152,7 +198,9 @@ def _result(message: Message, content: list[Json], where: str) -> list[Json]:
         raise invalid(f"{where}.content", "this model does not hear what tools answer")
     said = [block for block in content if "cachePoint" not in block]
     status = {"status": "error"} if message.extra.get("is_error") else {}
-    result = {"toolResult": {"toolUseId": _id(message.tool_call_id or ""), "content": said} | status}
+    result = {
+        "toolResult": {"toolUseId": _id(message.tool_call_id or ""), "content": said} | status
+    }
     return [result, *[block for block in content if "cachePoint" in block][-1:]]
 
 
@@ -160,13 +208,20 @@ def _media(kind: str, data: str, where: str) -> Json:
     name, _, form = kind.partition("/")
     known = {"image": IMAGES, "video": VIDEOS}.get(name, {}).get(form)
     if known is None:
-        raise invalid(where, f"this model does not see {clip(kind)}; it takes {', '.join(sorted({*IMAGES.values()}))}")
+        raise invalid(
+            where,
+            f"this model does not see {clip(kind)}; it takes {', '.join(sorted({*IMAGES.values()}))}",
+        )
     return {name: {"format": known, "source": {"bytes": data}}}
 
 
 def _thought(thought: Json) -> Json:
     if thought["type"] == "thinking":
-        return {"reasoningContent": {"reasoningText": {"text": thought["thinking"], "signature": thought["signature"]}}}
+        return {
+            "reasoningContent": {
+                "reasoningText": {"text": thought["thinking"], "signature": thought["signature"]}
+            }
+        }
     return {"reasoningContent": {"redactedContent": thought["data"]}}
 
 

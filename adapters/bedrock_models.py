@@ -8,8 +8,16 @@ from msgspec import Struct
 
 from chattable.adapters.anthropic_models import Generation, generation
 
-RELEASE = re.compile(r"(?<=\d)-v\d+(:\w+)*$")  # of a model as Bedrock counts it, which is no version of Claude
-NOVA_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+# of a model as Bedrock counts it, which is no version of Claude
+RELEASE = re.compile(r"(?<=\d)-v\d+(:\w+)*$")
+NOVA_EFFORTS = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
 OSS_EFFORTS = NOVA_EFFORTS | {"none": "low"}
 
 
@@ -27,12 +35,16 @@ class Family(Struct, frozen=True):
     keeps: bool = False  # and is told for how long
 
 
-# Claude before 3.7 that caches. https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html, read 2026-11
+# Claude before 3.7 that caches.
+# https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html, read 2026-11
 EARLY_CACHES = re.compile("3-5-haiku|3-5-sonnet-20241022")
 
 
 def family(model: str) -> Family:
-    """The family of a model by its id or ARN. An ARN may name none, and the model may then be any."""
+    """The family of a model by its id or ARN.
+
+    An ARN may name none, and the model may then be any.
+    """
     name = RELEASE.sub("", model.rpartition("/")[2].lower())
     if "claude" in name:
         kind = generation(name)
@@ -48,4 +60,10 @@ def family(model: str) -> Family:
     if "nova" in name:
         return Family(nova=True, reasons="nova-2" in name, formats=False, caches=True)
     any_model = "inference-profile/" in model or "provisioned-model/" in model
-    return Family(oss="gpt-oss" in name, signs=any_model, caches=any_model, caches_tools=any_model, keeps=any_model)
+    return Family(
+        oss="gpt-oss" in name,
+        signs=any_model,
+        caches=any_model,
+        caches_tools=any_model,
+        keeps=any_model,
+    )

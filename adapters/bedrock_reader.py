@@ -1,4 +1,7 @@
-"""What Converse answers, event by event: chunks, usage and errors. An event is an object with one field, named for its kind."""
+"""What Converse answers, event by event: chunks, usage and errors.
+
+An event is an object with one field, named for its kind.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ FINISHES = {
     "guardrail_intervened": "content_filter",
     "content_filtered": "content_filter",
 }
-# Ends that leave nothing to use: as a plain end they would be saved and cached as if the model had chosen to say no more.
+# Ends that leave nothing to use: as a plain end they would be saved and cached as if the model had
+# chosen to say no more.
 BROKEN = {
     "malformed_model_output": "gave up on a malformed answer",
     "malformed_tool_use": "made a call that is no call",
@@ -48,8 +52,9 @@ class _Block(Struct):
 class BedrockStream:
     """Reads one streamed answer.
 
-    Thoughts are told as `reasoning_content` while they come, and again at their end as signed `thinking_blocks`, in the form
-    in which they must go back. What the provider's own tools did stays with the provider.
+    Thoughts are told as `reasoning_content` while they come, and again at their end as signed
+    `thinking_blocks`, in the form in which they must go back. What the provider's own tools did
+    stays with the provider.
     """
 
     def __init__(self) -> None:
@@ -105,7 +110,12 @@ class BedrockStream:
             return []
         block.call, self._calls = self._calls, self._calls + 1
         function = {"name": name, "arguments": ""}
-        head = {"index": block.call, "id": text_in(call, "toolUseId"), "type": "function", "function": function}
+        head = {
+            "index": block.call,
+            "id": text_in(call, "toolUseId"),
+            "type": "function",
+            "function": function,
+        }
         return [Chunk(delta={"tool_calls": [head]})]
 
     def _delta(self, index: int, delta: Json) -> list[Chunk]:
@@ -135,7 +145,9 @@ class BedrockStream:
             return _say("content", text)
         if block.call is None:
             raise BrokenAnswer("sent a piece of a call that never began")
-        return [Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})]
+        return [
+            Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})
+        ]
 
     def _stop(self, index: int) -> list[Chunk]:
         block = self._blocks.pop(index, None)
@@ -152,7 +164,12 @@ class BedrockStream:
         if block.redacted:
             thought = {"index": index, "type": "redacted_thinking", "data": block.redacted}
         elif block.signature:
-            thought = {"index": index, "type": "thinking", "thinking": "".join(block.pieces), "signature": block.signature}
+            thought = {
+                "index": index,
+                "type": "thinking",
+                "thinking": "".join(block.pieces),
+                "signature": block.signature,
+            }
         return [Chunk(delta={"thinking_blocks": [thought]})] if thought else []
 
     def _end(self, event: Json) -> list[Chunk]:
@@ -218,14 +235,22 @@ def _events_of(block: Json) -> list[tuple[str, Json]]:
         call = object_in(block, "toolUse")
         given = call.get("input")
         text = msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
-        return [("contentBlockStart", {"start": block}), ("contentBlockDelta", {"delta": {"toolUse": {"input": text}}})]
+        return [
+            ("contentBlockStart", {"start": block}),
+            ("contentBlockDelta", {"delta": {"toolUse": {"input": text}}}),
+        ]
     if "reasoningContent" in block:
         thought = object_in(block, "reasoningContent")
-        thought = thought["reasoningText"] if isinstance(thought.get("reasoningText"), dict) else thought
+        thought = (
+            thought["reasoningText"] if isinstance(thought.get("reasoningText"), dict) else thought
+        )
         return [("contentBlockDelta", {"delta": {"reasoningContent": thought}})]
     if "citationsContent" in block:
         cited = object_in(block, "citationsContent")
-        deltas = [*_list(cited, "content"), *({"citation": citation} for citation in _list(cited, "citations"))]
+        deltas = [
+            *_list(cited, "content"),
+            *({"citation": citation} for citation in _list(cited, "citations")),
+        ]
         return [("contentBlockDelta", {"delta": delta}) for delta in deltas]
     if "image" in block:
         return [("contentBlockStart", {"start": block}), ("contentBlockDelta", {"delta": block})]

@@ -21,16 +21,33 @@ from chattable.adapters.anthropic_request import (
 from chattable.adapters.anthropic_schemas import closed, endless, flat
 from chattable.adapters.bedrock_messages import Conversation, cache_point
 from chattable.adapters.bedrock_models import NOVA_EFFORTS, OSS_EFFORTS, family
-from chattable.adapters.params import Asked, function_of, invalid, unsupported_parameter, without_tools
+from chattable.adapters.params import (
+    Asked,
+    function_of,
+    invalid,
+    unsupported_parameter,
+    without_tools,
+)
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Json
 
 CHOICES = {"auto": "auto", "required": "any"}
-TIERS = {"auto": None, "default": None, "flex": "flex", "priority": "priority", "reserved": "reserved"}
+TIERS = {
+    "auto": None,
+    "default": None,
+    "flex": "flex",
+    "priority": "priority",
+    "reserved": "reserved",
+}
 ENOUGH = 32_000  # tokens of an answer without a cap that are shared between thoughts and words
 # Converse's own fields, as extensions of a chat completion.
-NATIVE = ("additionalModelResponseFieldPaths", "guardrailConfig", "performanceConfig", "requestMetadata")
+NATIVE = (
+    "additionalModelResponseFieldPaths",
+    "guardrailConfig",
+    "performanceConfig",
+    "requestMetadata",
+)
 # What a model's own fields may not say in the place of the request, nor objects among them.
 RESERVED = frozenset(
     {"messages", "model", "modelId", "stream", "system"}
@@ -38,8 +55,24 @@ RESERVED = frozenset(
     | {"maxTokenCount"}
 )
 TRANSLATED = frozenset(
-    {"additionalModelRequestFields", "function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens"}
-    | {"modalities", "n", "parallel_tool_calls", "reasoning", "reasoning_effort", "response_format", "service_tier", "stop"}
+    {
+        "additionalModelRequestFields",
+        "function_call",
+        "functions",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+    }
+    | {
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "reasoning",
+        "reasoning_effort",
+        "response_format",
+        "service_tier",
+        "stop",
+    }
     | {"temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", *NATIVE}
 )
 
@@ -67,7 +100,11 @@ class Body(Asked):
         self._thinking()
         self._sampling()
         self._rest(wire)
-        parts = {"system": self._said.system, "inferenceConfig": self._inference, "additionalModelRequestFields": self._more}
+        parts = {
+            "system": self._said.system,
+            "inferenceConfig": self._inference,
+            "additionalModelRequestFields": self._more,
+        }
         self.json.update({name: part for name, part in parts.items() if part})
 
     def _tools(self) -> None:
@@ -83,8 +120,12 @@ class Body(Asked):
         if kind == "none" and tools and called:
             self._lacks("tool_choice", "this model cannot be kept from calling once it has called")
         if not tools or (kind == "none" and not called):
-            # Calls in the history want their tools beside them, also where no more calls are to be made.
-            tools = [{"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object"}}}} for name in called]
+            # Calls in the history want their tools beside them, also where no more calls are to be
+            # made.
+            tools = [
+                {"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object"}}}}
+                for name in called
+            ]
         if not tools:
             return
         config = self.json["toolConfig"] = {"tools": tools}
@@ -96,7 +137,9 @@ class Body(Asked):
         elif kind == "required":
             config["toolChoice"] = {"any": {}}
         if self._params.get("parallel_tool_calls") is False:
-            self._lacks("parallel_tool_calls", "this model decides itself how many calls it makes at once")
+            self._lacks(
+                "parallel_tool_calls", "this model decides itself how many calls it makes at once"
+            )
 
     def _tool(self, tool: Json, where: str) -> Json:
         function = function_of(tool, where)
@@ -125,13 +168,26 @@ class Body(Asked):
             if self._kind.claude:
                 schema = closed(schema)
             name = self._params["response_format"]["json_schema"].get("name")
-            text: Json = {"schema": msgspec.json.encode(schema).decode()} | ({"name": name} if isinstance(name, str) else {})
-            self._configure("textFormat", {"type": "json_schema", "structure": {"jsonSchema": text}})
+            text: Json = {"schema": msgspec.json.encode(schema).decode()} | (
+                {"name": name} if isinstance(name, str) else {}
+            )
+            self._configure(
+                "textFormat", {"type": "json_schema", "structure": {"jsonSchema": text}}
+            )
         elif kind == "json_schema" and "toolConfig" in self.json:
-            raise unsupported_parameter("response_format", "this model cannot obey a schema and have tools at once")
+            raise unsupported_parameter(
+                "response_format", "this model cannot obey a schema and have tools at once"
+            )
         elif kind == "json_schema":
-            tool = {"name": JSON_TOOL, "description": "Gives the answer.", "inputSchema": {"json": flat(schema)}}
-            self.json["toolConfig"] = {"tools": [{"toolSpec": tool}], "toolChoice": {"tool": {"name": JSON_TOOL}}}
+            tool = {
+                "name": JSON_TOOL,
+                "description": "Gives the answer.",
+                "inputSchema": {"json": flat(schema)},
+            }
+            self.json["toolConfig"] = {
+                "tools": [{"toolSpec": tool}],
+                "toolChoice": {"tool": {"name": JSON_TOOL}},
+            }
 
     def _configure(self, name: str, value: Any) -> None:
         self.json.setdefault("outputConfig", {})[name] = value
@@ -140,7 +196,9 @@ class Body(Asked):
         effort, param = self._effort()
         own = self._params.get("thinking")
         if own is not None and not isinstance(own, dict):
-            raise invalid("thinking", "expected an object, as {'type': 'enabled', 'budget_tokens': 2048}")
+            raise invalid(
+                "thinking", "expected an object, as {'type': 'enabled', 'budget_tokens': 2048}"
+            )
         if own is not None:  # Anthropic's own words win
             self._more["thinking"] = own
         elif effort is None:
@@ -155,7 +213,10 @@ class Body(Asked):
             if effort == "none":
                 self._lacks(param, "this model always reasons, 'low' is the least")
         elif effort != "none" and self._kind.nova and self._kind.reasons:
-            self._more["reasoningConfig"] = {"type": "enabled", "maxReasoningEffort": NOVA_EFFORTS[effort]}
+            self._more["reasoningConfig"] = {
+                "type": "enabled",
+                "maxReasoningEffort": NOVA_EFFORTS[effort],
+            }
         elif effort != "none":
             self._lacks(param, "this model cannot be told how to reason")
 
@@ -196,7 +257,9 @@ class Body(Asked):
 
     def _sampling(self) -> None:
         thinks = self._more.get("thinking", {}).get("type") in ("enabled", "adaptive")
-        sampled = (self._kind.claude or Generation()).sampling(self._params, thinks=thinks, lacks=self._lacks)
+        sampled = (self._kind.claude or Generation()).sampling(
+            self._params, thinks=thinks, lacks=self._lacks
+        )
         for ours, theirs in (("temperature", "temperature"), ("top_p", "topP")):
             if ours in sampled:
                 self._inference[theirs] = sampled[ours]
@@ -222,7 +285,8 @@ class Body(Asked):
         elif TIERS[tier]:
             self.json["serviceTier"] = {"type": TIERS[tier]}
         self.json.update({name: params[name] for name in NATIVE if name in params})
-        if isinstance(own := params.get("additionalModelRequestFields"), dict):  # the model's own words win
+        # the model's own words win
+        if isinstance(own := params.get("additionalModelRequestFields"), dict):
             for fields in (own, *(value for value in own.values() if isinstance(value, dict))):
                 if taken := sorted(RESERVED & fields.keys()):
                     why = f"`{taken[0]}` is for the request itself to say"

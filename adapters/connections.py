@@ -33,7 +33,12 @@ class Slot:
             await connections.wait(self)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop = None
         self._connections.open.discard(self)
         if self._connections.waiting:
@@ -80,13 +85,17 @@ class Connections:
         """Gives what is free to those who wait."""
         while self.waiting and len(self.open) < self.limit:
             held = self._held()
-            slot = min(self.waiting, key=lambda slot: (slot.trace.abandoned, held.get(slot.user, 0)))
+            slot = min(
+                self.waiting, key=lambda slot: (slot.trace.abandoned, held.get(slot.user, 0))
+            )
             self.waiting.pop(slot).set_result(None)
             self.open.add(slot)
 
     def _make_room(self) -> None:
         """Ends an abandoned answer, of the user who has most, for each who waits."""
-        wanted = sum(not slot.trace.abandoned for slot in self.waiting) - sum(slot.yielding for slot in self.open)
+        wanted = sum(not slot.trace.abandoned for slot in self.waiting) - sum(
+            slot.yielding for slot in self.open
+        )
         left = [slot for slot in self.open if slot.trace.abandoned and not slot.yielding]
         if left and wanted > 0:
             held = self._held()

@@ -18,8 +18,13 @@ T = TypeVar("T")
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON: space, and a mark of the byte order
 SURROGATES = re.compile("[\ud800-\udfff]")
 STATUS_FIELDS = ("code", "status", "status_code", "statusCode", "http_code")
-# What errors without a number are called, in small letters alone and without an `error` at the end: the status that is meant.
-NAMES = {re.sub("[^a-z]|error$", "", status.phrase.lower()): status.value for status in HTTPStatus if status >= 400} | {
+# What errors without a number are called, in small letters alone and without an `error` at the end:
+# the status that is meant.
+NAMES = {
+    re.sub("[^a-z]|error$", "", status.phrase.lower()): status.value
+    for status in HTTPStatus
+    if status >= 400
+} | {
     "api": 500,
     "authentication": 401,
     "billing": 402,
@@ -83,7 +88,9 @@ def hidden_error(raw: Json) -> Any:
         if error := raw.get(name):
             first = error[0] if isinstance(error, list) else error
             return raw if first is True else first
-    named = raw.get("object") == "error" or raw.get("type") == "error" or raw.get("status") == "error"
+    named = (
+        raw.get("object") == "error" or raw.get("type") == "error" or raw.get("status") == "error"
+    )
     text = raw.get("message") or raw.get("msg")
     return raw if named or (text and any(raw.get(name) for name in STATUS_FIELDS)) else None
 
@@ -128,7 +135,9 @@ def _lenient(data: bytes) -> Any:
     try:
         text = bare.decode()
         raw = json.loads(text, strict=False, parse_constant=lambda name: None)
-        return msgspec.json.decode(SURROGATES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(raw, ensure_ascii=False)))
+        return msgspec.json.decode(
+            SURROGATES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(raw, ensure_ascii=False))
+        )
     except (ValueError, RecursionError):
         kind = BrokenAnswer if bare.startswith(b"{") else Noise
         raise kind("sent something that is not JSON") from None

@@ -59,7 +59,9 @@ def names(body: bytes) -> list[str]:
         raise DiscoveryError("there is no list in it")
     found: dict[str, None] = {}
     for one in raw[:MAX_MODELS]:
-        name = (one.get("id") or one.get("name") or one.get("model")) if isinstance(one, dict) else one
+        name = (
+            (one.get("id") or one.get("name") or one.get("model")) if isinstance(one, dict) else one
+        )
         if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable():
             found[name.removeprefix("models/")] = None
     return list(found)

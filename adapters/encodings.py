@@ -20,7 +20,10 @@ class Unpacker(Protocol):
     """Undoes one encoding."""
 
     def feed(self, data: bytes, most: int) -> bytes:
-        """What these bytes unpack to, at most so many; the rest comes with the next call. Raises `ValueError`."""
+        """What these bytes unpack to, at most so many; the rest comes with the next call.
+
+        Raises `ValueError`.
+        """
         ...
 
     def done(self) -> bool:
@@ -49,7 +52,9 @@ class _Zstd:
         else:
             from backports import zstd
         self._error: Any = zstd.ZstdError
-        self._reader = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW})
+        self._reader = zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: WINDOW}
+        )
 
     def feed(self, data: bytes, most: int) -> bytes:
         if self._reader.eof:
@@ -87,7 +92,12 @@ class _Brotli:
         return bool(self._reader.is_finished()) and not self._waiting
 
 
-KNOWN: dict[str, Callable[[], Unpacker]] = {"gzip": _Zlib, "deflate": _Zlib, "zstd": _Zstd, "br": _Brotli}
+KNOWN: dict[str, Callable[[], Unpacker]] = {
+    "gzip": _Zlib,
+    "deflate": _Zlib,
+    "zstd": _Zstd,
+    "br": _Brotli,
+}
 
 
 def unpack(response: httpx.Response, encoding: str) -> None:

@@ -19,11 +19,15 @@ from chattable.agents.errors import ChatError
 class UpstreamError(ChatError):
     """The upstream gave no usable answer."""
 
-    retries: int | None = 0  # how often asking again may help; None: as often as the configuration allows
+    # how often asking again may help; None: as often as the configuration allows
+    retries: int | None = 0
 
 
 class Unreachable(UpstreamError):
-    """No byte of an answer came. `sent`: the request may have been seen, so one more try is the most that is safe."""
+    """No byte of an answer came.
+
+    `sent`: the request may have been seen, so one more try is the most that is safe.
+    """
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message, code="upstream_unreachable")
@@ -34,7 +38,9 @@ class TimedOut(UpstreamError):
     """A deadline passed."""
 
     def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(f"The upstream {what} within {seconds:g} seconds.", code="upstream_timeout")
+        super().__init__(
+            f"The upstream {what} within {seconds:g} seconds.", code="upstream_timeout"
+        )
 
 
 class BrokenAnswer(UpstreamError):
@@ -52,28 +58,41 @@ class Busy(UpstreamError):
     """Every connection that may be open to the upstream is in use."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"All {limit} connections to the upstream are in use.", code="upstream_busy")
+        super().__init__(
+            f"All {limit} connections to the upstream are in use.", code="upstream_busy"
+        )
 
 
 class GaveWay(UpstreamError):
     """Nobody reads the answer any more, and its connection is needed."""
 
     def __init__(self) -> None:
-        super().__init__("The answer was given up: nobody read it, and its connection was needed.", code="upstream_busy")
+        super().__init__(
+            "The answer was given up: nobody read it, and its connection was needed.",
+            code="upstream_busy",
+        )
 
 
 class Overtaken(UpstreamError):
     """Others found the upstream dead while this request waited: it was not sent."""
 
     def __init__(self) -> None:
-        super().__init__("The upstream has just failed others and was not asked.", code="upstream_unreachable")
+        super().__init__(
+            "The upstream has just failed others and was not asked.", code="upstream_unreachable"
+        )
 
 
 class Refused(UpstreamError):
     """The upstream answered with an error of its own."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, param=param, code=code)
         self.status = status

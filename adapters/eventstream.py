@@ -1,6 +1,7 @@
 """Decodes AWS's binary event streams (application/vnd.amazon.eventstream) as they arrive, however the bytes are cut.
 
-A frame: its length, the length of its headers, a checksum of these eight bytes; headers, payload; a checksum of all before it.
+A frame: its length, the length of its headers, a checksum of these eight bytes; headers, payload; a
+checksum of all before it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from chattable.adapters.sse import MAX_EVENT, EventTooLargeError
 PRELUDE = struct.Struct(">III")
 CHECK = struct.Struct(">I")
 LEAST = PRELUDE.size + CHECK.size  # bytes of a frame with nothing in it
-SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}  # of header values, by type; the other types say theirs
+# of header values, by type; the other types say theirs
+SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 BYTES, STRING = 6, 7
 # What a message is, and the header that names its kind.
 NAMES = {"event": ":event-type", "exception": ":exception-type"}
@@ -25,7 +27,8 @@ NAMES = {"event": ":event-type", "exception": ":exception-type"}
 class EventStreamDecoder:
     """Turns blocks of bytes into events, each as the JSON object `{kind: payload}`.
 
-    Law: the events do not depend on how the blocks are cut; no byte is believed whose checksum is wrong.
+    Law: the events do not depend on how the blocks are cut; no byte is believed whose checksum is
+    wrong.
     """
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
@@ -70,7 +73,10 @@ def _event(frame: bytes) -> bytes:
         raise BrokenAnswer("sent an event whose headers are damaged") from None
     kind = headers.get(":message-type", "event")
     if kind == "error":
-        error = {"code": headers.get(":error-code", ""), "message": headers.get(":error-message", "")}
+        error = {
+            "code": headers.get(":error-code", ""),
+            "message": headers.get(":error-message", ""),
+        }
         return msgspec.json.encode({"error": error})
     name = headers.get(NAMES.get(kind, ""), "")
     return b"{%b:%b}" % (msgspec.json.encode(name), frame[start : -CHECK.size] or b"{}")

@@ -1,4 +1,7 @@
-"""Google's Gemini API. What becomes of which field is in gemini_request.py, gemini_messages.py, gemini_reader.py."""
+"""Google's Gemini API.
+
+What becomes of which field is in gemini_request.py, gemini_messages.py, gemini_reader.py.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ COLLECTIONS = ("models", "tunedModels")
 
 
 class GeminiWire(Wire):
-    """Speaks generateContent. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+    """Speaks generateContent.
+
+    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    """
 
     frames = Frames(SSE.media, SSE.decoder, terminated=False)
 

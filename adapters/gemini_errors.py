@@ -10,7 +10,10 @@ from chattable.adapters.errors import Refused
 from chattable.agents.chat import Json
 from chattable.agents.errors import clip
 
-OVERFLOW = re.compile(r"input token count(?: \((\d+)\))? exceeds the maximum number of tokens allowed(?: \((\d+)\))?", re.I)
+OVERFLOW = re.compile(
+    r"input token count(?: \((\d+)\))? exceeds the maximum number of tokens allowed(?: \((\d+)\))?",
+    re.I,
+)
 OURS = re.compile(r"\bapi key (not valid|not found|expired)", re.I)
 SECRETS = re.compile(r"AIza[\w-]{10,}|(?:project_number|projects?)[:/]\s*[\w-]+", re.I)
 # What a message complains of, and the parameter that asked for it.
@@ -32,7 +35,9 @@ def reported(error: Any, status: int = 0) -> Refused:
     error = error if isinstance(error, dict) else {}
     message = clip(message, 1000) or f"The upstream answered with status {status}."
     given = error.get("details")
-    details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
+    details = (
+        [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
+    )
     if status == 400 and (_forbidden(error, details) or OURS.search(message)):
         return Refused(401, message)
     if status in (400, 413) and (overflow := OVERFLOW.search(message)):
@@ -42,14 +47,21 @@ def reported(error: Any, status: int = 0) -> Refused:
         return Refused(400, message, param="messages", code="context_length_exceeded")
     if status == 404 and "model" in message:
         return Refused(404, message, param="model", code="model_not_found")
-    param = next((name for name, words in PARAMS.items() if words.search(message)), None) if status == 400 else None
+    param = (
+        next((name for name, words in PARAMS.items() if words.search(message)), None)
+        if status == 400
+        else None
+    )
     return Refused(status, message, param=param, retry_after=_retry_after(details))
 
 
 def _forbidden(error: Json, details: list[Json]) -> bool:
     """Whether it is our key or our account that is refused, which Google tells with status 400."""
     reasons = {str(detail.get("reason")) for detail in details}
-    return bool(reasons & {"API_KEY_INVALID", "API_KEY_EXPIRED"}) or error.get("status") == "FAILED_PRECONDITION"
+    return (
+        bool(reasons & {"API_KEY_INVALID", "API_KEY_EXPIRED"})
+        or error.get("status") == "FAILED_PRECONDITION"
+    )
 
 
 def _retry_after(details: list[Json]) -> float | None:

@@ -1,8 +1,9 @@
 """The messages of a chat as Gemini's system instruction and contents.
 
-What Gemini says that has no place in OpenAI's messages lives in fields beside the known ones and finds its way back: the
-signature of a thought is `extra_content.google.thought_signature`, on the tool call that it stands behind or else on the
-message, as Google's own OpenAI-compatible endpoint has it. A tool's failure is marked by `is_error` on its message.
+What Gemini says that has no place in OpenAI's messages lives in fields beside the known ones and
+finds its way back: the signature of a thought is `extra_content.google.thought_signature`, on the
+tool call that it stands behind or else on the message, as Google's own OpenAI-compatible endpoint
+has it. A tool's failure is marked by `is_error` on its message.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from chattable.adapters.turns import (
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
 
-# What Google documents as the signature of calls that another model made, or that lost theirs on the way.
+# What Google documents as the signature of calls that another model made, or that lost theirs on
+# the way.
 UNSIGNED = "skip_thought_signature_validator"
 ADDRESSES = ("https://", "http://", "gs://")
 # Endings of addresses that tell what is there; elsewhere the model finds out itself.
@@ -40,16 +42,19 @@ KINDS = {ending: f"image/{ending}" for ending in ("gif", "heic", "heif", "jpeg",
 class Contents:
     """The contents of one request in the making.
 
-    Law: the user begins; neighbours of one role are one content; the answers to calls are a content of their own, in the
-    order of the calls. Instructions behind the last of the model's words keep their place, as the user's content.
+    Law: the user begins; neighbours of one role are one content; the answers to calls are a content
+    of their own, in the order of the calls. Instructions behind the last of the model's words keep
+    their place, as the user's content.
     """
 
     def __init__(self, messages: Sequence[Message], *, signs: bool) -> None:
         self.system: list[Json] = []
         self.list: list[Json] = []
         self._signs = signs
-        self._calls: dict[str, tuple[int, str]] = {}  # by id: the place among all calls, and the function's name
-        self._results: dict[int, list[Json]] = {}  # answers to calls, until the next message that is none
+        # by id: the place among all calls, and the function's name
+        self._calls: dict[str, tuple[int, str]] = {}
+        # answers to calls, until the next message that is none
+        self._results: dict[int, list[Json]] = {}
         messages = distinct(messages)
         end = asked_until(messages)
         for i, message in enumerate(messages[:end]):
@@ -79,7 +84,10 @@ class Contents:
         elif message.role == "user":
             self._say("user", _content(message, where))
         else:
-            raise invalid(f"{where}.role", "this model knows no such messages; answer calls with the role 'tool'")
+            raise invalid(
+                f"{where}.role",
+                "this model knows no such messages; answer calls with the role 'tool'",
+            )
 
     def _say(self, role: str, parts: list[Json]) -> None:
         if not parts:
@@ -108,7 +116,10 @@ class Contents:
             parts[-1] = parts[-1] | {"thoughtSignature": signature}
         for i, call in enumerate(message.tool_calls or ()):
             part = _call(call)
-            self._calls[part["functionCall"]["id"]] = (len(self._calls), part["functionCall"]["name"])
+            self._calls[part["functionCall"]["id"]] = (
+                len(self._calls),
+                part["functionCall"]["name"],
+            )
             if signature := _signature(call) or (UNSIGNED if self._signs and i == 0 else ""):
                 part["thoughtSignature"] = signature
             parts.append(part)
@@ -119,13 +130,18 @@ class Contents:
         at, name = self._calls.get(call, (len(self._calls), ""))
         name = name or message.name or ""
         if not name:
-            raise invalid(f"{where}.tool_call_id", f"no message before it made the call '{clip(call)}'")
+            raise invalid(
+                f"{where}.tool_call_id", f"no message before it made the call '{clip(call)}'"
+            )
         texts, media = [], []
         for part in _content(message, where):
             texts.append(part["text"]) if "text" in part else media.append(part)
         response: Json = {"id": call, "name": name}
-        # One text under one name: as an object of its own it would lose digits of large numbers, and `$ref` has a meaning.
-        response["response"] = {"error" if message.extra.get("is_error") else "output": "".join(texts)}
+        # One text under one name: as an object of its own it would lose digits of large numbers,
+        # and `$ref` has a meaning.
+        response["response"] = {
+            "error" if message.extra.get("is_error") else "output": "".join(texts)
+        }
         if self._signs and media:
             response["parts"], media = media, []
         self._results.setdefault(at, []).extend([{"functionResponse": response}, *media])

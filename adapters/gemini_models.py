@@ -9,7 +9,8 @@ from msgspec import Struct
 from chattable.agents.chat import Json
 
 VERSION = re.compile(r"gemini-(\d{1,2})(?:\.(\d{1,2}))?(?!\d)")
-# reasoning_effort → tokens of thinking, for models that are given a budget, and the level of those that are given a level
+# reasoning_effort → tokens of thinking, for models that are given a budget, and the level of those
+# that are given a level
 EFFORTS = {
     "none": (0, "MINIMAL"),
     "minimal": (1024, "MINIMAL"),
@@ -55,14 +56,20 @@ class Generation(Struct, frozen=True):
 
 
 def generation(model: str) -> Generation:
-    """The generation of a model by its name. Others than Gemini behind the same API get what all of them know."""
+    """The generation of a model by its name.
+
+    Others than Gemini behind the same API get what all of them know.
+    """
     name = model.lower()
     if "gemini" not in name:
         return Generation()
     numbers = VERSION.search(name)
-    version = (int(numbers[1]), int(numbers[2] or 0)) if numbers else (99, 0)  # as gemini-flash-latest
+    # as gemini-flash-latest
+    version = (int(numbers[1]), int(numbers[2] or 0)) if numbers else (99, 0)
     if version >= (3, 0):
-        return Generation(levels=True, minimal="flash" in name and ("lite" in name or version < (3, 7)))
+        return Generation(
+            levels=True, minimal="flash" in name and ("lite" in name or version < (3, 7))
+        )
     if version >= (2, 5) and not re.search("image|tts", name):
         return Generation(budgets=True, least=128 if "pro" in name else 0)
     return Generation(penalties=version < (2, 5))

@@ -1,4 +1,7 @@
-"""What Gemini answers: chunks, usage and probabilities. A whole answer has the form of one event of a stream."""
+"""What Gemini answers: chunks, usage and probabilities.
+
+A whole answer has the form of one event of a stream.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ FINISHES = {
     "SAFETY": "content_filter",
     "SPII": "content_filter",
 }
-# Ends that leave nothing to use: as a plain end they would be saved and cached as if the model had chosen to say no more.
+# Ends that leave nothing to use: as a plain end they would be saved and cached as if the model had
+# chosen to say no more.
 BROKEN = {
     "MALFORMED_FUNCTION_CALL": "made a call that is no call",
     "MALFORMED_RESPONSE": "gave up on a malformed answer",
@@ -107,8 +111,9 @@ class _Said(Struct):
 class GeminiStream:
     """Reads one answer, event by event.
 
-    It is whole if every candidate has a finish reason. Only the end of the stream says that no more is to
-    come: Gemini may begin with an empty one, and goes on after one where it runs code of its own.
+    It is whole if every candidate has a finish reason. Only the end of the stream says that no more
+    is to come: Gemini may begin with an empty one, and goes on after one where it runs code of its
+    own.
     """
 
     ended = False
@@ -122,14 +127,27 @@ class GeminiStream:
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
         answer = read_as(data, _Answer)
-        if (answer.error or not answer.candidates) and (error := hidden_error(read_object(data))) is not None:
+        if (answer.error or not answer.candidates) and (
+            error := hidden_error(read_object(data))
+        ) is not None:
             raise reported(error)
         self._note("model_version", answer.model_version)
         self._note("response_id", answer.response_id)
-        chunks = [self._candidate(candidate, i) for i, candidate in enumerate(answer.candidates or ())]
-        if not self._said and (reason := answer.prompt_feedback and answer.prompt_feedback.block_reason):
+        chunks = [
+            self._candidate(candidate, i) for i, candidate in enumerate(answer.candidates or ())
+        ]
+        if not self._said and (
+            reason := answer.prompt_feedback and answer.prompt_feedback.block_reason
+        ):
             self._said[0] = _Said(ended=True)
-            chunks.append(Chunk(0, {"refusal": f"The prompt was blocked: {clip(reason)}."}, "content_filter", facts=self._facts))
+            chunks.append(
+                Chunk(
+                    0,
+                    {"refusal": f"The prompt was blocked: {clip(reason)}."},
+                    "content_filter",
+                    facts=self._facts,
+                )
+            )
         self.complete = bool(self._said) and all(said.ended for said in self._said.values())
         usage = read_usage(answer.usage_metadata, self._told, GEMINI)
         if usage is not None and answer.usage_metadata:
@@ -155,7 +173,9 @@ class GeminiStream:
 
     def _part(self, part: _Part, delta: Json, said: _Said, index: int) -> None:
         if part.function_call is not None:
-            delta.setdefault("tool_calls", []).append(self._call(part.function_call, part.thought_signature, said, index))
+            delta.setdefault("tool_calls", []).append(
+                self._call(part.function_call, part.thought_signature, said, index)
+            )
             return
         if part.thought_signature:
             said.signature = part.thought_signature
@@ -164,19 +184,34 @@ class GeminiStream:
             delta[name] = delta.get(name, "") + part.text
         elif part.inline_data is not None and part.inline_data.mime_type.startswith("image/"):
             url = f"data:{part.inline_data.mime_type};base64,{part.inline_data.data}"
-            delta.setdefault("images", []).append({"index": said.images, "type": "image_url", "image_url": {"url": url}})
+            delta.setdefault("images", []).append(
+                {"index": said.images, "type": "image_url", "image_url": {"url": url}}
+            )
             said.images += 1
-        elif code := part.executable_code or part.code_execution_result:  # its own doing, so no call for the client
-            delta["reasoning_content"] = delta.get("reasoning_content", "") + f"\n```\n{code.code or code.output}\n```\n"
+        elif (
+            code := part.executable_code or part.code_execution_result
+        ):  # its own doing, so no call for the client
+            delta["reasoning_content"] = (
+                delta.get("reasoning_content", "") + f"\n```\n{code.code or code.output}\n```\n"
+            )
 
     def _call(self, call: _Call, signature: str | None, said: _Said, index: int) -> Json:
-        """A call. Law: an id that Gemini does not give is the same for the same bytes, and another in every answer."""
+        """A call.
+
+        Law: an id that Gemini does not give is the same for the same bytes, and another in every
+        answer.
+        """
         number, call_id = said.calls, call.id
         said.calls += 1
         if not call_id and (response := self._facts.get("response_id")):
-            call_id = "call_" + hashlib.sha256(f"{response}/{index}/{number}".encode()).hexdigest()[:24]
+            call_id = (
+                "call_" + hashlib.sha256(f"{response}/{index}/{number}".encode()).hexdigest()[:24]
+            )
         out: Json = {"index": number, "type": "function"} | ({"id": call_id} if call_id else {})
-        out["function"] = {"name": call.name, "arguments": msgspec.json.encode(call.args or {}).decode()}
+        out["function"] = {
+            "name": call.name,
+            "arguments": msgspec.json.encode(call.args or {}).decode(),
+        }
         return out | _signed(signature)
 
 
@@ -212,7 +247,11 @@ class _Token(Struct, rename="camel"):
     log_probability: float = 0.0
 
     def json(self) -> Json:
-        return {"token": self.token, "logprob": self.log_probability, "bytes": list(self.token.encode())}
+        return {
+            "token": self.token,
+            "logprob": self.log_probability,
+            "bytes": list(self.token.encode()),
+        }
 
 
 class _Top(Struct):
@@ -234,5 +273,8 @@ def read_logprobs(raw: Any) -> Json | None:
         return None
     tops = [[token.json() for token in top.candidates] for top in logprobs.top_candidates]
     tops += [[] for _ in logprobs.chosen_candidates]
-    content = [token.json() | {"top_logprobs": top} for token, top in zip(logprobs.chosen_candidates, tops, strict=False)]
+    content = [
+        token.json() | {"top_logprobs": top}
+        for token, top in zip(logprobs.chosen_candidates, tops, strict=False)
+    ]
     return {"content": content, "refusal": None} if content else None

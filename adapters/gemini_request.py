@@ -8,7 +8,14 @@ import msgspec
 
 from chattable.adapters.gemini_messages import Contents
 from chattable.adapters.gemini_models import EFFORTS, generation
-from chattable.adapters.params import Asked, Unsupported, invalid, named, unsupported_parameter, without_tools
+from chattable.adapters.params import (
+    Asked,
+    Unsupported,
+    invalid,
+    named,
+    unsupported_parameter,
+    without_tools,
+)
 from chattable.agents.chat import Chat, Json
 from chattable.agents.errors import MissingParameter
 
@@ -16,16 +23,51 @@ CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 TIERS = {"auto": None, "default": None, "standard": None, "flex": "flex", "priority": "priority"}
 MAX_STOPS = 5
 # Google's own tools, by the type that asks for them.
-BUILT_IN = {"code_execution": "codeExecution", "google_search": "googleSearch", "url_context": "urlContext"}
+BUILT_IN = {
+    "code_execution": "codeExecution",
+    "google_search": "googleSearch",
+    "url_context": "urlContext",
+}
 # What may stand in `extra_body.google`, by the names of Google's OpenAI-compatible endpoint.
 NATIVE = {"cached_content": "cachedContent", "safety_settings": "safetySettings"}
-THINKING = {"include_thoughts": "includeThoughts", "thinking_budget": "thinkingBudget", "thinking_level": "thinkingLevel"}
+THINKING = {
+    "include_thoughts": "includeThoughts",
+    "thinking_budget": "thinkingBudget",
+    "thinking_level": "thinkingLevel",
+}
 SAMPLING = {"temperature": "temperature", "top_p": "topP", "top_k": "topK"}
-NO_PARAMETERS = ("$schema", "description", "required", "strict", "title", "type")  # a schema of these alone says nothing
+# a schema of these alone says nothing
+NO_PARAMETERS = ("$schema", "description", "required", "strict", "title", "type")
 TRANSLATED = frozenset(
-    {"extra_body", "frequency_penalty", "function_call", "functions", "google", "logprobs", "max_completion_tokens", "max_tokens"}
-    | {"modalities", "n", "parallel_tool_calls", "presence_penalty", "reasoning", "reasoning_effort", "response_format", "seed"}
-    | {"service_tier", "stop", "tool_choice", "tools", "top_logprobs", "web_search_options", *SAMPLING}
+    {
+        "extra_body",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "google",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+    }
+    | {
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+    }
+    | {
+        "service_tier",
+        "stop",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "web_search_options",
+        *SAMPLING,
+    }
 )
 
 
@@ -41,7 +83,9 @@ class Body(Asked):
         if contents.system:
             self.json["systemInstruction"] = {"parts": contents.system}
         if chat.stream and self._params.get("n", 1) > 1:
-            raise unsupported_parameter("n", "this model streams one answer: ask for several without `stream`")
+            raise unsupported_parameter(
+                "n", "this model streams one answer: ask for several without `stream`"
+            )
         self._refuse_modalities("text", "image")
         self._refuse_legacy_calls()
         self._tools()
@@ -59,9 +103,13 @@ class Body(Asked):
             if tool["type"] == "function":
                 functions.append(_declaration(tool.get("function"), f"tools[{i}].function"))
             elif tool["type"] in BUILT_IN:
-                tools.append({BUILT_IN[tool["type"]]: {k: v for k, v in tool.items() if k != "type"}})
+                tools.append(
+                    {BUILT_IN[tool["type"]]: {k: v for k, v in tool.items() if k != "type"}}
+                )
             else:
-                raise unsupported_parameter(f"tools[{i}].type", "this model's tools are functions that take JSON")
+                raise unsupported_parameter(
+                    f"tools[{i}].type", "this model's tools are functions that take JSON"
+                )
         if "web_search_options" in self._params:
             tools.append({"googleSearch": {}})
         if functions:
@@ -74,20 +122,30 @@ class Body(Asked):
         elif not functions and choice["mode"] == "ANY":
             raise without_tools()
         if self._params.get("parallel_tool_calls") is False and functions:
-            self._lacks("parallel_tool_calls", "this model decides itself how many calls it makes at once")
+            self._lacks(
+                "parallel_tool_calls", "this model decides itself how many calls it makes at once"
+            )
 
     def _choice(self) -> Json:
         wanted = self._params.get("tool_choice")
         allowed = wanted.get("allowed_tools") if isinstance(wanted, dict) else None
         if not isinstance(allowed, dict):
             kind, name = self._wanted_tool()
-            return {"mode": "ANY", "allowedFunctionNames": [name]} if name else {"mode": CHOICES[kind]}
+            return (
+                {"mode": "ANY", "allowedFunctionNames": [name]} if name else {"mode": CHOICES[kind]}
+            )
         tools = allowed.get("tools")
         names = [named(tool) for tool in tools] if isinstance(tools, list) else []
         if not names or None in names:
-            raise invalid("tool_choice", "expected the names of functions, as {'allowed_tools': {'tools': [{'function': …}]}}")
+            raise invalid(
+                "tool_choice",
+                "expected the names of functions, as {'allowed_tools': {'tools': [{'function': …}]}}",
+            )
         # VALIDATED is AUTO with a list of names
-        return {"mode": "ANY" if allowed.get("mode") == "required" else "VALIDATED", "allowedFunctionNames": names}
+        return {
+            "mode": "ANY" if allowed.get("mode") == "required" else "VALIDATED",
+            "allowedFunctionNames": names,
+        }
 
     def _format(self) -> None:
         kind, schema = self._wanted_format()
@@ -96,7 +154,9 @@ class Body(Asked):
         if kind == "json_schema":
             self._config["responseJsonSchema"] = plain_schema(schema)
         if "image" in self._params.get("modalities", ()):
-            self._config["responseModalities"] = [kind.upper() for kind in self._params["modalities"]]
+            self._config["responseModalities"] = [
+                kind.upper() for kind in self._params["modalities"]
+            ]
 
     def _thinking(self) -> None:
         effort, param = self._effort()
@@ -119,8 +179,12 @@ class Body(Asked):
         if params.get("n", 1) > 1:
             config["candidateCount"] = params["n"]
         if "seed" in params:
-            config["seed"] = params["seed"] % 2**31  # theirs has 32 bits; all that a seed means is the same again
-        for ours, theirs in (("presence_penalty", "presencePenalty"), ("frequency_penalty", "frequencyPenalty")):
+            # theirs has 32 bits; all that a seed means is the same again
+            config["seed"] = params["seed"] % 2**31
+        for ours, theirs in (
+            ("presence_penalty", "presencePenalty"),
+            ("frequency_penalty", "frequencyPenalty"),
+        ):
             if params.get(ours) and self._kind.penalties:
                 config[theirs] = params[ours]
             elif params.get(ours):
@@ -148,9 +212,13 @@ class Body(Asked):
             self._lacks("extra_body", "this model takes `google` there and nothing else")
         for given in (extra, params):
             if isinstance(given, dict) and isinstance(own := given.get("google"), dict):
-                self.json.update({theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own})
+                self.json.update(
+                    {theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own}
+                )
                 if isinstance(config := own.get("thinking_config"), dict):  # Google's own words win
-                    self._config["thinkingConfig"] = {THINKING.get(k, k): v for k, v in config.items()}
+                    self._config["thinkingConfig"] = {
+                        THINKING.get(k, k): v for k, v in config.items()
+                    }
         self._lacks_the_rest(TRANSLATED)
 
 
@@ -174,7 +242,11 @@ def plain_schema(schema: Json) -> Json:
         node = nodes.pop()
         if isinstance(node, dict):
             if isinstance(node.get("$ref"), str):
-                for key in [key for key in node if not key.startswith("$") and key not in ("description", "default")]:
+                for key in [
+                    key
+                    for key in node
+                    if not key.startswith("$") and key not in ("description", "default")
+                ]:
                     del node[key]
             nodes += node.values()
         elif isinstance(node, list):

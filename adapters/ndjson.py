@@ -6,7 +6,10 @@ from chattable.adapters.sse import MAX_EVENT, EventTooLargeError
 
 
 class LineDecoder:
-    """Turns blocks of bytes into whole lines. Law: the lines do not depend on the cuts; empty ones are none."""
+    """Turns blocks of bytes into whole lines.
+
+    Law: the lines do not depend on the cuts; empty ones are none.
+    """
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit

@@ -14,7 +14,10 @@ from chattable.agents.chat import Chat, Chunk
 
 
 class OllamaWire(Wire):
-    """Speaks /api/chat. Law: what it has no place for goes by the rule `unsupported`, never in silence."""
+    """Speaks /api/chat.
+
+    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    """
 
     frames = Frames("application/x-ndjson", LineDecoder, bare=True)
 

@@ -1,4 +1,7 @@
-"""What Ollama answers: chunks, usage and errors. A whole answer has the form of the one line of a stream."""
+"""What Ollama answers: chunks, usage and errors.
+
+A whole answer has the form of the one line of a stream.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,13 @@ from chattable.agents.errors import clip
 FINISHES = {"stop": "stop", "length": "length"}
 # What only its last line says of an answer, beside its usage.
 FACTS = ("done_reason", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
-OVERFLOW = re.compile(r"(input|prompt)( length)? (exceeds|is (too long|longer than))|exceeds the (\w+ )?context", re.I)
+OVERFLOW = re.compile(
+    r"(input|prompt)( length)? (exceeds|is (too long|longer than))|exceeds the (\w+ )?context", re.I
+)
 # Where things are on the server's machine and network.
-PLACES = re.compile(r"(?<![\w.])(/[\w.@:-]+){2,}|\b\d{1,3}(\.\d{1,3}){3}(:\d+)?|\[[\da-f:]+\](:\d+)?", re.I)
+PLACES = re.compile(
+    r"(?<![\w.])(/[\w.@:-]+){2,}|\b\d{1,3}(\.\d{1,3}){3}(:\d+)?|\[[\da-f:]+\](:\d+)?", re.I
+)
 # What a message complains of, and the parameter that asked for it.
 PARAMS = {
     "tools": re.compile("does not support tools", re.I),
@@ -101,12 +108,26 @@ class OllamaStream:
         return chunks
 
     def _call(self, call: _Call) -> Json:
-        """A call, which comes whole. Law: an id that is not given is the same for the same bytes, another in every answer."""
+        """A call, which comes whole.
+
+        Law: an id that is not given is the same for the same bytes, another in every answer.
+        """
         number, self._calls = self._calls, self._calls + 1
-        call_id = call.id or "call_" + hashlib.sha256(f"{self._seed}/{number}".encode()).hexdigest()[:24]
+        call_id = (
+            call.id or "call_" + hashlib.sha256(f"{self._seed}/{number}".encode()).hexdigest()[:24]
+        )
         given = call.function.arguments
-        text = given if isinstance(given, str) else msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
-        return {"index": number, "id": call_id, "type": "function", "function": {"name": call.function.name, "arguments": text}}
+        text = (
+            given
+            if isinstance(given, str)
+            else msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
+        )
+        return {
+            "index": number,
+            "id": call_id,
+            "type": "function",
+            "function": {"name": call.function.name, "arguments": text},
+        }
 
 
 class _Token(Struct):
@@ -126,7 +147,10 @@ def read_logprobs(raw: Any) -> Json | None:
         tokens = msgspec.convert(raw, list[_Token])
     except msgspec.ValidationError:
         return None
-    content = [token.json() | {"top_logprobs": [top.json() for top in token.top_logprobs or ()]} for token in tokens]
+    content = [
+        token.json() | {"top_logprobs": [top.json() for top in token.top_logprobs or ()]}
+        for token in tokens
+    ]
     return {"content": content, "refusal": None}
 
 
@@ -140,5 +164,9 @@ def reported(raw: Json, status: int = 0) -> Refused:
         return Refused(400, message, param="messages", code="context_length_exceeded")
     if status == 404 and "model" in message:
         return Refused(404, message, param="model", code="model_not_found")
-    param = next((name for name, words in PARAMS.items() if words.search(message)), None) if status == 400 else None
+    param = (
+        next((name for name, words in PARAMS.items() if words.search(message)), None)
+        if status == 400
+        else None
+    )
     return Refused(status, message, param=param)

@@ -10,18 +10,62 @@ from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import clip
 
 # reasoning_effort → how Ollama says it; most models only know whether to think
-EFFORTS = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-# Options of a single answer. How a model is loaded (num_gpu, num_thread …) is the server's to decide, but for its context.
+EFFORTS = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+# Options of a single answer. How a model is loaded (num_gpu, num_thread …) is the server's to
+# decide, but for its context.
 OPTIONS = frozenset(
-    {"frequency_penalty", "min_p", "mirostat", "mirostat_eta", "mirostat_tau", "num_ctx", "num_keep", "num_predict"}
-    | {"penalize_newline", "presence_penalty", "repeat_last_n", "repeat_penalty", "seed", "stop", "temperature", "tfs_z"}
+    {
+        "frequency_penalty",
+        "min_p",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "num_ctx",
+        "num_keep",
+        "num_predict",
+    }
+    | {
+        "penalize_newline",
+        "presence_penalty",
+        "repeat_last_n",
+        "repeat_penalty",
+        "seed",
+        "stop",
+        "temperature",
+        "tfs_z",
+    }
     | {"top_k", "top_p", "typical_p"}
 )
 # Ollama's own parameters, as extensions of a chat completion.
 NATIVE = ("format", "keep_alive", "shift", "think", "truncate")
 TRANSLATED = frozenset(
-    {"function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens", "modalities", "n", "options"}
-    | {"parallel_tool_calls", "reasoning", "reasoning_effort", "response_format", "tool_choice", "tools", "top_logprobs"}
+    {
+        "function_call",
+        "functions",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "modalities",
+        "n",
+        "options",
+    }
+    | {
+        "parallel_tool_calls",
+        "reasoning",
+        "reasoning_effort",
+        "response_format",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+    }
     | OPTIONS
     | {*NATIVE}
 )
@@ -32,7 +76,11 @@ class Body(Asked):
 
     def __init__(self, chat: Chat, model: str, *, unsupported: Unsupported) -> None:
         super().__init__(chat, unsupported)
-        self.json: Json = {"model": model, "messages": _messages(chat.messages), "stream": chat.stream}
+        self.json: Json = {
+            "model": model,
+            "messages": _messages(chat.messages),
+            "stream": chat.stream,
+        }
         self._refuse_several()
         self._refuse_modalities("text")
         self._refuse_legacy_calls()
@@ -56,7 +104,10 @@ class Body(Asked):
         if tools and kind != "none":
             self.json["tools"] = tools
             if self._params.get("parallel_tool_calls") is False:
-                self._lacks("parallel_tool_calls", "this model decides itself how many calls it makes at once")
+                self._lacks(
+                    "parallel_tool_calls",
+                    "this model decides itself how many calls it makes at once",
+                )
 
     def _format(self) -> None:
         kind, schema = self._wanted_format()
@@ -73,7 +124,9 @@ class Body(Asked):
 
     def _options(self) -> None:
         params = self._params
-        options: Json = {name: params[name] for name in sorted(OPTIONS & params.keys()) if name != "stop"}
+        options: Json = {
+            name: params[name] for name in sorted(OPTIONS & params.keys()) if name != "stop"
+        }
         if (cap := self._cap()) is not None:
             options["num_predict"] = cap
         if stops := [text for text in self._stops() if text]:
@@ -107,7 +160,9 @@ def _tool(tool: Json, where: str) -> Json:
     function = function_of(tool, where)
     schema = function.get("parameters")
     out: Json = {"name": function["name"], "description": function.get("description") or ""}
-    out["parameters"] = {"type": "object", "properties": {}} | (schema if isinstance(schema, dict) else {})
+    out["parameters"] = {"type": "object", "properties": {}} | (
+        schema if isinstance(schema, dict) else {}
+    )
     return {"type": "function", "function": out}
 
 
@@ -135,7 +190,9 @@ def _messages(messages: list[Message]) -> list[Json]:
 def _message(message: Message, where: str) -> Json:
     role = "system" if message.role == "developer" else message.role
     if role not in ("system", "user", "assistant", "tool"):
-        raise invalid(f"{where}.role", "this model knows no such messages; answer calls with the role 'tool'")
+        raise invalid(
+            f"{where}.role", "this model knows no such messages; answer calls with the role 'tool'"
+        )
     content = message.content if message.content is not None else message.refusal or ""
     out: Json = {"role": role, "content": content}
     if isinstance(content, list):

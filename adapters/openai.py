@@ -21,7 +21,9 @@ from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk, Json, Message
 from chattable.agents.errors import InvalidRequest, clip
 
-OVERFLOW = re.compile(r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
+OVERFLOW = re.compile(
+    r"context.{0,3}(length|window|size)|maximum context|too many tokens|prompt is too long", re.I
+)
 REPLY_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 # Finish reasons of vendors that gave up.
 BROKEN = ("error", "abort", "aborted", "canceled", "cancelled", "insufficient_system_resource")
@@ -29,7 +31,14 @@ MAX_CHOICES = 128
 PLAIN = ("user", "assistant", "system")  # roles that every server knows
 # Parameters that only OpenAI itself understands.
 OPENAI_ONLY = frozenset(
-    {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "store", "metadata"}
+    {
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "safety_identifier",
+        "store",
+        "metadata",
+    }
 )
 
 
@@ -45,8 +54,9 @@ class Quirks(Struct, frozen=True):
 class OpenAIWire(Wire):
     """Speaks chat completions.
 
-    Law: what the client sent goes out as it came, but for the quirks, the usage of streams, what of a history the vendor
-    does not take, and parameters that are withheld; none takes the place of the model, the messages or the stream.
+    Law: what the client sent goes out as it came, but for the quirks, the usage of streams, what of
+    a history the vendor does not take, and parameters that are withheld; none takes the place of
+    the model, the messages or the stream.
     """
 
     def __init__(self, quirks: Quirks | None = None, vendor: str = "") -> None:
@@ -97,13 +107,19 @@ class OpenAIWire(Wire):
         if not chat.stream:
             del body["stream"]
         if not self._drops.isdisjoint(params):
-            if self.unsupported == "reject" and (lacking := sorted(self._drops & params.keys() - HARMLESS)):
+            if self.unsupported == "reject" and (
+                lacking := sorted(self._drops & params.keys() - HARMLESS)
+            ):
                 raise unsupported_parameter(lacking[0], "this model does not have it")
             body = {k: v for k, v in body.items() if k not in self._drops}
         if "tools" in body and marked(body["tools"]) and self._takes(model).strict:
             body["tools"] = unmarked(body["tools"])
         if quirks.max_tokens:
-            caps = [body.pop(k) for k in ("max_tokens", "max_completion_tokens") if body.get(k) is not None]
+            caps = [
+                body.pop(k)
+                for k in ("max_tokens", "max_completion_tokens")
+                if body.get(k) is not None
+            ]
             if caps:
                 body[quirks.max_tokens] = min(caps)
         if chat.stream and quirks.stream_usage:
@@ -120,7 +136,11 @@ class OpenAIWire(Wire):
         if not self.quirks.developer:
             messages = [_without_developer(message) for message in messages]
         row = self._takes(model)
-        return [message.to_json() for message in messages] if row is ANYTHING else translate(messages, row)
+        return (
+            [message.to_json() for message in messages]
+            if row is ANYTHING
+            else translate(messages, row)
+        )
 
     def reply(self, body: bytes) -> list[Chunk]:
         """The answer's choices, then its usage."""
@@ -140,7 +160,9 @@ class OpenAIWire(Wire):
                 raise BrokenAnswer("sent a choice without a message")
             message = _checked(message)
             if calls := message.get("tool_calls"):
-                message = message | {"tool_calls": [call | {"index": n} for n, call in enumerate(calls)]}
+                message = message | {
+                    "tool_calls": [call | {"index": n} for n, call in enumerate(calls)]
+                }
             logprobs = _logprobs(choice) if choice.get("logprobs") else None
             chunks.append(Chunk(_index(choice, i), message, _reason(choice), logprobs, None, facts))
         usage = read_answer(raw)
@@ -206,7 +228,8 @@ class OpenAIStream:
             logprobs = _logprobs(choice) if choice.get("logprobs") else None
             chunks.append(Chunk(index, _checked(delta), reason, logprobs, None, self._facts))
         if reported and (usage := read_answer(raw, self._told)) is not None:
-            # What is told beside a choice may be told again: Google's compatible endpoint counts in every event.
+            # What is told beside a choice may be told again: Google's compatible endpoint counts in
+            # every event.
             self.ended = self.complete and not choices and len(self._ended) >= self._wanted
             chunks.append(Chunk(usage=usage, facts=self._facts))
         return chunks
@@ -230,20 +253,34 @@ def _checked(delta: Json) -> Json:
     """A delta or message whose tool calls have a usable shape and whose reasoning has the name that clients look for."""
     if calls := delta.get("tool_calls"):
         for call in calls if isinstance(calls, list) else [None]:
-            if not isinstance(call, dict) or not isinstance(call.get("function") or call.get("custom") or {}, dict):
+            if not isinstance(call, dict) or not isinstance(
+                call.get("function") or call.get("custom") or {}, dict
+            ):
                 raise BrokenAnswer("sent a tool call that is not an object")
     if isinstance(delta.get("content"), list) and (thoughts := _thoughts(delta["content"])):
         delta = delta | {"reasoning_content": thoughts}
-    if "reasoning" in delta and isinstance(delta["reasoning"], str) and not delta.get("reasoning_content"):
+    if (
+        "reasoning" in delta
+        and isinstance(delta["reasoning"], str)
+        and not delta.get("reasoning_content")
+    ):
         return delta | {"reasoning_content": delta["reasoning"]}
     return delta
 
 
 def _thoughts(parts: list[Any]) -> str:
     """Mistral's thoughts, which come as parts of the content beside the words."""
-    pieces = [part.get("thinking") for part in parts if isinstance(part, dict) and part.get("type") == "thinking"]
+    pieces = [
+        part.get("thinking")
+        for part in parts
+        if isinstance(part, dict) and part.get("type") == "thinking"
+    ]
     inner = [piece for one in pieces if isinstance(one, list) for piece in one]
-    return "".join(piece["text"] for piece in inner if isinstance(piece, dict) and isinstance(piece.get("text"), str))
+    return "".join(
+        piece["text"]
+        for piece in inner
+        if isinstance(piece, dict) and isinstance(piece.get("text"), str)
+    )
 
 
 def _index(choice: Json, default: int) -> int:
@@ -283,12 +320,18 @@ def _facts(raw: Json) -> Json | None:
 def _reported(status: int, error: Any) -> Refused:
     """An error object (or text) of an upstream as what the asker is told."""
     message = clip(text_of(error), 1000) or f"The upstream answered with status {status}."
-    code, param = (error.get("code"), error.get("param")) if isinstance(error, dict) else (None, None)
+    code, param = (
+        (error.get("code"), error.get("param")) if isinstance(error, dict) else (None, None)
+    )
     code = str(code) if isinstance(code, str | int) and not isinstance(code, bool) else None
-    if status in (400, 413, 422) and (code == "context_length_exceeded" or OVERFLOW.search(message)):
+    if status in (400, 413, 422) and (
+        code == "context_length_exceeded" or OVERFLOW.search(message)
+    ):
         return Refused(400, message, param="messages", code="context_length_exceeded")
     return Refused(status, message, param=param if isinstance(param, str) else None, code=code)
 
 
 def _without_developer(message: Message) -> Message:
-    return msgspec.structs.replace(message, role="system") if message.role == "developer" else message
+    return (
+        msgspec.structs.replace(message, role="system") if message.role == "developer" else message
+    )

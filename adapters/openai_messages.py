@@ -10,7 +10,8 @@ from chattable.adapters.vendors.history import FOREIGN, MARKS, SIGNATURES, Takes
 from chattable.agents.chat import Json, Message
 
 BRIDGE = "OK."  # what an assistant says where somebody must
-PARTS = ("text", "refusal", "image_url", "video_url", "input_audio", "file")  # their value has their own name
+# their value has their own name
+PARTS = ("text", "refusal", "image_url", "video_url", "input_audio", "file")
 CALLS = frozenset({"id", "type", "function", "custom"})
 # How the pieces of one thought are told apart, and what of them grows.
 PIECE, GROWING = ("type", "id", "index", "format"), ("text", "summary", "data")
@@ -32,12 +33,17 @@ def translate(messages: Iterable[Message], takes: Takes) -> list[Json]:
 
 def marked(tools: Any) -> bool:
     """Whether any of the tools has a mark of what is to be cached."""
-    return isinstance(tools, list) and any(isinstance(tool, dict) and not MARKS.isdisjoint(tool) for tool in tools)
+    return isinstance(tools, list) and any(
+        isinstance(tool, dict) and not MARKS.isdisjoint(tool) for tool in tools
+    )
 
 
 def unmarked(tools: list[Any]) -> list[Any]:
     """The tools without such marks."""
-    return [{k: v for k, v in tool.items() if k not in MARKS} if isinstance(tool, dict) else tool for tool in tools]
+    return [
+        {k: v for k, v in tool.items() if k not in MARKS} if isinstance(tool, dict) else tool
+        for tool in tools
+    ]
 
 
 def _message(message: Message, takes: Takes) -> Json:
@@ -51,7 +57,11 @@ def _message(message: Message, takes: Takes) -> Json:
     if message.refusal is not None and takes.refusals:
         out["refusal"] = message.refusal
     for name, value in message.extra.items():
-        if name in takes.fields or name == "function_call" or (takes.others and name not in FOREIGN):
+        if (
+            name in takes.fields
+            or name == "function_call"
+            or (takes.others and name not in FOREIGN)
+        ):
             out[name] = value
     if message.role == "assistant":
         _think(out, message, takes)
@@ -67,7 +77,12 @@ def _content(message: Message, takes: Takes) -> str | list[Json] | None:
         return "".join(str(part.get("text") or "") for part in parts)
     if not content and message.refusal is not None and not takes.refusals:
         return message.refusal
-    if content is None and message.refusal is None and not message.tool_calls and "function_call" not in message.extra:
+    if (
+        content is None
+        and message.refusal is None
+        and not message.tool_calls
+        and "function_call" not in message.extra
+    ):
         audio = message.extra.get("audio")
         if "audio" in takes.fields and audio is not None:
             return None
@@ -103,7 +118,9 @@ def _think(out: Json, message: Message, takes: Takes) -> None:
         elif text and place == "parts":
             thought: Json = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
             said = out["content"]
-            words = said if isinstance(said, list) else [{"type": "text", "text": said}] if said else []
+            words = (
+                said if isinstance(said, list) else [{"type": "text", "text": said}] if said else []
+            )
             out["content"] = [thought, *words]
         elif text:
             out[place] = text
@@ -118,7 +135,9 @@ def _merged(details: Any) -> list[Json]:
         if not isinstance(piece, dict):
             continue
         last = whole[-1] if whole else {}
-        if any(piece.get(k, last.get(k)) != last.get(k) for k in PIECE if k != "id") or _another(last, piece):
+        if any(piece.get(k, last.get(k)) != last.get(k) for k in PIECE if k != "id") or _another(
+            last, piece
+        ):
             whole.append(dict(piece))
             continue
         for name, value in piece.items():
@@ -132,4 +151,8 @@ def _merged(details: Any) -> list[Json]:
 def _another(last: Json, piece: Json) -> bool:
     """Whether a piece begins a thought of its own: it has another id, or comes after a signature."""
     ids = last.get("id"), piece.get("id")
-    return not last or (None not in ids and ids[0] != ids[1]) or (bool(last.get("signature")) and bool(piece.get("text")))
+    return (
+        not last
+        or (None not in ids and ids[0] != ids[1])
+        or (bool(last.get("signature")) and bool(piece.get("text")))
+    )

@@ -30,8 +30,9 @@ FORMATS = ("text", "json_object", "json_schema")
 class Asked:
     """The parameters of one request, and what becomes of those that a provider has no place for.
 
-    Law: nothing is altered in silence. A parameter without a place goes by the rule `unsupported`, and what changes the kind
-    of answer (several choices, probabilities, sound, legacy calls) is refused under either rule.
+    Law: nothing is altered in silence. A parameter without a place goes by the rule `unsupported`,
+    and what changes the kind of answer (several choices, probabilities, sound, legacy calls) is
+    refused under either rule.
     """
 
     def __init__(self, chat: Chat, unsupported: Unsupported) -> None:
@@ -60,16 +61,23 @@ class Asked:
 
     def _refuse_modalities(self, *known: str) -> None:
         if any(kind not in known for kind in self._params.get("modalities", ())):
-            raise unsupported_parameter("modalities", f"this model answers in {' and '.join(known)}")
+            raise unsupported_parameter(
+                "modalities", f"this model answers in {' and '.join(known)}"
+            )
 
     def _refuse_legacy_calls(self) -> None:
         for param in ("functions", "function_call"):
             if self._params.get(param):
-                raise unsupported_parameter(param, "this model knows tools: send `tools` and `tool_choice`")
+                raise unsupported_parameter(
+                    param, "this model knows tools: send `tools` and `tool_choice`"
+                )
 
     def _cap(self) -> int | None:
         """The most tokens that the client wants, by either name."""
-        return min((self._params[k] for k in ("max_tokens", "max_completion_tokens") if k in self._params), default=None)
+        return min(
+            (self._params[k] for k in ("max_tokens", "max_completion_tokens") if k in self._params),
+            default=None,
+        )
 
     def _stops(self) -> list[str]:
         stop = self._params.get("stop") or []
@@ -88,7 +96,9 @@ class Asked:
         wanted = self._params.get("response_format") or {}
         kind = wanted.get("type", "text")
         if kind not in FORMATS:
-            raise unsupported_parameter("response_format", f"this model has no format '{clip(kind)}'")
+            raise unsupported_parameter(
+                "response_format", f"this model has no format '{clip(kind)}'"
+            )
         schema = (wanted.get("json_schema") or {}).get("schema")
         if kind == "json_schema" and not isinstance(schema, dict):
             raise MissingParameter("response_format.json_schema.schema")
@@ -101,7 +111,10 @@ class Asked:
             return str(wanted), ""
         if name := named(wanted):
             return "named", name
-        raise invalid("tool_choice", "expected 'none', 'auto', 'required' or a function's name, as {'function': {'name': …}}")
+        raise invalid(
+            "tool_choice",
+            "expected 'none', 'auto', 'required' or a function's name, as {'function': {'name': …}}",
+        )
 
 
 def named(tool: Any) -> str | None:
@@ -123,7 +136,9 @@ def function_of(tool: Json, where: str) -> Json:
 
 def without_tools() -> InvalidRequest:
     """A call is wanted and there is nothing to call."""
-    return InvalidRequest("Invalid value for 'tool_choice': it is only allowed with 'tools'.", param="tool_choice")
+    return InvalidRequest(
+        "Invalid value for 'tool_choice': it is only allowed with 'tools'.", param="tool_choice"
+    )
 
 
 def invalid(param: str, why: str) -> InvalidRequest:
@@ -133,4 +148,8 @@ def invalid(param: str, why: str) -> InvalidRequest:
 
 def unsupported_parameter(param: str, why: str) -> InvalidRequest:
     """A parameter that is not for this model."""
-    return InvalidRequest(f"Unsupported parameter: '{clip(param)}': {why}.", param=clip(param), code="unsupported_parameter")
+    return InvalidRequest(
+        f"Unsupported parameter: '{clip(param)}': {why}.",
+        param=clip(param),
+        code="unsupported_parameter",
+    )

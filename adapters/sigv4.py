@@ -29,18 +29,39 @@ class Scope(Struct, frozen=True):
 
 
 def sign(
-    key: Key, scope: Scope, now: datetime, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes
+    key: Key,
+    scope: Scope,
+    now: datetime,
+    method: str,
+    target: str,
+    headers: Iterable[tuple[str, str]],
+    body: bytes,
 ) -> list[tuple[str, str]]:
     """The headers that a request needs beside `headers`, which are signed with them; `now` is in UTC, `target` as it is sent."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     own = [("x-amz-date", stamp), *([("x-amz-security-token", key.token)] if key.token else [])]
     signed = _folded([*headers, *own])
     names = ";".join(signed)
-    request = "\n".join((method, *_canonical(target), *(f"{k}:{v}" for k, v in signed.items()), "", names, _digest(body)))
+    request = "\n".join(
+        (
+            method,
+            *_canonical(target),
+            *(f"{k}:{v}" for k, v in signed.items()),
+            "",
+            names,
+            _digest(body),
+        )
+    )
     path = f"{stamp[:8]}/{scope.region}/{scope.service}/aws4_request"
     text = f"{ALGORITHM}\n{stamp}\n{path}\n{_digest(request.encode())}"
     signature = hmac.new(_derived(key.secret, path), text.encode(), hashlib.sha256).hexdigest()
-    return [*own, ("authorization", f"{ALGORITHM} Credential={key.id}/{path}, SignedHeaders={names}, Signature={signature}")]
+    return [
+        *own,
+        (
+            "authorization",
+            f"{ALGORITHM} Credential={key.id}/{path}, SignedHeaders={names}, Signature={signature}",
+        ),
+    ]
 
 
 def _folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -13,8 +13,9 @@ import yarl
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends one request and streams its answer.
 
-    Law: no redirects, no cookies, no proxies from the environment, no decompression; safe to cancel at any await, which
-    closes the connection. Errors are httpx's own. The caller closes the response, read to its end or not.
+    Law: no redirects, no cookies, no proxies from the environment, no decompression; safe to cancel
+    at any await, which closes the connection. Errors are httpx's own. The caller closes the
+    response, read to its end or not.
     """
 
     def __init__(self) -> None:
@@ -27,13 +28,19 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connect = request.extensions.get("timeout", {}).get("connect")
         timeout = self._timeouts.get(connect)
         if timeout is None:
-            timeout = self._timeouts[connect] = aiohttp.ClientTimeout(total=None, sock_connect=connect)
+            timeout = self._timeouts[connect] = aiohttp.ClientTimeout(
+                total=None, sock_connect=connect
+            )
         try:
             response = await session.request(
                 request.method,
                 yarl.URL(str(request.url), encoded=True),
                 data=request.read(),
-                headers=[(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw if k.lower() != b"host"],
+                headers=[
+                    (k.decode("latin-1"), v.decode("latin-1"))
+                    for k, v in request.headers.raw
+                    if k.lower() != b"host"
+                ],
                 allow_redirects=False,
                 timeout=timeout,
             )

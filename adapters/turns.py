@@ -20,7 +20,8 @@ Blocks = Callable[[Message, str], list[Json]]
 THOUGHTS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
 INSTRUCTIONS = ("system", "developer")
 UNANSWERED = "(There was no answer.)"  # to a call that the conversation went on without
-OPENING = "(The assistant speaks first.)"  # where a conversation begins so and somebody must have asked
+# where a conversation begins so and somebody must have asked
+OPENING = "(The assistant speaks first.)"
 
 
 def take_turns(
@@ -33,9 +34,10 @@ def take_turns(
 ) -> tuple[list[Json], list[Json]]:
     """The blocks of the system prompt, and the turns.
 
-    Law: the user begins; neighbours of one role are one turn, and answers to calls come first in it; no two calls
-    share an id, which `fit` makes as the vendor wants it, and each that was spoken on behind has an answer. Instructions
-    behind the last of the assistant's words keep their place, as the user's turn.
+    Law: the user begins; neighbours of one role are one turn, and answers to calls come first in
+    it; no two calls share an id, which `fit` makes as the vendor wants it, and each that was spoken
+    on behind has an answer. Instructions behind the last of the assistant's words keep their place,
+    as the user's turn.
     """
     system: list[Json] = []
     turns: list[Json] = []
@@ -50,7 +52,12 @@ def take_turns(
 
     def go_on(where: str) -> None:
         for call in waiting:
-            add("user", blocks(Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True}), where))
+            add(
+                "user",
+                blocks(
+                    Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True}), where
+                ),
+            )
         waiting.clear()
 
     for i, message in enumerate(distinct(messages, fit)):
@@ -96,7 +103,9 @@ def asked_until(messages: Sequence[Message]) -> int:
 def refuse_silence(message: Message, where: str) -> None:
     """Refuses an empty last message of the user behind the assistant's words, which would be gone on with."""
     if message.role == "user":
-        raise invalid(f"{where}.content", "the last message says nothing, and this model takes no empty ones")
+        raise invalid(
+            f"{where}.content", "the last message says nothing, and this model takes no empty ones"
+        )
 
 
 def distinct(messages: Sequence[Message], fit: Callable[[str], str] = str) -> Sequence[Message]:
@@ -158,7 +167,10 @@ def thoughts(message: Message) -> Iterator[tuple[int, Json]]:
         fields = THOUGHTS.get(kind, ()) if isinstance(kind, str) else ()
         if fields and all(isinstance(thought.get(field), str) for field in fields):
             at = thought.get("index")
-            yield at if isinstance(at, int) else 0, {"type": kind} | {field: thought[field] for field in fields}
+            yield (
+                at if isinstance(at, int) else 0,
+                {"type": kind} | {field: thought[field] for field in fields},
+            )
 
 
 def weave(thoughts: Iterable[tuple[int, Json]], said: Iterable[Json]) -> list[Json]:
@@ -178,13 +190,17 @@ def weave(thoughts: Iterable[tuple[int, Json]], said: Iterable[Json]) -> list[Js
 
 def call_of(call: Json) -> tuple[str, Json]:
     """The name of what is called and its arguments; text that is no object, cut off or never JSON, is kept as it is."""
-    body: Json = next((body for body in (call.get("function"), call.get("custom")) if isinstance(body, dict)), {})
+    body: Json = next(
+        (body for body in (call.get("function"), call.get("custom")) if isinstance(body, dict)), {}
+    )
     text = body.get("arguments") or body.get("input") or "{}"
     try:
         arguments = msgspec.json.decode(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):
         arguments = None
-    return str(body.get("name") or ""), arguments if isinstance(arguments, dict) else {"arguments": text}
+    return str(body.get("name") or ""), arguments if isinstance(arguments, dict) else {
+        "arguments": text
+    }
 
 
 def data_url(url: Any, where: str, *, or_else: str = "an http(s) URL or ") -> tuple[str, str]:
@@ -192,5 +208,7 @@ def data_url(url: Any, where: str, *, or_else: str = "an http(s) URL or ") -> tu
     head, comma, data = url.partition(",") if isinstance(url, str) else ("", "", "")
     head = head[:200].lower()
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise invalid(where, f"expected {or_else}a data URL in base64, data:<media type>;base64,<data>")
+        raise invalid(
+            where, f"expected {or_else}a data URL in base64, data:<media type>;base64,<data>"
+        )
     return head[5:].partition(";")[0] or "text/plain", data

@@ -1,4 +1,7 @@
-"""Asks an upstream, once: the one place that owns its connections and deadlines. Who is asked next is the router's to say."""
+"""Asks an upstream, once: the one place that owns its connections and deadlines.
+
+Who is asked next is the router's to say.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +44,16 @@ MAX_ERROR = 64 * 2**10  # bytes of an error that are read
 MAX_URLS = 1000  # that are remembered
 SECRET_PART = 16  # characters from which on a part of a key is secret by itself
 USAGE_GRACE = 5.0  # seconds that the usage may come later than the last finish reason
-END_GRACE = 0.2  # seconds that a finished answer gets to end its body, so that its connection can be used again
+# seconds that a finished answer gets to end its body, so that its connection can be used again
+END_GRACE = 0.2
 
 
 class Timeouts(Struct, frozen=True):
     """How long an upstream may take, in seconds."""
 
     connect: float = 5.0
-    first_token: float = 300.0  # of silence: models that reason say nothing for minutes, and many servers no comments either
+    # of silence: models that reason say nothing for minutes, and many servers no comments either
+    first_token: float = 300.0
     between_tokens: float = 30.0
     total: float = 600.0
 
@@ -74,7 +79,9 @@ class Provider:
         self.point_at(base_url)
         secrets = api_keys or (api_key,)
         self._secrets = [key for key in secrets if len(key) >= 4]
-        self._secrets += [part for key in secrets for part in key.split(":") if len(part) >= SECRET_PART]
+        self._secrets += [
+            part for key in secrets for part in key.split(":") if len(part) >= SECRET_PART
+        ]
         self.media = wire.frames.media.encode()
         common = [
             ("content-type", "application/json"),
@@ -82,7 +89,9 @@ class Provider:
             ("accept-encoding", "identity"),
             ("user-agent", "chattable"),
         ]
-        self.keys = Keys([ApiKey(key, httpx.Headers([*wire.headers(key), *common])) for key in secrets])
+        self.keys = Keys(
+            [ApiKey(key, httpx.Headers([*wire.headers(key), *common])) for key in secrets]
+        )
 
     def point_at(self, base_url: str) -> None:
         """Says where the service is, also when that is known only once it runs."""
@@ -93,7 +102,8 @@ class Provider:
         """Where a request for a model goes; parsed once."""
         path = self.wire.path(model, stream)
         if (url := self._urls.get(path)) is None:
-            if len(self._urls) >= MAX_URLS:  # behind a wildcard every client may name models of its own
+            # behind a wildcard every client may name models of its own
+            if len(self._urls) >= MAX_URLS:
                 self._urls.clear()
             url = self._urls[path] = httpx.URL(f"{self.base}{path}")
         return url
@@ -135,7 +145,8 @@ class Upstream(Chattable):
     ) -> None:
         self.provider = provider
         self.model = model
-        self.asked = clip(f"{provider.name}/{model}")  # becomes a header, and behind a wildcard it is the client's own text
+        # becomes a header, and behind a wildcard it is the client's own text
+        self.asked = clip(f"{provider.name}/{model}")
         self.timeouts = timeouts or Timeouts()
         self.retries = retries
         self.description = description
@@ -174,7 +185,9 @@ class Upstream(Chattable):
             except UpstreamError as error:
                 raise self._told(error, slot) from error.__cause__
 
-    async def forward(self, path: str, body: bytes, user: str, trace: Trace, progress: Progress) -> tuple[str, bytes]:
+    async def forward(
+        self, path: str, body: bytes, user: str, trace: Trace, progress: Progress
+    ) -> tuple[str, bytes]:
         """What the provider answers to something that is no chat, as it comes: the content type and the body."""
         provider, asked = self.provider, time.monotonic()
         begun = progress.began or asked
@@ -199,16 +212,26 @@ class Upstream(Chattable):
             return GaveWay()
         error = self.provider.redacted(error)
         if not isinstance(error, Overtaken):
-            slot.trace.failures.append(Failure(self.asked, error.message, getattr(error, "status", None)))
+            slot.trace.failures.append(
+                Failure(self.asked, error.message, getattr(error, "status", None))
+            )
         return error
 
     def _patience(self, progress: Progress, *, stream: bool) -> float:
         """Seconds until an answer must have begun; a whole one must be there by then if somebody else can be asked."""
         limits = self.timeouts
-        return min(limits.first_token, limits.total) if stream or progress.followed else limits.total
+        return (
+            min(limits.first_token, limits.total) if stream or progress.followed else limits.total
+        )
 
     async def _open(
-        self, body: bytes, url: httpx.URL, begun: float, patience: float, slot: Slot, progress: Progress
+        self,
+        body: bytes,
+        url: httpx.URL,
+        begun: float,
+        patience: float,
+        slot: Slot,
+        progress: Progress,
     ) -> tuple[httpx.Response, ApiKey]:
         """A response whose status is 2xx, and the key that got it; one that is refused gives way to another at once."""
         if progress.worth is not None and not progress.worth():
@@ -225,21 +248,31 @@ class Upstream(Chattable):
             else:
                 key = keys.next()
             try:
-                return await self._send(body, url, key, begun + patience, patience, slot, progress), key
+                return await self._send(
+                    body, url, key, begun + patience, patience, slot, progress
+                ), key
             except Refused as error:
                 if not keys.refused(key, error):
                     raise
                 self._told(error, slot)
 
     async def _send(
-        self, body: bytes, url: httpx.URL, key: ApiKey, until: float, patience: float, slot: Slot, progress: Progress
+        self,
+        body: bytes,
+        url: httpx.URL,
+        key: ApiKey,
+        until: float,
+        patience: float,
+        slot: Slot,
+        progress: Progress,
     ) -> httpx.Response:
         connect, before = self.timeouts.connect, progress.sent
         request = httpx.Request(
             "POST",
             url,
             headers=self.provider.headers_for(key, url, body),
-            stream=httpx.ByteStream(body),  # not `content`: that would make httpx work out headers that are known
+            # not `content`: that would make httpx work out headers that are known
+            stream=httpx.ByteStream(body),
             extensions={"timeout": {"connect": connect}},
         )
         progress.sent = True
@@ -259,7 +292,9 @@ class Upstream(Chattable):
             progress.sent = before
             raise Unreachable("The upstream could not be reached.", sent=False) from None
         except httpx.TransportError:
-            raise Unreachable("The upstream closed the connection without an answer.", sent=True) from None
+            raise Unreachable(
+                "The upstream closed the connection without an answer.", sent=True
+            ) from None
         if encoding := header(response, b"content-encoding"):
             unpack(response, encoding.decode("latin-1"))
         if not 200 <= response.status_code < 300:
@@ -283,7 +318,8 @@ class Upstream(Chattable):
         if 300 <= status < 400:
             raise BrokenAnswer("answered with a redirect, which is never followed")
         error = self.provider.wire.error(status, bytes(body))
-        if (wait := _retry_after(response.headers)) is not None:  # else what the wire found in the body
+        # else what the wire found in the body
+        if (wait := _retry_after(response.headers)) is not None:
             error.retry_after = wait
         raise error
 
@@ -299,7 +335,9 @@ class Upstream(Chattable):
         body = (head + await self._read(blocks, begun, within)).lstrip(BLANK)
         if body[:1] not in (b"", b"{", b"["):
             again = httpx.ByteStream(body).__aiter__()
-            async with aclosing(self._stream(again, begun, n, within, time.monotonic())) as streamed:
+            async with aclosing(
+                self._stream(again, begun, n, within, time.monotonic())
+            ) as streamed:
                 async for chunk in streamed:
                     yield chunk
             return
@@ -344,11 +382,16 @@ class Upstream(Chattable):
             while True:
                 until = since + seconds
                 if until > begun + limits.total:
-                    what, seconds, until = "did not finish its answer", limits.total, begun + limits.total
+                    what, seconds, until = (
+                        "did not finish its answer",
+                        limits.total,
+                        begun + limits.total,
+                    )
                 if reader.complete and frames.terminated:
                     until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
                 try:
-                    if time.monotonic() >= until:  # a timeout alone never ends a loop that always finds something to read
+                    # a timeout alone never ends a loop that always finds something to read
+                    if time.monotonic() >= until:
                         raise TimeoutError
                     async with asyncio.timeout_at(_when(until)):
                         block = await anext(blocks, b"")
@@ -360,12 +403,15 @@ class Upstream(Chattable):
                 except httpx.TransportError:
                     if reader.complete:
                         break
-                    raise BrokenAnswer("closed the connection in the middle of its answer") from None
+                    raise BrokenAnswer(
+                        "closed the connection in the middle of its answer"
+                    ) from None
                 except EventTooLargeError:
                     raise BrokenAnswer("sent an event without an end") from None
                 if not opened and (start := block.lstrip(BLANK)):
                     opened = True
-                    if start[:1] in (b"{", b"["):  # no line of a stream begins so: it is a whole answer, or an error
+                    # no line of a stream begins so: it is a whole answer, or an error
+                    if start[:1] in (b"{", b"["):
                         async with aclosing(self._whole(blocks, begun, n, within, start)) as whole:
                             async for chunk in whole:
                                 yield chunk
@@ -383,20 +429,28 @@ class Upstream(Chattable):
                 if not block:
                     if reader.complete:
                         break
-                    raise BrokenAnswer("ended its answer in the middle" if said else "ended without an answer")
+                    raise BrokenAnswer(
+                        "ended its answer in the middle" if said else "ended without an answer"
+                    )
                 # Comments are life as well, but do not keep up an answer that is over.
                 if events or ((b"\n" in block or b"\r" in block) and not reader.complete):
                     since = time.monotonic()
         finally:
             if lost:
-                log.warning("%s: %d events that nobody can read were left out of an answer", self.asked, lost)
+                log.warning(
+                    "%s: %d events that nobody can read were left out of an answer",
+                    self.asked,
+                    lost,
+                )
         if not said:
             raise BrokenAnswer("ended without an answer")
 
 
 def _says(chunk: Chunk) -> bool:
     """Whether a chunk holds anything of an answer: words, or how it ended."""
-    return bool(chunk.finish_reason) or any(value for name, value in chunk.delta.items() if name != "role")
+    return bool(chunk.finish_reason) or any(
+        value for name, value in chunk.delta.items() if name != "role"
+    )
 
 
 def _cut_short(limit: asyncio.Timeout) -> None:

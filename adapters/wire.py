@@ -55,9 +55,11 @@ class Wire(Protocol):
     """One provider's dialect."""
 
     frames: Frames = SSE
-    listing: str = "/models"  # where the provider lists its models, below the base URL; empty: nowhere
+    # where the provider lists its models, below the base URL; empty: nowhere
+    listing: str = "/models"
 
-    unsupported: Unsupported = "drop"  # what becomes of a parameter that the provider has no place for
+    # what becomes of a parameter that the provider has no place for
+    unsupported: Unsupported = "drop"
 
     withheld: frozenset[str] = frozenset()  # parameters that it is never told
     any_beta: bool = False  # told of every feature that a client asks for, known here or not
@@ -100,7 +102,10 @@ class Wire(Protocol):
         return []
 
     def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
-        """The request body. `most` tokens the model can write: for APIs that want a cap where the client has none."""
+        """The request body.
+
+        `most` tokens the model can write: for APIs that want a cap where the client has none.
+        """
         ...
 
     def reply(self, body: bytes) -> list[Chunk]:

@@ -30,8 +30,9 @@ class _Open(Struct):
 class Calls:
     """Brings the tool calls of one choice into the form that every client's accumulator accepts.
 
-    Law: a call is held back until its name is known; those that come out are numbered from 0, and no two have the same id;
-    id, type and name come once, with the first piece, and the text of the arguments with every one.
+    Law: a call is held back until its name is known; those that come out are numbered from 0, and
+    no two have the same id; id, type and name come once, with the first piece, and the text of the
+    arguments with every one.
     """
 
     def __init__(self) -> None:
@@ -72,11 +73,16 @@ class Calls:
                 return at
             if call_id is None:
                 return at if name == self._open[at].name else None
-            return self._last(lambda call: call.given_index == index and call.given_id == call_id)  # some number all calls 0
+            # some number all calls 0
+            return self._last(lambda call: call.given_index == index and call.given_id == call_id)
         if call_id is not None:
             return self._last(lambda call: call.given_id == call_id)
         last = self._open[-1] if self._open else None
-        return None if last is None or (name and last.name and name != last.name) else len(self._open) - 1
+        return (
+            None
+            if last is None or (name and last.name and name != last.name)
+            else len(self._open) - 1
+        )
 
     def _last(self, fits: Callable[[_Open], bool]) -> int | None:
         return next((at for at in range(len(self._open) - 1, -1, -1) if fits(self._open[at])), None)
@@ -85,7 +91,11 @@ class Calls:
         given = piece.get("id") or None
         taken = given is None or any(call.id == given for call in self._open)
         call_id = f"call_{secrets.token_hex(12)}" if taken else str(given)
-        self._open.append(_Open(call_id, kind if kind in TEXT else "function", piece.get("index"), given, head=piece))
+        self._open.append(
+            _Open(
+                call_id, kind if kind in TEXT else "function", piece.get("index"), given, head=piece
+            )
+        )
         return len(self._open) - 1
 
 
@@ -102,4 +112,10 @@ def merge(calls: list[Json], pieces: list[Json]) -> list[Json]:
 
 def _text(value: Any) -> str:
     """Arguments as text, also where they came as an object."""
-    return value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
+    return (
+        value
+        if isinstance(value, str)
+        else ""
+        if value is None
+        else msgspec.json.encode(value).decode()
+    )

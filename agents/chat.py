@@ -1,7 +1,8 @@
 """The vocabulary of a conversation: what is asked (`Chat`) and how it is answered (`Chunk`).
 
-Everything here has the shape of OpenAI's chat completions. Fields that this file does not name survive: in `Message.extra`,
-`Chat.params`, `Chunk.delta` and `Chunk.facts`. How chunks are brought into one form and become one answer is in fold.py.
+Everything here has the shape of OpenAI's chat completions. Fields that this file does not name
+survive: in `Message.extra`, `Chat.params`, `Chunk.delta` and `Chunk.facts`. How chunks are brought
+into one form and become one answer is in fold.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Message(Struct, omit_defaults=True):
     """One message of a conversation, whoever speaks."""
 
     role: str  # required: a default would vanish under omit_defaults
-    content: str | list[Json] | None = msgspec.field(default_factory=lambda: None)  # always written, as null too
+    # always written, as null too
+    content: str | list[Json] | None = msgspec.field(default_factory=lambda: None)
     name: str | None = None  # who speaks, in a team
     tool_calls: list[Json] | None = None  # calls the *client* must run, never the agent's own
     tool_call_id: str | None = None
@@ -30,7 +32,9 @@ class Message(Struct, omit_defaults=True):
     def text(self) -> str:
         """The words of the message, whether content is a string or parts."""
         if isinstance(self.content, list):
-            return "".join(part["text"] for part in self.content if isinstance(part.get("text"), str))
+            return "".join(
+                part["text"] for part in self.content if isinstance(part.get("text"), str)
+            )
         return self.content or ""
 
     def to_json(self) -> Message | Json:
@@ -75,7 +79,8 @@ class Chunk(Struct):
     finish_reason: str | None = None
     logprobs: Json | None = None
     usage: Usage | None = None
-    facts: Json | None = None  # fields of the whole reply: system_fingerprint, service_tier, citations …
+    # fields of the whole reply: system_fingerprint, service_tier, citations …
+    facts: Json | None = None
 
     @property
     def text(self) -> str:
@@ -85,7 +90,10 @@ class Chunk(Struct):
 
 
 class Chat(Struct, frozen=True):
-    """One request for an answer. Law: `params` holds every field but model, messages and stream, exactly as it came."""
+    """One request for an answer.
+
+    Law: `params` holds every field but model, messages and stream, exactly as it came.
+    """
 
     model: str
     messages: list[Message]
@@ -108,4 +116,7 @@ def _add(one: Json | None, other: Json | None) -> Json | None:
     """Details summed where both are numbers."""
     if not one or not other:
         return one or other
-    return one | {k: one[k] + v if isinstance(v, int) and isinstance(one.get(k), int) else v for k, v in other.items()}
+    return one | {
+        k: one[k] + v if isinstance(v, int) and isinstance(one.get(k), int) else v
+        for k, v in other.items()
+    }

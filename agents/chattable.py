@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 8
 
-# What an agent may answer with: text, a message (as a struct or a dict in OpenAI's form), chunks, another model's answer,
-# or an (async) iterator or an awaitable of any of these.
+# What an agent may answer with: text, a message (as a struct or a dict in OpenAI's form), chunks,
+# another model's answer, or an (async) iterator or an awaitable of any of these.
 Reply = Any
 
 
 class Chattable(ABC):
-    """A model name served by code. Built once from its config, asked once a turn, by many users at once."""
+    """A model name served by code.
+
+    Built once from its config, asked once a turn, by many users at once.
+    """
 
     description: str = ""
-    leaf: ClassVar[bool] = False  # True for what spends tokens itself; an agent's usage is the sum of the leaves it asked
-    supports: ClassVar[frozenset[str]] = frozenset()  # of `n` and `response_format`: what it honours; the rest is refused
+    # True for what spends tokens itself; an agent's usage is the sum of the leaves it asked
+    leaf: ClassVar[bool] = False
+    # of `n` and `response_format`: what it honours; the rest is refused
+    supports: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[Mapping[str, Any]] = {}  # its own parameters: name → type, for msgspec
     takes_context: bool
     plain: bool  # a plain function, which may block and so runs in a thread
@@ -40,7 +45,9 @@ class Chattable(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.takes_context = len(inspect.signature(cls.chat).parameters) > 2
-        cls.plain = not (inspect.iscoroutinefunction(cls.chat) or inspect.isasyncgenfunction(cls.chat))
+        cls.plain = not (
+            inspect.iscoroutinefunction(cls.chat) or inspect.isasyncgenfunction(cls.chat)
+        )
 
     async def start(self) -> None:  # noqa: B027 - optional by design
         """Opens what must be open."""
@@ -50,7 +57,11 @@ class Chattable(ABC):
 
     @abstractmethod
     def chat(self, message: Message, ctx: Context) -> Reply:
-        """Answers. A plain `def` (run in a thread), `async def`, generator or async generator; `ctx` may be left out."""
+        """Answers.
+
+        A plain `def` (run in a thread), `async def`, generator or async generator; `ctx` may be
+        left out.
+        """
 
 
 class Limits(Struct, frozen=True):
@@ -62,7 +73,11 @@ class Limits(Struct, frozen=True):
 
     def within(self, calls: int | None) -> Limits:
         """These limits, and no more than that many calls."""
-        return self if calls is None or calls >= self.calls else msgspec.structs.replace(self, calls=calls)
+        return (
+            self
+            if calls is None or calls >= self.calls
+            else msgspec.structs.replace(self, calls=calls)
+        )
 
 
 class Spent(Struct):
@@ -112,7 +127,8 @@ class Progress(Struct):
     began: float = 0.0  # on time.monotonic: of the first attempt, where this one repeats it
     followed: bool = False  # somebody else would be asked if this one fails
     home: str = ""  # the session whose calls are best answered with the same key
-    worth: Callable[[], bool] | None = None  # whether it is still worth making; asked right before it is sent
+    # whether it is still worth making; asked right before it is sent
+    worth: Callable[[], bool] | None = None
 
 
 class User(Struct, frozen=True):
@@ -186,7 +202,8 @@ class Context:
         session: Session | None = None,
     ) -> None:
         self._gateway = gateway
-        self.caller = caller  # the gateway's own record of who asks and how; agents have no use for it
+        # the gateway's own record of who asks and how; agents have no use for it
+        self.caller = caller
         self.request = request  # stored history already injected
         self.user = user
         self.agent = agent
@@ -194,7 +211,8 @@ class Context:
         self.session = session  # None: this turn is not kept
         self.usage = NO_USAGE
         self.progress = Progress()  # of this call alone, where a model is asked
-        self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)  # for depth and cycle guards
+        # for depth and cycle guards
+        self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)
         self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())
         self.trace: Trace = parent.trace if parent else trace or Trace()
         self._opened: list[AsyncGenerator[Chunk]] = []
@@ -220,9 +238,15 @@ class Context:
         """Every other field of the request: temperature, response_format and the like."""
         return self.request.params
 
-    def chat(self, model: str, messages: Iterable[Message | Json] | None = None, **params: Any) -> Call:
+    def chat(
+        self, model: str, messages: Iterable[Message | Json] | None = None, **params: Any
+    ) -> Call:
         """Asks any model name, upstream or agent, under this turn's user, limits and trace."""
-        asked = self.messages if messages is None else [m if isinstance(m, Message) else as_message(m) for m in messages]
+        asked = (
+            self.messages
+            if messages is None
+            else [m if isinstance(m, Message) else as_message(m) for m in messages]
+        )
         stream = params.pop("stream", self.request.stream)
         return Call(lambda: self._open(Chat(model, list(asked), stream, params)))
 
@@ -272,16 +296,28 @@ class Context:
         """Refuses, before any I/O, what would never end: re-entry, depth, too many calls, too many tokens, too much time."""
         spent, limits = self.spent, self.spent.limits
         if agent in self.path:
-            raise InvalidRequest(f"The agent `{agent}` would ask itself: {' → '.join((*self.path, agent))}.", code="agent_cycle")
+            raise InvalidRequest(
+                f"The agent `{agent}` would ask itself: {' → '.join((*self.path, agent))}.",
+                code="agent_cycle",
+            )
         if len(self.path) >= MAX_DEPTH:
-            raise LimitReached(f"Agents are nested deeper than {MAX_DEPTH}: {' → '.join(self.path)}.", code="agent_depth")
+            raise LimitReached(
+                f"Agents are nested deeper than {MAX_DEPTH}: {' → '.join(self.path)}.",
+                code="agent_depth",
+            )
         spent.calls += 1
         if spent.calls > limits.calls:
-            raise LimitReached(f"This turn used up its {limits.calls} model calls.", code="agent_calls")
+            raise LimitReached(
+                f"This turn used up its {limits.calls} model calls.", code="agent_calls"
+            )
         if limits.tokens is not None and self.root.usage.total_tokens >= limits.tokens:
-            raise LimitReached(f"This turn used up its {limits.tokens} tokens.", code="agent_tokens")
+            raise LimitReached(
+                f"This turn used up its {limits.tokens} tokens.", code="agent_tokens"
+            )
         if time.monotonic() >= spent.deadline:
-            raise TurnTimeout(f"This turn used up its {limits.seconds:g} seconds.", code="agent_timeout")
+            raise TurnTimeout(
+                f"This turn used up its {limits.seconds:g} seconds.", code="agent_timeout"
+            )
 
     @property
     def root(self) -> Context:

@@ -18,7 +18,8 @@ from chattable.agents.fold import INCOMPLETE, Normal
 from chattable.agents.params import check_own
 
 END: Any = object()
-BREATHE = 64  # steps after which an agent that never waits lets others run, whatever it says or leaves unsaid
+# steps after which an agent that never waits lets others run, whatever it says or leaves unsaid
+BREATHE = 64
 
 
 async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
@@ -28,7 +29,8 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
     if model.leaf:
         async with aclosing(model.chat(ctx.message, ctx)) as chunks:
             async for chunk in chunks:
-                if chunk.usage is not None:  # it may be all that is heard of it: the answer may be cut
+                # it may be all that is heard of it: the answer may be cut
+                if chunk.usage is not None:
                     ctx.progress.usage = chunk.usage
                 for out in normal.feed(chunk):
                     yield out
@@ -57,7 +59,9 @@ def check_supported(model: Chattable, ctx: Context) -> None:
     if model.accepts:
         check_own(params, model.accepts)
     if (params.get("n") or 1) > 1 and "n" not in model.supports:
-        raise InvalidRequest(f"`{ctx.agent}` gives one answer: n must be 1.", param="n", code="unsupported_parameter")
+        raise InvalidRequest(
+            f"`{ctx.agent}` gives one answer: n must be 1.", param="n", code="unsupported_parameter"
+        )
     wanted = (params.get("response_format") or {}).get("type", "text")
     if wanted != "text" and "response_format" not in model.supports:
         raise InvalidRequest(
@@ -70,7 +74,9 @@ def check_supported(model: Chattable, ctx: Context) -> None:
 async def _answer(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
     arguments = (ctx.message, ctx) if model.takes_context else (ctx.message,)
     try:
-        reply: Reply = await _in_thread(ctx, model.chat, *arguments) if model.plain else model.chat(*arguments)
+        reply: Reply = (
+            await _in_thread(ctx, model.chat, *arguments) if model.plain else model.chat(*arguments)
+        )
         async with aclosing(_chunks(reply, ctx)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -104,7 +110,9 @@ async def _chunks(reply: Reply, ctx: Context) -> AsyncGenerator[Chunk]:
             async for chunk in chunks:
                 yield chunk
     else:
-        raise TypeError(f"an agent cannot answer with {type(reply).__name__}: give text, a Message, or an iterator of these")
+        raise TypeError(
+            f"an agent cannot answer with {type(reply).__name__}: give text, a Message, or an iterator of these"
+        )
 
 
 async def _stepped(items: Iterator[Any], ctx: Context) -> AsyncGenerator[Chunk]:
@@ -115,7 +123,8 @@ async def _stepped(items: Iterator[Any], ctx: Context) -> AsyncGenerator[Chunk]:
             yield _chunk(item)
             step = ctx.threads.submit(next, items, END)
     finally:
-        ctx.threads.submit(_close, items, step)  # not awaited: a turn whose time is up does not wait for a step that hangs
+        # not awaited: a turn whose time is up does not wait for a step that hangs
+        ctx.threads.submit(_close, items, step)
 
 
 def _close(items: Iterator[Any], step: Future[Any]) -> None:
@@ -141,7 +150,9 @@ def _chunk(item: str | Json | Message | Chunk) -> Chunk:
     elif isinstance(item, dict):
         delta = dict(item)
     else:
-        raise TypeError(f"an agent cannot yield {type(item).__name__}: give text, a Message, a dict or a Chunk")
+        raise TypeError(
+            f"an agent cannot yield {type(item).__name__}: give text, a Message, a dict or a Chunk"
+        )
     for key in ("content", "reasoning_content", "refusal"):
         if isinstance(delta.get(key), str):
             delta[key] = _clean(delta[key])

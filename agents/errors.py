@@ -34,7 +34,11 @@ class MissingParameter(InvalidRequest):
     """A required field is absent."""
 
     def __init__(self, param: str) -> None:
-        super().__init__(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        super().__init__(
+            f"Missing required parameter: '{param}'.",
+            param=param,
+            code="missing_required_parameter",
+        )
 
 
 class ModelNotFound(ChatError):

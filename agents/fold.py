@@ -12,7 +12,8 @@ from chattable.agents.calls import Calls, merge
 from chattable.agents.chat import Chunk, Json, Message, Usage
 
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
-INCOMPLETE = "incomplete"  # of a choice that ended and never said why: no answer to rely on; clients are told null
+# of a choice that ended and never said why: no answer to rely on; clients are told null
+INCOMPLETE = "incomplete"
 # What others call them; whatever is in neither list is a plain end.
 SYNONYMS = {
     "max_tokens": "length",
@@ -22,7 +23,8 @@ SYNONYMS = {
     "safety": "content_filter",
     "refusal": "content_filter",
 }
-INSTEAD = ("tool_calls", "refusal", "function_call", "audio")  # with any of these, a message without text has no content
+# with any of these, a message without text has no content
+INSTEAD = ("tool_calls", "refusal", "function_call", "audio")
 
 
 class _Open(Struct):
@@ -35,10 +37,11 @@ class _Open(Struct):
 class Normal:
     """Brings a stream of chunks into the form that every client's accumulator accepts.
 
-    Law: a choice's first chunk carries the role, no other does; choices appear in the order of their index; tool
-    calls have the form that `Calls` gives them; the finish reason is one of OpenAI's, or `INCOMPLETE`, and comes alone, once,
-    when all has been said, for a provider may go on after one: the last one counts, and calls are no plain end. The usage
-    comes last, once, and with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
+    Law: a choice's first chunk carries the role, no other does; choices appear in the order of
+    their index; tool calls have the form that `Calls` gives them; the finish reason is one of
+    OpenAI's, or `INCOMPLETE`, and comes alone, once, when all has been said, for a provider may go
+    on after one: the last one counts, and calls are no plain end. The usage comes last, once, and
+    with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
     """
 
     def __init__(self) -> None:
@@ -61,11 +64,14 @@ class Normal:
         choice = self._choices.get(chunk.index)
         plain = choice is not None and choice.role_sent and chunk.finish_reason is None
         if plain and content and len(delta) == 1:
-            return [Chunk(chunk.index, delta, None, chunk.logprobs, None, self._facts)]  # the common case, at once
+            # the common case, at once
+            return [Chunk(chunk.index, delta, None, chunk.logprobs, None, self._facts)]
         return self._feed(chunk, delta, choice)
 
     def _feed(self, chunk: Chunk, delta: Json, choice: _Open | None) -> list[Chunk]:
-        gained = {k: v for k, v in delta.items() if v is not None and v not in ("", []) and k != "role"}
+        gained = {
+            k: v for k, v in delta.items() if v is not None and v not in ("", []) and k != "role"
+        }
         if chunk.finish_reason:
             self._finishes[chunk.index] = chunk.finish_reason
         if not gained and not (chunk.logprobs and chunk.logprobs.get("content")):
@@ -82,7 +88,11 @@ class Normal:
             return out
         if not choice.role_sent:
             choice.role_sent = True
-            gained = {"role": "assistant", "content": None if "tool_calls" in gained else "", **gained}
+            gained = {
+                "role": "assistant",
+                "content": None if "tool_calls" in gained else "",
+                **gained,
+            }
         out.append(Chunk(chunk.index, gained, None, chunk.logprobs, None, self._facts))
         return out
 
@@ -156,7 +166,9 @@ class Fold:
             message = choice.message
             calls = message.get("tool_calls")
             if calls and "index" in calls[0]:
-                message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+                message["tool_calls"] = [
+                    {k: v for k, v in call.items() if k != "index"} for call in calls
+                ]
             if not message.get("content") and any(message.get(name) for name in INSTEAD):
                 message["content"] = None
             message.setdefault("refusal", None)
@@ -187,7 +199,8 @@ def _grow(whole: Json, delta: Json) -> None:
         elif isinstance(old, dict) and isinstance(new, dict):
             _grow(old, new)
         elif new is not None or old is None:
-            whole[key] = deepcopy(new) if isinstance(new, (dict, list)) else new  # chunks are shared
+            # chunks are shared
+            whole[key] = deepcopy(new) if isinstance(new, (dict, list)) else new
 
 
 def _finish(reason: str) -> str:
@@ -199,5 +212,9 @@ def _finish(reason: str) -> str:
 def _joined(content: Any) -> str:
     """Text of a content that came as parts instead of a string."""
     if isinstance(content, list):
-        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+        return "".join(
+            part["text"]
+            for part in content
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
     return str(content)

@@ -40,7 +40,9 @@ def _agent(use: str, found: Any, params: dict[str, Any]) -> Chattable:
         raise LoadError(f"{use} {why}")
     if isinstance(found, Chattable):
         if params:
-            raise LoadError(f"{use} is an instance and takes no parameters: remove {', '.join(params)}")
+            raise LoadError(
+                f"{use} is an instance and takes no parameters: remove {', '.join(params)}"
+            )
         return found
     if inspect.isclass(found):
         if not callable(getattr(found, "chat", None)):
@@ -58,21 +60,28 @@ def made(use: str) -> Any:
 class Function(Chattable):
     """An agent made of one function: `message` alone or `message, ctx`; further parameters come from the config.
 
-    Law: the second parameter is the context if it is called `ctx`, or has neither a default nor a value in the config.
+    Law: the second parameter is the context if it is called `ctx`, or has neither a default nor a
+    value in the config.
     """
 
-    def __init__(self, function: Callable[..., Reply], params: dict[str, Any], use: str = "") -> None:
+    def __init__(
+        self, function: Callable[..., Reply], params: dict[str, Any], use: str = ""
+    ) -> None:
         use = use or getattr(function, "__qualname__", type(function).__qualname__)
         takes = _parameters(use, function)
         if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
-            raise LoadError(f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`")
+            raise LoadError(
+                f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`"
+            )
         if not _takes_message(function, takes[0]):
             why = f"`{takes[0].name}` is none by its annotation; annotate it `Message`"
             raise LoadError(f"{use} does not take a message: {why}")
         self.function = function
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
         self.takes_context = len(takes) > 1 and _is_context(takes[1], params)
-        self.plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
+        self.plain = not (
+            inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        )
         given = takes[: 2 if self.takes_context else 1]
         if taken := [p.name for p in given if p.name in params]:
             raise LoadError(f"{use} is given `{taken[0]}` with every turn: it is no parameter")
@@ -80,7 +89,11 @@ class Function(Chattable):
 
     def chat(self, message: Message, ctx: Context | None = None) -> Reply:
         """The function's own answer."""
-        return self.function(message, ctx, **self.params) if self.takes_context else self.function(message, **self.params)
+        return (
+            self.function(message, ctx, **self.params)
+            if self.takes_context
+            else self.function(message, **self.params)
+        )
 
 
 def _no_agent(found: Any) -> str:
@@ -125,7 +138,9 @@ def _find(use: str) -> Any:
         if not found:
             names = sorted(point.name for point in entry_points(group=GROUP))
             known = f"installed: {', '.join(names)}" if names else "none is installed"
-            raise LoadError(f"no entry point `{use}` in the group {GROUP} ({known}); a dotted path has the form pkg.module:name")
+            raise LoadError(
+                f"no entry point `{use}` in the group {GROUP} ({known}); a dotted path has the form pkg.module:name"
+            )
         return _imported(use, found[0].load)
     path, _, name = use.partition(":")
     module = _imported(path, lambda: importlib.import_module(path))
@@ -139,7 +154,9 @@ def _imported(what: str, load_: Callable[[], Any]) -> Any:
     try:
         return load_()
     except ModuleNotFoundError as error:
-        raise LoadError(f"cannot import {what}: no module named {error.name!r} (is its folder on PYTHONPATH?)") from error
+        raise LoadError(
+            f"cannot import {what}: no module named {error.name!r} (is its folder on PYTHONPATH?)"
+        ) from error
     except (Exception, SystemExit) as error:
         raise LoadError(f"importing {what} failed: {type(error).__name__}: {error}") from error
 
@@ -160,7 +177,9 @@ def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
             signature = inspect.signature(function)
         return list(signature.parameters.values())
     except ValueError:
-        raise LoadError(f"{use} is built into Python and does not say what it takes: wrap it in a function") from None
+        raise LoadError(
+            f"{use} is built into Python and does not say what it takes: wrap it in a function"
+        ) from None
 
 
 def _takes_message(function: Callable[..., Any], first: Parameter) -> bool:
@@ -174,7 +193,10 @@ def _takes_message(function: Callable[..., Any], first: Parameter) -> bool:
 
 
 def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
-    if second.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) or second.name in params:
+    if (
+        second.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
+        or second.name in params
+    ):
         return False
     return second.name == "ctx" or second.default is Parameter.empty
 
@@ -182,9 +204,15 @@ def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
 def _fitted(use: str, takes: list[Parameter], params: dict[str, Any]) -> dict[str, Any]:
     """The parameters as the code takes them; refuses unknown, missing and mistyped ones."""
     names = [p.name for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if not any(p.kind is p.VAR_KEYWORD for p in takes) and (unknown := [name for name in params if name not in names]):
-        raise LoadError(f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})")
-    if missing := [p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params]:
+    if not any(p.kind is p.VAR_KEYWORD for p in takes) and (
+        unknown := [name for name in params if name not in names]
+    ):
+        raise LoadError(
+            f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})"
+        )
+    if missing := [
+        p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params
+    ]:
         raise LoadError(f"{use} needs {', '.join(missing)}")
     kinds = {p.name: p.annotation for p in takes if p.name in names}
     try:

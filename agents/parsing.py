@@ -12,7 +12,8 @@ from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-# What a part of a known type must carry, and of which Python type; parts of other types pass untouched.
+# What a part of a known type must carry, and of which Python type; parts of other types pass
+# untouched.
 PARTS: dict[str, tuple[str, type]] = {
     "text": ("text", str),
     "refusal": ("refusal", str),
@@ -140,7 +141,9 @@ def _finish(message: Message, raw: Json, i: int) -> None:
         if role not in ("assistant", "function"):
             if "content" not in raw:
                 raise MissingParameter(f"messages[{i}].content")
-            raise _wrong_type(f"messages[{i}].content", "a string or an array of content parts", "null")
+            raise _wrong_type(
+                f"messages[{i}].content", "a string or an array of content parts", "null"
+            )
     elif not isinstance(content, str):
         for j, part in enumerate(content):
             _check_part(part, f"messages[{i}].content[{j}]")
@@ -158,7 +161,11 @@ def _finish(message: Message, raw: Json, i: int) -> None:
 def _check_part(part: Json, path: str) -> None:
     kind = part.get("type")
     if not isinstance(kind, str):
-        raise MissingParameter(f"{path}.type") if kind is None else _wrong_type(f"{path}.type", "a string", _name(kind))
+        raise (
+            MissingParameter(f"{path}.type")
+            if kind is None
+            else _wrong_type(f"{path}.type", "a string", _name(kind))
+        )
     if (needs := PARTS.get(kind)) is None:
         return
     field, wanted = needs
@@ -166,7 +173,9 @@ def _check_part(part: Json, path: str) -> None:
     if value is None:
         raise MissingParameter(f"{path}.{field}")
     if not isinstance(value, wanted):
-        raise _wrong_type(f"{path}.{field}", NAMES["str" if wanted is str else "object"], _name(value))
+        raise _wrong_type(
+            f"{path}.{field}", NAMES["str" if wanted is str else "object"], _name(value)
+        )
     if kind == "image_url" and not isinstance(part["image_url"].get("url"), str):
         raise MissingParameter(f"{path}.image_url.url")
 
@@ -194,7 +203,9 @@ def explain(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequest:
         return MissingParameter(f"{param}.{missing}" if param else missing)
     if text.startswith("Object contains unknown field"):
         unknown = f"{param}.{text.split('`')[1]}".lstrip(".")
-        return InvalidRequest(f"Unknown parameter: '{clip(unknown)}'.", param=clip(unknown), code="unknown_parameter")
+        return InvalidRequest(
+            f"Unknown parameter: '{clip(unknown)}'.", param=clip(unknown), code="unknown_parameter"
+        )
     if ", got `" in text:
         wanted, got = text.split("`")[1], text.split("`")[3]
         names = [NAMES.get(name, name) for name in wanted.split(" | ") if name != "null"]
@@ -208,14 +219,20 @@ def explain(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequest:
             param=param,
             code=f"{name}_{word}_{edge[:3]}_value",
         )
-    return InvalidRequest(f"Invalid value for '{param}': {text[:1].lower()}{text[1:]}.", param=param, code="invalid_value")
+    return InvalidRequest(
+        f"Invalid value for '{param}': {text[:1].lower()}{text[1:]}.",
+        param=param,
+        code="invalid_value",
+    )
 
 
 def _wrong_type(param: str, wanted: str, got: str) -> InvalidRequest:
     if not param:
         return InvalidRequest(f"The request body must be {wanted}, but it is {got}.")
     return InvalidRequest(
-        f"Invalid type for '{param}': expected {wanted}, but got {got} instead.", param=param, code="invalid_type"
+        f"Invalid type for '{param}': expected {wanted}, but got {got} instead.",
+        param=param,
+        code="invalid_type",
     )
 
 
@@ -229,5 +246,12 @@ def _unsupported(param: str, value: str, supported: Iterable[str]) -> InvalidReq
 
 
 def _name(value: Any) -> str:
-    kinds = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str", list: "array"}
+    kinds = {
+        type(None): "null",
+        bool: "bool",
+        int: "int",
+        float: "float",
+        str: "str",
+        list: "array",
+    }
     return NAMES[kinds.get(type(value), "object")]

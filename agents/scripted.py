@@ -15,8 +15,9 @@ from chattable.agents.errors import ChatError
 class Scripted(Chattable):
     """Answers the k-th turn of a conversation with the k-th reply, the last one for ever.
 
-    A reply is text; a message in OpenAI's form; `{ask: MODEL}`, which passes on another model's answer; `{fail: TEXT}`; or a
-    list of these, said one after the other. `pause` waits that many seconds before each piece.
+    A reply is text; a message in OpenAI's form; `{ask: MODEL}`, which passes on another model's
+    answer; `{fail: TEXT}`; or a list of these, said one after the other. `pause` waits that many
+    seconds before each piece.
     """
 
     description = "Follows a script"
@@ -26,8 +27,13 @@ class Scripted(Chattable):
         if not replies:
             raise ValueError("replies: at least one is needed")
         for i, reply in enumerate(replies):
-            if not all(isinstance(piece, str | dict) for piece in (reply if isinstance(reply, list) else [reply])):
-                raise ValueError(f"replies[{i}]: give text, a message, `ask`, `fail`, or a list of these, not {reply!r}")
+            if not all(
+                isinstance(piece, str | dict)
+                for piece in (reply if isinstance(reply, list) else [reply])
+            ):
+                raise ValueError(
+                    f"replies[{i}]: give text, a message, `ask`, `fail`, or a list of these, not {reply!r}"
+                )
         self.replies = replies
         self.pause = pause
 

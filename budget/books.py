@@ -15,7 +15,8 @@ from chattable.budget.limits import Limit, period
 from chattable.budget.steps import Dialect, Steps, array
 from chattable.budget.tables import ACCOUNT, BALANCE, ENTRY, INTEGER, NOTICE
 
-Key = tuple[str, str, int]  # limit, owner (the user, where a limit is for each of them), first second of the window
+# limit, owner (the user, where a limit is for each of them), first second of the window
+Key = tuple[str, str, int]
 
 LIMIT = ("id", "kind", "subject", "per", "tokens", "cost", "models", "mode")
 LIMITS = ", ".join(f"limits.{name}" for name in LIMIT)
@@ -45,7 +46,13 @@ class Account(Struct):
 
     def room(self) -> Room:
         """What is left."""
-        return Room(limit=self.limit, amount=self.amount, spent=self.spent, held=self.held, resets_at=self.resets_at)
+        return Room(
+            limit=self.limit,
+            amount=self.amount,
+            spent=self.spent,
+            held=self.held,
+            resets_at=self.resets_at,
+        )
 
     def fits(self, wish: Wish, most: int, held: Amount | None = None) -> int:
         """The output of at most `most` tokens that this limit leaves room for.
@@ -88,13 +95,23 @@ class Account(Struct):
             else ("micro-USD", room.amount.cost, room.remaining.cost, room.held.cost)
         )
         return BudgetExceededError(
-            limit.id, self.subject, limit.per, unit, amount, max(0, left), self.resets_at, held=held, busy=busy
+            limit.id,
+            self.subject,
+            limit.per,
+            unit,
+            amount,
+            max(0, left),
+            self.resets_at,
+            held=held,
+            busy=busy,
         )
 
     @property
     def subject(self) -> str:
         """Whose it is, as "user alice"."""
-        return f"{self.limit.kind} {self.owner or self.limit.subject}".replace("each_user", "user").strip()
+        return f"{self.limit.kind} {self.owner or self.limit.subject}".replace(
+            "each_user", "user"
+        ).strip()
 
     def balance(self) -> tuple[int, ...]:
         """Its figures, in the order of `BALANCE`."""
@@ -105,8 +122,8 @@ class Account(Struct):
 class Books:
     """Opens accounts and books on them.
 
-    Law: accounts are locked in the order of their keys, whoever asks; every change of a balance has its entry; both are
-    written by `close`, or not at all.
+    Law: accounts are locked in the order of their keys, whoever asks; every change of a balance has
+    its entry; both are written by `close`, or not at all.
     """
 
     def __init__(self, dialect: Dialect, now: float) -> None:
@@ -142,7 +159,9 @@ class Books:
         for key in wanted.keys() - self.accounts.keys():
             _, owner, begin = key
             resets_at = period(wanted[key].per, begin, self._dialect.zone)[1]
-            self.accounts[key] = Account(wanted[key], owner, begin, resets_at, NOTHING, NOTHING, NOTHING)
+            self.accounts[key] = Account(
+                wanted[key], owner, begin, resets_at, NOTHING, NOTHING, NOTHING
+            )
         return [self.accounts[key] for key in sorted(wanted)]
 
     def _read(self, keys: list[Key], *, lock: bool = True) -> Steps[None]:
@@ -157,7 +176,9 @@ class Books:
         for *columns, owner, begin, st, ht, gt, sc, hc, gc in rows:
             limit = limit_of(columns)
             resets_at = period(limit.per, begin, self._dialect.zone)[1]
-            account = Account(limit, owner, begin, resets_at, Amount(st, sc), Amount(ht, hc), Amount(gt, gc))
+            account = Account(
+                limit, owner, begin, resets_at, Amount(st, sc), Amount(ht, hc), Amount(gt, gc)
+            )
             self.accounts[account.key] = account
             self._before[account.key] = account.balance()
 
@@ -187,13 +208,18 @@ class Books:
 
     def notice(self, kind: str, data: dict[str, Any]) -> None:
         """Something that somebody wants to be told of."""
-        self._notices.append((f"evt_{uuid4().hex}", int(self.now), kind, json.dumps(data), "waiting", 0, self.now))
+        self._notices.append(
+            (f"evt_{uuid4().hex}", int(self.now), kind, json.dumps(data), "waiting", 0, self.now)
+        )
 
     def close(self) -> Steps[None]:
         """Writes everything down."""
         changed = []
         for key in sorted(self._before):
-            change = [new - old for new, old in zip(self.accounts[key].balance(), self._before[key], strict=True)]
+            change = [
+                new - old
+                for new, old in zip(self.accounts[key].balance(), self._before[key], strict=True)
+            ]
             if any(change):
                 changed.append((*key, *change))
         if changed:
@@ -217,9 +243,18 @@ class Books:
         for unit, before, more, amount, limited in units:
             if limited is None or more <= 0:
                 continue
-            crossed = [p for p in self._dialect.thresholds if before * 100 < p * amount <= (before + more) * 100]
+            crossed = [
+                p
+                for p in self._dialect.thresholds
+                if before * 100 < p * amount <= (before + more) * 100
+            ]
             if crossed:
-                facts = {"percent": max(crossed), "spent": before + more, "amount": amount, "unit": unit}
+                facts = {
+                    "percent": max(crossed),
+                    "spent": before + more,
+                    "amount": amount,
+                    "unit": unit,
+                }
                 self.notice("budget.threshold", self._about(account) | facts)
         if overdraft != NOTHING:
             facts = {"hold": hold_id, "tokens": overdraft.tokens, "micro_usd": overdraft.cost}
@@ -235,4 +270,13 @@ def limit_of(row: Iterable[Any]) -> Limit:
     """A limit from its row."""
     limit_id, kind, subject, per, tokens, cost, models, mode = row
     named = None if models is None else tuple(json.loads(models))
-    return Limit(id=limit_id, kind=kind, subject=subject, per=per, tokens=tokens, cost=cost, models=named, mode=mode)
+    return Limit(
+        id=limit_id,
+        kind=kind,
+        subject=subject,
+        per=per,
+        tokens=tokens,
+        cost=cost,
+        models=named,
+        mode=mode,
+    )

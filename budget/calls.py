@@ -38,7 +38,8 @@ class End(Struct, frozen=True, tag=True):
     reason: str = ""
 
 
-FAIR = 256  # tokens of output that a call without a cap gets, if there are as many, however little remains
+# tokens of output that a call without a cap gets, if there are as many, however little remains
+FAIR = 256
 
 Ask = Wish | Record | End
 Answer = Hold | State | BudgetExceededError | KeyError | None
@@ -61,8 +62,9 @@ class _Call(Struct):
 def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
     """Does what is asked, in its order, and says what came of each; a refusal of one touches no other.
 
-    Everything a batch needs is read and locked first (calls, then accounts, each in the order of its keys, so that two
-    batches never wait for each other in a circle); then all is decided in memory; then all is written.
+    Everything a batch needs is read and locked first (calls, then accounts, each in the order of
+    its keys, so that two batches never wait for each other in a circle); then all is decided in
+    memory; then all is written.
     """
     now, calls = yield from _calls(dialect, [ask.id for ask in asks])
     wishes = [ask for ask in asks if isinstance(ask, Wish) and ask.id not in calls]
@@ -71,15 +73,25 @@ def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
         now, binding = yield from _binding(dialect, wishes)
     books = Books(dialect, (yield from time(dialect)) if now is None else now)
     ended = [calls[ask.id] for ask in asks if isinstance(ask, End) and ask.id in calls]
-    accounts = {wish: [books.key(limit, _owner(limit, wish.asker)) for limit in binding[wish]] for wish in wishes}
-    yield from books.open([key for call in ended for key in call.keys] + [key for keys in accounts.values() for key in keys])
+    accounts = {
+        wish: [books.key(limit, _owner(limit, wish.asker)) for limit in binding[wish]]
+        for wish in wishes
+    }
+    yield from books.open(
+        [key for call in ended for key in call.keys]
+        + [key for keys in accounts.values() for key in keys]
+    )
     answers: list[Answer] = []
     for ask in asks:
         if isinstance(ask, End):
             answers.append(_end(books, calls[ask.id], ask) if ask.id in calls else KeyError(ask.id))
         elif ask.id in calls:
             call = calls[ask.id]
-            answers.append(Hold(id=call.id, output=call.output, held=call.held) if isinstance(ask, Wish) else None)
+            answers.append(
+                Hold(id=call.id, output=call.output, held=call.held)
+                if isinstance(ask, Wish)
+                else None
+            )
         elif isinstance(ask, Wish):
             answers.append(_hold(books, calls, ask, accounts[ask]))
         else:
@@ -93,7 +105,11 @@ def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Account]]:
     """The accounts of every limit that binds such a call, as they are now."""
     wish = Wish(id="", asker=asker, model=model, prompt=0, most=0)
     now, binding = yield from _binding(dialect, [wish])
-    return (yield from Books(dialect, now).look((limit, _owner(limit, asker)) for limit in binding[wish]))
+    return (
+        yield from Books(dialect, now).look(
+            (limit, _owner(limit, asker)) for limit in binding[wish]
+        )
+    )
 
 
 def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[str, _Call]]]:
@@ -124,7 +140,8 @@ def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[Wi
     binding = {}
     for wish in wishes:
         mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects[wish]]
-        if any(limit.kind == "user" for limit in mine):  # a limit of one's own takes the place of the one for each user
+        # a limit of one's own takes the place of the one for each user
+        if any(limit.kind == "user" for limit in mine):
             mine = [limit for limit in mine if limit.kind != "each_user"]
         binding[wish] = [limit for limit in mine if limit.covers(wish.model)]
     return rows[0][0], binding
@@ -134,7 +151,9 @@ def _owner(limit: Limit, asker: Asker) -> str:
     return asker.user if limit.kind == "each_user" else ""
 
 
-def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) -> Hold | BudgetExceededError:
+def _hold(
+    books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]
+) -> Hold | BudgetExceededError:
     accounts = [books.accounts[key] for key in keys]
     hard = [account for account in accounts if account.limit.mode == "hard"]
     output = _fitting(wish, hard)
@@ -146,15 +165,27 @@ def _hold(books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]) ->
     if not accounts:
         return Hold(id=wish.id, output=output, held=held, bound=False, hard=False)
     warnings = tuple(
-        account.limit.id for account in accounts if account.limit.mode == "soft" and account.fits(wish, output) < output
+        account.limit.id
+        for account in accounts
+        if account.limit.mode == "soft" and account.fits(wish, output) < output
     )
-    left = [(account.room().remaining.tokens, account.resets_at) for account in hard if account.limit.tokens is not None]
+    left = [
+        (account.room().remaining.tokens, account.resets_at)
+        for account in hard
+        if account.limit.tokens is not None
+    ]
     remaining, resets_at = min(left, key=lambda pair: pair[0], default=(None, None))
     for key in keys:
         books.book(key, "hold", wish.id, held=held)
     calls[wish.id] = _Call(wish.id, "pending", books.now + LEASE, output, held, keys, new=wish)
     return Hold(
-        id=wish.id, output=output, held=held, hard=bool(hard), warnings=warnings, remaining=remaining, resets_at=resets_at
+        id=wish.id,
+        output=output,
+        held=held,
+        hard=bool(hard),
+        warnings=warnings,
+        remaining=remaining,
+        resets_at=resets_at,
     )
 
 
@@ -178,7 +209,9 @@ def _end(books: Books, call: _Call, end: End) -> State:
     if call.state == "pending" and end.state == "forfeited":
         if call.lease_until >= books.now:
             return "pending"
-        used = Used(prompt=held.tokens - call.output, completion=call.output, cost=held.cost, estimated=True)
+        used = Used(
+            prompt=held.tokens - call.output, completion=call.output, cost=held.cost, estimated=True
+        )
         kind, change = "forfeit", {"spent": held, "held": -held}
     elif call.state == "pending":
         kind = "settle" if end.state == "settled" else "void"
@@ -206,7 +239,11 @@ def _write(dialect: Dialect, books: Books, calls: list[_Call]) -> Steps[None]:
     new = [_row(dialect, books.now, call, call.new) for call in calls if isinstance(call.new, Wish)]
     if new:
         yield dialect.insert("calls", CALL, new)
-    changed = [(call.id, call.state, *astuple(call.used)) for call in calls if call.changed and not isinstance(call.new, Wish)]
+    changed = [
+        (call.id, call.state, *astuple(call.used))
+        for call in calls
+        if call.changed and not isinstance(call.new, Wish)
+    ]
     if changed:
         ended = dialect.rows("rows", {"id": TEXT, "state": TEXT, **USED})
         yield (

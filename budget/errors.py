@@ -31,7 +31,9 @@ class BudgetExceededError(BudgetError):
         held: int = 0,
         busy: bool = False,
     ) -> None:
-        super().__init__(f"{limit_id}: {remaining} of {amount} {unit} per {per} remain for {subject}")
+        super().__init__(
+            f"{limit_id}: {remaining} of {amount} {unit} per {per} remain for {subject}"
+        )
         self.limit_id = limit_id
         self.subject = subject  # as "user alice"
         self.per = per

@@ -30,10 +30,11 @@ _encode = msgspec.json.Encoder().encode
 class Journal:
     """Files of lines in one directory, a set of them for each process.
 
-    Law: a line that `write` returned from survives the process; one that `sync` returned after, the machine. A line leaves
-    with its file, once all of the file's lines are `done`. A process owns the files that it has locked; the lock ends with
-    the process, and then `orphans` hands them to whoever asks first. Lines may be handed out again after another crash.
-    What cannot be read is counted, said and kept.
+    Law: a line that `write` returned from survives the process; one that `sync` returned after, the
+    machine. A line leaves with its file, once all of the file's lines are `done`. A process owns
+    the files that it has locked; the lock ends with the process, and then `orphans` hands them to
+    whoever asks first. Lines may be handed out again after another crash. What cannot be read is
+    counted, said and kept.
     """
 
     def __init__(self, directory: Path) -> None:

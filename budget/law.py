@@ -55,7 +55,10 @@ def renew(dialect: Dialect, hold_ids: Sequence[str]) -> Steps[None]:
     wanted = f"id IN {dialect.rows('rows', {'id': TEXT})} AND state = 'pending'"
     if dialect.locks:  # in the order in which everybody locks them
         yield f"SELECT id FROM calls WHERE {wanted} ORDER BY id{dialect.lock('calls')}", ids
-    yield f"UPDATE calls SET lease_until = {dialect.now} + :lease WHERE {wanted}", {**ids, "lease": LEASE}
+    yield (
+        f"UPDATE calls SET lease_until = {dialect.now} + :lease WHERE {wanted}",
+        {**ids, "lease": LEASE},
+    )
 
 
 def expired(dialect: Dialect) -> Steps[list[str]]:
@@ -121,7 +124,9 @@ def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> St
     ]  # fmt: skip
 
 
-def usage(by: Sequence[str], since: int, until: int, only: Mapping[str, str]) -> Steps[list[UsageRow]]:
+def usage(
+    by: Sequence[str], since: int, until: int, only: Mapping[str, str]
+) -> Steps[list[UsageRow]]:
     """What calls used, summed by group.
 
     What is still pending, and what came to nothing, is not in it. A call that saved tokens is one
@@ -131,7 +136,13 @@ def usage(by: Sequence[str], since: int, until: int, only: Mapping[str, str]) ->
     matching = "".join(f" AND {GROUP[name]} = :{name}" for name in only)
     sums = ", ".join(
         f"CAST(COALESCE(SUM({name}), 0) AS BIGINT)"
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "tokens_saved", "used_cost")
+        for name in (
+            "prompt_tokens",
+            "completion_tokens",
+            "cached_tokens",
+            "tokens_saved",
+            "used_cost",
+        )
     )
     cached = "CAST(COALESCE(SUM(CASE WHEN tokens_saved > 0 THEN 1 ELSE 0 END), 0) AS BIGINT)"
     group = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
@@ -166,14 +177,25 @@ def verify() -> Steps[list[Difference]]:
         f" GROUP BY a.limit_id, a.owner, a.period, {', '.join(f'a.{name}' for name in BALANCE)}",
         {},
     )
-    wrong = {row[:3]: Difference(row[0], row[1], row[2], row[3:9], row[9:]) for row in rows if row[3:9] != row[9:]}
+    wrong = {
+        row[:3]: Difference(row[0], row[1], row[2], row[3:9], row[9:])
+        for row in rows
+        if row[3:9] != row[9:]
+    }
     held = yield (
         "SELECT e.limit_id, e.owner, e.period, CAST(SUM(e.held_tokens) AS BIGINT), CAST(SUM(e.held_cost) AS BIGINT)"
         " FROM entries e JOIN calls c ON c.id = e.hold_id WHERE c.state <> 'pending' GROUP BY e.limit_id, e.owner, e.period"
         " HAVING SUM(e.held_tokens) <> 0 OR SUM(e.held_cost) <> 0",
         {},
     )
-    return [*wrong.values(), *(Difference(row[0], row[1], row[2], (0, 0), row[3:]) for row in held if row[:3] not in wrong)]
+    return [
+        *wrong.values(),
+        *(
+            Difference(row[0], row[1], row[2], (0, 0), row[3:])
+            for row in held
+            if row[:3] not in wrong
+        ),
+    ]
 
 
 def _one(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Account]]:
@@ -186,7 +208,10 @@ def _one(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Acco
 
 def _named(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Limit]]:
     """A limit in force, and books of its present moment."""
-    rows = yield f"SELECT {dialect.now}, {LIMITS} FROM limits WHERE active AND id = :id", {"id": limit_id}
+    rows = yield (
+        f"SELECT {dialect.now}, {LIMITS} FROM limits WHERE active AND id = :id",
+        {"id": limit_id},
+    )
     if not rows:
         raise UnknownLimitError(f"There is no limit {limit_id!r}.")
     limit = limit_of(rows[0][1:])

@@ -151,10 +151,12 @@ class Hold(Struct, frozen=True, kw_only=True):
     id: str
     output: int  # tokens of output that are covered
     held: Amount
-    bound: bool = True  # whether any limit binds it: if none does, nothing is held and there is nothing to settle
+    # whether any limit binds it: if none does, nothing is held and there is nothing to settle
+    bound: bool = True
     hard: bool = True  # whether one of them refuses: `output` must be sent upstream as the cap
     warnings: tuple[str, ...] = ()  # ids of soft limits without room for all of it
-    remaining: int | None = None  # tokens that were left before it under the tightest hard limit; None: none binds
+    # tokens that were left before it under the tightest hard limit; None: none binds
+    remaining: int | None = None
     resets_at: int | None = None  # when that limit's window ends
 
 
@@ -217,13 +219,15 @@ class Difference(Struct, frozen=True):
 class Ledger(ABC):
     """Books of what may be spent, what is reserved and what was used.
 
-    Law. A hold is granted only if, for every hard limit that binds it, spent + held ≤ limit + grants afterwards, decided in
-    one atomic step over all of them, whoever else asks at the same time. The window is that of the database's clock at the
-    hold; what the hold becomes is booked there. A hold is pending until it is settled, voided or forfeited, once: repeating
-    any step changes nothing. Who knows more corrects: a settle after a forfeit, and one after a settle that was flagged
-    unknown. Settling never fails for lack of room: what exceeds the hold, or is known only when its room is gone, is booked
-    as overdraft. Every change of a balance is an entry of the same transaction; entries are never changed.
-    When the database is away every method raises `LedgerUnavailableError` and has changed nothing, or everything.
+    Law. A hold is granted only if, for every hard limit that binds it, spent + held ≤ limit +
+    grants afterwards, decided in one atomic step over all of them, whoever else asks at the same
+    time. The window is that of the database's clock at the hold; what the hold becomes is booked
+    there. A hold is pending until it is settled, voided or forfeited, once: repeating any step
+    changes nothing. Who knows more corrects: a settle after a forfeit, and one after a settle that
+    was flagged unknown. Settling never fails for lack of room: what exceeds the hold, or is known
+    only when its room is gone, is booked as overdraft. Every change of a balance is an entry of the
+    same transaction; entries are never changed. When the database is away every method raises
+    `LedgerUnavailableError` and has changed nothing, or everything.
     """
 
     async def start(self) -> None:  # noqa: B027 - most need nothing
@@ -293,12 +297,20 @@ class Ledger(ABC):
 
     @abstractmethod
     async def entries(
-        self, *, limit_id: str = "", hold_id: str = "", user: str = "", after: int = 0, most: int = 1000
+        self,
+        *,
+        limit_id: str = "",
+        hold_id: str = "",
+        user: str = "",
+        after: int = 0,
+        most: int = 1000,
     ) -> list[Entry]:
         """Entries in the order they were made; `user` is whose requests they are of."""
 
     @abstractmethod
-    async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
+    async def usage(
+        self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
+    ) -> list[UsageRow]:
         """What calls that began in [since, until) used, grouped by some of `GROUPS`, of those that match `only`."""
 
     @abstractmethod

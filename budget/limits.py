@@ -33,7 +33,8 @@ class Limit(Struct, frozen=True, kw_only=True):
     def covers(self, model: str) -> bool:
         """Whether a request for the model counts."""
         return self.models is None or any(
-            model.startswith(name[:-1]) if name.endswith("*") else model == name for name in self.models
+            model.startswith(name[:-1]) if name.endswith("*") else model == name
+            for name in self.models
         )
 
 
@@ -48,20 +49,33 @@ class Asker(Struct, frozen=True, kw_only=True):
 
     def subjects(self, model: str) -> list[tuple[str, str]]:
         """The (kind, subject) pairs whose limits bind a request for the model."""
-        named = [("user", self.user), ("key", self.key), ("team", self.team), ("session", self.session), ("agent", self.agent)]
-        return [pair for pair in named if pair[1]] + [("model", model), ("each_user", ""), ("everyone", "")]
+        named = [
+            ("user", self.user),
+            ("key", self.key),
+            ("team", self.team),
+            ("session", self.session),
+            ("agent", self.agent),
+        ]
+        return [pair for pair in named if pair[1]] + [
+            ("model", model),
+            ("each_user", ""),
+            ("everyone", ""),
+        ]
 
 
 def check_per(per: str) -> None:
     """Refuses, with ValueError, a window that makes no sense."""
     if per not in (*CALENDAR, "total") and not ROLLING.fullmatch(per):
-        raise ValueError(f"per must be hour, day, week, month, total, or a length such as 6h or 30d, not {per[:40]!r}")
+        raise ValueError(
+            f"per must be hour, day, week, month, total, or a length such as 6h or 30d, not {per[:40]!r}"
+        )
 
 
 def period(per: str, now: float, zone: tzinfo = UTC) -> tuple[int, int | None]:
     """The window that `now` lies in, as its first second and the first second after it (None: never ends).
 
-    Calendar windows begin when the clock on the wall of `zone` says so; windows of a length begin at multiples of it.
+    Calendar windows begin when the clock on the wall of `zone` says so; windows of a length begin
+    at multiples of it.
     """
     if per == "total":
         return 0, None
@@ -82,4 +96,5 @@ def period(per: str, now: float, zone: tzinfo = UTC) -> tuple[int, int | None]:
     else:
         first = midnight.replace(day=1)
         after = (first + timedelta(days=32)).replace(day=1)
-    return int(first.timestamp()), int(after.timestamp())  # wall-clock arithmetic: a day of 23 or 25 hours stays a day
+    # wall-clock arithmetic: a day of 23 or 25 hours stays a day
+    return int(first.timestamp()), int(after.timestamp())

@@ -37,7 +37,11 @@ BATCH = 128  # steps in one round trip, so that a burst of ours is no slowness o
 OWED = 4096  # steps that are kept for a server that is away
 QUIET = 10.0  # seconds between two warnings
 WRITES = "redis.call('SET', KEYS[1], '1', 'PX', 1000) return {1}"  # as all that is asked of it does
-PROBE = hashlib.sha1(WRITES.encode(), usedforsecurity=False).hexdigest(), WRITES, (1, "chattable:probe")
+PROBE = (
+    hashlib.sha1(WRITES.encode(), usedforsecurity=False).hexdigest(),
+    WRITES,
+    (1, "chattable:probe"),
+)
 
 
 # What a server that is of no use may have said; the first class that matches counts.
@@ -71,7 +75,12 @@ class Job:
     answer: asyncio.Future[Any]
 
     def __init__(
-        self, name: str, text: str, arguments: Command, keep: bool = False, sensible: Callable[[Any], bool] = integers
+        self,
+        name: str,
+        text: str,
+        arguments: Command,
+        keep: bool = False,
+        sensible: Callable[[Any], bool] = integers,
     ) -> None:
         self.name = name
         self.text = text
@@ -83,9 +92,10 @@ class Job:
 class Line:
     """Runs scripts, for all who begin with it and until the last of them ends.
 
-    Law: every job is answered, sensibly, or with None if it was not run or nobody knows; nothing raises. A step that is not
-    answered in time closes the connection, so that a late answer is never read as another's. Steps are
-    then skipped until a probe in the background has been answered: an outage costs one round trip's patience, once.
+    Law: every job is answered, sensibly, or with None if it was not run or nobody knows; nothing
+    raises. A step that is not answered in time closes the connection, so that a late answer is
+    never read as another's. Steps are then skipped until a probe in the background has been
+    answered: an outage costs one round trip's patience, once.
     """
 
     def __init__(self, url: str) -> None:
@@ -93,7 +103,11 @@ class Line:
         self.away = False
         self.trouble = "did not answer"  # what was last wrong with the server
         self._pool: ConnectionPool = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=None, socket_connect_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
+            url,
+            protocol=2,
+            socket_timeout=None,
+            socket_connect_timeout=PATIENCE,
+            retry=Retry(NoBackoff(), 0),
         )
         self._users = 0
         self._scripts: list[str] = []
@@ -147,7 +161,9 @@ class Line:
             jobs = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
                 replies = await _soon(self._trip(jobs))
-            except Exception as error:  # whatever it is: requests do not fail for want of what is kept there
+            except (
+                Exception
+            ) as error:  # whatever it is: requests do not fail for want of what is kept there
                 self._lose(error, jobs)
             else:
                 for job, reply in zip(jobs, replies, strict=True):
@@ -155,9 +171,15 @@ class Line:
 
     async def _trip(self, jobs: Sequence[Job]) -> list[Any]:
         async with self._connection() as connection:
-            replies = await _exchange(connection, [("EVALSHA", job.name, *job.arguments) for job in jobs])
-            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
-                again = await _exchange(connection, [("EVAL", jobs[i].text, *jobs[i].arguments) for i in unknown])
+            replies = await _exchange(
+                connection, [("EVALSHA", job.name, *job.arguments) for job in jobs]
+            )
+            if unknown := [
+                i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)
+            ]:
+                again = await _exchange(
+                    connection, [("EVAL", jobs[i].text, *jobs[i].arguments) for i in unknown]
+                )
                 for i, reply in zip(unknown, again, strict=True):
                     replies[i] = reply
         return replies

@@ -20,12 +20,16 @@ class Notice(Struct, frozen=True, kw_only=True):
     at: int  # when it happened, unix seconds
     kind: str  # budget.threshold, budget.overdraft
     data: dict[str, Any]
-    attempts: int = 0  # how often it was claimed: the bound on attempts holds across replicas and restarts
+    # how often it was claimed: the bound on attempts holds across replicas and restarts
+    attempts: int = 0
     state: str = "waiting"  # waiting done dead
 
 
 class Outbox:
-    """Hands notices out. Law: a claimed one is nobody else's until its lease ends; any step may be repeated."""
+    """Hands notices out.
+
+    Law: a claimed one is nobody else's until its lease ends; any step may be repeated.
+    """
 
     def __init__(self, ledger: SqlLedger) -> None:
         self._ledger = ledger
@@ -63,7 +67,10 @@ def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[Notice]]:
         f" WHERE id IN {dialect.rows('rows', {'id': TEXT})}",
         {"lease": lease, **array([[row[0]] for row in due])},
     )
-    return [Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n + 1) for i, at, kind, data, n in due]
+    return [
+        Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n + 1)
+        for i, at, kind, data, n in due
+    ]
 
 
 def _mark(dialect: Dialect, ids: Sequence[str], state: str) -> Steps[None]:
@@ -74,7 +81,10 @@ def _mark(dialect: Dialect, ids: Sequence[str], state: str) -> Steps[None]:
 
 
 def _again(dialect: Dialect, notice_id: str, retry_in: float) -> Steps[None]:
-    yield f"UPDATE notices SET due = {dialect.now} + :wait WHERE id = :id", {"wait": retry_in, "id": notice_id}
+    yield (
+        f"UPDATE notices SET due = {dialect.now} + :wait WHERE id = :id",
+        {"wait": retry_in, "id": notice_id},
+    )
 
 
 def _newest(most: int, before: str) -> Steps[list[Notice]]:
@@ -84,5 +94,6 @@ def _newest(most: int, before: str) -> Steps[list[Notice]]:
         {"before": before, "most": most},
     )
     return [
-        Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n, state=state) for i, at, kind, data, n, state in rows
+        Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n, state=state)
+        for i, at, kind, data, n, state in rows
     ]

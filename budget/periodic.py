@@ -66,4 +66,6 @@ class Periodic:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            log.exception("%s: something that it waited for was cancelled, it is tried again", self._name)
+            log.exception(
+                "%s: something that it waited for was cancelled, it is tried again", self._name
+            )

@@ -72,7 +72,9 @@ class PostgresLedger(SqlLedger):
         try:
             try:
                 return await self._transact(operation)
-            except IntegrityError:  # another process has made the same call meanwhile: this time it is seen
+            except (
+                IntegrityError
+            ):  # another process has made the same call meanwhile: this time it is seen
                 return await self._transact(operation)
         except self._contended as error:
             raise LedgerContendedError(str(error)) from error
@@ -104,4 +106,6 @@ def _types(parameters: Row) -> tuple[tuple[str, type], ...]:
 @lru_cache(maxsize=512)
 def _typed(sql: str, types: tuple[tuple[str, type], ...]) -> TextClause:
     """The statement with every parameter's type said: the driver would take a small number for a small column."""
-    return text(sql).bindparams(*(bindparam(name, type_=TYPES.get(kind, BigInteger)()) for name, kind in types))
+    return text(sql).bindparams(
+        *(bindparam(name, type_=TYPES.get(kind, BigInteger)()) for name, kind in types)
+    )

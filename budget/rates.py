@@ -1,4 +1,7 @@
-"""How fast calls may come: requests and tokens per minute, and calls at once. The port, its words and its law."""
+"""How fast calls may come: requests and tokens per minute, and calls at once.
+
+The port, its words and its law.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,17 @@ from chattable.budget.periodic import Periodic
 WINDOW = 60_000  # milliseconds in which a full counter drains
 LEASE = 60_000  # milliseconds that a slot lives without being renewed
 RENEW = 20.0  # seconds between two renewals
-DEBT = 10  # minutes of its limit that a counter can owe at most: a rate smooths, accounts are the ledger's
-CALL_ENDS = 1_000  # milliseconds after which asking for a slot again makes sense: nobody knows when a call ends
-MOST = 10**10  # the highest limit: counters of it, debts and all, are integers that a double holds exactly
+# minutes of its limit that a counter can owe at most: a rate smooths, accounts are the ledger's
+DEBT = 10
+# milliseconds after which asking for a slot again makes sense: nobody knows when a call ends
+CALL_ENDS = 1_000
+# the highest limit: counters of it, debts and all, are integers that a double holds exactly
+MOST = 10**10
 
 Kind = Literal["requests", "tokens", "parallel"]
 Count = Annotated[int, Meta(ge=0, le=MOST)]
-Level = tuple[int, int, int]  # of a bound: levels of requests and tokens, in 1/WINDOW of one, and slots taken
+# of a bound: levels of requests and tokens, in 1/WINDOW of one, and slots taken
+Level = tuple[int, int, int]
 
 
 class Rate(Struct, frozen=True, kw_only=True):
@@ -32,7 +39,11 @@ class Rate(Struct, frozen=True, kw_only=True):
     @property
     def limited(self) -> bool:
         """Whether it limits anything at all."""
-        return not (self.requests_per_minute is None and self.tokens_per_minute is None and self.parallel is None)
+        return not (
+            self.requests_per_minute is None
+            and self.tokens_per_minute is None
+            and self.parallel is None
+        )
 
 
 class Bound(Struct, frozen=True):
@@ -64,10 +75,18 @@ class RateLimitedError(Exception):
     """A call does not fit into a rate now."""
 
     def __init__(
-        self, kind: Kind, subject: str, limit: int, wait: int, requests: Gauge | None = None, tokens: Gauge | None = None
+        self,
+        kind: Kind,
+        subject: str,
+        limit: int,
+        wait: int,
+        requests: Gauge | None = None,
+        tokens: Gauge | None = None,
     ) -> None:
         unit = "calls at once" if kind == "parallel" else f"{kind} per minute"
-        super().__init__(f"Rate limit reached for {subject}: {limit:,} {unit}. Try again in {duration(wait)}.")
+        super().__init__(
+            f"Rate limit reached for {subject}: {limit:,} {unit}. Try again in {duration(wait)}."
+        )
         self.kind = kind
         self.subject = subject
         self.limit = limit
@@ -79,13 +98,15 @@ class RateLimitedError(Exception):
 class Rates(ABC):
     """Lets calls in at the pace of their rates.
 
-    Law. A call is let in only if every bound has room for it, decided in one step over all of them, whoever else asks at the
-    same time; a refusal takes nothing from any. A counter of N per minute takes N at once and drains evenly, N in a minute. A
-    call weighs one request and its estimate of tokens, at least one, at most the limit, so that no call is too large for
-    ever. Leaving frees its slots and corrects the estimate: what was not used comes back, what was used beyond is a debt that
-    calls after it wait for. Leaving twice changes nothing more. A slot is a lease: one that nobody renews is free again after
-    a minute, and then the estimate stands. `retry_after` is exact where nobody else comes, but for a debt beyond a minute, and
-    a guess for slots. A store that is away lets everything in, soon, and counts in `failures` what it let in uncounted: the
+    Law. A call is let in only if every bound has room for it, decided in one step over all of them,
+    whoever else asks at the same time; a refusal takes nothing from any. A counter of N per minute
+    takes N at once and drains evenly, N in a minute. A call weighs one request and its estimate of
+    tokens, at least one, at most the limit, so that no call is too large for ever. Leaving frees
+    its slots and corrects the estimate: what was not used comes back, what was used beyond is a
+    debt that calls after it wait for. Leaving twice changes nothing more. A slot is a lease: one
+    that nobody renews is free again after a minute, and then the estimate stands. `retry_after` is
+    exact where nobody else comes, but for a debt beyond a minute, and a guess for slots. A store
+    that is away lets everything in, soon, and counts in `failures` what it let in uncounted: the
     only error that ever comes from here is `RateLimitedError`.
     """
 
@@ -135,16 +156,26 @@ def corrected(level: int, limit: int, tokens: int, used: int) -> int:
     return min(max(0, level + (used - weight(limit, tokens)) * WINDOW), limit * WINDOW * (1 + DEBT))
 
 
-def refusal(bounds: Sequence[Bound], levels: Sequence[Level], tokens: int) -> RateLimitedError | None:
+def refusal(
+    bounds: Sequence[Bound], levels: Sequence[Level], tokens: int
+) -> RateLimitedError | None:
     """The bound without room that takes longest to have some; None if all have it."""
     longest, found = 0, None
     for bound, (requests, used, slots) in zip(bounds, levels, strict=True):
         rate = bound.rate
-        if (limit := rate.requests_per_minute) is not None and (wait := _wait(requests, 1, limit)) > longest:
+        if (limit := rate.requests_per_minute) is not None and (
+            wait := _wait(requests, 1, limit)
+        ) > longest:
             longest, found = wait, ("requests", bound.subject, limit)
-        if (limit := rate.tokens_per_minute) is not None and (wait := _wait(used, weight(limit, tokens), limit)) > longest:
+        if (limit := rate.tokens_per_minute) is not None and (
+            wait := _wait(used, weight(limit, tokens), limit)
+        ) > longest:
             longest, found = wait, ("tokens", bound.subject, limit)
-        if (limit := rate.parallel) is not None and slots >= limit and (wait := CALL_ENDS if limit else WINDOW) > longest:
+        if (
+            (limit := rate.parallel) is not None
+            and slots >= limit
+            and (wait := CALL_ENDS if limit else WINDOW) > longest
+        ):
             longest, found = wait, ("parallel", bound.subject, limit)
     if found is None:
         return None

@@ -1,7 +1,8 @@
 """The law of rates as Redis runs it: three scripts, each one atomic step over all bounds of a call.
 
-KEYS are two per bound, its counter ("requests tokens at") and its slots (call → end of lease). ARGV are the call, a number,
-the time (empty: the server's own) and some numbers per bound, of which -1 says that nothing limits.
+KEYS are two per bound, its counter ("requests tokens at") and its slots (call → end of lease). ARGV
+are the call, a number, the time (empty: the server's own) and some numbers per bound, of which -1
+says that nothing limits.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ end
 """
 )
 
-# number: the estimate of tokens; per bound: the limits of requests, tokens and slots.
-# Answers 1 (let in) or 0, then the levels of each bound after the call, or as they are where it was refused.
+# number: the estimate of tokens; per bound: the limits of requests, tokens and slots. Answers 1
+# (let in) or 0, then the levels of each bound after the call, or as they are where it was refused.
 ENTER = """
 local levels, room = {}, true
 local function weight(limit) return math.max(1, math.min(number, limit)) end

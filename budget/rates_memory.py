@@ -6,7 +6,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
-from chattable.budget.rates import LEASE, WINDOW, Bound, Level, Pass, Rate, Rates, corrected, drained, gauges, refusal, weight
+from chattable.budget.rates import (
+    LEASE,
+    WINDOW,
+    Bound,
+    Level,
+    Pass,
+    Rate,
+    Rates,
+    corrected,
+    drained,
+    gauges,
+    refusal,
+    weight,
+)
 
 
 class MemoryRates(Rates):
@@ -30,14 +43,18 @@ class MemoryRates(Rates):
         now = self._now()
         self._forget(len(bounds) + 1, now)
         counters = [self._counters.get(bound.subject) or _Counter(now) for bound in bounds]
-        levels = [counter.level(bound.rate, now) for counter, bound in zip(counters, bounds, strict=True)]
+        levels = [
+            counter.level(bound.rate, now) for counter, bound in zip(counters, bounds, strict=True)
+        ]
         if error := refusal(bounds, levels, tokens):
             raise error
         for i, (counter, bound) in enumerate(zip(counters, bounds, strict=True)):
             levels[i] = counter.charge(bound.rate, levels[i], call_id, tokens, now)
             self._counters[bound.subject] = counter
         requests, left = gauges(bounds, levels)
-        passed = Pass(call_id=call_id, bounds=bounds, estimate=tokens, requests=requests, tokens=left)
+        passed = Pass(
+            call_id=call_id, bounds=bounds, estimate=tokens, requests=requests, tokens=left
+        )
         self._open[call_id] = passed
         return passed
 

@@ -16,11 +16,20 @@ SLICE = 64  # renewals under way at once
 
 
 class RedisRates(Rates):
-    """Counts on a server, by its clock. A step is one script in one round trip, shared with the steps that wait with it."""
+    """Counts on a server, by its clock.
+
+    A step is one script in one round trip, shared with the steps that wait with it.
+    """
 
     shared = True
 
-    def __init__(self, redis: str | Line, *, namespace: str = NAMESPACE, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        redis: str | Line,
+        *,
+        namespace: str = NAMESPACE,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         super().__init__()
         self._line = redis if isinstance(redis, Line) else Line(redis)
         self._namespace = namespace
@@ -43,7 +52,11 @@ class RedisRates(Rates):
 
     async def enter(self, bounds: Sequence[Bound], call_id: str, tokens: int) -> Pass:
         """Lets a call in or raises."""
-        passed = Pass(call_id=call_id, bounds=tuple([bound for bound in bounds if bound.rate.limited]), estimate=tokens)
+        passed = Pass(
+            call_id=call_id,
+            bounds=tuple([bound for bound in bounds if bound.rate.limited]),
+            estimate=tokens,
+        )
         if not passed.bounds:
             return passed
         if self._line.away:
@@ -67,7 +80,9 @@ class RedisRates(Rates):
         """Gives slots a new lease."""
         waiting = iter(passes)
         while not self._line.away and (some := list(islice(waiting, SLICE))):
-            await asyncio.gather(*[self._line.ask(self._job(RENEW_SCRIPT, passed, 0)) for passed in some])
+            await asyncio.gather(
+                *[self._line.ask(self._job(RENEW_SCRIPT, passed, 0)) for passed in some]
+            )
 
     def _judge(self, passed: Pass, reply: list[int] | None) -> Pass:
         """What the server's answer means; no answer, or none that makes sense, lets in."""
@@ -76,7 +91,13 @@ class RedisRates(Rates):
             levels: list[Level] = list(zip(reply[1::3], reply[2::3], reply[3::3], strict=True))
             if reply[0]:
                 requests, tokens = gauges(bounds, levels)
-                return Pass(call_id=passed.call_id, bounds=bounds, estimate=passed.estimate, requests=requests, tokens=tokens)
+                return Pass(
+                    call_id=passed.call_id,
+                    bounds=bounds,
+                    estimate=passed.estimate,
+                    requests=requests,
+                    tokens=tokens,
+                )
             if error := refusal(bounds, levels, passed.estimate):
                 del self._open[passed.call_id]
                 raise error
@@ -87,19 +108,38 @@ class RedisRates(Rates):
         limits = []
         for bound in passed.bounds:
             rate = bound.rate
-            limits += [_known(rate.requests_per_minute), _known(rate.tokens_per_minute), _known(rate.parallel)]
+            limits += [
+                _known(rate.requests_per_minute),
+                _known(rate.tokens_per_minute),
+                _known(rate.parallel),
+            ]
         return self._job(ENTER_SCRIPT, passed, passed.estimate, limits)
 
     def _leave(self, passed: Pass, used: int) -> Job:
         numbers = []
         for bound in passed.bounds:
-            requests, tokens = _known(bound.rate.requests_per_minute), _known(bound.rate.tokens_per_minute)
+            requests, tokens = (
+                _known(bound.rate.requests_per_minute),
+                _known(bound.rate.tokens_per_minute),
+            )
             numbers += [requests, tokens, weight(tokens, passed.estimate)]
         return self._job(LEAVE_SCRIPT, passed, used, numbers, keep=True)
 
-    def _job(self, script: Script, passed: Pass, number: int, numbers: Sequence[int] = (), keep: bool = False) -> Job:
-        names = [sha256(bound.subject.encode(errors="surrogatepass")).hexdigest() for bound in passed.bounds]
-        keys = [f"{self._namespace}{name}:{part}" for name in names for part in ("counter", "slots")]
+    def _job(
+        self,
+        script: Script,
+        passed: Pass,
+        number: int,
+        numbers: Sequence[int] = (),
+        keep: bool = False,
+    ) -> Job:
+        names = [
+            sha256(bound.subject.encode(errors="surrogatepass")).hexdigest()
+            for bound in passed.bounds
+        ]
+        keys = [
+            f"{self._namespace}{name}:{part}" for name in names for part in ("counter", "slots")
+        ]
         now = "" if self._clock is None else str(round(self._clock() * 1000))
         call = passed.call_id.encode(errors="surrogatepass")
         return Job(script.name, script.text, (len(keys), *keys, call, number, now, *numbers), keep)

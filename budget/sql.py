@@ -74,7 +74,9 @@ class SqlLedger(Ledger):
         try:
             answers = await self.run(partial(work, self.dialect, [ask for ask, _ in batch]))
         except Exception as error:
-            away = isinstance(error, LedgerUnavailableError) and not isinstance(error, LedgerContendedError)
+            away = isinstance(error, LedgerUnavailableError) and not isinstance(
+                error, LedgerContendedError
+            )
             if not away and len(batch) > 1:
                 await asyncio.gather(*(self._together([step]) for step in batch))
                 return
@@ -93,7 +95,9 @@ class SqlLedger(Ledger):
         if not amounts or not all(0 <= amount <= MAX_AMOUNT for amount in amounts):
             raise ValueError(f"a limit needs tokens or cost, between 0 and {MAX_AMOUNT}")
         if bool(limit.subject) == (limit.kind in ("each_user", "everyone")):
-            raise ValueError(f"a limit on {limit.kind} {'names no subject' if limit.subject else 'needs a subject'}")
+            raise ValueError(
+                f"a limit on {limit.kind} {'names no subject' if limit.subject else 'needs a subject'}"
+            )
         await self.run(lambda: law.put_limit(limit))
 
     async def drop_limit(self, limit_id: str) -> None:
@@ -137,7 +141,9 @@ class SqlLedger(Ledger):
     async def sweep(self) -> list[str]:
         """Forfeits expired holds."""
         due = await self.run(lambda: law.expired(self.dialect))
-        states = await asyncio.gather(*(self._end(End(hold_id, "forfeited", reason="lease expired")) for hold_id in due))
+        states = await asyncio.gather(
+            *(self._end(End(hold_id, "forfeited", reason="lease expired")) for hold_id in due)
+        )
         return [hold_id for hold_id, state in zip(due, states, strict=True) if state == "forfeited"]
 
     async def _end(self, end: End) -> State:
@@ -165,12 +171,20 @@ class SqlLedger(Ledger):
         return await self.run(lambda: law.room(self.dialect, limit_id, owner))
 
     async def entries(
-        self, *, limit_id: str = "", hold_id: str = "", user: str = "", after: int = 0, most: int = 1000
+        self,
+        *,
+        limit_id: str = "",
+        hold_id: str = "",
+        user: str = "",
+        after: int = 0,
+        most: int = 1000,
     ) -> list[Entry]:
         """Entries in the order they were made."""
         return await self.run(lambda: law.entries(limit_id, hold_id, user, after, most))
 
-    async def usage(self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]) -> list[UsageRow]:
+    async def usage(
+        self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
+    ) -> list[UsageRow]:
         """What calls used, by group."""
         if unknown := [name for name in [*by, *only] if name not in GROUPS]:
             raise ValueError(f"usage is grouped by {', '.join(GROUPS)}, not by {unknown[0]!r}")
@@ -190,7 +204,10 @@ class SqlLedger(Ledger):
 
 
 def _check_change(amount: Amount) -> None:
-    if not (0 <= amount.tokens <= MAX_AMOUNT and 0 <= amount.cost <= MAX_AMOUNT) or amount == Amount():
+    if (
+        not (0 <= amount.tokens <= MAX_AMOUNT and 0 <= amount.cost <= MAX_AMOUNT)
+        or amount == Amount()
+    ):
         raise ValueError(f"an amount must be positive, up to {MAX_AMOUNT}")
 
 
@@ -198,4 +215,8 @@ def _possible(used: Used) -> Used:
     """An amount that cannot be is clamped: a settle must not fail."""
     fields = ("prompt", "completion", "cached", "cost", "saved")
     clamped = {name: min(max(0, getattr(used, name)), MAX_AMOUNT) for name in fields}
-    return replace(used, **clamped) if any(getattr(used, name) != value for name, value in clamped.items()) else used
+    return (
+        replace(used, **clamped)
+        if any(getattr(used, name) != value for name, value in clamped.items())
+        else used
+    )

@@ -1,7 +1,8 @@
 """The ledger in a SQLite file: one thread that holds the one connection it writes with.
 
-A commit costs far more than the statements in it: what is asked while one is under way shares the next. What is acknowledged
-survives the end of any process at once, and a loss of power after the next `flush`, or at once with `sync`.
+A commit costs far more than the statements in it: what is asked while one is under way shares the
+next. What is acknowledged survives the end of any process at once, and a loss of power after the
+next `flush`, or at once with `sync`.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Transactions:
             batch, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
             try:
                 outcomes = await loop.run_in_executor(self._thread, self._all, batch)
-            except RuntimeError as ended:  # there is no thread any more: nobody is left waiting for it
+            except (
+                RuntimeError
+            ) as ended:  # there is no thread any more: nobody is left waiting for it
                 outcomes = [(None, LedgerUnavailableError(str(ended)))] * len(batch)
             for (_, future, _), (result, error) in zip(batch, outcomes, strict=True):
                 if future.done():  # nobody waits for it any more
@@ -82,7 +85,8 @@ class Transactions:
 
     def _all(self, batch: Sequence[_Asked]) -> list[_Outcome]:
         if len(batch) > 1:
-            with suppress(LedgerUnavailableError):  # then each on its own: it need not be the fault of all
+            # then each on its own: it need not be the fault of all
+            with suppress(LedgerUnavailableError):
                 return self._transact(batch)
         outcomes: list[_Outcome] = []
         for one in batch:
@@ -93,7 +97,8 @@ class Transactions:
         return outcomes
 
     def _transact(self, batch: Sequence[_Asked]) -> list[_Outcome]:
-        if batch[0][2] < self._failed:  # it has waited with the one before it: not each of a queue for as long again
+        # it has waited with the one before it: not each of a queue for as long again
+        if batch[0][2] < self._failed:
             raise LedgerUnavailableError("the database was away while this waited")
         try:
             connection = self._connection = self._connection or self._connect()
@@ -118,7 +123,9 @@ class Transactions:
         return outcomes
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._file, timeout=BUSY, isolation_level=None, uri=self._file.startswith("file:"))
+        connection = sqlite3.connect(
+            self._file, timeout=BUSY, isolation_level=None, uri=self._file.startswith("file:")
+        )
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
         return connection
 
@@ -132,7 +139,12 @@ class SqliteLedger(SqlLedger):
     """Keeps the ledger in a file."""
 
     def __init__(
-        self, transactions: Transactions, *, zone: tzinfo = UTC, now: str = NOW, thresholds: tuple[int, ...] = THRESHOLDS
+        self,
+        transactions: Transactions,
+        *,
+        zone: tzinfo = UTC,
+        now: str = NOW,
+        thresholds: tuple[int, ...] = THRESHOLDS,
     ) -> None:
         super().__init__(Dialect(now, zone, False, thresholds))
         self._transactions = transactions

@@ -1,9 +1,10 @@
 """The form of the ledger's law: operations that never touch a database themselves.
 
-Each is a generator that yields a statement with its parameters and is sent the rows. Whoever drives it (sqlite.py,
-postgres.py) runs all of them in one transaction and rolls it back when the operation raises. So both databases, and a
-simulator, run the very same law. What concerns many rows is one statement with a JSON array for its parameter: every
-statement is a round trip, or a fight for Python's lock with the event loop.
+Each is a generator that yields a statement with its parameters and is sent the rows. Whoever drives
+it (sqlite.py, postgres.py) runs all of them in one transaction and rolls it back when the operation
+raises. So both databases, and a simulator, run the very same law. What concerns many rows is one
+statement with a JSON array for its parameter: every statement is a round trip, or a fight for
+Python's lock with the event loop.
 """
 
 from __future__ import annotations
@@ -41,14 +42,22 @@ class Dialect(Struct, frozen=True):
     def rows(self, name: str, columns: Mapping[str, str]) -> str:
         """A subquery: the rows of a parameter that is a JSON array of arrays, their columns by name and type."""
         if self.locks:
-            values = (f"CAST(value ->> {i} AS {kind}) AS {column}" for i, (column, kind) in enumerate(columns.items()))
+            values = (
+                f"CAST(value ->> {i} AS {kind}) AS {column}"
+                for i, (column, kind) in enumerate(columns.items())
+            )
             return f"(SELECT {', '.join(values)} FROM json_array_elements(CAST(:{name} AS json)))"
         values = (f"json_extract(value, '$[{i}]') AS {column}" for i, column in enumerate(columns))
         return f"(SELECT {', '.join(values)} FROM json_each(:{name}))"
 
-    def insert(self, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> Statement:
+    def insert(
+        self, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
+    ) -> Statement:
         """The statement that adds rows."""
-        return f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM {self.rows('rows', columns)} AS new", array(rows)
+        return (
+            f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM {self.rows('rows', columns)} AS new",
+            array(rows),
+        )
 
 
 def array(rows: Sequence[Sequence[Any]]) -> Row:

@@ -1,10 +1,25 @@
 """The ledger's tables. Migrations live with the server's others; a test compares the two."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, false, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    false,
+    text,
+)
 
 
 def tables(metadata: MetaData) -> None:
-    """Adds the ledger's tables to a schema. Amounts are integers: tokens and micro-USD; times are unix seconds."""
+    """Adds the ledger's tables to a schema.
+
+    Amounts are integers: tokens and micro-USD; times are unix seconds.
+    """
     Table(
         "limits",
         metadata,
@@ -19,7 +34,8 @@ def tables(metadata: MetaData) -> None:
         Column("active", Boolean, nullable=False),
         Index(None, "kind", "subject"),
     )
-    Table(  # one balance for each limit, owner (the user, where a limit is for each of them) and window
+    # one balance for each limit, owner (the user, where a limit is for each of them) and window
+    Table(
         "accounts",
         metadata,
         Column("limit_id", String, primary_key=True),
@@ -33,7 +49,8 @@ def tables(metadata: MetaData) -> None:
         metadata,
         Column("id", String, primary_key=True),
         Column("at", BigInteger, nullable=False),
-        Column("day", BigInteger, nullable=False),  # first second of the day, in the budgets' time zone
+        # first second of the day, in the budgets' time zone
+        Column("day", BigInteger, nullable=False),
         Column("state", String, nullable=False),
         Column("lease_until", Float, nullable=False),
         Column("output", BigInteger, nullable=False),
@@ -41,7 +58,11 @@ def tables(metadata: MetaData) -> None:
         Column("cost", BigInteger, nullable=False),  # held
         Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …]
         *(Column(name, String, nullable=False) for name in ASKED),
-        *(Column(name, BigInteger, nullable=False) for name, kind in USED.items() if kind == INTEGER),
+        *(
+            Column(name, BigInteger, nullable=False)
+            for name, kind in USED.items()
+            if kind == INTEGER
+        ),
         Column("estimated", Boolean, nullable=False),
         Column("unknown", Boolean, nullable=False, server_default=false()),
         Index("ix_calls_pending", "lease_until", sqlite_where=pending, postgresql_where=pending),
@@ -51,14 +72,19 @@ def tables(metadata: MetaData) -> None:
     Table(
         "entries",
         metadata,
-        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+        Column(
+            "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+        ),
         Column("at", BigInteger, nullable=False),
         Column("kind", String, nullable=False),
         Column("hold_id", String, nullable=False, index=True),
         Column("limit_id", String, nullable=False),
         Column("owner", String, nullable=False),
         Column("period", BigInteger, nullable=False),
-        *(Column(name, BigInteger, nullable=False) for name in (*BALANCE, "overdraft_tokens", "overdraft_cost")),
+        *(
+            Column(name, BigInteger, nullable=False)
+            for name in (*BALANCE, "overdraft_tokens", "overdraft_cost")
+        ),
         Column("reason", String, nullable=False),
         Index(None, "limit_id", "owner", "period"),
     )
@@ -79,14 +105,24 @@ def tables(metadata: MetaData) -> None:
 
 TEXT, INTEGER, FLOAT, FLAG = "TEXT", "BIGINT", "DOUBLE PRECISION", "BOOLEAN"  # as in CAST
 
-BALANCE = ("spent_tokens", "held_tokens", "granted_tokens", "spent_cost", "held_cost", "granted_cost")
+BALANCE = (
+    "spent_tokens",
+    "held_tokens",
+    "granted_tokens",
+    "spent_cost",
+    "held_cost",
+    "granted_cost",
+)
 ACCOUNT = {"limit_id": TEXT, "owner": TEXT, "period": INTEGER}
 ENTRY = {
     "at": INTEGER, "kind": TEXT, "hold_id": TEXT, **ACCOUNT, **dict.fromkeys(BALANCE, INTEGER),
     "overdraft_tokens": INTEGER, "overdraft_cost": INTEGER, "reason": TEXT,
 }  # fmt: skip
 USED = {
-    **dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved"), INTEGER),
+    **dict.fromkeys(
+        ("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved"),
+        INTEGER,
+    ),
     "estimated": FLAG,
     "unknown": FLAG,
 }
@@ -95,4 +131,12 @@ CALL = {
     "id": TEXT, "at": INTEGER, "day": INTEGER, "state": TEXT, "lease_until": FLOAT, "output": INTEGER, "tokens": INTEGER,
     "cost": INTEGER, "accounts": TEXT, **dict.fromkeys(ASKED, TEXT), **USED,
 }  # fmt: skip
-NOTICE = {"id": TEXT, "at": INTEGER, "kind": TEXT, "data": TEXT, "state": TEXT, "attempts": INTEGER, "due": FLOAT}
+NOTICE = {
+    "id": TEXT,
+    "at": INTEGER,
+    "kind": TEXT,
+    "data": TEXT,
+    "state": TEXT,
+    "attempts": INTEGER,
+    "due": FLOAT,
+}

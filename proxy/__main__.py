@@ -62,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"chattable: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who read, such as `head`, has read enough; Python flushes once more at its end
+    except (
+        BrokenPipeError
+    ):  # who read, such as `head`, has read enough; Python flushes once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
         return code
@@ -71,10 +73,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    root = argparse.ArgumentParser(prog="chattable", description="An OpenAI-compatible proxy for agents and upstream models.")
+    root = argparse.ArgumentParser(
+        prog="chattable", description="An OpenAI-compatible proxy for agents and upstream models."
+    )
     root.add_argument("--version", action="version", version=f"chattable {VERSION}")
     config = argparse.ArgumentParser(add_help=False)
-    config.add_argument("--config", metavar="FILE", help="default: ./config.yaml if there is one, else built-in settings")
+    config.add_argument(
+        "--config",
+        metavar="FILE",
+        help="default: ./config.yaml if there is one, else built-in settings",
+    )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[config], help="run the server")
@@ -83,29 +91,43 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", type=_between(1, 256))
     serve.set_defaults(run=_serve)
 
-    commands.add_parser("check", parents=[config], help="validate the config and print what it serves").set_defaults(run=_check)
+    commands.add_parser(
+        "check", parents=[config], help="validate the config and print what it serves"
+    ).set_defaults(run=_check)
     models = commands.add_parser("models", parents=[config], help="what is known of models")
     models.add_argument("name", nargs="?", default="", help="default: all of the config")
     models.set_defaults(run=_models)
-    commands.add_parser("migrate", parents=[config], help="bring the database up to date").set_defaults(run=_migrate)
+    commands.add_parser(
+        "migrate", parents=[config], help="bring the database up to date"
+    ).set_defaults(run=_migrate)
 
-    user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="ACTION")
+    user = commands.add_parser("user", help="manage users").add_subparsers(
+        required=True, metavar="ACTION"
+    )
     create = user.add_parser("create", parents=[config], help="add a user")
     create.add_argument("name")
     create.add_argument("--team")
     create.add_argument("--admin", action="store_true", help="whose keys may use /admin")
     create.set_defaults(run=_with_users(_create_user))
-    user.add_parser("list", parents=[config], help="list users").set_defaults(run=_with_users(_list_users))
-    disable = user.add_parser("disable", parents=[config], help="refuse a user's keys until further notice")
+    user.add_parser("list", parents=[config], help="list users").set_defaults(
+        run=_with_users(_list_users)
+    )
+    disable = user.add_parser(
+        "disable", parents=[config], help="refuse a user's keys until further notice"
+    )
     disable.add_argument("name")
     disable.set_defaults(run=_with_users(_disable_user))
 
-    key = commands.add_parser("key", help="manage API keys").add_subparsers(required=True, metavar="ACTION")
+    key = commands.add_parser("key", help="manage API keys").add_subparsers(
+        required=True, metavar="ACTION"
+    )
     new = key.add_parser("create", parents=[config], help="make a key and print it, once")
     new.add_argument("user")
     new.add_argument("--name", default="default")
     new.add_argument("--models", help="comma-separated names, or beginnings that end in *")
-    new.add_argument("--expires", type=_lifetime, metavar="30d", help="how long it works: 12h, 30d …")
+    new.add_argument(
+        "--expires", type=_lifetime, metavar="30d", help="how long it works: 12h, 30d …"
+    )
     new.add_argument("--trusted", action="store_true", help="may say on whose behalf it asks")
     new.set_defaults(run=_with_users(_create_key))
     listing = key.add_parser("list", parents=[config], help="list a user's keys")
@@ -116,32 +138,55 @@ def parser() -> argparse.ArgumentParser:
     revoke.set_defaults(run=_with_users(_revoke_key))
 
     usage = commands.add_parser("usage", parents=[config], help="who used what")
-    usage.add_argument("--by", default="user", help=f"comma-separated: {', '.join(GROUPS)}; default: user")
-    usage.add_argument("--from", dest="since", default="", metavar="DATE", help="first day, such as 2026-11-01")
-    usage.add_argument("--to", dest="until", default="", metavar="DATE", help="the day after the last")
+    usage.add_argument(
+        "--by", default="user", help=f"comma-separated: {', '.join(GROUPS)}; default: user"
+    )
+    usage.add_argument(
+        "--from", dest="since", default="", metavar="DATE", help="first day, such as 2026-11-01"
+    )
+    usage.add_argument(
+        "--to", dest="until", default="", metavar="DATE", help="the day after the last"
+    )
     usage.add_argument("--csv", action="store_true", help="for a spreadsheet")
     usage.set_defaults(run=_usage)
 
-    ledger = commands.add_parser("ledger", help="the books of the budgets").add_subparsers(required=True, metavar="ACTION")
-    ledger.add_parser("verify", parents=[config], help="recompute every balance from its entries").set_defaults(run=_verify)
+    ledger = commands.add_parser("ledger", help="the books of the budgets").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    ledger.add_parser(
+        "verify", parents=[config], help="recompute every balance from its entries"
+    ).set_defaults(run=_verify)
 
     export = commands.add_parser("export", parents=[config], help="write conversations to a file")
     export.add_argument("file", metavar="FILE", help="- is standard output")
     export.add_argument("--user", metavar="U", help="whose; default: everybody's")
-    export.add_argument("--format", default="native", help=f"{', '.join(WRITABLE)}; default: native, which loses nothing")
+    export.add_argument(
+        "--format",
+        default="native",
+        help=f"{', '.join(WRITABLE)}; default: native, which loses nothing",
+    )
     export.set_defaults(run=_export)
     take = commands.add_parser("import", parents=[config], help="read conversations from a file")
     take.add_argument("file", metavar="FILE", help="- is standard input")
     take.add_argument("--user", metavar="U", required=True, help="whose they will be")
-    take.add_argument("--format", default="", help=f"{', '.join(READABLE)}; default: what the file looks like")
+    take.add_argument(
+        "--format", default="", help=f"{', '.join(READABLE)}; default: what the file looks like"
+    )
     take.set_defaults(run=_import)
 
-    other = commands.add_parser("import-litellm", help="make a config from that of a LiteLLM proxy, and say what became of it")
+    other = commands.add_parser(
+        "import-litellm",
+        help="make a config from that of a LiteLLM proxy, and say what became of it",
+    )
     other.add_argument("file", metavar="FILE", help="LiteLLM's config.yaml")
-    other.add_argument("-o", "--output", metavar="FILE", help="a new file; default: standard output")
+    other.add_argument(
+        "-o", "--output", metavar="FILE", help="a new file; default: standard output"
+    )
     other.set_defaults(run=_import_litellm)
 
-    local = commands.add_parser("local", help="a small model on this machine").add_subparsers(required=True, metavar="ACTION")
+    local = commands.add_parser("local", help="a small model on this machine").add_subparsers(
+        required=True, metavar="ACTION"
+    )
     local.add_parser("pull", help="fetch the model (93 MB)").set_defaults(run=_pull)
     return root
 
@@ -149,16 +194,23 @@ def parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> None:
     from chattable.proxy.serve import serve
 
-    serve(find_config(args.config, host=args.host, port=args.port, workers=args.workers, code=True), args.config)
+    serve(
+        find_config(args.config, host=args.host, port=args.port, workers=args.workers, code=True),
+        args.config,
+    )
 
 
 def _check(args: argparse.Namespace) -> None:
     config = find_config(args.config, code=True)
     server = config.server
-    print(f"serves at http://{server.host}:{server.port}/v1, database {Database(config.database_url)}")
+    print(
+        f"serves at http://{server.host}:{server.port}/v1, database {Database(config.database_url)}"
+    )
     for name, model in config.models.items():
         for target in model.served_by():
-            print(f"model  {name} → {target.provider}/{target.upstream(name, name)}{_priced(config, name, model, target)}")
+            print(
+                f"model  {name} → {target.provider}/{target.upstream(name, name)}{_priced(config, name, model, target)}"
+            )
         if model.fallbacks:
             print(f"       else {', '.join(model.fallbacks)}")
     budget = config.budgets.default
@@ -174,7 +226,9 @@ def _priced(config: Config, name: str, model: ModelEntry, target: Target) -> str
     """What budgets in dollars take it to cost; a wildcard's models cost what is known of each."""
     if name.endswith("*"):
         return ""
-    price = price_of(target, model, known_of(config.providers[target.provider], target.upstream(name, name)))
+    price = price_of(
+        target, model, known_of(config.providers[target.provider], target.upstream(name, name))
+    )
     if price is None:
         return "  no price"
     return f"  ${price.input / 1e6:g} / ${price.output / 1e6:g} per million tokens"
@@ -214,20 +268,27 @@ def _usage(args: argparse.Namespace) -> None:
         ledger = open_ledger(config, database)
         await ledger.start()
         try:
-            report = Usage(ledger, Users(database), Teams(database), ZoneInfo(config.budgets.timezone))
+            report = Usage(
+                ledger, Users(database), Teams(database), ZoneInfo(config.budgets.timezone)
+            )
             rows = await report.report(by, args.since, args.until)
         finally:
             await ledger.stop()
         print(as_csv(by, rows) if args.csv else as_table(by, rows), end="")
 
-    config, by = find_config(args.config), [name.strip() for name in args.by.split(",") if name.strip()]
+    config, by = (
+        find_config(args.config),
+        [name.strip() for name in args.by.split(",") if name.strip()],
+    )
     asyncio.run(_with_database(args, run))
 
 
 def _export(args: argparse.Namespace) -> None:
     async def run(database: Database) -> None:
         await _bring_up(database)
-        await export_file(open_store(config, database), Users(database), args.file, args.user, args.format)
+        await export_file(
+            open_store(config, database), Users(database), args.file, args.user, args.format
+        )
 
     config = find_config(args.config)
     asyncio.run(_with_database(args, run))
@@ -260,7 +321,9 @@ def _pull(_: argparse.Namespace) -> None:
     print(f"The model is at {path}; `chattable serve` without a config file now serves it.")
 
 
-async def _with_database(args: argparse.Namespace, run: Callable[[Database], Awaitable[None]]) -> None:
+async def _with_database(
+    args: argparse.Namespace, run: Callable[[Database], Awaitable[None]]
+) -> None:
     database = Database(find_config(args.config).database_url)
     await database.start()
     try:
@@ -275,7 +338,9 @@ async def _bring_up(database: Database) -> None:
         await database.migrate()
 
 
-def _with_users(act: Callable[[Users, Audit, argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], None]:
+def _with_users(
+    act: Callable[[Users, Audit, argparse.Namespace], Awaitable[None]],
+) -> Callable[[argparse.Namespace], None]:
     """A command on the users of a database, which is brought up to date first if it is a file of our own."""
 
     def command(args: argparse.Namespace) -> None:
@@ -301,7 +366,12 @@ async def _list_users(users: Users, _audit: Audit, _: argparse.Namespace) -> Non
     while True:
         page = await users.list(after=after)
         for user in page.data:
-            _row(user.id, user.name, user.team or "-", "disabled" if user.disabled else "admin" if user.admin else "active")
+            _row(
+                user.id,
+                user.name,
+                user.team or "-",
+                "disabled" if user.disabled else "admin" if user.admin else "active",
+            )
         if not page.has_more:
             return
         after = page.data[-1].id
@@ -321,7 +391,9 @@ async def _create_key(users: Users, audit: Audit, args: argparse.Namespace) -> N
         "expires_at": int(time.time() + args.expires) if args.expires else None,
         "trusted": args.trusted,
     }
-    async with audit.entry(COMMAND_LINE, "key.create", args.name, {"user": args.user, **fields}) as effect:
+    async with audit.entry(
+        COMMAND_LINE, "key.create", args.name, {"user": args.user, **fields}
+    ) as effect:
         key, secret = await users.create_key(args.user, **fields)
         effect.about(key.id, key.name)
     print(secret)
@@ -329,8 +401,18 @@ async def _create_key(users: Users, audit: Audit, args: argparse.Namespace) -> N
 
 async def _list_keys(users: Users, _: Audit, args: argparse.Namespace) -> None:
     for key in await users.list_keys(args.user):
-        ends = datetime.fromtimestamp(key.expires_at, UTC).isoformat() if key.expires_at else "never expires"
-        _row(key.id, key.name, key.prefix, ",".join(key.models or ["all models"]), "revoked" if key.revoked_at else ends)
+        ends = (
+            datetime.fromtimestamp(key.expires_at, UTC).isoformat()
+            if key.expires_at
+            else "never expires"
+        )
+        _row(
+            key.id,
+            key.name,
+            key.prefix,
+            ",".join(key.models or ["all models"]),
+            "revoked" if key.revoked_at else ends,
+        )
 
 
 async def _revoke_key(users: Users, audit: Audit, args: argparse.Namespace) -> None:

@@ -12,10 +12,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 BATCH = 0.1  # seconds between writes
-MAX_WAITING = 20_000  # lines; when the log is blocked for so long that more wait, the oldest are dropped
+# lines; when the log is blocked for so long that more wait, the oldest are dropped
+MAX_WAITING = 20_000
 
 encode = msgspec.json.Encoder().encode
-SECRET = re.compile(rb"sk-[A-Za-z0-9_-]{8,}")  # a key where a path has an id: it is no secret any more once it is in a log
+# a key where a path has an id: it is no secret any more once it is in a log
+SECRET = re.compile(rb"sk-[A-Za-z0-9_-]{8,}")
 
 
 class AccessLog:

@@ -23,7 +23,8 @@ from chattable.proxy.store.errors import Contended, Unavailable
 log = logging.getLogger("chattable")
 
 DEFAULT = "lim_default"
-CLOCK = "CHATTABLE_LEDGER_CLOCK"  # an SQL expression in place of the database's clock, for tests of midnights and leases
+# an SQL expression in place of the database's clock, for tests of midnights and leases
+CLOCK = "CHATTABLE_LEDGER_CLOCK"
 
 
 def open_ledger(config: Config, database: Database) -> SqlLedger:
@@ -31,7 +32,9 @@ def open_ledger(config: Config, database: Database) -> SqlLedger:
     zone, clock = ZoneInfo(config.budgets.timezone), os.environ.get(CLOCK)
     if database.transactions is not None:
         thresholds = config.budgets.thresholds
-        return SqliteLedger(database.transactions, zone=zone, now=clock or sqlite.NOW, thresholds=thresholds)
+        return SqliteLedger(
+            database.transactions, zone=zone, now=clock or sqlite.NOW, thresholds=thresholds
+        )
     return PostgresLedger(
         database.begin,
         away=(Unavailable,),
@@ -52,13 +55,23 @@ def open_journal(config: Config, database: Database) -> Journal:
 async def put_default(ledger: Ledger, default: DefaultBudget | None) -> None:
     """Makes the config's default budget the limit of every user who has none of their own, or drops it.
 
-    A database that is away keeps the one it has: a worker that is started anew in an outage must not end the server.
+    A database that is away keeps the one it has: a worker that is started anew in an outage must
+    not end the server.
     """
     try:
         if default is None:
             await ledger.drop_limit(DEFAULT)
             return
         cost = None if default.cost_usd is None else round(default.cost_usd * 1_000_000)
-        await ledger.put_limit(Limit(id=DEFAULT, kind="each_user", subject="", per=default.per, tokens=default.tokens, cost=cost))
+        await ledger.put_limit(
+            Limit(
+                id=DEFAULT,
+                kind="each_user",
+                subject="",
+                per=default.per,
+                tokens=default.tokens,
+                cost=cost,
+            )
+        )
     except LedgerUnavailableError as error:
         log.warning("the default budget stays as it was: %s", error)

@@ -85,7 +85,11 @@ EXPOSED = [
     "x-chattable-attempts",
     "x-chattable-affinity",
     "x-chattable-overhead-ms",
-    *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for what in ("limit", "remaining", "reset")
+        for kind in ("requests", "tokens")
+    ),
     "x-budget-remaining-tokens",
     "x-budget-reset",
     "x-budget-warning",
@@ -130,13 +134,19 @@ def build(config: Config) -> Edge:
     idempotency = Idempotency(ledger)
     answers = open_cache(config, line)
     session_store = open_store(config, database)
-    scribe = Scribe(session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller))
+    scribe = Scribe(
+        session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
+    )
     sessions = Sessions(session_store, config.sessions, catalog, scribe)
     pipeline = Pipeline(catalog, idempotency, sessions, pace, answers, metering)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     revocation = Revocation(users, pipeline)
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
-    deliveries = [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)] if webhook else []
+    deliveries = (
+        [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)]
+        if webhook
+        else []
+    )
     house = House(
         config,
         database,
@@ -181,7 +191,8 @@ def build(config: Config) -> Edge:
             for service in others:
                 await start(service)
             gc.collect()
-            gc.set_threshold(20_000, 20, 20)  # a request makes some 700 objects; the default would collect on every one
+            # a request makes some 700 objects; the default would collect on every one
+            gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what lives as long as the server need not be looked at again
             pipeline.base_url = await running.enter_async_context(loopback(edge))
             running.push_async_callback(stop)
@@ -202,7 +213,9 @@ def build(config: Config) -> Edge:
         debug=False,
     )
     redact = redactor(config, os.environ)
-    edge = Edge(app, access_log, patience=config.server.receive, max_body=house.max_body, redact=redact)
+    edge = Edge(
+        app, access_log, patience=config.server.receive, max_body=house.max_body, redact=redact
+    )
     return edge
 
 

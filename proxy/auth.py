@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from chattable.proxy.cache.controls import Controls
     from chattable.proxy.sessions.doors import Door
 
-TTL = 1.0  # seconds that a looked-up key is believed; a revoked one is refused everywhere after that
+# seconds that a looked-up key is believed; a revoked one is refused everywhere after that
+TTL = 1.0
 MAX_CACHED = 10_000
 
 MISSING = (
@@ -119,7 +120,13 @@ class Auth:
             user = await self._users.named(name)
             if user.disabled:
                 raise ForbiddenError(f"The user {user.name} is disabled.")
-            found = replace(principal, user=User(user.id, user.name), team=user.team_id, team_name=user.team or "", acting=True)
+            found = replace(
+                principal,
+                user=User(user.id, user.name),
+                team=user.team_id,
+                team_name=user.team or "",
+                acting=True,
+            )
             self._remember(cached, now, found)
         return found
 
@@ -132,25 +139,43 @@ class Auth:
         """Drops what was looked up: keys or users have changed here."""
         self._cache.clear()
 
-    def _judge(self, secret: str, found: tuple[Key, StoredUser] | None, now: float) -> Principal | UnauthorizedError:
+    def _judge(
+        self, secret: str, found: tuple[Key, StoredUser] | None, now: float
+    ) -> Principal | UnauthorizedError:
         if found is None:
-            return UnauthorizedError(f"Incorrect API key provided: {masked(secret)}.", "invalid_api_key")
+            return UnauthorizedError(
+                f"Incorrect API key provided: {masked(secret)}.", "invalid_api_key"
+            )
         key, user = found
         if key.revoked_at is not None:
-            return UnauthorizedError(f"The API key {masked(secret)} was revoked.", "invalid_api_key")
+            return UnauthorizedError(
+                f"The API key {masked(secret)} was revoked.", "invalid_api_key"
+            )
         if key.expires_at is not None and key.expires_at <= now:
-            return UnauthorizedError(f"The API key {masked(secret)} has expired.", "invalid_api_key")
+            return UnauthorizedError(
+                f"The API key {masked(secret)} has expired.", "invalid_api_key"
+            )
         if user.disabled:
-            return UnauthorizedError(f"The user of the API key {masked(secret)} is disabled.", "invalid_api_key")
+            return UnauthorizedError(
+                f"The user of the API key {masked(secret)} is disabled.", "invalid_api_key"
+            )
         models = None if key.models is None else tuple(key.models)
         return Principal(
-            User(user.id, user.name), key.id, user.team_id, models, user.admin, key.trusted, team_name=user.team or ""
+            User(user.id, user.name),
+            key.id,
+            user.team_id,
+            models,
+            user.admin,
+            key.trusted,
+            team_name=user.team or "",
         )
 
 
 def masked(secret: str) -> str:
     """A key as an error message may show it."""
-    return f"{secret[:3]}****{secret[-4:]}" if len(secret) >= 16 and secret.isprintable() else "****"
+    return (
+        f"{secret[:3]}****{secret[-4:]}" if len(secret) >= 16 and secret.isprintable() else "****"
+    )
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -37,10 +37,13 @@ log = logging.getLogger("chattable")
 
 STARTED = int(time.time())  # what models say they were created
 DEFAULT = "default"  # the name that means `default_model`
-DISCOVER = 3600.0  # seconds until a provider is asked again which models it has; a sixtieth of it where it did not say
+# seconds until a provider is asked again which models it has; a sixtieth of it where it did not say
+DISCOVER = 3600.0
 MOST_MODELS = 1000  # of a provider that are remembered
 MAX_NAME = 256  # characters of a name that a wildcard serves
-MOST_HELD = 16_384  # tokens of output that a budget holds of what is only known of a model: many can write far more than they do
+# tokens of output that a budget holds of what is only known of a model: many can write far more
+# than they do
+MOST_HELD = 16_384
 
 
 class Entry(Struct, frozen=True):
@@ -58,7 +61,8 @@ class Entry(Struct, frozen=True):
     picture_tokens: int | None = None  # of a picture that it reads, where the config says so
     max_output: int | None = None
     kind: str = ""  # of the provider, where a model answers
-    source: tuple[str, ...] = ()  # what really answers, whatever it is called here: what differs in it may answer differently
+    # what really answers, whatever it is called here: what differs in it may answer differently
+    source: tuple[str, ...] = ()
     targets: tuple[Entry, ...] = ()  # where there are several: each as an entry of the same name
     fallbacks: tuple[str, ...] = ()
     weight: float | None = None  # a target's share of the calls
@@ -70,14 +74,19 @@ class Catalog:
     """Model name → what answers it. Built once from the config, swapped whole."""
 
     def __init__(
-        self, entries: Iterable[Entry], wildcards: Mapping[str, settings.ModelEntry], sources: Mapping[str, _Source], default: str
+        self,
+        entries: Iterable[Entry],
+        wildcards: Mapping[str, settings.ModelEntry],
+        sources: Mapping[str, _Source],
+        default: str,
     ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self._wildcards = wildcards
         self._sources = sources
         self._default = default
         self._wild: dict[str, Entry] = {}  # names that wildcards served
-        self._listed: tuple[list[tuple[str, ...]], list[Entry]] = [], []  # what was discovered, and the entries it makes
+        # what was discovered, and the entries it makes
+        self._listed: tuple[list[tuple[str, ...]], list[Entry]] = [], []
 
     def find(self, name: str, principal: Principal) -> Entry:
         """The entry of a name, or `ModelNotFound`: an unknown name and one that is not for this principal look alike."""
@@ -101,8 +110,16 @@ class Catalog:
         """The entries this principal may use, with those behind wildcards that somebody names."""
         discovered = [source.discovered for source in self._sources.values()]
         if self._listed[0] != discovered:  # once an hour: there may be thousands
-            names = [name for pattern, model in self._wildcards.items() for name in self._behind(pattern, model)]
-            entries = [entry for name in dict.fromkeys(names) if name not in self._entries and (entry := self._by_wildcard(name))]
+            names = [
+                name
+                for pattern, model in self._wildcards.items()
+                for name in self._behind(pattern, model)
+            ]
+            entries = [
+                entry
+                for name in dict.fromkeys(names)
+                if name not in self._entries and (entry := self._by_wildcard(name))
+            ]
             self._listed = discovered, entries
         known = [*self._entries.values(), *self._listed[1], *self._granted(principal)]
         by_name = {entry.name: entry for entry in known if principal.may_use(entry.name)}
@@ -121,14 +138,20 @@ class Catalog:
         target = model.served_by()[0]
         before, _, after = target.upstream(pattern, pattern).partition("*")
         for name in self._sources[target.provider].discovered:
-            if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after):
+            if (
+                name.startswith(before)
+                and name.endswith(after)
+                and len(name) > len(before) + len(after)
+            ):
                 asked = pattern[:-1] + name[len(before) : len(name) - len(after)]
                 if settings.match(asked, self._wildcards) == pattern:
                     yield asked
 
     async def start(self) -> None:
         """Starts local servers and agents."""
-        wild = {target.provider for model in self._wildcards.values() for target in model.served_by()}
+        wild = {
+            target.provider for model in self._wildcards.values() for target in model.served_by()
+        }
         try:
             await _all(source.start(listed=name in wild) for name, source in self._sources.items())
             await _all(entry.model.start() for entry in self._entries.values())
@@ -138,8 +161,12 @@ class Catalog:
 
     async def stop(self) -> None:
         """Stops what was started; what fails to stop does not keep the rest running."""
-        await asyncio.gather(*(entry.model.stop() for entry in self._entries.values()), return_exceptions=True)
-        await asyncio.gather(*(source.stop() for source in self._sources.values()), return_exceptions=True)
+        await asyncio.gather(
+            *(entry.model.stop() for entry in self._entries.values()), return_exceptions=True
+        )
+        await asyncio.gather(
+            *(source.stop() for source in self._sources.values()), return_exceptions=True
+        )
 
     def _by_wildcard(self, name: str) -> Entry | None:
         if name in self._wild:
@@ -183,7 +210,9 @@ class _Source:
         vendor = VENDORS[config.kind]
         self.provider = Provider(
             name,
-            wire_of(config.kind, config.base_url, config.options).ruled(config.unsupported, config.allow),
+            wire_of(config.kind, config.base_url, config.options).ruled(
+                config.unsupported, config.allow
+            ),
             vendor.address(config.base_url, config.options),
             transport,
             api_key=config.api_key.reveal() if config.api_key else "",
@@ -194,7 +223,8 @@ class _Source:
     def health(self, model: str) -> Health:
         """What is known of a model here, under whatever names it is served."""
         if model not in self._health:
-            if len(self._health) >= MOST_MODELS:  # behind a wildcard every client may name models of its own
+            # behind a wildcard every client may name models of its own
+            if len(self._health) >= MOST_MODELS:
                 self._health.clear()
             self._health[model] = Health()
         return self._health[model]
@@ -224,9 +254,16 @@ async def _all(starts: Iterable[Awaitable[None]]) -> None:
             raise outcome
 
 
-def _model(pattern: str, name: str, model: settings.ModelEntry, sources: Mapping[str, _Source]) -> Entry:
+def _model(
+    pattern: str, name: str, model: settings.ModelEntry, sources: Mapping[str, _Source]
+) -> Entry:
     """A name that upstreams answer."""
-    targets = tuple([_target(pattern, name, model, target, sources[target.provider]) for target in model.served_by()])
+    targets = tuple(
+        [
+            _target(pattern, name, model, target, sources[target.provider])
+            for target in model.served_by()
+        ]
+    )
     if len(targets) == 1:
         return replace(targets[0], fallbacks=model.fallbacks)
     lengths = [target.context_length for target in targets]
@@ -239,7 +276,9 @@ def _model(pattern: str, name: str, model: settings.ModelEntry, sources: Mapping
     )
 
 
-def _target(pattern: str, name: str, model: settings.ModelEntry, target: settings.Target, source: _Source) -> Entry:
+def _target(
+    pattern: str, name: str, model: settings.ModelEntry, target: settings.Target, source: _Source
+) -> Entry:
     """A name that one upstream answers."""
     config, upstream_name = source.config, target.upstream(pattern, name)
     limits = model.timeouts.onto(config.timeouts) if model.timeouts else config.timeouts
@@ -253,7 +292,9 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
         Upstream(
             source.provider,
             upstream_name,
-            timeouts=Timeouts(limits.connect, limits.first_token, limits.between_tokens, limits.total),
+            timeouts=Timeouts(
+                limits.connect, limits.first_token, limits.between_tokens, limits.total
+            ),
             retries=retries,
             max_output=max_output,
         ),
@@ -266,7 +307,13 @@ def _target(pattern: str, name: str, model: settings.ModelEntry, target: setting
         price=price,
         priced=price is not None or source.unpriced == "allow",
         picture_tokens=target.picture_tokens or model.picture_tokens,
-        source=(source.name, config.kind, config.base_url or "", *config.options.values(), upstream_name),
+        source=(
+            source.name,
+            config.kind,
+            config.base_url or "",
+            *config.options.values(),
+            upstream_name,
+        ),
         cache_ttl=_kept_for(source.cache, model.cache or settings.ModelCache()),
         weight=target.weight,
         health=source.health(upstream_name),
@@ -300,11 +347,15 @@ def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
     return accepts
 
 
-def _agent(name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str) -> Entry:
+def _agent(
+    name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str
+) -> Entry:
     limits = Limits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
     model: Chattable
     if isinstance(agent, settings.PromptAgent):
-        model = PromptAgent(agent.model, context=agent.context, instructions=agent.instructions, params=agent.params)
+        model = PromptAgent(
+            agent.model, context=agent.context, instructions=agent.instructions, params=agent.params
+        )
     else:
         model = load(agent.use, agent.params)
     return Entry(
@@ -328,12 +379,21 @@ def _kept_for(cache: settings.Cache | None, model: settings.ModelCache) -> float
 
 def _reach(config: settings.Config) -> str:
     """A digest of all that an agent's answer may depend on in the config: itself, and whatever it may ask."""
-    places = {name: (provider.kind, provider.base_url, provider.options) for name, provider in config.providers.items()}
-    return sha256(msgspec.json.encode([config.agents, config.models, config.default_model, places], order="sorted")).hexdigest()
+    places = {
+        name: (provider.kind, provider.base_url, provider.options)
+        for name, provider in config.providers.items()
+    }
+    return sha256(
+        msgspec.json.encode(
+            [config.agents, config.models, config.default_model, places], order="sorted"
+        )
+    ).hexdigest()
 
 
 def _code(model: Chattable) -> str:
     """A digest of the file that an agent's code is in; empty where there is none."""
     with suppress(OSError, TypeError):
-        return sha256(Path(inspect.getfile(getattr(model, "function", type(model)))).read_bytes()).hexdigest()
+        return sha256(
+            Path(inspect.getfile(getattr(model, "function", type(model)))).read_bytes()
+        ).hexdigest()
     return ""

@@ -15,10 +15,29 @@ from chattable.adapters.vendors.services import Vendor
 from chattable.adapters.vendors.withheld import ALLOWABLE
 from chattable.agents import loading
 from chattable.agents.parsing import Shape, explain
-from chattable.proxy.config import ADMIN_KEY, CodeAgent, Config, ModelEntry, PromptAgent, Provider, RateLimits, match
+from chattable.proxy.config import (
+    ADMIN_KEY,
+    CodeAgent,
+    Config,
+    ModelEntry,
+    PromptAgent,
+    Provider,
+    RateLimits,
+    match,
+)
 from chattable.proxy.sessions.chores import TASKS
 from chattable.proxy.values import Secret, admin_key, upstream_key
-from chattable.proxy.yaml import MAX_BYTES, ConfigError, Decoder, Document, Problem, hint, is_struct, parts, read
+from chattable.proxy.yaml import (
+    MAX_BYTES,
+    ConfigError,
+    Decoder,
+    Document,
+    Problem,
+    hint,
+    is_struct,
+    parts,
+    read,
+)
 
 # Headers whose values open something.
 SECRET = re.compile(
@@ -28,10 +47,17 @@ SECRET = re.compile(
 )
 
 
-def load(path: str | Path, env: Mapping[str, str], kinds: Mapping[str, Vendor] | None = None, *, code: bool = False) -> Config:
+def load(
+    path: str | Path,
+    env: Mapping[str, str],
+    kinds: Mapping[str, Vendor] | None = None,
+    *,
+    code: bool = False,
+) -> Config:
     """Read a config file; ConfigError holds every problem in it.
 
-    `kinds` are the providers' kinds there are; `code` builds every agent, to find those whose code cannot be loaded.
+    `kinds` are the providers' kinds there are; `code` builds every agent, to find those whose code
+    cannot be loaded.
     """
     try:
         with Path(path).open("rb") as file:
@@ -42,7 +68,12 @@ def load(path: str | Path, env: Mapping[str, str], kinds: Mapping[str, Vendor] |
 
 
 def parse(
-    data: bytes, file: str, env: Mapping[str, str], kinds: Mapping[str, Vendor] | None = None, *, code: bool = False
+    data: bytes,
+    file: str,
+    env: Mapping[str, str],
+    kinds: Mapping[str, Vendor] | None = None,
+    *,
+    code: bool = False,
 ) -> Config:
     """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
     doc = read(data, file, env)
@@ -68,9 +99,14 @@ def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
     }
     return Config(
         admin_keys=_admin_keys(env),
-        providers={vendor: Provider(kind=vendor, api_key=key, discover=True) for vendor, key in keys.items()},
+        providers={
+            vendor: Provider(kind=vendor, api_key=key, discover=True)
+            for vendor, key in keys.items()
+        },
         models={f"{vendor}/*": ModelEntry(provider=vendor) for vendor in keys},
-        agents={"echo": CodeAgent(use="chattable.agents.echo:Echo", description="Says what it hears.")},
+        agents={
+            "echo": CodeAgent(use="chattable.agents.echo:Echo", description="Says what it hears.")
+        },
     )
 
 
@@ -110,14 +146,22 @@ def _refuse_litellm(doc: Document) -> None:
 
 
 def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None) -> _Mistakes:
-    """What no single value shows: each mistake with its place. Names count as known even where their entry is broken."""
+    """What no single value shows: each mistake with its place.
+
+    Names count as known even where their entry is broken.
+    """
     for name, provider in config.providers.items():
         if kinds is not None and provider.kind not in kinds:
             known = hint(provider.kind, kinds) or f"; there are {', '.join(sorted(kinds))}"
             yield ("providers", name, "kind"), f"there is no kind `{provider.kind}`{known}"
         elif kinds is not None:
             for setting, text in kinds[provider.kind].mistakes(provider.base_url, provider.options):
-                yield ("providers", name, setting) if setting in provider.options else ("providers", name), f"`{setting}` {text}"
+                yield (
+                    ("providers", name, setting)
+                    if setting in provider.options
+                    else ("providers", name),
+                    f"`{setting}` {text}",
+                )
         for i, param in enumerate(provider.allow):
             if param not in ALLOWABLE:
                 what = f"`{param}` is never withheld{hint(param, ALLOWABLE)}"
@@ -127,12 +171,21 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
         if why := _bad_name(name):
             yield ("providers", name), why
     sections = (doc.value.get(section) for section in ("providers", "models", "agents"))
-    providers, models, agents = (section if isinstance(section, dict) else {} for section in sections)
+    providers, models, agents = (
+        section if isinstance(section, dict) else {} for section in sections
+    )
     yield from _mistakes_in_models(config, providers, models)
     yield from _mistakes_in_agents(config, {**models, **agents})
     for name in models.keys() & agents.keys():
-        yield ("agents", name), f"is the name of a model too, on line {doc.line(('models', name))}; rename one"
-    asks = {name: (agent.model,) for name, agent in config.agents.items() if isinstance(agent, PromptAgent)}
+        yield (
+            ("agents", name),
+            f"is the name of a model too, on line {doc.line(('models', name))}; rename one",
+        )
+    asks = {
+        name: (agent.model,)
+        for name, agent in config.agents.items()
+        if isinstance(agent, PromptAgent)
+    }
     yield from _cycles("agents", "model", asks)
     budget = config.budgets.default
     if budget is not None and budget.tokens is None and budget.cost_usd is None:
@@ -140,7 +193,10 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
     limited = config.rate_limits != RateLimits()
     alone = not config.redis_url and not doc.lacks_variable(("redis_url",))
     if limited and alone and config.server.workers > 1:
-        yield ("rate_limits",), "need `redis_url` with several workers: each of them would count for itself"
+        yield (
+            ("rate_limits",),
+            "need `redis_url` with several workers: each of them would count for itself",
+        )
     yield from _mistakes_in_sessions(config, doc, {**models, **agents})
     if config.budgets.timezone not in available_timezones():
         yield ("budgets", "timezone"), "must be a time zone such as UTC or Europe/Berlin"
@@ -155,7 +211,9 @@ def _mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None)
             yield ("sessions", job, "model"), why
 
 
-def _mistakes_in_models(config: Config, providers: Mapping[str, Any], names: Mapping[str, Any]) -> _Mistakes:
+def _mistakes_in_models(
+    config: Config, providers: Mapping[str, Any], names: Mapping[str, Any]
+) -> _Mistakes:
     for name, model in config.models.items():
         if name != "*" and (why := _bad_name(name.removesuffix("*"))):
             yield ("models", name), why
@@ -164,21 +222,33 @@ def _mistakes_in_models(config: Config, providers: Mapping[str, Any], names: Map
         elif model.targets and model.model:
             yield ("models", name, "model"), "belongs into each of `targets`"
         for i, target in enumerate(model.served_by()):
-            where: tuple[str | int, ...] = ("models", name, "targets", i) if model.targets else ("models", name)
+            where: tuple[str | int, ...] = (
+                ("models", name, "targets", i) if model.targets else ("models", name)
+            )
             if target.provider and target.provider not in providers:
                 known = hint(target.provider, providers) or "; define it under `providers`"
                 yield (*where, "provider"), f"there is no provider `{target.provider}`{known}"
             price = target.price if model.targets else model.price
             for part in ("input", "output"):
-                if price and price.long and (cost := getattr(price.long, part)) is not None and cost < getattr(price, part):
+                if (
+                    price
+                    and price.long
+                    and (cost := getattr(price.long, part)) is not None
+                    and cost < getattr(price, part)
+                ):
                     what = "must be no less than the usual: a hold knows the prompt only roughly"
                     yield (*where, "price", "long", part), what
             if target.model and target.model.count("*") > name.endswith("*"):
-                yield (*where, "model"), "may hold one `*`, and only if the entry's own name ends in `*`"
+                yield (
+                    (*where, "model"),
+                    "may hold one `*`, and only if the entry's own name ends in `*`",
+                )
         for i, fallback in enumerate(model.fallbacks):
             if why := _unknown(fallback, names):
                 yield ("models", name, "fallbacks", i), why
-    yield from _cycles("models", "fallbacks", {name: model.fallbacks for name, model in config.models.items()})
+    yield from _cycles(
+        "models", "fallbacks", {name: model.fallbacks for name, model in config.models.items()}
+    )
 
 
 def _mistakes_in_agents(config: Config, names: Mapping[str, Any]) -> _Mistakes:
@@ -242,7 +312,10 @@ def _cycles(section: str, field: str, asks: Mapping[str, Collection[str]]) -> _M
     def walk(name: str, path: list[str]) -> _Mistakes:
         if name in path:
             circle = [*path[path.index(name) :], name]
-            yield (section, name, field), f"{section} ask each other in a circle: {' -> '.join(circle)}"
+            yield (
+                (section, name, field),
+                f"{section} ask each other in a circle: {' -> '.join(circle)}",
+            )
         elif name in asks and name not in done:
             for other in asks[name]:
                 yield from walk(other, [*path, name])
@@ -261,7 +334,11 @@ def _unknown(name: str, names: Mapping[str, Any]) -> str:
 def _bad_name(name: str) -> str:
     if "*" in name:
         return "may hold one `*`, at the end of a model's name"
-    return "" if name.isprintable() and name.strip() == name != "" else "is no name: it is empty, or holds odd spaces"
+    return (
+        ""
+        if name.isprintable() and name.strip() == name != ""
+        else "is no name: it is empty, or holds odd spaces"
+    )
 
 
 def settings() -> list[str]:
@@ -275,7 +352,9 @@ def _settings(kind: Any, prefix: str) -> Iterator[str]:
             for field in msgspec.structs.fields(part):
                 if field.name != getattr(part, "REST", None):
                     yield from _settings(field.type, f"{prefix}.{field.name}")
-        elif getattr(part, "__origin__", None) is dict and any(map(is_struct, parts(part.__args__[1]))):
+        elif getattr(part, "__origin__", None) is dict and any(
+            map(is_struct, parts(part.__args__[1]))
+        ):
             yield from _settings(part.__args__[1], f"{prefix}.*")
         else:
             yield prefix.removeprefix(".")
@@ -295,7 +374,11 @@ def schema() -> dict[str, Any]:
     agents = made["$defs"]["Config"]["properties"]["agents"]["additionalProperties"]
     del agents["discriminator"]
     _allow_variables(made)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Chattable's config.yaml", **made}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Chattable's config.yaml",
+        **made,
+    }
 
 
 def _allow_variables(node: Any) -> None:
@@ -307,5 +390,12 @@ def _allow_variables(node: Any) -> None:
         for key in node.keys() - {"default"}:
             _allow_variables(node[key])
         if node.get("type") in ("integer", "number") or "enum" in node or "pattern" in node:
-            text = {"type": "string"} if node.get("type") == "number" else {"type": "string", "pattern": r"\$\{"}
-            node["anyOf"] = [{key: node.pop(key) for key in [*node] if key not in ("description", "default")}, text]
+            text = (
+                {"type": "string"}
+                if node.get("type") == "number"
+                else {"type": "string", "pattern": r"\$\{"}
+            )
+            node["anyOf"] = [
+                {key: node.pop(key) for key in [*node] if key not in ("description", "default")},
+                text,
+            ]

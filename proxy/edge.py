@@ -19,7 +19,9 @@ from chattable.proxy.accesslog import AccessLog
 from chattable.proxy.errors import CLIENT_LEFT, Failure
 
 # What OpenAI's API has at its top: these answer without /v1 as well.
-ROOTS = re.compile(r"^/(audio|chat|models|completions|conversations|embeddings|images|moderations|rerank)(/|$)")
+ROOTS = re.compile(
+    r"^/(audio|chat|models|completions|conversations|embeddings|images|moderations|rerank)(/|$)"
+)
 REPEATED = re.compile(r"^(/v1)+(?=/v1(/|$))")
 MOST_FAILURES = 8  # attempts of a request that the log tells of
 HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options", b"nosniff")]
@@ -28,14 +30,20 @@ HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options",
 class Edge:
     """Wraps the application.
 
-    Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same with a trailing slash,
-    with doubled slashes, with /v1 repeated, and, for OpenAI's own, without it. Nothing is redirected.
-    A request whose client left before it was answered is logged with `CLIENT_LEFT`. A slash that is
-    sent as %2F belongs to a name.
+    Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same
+    with a trailing slash, with doubled slashes, with /v1 repeated, and, for OpenAI's own, without
+    it. Nothing is redirected. A request whose client left before it was answered is logged with
+    `CLIENT_LEFT`. A slash that is sent as %2F belongs to a name.
     """
 
     def __init__(
-        self, app: ASGIApp, log: AccessLog, *, patience: float, max_body: int, redact: Callable[[str], str] = str
+        self,
+        app: ASGIApp,
+        log: AccessLog,
+        *,
+        patience: float,
+        max_body: int,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self.app = app
         self.patience = patience  # seconds that a client may take for the parts of a request
@@ -80,7 +88,14 @@ class Edge:
                 status = scope["refused"]
             status = status or CLIENT_LEFT
             ms = round((time.monotonic() - began) * 1000, 1)
-            line: Json = {"time": time.time(), "id": request_id, "method": method, "path": path, "status": status, "ms": ms}
+            line: Json = {
+                "time": time.time(),
+                "id": request_id,
+                "method": method,
+                "path": path,
+                "status": status,
+                "ms": ms,
+            }
             if "caller" in inner:
                 line["user"] = inner["caller"].principal.user.name
             if "trace" in inner:
@@ -96,7 +111,11 @@ class Edge:
     def _failures(self, trace: Trace) -> list[Json]:
         """How attempts failed: the last ones, of an agent that asks often."""
         return [
-            {"target": failure.target, "status": failure.status, "error": clip(self._redact(failure.error))}
+            {
+                "target": failure.target,
+                "status": failure.status,
+                "error": clip(self._redact(failure.error)),
+            }
             for failure in trace.failures[-MOST_FAILURES:]
         ]
 

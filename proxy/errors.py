@@ -1,6 +1,7 @@
 """The one error table: what each failure is to a client, in OpenAI's envelope.
 
-Only the errors listed here show their text; anything else is a 500 that names the request id and nothing more.
+Only the errors listed here show their text; anything else is a 500 that names the request id and
+nothing more.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ HOUSE = {
     Cause.KEY: "The upstream refused this server's credentials. Tell the server's operator.",
     Cause.ACCOUNT: "The account of this server's operator at the upstream has no credit left. Tell the server's operator.",
 }
-PASSED = {Cause.USE: ("permission_denied", "model"), Cause.PROMPT: ("content_filter", "messages")}  # code and param
-ACCOUNTS = re.compile(r"\b(org|proj|acct|team|user)[-_ ][\w-]{8,}")  # names of the operator's own things
+# code and param
+PASSED = {Cause.USE: ("permission_denied", "model"), Cause.PROMPT: ("content_filter", "messages")}
+# names of the operator's own things
+ACCOUNTS = re.compile(r"\b(org|proj|acct|team|user)[-_ ][\w-]{8,}")
 
 
 class UnauthorizedError(Exception):
@@ -114,7 +117,9 @@ class BudgetAwayError(chat.ChatError):
     """The ledger does not answer, and without it nothing may be spent; the cause is for the log."""
 
     def __init__(self) -> None:
-        super().__init__("The database is unavailable. Please retry your request.", code="database_unavailable")
+        super().__init__(
+            "The database is unavailable. Please retry your request.", code="database_unavailable"
+        )
 
 
 class CacheAwayError(Exception):
@@ -173,7 +178,14 @@ class Failure(Struct):
     def body(self) -> bytes:
         """OpenAI's envelope with all its four keys."""
         return msgspec.json.encode(
-            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+            {
+                "error": {
+                    "message": self.message,
+                    "type": self.type,
+                    "param": self.param,
+                    "code": self.code,
+                }
+            }
         )
 
 
@@ -213,7 +225,8 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
     if isinstance(error, HTTPException):
         return _http(error)
     if isinstance(error, QuotaError):
-        # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and in x-budget-reset.
+        # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message
+        # and in x-budget-reset.
         headers = {"x-should-retry": "false", **error.headers}
         return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
     if isinstance(error, BudgetBusyError):  # held is not spent: it is worth asking again
@@ -223,8 +236,16 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         return Failure(429, error.message, error.kind, None, error.code, error.headers)
     if isinstance(error, (InProgressError, LockedError, HeadMoved)):
         param = error.field if isinstance(error, HeadMoved) else error.param
-        return Failure(409, str(error), INVALID, param, error.code, {"retry-after": "1", "x-should-retry": "true"})
-    if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):  # its text is for the log
+        return Failure(
+            409,
+            str(error),
+            INVALID,
+            param,
+            error.code,
+            {"retry-after": "1", "x-should-retry": "true"},
+        )
+    # its text is for the log
+    if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):
         error = BudgetAwayError()
     if isinstance(error, BudgetAwayError):
         return Failure(503, error.message, SERVER, None, error.code, {"retry-after": "1"})
@@ -234,7 +255,13 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
             param = getattr(error, "param", None) or getattr(error, "field", None)
             return Failure(status, message, type_, param, getattr(error, "code", None) or code)
     where = f" Please quote the request id {request_id}." if request_id else ""
-    return Failure(500, f"The server had an error while processing your request.{where}", SERVER, None, "internal_error")
+    return Failure(
+        500,
+        f"The server had an error while processing your request.{where}",
+        SERVER,
+        None,
+        "internal_error",
+    )
 
 
 def known(error: BaseException) -> bool:
@@ -255,13 +282,19 @@ def _refused(error: upstream.Refused) -> Failure:
         if error.code and not error.code.isdigit():
             code = error.code
         return Failure(403, ACCOUNTS.sub("…", error.message), INVALID, error.param or param, code)
-    if error.retry_after is None and status == 429:  # some SDKs ask again only where they are told when
+    # some SDKs ask again only where they are told when
+    if error.retry_after is None and status == 429:
         headers = {"retry-after": "1"}
     elif error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
-        headers = {"retry-after": str(-int(-error.retry_after // 1)), "retry-after-ms": str(int(error.retry_after * 1000))}
+        headers = {
+            "retry-after": str(-int(-error.retry_after // 1)),
+            "retry-after-ms": str(int(error.retry_after * 1000)),
+        }
     if status == 429:
         message = f"The upstream limits its requests: {error.message}"
-        return Failure(429, message, "upstream_error", None, error.code or "rate_limit_exceeded", headers)
+        return Failure(
+            429, message, "upstream_error", None, error.code or "rate_limit_exceeded", headers
+        )
     if status in (400, 404, 409, 413, 415, 422):
         return Failure(status, error.message, INVALID, error.param, error.code)
     if status in (403, 407):
@@ -269,7 +302,14 @@ def _refused(error: upstream.Refused) -> Failure:
     if status in (408, 504):
         return Failure(504, "The upstream timed out.", "upstream_error", None, "upstream_timeout")
     if status in (503, 529):
-        return Failure(503, "The upstream is overloaded.", "upstream_error", None, "upstream_overloaded", headers)
+        return Failure(
+            503,
+            "The upstream is overloaded.",
+            "upstream_error",
+            None,
+            "upstream_overloaded",
+            headers,
+        )
     return Failure(502, "The upstream failed.", "upstream_error", None, "upstream_error")
 
 
@@ -279,7 +319,20 @@ def _http(error: HTTPException) -> Failure:
     codes = {405: "method_not_allowed", 415: "unsupported_media_type"}
     messages = {405: "This path does not know that method. The Allow header lists those it knows."}
     if status >= 500:
-        return Failure(500, "The server had an error while processing your request.", SERVER, None, "internal_error")
+        return Failure(
+            500,
+            "The server had an error while processing your request.",
+            SERVER,
+            None,
+            "internal_error",
+        )
     message = messages.get(status) or error.detail or HTTPStatus(status).phrase
     headers: dict[str, Any] = error.headers or {}
-    return Failure(status, message, INVALID, None, codes.get(status), {k.lower(): v for k, v in headers.items()})
+    return Failure(
+        status,
+        message,
+        INVALID,
+        None,
+        codes.get(status),
+        {k.lower(): v for k, v in headers.items()},
+    )

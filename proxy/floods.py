@@ -11,7 +11,8 @@ AGAIN = 1.0  # seconds until a cause is told again
 LONGEST = 200  # characters of a text that tell causes apart
 DEEPEST = 10  # exceptions behind one that are looked at
 MOST = 1000  # causes that are remembered
-OWN = re.compile(r"[0-9a-f]{8,}|[0-9]+")  # what differs from request to request: ids, amounts, times
+# what differs from request to request: ids, amounts, times
+OWN = re.compile(r"[0-9a-f]{8,}|[0-9]+")
 
 
 class Floods(logging.Filter):
@@ -44,7 +45,10 @@ class Floods(logging.Filter):
             self._told.clear()
         self._told[cause] = now, 0
         if left_out:
-            record.msg, record.args = f"{text} ({left_out} more like this since it was last said)", ()
+            record.msg, record.args = (
+                f"{text} ({left_out} more like this since it was last said)",
+                (),
+            )
         return True
 
 

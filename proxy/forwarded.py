@@ -29,7 +29,8 @@ class Estimate(Struct, frozen=True):
     output: int = 0  # tokens of each answer
     answers: int = 1
     prompts: int = 1
-    whole: bool = False  # the output comes whole or not at all, and counts so where nobody reports it
+    # the output comes whole or not at all, and counts so where nobody reports it
+    whole: bool = False
     fixed: int = 0  # micro-USD, whatever the tokens
 
 
@@ -181,7 +182,10 @@ KINDS = (
 
 
 def _words(asked: Any) -> str:
-    """What is asked as text. What is no text as JSON: ids of tokens weigh more so than as tokens."""
+    """What is asked as text.
+
+    What is no text as JSON: ids of tokens weigh more so than as tokens.
+    """
     if isinstance(asked, str):
         return asked
     if isinstance(asked, list) and all(isinstance(part, str) for part in asked):

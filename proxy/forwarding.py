@@ -62,14 +62,18 @@ class Forwarding:
         trace.model = entry.name
         given = kind.parse(fields)
         chat = Chat(entry.name, [Message("user", given.words)])
-        async with self._pipeline.pace.call(chat, entry, caller, nested=caller.parent is not None) as paced:
+        async with self._pipeline.pace.call(
+            chat, entry, caller, nested=caller.parent is not None
+        ) as paced:
             headers = dict(await paced.admitted())
             routes = Routes(self._pipeline.catalog, chat, entry, caller, trace)
             for target in routes:
                 upstream = _upstream(kind, target)
                 most = given.estimate(target.kind, upstream.model, target.price)
                 capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
-                call = self._pipeline.metering.call(capped, target, caller, caller.parent, routes.follows, most)
+                call = self._pipeline.metering.call(
+                    capped, target, caller, caller.parent, routes.follows, most
+                )
                 try:
                     async with call as hold:
                         asked = upstream.provider.wire.allowed(fields) | {"model": upstream.model}
@@ -77,7 +81,11 @@ class Forwarding:
                             asked["max_tokens"] = hold.chat.params["max_tokens"]
                         hold.progress = routes.progress
                         content_type, body = await upstream.forward(
-                            kind.path, msgspec.json.encode(asked), caller.principal.user.id, trace, hold.progress
+                            kind.path,
+                            msgspec.json.encode(asked),
+                            caller.principal.user.id,
+                            trace,
+                            hold.progress,
                         )
                         answer = _object(content_type, body)
                         usage = _usage(answer) or (NO_USAGE if kind.free else None)
@@ -103,7 +111,9 @@ class Forwarding:
             raise MissingParameter("model")
         if not isinstance(name, str):
             raise InvalidRequest(
-                f"Invalid type for 'model': expected a string, but got {clip(name)}.", param="model", code="invalid_type"
+                f"Invalid type for 'model': expected a string, but got {clip(name)}.",
+                param="model",
+                code="invalid_type",
             )
         return name
 
@@ -130,7 +140,11 @@ def _object(content_type: str, body: bytes) -> dict[str, Any]:
 def _texts(answer: Mapping[str, Any]) -> list[str]:
     """What a completion says, choice by choice."""
     choices = answer.get("choices")
-    found = [choice.get("text") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    found = (
+        [choice.get("text") for choice in choices if isinstance(choice, dict)]
+        if isinstance(choices, list)
+        else []
+    )
     return [text for text in found if isinstance(text, str)]
 
 
@@ -139,8 +153,18 @@ def _usage(answer: Mapping[str, Any]) -> Usage | None:
     if not isinstance(used, dict):
         return None
     prompt, completion = (
-        next((used[name] for name in names if type(used.get(name)) is int and 0 <= used[name] < 2**53), None)
-        for names in (("prompt_tokens", "input_tokens", "total_tokens"), ("completion_tokens", "output_tokens"))
+        next(
+            (
+                used[name]
+                for name in names
+                if type(used.get(name)) is int and 0 <= used[name] < 2**53
+            ),
+            None,
+        )
+        for names in (
+            ("prompt_tokens", "input_tokens", "total_tokens"),
+            ("completion_tokens", "output_tokens"),
+        )
     )
     if prompt is None:
         return None

@@ -36,9 +36,10 @@ class LastError(Struct, frozen=True):
 class Health:
     """What is known of one target.
 
-    Law: after `FAILURES` in a row, or when half of the last calls failed, nobody asks for a while; then one call at a time is
-    let through, whose outcome closes the circuit or opens it for twice as long. Calls that were under way when it opened say
-    nothing more: they are of the same failure.
+    Law: after `FAILURES` in a row, or when half of the last calls failed, nobody asks for a while;
+    then one call at a time is let through, whose outcome closes the circuit or opens it for twice
+    as long. Calls that were under way when it opened say nothing more: they are of the same
+    failure.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,7 +86,11 @@ class Health:
         if ok is None:
             return
         if latency is not None:
-            self.latency = latency if self.latency is None else self.latency + SMOOTH * (latency - self.latency)
+            self.latency = (
+                latency
+                if self.latency is None
+                else self.latency + SMOOTH * (latency - self.latency)
+            )
         now = self._clock()
         if ok:
             self.succeeded += 1

@@ -128,7 +128,8 @@ class BoundedHttp(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server ends: what is under way is answered, also what is not whole yet."""
         if self._in_body and self._pending:
-            self.cycle.on_response = self._close  # without a word in the head, so that it may be read
+            # without a word in the head, so that it may be read
+            self.cycle.on_response = self._close
         else:
             super().shutdown()
 

@@ -43,7 +43,10 @@ _decode = msgspec.json.Decoder(Answer).decode
 
 
 class Once:
-    """A call that happens once. Left without an exception, it is kept for its repeats; with one, the key is free again."""
+    """A call that happens once.
+
+    Left without an exception, it is kept for its repeats; with one, the key is free again.
+    """
 
     def __init__(self, replay: list[Chunk] | None = None) -> None:
         self.replay = replay
@@ -65,15 +68,17 @@ class Claim(Struct):
 class Idempotency:
     """Knows which keys were used, in the ledger's database and by its clock.
 
-    Law: of any number of requests with one user's key and one body, on any replica, one is asked upstream at a time and one is
-    answered; every later one gets that answer for 24 hours. A key whose process died is free again after its lease.
-    In each session a key is another one.
+    Law: of any number of requests with one user's key and one body, on any replica, one is asked
+    upstream at a time and one is answered; every later one gets that answer for 24 hours. A key
+    whose process died is free again after its lease. In each session a key is another one.
     """
 
     def __init__(self, ledger: SqlLedger) -> None:
         self._ledger = ledger
         self._running: set[tuple[str, str]] = set()
-        self._upkeep = Periodic("idempotency keys under way", self._renew, RENEW, expected=(LedgerUnavailableError,))
+        self._upkeep = Periodic(
+            "idempotency keys under way", self._renew, RENEW, expected=(LedgerUnavailableError,)
+        )
 
     async def start(self) -> None:
         """Begins to renew leases and to forget old answers."""
@@ -190,9 +195,15 @@ def _forget(user: str) -> Steps[None]:
 def _finish(place: tuple[str, str], answer: str | None) -> Steps[None]:
     names = dict(zip(("user", "key"), place, strict=True))
     if answer is None:
-        yield "DELETE FROM idempotency WHERE user_id = :user AND key = :key AND answer IS NULL", names
+        yield (
+            "DELETE FROM idempotency WHERE user_id = :user AND key = :key AND answer IS NULL",
+            names,
+        )
     else:
-        yield "UPDATE idempotency SET answer = :answer WHERE user_id = :user AND key = :key", names | {"answer": answer}
+        yield (
+            "UPDATE idempotency SET answer = :answer WHERE user_id = :user AND key = :key",
+            names | {"answer": answer},
+        )
 
 
 def _renew(dialect: Dialect, places: Sequence[tuple[str, str]]) -> Steps[None]:

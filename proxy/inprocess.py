@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
-    """The client of one turn. Law: it streams as chunks come, and closing a stream early ends the nested turn."""
+    """The client of one turn.
+
+    Law: it streams as chunks come, and closing a stream early ends the nested turn.
+    """
     import httpx2
     from openai import AsyncOpenAI
 
@@ -47,9 +50,15 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
                 first = await anext(blocks)  # a failure before it becomes a status
             except Exception as error:
                 failure = describe(error)
-                return httpx2.Response(failure.status, content=failure.body(), headers={"content-type": "application/json"})
+                return httpx2.Response(
+                    failure.status,
+                    content=failure.body(),
+                    headers={"content-type": "application/json"},
+                )
             kind = "text/event-stream" if chat.stream else "application/json"
-            return httpx2.Response(200, headers={"content-type": kind}, stream=Body(_after(first, blocks)))
+            return httpx2.Response(
+                200, headers={"content-type": kind}, stream=Body(_after(first, blocks))
+            )
 
     # Retries are the pipeline's business; the key is never sent anywhere.
     return AsyncOpenAI(

@@ -48,11 +48,14 @@ async def find(store: SessionStore, session: Session, item_id: str) -> tuple[Ite
     raise NotFound("item", item_id)
 
 
-async def read(store: SessionStore, session: Session, limit: int, after: str | None, *, descending: bool) -> Listing:
+async def read(
+    store: SessionStore, session: Session, limit: int, after: str | None, *, descending: bool
+) -> Listing:
     """At most `limit` items of a conversation, from an end or behind another one.
 
-    Law: behind an item of a message come the others of that message, then those of the messages behind it; behind one that was
-    deleted those of the messages behind it; behind one that never was, none.
+    Law: behind an item of a message come the others of that message, then those of the messages
+    behind it; behind one that was deleted those of the messages behind it; behind one that never
+    was, none.
     """
     rest: list[Listed] = []
     cursor = None
@@ -61,7 +64,9 @@ async def read(store: SessionStore, session: Session, limit: int, after: str | N
         cursor = message.id if message is not None else message_id(after)
         if message is not None:
             rest = _ordered([message], descending=descending)
-            place = next((i for i, one in enumerate(rest) if after in (one.key, one.item["id"])), None)
+            place = next(
+                (i for i, one in enumerate(rest) if after in (one.key, one.item["id"])), None
+            )
             if place is None:
                 return Listing([], False)
             rest = rest[place + 1 :]
@@ -78,11 +83,18 @@ async def _message(store: SessionStore, session: Session, item_id: str) -> Item 
     while more:
         page = await store.items(session, MAX_LIMIT, after)
         for message in page.data:
-            if message.message.role == ITEM and listed(message.id, message)[0].item["id"] == item_id:
+            if (
+                message.message.role == ITEM
+                and listed(message.id, message)[0].item["id"] == item_id
+            ):
                 return message
         more, after = page.has_more, page.data[-1].id if page.data else None
     return None
 
 
 def _ordered(messages: Iterable[Item], *, descending: bool) -> list[Listed]:
-    return [one for message in messages for one in listed(message.id, message)[:: -1 if descending else 1]]
+    return [
+        one
+        for message in messages
+        for one in listed(message.id, message)[:: -1 if descending else 1]
+    ]

@@ -1,9 +1,10 @@
 """Messages as items and items as messages: a conversation of OpenAI's API has the one, a chat the other.
 
-An item becomes one message. What a message cannot say of it is kept beside it and comes back; an item that nobody says, such as
-reasoning or a web search, is kept whole in a message of the role `item`, whatever its type, and with the id that it brought, by
-which its provider knows it. A message becomes an item each for its thoughts, its words and its calls. The ids of these follow
-from the message's own: `msg_X`, `fc_X.1`, `fc_X.2`.
+An item becomes one message. What a message cannot say of it is kept beside it and comes back; an
+item that nobody says, such as reasoning or a web search, is kept whole in a message of the role
+`item`, whatever its type, and with the id that it brought, by which its provider knows it. A
+message becomes an item each for its thoughts, its words and its calls. The ids of these follow from
+the message's own: `msg_X`, `fc_X.1`, `fc_X.2`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ def message_of(item: Json, path: str) -> Message:
         return Message(ITEM, [{"type": "item", "item": item}])
     message = make(item, path)
     [shown] = items_of(MESSAGE_ID, message)
-    rest = {name: value for name, value in item.items() if name != "id" and not (name in shown and _says(shown[name], value))}
+    rest = {
+        name: value
+        for name, value in item.items()
+        if name != "id" and not (name in shown and _says(shown[name], value))
+    }
     if rest:
         message.extra = {KEPT: rest}
     return message
@@ -114,23 +119,36 @@ def _message(item: Json, path: str) -> Message:
         message = f"Invalid value for '{path}.role': '{clip(role)}'. Supported values are: {known}."
         raise InvalidRequest(message, param=f"{path}.role", code="invalid_value")
     content = _content(item, "content", path)
-    if isinstance(content, list) and len(content) == 1 and content[0].keys() == {"type", "text"} and content[0]["type"] == "text":
+    if (
+        isinstance(content, list)
+        and len(content) == 1
+        and content[0].keys() == {"type", "text"}
+        and content[0]["type"] == "text"
+    ):
         content = content[0]["text"]
     return Message(role, content)
 
 
 def _function_call(item: Json, path: str) -> Message:
     function = {name: _text(item, name, path) for name in ("name", "arguments")}
-    return Message("assistant", tool_calls=[{"id": _text(item, "call_id", path), "type": "function", "function": function}])
+    return Message(
+        "assistant",
+        tool_calls=[{"id": _text(item, "call_id", path), "type": "function", "function": function}],
+    )
 
 
 def _custom_call(item: Json, path: str) -> Message:
     custom = {name: _text(item, name, path) for name in ("name", "input")}
-    return Message("assistant", tool_calls=[{"id": _text(item, "call_id", path), "type": "custom", "custom": custom}])
+    return Message(
+        "assistant",
+        tool_calls=[{"id": _text(item, "call_id", path), "type": "custom", "custom": custom}],
+    )
 
 
 def _output(item: Json, path: str) -> Message:
-    return Message("tool", _content(item, "output", path), tool_call_id=_text(item, "call_id", path))
+    return Message(
+        "tool", _content(item, "output", path), tool_call_id=_text(item, "call_id", path)
+    )
 
 
 _MESSAGES: dict[str, Callable[[Json, str], Message]] = {
@@ -164,7 +182,10 @@ def _part(part: Any, path: str) -> Json:
         detail = {"detail": part["detail"]} if part.get("detail") else {}
         return {"type": "image_url", "image_url": {"url": image} | detail}
     if kind == "input_file" and not part.get("file_url"):
-        return {"type": "file", "file": {name: part[name] for name in FILE if part.get(name) is not None}}
+        return {
+            "type": "file",
+            "file": {name: part[name] for name in FILE if part.get(name) is not None},
+        }
     return dict(part)
 
 
@@ -181,7 +202,9 @@ def _string(value: Any, path: str) -> str:
 
 
 def _wrong_type(path: str, wanted: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid type for '{path}': expected {wanted}.", param=path, code="invalid_type")
+    return InvalidRequest(
+        f"Invalid type for '{path}': expected {wanted}.", param=path, code="invalid_type"
+    )
 
 
 def _says(shown: Any, given: Any) -> bool:
@@ -189,7 +212,9 @@ def _says(shown: Any, given: Any) -> bool:
     if isinstance(shown, dict) and isinstance(given, dict):
         return all(name in shown and _says(shown[name], value) for name, value in given.items())
     if isinstance(shown, list) and isinstance(given, list):
-        return len(shown) == len(given) and all(_says(one, other) for one, other in zip(shown, given, strict=True))
+        return len(shown) == len(given) and all(
+            _says(one, other) for one, other in zip(shown, given, strict=True)
+        )
     if isinstance(shown, list) and isinstance(given, str):  # words alone are a part of their own
         return len(shown) == 1 and bool(shown[0].get("text") == given)
     return type(shown) is type(given) and bool(shown == given)
@@ -203,34 +228,60 @@ def _shown(message: Message, status: str) -> list[Json]:
     if message.role == ITEM and parts and isinstance(parts[0].get("item"), dict):
         return [dict(parts[0]["item"])]
     if message.role == "tool" and message.tool_call_id is not None:
-        output = [_shown_part(part, "input_text") for part in parts] if parts else message.content or ""
+        output = (
+            [_shown_part(part, "input_text") for part in parts] if parts else message.content or ""
+        )
         call = {"call_id": message.tool_call_id, "output": output}
         return [_beside(message) | {"type": "function_call_output", **call, "status": status}]
     calls = [_shown_call(call, status) for call in message.tool_calls or ()]
     thoughts = message.reasoning_content
-    thinking = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": thoughts}], "status": status}
+    thinking = {
+        "type": "reasoning",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": thoughts}],
+        "status": status,
+    }
     words = _words(message)
-    said = [_beside(message) | {"type": "message", "role": message.role, "status": status, "content": words}]
+    said = [
+        _beside(message)
+        | {"type": "message", "role": message.role, "status": status, "content": words}
+    ]
     nothing = not words or (message.content == "" and not message.refusal)
-    return [*([thinking] if thoughts else []), *([] if nothing and (calls or thoughts) else said), *calls]
+    return [
+        *([thinking] if thoughts else []),
+        *([] if nothing and (calls or thoughts) else said),
+        *calls,
+    ]
 
 
 def _words(message: Message) -> list[Json]:
     kind = "output_text" if message.role == "assistant" else "input_text"
-    content = [{"type": "text", "text": message.content}] if isinstance(message.content, str) else message.content or []
+    content = (
+        [{"type": "text", "text": message.content}]
+        if isinstance(message.content, str)
+        else message.content or []
+    )
     refusal = [{"type": "refusal", "refusal": message.refusal}] if message.refusal else []
     return [_shown_part(part, kind) for part in [*content, *refusal]]
 
 
 def _shown_part(part: Json, words: str) -> Json:
     kind = part.get("type")
-    rest = {name: value for name, value in part.items() if name not in ("type", "text", "image_url", "file")}
+    rest = {
+        name: value
+        for name, value in part.items()
+        if name not in ("type", "text", "image_url", "file")
+    }
     if kind == "text":
         more: Json = {"annotations": [], "logprobs": []} if words == "output_text" else {}
         return {"type": words, "text": part.get("text")} | more | rest
     image, file = part.get("image_url"), part.get("file")
     if kind == "image_url" and isinstance(image, dict):
-        return {"type": "input_image", "image_url": image.get("url"), "detail": image.get("detail") or "auto"} | rest
+        return {
+            "type": "input_image",
+            "image_url": image.get("url"),
+            "detail": image.get("detail") or "auto",
+        } | rest
     if kind == "file" and isinstance(file, dict):
         return {"type": "input_file"} | file | rest
     return dict(part)
@@ -239,7 +290,9 @@ def _shown_part(part: Json, words: str) -> Json:
 def _shown_call(call: Json, status: str) -> Json:
     kind = call.get("type") or "function"
     body = call.get(kind)
-    rest = {name: value for name, value in call.items() if name not in ("id", "type", "index", kind)}
+    rest = {
+        name: value for name, value in call.items() if name not in ("id", "type", "index", kind)
+    }
     types = {"function": "function_call", "custom": "custom_tool_call"}
     own = body if isinstance(body, dict) else {}
     return rest | own | {"type": types.get(kind, kind), "call_id": call.get("id"), "status": status}

@@ -29,7 +29,8 @@ async def loopback(app: ASGIApp) -> AsyncGenerator[str]:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    await server.startup([door])  # not serve(): signals and the main loop are the first door's business
+    # not serve(): signals and the main loop are the first door's business
+    await server.startup([door])
     try:
         yield f"http://127.0.0.1:{door.getsockname()[1]}/v1"
     finally:

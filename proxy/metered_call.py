@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from chattable.proxy.metering import Metering
 
 DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
-MOST_OUTPUT = 10**9  # tokens that no answer has: neither what a client asks for nor a report is believed beyond
-LONG_TOKENS = 5  # bytes that a reported token of text may have on average before the words are counted
+# tokens that no answer has: neither what a client asks for nor a report is believed beyond
+MOST_OUTPUT = 10**9
+# bytes that a reported token of text may have on average before the words are counted
+LONG_TOKENS = 5
 SPOKEN = ("content", "reasoning_content", "refusal")
 
 
@@ -48,10 +50,11 @@ class Follow(Enum):
 class MeteredCall:
     """One call of a model. Left in any way, it is charged by what is known of it.
 
-    Law: never sent, or refused before the first word: nothing. Words came: the prompt as reported, else counted, and the
-    larger of what was said and what was reported. Sent, and no word: the prompt as counted, flagged unknown, up to what was
-    held; where the same target is asked again at once, with what comes of that. Given up by whoever asked, and ended here for
-    whatever reason: the cap besides, flagged the same, so that leaving makes no call cheaper.
+    Law: never sent, or refused before the first word: nothing. Words came: the prompt as reported,
+    else counted, and the larger of what was said and what was reported. Sent, and no word: the
+    prompt as counted, flagged unknown, up to what was held; where the same target is asked again at
+    once, with what comes of that. Given up by whoever asked, and ended here for whatever reason:
+    the cap besides, flagged the same, so that leaving makes no call cheaper.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class MeteredCall:
         self.facts: Json | None = None  # that came with the usage
         self._said: dict[int, list[str]] = {}  # by choice
         self._size = 0  # bytes that were said, of a stream that may be cut
-        self._counted, self._counted_size = 0, 0  # tokens of those that were counted, and how many bytes these were
+        # tokens of those that were counted, and how many bytes these were
+        self._counted, self._counted_size = 0, 0
         self._most_said: int | None = None  # tokens after which a stream is cut
         self._usage: Usage | None = None
         self._guessed = False  # whether any of it was counted here
@@ -98,14 +102,21 @@ class MeteredCall:
             self._metering.calls.add(self)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self._entry.model.leaf:
             return
         self._metering.reach("after_answer")
         try:
             used = await self._charge(error)
             follow = self._follows(error) if used is not None and used.unknown else Follow.NOBODY
-            line = self._line(None if follow is Follow.AGAIN else used, type(error).__name__ if error else "")
+            line = self._line(
+                None if follow is Follow.AGAIN else used, type(error).__name__ if error else ""
+            )
             if line is not None:
                 await self._metering.book(line, later=follow is Follow.OTHER)
         finally:
@@ -148,7 +159,9 @@ class MeteredCall:
         return self._most_said is not None and self._counted > self._most_said
 
     async def _count_said(self) -> int:
-        return sum([await count_async("".join(said), self._entry.name) for said in self._said.values()])
+        return sum(
+            [await count_async("".join(said), self._entry.name) for said in self._said.values()]
+        )
 
     @property
     def choices(self) -> list[int]:
@@ -172,7 +185,8 @@ class MeteredCall:
         size = 0
         for index in self._said:
             size += bound("".join(self._said[index]))
-        # Too few tokens for so many bytes, or more than any answer has: only then it is worth counting.
+        # Too few tokens for so many bytes, or more than any answer has: only then it is worth
+        # counting.
         if size > LONG_TOKENS * output or output > MOST_OUTPUT:
             counted = await self._count_said()
             # Another tokeniser may need a quarter fewer tokens for the same words, and a few.
@@ -213,7 +227,9 @@ class MeteredCall:
         prompt, output = usage.prompt_tokens, usage.completion_tokens
         cost = (self._entry.price or FREE).of(prompt, output, cached, written, longer)
         cost += self._estimate.fixed
-        return Used(prompt=prompt, completion=output, cached=cached, cost=cost, estimated=self._guessed)
+        return Used(
+            prompt=prompt, completion=output, cached=cached, cost=cost, estimated=self._guessed
+        )
 
     def _unknown(self, prompt: int, output: int) -> Used:
         """A charge of which nobody knows more than that it is at least this."""
@@ -226,7 +242,9 @@ class MeteredCall:
 
     def _line(self, used: Used | None, reason: str) -> Line | None:
         if self._hold is not None:
-            return End(self._hold.id, "voided" if used is None else "settled", used or Used(), reason)
+            return End(
+                self._hold.id, "voided" if used is None else "settled", used or Used(), reason
+            )
         return None if used is None else Record(self.wish(0), used)
 
     @property

@@ -38,8 +38,9 @@ LOOK_AGAIN = 0.1  # seconds until room that another process has freed is seen
 class Metering:
     """Admits requests and books what they use.
 
-    Law: charged at leaves; an agent's turn is the sum of the models it asked. What was used is in the journal before the
-    ledger is told, and stays there until the ledger has it. `reach` is called at every point where a crash must do no harm.
+    Law: charged at leaves; an agent's turn is the sum of the models it asked. What was used is in
+    the journal before the ledger is told, and stays there until the ledger has it. `reach` is
+    called at every point where a crash must do no harm.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Metering:
         self.calls: set[MeteredCall] = set()  # under way
         self._waiting: set[asyncio.Future[None]] = set()  # for room
         self._notices: list[tuple[str, Json]] = []
-        self._upkeep = Periodic("the ledger's upkeep", self._tick, TICK, expected=(LedgerUnavailableError, OSError))
+        self._upkeep = Periodic(
+            "the ledger's upkeep", self._tick, TICK, expected=(LedgerUnavailableError, OSError)
+        )
         self._ticks = 0
         self._abandoning: set[asyncio.Task[None]] = set()
 
@@ -109,9 +112,13 @@ class Metering:
 
         `follows` says who is asked if it fails; `estimate` what it may use that is no chat.
         """
-        return MeteredCall(self, chat, entry, caller, parent.path[0] if parent else "", follows, estimate)
+        return MeteredCall(
+            self, chat, entry, caller, parent.path[0] if parent else "", follows, estimate
+        )
 
-    async def spared(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage) -> None:
+    async def spared(
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage
+    ) -> None:
         """Notes what a call would have used that was answered without one; nothing where that is nothing."""
         if not usage.total_tokens:
             return
@@ -169,7 +176,9 @@ class Metering:
     async def _held(self, wish: Wish, count: Callable[[], Awaitable[int]]) -> Hold:
         try:
             return await self.ledger.hold(msgspec.structs.replace(wish, least=wish.most))
-        except BudgetExceededError:  # the bound on the prompt is coarse: only now is it worth counting
+        except (
+            BudgetExceededError
+        ):  # the bound on the prompt is coarse: only now is it worth counting
             wish = msgspec.structs.replace(wish, prompt=min(wish.prompt, await count()))
         until = self._clock() + self._patience
         while True:
@@ -193,8 +202,8 @@ class Metering:
     async def book(self, line: Line, *, later: bool = False) -> None:
         """Takes note of what became of a call: of a held one at once, of others within a moment.
 
-        `later` is for a charge that must not refuse the target that is asked next: what is held is released at once, and
-        the charge follows.
+        `later` is for a charge that must not refuse the target that is asked next: what is held is
+        released at once, and the charge follows.
         """
         try:
             self._journal.write(line)
@@ -257,7 +266,8 @@ class Metering:
 
     async def _tick(self) -> None:
         self._ticks += 1
-        if self._ticks % SWEEP == 0 and self._open:  # first: what follows may fail, and leases must not end for it
+        # first: what follows may fail, and leases must not end for it
+        if self._ticks % SWEEP == 0 and self._open:
             await self.ledger.renew(list(self._open))
         await self._catch_up()
         if self._moved:
@@ -289,7 +299,9 @@ class Metering:
         """Books what processes that are dead left in their journals, then forfeits what nobody can settle any more."""
         for path, lines in self._journal.orphans():
             await _replay(self.ledger, lines)
-            log.info("%s: %d settlements of a process that ended early are booked", path.name, len(lines))
+            log.info(
+                "%s: %d settlements of a process that ended early are booked", path.name, len(lines)
+            )
         for hold_id in await self.ledger.sweep():
             log.warning("hold %s was forfeited: nobody renewed it for %d seconds", hold_id, LEASE)
 
@@ -304,7 +316,10 @@ async def _replay(ledger: Ledger, lines: Sequence[Line]) -> None:
     for end, outcome in zip(ends, outcomes, strict=True):
         if isinstance(outcome, KeyError):
             if end.reason != ABANDONED:
-                log.error("the ledger has no hold %s, whose settlement is in a journal: is this another database?", end.id)
+                log.error(
+                    "the ledger has no hold %s, whose settlement is in a journal: is this another database?",
+                    end.id,
+                )
         elif isinstance(outcome, BaseException):
             raise outcome
 

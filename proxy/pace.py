@@ -71,7 +71,12 @@ class Pace:
         self._default = None if limits.default is None else _rate(limits.default)
         self._named = {
             f"{kind}:{name}": _rate(rate)
-            for kind, named in (("user", limits.users), ("team", limits.teams), ("key", limits.keys), ("model", limits.models))
+            for kind, named in (
+                ("user", limits.users),
+                ("team", limits.teams),
+                ("key", limits.keys),
+                ("model", limits.models),
+            )
             for name, rate in named.items()
         }
 
@@ -81,13 +86,16 @@ class Pace:
     ) -> AsyncGenerator[Entered]:
         """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `admitted`.
 
-        Where entering takes a round trip, the call hears of it in `admitted` only: what else is asked meanwhile shares the trip.
+        Where entering takes a round trip, the call hears of it in `admitted` only: what else is
+        asked meanwhile shares the trip.
         """
         bounds = self._bounds(entry, caller, nested=nested)
         if not bounds:
             yield Entered()
             return
-        call_id = f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
+        call_id = (
+            f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
+        )
         estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
         user = caller.principal.user.id
         if reply is not None and not nested:
@@ -152,4 +160,8 @@ def open_rates(line: Line | None) -> Rates:
 
 
 def _rate(rate: settings.Rate) -> Rate:
-    return Rate(requests_per_minute=rate.requests_per_minute, tokens_per_minute=rate.tokens_per_minute, parallel=rate.parallel)
+    return Rate(
+        requests_per_minute=rate.requests_per_minute,
+        tokens_per_minute=rate.tokens_per_minute,
+        parallel=rate.parallel,
+    )

@@ -39,10 +39,19 @@ log = logging.getLogger("chattable")
 
 
 class Pipeline:
-    """Answers chats. Every turn runs in a task of its own: what must happen after an answer happens whoever listens."""
+    """Answers chats.
+
+    Every turn runs in a task of its own: what must happen after an answer happens whoever listens.
+    """
 
     def __init__(
-        self, catalog: Catalog, idempotency: Idempotency, sessions: Sessions, pace: Pace, cache: Cache, metering: Metering
+        self,
+        catalog: Catalog,
+        idempotency: Idempotency,
+        sessions: Sessions,
+        pace: Pace,
+        cache: Cache,
+        metering: Metering,
     ) -> None:
         self.catalog = catalog
         self.idempotency = idempotency
@@ -93,7 +102,8 @@ class Pipeline:
                 caller.parent.enter(entry.name)
             chat, controls = take(chat, caller.cache)
             if controls is not caller.cache:
-                caller = replace(caller, cache=controls)  # what the body says counts for all that an agent asks as well
+                # what the body says counts for all that an agent asks as well
+                caller = replace(caller, cache=controls)
             limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
             turn = self._once if caller.idempotency_key else self._turn
             async with limit, aclosing(turn(chat, entry, caller, reply)) as chunks:
@@ -101,7 +111,11 @@ class Pipeline:
                     await reply.put(chunk)
             reply.end()
         except TimeoutError:
-            reply.end(TurnTimeout(f"The agent `{chat.model}` did not answer within {entry.limits.seconds:g} seconds."))
+            reply.end(
+                TurnTimeout(
+                    f"The agent `{chat.model}` did not answer within {entry.limits.seconds:g} seconds."
+                )
+            )
         except Exception as error:
             if not known(error) or error.__cause__ is not None:
                 log.exception("request %s failed", caller.request_id)
@@ -116,7 +130,9 @@ class Pipeline:
         if not reply.ended:  # it was cancelled
             reply.end(ShuttingDownError())
 
-    async def _once(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
+    async def _once(
+        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+    ) -> AsyncGenerator[Chunk]:
         async with self.idempotency.once(chat, caller, reply) as once:
             reply.headers |= once.headers
             for chunk in once.replay or ():
@@ -127,7 +143,9 @@ class Pipeline:
                         once.see(chunk)
                         yield chunk
 
-    async def _turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
+    async def _turn(
+        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+    ) -> AsyncGenerator[Chunk]:
         async with self.sessions.turn(chat, entry, caller, reply) as turn:
             reply.headers |= turn.headers
             for chunk in turn.replay or ():
@@ -135,7 +153,9 @@ class Pipeline:
                 yield chunk
             if turn.replay is None:
                 check_tool_replies(turn.chat.messages)
-                async with aclosing(self._answer(turn.chat, turn.entry, turn.caller, caller.parent, reply)) as chunks:
+                async with aclosing(
+                    self._answer(turn.chat, turn.entry, turn.caller, caller.parent, reply)
+                ) as chunks:
                     async for chunk in chunks:
                         turn.see(chunk)
                         yield chunk
@@ -163,7 +183,13 @@ class Pipeline:
         del cached  # it holds `ask`, which holds it: a circle is memory until it is collected
 
     async def _ask(
-        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply, paced: Entered
+        self,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        parent: Context | None,
+        reply: Reply,
+        paced: Entered,
     ) -> AsyncGenerator[Chunk]:
         await paced.admitted()
         routes = Routes(self.catalog, chat, entry, caller, reply.trace)
@@ -180,7 +206,8 @@ class Pipeline:
                             call.see(chunk)
                             if chunk.usage is None or not leaf:
                                 yield chunk
-                            if call.suspect and await call.overrun():  # it ignores the cap it was sent
+                            # it ignores the cap it was sent
+                            if call.suspect and await call.overrun():
                                 for index in call.choices:
                                     yield Chunk(index, {}, "length")
                                 break
@@ -196,10 +223,25 @@ class Pipeline:
             finally:
                 routes.ended()
 
-    def _context(self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply) -> Context:
-        limits, session = entry.limits.within(caller.max_calls), caller.session if parent is None else None
+    def _context(
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
+    ) -> Context:
+        limits, session = (
+            entry.limits.within(caller.max_calls),
+            caller.session if parent is None else None,
+        )
         user = caller.principal.user
-        return Context(self, chat, user, entry.name, caller, parent=parent, limits=limits, trace=reply.trace, session=session)
+        return Context(
+            self,
+            chat,
+            user,
+            entry.name,
+            caller,
+            parent=parent,
+            limits=limits,
+            trace=reply.trace,
+            session=session,
+        )
 
     def client(self, ctx: Context) -> AsyncOpenAI:
         """An OpenAI client without a socket, whose requests are nested in the turn."""
@@ -215,7 +257,9 @@ class Pipeline:
         """Who has turns under way."""
         return (reply.principal for reply in self._running.values() if reply.principal)
 
-    def drop(self, whose: Callable[[Principal], bool], error: BaseException) -> list[asyncio.Task[None]]:
+    def drop(
+        self, whose: Callable[[Principal], bool], error: BaseException
+    ) -> list[asyncio.Task[None]]:
         """Ends turns of which nothing is to be kept, and returns those that are yet to end."""
         dropped = []
         for task, reply in self._running.items():

@@ -72,9 +72,8 @@ def warning(config: settings.Config, names: Sequence[str]) -> str:
     refused = config.budgets.unpriced == "refuse"
     effect = "are refused under hard ones" if refused else "are not bound by them"
     instead = "" if refused else ", or `budgets.unpriced: refuse`"
-    return (
-        f"there are budgets in dollars, and models without a price {effect}: {', '.join(names)}. Set `models.*.price`{instead}."
-    )
+    models = f"models without a price {effect}: {', '.join(names)}"
+    return f"there are budgets in dollars, and {models}. Set `models.*.price`{instead}."
 
 
 def _in_micro_dollars(said: settings.ModelPrice | Known) -> Price:

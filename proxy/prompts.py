@@ -14,8 +14,23 @@ from chattable.budget.tokens import count_async
 PER_MESSAGE = 8  # tokens that a chat template adds to a message, at most
 # Fields that steer an answer and never become part of a prompt. All others do, known or not.
 STEERING = frozenset(
-    {"anthropic_beta", "function_call", "include", "logit_bias", "metadata", "modalities", "modality", "models"}
-    | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "provider", "reasoning"}
+    {
+        "anthropic_beta",
+        "function_call",
+        "include",
+        "logit_bias",
+        "metadata",
+        "modalities",
+        "modality",
+        "models",
+    }
+    | {
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "provider",
+        "reasoning",
+    }
     | {"reasoning_effort", "route", "safety_identifier", "service_tier", "stop", "stream_options"}
     | {"thinking", "tool_choice", "transforms", "user", "verbosity"}
 )
@@ -41,7 +56,11 @@ def to_count(chat: Chat, media: Media) -> tuple[str, int]:
     messages, parts = _apart(chat.messages)
     costs = [media(part) for part in parts]
     texts = [message.text for message in messages]
-    others = [p for p, cost in zip(parts, costs, strict=True) if not cost and not isinstance(p.get("text"), str)]
+    others = [
+        p
+        for p, cost in zip(parts, costs, strict=True)
+        if not cost and not isinstance(p.get("text"), str)
+    ]
     rest = [*others, *filter(None, map(_beside_text, messages)), *_fields(chat.params)]
     if rest:
         texts.append(msgspec.json.encode(rest).decode())

@@ -34,7 +34,9 @@ def refusal(error: BudgetExceededError, asker: Principal) -> Refusal:
     if isinstance(error, UnpricedError):
         return UnpricedModelError(error.model, who)
     kind = "Token" if error.unit == "tokens" else "Cost"
-    amount, remaining, held = (_shown(value, error.unit) for value in (error.amount, error.remaining, error.held))
+    amount, remaining, held = (
+        _shown(value, error.unit) for value in (error.amount, error.remaining, error.held)
+    )
     per = "in all" if error.per == "total" else f"per {error.per}"
     headers: dict[str, str] = {}
     if error.resets_at:
@@ -47,7 +49,11 @@ def refusal(error: BudgetExceededError, asker: Principal) -> Refusal:
             " requests that are still being answered. Retry in a moment.",
             headers,
         )
-    left = "is used up" if error.remaining == 0 else f"has {remaining} left, too little for this request"
+    left = (
+        "is used up"
+        if error.remaining == 0
+        else f"has {remaining} left, too little for this request"
+    )
     resets = ""
     if error.resets_at:
         resets = f", resets at {datetime.fromtimestamp(error.resets_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -55,4 +61,8 @@ def refusal(error: BudgetExceededError, asker: Principal) -> Refusal:
 
 
 def _shown(value: int, unit: str) -> str:
-    return f"{value:,} tokens" if unit == "tokens" else f"${value / 1_000_000:,.6f}".rstrip("0").rstrip(".")
+    return (
+        f"{value:,} tokens"
+        if unit == "tokens"
+        else f"${value / 1_000_000:,.6f}".rstrip("0").rstrip(".")
+    )

@@ -24,14 +24,16 @@ BREATHE = 64  # chunks after which a turn that never waits lets others run
 class Reply:
     """One answer on its way: the turn puts chunks in, the response takes them out in batches.
 
-    Law: `put` never waits for a reader that has left, so a turn always reaches its end; `take` hands out everything that
-    waits, so a reader that lags behind catches up in one step, and never an answer with a hole in it.
+    Law: `put` never waits for a reader that has left, so a turn always reaches its end; `take`
+    hands out everything that waits, so a reader that lags behind catches up in one step, and never
+    an answer with a hole in it.
     """
 
     def __init__(self) -> None:
         self.id = f"chatcmpl-{random.getrandbits(96):024x}"
         self.created = int(time.time())
-        self.headers: dict[str, str] = {}  # facts for the response headers, complete once the first chunk is there
+        # facts for the response headers, complete once the first chunk is there
+        self.headers: dict[str, str] = {}
         self.trace = Trace()
         self.task: asyncio.Task[None] | None = None
         self.principal: Principal | None = None  # who asks
@@ -77,7 +79,9 @@ class Reply:
         """All waiting chunks; an empty list after `wait` seconds of silence; None at the end; raises the turn's error."""
         if not self._items and not self.ended:
             self._reader = self._loop.create_future()
-            alarm: Any = self._loop.call_later(wait, _wake, self._reader) if wait is not None else None
+            alarm: Any = (
+                self._loop.call_later(wait, _wake, self._reader) if wait is not None else None
+            )
             try:
                 await self._reader
             finally:
@@ -122,7 +126,8 @@ class Reply:
         if not self.ended:
             self.close()
         self._left = True
-        self._on_leave = []  # what they hold may hold this: a circle is memory until it is collected
+        # what they hold may hold this: a circle is memory until it is collected
+        self._on_leave = []
         self._items.clear()
         _wake(self._writer)
         if cancel:
@@ -149,7 +154,9 @@ class Reply:
     def _give_up(self) -> None:
         """The reader is there and does not read: what it missed makes the rest useless to it."""
         self.leave()
-        self.end(ChatError(f"The answer was not read for {PATIENCE:g} seconds.", code="reader_too_slow"))
+        self.end(
+            ChatError(f"The answer was not read for {PATIENCE:g} seconds.", code="reader_too_slow")
+        )
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

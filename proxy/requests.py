@@ -109,7 +109,9 @@ def _max_calls(text: str) -> int | None:
 
 def _key(text: str) -> str:
     if text and not (len(text) <= MAX_KEY and text.isascii() and text.isprintable()):
-        message = f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
+        message = (
+            f"The header Idempotency-Key must be at most {MAX_KEY} printable ASCII characters."
+        )
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
     return "" if is_placeholder(text) else text
 
@@ -172,7 +174,10 @@ def header(request: Request[Any, Any, Any], name: bytes) -> str:
 def integer(text: str, name: str) -> int:
     """A whole number from the query, or `InvalidRequest` naming the parameter."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InvalidRequest(f"Invalid value for '{name}': expected a whole number, but got '{clip(text)}'.", param=name)
+        raise InvalidRequest(
+            f"Invalid value for '{name}': expected a whole number, but got '{clip(text)}'.",
+            param=name,
+        )
     return int(text)
 
 

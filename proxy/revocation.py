@@ -10,7 +10,9 @@ from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.users import Users
 
 TICK = 0.5  # seconds between two looks; a turn that is over within them is never looked up
-OVER = "The API key of this request was revoked or has expired, or its user was disabled or deleted."
+OVER = (
+    "The API key of this request was revoked or has expired, or its user was disabled or deleted."
+)
 
 
 class Revocation:

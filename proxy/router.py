@@ -24,7 +24,8 @@ from chattable.proxy.health import LastError, State
 from chattable.proxy.metered_call import Follow
 
 OVERFLOW = "context_length_exceeded"
-THEIR_OWN = (401, 402, 403, 404, 407, 408, 409, 425, 429)  # below 500, what another target may not say
+# below 500, what another target may not say
+THEIR_OWN = (401, 402, 403, 404, 407, 408, 409, 425, 429)
 MAX_WAIT = 5.0  # seconds that are waited to ask a target again; longer waits are the client's
 BACKOFF = 0.25  # seconds before a target is asked again that names no time; doubled each time
 AT_HOME, AWAY = "kept", "moved"  # where a session's call was answered
@@ -45,14 +46,21 @@ class _Tried(Struct):
 class Routes:
     """The targets of one call, best first.
 
-    Law: another target comes before a wait. Each is asked once, and one whose circuit is open only where there is no other;
-    where nobody else is left, those that failed in passing are asked again, as often as the config says, after a wait. A
-    client's own mistake is nobody else's to answer; a prompt that is too long goes on to a target that can read more. What a
-    key may not use is not asked in the place of what it may.
+    Law: another target comes before a wait. Each is asked once, and one whose circuit is open only
+    where there is no other; where nobody else is left, those that failed in passing are asked
+    again, as often as the config says, after a wait. A client's own mistake is nobody else's to
+    answer; a prompt that is too long goes on to a target that can read more. What a key may not use
+    is not asked in the place of what it may.
     """
 
     def __init__(
-        self, catalog: Catalog, chat: Chat, entry: Entry, caller: Caller, trace: Trace, sleep: Sleep = asyncio.sleep
+        self,
+        catalog: Catalog,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        trace: Trace,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._catalog = catalog
         self._stream = chat.stream
@@ -80,7 +88,9 @@ class Routes:
         while (entry := self._upcoming) is not None:
             self._upcoming = None
             self._asked, self._open, self._began, self._first = entry, True, time.monotonic(), None
-            followed = bool(self._left or self._resting) or (bool(self._names) and self._may_fall_back())
+            followed = bool(self._left or self._resting) or (
+                bool(self._names) and self._may_fall_back()
+            )
             if entry.health is not None:
                 self._state = entry.health.begin()
             if self._session:
@@ -136,7 +146,12 @@ class Routes:
     def _worth(self) -> bool:
         """Whether the target is still worth asking: its circuit may have opened while the request waited."""
         health = self._asked.health if self._asked is not None else None
-        return health is None or self._state is not State.CLOSED or not health.tripped or not self.progress.followed
+        return (
+            health is None
+            or self._state is not State.CLOSED
+            or not health.tripped
+            or not self.progress.followed
+        )
 
     def _note(self, asked: Entry, error: Exception) -> None:
         """What an error says of the target's health."""
@@ -145,7 +160,8 @@ class Routes:
             self.ended()
             return
         status = getattr(error, "status", None)
-        if isinstance(error, Busy) and isinstance(asked.model, Upstream):  # it was not sent, so nobody else has told
+        # it was not sent, so nobody else has told
+        if isinstance(error, Busy) and isinstance(asked.model, Upstream):
             self._trace.failures.append(Failure(asked.model.asked, error.message))
         if _another_may(error) and error.code != OVERFLOW and not isinstance(error, Overtaken):
             health.last = LastError(time.time(), status, error.code, error.message)
@@ -156,7 +172,11 @@ class Routes:
     def _repeatable(self, error: Exception) -> list[_Tried]:
         """The target asked last, if it may be asked again after an error like this."""
         asked, again = self._asked, self._again
-        if asked is None or not isinstance(asked.model, Upstream) or not isinstance(error, UpstreamError):
+        if (
+            asked is None
+            or not isinstance(asked.model, Upstream)
+            or not isinstance(error, UpstreamError)
+        ):
             return []
         model, times = asked.model, again.times + 1 if again is not None else 1
         most = model.retries if error.retries is None else min(error.retries, model.retries)
@@ -170,7 +190,8 @@ class Routes:
         patience = min(limits.first_token, limits.total) if self._stream else limits.total
         if now + delay > began + patience:
             return []
-        sent = self.progress.sent and isinstance(error, Unreachable) and not self._tried  # see `Follow.AGAIN`
+        # see `Follow.AGAIN`
+        sent = self.progress.sent and isinstance(error, Unreachable) and not self._tried
         return [_Tried(asked, times, began, now + delay, sent)]
 
     async def _after_a_wait(self) -> Entry | None:
@@ -245,7 +266,9 @@ def _draw(target: Entry, key: str) -> float:
 
 def _busyness(target: Entry) -> float:
     health = target.health
-    return 0.0 if health is None or health.latency is None else health.latency * (health.under_way + 1)
+    return (
+        0.0 if health is None or health.latency is None else health.latency * (health.under_way + 1)
+    )
 
 
 def _another_may(error: Exception) -> bool:
@@ -254,7 +277,9 @@ def _another_may(error: Exception) -> bool:
         return True
     if isinstance(error, Refused):
         cause = cause_of(error)
-        return cause is not Cause.PROMPT and (error.status >= 500 or error.status in THEIR_OWN or cause is Cause.ACCOUNT)
+        return cause is not Cause.PROMPT and (
+            error.status >= 500 or error.status in THEIR_OWN or cause is Cause.ACCOUNT
+        )
     return isinstance(error, UpstreamError) and not isinstance(error, GaveWay)
 
 

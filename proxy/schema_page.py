@@ -42,7 +42,11 @@ class SchemaPage(OpenAPIRenderPlugin):
         """The page, in UTF-8."""
         info = openapi_schema["info"]
         rows = [
-            ROW.format(method=method.upper(), path=escape(path + _query(what)), summary=escape(what["summary"]))
+            ROW.format(
+                method=method.upper(),
+                path=escape(path + _query(what)),
+                summary=escape(what["summary"]),
+            )
             for path, methods in sorted(openapi_schema["paths"].items())
             for method, what in methods.items()
         ]

@@ -48,7 +48,8 @@ class Workers(Multiprocess):
         if number not in self.signal_queue and not self.should_exit.is_set():
             self.signal_queue.append(number)
             return
-        for process in self.processes:  # uvicorn only waits for them now, and told them SIGTERM before
+        # uvicorn only waits for them now, and told them SIGTERM before
+        for process in self.processes:
             if process.exitcode is None and process.pid is not None:
                 os.kill(process.pid, signal.SIGTERM)
 
@@ -95,7 +96,10 @@ WORKER_CONFIG = "CHATTABLE_WORKER_CONFIG"  # tells a worker process which file i
 
 
 def serve(config: Config, path: str | None) -> None:
-    """Serves until a signal ends it. Law: what keeps it from starting is found before a first key is made and shown."""
+    """Serves until a signal ends it.
+
+    Law: what keeps it from starting is found before a first key is made and shown.
+    """
     _ignore_hangups()
     _log_to_stderr(config)
     listener = listen(config.server.host, config.server.port)
@@ -121,7 +125,8 @@ def serve(config: Config, path: str | None) -> None:
     names = [*config.agents, *config.models]
     served, where = ", ".join(names) or "nothing yet", f"http://{server.host}:{server.port}/v1"
     log.info("chattable %s, serving %s at %s", VERSION, served, where)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after an orderly end, which is exit code 0
+    # uvicorn raises it again after an orderly end, which is exit code 0
+    signal.signal(signal.SIGTERM, lambda *_: None)
     if server.workers > 1:
         os.environ[WORKER_CONFIG] = path or ""
         supervisor = Workers(options, [listener])
@@ -135,12 +140,16 @@ def serve(config: Config, path: str | None) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address; connections are taken once the server runs."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
     except OSError as error:
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}; choose with --host and --port") from None
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose with --host and --port"
+        ) from None
     return listener
 
 
@@ -201,4 +210,5 @@ def _log_to_stderr(config: Config) -> None:
     handler.addFilter(Floods())
     handler.setFormatter(RedactingFormatter(form, redactor(config, os.environ)))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # progress says all that a migration has to say
+    # progress says all that a migration has to say
+    logging.getLogger("alembic").setLevel(logging.WARNING)

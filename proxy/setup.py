@@ -27,7 +27,12 @@ class StartError(Exception):
 
 
 def find_config(
-    path: str | None, *, host: str | None = None, port: int | None = None, workers: int | None = None, code: bool = False
+    path: str | None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int | None = None,
+    code: bool = False,
 ) -> Config:
     """The config of a file, by default ./config.yaml if there is one, else the built-in settings; flags win over both.
 
@@ -36,7 +41,11 @@ def find_config(
     if path is None and Path(DEFAULT_FILE).is_file():
         path = DEFAULT_FILE
     config = built_in() if path is None else configfile.load(path, os.environ, VENDORS, code=code)
-    flags = {name: value for name, value in (("host", host), ("port", port), ("workers", workers)) if value is not None}
+    flags = {
+        name: value
+        for name, value in (("host", host), ("port", port), ("workers", workers))
+        if value is not None
+    }
     return replace(config, server=replace(config.server, **flags))
 
 
@@ -49,20 +58,30 @@ def built_in() -> Config:
     return replace(
         config,
         providers={**config.providers, "local": settings.Provider(kind="local")},
-        models={**config.models, MODEL_NAME: settings.ModelEntry(provider="local", context_length=2048)},
+        models={
+            **config.models,
+            MODEL_NAME: settings.ModelEntry(provider="local", context_length=2048),
+        },
     )
 
 
 async def prepare(config: Config) -> None:
     """Brings a SQLite database up to date, refuses a PostgreSQL one that is not, and makes the first admin key."""
-    if any(provider.kind == "local" for provider in config.providers.values()) and not model_path(data_home()).is_file():
-        raise StartError(f"the local model is not at {model_path(data_home())} yet. Run: chattable local pull")
+    if (
+        any(provider.kind == "local" for provider in config.providers.values())
+        and not model_path(data_home()).is_file()
+    ):
+        raise StartError(
+            f"the local model is not at {model_path(data_home())} yet. Run: chattable local pull"
+        )
     database = Database(config.database_url)
     await database.start()
     try:
         if not await database.up_to_date():
             if not database.is_sqlite:
-                raise Unavailable(f"{database} is not at the version this program needs. Run: chattable migrate")
+                raise Unavailable(
+                    f"{database} is not at the version this program needs. Run: chattable migrate"
+                )
             with show_progress(sys.stderr) as tell:
                 await database.migrate(tell)
         _try_journal(config, database)

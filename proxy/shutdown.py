@@ -17,10 +17,13 @@ HANGING = 1.0  # seconds that a loop which hangs gets before the process ends wi
 
 
 @contextmanager
-def on_stop_signal(stop: Callable[[], Coroutine[Any, Any, None]], at_once: Callable[[], None]) -> Generator[None]:
+def on_stop_signal(
+    stop: Callable[[], Coroutine[Any, Any, None]], at_once: Callable[[], None]
+) -> Generator[None]:
     """Runs `stop` on the loop when SIGTERM or SIGINT comes, then does what the server had planned for the signal.
 
-    A second signal ends the process at once, with the shell's code for that signal; `at_once` runs before.
+    A second signal ends the process at once, with the shell's code for that signal; `at_once` runs
+    before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +41,8 @@ def on_stop_signal(stop: Callable[[], Coroutine[Any, Any, None]], at_once: Calla
 
     def handle(number: int, frame: Any) -> None:
         if number in seen:  # Ctrl-C and a supervisor's SIGTERM for it are one wish
-            # On the loop, between two steps of it: a signal may come in the middle of a line for the journal.
+            # On the loop, between two steps of it: a signal may come in the middle of a line for
+            # the journal.
             loop.call_soon_threadsafe(end, number)
             hanging = threading.Timer(HANGING, os._exit, [128 + number])
             hanging.daemon = True
@@ -70,7 +74,8 @@ def ignoring_hangups() -> Generator[None]:
 
     def handle(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
-        loop.call_soon_threadsafe(log.warning, text)  # a signal may come in the middle of a line of the log
+        # a signal may come in the middle of a line of the log
+        loop.call_soon_threadsafe(log.warning, text)
 
     signal.signal(signal.SIGHUP, handle)
     try:

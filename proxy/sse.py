@@ -20,7 +20,8 @@ encode = msgspec.json.Encoder().encode
 class Frames:
     """Writes one answer, as frames or as one object.
 
-    Law: the same id, created and model everywhere; usage of a stream only when asked for, on a frame of its own.
+    Law: the same id, created and model everywhere; usage of a stream only when asked for, on a
+    frame of its own.
     """
 
     def __init__(self, reply: Reply, model: str, *, include_usage: bool = False) -> None:
@@ -28,10 +29,13 @@ class Frames:
         self.created = reply.created
         self.model = model
         self.begun = False
-        self._head = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,' % (
-            self.id.encode(),
-            self.created,
-            encode(model),
+        self._head = (
+            b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,'
+            % (
+                self.id.encode(),
+                self.created,
+                encode(model),
+            )
         )
         self._prefix = self._head + b'"choices":[{"index":'
         self._suffix = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
@@ -69,7 +73,9 @@ class Frames:
         if chunk.usage is not None:
             if not self._include_usage:
                 return b""
-            return self._prefix.removesuffix(b'[{"index":') + b'[],"usage":%b}\n\n' % encode(chunk.usage)
+            return self._prefix.removesuffix(b'[{"index":') + b'[],"usage":%b}\n\n' % encode(
+                chunk.usage
+            )
         if chunk.finish_reason == INCOMPLETE:
             return b""
         return b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":%b%b' % (

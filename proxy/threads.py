@@ -28,7 +28,9 @@ class DaemonThreads(Executor):
         self._calls.put((future, lambda: fn(*args, **kwargs)))
         if not self._idle.acquire(blocking=False) and self._started < self._size:
             self._started += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+            threading.Thread(
+                target=self._work, name=f"{self._name}-{self._started}", daemon=True
+            ).start()
         return future
 
     def _work(self) -> None:

@@ -28,7 +28,9 @@ class TransferError(Exception):
     """A file that cannot be read or written."""
 
 
-async def export_file(store: SessionStore, users: Users, file: str, user: str | None, name: str) -> None:
+async def export_file(
+    store: SessionStore, users: Users, file: str, user: str | None, name: str
+) -> None:
     """Writes the conversations of one user, or of everybody, to a file, which is there only once it is complete."""
     form = chosen(name, WRITABLE)
     owner = None if user is None else (await users.get(user)).id
@@ -44,7 +46,10 @@ async def export_file(store: SessionStore, users: Users, file: str, user: str | 
                 out.write(block)
             done += 1
             tell(number, len(ids), "exporting")
-    print(f"{_counted(done, 'conversation')} exported", file=sys.stderr if file == STANDARD else sys.stdout)
+    print(
+        f"{_counted(done, 'conversation')} exported",
+        file=sys.stderr if file == STANDARD else sys.stdout,
+    )
 
 
 async def import_file(
@@ -63,7 +68,9 @@ async def import_file(
     good = failed = warned = 0
     form, lines = name, list[str]()
     with _input(file) as (stream, size), _progress() as tell:
-        async with audit.entry(COMMAND_LINE, "conversation.import", user, {"file": file, "format": name}) as effect:
+        async with audit.entry(
+            COMMAND_LINE, "conversation.import", user, {"file": file, "format": name}
+        ) as effect:
             effect.about(owner.id, owner.name)
             try:
                 async for outcome in imported(store, owner.id, stream, name, accepts):

@@ -35,12 +35,19 @@ class Usage:
         self._zone = zone
 
     async def report(
-        self, by: Sequence[str], since: str = "", until: str = "", only: Mapping[str, str] | None = None
+        self,
+        by: Sequence[str],
+        since: str = "",
+        until: str = "",
+        only: Mapping[str, str] | None = None,
     ) -> list[Json]:
         """Rows grouped by some of `GROUPS`; `since` and `until` are dates, times or unix seconds, `only` names of subjects."""
         if unknown := [name for name in by if name not in GROUPS]:
             known = ", ".join(GROUPS)
-            raise InvalidRequest(f"Invalid value for 'group_by': '{clip(unknown[0])}' is not one of {known}.", param="group_by")
+            raise InvalidRequest(
+                f"Invalid value for 'group_by': '{clip(unknown[0])}' is not one of {known}.",
+                param="group_by",
+            )
         begin = self._moment(since, "from") if since else 0
         end = self._moment(until, "to") if until else MAX_AMOUNT
         ids = {kind: await self._id(kind, name) for kind, name in (only or {}).items()}
@@ -48,7 +55,10 @@ class Usage:
         names = await self._names(by, [row.group for row in rows])
         return [
             {
-                **{kind: names[kind].get(value, value) for kind, value in zip(names, row.group, strict=True)},
+                **{
+                    kind: names[kind].get(value, value)
+                    for kind, value in zip(names, row.group, strict=True)
+                },
                 "requests": row.requests,
                 "cached_requests": row.cached_requests,
                 "prompt_tokens": row.prompt_tokens,
@@ -61,16 +71,23 @@ class Usage:
             for row in rows
         ]
 
-    async def _names(self, by: Sequence[str], groups: list[tuple[str | int, ...]]) -> dict[str, dict[str | int, str]]:
+    async def _names(
+        self, by: Sequence[str], groups: list[tuple[str | int, ...]]
+    ) -> dict[str, dict[str | int, str]]:
         """For each thing grouped by, what its values are called."""
         names: dict[str, dict[str | int, str]] = {}
         for i, kind in enumerate(dict.fromkeys(by)):
             values = {group[i] for group in groups}
             if kind == "day":
-                names[kind] = {day: datetime.fromtimestamp(int(day), self._zone).date().isoformat() for day in values}
+                names[kind] = {
+                    day: datetime.fromtimestamp(int(day), self._zone).date().isoformat()
+                    for day in values
+                }
             elif kind in ("user", "team"):
                 store = self._users if kind == "user" else self._teams
-                names[kind] = dict((await store.names([str(value) for value in values if value])).items())
+                names[kind] = dict(
+                    (await store.names([str(value) for value in values if value])).items()
+                )
             else:
                 names[kind] = {}
         return names
@@ -94,8 +111,12 @@ class Usage:
             moment = datetime.fromisoformat(text)
             return int((moment if moment.tzinfo else moment.replace(tzinfo=self._zone)).timestamp())
         except (ValueError, OverflowError):
-            expected = f"expected a date such as 2026-11-01, a time or unix seconds, not '{clip(text)}'"
-            raise InvalidRequest(f"Invalid value for '{field}': {expected}.", param=field, code="invalid_value") from None
+            expected = (
+                f"expected a date such as 2026-11-01, a time or unix seconds, not '{clip(text)}'"
+            )
+            raise InvalidRequest(
+                f"Invalid value for '{field}': {expected}.", param=field, code="invalid_value"
+            ) from None
 
 
 def as_csv(by: Sequence[str], rows: Sequence[Json]) -> str:
@@ -115,7 +136,10 @@ def as_table(by: Sequence[str], rows: Sequence[Json]) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     names = len(columns) - len(FIGURES)
     lines = (
-        "  ".join(cell.ljust(w) if i < names else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i < names else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in cells
     )
     return "".join(f"{line.rstrip()}\n" for line in lines)

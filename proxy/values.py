@@ -45,12 +45,17 @@ def seconds(text: str) -> float:
     """Read "500ms", "5s", "10m", "1h", "30d" or a bare number of seconds. ValueError."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s|m|h|d)?", text.strip(), re.ASCII)
     if not found:
-        raise ValueError('must be a duration such as "30s", "500ms" or "10m", or a number of seconds')
+        raise ValueError(
+            'must be a duration such as "30s", "500ms" or "10m", or a number of seconds'
+        )
     return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
 
 
 def url(text: str) -> str:
-    """Pass on an http(s) URL without user, password, query or fragment. ValueError, without the URL: it may tell one."""
+    """Pass on an http(s) URL without user, password, query or fragment.
+
+    ValueError, without the URL: it may tell one.
+    """
     try:
         split = urlsplit(text)
         usable = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
@@ -96,7 +101,9 @@ def upstream_key(text: str) -> str:
 def origin(text: str) -> str:
     """Pass on `*` or the origin of a web page, as browsers write it. ValueError."""
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", text):
-        raise ValueError("must be `*` or an origin such as https://chat.example.com, without a path")
+        raise ValueError(
+            "must be `*` or an origin such as https://chat.example.com, without a path"
+        )
     return text
 
 
@@ -126,11 +133,16 @@ def admin_key(text: str) -> str:
     elif is_guessable(text):
         why = "is easy to guess: well-known words, sequences and repetitions are nearly all of it"
     if why:
-        raise ValueError(f"{why}; make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'")
+        raise ValueError(
+            f"{why}; make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
     return text
 
 
-_DURATION = {"parse": seconds, "words": 'a duration such as "30s", "500ms" or "10m", or a number of seconds'}
+_DURATION = {
+    "parse": seconds,
+    "words": 'a duration such as "30s", "500ms" or "10m", or a number of seconds',
+}
 Duration = Annotated[float, Meta(gt=0, le=3650 * 86400, extra=_DURATION)]  # seconds
 KeptFor = Annotated[float, Meta(gt=0, le=30 * 86400, extra=_DURATION)]  # seconds
 BaseUrl = Annotated[str, Meta(extra={"parse": base_url})]
@@ -157,8 +169,31 @@ Window = Annotated[
 ]
 Retries = Annotated[int, Meta(ge=0, le=10)]
 Name = Annotated[str, Meta(min_length=1)]
-Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", extra={"words": "a lowercase word such as `openai`"})]
-Header = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,100}$", extra={"words": "the name of an HTTP header such as `X-Chat-Id`"})]
-Region = Annotated[str, Meta(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$", extra={"words": "a region of AWS such as `eu-central-1`"})]
-Version = Annotated[str, Meta(pattern=r"^[a-z0-9-]*$", extra={"words": "a version such as `2024-10-21` or `preview`"})]
-Code = Annotated[str, Meta(pattern=r"^[\w.-]+(:[\w.]+)?$", extra={"words": "`package.module:name`, or an entry point's name"})]
+Word = Annotated[
+    str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", extra={"words": "a lowercase word such as `openai`"})
+]
+Header = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9-]{1,100}$",
+        extra={"words": "the name of an HTTP header such as `X-Chat-Id`"},
+    ),
+]
+Region = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$",
+        extra={"words": "a region of AWS such as `eu-central-1`"},
+    ),
+]
+Version = Annotated[
+    str,
+    Meta(pattern=r"^[a-z0-9-]*$", extra={"words": "a version such as `2024-10-21` or `preview`"}),
+]
+Code = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\w.-]+(:[\w.]+)?$",
+        extra={"words": "`package.module:name`, or an entry point's name"},
+    ),
+]

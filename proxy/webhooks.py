@@ -24,7 +24,8 @@ from chattable.budget.periodic import Periodic
 log = logging.getLogger("chattable")
 
 ATTEMPTS = 10
-FIRST_DELAY = 10.0  # seconds; each one is three times the one before, so that ten attempts take a little over a day
+# seconds; each one is three times the one before, so that ten attempts take a little over a day
+FIRST_DELAY = 10.0
 GROWTH = 3.0
 LONGEST_WAIT = 86_400.0  # seconds of Retry-After that are obeyed
 DEADLINE = 10.0  # seconds that an attempt may take in all
@@ -73,9 +74,14 @@ class Webhook:
         return f"{self._url.scheme}://{self._url.netloc.decode()}"
 
     def request(self, notice: Notice, now: int) -> httpx.Request:
-        """One attempt. Law: id and body are the same for every attempt, timestamp and signature are this one's."""
+        """One attempt.
+
+        Law: id and body are the same for every attempt, timestamp and signature are this one's.
+        """
         happened = f"{datetime.fromtimestamp(notice.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        body = msgspec.json.encode({"type": notice.kind, "timestamp": happened, "data": notice.data})
+        body = msgspec.json.encode(
+            {"type": notice.kind, "timestamp": happened, "data": notice.data}
+        )
         headers = {
             "content-type": "application/json",
             "user-agent": "chattable",
@@ -159,7 +165,9 @@ class Deliveries:
         asked = self._clock()
         notices = await self._outbox.claim(free, self._lease)
         if self._clock() - asked > self._lease / 2:
-            return  # the database was so slow that a lease could end before its attempt does: somebody claims them again
+            # the database was so slow that a lease could end before its attempt does: somebody
+            # claims them again
+            return
         for notice in notices:
             task = asyncio.create_task(self._deliver(notice))
             self._running.add(task)
@@ -178,14 +186,21 @@ class Deliveries:
             else:
                 await self._outbox.done([notice.id])
         except Exception as error:
-            log.warning("webhook %r: %s may come twice, the outbox did not note its fate: %s", self._webhook, notice.id, error)
+            log.warning(
+                "webhook %r: %s may come twice, the outbox did not note its fate: %s",
+                self._webhook,
+                notice.id,
+                error,
+            )
 
     async def _post(self, notice: Notice) -> None:
         """One attempt; raises `Undelivered` unless it is answered with 2xx."""
         end = asyncio.get_running_loop().time() + self._deadline
         try:
             async with asyncio.timeout_at(end):
-                response = await self._transport.handle_async_request(self._webhook.request(notice, int(self._clock())))
+                response = await self._transport.handle_async_request(
+                    self._webhook.request(notice, int(self._clock()))
+                )
         except TimeoutError:
             raise Undelivered(f"no answer within {self._deadline:g} s") from None
         except Exception as error:  # only its name: its text may hold the URL
@@ -213,10 +228,13 @@ def backoff(attempt: int, chance: float) -> float:
 
 
 def check_url(text: str) -> str:
-    """Pass on the URL of a webhook: http(s), https recommended, no user or password. ValueError, without the URL.
+    """Pass on the URL of a webhook: http(s), https recommended, no user or password.
 
-    Law: loopback and private addresses are allowed only because the URL comes from the operator's own config. A URL that
-    users may set needs an address check at every connection as well, which is not done here.
+    ValueError, without the URL.
+
+    Law: loopback and private addresses are allowed only because the URL comes from the operator's
+    own config. A URL that users may set needs an address check at every connection as well, which
+    is not done here.
     """
     try:
         split, host = urlsplit(text), httpx.URL(text).host
@@ -233,7 +251,10 @@ def check_url(text: str) -> str:
 
 
 def check_secret(text: str) -> str:
-    """Pass on a secret that can sign: `whsec_` and base64, or at least 16 characters. ValueError, without the secret."""
+    """Pass on a secret that can sign: `whsec_` and base64, or at least 16 characters.
+
+    ValueError, without the secret.
+    """
     _key(text)
     return text
 
@@ -243,15 +264,21 @@ def _key(secret: str) -> bytes:
     if not secret:
         raise ValueError(f"must not be empty; {MAKE_ONE}")
     if not secret.isprintable() or secret != secret.strip():
-        raise ValueError(f"must not hold line breaks, control characters or spaces around it; {MAKE_ONE}")
+        raise ValueError(
+            f"must not hold line breaks, control characters or spaces around it; {MAKE_ONE}"
+        )
     key = secret.encode()
     if secret.startswith("whsec_"):
         try:
             key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except ValueError:
-            raise ValueError(f"must be base64 after `whsec_`, with + and / and its padding; {MAKE_ONE}") from None
+            raise ValueError(
+                f"must be base64 after `whsec_`, with + and / and its padding; {MAKE_ONE}"
+            ) from None
     if len(key) < MIN_SECRET:
-        raise ValueError(f"must have at least {MIN_SECRET} characters, or bytes in base64 after `whsec_`; {MAKE_ONE}")
+        raise ValueError(
+            f"must have at least {MIN_SECRET} characters, or bytes in base64 after `whsec_`; {MAKE_ONE}"
+        )
     if len(set(key)) < 6:
         raise ValueError(f"must not be easy to guess; {MAKE_ONE}")
     return key

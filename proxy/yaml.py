@@ -23,7 +23,9 @@ _SCALARS = {_TAG + kind for kind in ("int", "float", "bool", "null")}
 _READS_AS = {_TAG + "timestamp": "a date", _TAG + "bool": "a boolean", _TAG + "null": "nothing",
              _TAG + "int": "a number", _TAG + "float": "a number"}  # fmt: skip
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_VARIABLE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_]\w*)(?P<default>:-(?:(?!\$\{)[^}])*)?\})?", re.ASCII)
+_VARIABLE = re.compile(
+    r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_]\w*)(?P<default>:-(?:(?!\$\{)[^}])*)?\})?", re.ASCII
+)
 
 
 class Problem(NamedTuple):
@@ -57,7 +59,8 @@ class Document:
     def __init__(self, file: str) -> None:
         self.file = file
         self.value: Any = {}
-        self.expanded: set[Where] = set()  # places whose text came from `${VAR}`: `port: ${PORT}` means a number
+        # places whose text came from `${VAR}`: `port: ${PORT}` means a number
+        self.expanded: set[Where] = set()
         self.unset: dict[Where, str] = {}  # places whose variable is not set → what was said of it
         self.lines: dict[Where, int] = {(): 1}
         self._problems: dict[Where, Problem] = {}
@@ -68,7 +71,9 @@ class Document:
         return self.lines[where]
 
     def complain(self, where: Where, text: str, line: int = 0) -> None:
-        self._problems.setdefault(where, Problem(self.file, line or self.line(where), dotted(where), text))
+        self._problems.setdefault(
+            where, Problem(self.file, line or self.line(where), dotted(where), text)
+        )
 
     def lacks_variable(self, where: Where) -> bool:
         """Whether a place, or one in it, has no value because a variable is not set."""
@@ -104,7 +109,9 @@ def expand(text: str, env: Mapping[str, str]) -> str:
         if found[0] == "$${":
             return "${"
         if name is None:
-            raise ValueError("holds `${` that is no ${VAR} or ${VAR:-default}; write $${ to mean the characters")
+            raise ValueError(
+                "holds `${` that is no ${VAR} or ${VAR:-default}; write $${ to mean the characters"
+            )
         if name not in env and default is None:
             what = f"needs the environment variable {name}, which is not set"
             raise VariableUnset(f"{what}; set it or write ${{{name}:-default}}")
@@ -120,7 +127,9 @@ def dotted(where: Where) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += "." * bool(text) + (part if re.fullmatch(r"[\w/*:@-]+", part) else json.dumps(part))
+            text += "." * bool(text) + (
+                part if re.fullmatch(r"[\w/*:@-]+", part) else json.dumps(part)
+            )
     return text
 
 
@@ -141,7 +150,9 @@ def _compose(data: bytes, file: str) -> yaml.Node | None:
         raise ConfigError(Problem(file, line, "", what)) from None
     if bad := yaml.reader.Reader.NON_PRINTABLE.search(text):
         line = text.count("\n", 0, bad.start()) + 1
-        raise ConfigError(Problem(file, line, "", f"YAML does not allow the character U+{ord(bad[0]):04X}"))
+        raise ConfigError(
+            Problem(file, line, "", f"YAML does not allow the character U+{ord(bad[0]):04X}")
+        )
     try:
         _refuse_depth(text, file)
         node: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
@@ -153,7 +164,9 @@ def _compose(data: bytes, file: str) -> yaml.Node | None:
 def _refuse_depth(text: str, file: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if depth > MAX_DEPTH:
             line = event.start_mark.line + 1 if event.start_mark else 0
             raise ConfigError(Problem(file, line, "", f"is nested deeper than {MAX_DEPTH} levels"))
@@ -270,7 +283,9 @@ class _Builder:
     def spend(self, values: int, node: yaml.Node) -> None:
         self.left -= values
         if self.left < 0:
-            raise self.refusal(node, f"holds more than {MAX_VALUES:,} values, counting what aliases stand for")
+            raise self.refusal(
+                node, f"holds more than {MAX_VALUES:,} values, counting what aliases stand for"
+            )
 
     def refusal(self, node: yaml.Node, text: str) -> ConfigError:
         return ConfigError(Problem(self.doc.file, node.start_mark.line + 1, "", text))
@@ -286,15 +301,20 @@ def _refused_tag(node: yaml.Node) -> str:
 
 def _refused_key(key: yaml.Node) -> str:
     reads = _READS_AS.get(key.tag)
-    return f"is {reads} in YAML, and a key must be text; put it in quotes" if reads else "is no key: a key must be text"
+    return (
+        f"is {reads} in YAML, and a key must be text; put it in quotes"
+        if reads
+        else "is no key: a key must be text"
+    )
 
 
 class Decoder:
     """Turns the values of a document into Structs field by field, so that every mistake is found, at its own place.
 
-    A Struct may say `REST`, the field that takes all unknown keys, and `KEY`, the key that tells it from the others of
-    its union (without one the last is meant). A field's `Meta(extra=…)` may say `parse`, which reads text, and `words`,
-    what is expected. An empty section (all of it commented out) is one without settings.
+    A Struct may say `REST`, the field that takes all unknown keys, and `KEY`, the key that tells it
+    from the others of its union (without one the last is meant). A field's `Meta(extra=…)` may say
+    `parse`, which reads text, and `words`, what is expected. An empty section (all of it commented
+    out) is one without settings.
     """
 
     def __init__(self, doc: Document, hook: Callable[[Any, Any], Any]) -> None:
@@ -312,8 +332,15 @@ class Decoder:
         if not isinstance(value, dict):
             return self.failed(where, f"must be a mapping, not {_worded(value)}")
         if is_struct(arms[0]):
-            return self.struct(next((arm for arm in arms if getattr(arm, "KEY", None) in value), arms[-1]), value, where)
-        entries = ((key, self.decode(get_args(arms[0])[1], item, (*where, key))) for key, item in value.items())
+            return self.struct(
+                next((arm for arm in arms if getattr(arm, "KEY", None) in value), arms[-1]),
+                value,
+                where,
+            )
+        entries = (
+            (key, self.decode(get_args(arms[0])[1], item, (*where, key)))
+            for key, item in value.items()
+        )
         return {key: entry for key, entry in entries if entry is not FAILED}
 
     def items(self, kind: Any, value: Any, where: Where) -> Any:
@@ -326,24 +353,41 @@ class Decoder:
         fields = {field.name: field for field in msgspec.structs.fields(kind)}
         rest = getattr(kind, "REST", None)
         known = [name for name in fields if name != rest]
-        found = {name: self.decode(fields[name].type, value[name], (*where, name)) for name in known if name in value}
+        found = {
+            name: self.decode(fields[name].type, value[name], (*where, name))
+            for name in known
+            if name in value
+        }
         others = {key: item for key, item in value.items() if key not in found}
         if rest:
             found[rest] = others
         else:
             for key in others:
-                self.doc.complain((*where, key), f"unknown key{hint(key, known) or '; known here: ' + ', '.join(known)}")
-        for name in (name for name, field in fields.items() if field.required and name not in value):
-            about = next((note.description for note in notes(fields[name].type) if note.description), "")
+                self.doc.complain(
+                    (*where, key),
+                    f"unknown key{hint(key, known) or '; known here: ' + ', '.join(known)}",
+                )
+        for name in (
+            name for name, field in fields.items() if field.required and name not in value
+        ):
+            about = next(
+                (note.description for note in notes(fields[name].type) if note.description), ""
+            )
             self.doc.complain((*where, name), "is missing" + f" ({about})" * bool(about))
         found = {name: item for name, item in found.items() if item is not FAILED}
-        return kind(**found) if all(name in found or not fields[name].required for name in fields) else FAILED
+        return (
+            kind(**found)
+            if all(name in found or not fields[name].required for name in fields)
+            else FAILED
+        )
 
     def leaf(self, kind: Any, value: Any, where: Where) -> Any:
         extra = {key: item for note in notes(kind) for key, item in (note.extra or {}).items()}
         try:
             value = extra["parse"](value) if isinstance(value, str) and "parse" in extra else value
-            return msgspec.convert(value, kind, strict=where not in self.doc.expanded, dec_hook=self.hook)
+            return msgspec.convert(
+                value, kind, strict=where not in self.doc.expanded, dec_hook=self.hook
+            )
         except ValueError as error:
             return self.failed(where, _plain(str(error), kind, value, extra.get("words", "")))
 
@@ -388,14 +432,28 @@ def _plain(error: str, kind: Any, value: Any, words: str) -> str:
     """Say msgspec's error in plain words, without the value: it may be a secret in the wrong place."""
     if bound := re.match(r"Expected `[^`]+` (of length )?([<>]=?) ([\d.]+)", error):
         limit = f"{_BOUNDS[bound[2]]} {bound[3].removesuffix('.0')}"
-        return f"must be {limit}" if not bound[1] else f"must be {limit} characters long" if value else "must not be empty"
-    options = [option for part in parts(kind) if get_origin(part) is Literal for option in get_args(part)]
+        return (
+            f"must be {limit}"
+            if not bound[1]
+            else f"must be {limit} characters long"
+            if value
+            else "must not be empty"
+        )
+    options = [
+        option for part in parts(kind) if get_origin(part) is Literal for option in get_args(part)
+    ]
     if options:
-        words = " or ".join(f"`{option}`" for option in options) + (hint(value, options) if isinstance(value, str) else "")
+        words = " or ".join(f"`{option}`" for option in options) + (
+            hint(value, options) if isinstance(value, str) else ""
+        )
     expected = re.match(r"Expected `(\w+)", error)
     if isinstance(value, str) and (words or not expected):
         return f"must be {words}" if words else error
-    quote = "; put it in quotes" if expected and expected[1] == "str" and isinstance(value, bool | int | float) else ""
+    quote = (
+        "; put it in quotes"
+        if expected and expected[1] == "str" and isinstance(value, bool | int | float)
+        else ""
+    )
     if quote and isinstance(value, bool):
         quote += ": yes, no, on and off are booleans in YAML"
     words = words or _WORDS[expected[1]] if expected else words

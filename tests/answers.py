@@ -85,7 +85,10 @@ def sse_event(event: Event) -> bytes:
     """Frames one SSE event; bytes pass verbatim, so that a test can write any malformed one."""
     if isinstance(event, bytes):
         return event
-    return b"data: %s\n\n" % (event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)).encode()
+    return (
+        b"data: %s\n\n"
+        % (event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)).encode()
+    )
 
 
 def framed(data: bytes) -> bytes:
@@ -130,7 +133,11 @@ class Plain(Answer):
     close: bool = False  # hang up afterwards without having said so: the stale keep-alive race
 
     def render(self) -> bytes:
-        kinds = {dict: "application/json", list: "application/json", str: "text/plain; charset=utf-8"}
+        kinds = {
+            dict: "application/json",
+            list: "application/json",
+            str: "text/plain; charset=utf-8",
+        }
         kind, text = kinds.get(type(self.body)), self.body
         text = json.dumps(text) if isinstance(text, dict | list) else text
         data = text.encode() if isinstance(text, str) else text
@@ -146,7 +153,11 @@ class Plain(Answer):
 
 
 def error(
-    status: int, message: str, code: str | None = None, param: str | None = None, headers: dict[str, str] | None = None
+    status: int,
+    message: str,
+    code: str | None = None,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Plain:
     """Answers with OpenAI's error envelope."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
@@ -171,7 +182,8 @@ class Sse(Answer):
     events: Iterable[Event] | None = None
     delay_s: float = 0
     done: bool = True
-    end: Literal["finish", "close", "reset"] = "finish"  # close: EOF inside the chunked body; reset: RST
+    # close: EOF inside the chunked body; reset: RST
+    end: Literal["finish", "close", "reset"] = "finish"
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -185,7 +197,8 @@ class Sse(Answer):
             await line.write(framed(sse_event(event)))
             spent.add(event)
         await self.before(sent)
-        # One write: a client that leaves right after [DONE] has seen everything and is not counted as aborting.
+        # One write: a client that leaves right after [DONE] has seen everything and is not counted
+        # as aborting.
         last = framed(sse_event("[DONE]")) if self.done else b""
         await line.write(last + framed(b"") if self.end == "finish" else last)
         if self.end != "finish":
@@ -261,7 +274,9 @@ class Reset(Answer):
 
     async def play(self, request: Request, line: Line) -> None:
         if isinstance(request.json, dict) and request.json.get("stream"):
-            events = b"".join(framed(sse_event(event)) for event in chat_chunks(request.json, line.tokens))
+            events = b"".join(
+                framed(sse_event(event)) for event in chat_chunks(request.json, line.tokens)
+            )
             data = head(200, CHUNKED_SSE) + events
         else:
             data = Plain(200, chat_completion(request.json, line.tokens)).render()
@@ -288,7 +303,11 @@ class Slow(Answer):
 
     async def play(self, request: Request, line: Line) -> None:
         if not self.raw:
-            await line.write(head(200, {"content-type": self.content_type, "content-length": str(len(self.body))}))
+            await line.write(
+                head(
+                    200, {"content-type": self.content_type, "content-length": str(len(self.body))}
+                )
+            )
         for byte in bytewise(self.body):
             await line.write(byte)
             await asyncio.sleep(1 / self.per_second)
@@ -320,7 +339,9 @@ def proper(request: Request, count: Count = words, models: Iterable[str] = ("m",
     """Chooses the answer a well-behaved upstream gives."""
     path = request.path.partition("?")[0]
     if (request.method, path) == ("GET", "/v1/models"):
-        data = [{"id": name, "object": "model", "created": 1, "owned_by": "stub"} for name in models]
+        data = [
+            {"id": name, "object": "model", "created": 1, "owned_by": "stub"} for name in models
+        ]
         return Plain(200, {"object": "list", "data": data})
     if (request.method, path) != ("POST", "/v1/chat/completions"):
         return error(404, f"Invalid URL ({request.method} {path})")

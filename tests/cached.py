@@ -29,7 +29,12 @@ AGENT = Entry("a", Echo(), "chattable", 1, source=("agent", "a", "1"), cache_ttl
 def said(*words: str, finish: str = "stop") -> list[Chunk]:
     """An answer in normal form, a chunk for every word."""
     first = Chunk(0, {"role": "assistant", "content": words[0]})
-    return [first, *(Chunk(0, {"content": word}) for word in words[1:]), Chunk(0, {}, finish), Chunk(usage=USAGE)]
+    return [
+        first,
+        *(Chunk(0, {"content": word}) for word in words[1:]),
+        Chunk(0, {}, finish),
+        Chunk(usage=USAGE),
+    ]
 
 
 class Calls:
@@ -101,7 +106,11 @@ class Request:
         """Whether it has exactly one role, one end and one usage, in their places."""
         roles = [chunk for chunk in self.chunks if "role" in chunk.delta]
         ends = [chunk for chunk in self.chunks if chunk.finish_reason]
-        return len(roles) == len(ends) == 1 and self.chunks[0] is roles[0] and self.chunks[-1].usage == USAGE
+        return (
+            len(roles) == len(ends) == 1
+            and self.chunks[0] is roles[0]
+            and self.chunks[-1].usage == USAGE
+        )
 
 
 async def soon(condition: Callable[[], object], seconds: float = 5) -> None:

@@ -42,9 +42,20 @@ class Told:
         return int(self.headers["x-session-injected"])
 
 
-def talk(sdk: OpenAI, said: str | Sequence[Body], session: str | None = None, *, stream: bool = False, **fields: Any) -> Told:
+def talk(
+    sdk: OpenAI,
+    said: str | Sequence[Body],
+    session: str | None = None,
+    *,
+    stream: bool = False,
+    **fields: Any,
+) -> Told:
     """One request of an unmodified SDK; `mode`, `task` and `headers` are sent as headers, all else as fields of the body."""
-    headers = {"X-Session-Id": session, "X-Session-Mode": fields.pop("mode", None), "X-Task": fields.pop("task", None)}
+    headers = {
+        "X-Session-Id": session,
+        "X-Session-Mode": fields.pop("mode", None),
+        "X-Task": fields.pop("task", None),
+    }
     headers |= fields.pop("headers", {})
     messages: Any = [{"role": "user", "content": said}] if isinstance(said, str) else said
     create = sdk.chat.completions.with_raw_response.create
@@ -60,7 +71,9 @@ def talk(sdk: OpenAI, said: str | Sequence[Body], session: str | None = None, *,
         message = raw.parse().choices[0].message
         return Told(message.content or "", shown, message.model_dump(exclude_none=True))
     chunks: Any = raw.parse()
-    return Told("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices), shown)
+    return Told(
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices), shown
+    )
 
 
 def lines(messages: Sequence[Body]) -> list[str]:
@@ -101,7 +114,9 @@ class Kept:
         async def read(store: SqlSessions) -> list[Item]:
             items: list[Item] = []
             while True:
-                page = await store.items(session, 1000, items[-1].id if items else None, descending=False)
+                page = await store.items(
+                    session, 1000, items[-1].id if items else None, descending=False
+                )
                 items += page.data
                 if not page.has_more:
                     return items
@@ -140,7 +155,11 @@ class Kept:
 
     def title(self, user: str, name: str) -> str:
         """The title, which comes a little after the answer."""
-        until(lambda: (found := self.session(user, name)) and found.title, "the session has a title", 10)
+        until(
+            lambda: (found := self.session(user, name)) and found.title,
+            "the session has a title",
+            10,
+        )
         session = self.session(user, name)
         assert session is not None
         assert session.title is not None

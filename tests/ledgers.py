@@ -26,7 +26,9 @@ class Clock:
     async def make(self) -> None:
         async with self._database.begin() as connection:
             await connection.execute(text("CREATE TABLE test_clock (now DOUBLE PRECISION)"))
-            await connection.execute(text("INSERT INTO test_clock VALUES (:now)"), {"now": self.now})
+            await connection.execute(
+                text("INSERT INTO test_clock VALUES (:now)"), {"now": self.now}
+            )
 
     async def advance(self, seconds: float) -> None:
         await self.set(self.now + seconds)
@@ -38,10 +40,14 @@ class Clock:
 
 
 @asynccontextmanager
-async def open_ledger(url: str, database: Database, *, now: str = CLOCK, zone: tzinfo = UTC) -> AsyncIterator[Ledger]:
+async def open_ledger(
+    url: str, database: Database, *, now: str = CLOCK, zone: tzinfo = UTC
+) -> AsyncIterator[Ledger]:
     """The ledger of a migrated database: the real one for its kind."""
     if not url.startswith("sqlite"):
-        yield PostgresLedger(database.begin, away=(Unavailable,), contended=(Contended,), now=now, zone=zone)
+        yield PostgresLedger(
+            database.begin, away=(Unavailable,), contended=(Contended,), now=now, zone=zone
+        )
         return
     transactions = Transactions(database.file)  # its own: as two processes have
     ledger = SqliteLedger(transactions, now=now, zone=zone)

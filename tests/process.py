@@ -68,14 +68,18 @@ class Process:
         """Returns everything written to stdout and stderr so far."""
         if not self._output.closed:
             descriptor = self._output.fileno()
-            self._logged = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+            self._logged = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(
+                errors="replace"
+            )
         return self._logged
 
     def wait_ready(self, url: str, timeout: float = 90) -> float:
         """Returns the seconds from spawn to the first 200; says what was logged when that does not come in time."""
         while time.monotonic() - self.spawned < timeout:
             if not self.running:
-                raise RuntimeError(f"{self.popen.args} ended with {self.popen.returncode}:\n{self.log()[-4000:]}")
+                raise RuntimeError(
+                    f"{self.popen.args} ended with {self.popen.returncode}:\n{self.log()[-4000:]}"
+                )
             try:
                 with _direct.open(url, timeout=1):
                     return time.monotonic() - self.spawned
@@ -133,7 +137,10 @@ class Chattable(Process):
             self.base_url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {self.admin_key}", "content-type": "application/json"},
+            headers={
+                "authorization": f"Bearer {self.admin_key}",
+                "content-type": "application/json",
+            },
         )
         try:
             with _direct.open(request, timeout=30) as answer:
@@ -167,21 +174,32 @@ def chattable(
 ) -> Iterator[Chattable]:
     """Runs the real server in its own directory (config.yaml, database) until the block ends.
 
-    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset, faketime), `program` is
-    what runs another installation, and a given `directory` outlives the block, so that a second run finds the same
-    database. With `migrated` a server whose config names no database finds one with the newest schema, and spares its
-    start that work.
+    Without a config text it runs on the built-in defaults; `prefix` wraps the command (taskset,
+    faketime), `program` is what runs another installation, and a given `directory` outlives the
+    block, so that a second run finds the same database. With `migrated` a server whose config names
+    no database finds one with the newest schema, and spares its start that work.
     """
     with tempfile.TemporaryDirectory(prefix="chattable-") as scratch:
-        home, port, admin_key = Path(directory or scratch), port or free_port(), f"sk-admin-{secrets.token_urlsafe(32)}"
+        home, port, admin_key = (
+            Path(directory or scratch),
+            port or free_port(),
+            f"sk-admin-{secrets.token_urlsafe(32)}",
+        )
         command = [*prefix, *program, "serve", "--port", str(port), *arguments]
         if config_text is not None:
             (home / "config.yaml").write_text(config_text)
             command += ["--config", str(home / "config.yaml")]
         # Keys of real providers stay outside: nothing under test may reach them.
-        inherited = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")
+        }
         file = home / "chattable.db"
-        if migrated and in_a_run() and "database_url" not in (config_text or "") and not file.exists():
+        if (
+            migrated
+            and in_a_run()
+            and "database_url" not in (config_text or "")
+            and not file.exists()
+        ):
             migrated_sqlite(file)
         settings = {"CHATTABLE_ADMIN_KEY": admin_key, "PYTHONUNBUFFERED": "1"} | env
         server = Chattable(command, inherited | settings, f"http://127.0.0.1:{port}", home)

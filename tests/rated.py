@@ -20,9 +20,14 @@ class Clock:
 
 
 def bound(
-    subject: str = "user:alice", requests: int | None = None, tokens: int | None = None, parallel: int | None = None
+    subject: str = "user:alice",
+    requests: int | None = None,
+    tokens: int | None = None,
+    parallel: int | None = None,
 ) -> Bound:
-    return Bound(subject, Rate(requests_per_minute=requests, tokens_per_minute=tokens, parallel=parallel))
+    return Bound(
+        subject, Rate(requests_per_minute=requests, tokens_per_minute=tokens, parallel=parallel)
+    )
 
 
 async def enter(rates: Rates, *bounds: Bound, tokens: int = 1) -> Pass:
@@ -42,7 +47,8 @@ async def refused(rates: Rates, *bounds: Bound, tokens: int = 1) -> RateLimitedE
 async def burst(doors: Sequence[Rates], calls: int, *bounds: Bound, tokens: int = 1) -> list[Pass]:
     """Those of so many calls at once that are let in, through several doors in turn."""
     outcomes = await asyncio.gather(
-        *[enter(doors[i % len(doors)], *bounds, tokens=tokens) for i in range(calls)], return_exceptions=True
+        *[enter(doors[i % len(doors)], *bounds, tokens=tokens) for i in range(calls)],
+        return_exceptions=True,
     )
     assert all(isinstance(outcome, Pass | RateLimitedError) for outcome in outcomes)
     return [outcome for outcome in outcomes if isinstance(outcome, Pass)]

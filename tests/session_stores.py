@@ -1,7 +1,7 @@
 """Every implementation of `SessionStore`, twice on the same data and with clocks that a test can set.
 
-A store of one's own joins the suite by `CHATTABLE_TEST_SESSIONS=package.module:function`, which names an async context
-manager like those below.
+A store of one's own joins the suite by `CHATTABLE_TEST_SESSIONS=package.module:function`, which
+names an async context manager like those below.
 """
 
 import importlib

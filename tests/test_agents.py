@@ -16,7 +16,14 @@ from chattable.agents.chat import Chat, Chunk, Message, Usage
 from chattable.agents.chattable import MAX_DEPTH, Call, Chattable, Context, Limits, User
 from chattable.agents.drive import drive
 from chattable.agents.echo import PIECES, Echo
-from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest, LimitReached, ModelNotFound, TurnTimeout
+from chattable.agents.errors import (
+    AgentFailed,
+    ChatError,
+    InvalidRequest,
+    LimitReached,
+    ModelNotFound,
+    TurnTimeout,
+)
 from chattable.agents.fold import Fold
 from chattable.agents.loading import Function, LoadError, load
 from chattable.agents.prompt import PromptAgent
@@ -29,7 +36,10 @@ class Town:
     """The smallest gateway: names and who answers to them, every turn driven as a server would."""
 
     def __init__(self, **agents: Any) -> None:
-        self.agents = {name: agent if isinstance(agent, Chattable) else Function(agent, {}) for name, agent in agents.items()}
+        self.agents = {
+            name: agent if isinstance(agent, Chattable) else Function(agent, {})
+            for name, agent in agents.items()
+        }
         self.threads = ThreadPoolExecutor(4)
 
     async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
@@ -55,9 +65,13 @@ class Town:
     def lend(self, ctx: Context) -> tuple[str, str]:
         return "http://town/v1", f"sk-run-{id(ctx)}"
 
-    def open(self, name: str, *words: str, limits: Limits | None = None, **params: Any) -> AsyncGenerator[Chunk]:
+    def open(
+        self, name: str, *words: str, limits: Limits | None = None, **params: Any
+    ) -> AsyncGenerator[Chunk]:
         """The stream of a whole turn, in which user and assistant have spoken alternately."""
-        messages = [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(words or ("hi",))]
+        messages = [
+            Message(("user", "assistant")[i % 2], text) for i, text in enumerate(words or ("hi",))
+        ]
         return drive(self.find(name), self.turn(Chat(name, messages, False, params), limits=limits))
 
     async def ask(self, name: str, *words: str, **how: Any) -> Fold:
@@ -141,7 +155,14 @@ class WithChat:
         (gives(""), ""),
         (gives(None), ""),
         (gives(Message("assistant", "words")), "words"),
-        (gives(Message("assistant", [{"type": "text", "text": "par"}, {"type": "text", "text": "ts"}])), "parts"),
+        (
+            gives(
+                Message(
+                    "assistant", [{"type": "text", "text": "par"}, {"type": "text", "text": "ts"}]
+                )
+            ),
+            "parts",
+        ),
         (gives({"content": "words"}), "words"),
         (gives({"role": "assistant", "content": "words"}), "words"),
         (gives(Chunk(0, {"content": "words"})), "words"),
@@ -168,7 +189,9 @@ async def test_every_kind_of_reply(agent: Any, text: str) -> None:
 async def test_a_reply_of_no_kind_is_the_agents_failure(agent: Any) -> None:
     with pytest.raises(AgentFailed) as failed:
         await Town(agent=agent).ask("agent")
-    assert isinstance(failed.value.__cause__, TypeError) and "an agent cannot" in str(failed.value.__cause__)
+    assert isinstance(failed.value.__cause__, TypeError) and "an agent cannot" in str(
+        failed.value.__cause__
+    )
 
 
 async def test_a_stream_is_in_normal_form() -> None:
@@ -182,7 +205,9 @@ async def test_a_stream_is_in_normal_form() -> None:
 
 async def test_fields_of_a_message_survive() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    told = Message("assistant", None, tool_calls=[call], reasoning_content="hm", extra={"citations": ["x"]})
+    told = Message(
+        "assistant", None, tool_calls=[call], reasoning_content="hm", extra={"citations": ["x"]}
+    )
     fold = await Town(agent=gives(told)).ask("agent")
     [choice] = fold.choices()
     assert choice.finish_reason == "tool_calls"
@@ -218,12 +243,15 @@ async def test_the_loop_stays_free_while_an_agent_blocks() -> None:
         met.wait()
         return "met"
 
-    both = await asyncio.gather(said(plain), said(plain))  # on one thread the first would wait for ever
+    # on one thread the first would wait for ever
+    both = await asyncio.gather(said(plain), said(plain))
     assert [message.text for message in both] == ["met", "met"]
 
 
 @pytest.mark.parametrize("text", ["a\ud800b", "\udfff", "ok \U0001f600 \ud83d"])
-@pytest.mark.parametrize("wrap", [str, lambda t: Message("assistant", t), lambda t: {"content": t}, lambda t: [t, t]])
+@pytest.mark.parametrize(
+    "wrap", [str, lambda t: Message("assistant", t), lambda t: {"content": t}, lambda t: [t, t]]
+)
 async def test_lone_surrogates_are_replaced(text: str, wrap: Any) -> None:
     got = (await said(gives(wrap(text)))).text
     assert got.encode() and "?" in got
@@ -290,7 +318,10 @@ async def test_what_would_be_ignored_is_refused(params: dict[str, Any], param: s
     assert town.agents["leaf"].asked[0].params == params  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("params", [{"n": 1}, {"n": None}, {"response_format": {"type": "text"}}, {"response_format": None}])
+@pytest.mark.parametrize(
+    "params",
+    [{"n": 1}, {"n": None}, {"response_format": {"type": "text"}}, {"response_format": None}],
+)
 async def test_what_asks_for_nothing_special_is_not_refused(params: dict[str, Any]) -> None:
     assert (await Town(agent=gives("x")).ask("agent", **params)).message().text == "x"
 
@@ -316,7 +347,11 @@ async def test_usage_is_the_sum_of_the_leaves() -> None:
 
 
 async def test_an_agent_cannot_ask_itself_by_any_way_round() -> None:
-    town = Town(a=lambda message, ctx: ctx.chat("b"), b=PromptAgent("c"), c=lambda message, ctx: ctx.chat("a"))
+    town = Town(
+        a=lambda message, ctx: ctx.chat("b"),
+        b=PromptAgent("c"),
+        c=lambda message, ctx: ctx.chat("a"),
+    )
     with pytest.raises(InvalidRequest, match="a → b → c → a") as refused:
         await town.ask("a")
     assert refused.value.code == "agent_cycle"
@@ -466,7 +501,12 @@ async def test_scripted_closes_the_model_it_asks() -> None:
 
 async def test_a_prompt_agent_speaks_first_and_the_client_wins() -> None:
     leaf = Leaf()
-    prompt = PromptAgent("leaf", context="You are terse.", instructions="Answer.", params={"temperature": 0, "top_p": 0.1})
+    prompt = PromptAgent(
+        "leaf",
+        context="You are terse.",
+        instructions="Answer.",
+        params={"temperature": 0, "top_p": 0.1},
+    )
     await Town(prompt=prompt, leaf=leaf).ask("prompt", "one", "two", "three", temperature=1, seed=7)
     [asked] = leaf.asked
     assert [(m.role, m.text) for m in asked.messages] == [
@@ -481,10 +521,17 @@ async def test_a_prompt_agent_without_words_adds_no_message() -> None:
     assert [m.role for m in leaf.asked[0].messages] == ["user"]
 
 
-SCRIPT = ["first", ["sec", {"content": "ond"}], {"ask": "echo"}, {"role": "assistant", "content": "last"}]
+SCRIPT = [
+    "first",
+    ["sec", {"content": "ond"}],
+    {"ask": "echo"},
+    {"role": "assistant", "content": "last"},
+]
 
 
-@pytest.mark.parametrize(("turn", "text"), list(enumerate(["first", "second", "hi", "last", "last"])))
+@pytest.mark.parametrize(
+    ("turn", "text"), list(enumerate(["first", "second", "hi", "last", "last"]))
+)
 async def test_scripted_says_what_is_due(turn: int, text: str) -> None:
     words = ["hi", "reply"] * turn + ["hi"]
     assert (await said(Scripted(SCRIPT), *words, echo=Echo())).text == text
@@ -498,14 +545,20 @@ async def test_scripted_fails_on_cue() -> None:
 
 @pytest.mark.parametrize(
     ("replies", "words"),
-    [([], "at least one is needed"), (["yes", True], r"replies\[1\]: give text, .* not True"), ([["a", 1]], r"replies\[0\]")],
+    [
+        ([], "at least one is needed"),
+        (["yes", True], r"replies\[1\]: give text, .* not True"),
+        ([["a", 1]], r"replies\[0\]"),
+    ],
 )
 def test_scripted_needs_a_script(replies: list[Any], words: str) -> None:
     with pytest.raises(LoadError, match=words):
         load("chattable.agents.scripted:Scripted", {"replies": replies})
 
 
-@pytest.mark.parametrize("text", ["", " ", "word", " two  words\n", "é 😀 \t", "w " * 10_000, "x" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", " ", "word", " two  words\n", "é 😀 \t", "w " * 10_000, "x" * 100_000]
+)
 async def test_echo_says_it_all_in_few_pieces(text: str) -> None:
     pieces = [piece async for piece in Echo().chat(Message("user", text))]
     assert "".join(pieces) == text
@@ -672,14 +725,30 @@ def test_a_function_is_described_by_its_first_line(module: str) -> None:
         ("Loud", {"marc": "?"}, "{}:Loud takes no parameter marc (it takes: mark, times)"),
         ("Picky", {}, "{}:Picky needs name"),
         ("Picky", {"name": "milk"}, "{}:Picky could not be built: RuntimeError: no milk today"),
-        ("Unfinished", {}, "{}:Unfinished could not be built: TypeError: Can't instantiate abstract class Unfinished"),
+        (
+            "Unfinished",
+            {},
+            "{}:Unfinished could not be built: TypeError: Can't instantiate abstract class Unfinished",
+        ),
         ("Mute", {}, "{}:Mute has no method `chat`"),
         ("loud", {"mark": "?"}, "{}:loud is an instance and takes no parameters: remove mark"),
         ("shout", {}, "{}:shout needs mark"),
-        ("shout", {"mark": "!", "volume": 9}, "{}:shout takes no parameter volume (it takes: mark, times)"),
+        (
+            "shout",
+            {"mark": "!", "volume": 9},
+            "{}:shout takes no parameter volume (it takes: mark, times)",
+        ),
         ("keyword", {}, "{}:keyword needs mark"),
-        ("nothing", {}, "{}:nothing takes no message: an agent is a function of `message`, or of `message, ctx`"),
-        ("number", {}, "{}:number is a int: an agent is a class with `chat`, or a function of a message"),
+        (
+            "nothing",
+            {},
+            "{}:nothing takes no message: an agent is a function of `message`, or of `message, ctx`",
+        ),
+        (
+            "number",
+            {},
+            "{}:number is a int: an agent is a class with `chat`, or a function of a message",
+        ),
         ("absent", {}, "the module {} has no `absent`"),
         ("House.Outer", {}, "the module {} has no `House.Outer`"),
     ],
@@ -699,7 +768,9 @@ def test_code_that_is_no_agent(module: str, name: str, params: dict[str, Any], w
         ("raise SystemExit('not today')", "importing {} failed: SystemExit: not today"),
     ],
 )
-def test_a_module_that_cannot_be_imported(module: str, tmp_path: Path, code: str, words: str) -> None:
+def test_a_module_that_cannot_be_imported(
+    module: str, tmp_path: Path, code: str, words: str
+) -> None:
     (tmp_path / f"{module}.py").write_text(code)
     with pytest.raises(LoadError) as refused:
         load(f"{module}:agent", {})
@@ -707,7 +778,10 @@ def test_a_module_that_cannot_be_imported(module: str, tmp_path: Path, code: str
 
 
 def test_a_module_that_is_not_there() -> None:
-    with pytest.raises(LoadError, match=r"cannot import no\.such\.place: no module named 'no' \(is its folder on PYTHONPATH"):
+    with pytest.raises(
+        LoadError,
+        match=r"cannot import no\.such\.place: no module named 'no' \(is its folder on PYTHONPATH",
+    ):
         load("no.such.place:Agent", {})
 
 
@@ -837,9 +911,13 @@ async def test_an_entry_point_by_its_name(module: str, tmp_path: Path) -> None:
     info = tmp_path / f"{module}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[chattable.agents]\nloud = {module}:Loud\nlost = {module}:Lost\n")
+    (info / "entry_points.txt").write_text(
+        f"[chattable.agents]\nloud = {module}:Loud\nlost = {module}:Lost\n"
+    )
     assert (await said(load("loud", {"mark": "#"}))).text == "hi#"
     with pytest.raises(LoadError, match="importing lost failed: AttributeError"):
         load("lost", {})
-    with pytest.raises(LoadError, match=r"no entry point `quiet` in the group chattable.agents \(installed: .*loud"):
+    with pytest.raises(
+        LoadError, match=r"no entry point `quiet` in the group chattable.agents \(installed: .*loud"
+    ):
         load("quiet", {})

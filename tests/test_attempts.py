@@ -39,7 +39,9 @@ models:
   keys: {provider: many}
 """
 ANSWER = {
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    ],
     "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
 }
 OK = httpx.Response(200, json=ANSWER)
@@ -95,8 +97,12 @@ class World:
     async def ask(self, model: str, session: str = "") -> Trace:
         """Asks as the pipeline does; raises what the client is told."""
         trace, chat = Trace(), Chat(model, [Message("user", "Hi")])
-        caller = Caller(ADMIN, "req_1", 0.0, session=Session(session, None, {}, {}) if session else None)
-        routes = Routes(self.catalog, chat, self.catalog.find(model, ADMIN), caller, trace, self._wait)
+        caller = Caller(
+            ADMIN, "req_1", 0.0, session=Session(session, None, {}, {}) if session else None
+        )
+        routes = Routes(
+            self.catalog, chat, self.catalog.find(model, ADMIN), caller, trace, self._wait
+        )
         for target in routes:
             try:
                 ctx = Context(self.Gateway(), chat, User("u", "u"), model, trace=trace)
@@ -126,12 +132,17 @@ def provider_of(world: World, model: str) -> Provider:
 
 @pytest.mark.parametrize("model", ["both", "fallen"])
 @pytest.mark.parametrize("named", [{"retry_after": "4"}, {"retry_after": "60"}, {}], ids=str)
-async def test_a_429_delays_nobody_whom_another_target_can_serve(model: str, named: dict[str, str]) -> None:
+async def test_a_429_delays_nobody_whom_another_target_can_serve(
+    model: str, named: dict[str, str]
+) -> None:
     world = World()
     world.script["one.test"] = [refusal(429, "slow down", **named)]
     for _ in range(3):
         trace = await world.ask(model)
-        assert (trace.asked, trace.attempts) == (f"two/{'other' if model == 'fallen' else model}", 2)
+        assert (trace.asked, trace.attempts) == (
+            f"two/{'other' if model == 'fallen' else model}",
+            2,
+        )
     assert (world.waits, world.asked) == ([], ["one", "two"] * 3)
 
 
@@ -140,7 +151,11 @@ async def test_who_is_left_is_asked_again_when_they_said() -> None:
     world.script["one.test"] = [refusal(429, retry_after="4"), OK]
     world.script["two.test"] = [refusal(429, retry_after="2"), OK]
     trace = await world.ask("both")
-    assert (world.asked, trace.attempts, [failure.status for failure in trace.failures]) == (["one", "two", "two"], 3, [429, 429])
+    assert (world.asked, trace.attempts, [failure.status for failure in trace.failures]) == (
+        ["one", "two", "two"],
+        3,
+        [429, 429],
+    )
     assert world.waits == [pytest.approx(2, abs=0.5)]
     assert trace.waited >= world.waits[0]
 
@@ -181,7 +196,9 @@ async def test_a_dead_target_in_a_cold_burst() -> None:
     world, late = World(), []
     health = world.health("both")
     world.script["one.test"] = [httpx.ReadError("reset")]
-    world.on_call = lambda host: late.append(host) if host == "one.test" and health.tripped else None
+    world.on_call = lambda host: (
+        late.append(host) if host == "one.test" and health.tripped else None
+    )
     traces = await asyncio.gather(*(world.ask("both") for _ in range(40)))
     assert {trace.asked for trace in traces} == {"two/both"}
     assert max(trace.attempts for trace in traces) == 2
@@ -240,16 +257,29 @@ async def test_every_attempt_counts_for_the_circuit() -> None:
     for _ in range(2):
         with pytest.raises(Refused):
             await world.ask("alone")
-    assert (len(world.asked), world.health("alone").failed, world.health("alone").state) == (6, 6, State.OPEN)
+    assert (len(world.asked), world.health("alone").failed, world.health("alone").state) == (
+        6,
+        6,
+        State.OPEN,
+    )
     last = world.health("alone").last
     assert last is not None and (last.status, last.message) == (500, "no")
 
 
 MONEY = {
     "402": refusal(402, "Insufficient Balance"),
-    "OpenAI": refusal(429, "You exceeded your current quota, please check your plan and billing details.", "insufficient_quota"),
-    "Moonshot": refusal(429, "Your account is suspended due to insufficient balance, please recharge your account"),
-    "xAI": refusal(403, "Your team has either used all available credits or reached its monthly spending limit."),
+    "OpenAI": refusal(
+        429,
+        "You exceeded your current quota, please check your plan and billing details.",
+        "insufficient_quota",
+    ),
+    "Moonshot": refusal(
+        429, "Your account is suspended due to insufficient balance, please recharge your account"
+    ),
+    "xAI": refusal(
+        403,
+        "Your team has either used all available credits or reached its monthly spending limit.",
+    ),
     "Anthropic": refusal(400, "Your credit balance is too low to access the Anthropic API."),
 }
 
@@ -261,8 +291,15 @@ async def test_an_empty_account_is_the_operators(vendor: str) -> None:
     with pytest.raises(Refused) as told:
         await world.ask("alone")
     failure = describe(told.value)
-    assert (failure.status, failure.headers["x-should-retry"], len(world.asked)) == (502, "false", 1)
-    assert "account of this server's operator" in failure.message and "budget" not in failure.message.lower()
+    assert (failure.status, failure.headers["x-should-retry"], len(world.asked)) == (
+        502,
+        "false",
+        1,
+    )
+    assert (
+        "account of this server's operator" in failure.message
+        and "budget" not in failure.message.lower()
+    )
     assert world.health("alone").state is State.OPEN  # nobody pays within seconds
     world.asked.clear()
     assert (await world.ask("fallen")).asked == "two/other"
@@ -274,7 +311,9 @@ async def test_an_empty_account_is_the_operators(vendor: str) -> None:
 
 
 LIMITS = {
-    "a time is named": refusal(429, "You exceeded your current quota, check your plan and billing details", retry_after="1"),
+    "a time is named": refusal(
+        429, "You exceeded your current quota, check your plan and billing details", retry_after="1"
+    ),
     "no words on money": refusal(429, "Rate limit reached for requests"),
 }
 
@@ -285,7 +324,11 @@ async def test_a_limit_that_passes_is_none(name: str) -> None:
     world.script["one.test"] = [LIMITS[name]]
     with pytest.raises(Refused) as told:
         await world.ask("alone")
-    assert (describe(told.value).status, describe(told.value).headers["retry-after"], len(world.asked)) == (429, "1", 3)
+    assert (
+        describe(told.value).status,
+        describe(told.value).headers["retry-after"],
+        len(world.asked),
+    ) == (429, "1", 3)
 
 
 NOT_THE_KEY = {
@@ -305,19 +348,28 @@ async def test_a_403_that_is_not_about_the_key_rests_none(name: str) -> None:
     with pytest.raises(Refused) as told:
         await world.ask("keys")
     failure = describe(told.value)
-    assert (failure.status, failure.type, failure.param, len(world.asked)) == (403, "invalid_request_error", param, 1)
+    assert (failure.status, failure.type, failure.param, len(world.asked)) == (
+        403,
+        "invalid_request_error",
+        param,
+        1,
+    )
     assert "credentials" not in failure.message and "proj_" not in failure.message
     keys = world.catalog.find("keys", ADMIN).model
     assert isinstance(keys, Upstream) and keys.provider.keys.resting == 0
     assert (world.health("keys").failed, world.health("keys").state) == (0, State.CLOSED)
-    if answers == "two":  # somebody else may have it; a flagged prompt is not carried from door to door
+    # somebody else may have it; a flagged prompt is not carried from door to door
+    if answers == "two":
         assert (await world.ask("fallen")).asked == "two/other"
     else:
         with pytest.raises(Refused):
             await world.ask("fallen")
 
 
-@pytest.mark.parametrize("words", ["Your API key was reported as leaked. Please use another API key.", "This key is disabled"])
+@pytest.mark.parametrize(
+    "words",
+    ["Your API key was reported as leaked. Please use another API key.", "This key is disabled"],
+)
 async def test_a_403_about_the_key_rests_it(words: str) -> None:
     world = World()
     world.script["one.test"] = [refusal(403, words), OK]

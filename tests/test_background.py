@@ -74,8 +74,17 @@ def test_no_loop_sleeps_on_its_own() -> None:
 
 
 def sleeps_in_a_loop(function: ast.AsyncFunctionDef) -> bool:
-    calls = [node for loop in ast.walk(function) if isinstance(loop, ast.While | ast.For) for node in ast.walk(loop)]
-    slept = [node.args[0] for node in calls if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.sleep"]
+    calls = [
+        node
+        for loop in ast.walk(function)
+        if isinstance(loop, ast.While | ast.For)
+        for node in ast.walk(loop)
+    ]
+    slept = [
+        node.args[0]
+        for node in calls
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.sleep"
+    ]
     return any(not (isinstance(pause, ast.Constant) and pause.value == 0) for pause in slept)
 
 
@@ -94,13 +103,19 @@ class Work:
             raise error
 
 
-async def test_whatever_is_raised_it_goes_on(pauses: Pauses, caplog: pytest.LogCaptureFixture) -> None:
-    work = Work(ZeroDivisionError("a"), OSError("b"), None, KeyError("c"), asyncio.CancelledError("d"))
+async def test_whatever_is_raised_it_goes_on(
+    pauses: Pauses, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = Work(
+        ZeroDivisionError("a"), OSError("b"), None, KeyError("c"), asyncio.CancelledError("d")
+    )
     periodic = Periodic("counting", work, 3.0, expected=(OSError,), sleep=pauses.sleep)
     periodic.start()
     await pauses.end(6)
     assert (work.done, pauses.seconds) == (6, [3.0] * 7)
-    told = [(record.levelname, bool(record.exc_info), record.getMessage()) for record in caplog.records]
+    told = [
+        (record.levelname, bool(record.exc_info), record.getMessage()) for record in caplog.records
+    ]
     assert told == [
         ("ERROR", True, "counting: failed, it is tried again"),
         ("WARNING", False, "counting: not now, it is tried again: b"),
@@ -114,7 +129,9 @@ async def test_whatever_is_raised_it_goes_on(pauses: Pauses, caplog: pytest.LogC
 
 async def test_work_may_come_before_the_first_pause(pauses: Pauses) -> None:
     work = Work(ZeroDivisionError())
-    periodic = Periodic("counting", work, lambda: float(work.done), at_once=True, sleep=pauses.sleep)
+    periodic = Periodic(
+        "counting", work, lambda: float(work.done), at_once=True, sleep=pauses.sleep
+    )
     periodic.start()
     await pauses.end(2)
     assert (work.done, pauses.seconds) == (3, [1.0, 2.0, 3.0])
@@ -164,7 +181,9 @@ async def test_leases_of_sessions_outlive_a_store_that_breaks_once(
     assert "is not renewed" in caplog.text
 
 
-async def test_slots_outlive_a_renewal_that_fails(pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slots_outlive_a_renewal_that_fails(
+    pauses: Pauses, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rates, "Periodic", partial(Periodic, sleep=pauses.sleep))
     renewals: list[int] = []
 
@@ -182,7 +201,17 @@ async def test_slots_outlive_a_renewal_that_fails(pauses: Pauses, monkeypatch: p
 
 # -- a start that fails half way ---------------------------------------------------------------------------------------
 
-STARTED = [Database, SqliteLedger, Metering, Idempotency, MemoryRates, Sessions, Catalog, Revocation, Answers]
+STARTED = [
+    Database,
+    SqliteLedger,
+    Metering,
+    Idempotency,
+    MemoryRates,
+    Sessions,
+    Catalog,
+    Revocation,
+    Answers,
+]
 
 
 @pytest.mark.parametrize("failing", STARTED[1:])

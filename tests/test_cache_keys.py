@@ -26,15 +26,25 @@ ALICE, BOB = (Principal(User(f"user_{name}", name), team="team_red") for name in
 ENTRY = Entry("m", Leaf(), "stub", 1, source=("stub", "openai", "", "m"), cache_ttl=60)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
 )
 messages = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "system"]), "content": texts},
     optional={"name": texts, "x-own": values, "weight": scalars},
 )
-names = st.one_of(texts, st.sampled_from(["temperature", "seed", "top_p", "metadata", "logit_bias"])).filter(
+names = st.one_of(
+    texts, st.sampled_from(["temperature", "seed", "top_p", "metadata", "logit_bias"])
+).filter(
     lambda name: name not in ("model", "messages", "stream", "stream_options", "cache", *NESTED)
 )
 NESTED = ("tools", "functions")
@@ -44,7 +54,10 @@ bodies = st.fixed_dictionaries(
         "temperature": st.floats(0, 2),
         "n": st.integers(1, 4),
         "tools": st.lists(
-            st.fixed_dictionaries({"type": st.just("function"), "function": st.dictionaries(texts, values)}), max_size=2
+            st.fixed_dictionaries(
+                {"type": st.just("function"), "function": st.dictionaries(texts, values)}
+            ),
+            max_size=2,
         ),
         "vendor_thing": values,
         "metadata": st.dictionaries(texts, texts, max_size=3),
@@ -52,7 +65,9 @@ bodies = st.fixed_dictionaries(
 )
 
 
-def key(body: dict[str, Any], entry: Entry = ENTRY, who: Principal = ALICE, scope: Any = "user") -> bytes:
+def key(
+    body: dict[str, Any], entry: Entry = ENTRY, who: Principal = ALICE, scope: Any = "user"
+) -> bytes:
     found = key_of(take(parse(json.loads(json.dumps(body))), None)[0], entry, who, scope)
     assert found is not None and len(found) == 32
     return found
@@ -68,7 +83,13 @@ def shuffled(value: Any, order: Any) -> Any:
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of everything in a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path, *[place for name, item in inner for place in places(item, (*path, name))]]
 
 
@@ -87,7 +108,11 @@ def test_the_order_of_keys_is_no_difference(body: dict[str, Any], data: Any) -> 
 
 
 @settings(max_examples=100, deadline=None)
-@given(bodies, st.booleans(), st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.booleans()}))
+@given(
+    bodies,
+    st.booleans(),
+    st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.booleans()}),
+)
 def test_how_it_is_sent_is_no_difference(body: dict[str, Any], stream: bool, options: Any) -> None:
     assert key(body | {"stream": stream, "stream_options": options}) == key(body)
     assert key(body | {"cache": {"ttl": 5}}) == key(body)
@@ -105,14 +130,19 @@ def test_any_other_value_anywhere_is_another_key(body: dict[str, Any], data: Any
         assume(False)  # it is refused, and never gets here
     before = parse(body)
     # what the upstream would be sent: 1, 1.0 and true are equal to Python and not to JSON
-    same = json.dumps([m.to_json() if m.extra else _plain(m) for m in before.messages], sort_keys=True) == json.dumps(
+    same = json.dumps(
+        [m.to_json() if m.extra else _plain(m) for m in before.messages], sort_keys=True
+    ) == json.dumps(
         [m.to_json() if m.extra else _plain(m) for m in seen.messages], sort_keys=True
     ) and json.dumps(before.params, sort_keys=True) == json.dumps(seen.params, sort_keys=True)
     assert (key(new) == key(body)) == same
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    return {name: getattr(message, name) for name in ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")}
+    return {
+        name: getattr(message, name)
+        for name in ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+    }
 
 
 @settings(max_examples=100, deadline=None)
@@ -130,13 +160,23 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def test_numbers_that_python_takes_for_equal() -> None:
-    bodies = [BODY | {"vendor_thing": {"at": [value]}} for value in (1, 1.0, True, "1", None, [1], 0, -0.0, 0.0, False, "")]
+    bodies = [
+        BODY | {"vendor_thing": {"at": [value]}}
+        for value in (1, 1.0, True, "1", None, [1], 0, -0.0, 0.0, False, "")
+    ]
     assert len({key(body) for body in bodies}) == len(bodies)
 
 
 def test_a_conversation_is_its_messages_in_their_order() -> None:
     one, two = {"role": "user", "content": "a"}, {"role": "user", "content": "b"}
-    splits = [[one, two], [two, one], [one], [{"role": "user", "content": "ab"}], [one | {"name": "x"}, two], [one, one, two]]
+    splits = [
+        [one, two],
+        [two, one],
+        [one],
+        [{"role": "user", "content": "ab"}],
+        [one | {"name": "x"}, two],
+        [one, one, two],
+    ]
     assert len({key({"model": "m", "messages": messages}) for messages in splits}) == len(splits)
 
 
@@ -144,11 +184,16 @@ def test_what_really_answers_counts_and_not_its_alias() -> None:
     def entry(*source: str, name: str = "m") -> Entry:
         return Entry(name, Leaf(), "stub", 1, source=source, cache_ttl=60)
 
-    assert key(BODY, entry("stub", "openai", "", "m", name="alias")) == key(BODY, entry("stub", "openai", "", "m"))
+    assert key(BODY, entry("stub", "openai", "", "m", name="alias")) == key(
+        BODY, entry("stub", "openai", "", "m")
+    )
     others = [("stub", "openai", "", "m2"), ("stub2", "openai", "", "m"), ("stub", "openai", "http://x/v1", "m"),
               ("stub", "vllm", "", "m"),
               ("stub", "openai", "", "m", ""), ("stubopenai", "", "m")]  # fmt: skip
-    assert len({key(BODY, entry(*source)) for source in [*others, ("stub", "openai", "", "m")]}) == len(others) + 1
+    assert (
+        len({key(BODY, entry(*source)) for source in [*others, ("stub", "openai", "", "m")]})
+        == len(others) + 1
+    )
 
 
 def test_scopes() -> None:
@@ -161,7 +206,8 @@ def test_scopes() -> None:
     assert len(set(keys("user"))) == 4
     assert len(set(keys("team"))) == 3 and keys("team")[0] == keys("team")[1]
     assert len(set(keys("shared"))) == 1
-    assert len({*keys("user"), *keys("team"), *keys("shared")}) == 4 + 2 + 1  # someone without a team is alone in both
+    # someone without a team is alone in both
+    assert len({*keys("user"), *keys("team"), *keys("shared")}) == 4 + 2 + 1
     agent = Entry("a", Echo(), "chattable", 1, source=("agent", "a", "v1"), cache_ttl=60)
     assert len(set(keys("shared", agent))) == 4  # an agent knows who asks
 
@@ -173,14 +219,22 @@ def test_fields_do_not_run_into_each_other(one: list[bytes], two: list[bytes]) -
 
 def test_what_is_no_json_has_no_key() -> None:
     for odd in (object(), {1, 2}.__iter__(), "\ud800", lambda: 0):
-        assert key_of(Chat("m", [Message("user", "hi")], False, {"x": odd}), ENTRY, ALICE, "user") is None
+        assert (
+            key_of(Chat("m", [Message("user", "hi")], False, {"x": odd}), ENTRY, ALICE, "user")
+            is None
+        )
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
-    assert key_of(Chat("m", [Message("user", "hi")], False, {"x": deep}), ENTRY, ALICE, "user") is None
+    assert (
+        key_of(Chat("m", [Message("user", "hi")], False, {"x": deep}), ENTRY, ALICE, "user") is None
+    )
 
 
-@pytest.mark.parametrize("ttl", [0, -1, -0.5, "60", "1h", True, False, [], {}, LONGEST + 1, 1e300, float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    "ttl",
+    [0, -1, -0.5, "60", "1h", True, False, [], {}, LONGEST + 1, 1e300, float("inf"), float("nan")],
+)
 def test_silly_times(ttl: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"cache\.ttl") as refused:
         take(Chat("m", [], False, {"cache": {"ttl": ttl}}), None)
@@ -205,7 +259,10 @@ def test_silly_controls(said: Any, param: str) -> None:
         (None, PLAIN),
         ({"ttl": 60}, Controls(ttl=60)),
         ({"ttl": 0.5, "no_cache": None}, Controls(ttl=0.5)),
-        ({"ttl": LONGEST, "no_cache": True, "no_store": False}, Controls(ttl=LONGEST, no_cache=True)),
+        (
+            {"ttl": LONGEST, "no_cache": True, "no_store": False},
+            Controls(ttl=LONGEST, no_cache=True),
+        ),
         ({"no-store": True}, Controls(no_store=True)),
     ],
 )
@@ -215,7 +272,9 @@ def test_controls_of_the_body(said: Any, means: Controls) -> None:
 
 
 def test_the_body_adds_to_the_header() -> None:
-    _, controls = take(Chat("m", [], False, {"cache": {"ttl": 9}}), of_header("no-cache, max-age=5"))
+    _, controls = take(
+        Chat("m", [], False, {"cache": {"ttl": 9}}), of_header("no-cache, max-age=5")
+    )
     assert controls == Controls(no_cache=True, max_age=5, ttl=9)
 
 
@@ -230,7 +289,16 @@ def test_the_body_adds_to_the_header() -> None:
         ("max-age=60, private, x=y", Controls(max_age=60)),
         *[
             (odd, PLAIN)
-            for odd in ("max-age=-1", "max-age=", "max-age=1e9", "max-age=١", "max-age=99999999999", "only-if-cached", ",,", "no")
+            for odd in (
+                "max-age=-1",
+                "max-age=",
+                "max-age=1e9",
+                "max-age=١",
+                "max-age=99999999999",
+                "only-if-cached",
+                ",,",
+                "no",
+            )
         ],
     ],
 )

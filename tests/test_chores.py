@@ -48,7 +48,9 @@ def test_a_backslash_that_escapes_nothing_stands_in_the_title() -> None:
     assert title_in('```json\n{"title": "The \\alpha problem"}\n```') == "The \\alpha problem"
 
 
-@pytest.mark.parametrize("piece", [" ", "`", "```", "{ ", '"title"', '{"title": "', "\\", "</think>", "</think> "])
+@pytest.mark.parametrize(
+    "piece", [" ", "`", "```", "{ ", '"title"', '{"title": "', "\\", "</think>", "</think> "]
+)
 def test_a_long_answer_is_looked_at_in_little_time(piece: str) -> None:
     began = time.process_time()
     title_in("```json\n" + piece * (1_000_000 // len(piece)) + "x")

@@ -41,7 +41,14 @@ def shell(tmp_path: Path) -> Shell:
 
     def run(*arguments: str, code: int = 0, **env: str) -> CompletedProcess[str]:
         command = [*COMMAND, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=settings(tmp_path, **env))
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=tmp_path,
+            env=settings(tmp_path, **env),
+        )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done
@@ -58,7 +65,9 @@ def one_line(text: str) -> str:
 
 
 def test_the_version_is_said_in_one_place(shell: Shell) -> None:
-    version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "version"
+    ]
     assert one_line(shell("--version").stdout) == f"chattable {version}"
 
 
@@ -68,7 +77,12 @@ def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
         f"providers: {{stub: {{kind: openai, base_url: http://127.0.0.1:9/v1}}}}\nmodels:\n{models}"
     )
     program = subprocess.Popen(
-        [*COMMAND, "check"], cwd=tmp_path, env=settings(tmp_path), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "check"],
+        cwd=tmp_path,
+        env=settings(tmp_path),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert program.stdout and program.stderr
     program.stdout.readline()
@@ -120,7 +134,10 @@ def test_check_says_where_every_mistake_is(shell: Shell, tmp_path: Path) -> None
     assert done.stdout == ""
     first, second, third = done.stderr.splitlines()
     assert first.startswith("my.yaml:2: server.prot: ") and "did you mean `port`" in first
-    assert second == "my.yaml:6: models.fast.provider: there is no provider `opanai` (did you mean `openai`?)"
+    assert (
+        second
+        == "my.yaml:6: models.fast.provider: there is no provider `opanai` (did you mean `openai`?)"
+    )
     assert third.startswith("my.yaml:7: admin_keys[0]: ") and "changeme" not in third
 
 
@@ -215,7 +232,9 @@ def test_check_warns_of_limits_of_nobody(shell: Shell, tmp_path: Path) -> None:
 def test_serve_refuses_what_check_refuses(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text('agents:\n  a: {use: "nowhere:agent"}\n')
     for workers in ("1", "2"):
-        told = one_line(shell("serve", "--workers", workers, "--port", str(free_port()), code=1).stderr)
+        told = one_line(
+            shell("serve", "--workers", workers, "--port", str(free_port()), code=1).stderr
+        )
         assert told.startswith("config.yaml:2: agents.a.use: cannot import nowhere")
     assert not list(tmp_path.glob("*.db*"))
 
@@ -234,10 +253,16 @@ def paths(folder: Path) -> str:
     [
         ("absent.yaml", None, "absent.yaml: cannot be read: No such file or directory"),
         ("bytes.yaml", b"\xff\xfe", "bytes.yaml:1: byte 0xff is not UTF-8; save the file as UTF-8"),
-        ("var.yaml", b"database_url: ${NOT_SET}\n", "var.yaml:1: database_url: needs the environment variable NOT_SET"),
+        (
+            "var.yaml",
+            b"database_url: ${NOT_SET}\n",
+            "var.yaml:1: database_url: needs the environment variable NOT_SET",
+        ),
     ],
 )
-def test_a_file_that_cannot_be_read(name: str, content: bytes | None, told: str, shell: Shell, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read(
+    name: str, content: bytes | None, told: str, shell: Shell, tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     for command in ("check", "serve"):
@@ -263,11 +288,17 @@ def test_users_and_keys_from_the_first_to_the_last(shell: Shell) -> None:
     made = one_line(shell("user", "create", "alice", "--team", "red").stdout)
     assert re.fullmatch(r"user_\S+  alice", made)
     shell("user", "create", "boss", "--admin")
-    secret = one_line(shell("key", "create", "alice", "--name", "laptop", "--expires", "30d", "--models", "a, b").stdout)
+    secret = one_line(
+        shell(
+            "key", "create", "alice", "--name", "laptop", "--expires", "30d", "--models", "a, b"
+        ).stdout
+    )
     assert re.fullmatch(r"sk-[\w-]{43}", secret)
     forever = one_line(shell("key", "create", "alice").stdout)
 
-    first, second = sorted(shell("key", "list", "alice").stdout.splitlines(), key=lambda line: "  laptop  " not in line)
+    first, second = sorted(
+        shell("key", "list", "alice").stdout.splitlines(), key=lambda line: "  laptop  " not in line
+    )
     key_id, name, prefix, models, ends = first.split("  ")
     assert (name, models) == ("laptop", "a,b") and key_id.startswith("key_")
     assert prefix.startswith(secret[:7]) and prefix.endswith(secret[-4:])
@@ -299,13 +330,19 @@ def test_what_is_not_there_is_one_line_and_1(arguments: list[str], told: str, sh
 
 def test_a_name_is_given_once(shell: Shell) -> None:
     shell("user", "create", "alice")
-    assert one_line(shell("user", "create", "alice", code=1).stderr) == "chattable: There is a user named 'alice' already."
+    assert (
+        one_line(shell("user", "create", "alice", code=1).stderr)
+        == "chattable: There is a user named 'alice' already."
+    )
 
 
 def test_keys_made_beside_a_running_server_count_at_once(tmp_path: Path, shell: Shell) -> None:
     url = f"database_url: sqlite:///{tmp_path}/shared.db\n"
     (tmp_path / "config.yaml").write_text(url)
-    with chattable(url + ECHO) as server, httpx.Client(base_url=server.base_url, trust_env=False) as http:
+    with (
+        chattable(url + ECHO) as server,
+        httpx.Client(base_url=server.base_url, trust_env=False) as http,
+    ):
 
         def status(secret: str) -> int:
             return http.get("/v1/models", headers={"authorization": f"Bearer {secret}"}).status_code
@@ -314,7 +351,8 @@ def test_keys_made_beside_a_running_server_count_at_once(tmp_path: Path, shell: 
         secret = one_line(shell("key", "create", "alice").stdout)
         assert status(secret) == 200
         shell("user", "disable", "alice")
-        deadline = time.monotonic() + 2  # another process has changed it: the server asks again after a second
+        # another process has changed it: the server asks again after a second
+        deadline = time.monotonic() + 2
         while status(secret) != 401:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -331,7 +369,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     def serve(*arguments: str, **env: str) -> Process:
         port = free_port()
         command = [*COMMAND, "serve", "--port", str(port), *arguments]
-        running.append(Process(command, settings(tmp_path, PYTHONUNBUFFERED="1", **env), f"http://127.0.0.1:{port}", tmp_path))
+        running.append(
+            Process(
+                command,
+                settings(tmp_path, PYTHONUNBUFFERED="1", **env),
+                f"http://127.0.0.1:{port}",
+                tmp_path,
+            )
+        )
         running[-1].wait_ready(f"{running[-1].base_url}/health")
         return running[-1]
 
@@ -340,7 +385,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.stop()
 
 
-def test_the_first_start_makes_a_key_and_the_pasted_line_works(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_the_first_start_makes_a_key_and_the_pasted_line_works(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
     first = start()
     log = first.log()
     [secret] = re.findall(r"^Your admin key, shown this once: (sk-\S+)$", log, re.M)
@@ -349,12 +396,18 @@ def test_the_first_start_makes_a_key_and_the_pasted_line_works(start: Callable[.
     body = pasted(line)
     assert body["choices"][0]["message"]["content"] == "Hello"
     admin = {"authorization": f"Bearer {secret}"}
-    assert httpx.get(f"{first.base_url}/admin/users", headers=admin, trust_env=False).status_code == 200
+    assert (
+        httpx.get(f"{first.base_url}/admin/users", headers=admin, trust_env=False).status_code
+        == 200
+    )
     assert first.stop() == 0
 
     second = start()
     assert "sk-" not in second.log() and "admin key" not in second.log()
-    assert httpx.get(f"{second.base_url}/admin/users", headers=admin, trust_env=False).status_code == 200
+    assert (
+        httpx.get(f"{second.base_url}/admin/users", headers=admin, trust_env=False).status_code
+        == 200
+    )
     with sqlite3.connect(tmp_path / "chattable.db") as database:
         assert secret not in "".join(database.iterdump())
 
@@ -363,18 +416,31 @@ def pasted(line: str) -> Any:
     """What a shell makes of the line, or what curl would send where there is none."""
     if shutil.which("curl"):
         done = subprocess.run(
-            ["bash", "-c", line], capture_output=True, text=True, timeout=30, env=os.environ | {"NO_PROXY": "*"}
+            ["bash", "-c", line],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=os.environ | {"NO_PROXY": "*"},
         )
         return json.loads(done.stdout)
     url, *quoted = re.findall(r"curl (\S+)|'([^']*)'", line)
     *headers, data = [text for _, text in quoted]
-    return httpx.post(url[0], content=data, headers=dict(header.split(": ", 1) for header in headers), trust_env=False).json()
+    return httpx.post(
+        url[0],
+        content=data,
+        headers=dict(header.split(": ", 1) for header in headers),
+        trust_env=False,
+    ).json()
 
 
 def test_a_key_of_ones_own_is_not_printed(start: Callable[..., Process]) -> None:
     key = "orbit-velvet-canyon-17"
     server = start(CHATTABLE_ADMIN_KEY=key)
-    answer = httpx.get(f"{server.base_url}/admin/users", headers={"authorization": f"Bearer {key}"}, trust_env=False)
+    answer = httpx.get(
+        f"{server.base_url}/admin/users",
+        headers={"authorization": f"Bearer {key}"},
+        trust_env=False,
+    )
     assert answer.json()["data"] == []
     assert key not in server.log() and "sk-" not in server.log()
 
@@ -393,8 +459,12 @@ GUESSED = "is easy to guess: well-known words, sequences and repetitions are nea
         ("schlüssel-zum-erfolg", "holds what an HTTP header cannot carry"),
     ],
 )
-def test_a_weak_admin_key_refuses_to_start(key: str, why: str, shell: Shell, tmp_path: Path) -> None:
-    told = one_line(shell("serve", "--port", str(free_port()), code=1, CHATTABLE_ADMIN_KEY=key).stderr)
+def test_a_weak_admin_key_refuses_to_start(
+    key: str, why: str, shell: Shell, tmp_path: Path
+) -> None:
+    told = one_line(
+        shell("serve", "--port", str(free_port()), code=1, CHATTABLE_ADMIN_KEY=key).stderr
+    )
     assert told.startswith(f"environment: CHATTABLE_ADMIN_KEY: {why}; make one: ")
     assert not key or key not in told
     assert not list(tmp_path.glob("*.db*"))
@@ -404,8 +474,12 @@ def test_an_address_in_use_is_one_line_and_no_key_is_made(shell: Shell, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for workers in ("1", "2"):
-            told = one_line(shell("serve", "--port", str(port), "--workers", workers, code=1).stderr)
-            assert told.startswith(f"chattable: cannot listen on 127.0.0.1:{port}: Address already in use")
+            told = one_line(
+                shell("serve", "--port", str(port), "--workers", workers, code=1).stderr
+            )
+            assert told.startswith(
+                f"chattable: cannot listen on 127.0.0.1:{port}: Address already in use"
+            )
     assert not list(tmp_path.glob("*.db*"))
 
 
@@ -419,7 +493,9 @@ def test_port_0_is_a_free_one_and_named(tmp_path: Path) -> None:
     server = Process(command, settings(tmp_path, PYTHONUNBUFFERED="1"), cwd=tmp_path)
     try:
         deadline = time.monotonic() + 30
-        while not (found := re.search(r"serving echo at (http://127\.0\.0\.1:[1-9]\d+)/v1", server.log())):
+        while not (
+            found := re.search(r"serving echo at (http://127\.0\.0\.1:[1-9]\d+)/v1", server.log())
+        ):
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.02)
         server.wait_ready(f"{found[1]}/health")
@@ -431,13 +507,17 @@ def test_port_0_is_a_free_one_and_named(tmp_path: Path) -> None:
 
 
 def test_a_local_model_that_is_not_there_is_one_line(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("providers: {local: {kind: local}}\nmodels: {small: {provider: local}}\n")
+    (tmp_path / "config.yaml").write_text(
+        "providers: {local: {kind: local}}\nmodels: {small: {provider: local}}\n"
+    )
     told = one_line(shell("serve", "--port", str(free_port()), code=1).stderr)
     assert told.endswith("Run: chattable local pull") and str(tmp_path / "home") in told
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_agent_that_does_not_start_ends_the_server(workers: str, shell: Shell, tmp_path: Path) -> None:
+def test_an_agent_that_does_not_start_ends_the_server(
+    workers: str, shell: Shell, tmp_path: Path
+) -> None:
     (tmp_path / "stuck.py").write_text(
         "class Agent:\n"
         "    async def start(self): raise RuntimeError(' '.join(['the', 'disk', 'is', 'full']))\n"
@@ -446,7 +526,9 @@ def test_an_agent_that_does_not_start_ends_the_server(workers: str, shell: Shell
     (tmp_path / "config.yaml").write_text('agents: {a: {use: "stuck:Agent"}}\n')
     command = [*COMMAND, "serve", "--port", str(free_port()), "--workers", workers]
     environment = settings(tmp_path, PYTHONPATH=paths(tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+    )
     assert done.returncode != 0 and "RuntimeError: the disk is full" in done.stderr
 
 
@@ -468,14 +550,18 @@ def test_migrate_brings_sqlite_up_and_repeats(shell: Shell, tmp_path: Path) -> N
         ("sqlite:///{folder}/text.db", "file is not a database"),
     ],
 )
-def test_a_database_that_is_not_there_is_one_line(command: list[str], url: str, why: str, shell: Shell, tmp_path: Path) -> None:
+def test_a_database_that_is_not_there_is_one_line(
+    command: list[str], url: str, why: str, shell: Shell, tmp_path: Path
+) -> None:
     (tmp_path / "text.db").write_text("This is no database. " * 100)
     (tmp_path / "config.yaml").write_text(f"database_url: {url.format(folder=tmp_path)}\n")
     told = one_line(shell(*command, code=1).stderr)
     assert why in told and "tulip" not in told
 
 
-async def test_postgresql_is_migrated_on_demand_only(postgres_url: str, shell: Shell, tmp_path: Path) -> None:
+async def test_postgresql_is_migrated_on_demand_only(
+    postgres_url: str, shell: Shell, tmp_path: Path
+) -> None:
     config = f"database_url: {json.dumps(postgres_url)}\n{ECHO}"
     (tmp_path / "config.yaml").write_text(config)
     for command in (["serve", "--port", str(free_port())], ["user", "list"]):
@@ -491,5 +577,7 @@ def chats(config: str) -> None:
     with chattable(config) as server:
         headers = {"authorization": f"Bearer {server.user_key('alice')}"}
         body = ask("hi") | {"model": "echo"}
-        answer = httpx.post(f"{server.base_url}/v1/chat/completions", json=body, headers=headers, trust_env=False)
+        answer = httpx.post(
+            f"{server.base_url}/v1/chat/completions", json=body, headers=headers, trust_env=False
+        )
         assert answer.json()["choices"][0]["message"]["content"] == "hi"

@@ -46,15 +46,26 @@ from chattable.proxy.yaml import (
 )
 
 ROOT = Path(__file__).parent.parent
-KINDS = {kind: VENDORS[kind] for kind in ("openai", "azure", "bedrock", "deepseek", "ollama", "local")}
+KINDS = {
+    kind: VENDORS[kind] for kind in ("openai", "azure", "bedrock", "deepseek", "ollama", "local")
+}
 GOOD_KEY = "orbit-velvet-canyon-17"
-ENV = {"PORT": "9000", "EMPTY": "", "KEY": "sk-upstream", "ADMIN": GOOD_KEY, "WORD": "soon", "NIL": "null"}
+ENV = {
+    "PORT": "9000",
+    "EMPTY": "",
+    "KEY": "sk-upstream",
+    "ADMIN": GOOD_KEY,
+    "WORD": "soon",
+    "NIL": "null",
+}
 ONE = "providers: {p: {kind: openai}}\n"
 BASE = "providers: {openai: {kind: openai}}\nmodels: {fast: {provider: openai}}\n"
 
 
 def parsed(text: str | bytes, env: dict[str, str] = ENV) -> Config:
-    return parse(text if isinstance(text, bytes) else dedent(text).encode(), "config.yaml", env, KINDS)
+    return parse(
+        text if isinstance(text, bytes) else dedent(text).encode(), "config.yaml", env, KINDS
+    )
 
 
 def problems(text: str | bytes, env: dict[str, str] = ENV) -> tuple[Problem, ...]:
@@ -111,10 +122,17 @@ def test_every_setting_reaches_its_struct() -> None:
         timeouts=Timeouts(connect=1, first_token=2.5, between_tokens=3, total=3600),
     )
     fast = config.models["fast"]
-    assert (fast.model, fast.description, fast.retries, fast.owned_by) == ("gpt-4o-mini", "quick", 1, "me")
+    assert (fast.model, fast.description, fast.retries, fast.owned_by) == (
+        "gpt-4o-mini",
+        "quick",
+        1,
+        "me",
+    )
     assert (fast.context_length, fast.max_output, config.default_model) == (128000, 16384, "fast")
     limits = configuration.Limits(calls=3, tokens=100, seconds=5)
-    echo = CodeAgent(use="pkg.echo:Echo", description="echoes", limits=limits, params={"shout": True})
+    echo = CodeAgent(
+        use="pkg.echo:Echo", description="echoes", limits=limits, params={"shout": True}
+    )
     assert config.agents["echo"] == echo
     assert config.agents["chef"] == PromptAgent(
         model="fast", context="C", instructions="I", params={"temperature": 0.5}, description="D"
@@ -132,7 +150,9 @@ def test_a_model_changes_only_the_timeouts_it_names() -> None:
 
 
 def test_every_other_key_of_a_code_agent_is_a_parameter() -> None:
-    agent = parsed('agents: {a: {use: "m:A", params: 1, model: x, nested: {deep: [1, null]}, limits: {calls: 2}}}').agents["a"]
+    agent = parsed(
+        'agents: {a: {use: "m:A", params: 1, model: x, nested: {deep: [1, null]}, limits: {calls: 2}}}'
+    ).agents["a"]
     assert isinstance(agent, CodeAgent)
     assert agent.params == {"params": 1, "model": "x", "nested": {"deep": [1, None]}}
     assert agent.limits.calls == 2
@@ -158,7 +178,12 @@ def test_merge_keys_work_and_own_keys_win() -> None:
           c: {<<: [{description: first}, *base]}
           d: *base
     """)
-    assert [(m.description, m.retries) for m in config.models.values()] == [("base", 1), ("own", 1), ("first", 1), ("base", 1)]
+    assert [(m.description, m.retries) for m in config.models.values()] == [
+        ("base", 1),
+        ("own", 1),
+        ("first", 1),
+        ("base", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +204,9 @@ def test_durations(text: str, expected: float) -> None:
     assert parsed(f"server: {{grace: '{text}'}}").server.grace == expected
 
 
-@pytest.mark.parametrize("text", ["", "s", "5 s s", "-5s", "5S", "1h30m", "1e3", "nan", "inf", "٥s", "5s\n5s", "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["", "s", "5 s s", "-5s", "5S", "1h30m", "1e3", "nan", "inf", "٥s", "5s\n5s", "9" * 400]
+)
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration such as"):
         seconds(text)
@@ -200,7 +227,9 @@ def test_what_is_no_duration(text: str) -> None:
         ("else", None, None),
     ],
 )
-def test_the_longest_wildcard_serves_what_has_no_entry_of_its_own(asked: str, entry: str | None, upstream: str | None) -> None:
+def test_the_longest_wildcard_serves_what_has_no_entry_of_its_own(
+    asked: str, entry: str | None, upstream: str | None
+) -> None:
     models = parsed("""
         providers: {p: {kind: openai}}
         models:
@@ -245,7 +274,10 @@ def test_variables(text: str, expected: str) -> None:
     assert expand(text, ENV) == expected
 
 
-@pytest.mark.parametrize("text", ["${", "${}", "${ PORT }", "${1}", "${PORT", "${NONE:-${PORT}}", "${PORT-x}", "a ${A.B}"])
+@pytest.mark.parametrize(
+    "text",
+    ["${", "${}", "${ PORT }", "${1}", "${PORT", "${NONE:-${PORT}}", "${PORT-x}", "a ${A.B}"],
+)
 def test_half_a_variable_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape("write $${ to mean the characters")):
         expand(text, ENV)
@@ -258,7 +290,13 @@ def test_a_value_is_never_expanded_twice() -> None:
 def test_a_variable_may_stand_for_a_number_a_choice_and_a_duration() -> None:
     text = 'server: {port: "${PORT}", workers: "${N:-2}", on_disconnect: "${D:-cancel}", keepalive: "${K:-2m}", grace: "${N:-9}"}'
     server = parsed(text).server
-    assert (server.port, server.workers, server.on_disconnect, server.keepalive, server.grace) == (9000, 2, "cancel", 120, 9)
+    assert (server.port, server.workers, server.on_disconnect, server.keepalive, server.grace) == (
+        9000,
+        2,
+        "cancel",
+        120,
+        9,
+    )
 
 
 def test_an_unset_key_with_a_default_is_an_empty_secret() -> None:
@@ -640,7 +678,9 @@ def test_load_reads_a_file_and_names_it(tmp_path: Path) -> None:
     path.write_text(BASE)
     assert load(path, {}).models == {"fast": ModelEntry(provider="openai")}
     path.write_text("server: {port: x}")
-    with pytest.raises(ConfigError, match=re.escape(f"{path}:1: server.port: must be a whole number")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{path}:1: server.port: must be a whole number")
+    ):
         load(str(path), {})
 
 
@@ -749,7 +789,15 @@ def test_a_secret_shows_itself_only_when_asked() -> None:
     secret = Secret("sk-canary")
     config = parsed(f"admin_keys: [{GOOD_KEY}]\nproviders: {{p: {{kind: openai, api_key: sk-canary}}}}\n"
                     "database_url: postgresql://u:sk-canary@h/d")  # fmt: skip
-    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>9}", repr(config), str(config), repr(config.providers)]
+    shown = [
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret!r:>9}",
+        repr(config),
+        str(config),
+        repr(config.providers),
+    ]
     assert not [text for text in shown if "canary" in text or GOOD_KEY in text]
     assert secret.reveal() == "sk-canary"
     for encode in (json.dumps, msgspec.json.encode, msgspec.to_builtins):
@@ -791,7 +839,9 @@ WEAK = [
 
 @pytest.mark.parametrize(("key", "why"), WEAK)
 def test_a_weak_admin_key_refuses_to_start(key: str, why: str) -> None:
-    (problem,) = problems(f"server: {{}}\nadmin_keys:\n  - {GOOD_KEY}\n  - {json.dumps(key, ensure_ascii=False)}")
+    (problem,) = problems(
+        f"server: {{}}\nadmin_keys:\n  - {GOOD_KEY}\n  - {json.dumps(key, ensure_ascii=False)}"
+    )
     assert (problem.line, problem.path) == (4, "admin_keys[1]")
     assert re.search(why, problem.text)
     assert "make one: python3 -c" in problem.text
@@ -839,7 +889,9 @@ def test_an_admin_key_whose_variable_is_empty_is_refused() -> None:
 def test_the_suggested_command_makes_a_key_that_is_accepted() -> None:
     (problem,) = problems("admin_keys: [admin]")
     command = shlex.split(problem.text.partition("make one: ")[2])
-    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    made = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
     assert parsed(f"admin_keys: ['{made}']").admin_keys == (Secret(made),)
 
 
@@ -848,10 +900,16 @@ def test_the_suggested_command_makes_a_key_that_is_accepted() -> None:
 
 def test_defaults_serve_echo_and_every_vendor_whose_key_is_set() -> None:
     env = {"OPENAI_API_KEY": "sk-1", "DEEPSEEK_API_KEY": " ", "CHATTABLE_ADMIN_KEY": GOOD_KEY}
-    config = defaults(env, {"openai": "OPENAI_API_KEY", "deepseek": "DEEPSEEK_API_KEY", "groq": "GROQ_API_KEY"})
-    assert config.providers == {"openai": Provider(kind="openai", api_key=Secret("sk-1"), discover=True)}
+    config = defaults(
+        env, {"openai": "OPENAI_API_KEY", "deepseek": "DEEPSEEK_API_KEY", "groq": "GROQ_API_KEY"}
+    )
+    assert config.providers == {
+        "openai": Provider(kind="openai", api_key=Secret("sk-1"), discover=True)
+    }
     assert config.models == {"openai/*": ModelEntry(provider="openai")}
-    assert [agent.use for agent in config.agents.values() if isinstance(agent, CodeAgent)] == ["chattable.agents.echo:Echo"]
+    assert [agent.use for agent in config.agents.values() if isinstance(agent, CodeAgent)] == [
+        "chattable.agents.echo:Echo"
+    ]
     assert config.admin_keys == (Secret(GOOD_KEY),)
     assert defaults({}, {"openai": "OPENAI_API_KEY"}).providers == {}
     assert defaults({}, {}).server == Config().server
@@ -869,11 +927,20 @@ def test_the_shipped_file_loads_with_nothing_set() -> None:
 
 def uncommented() -> str:
     """The shipped file with its examples switched on: they begin with a lowercase key, prose with a capital."""
-    return re.sub(r'(?m)^( *)# (?!yaml-)(?= *(?:[a-z][\w-]*|"[^"]+"):(?: |$))', r"\1", (ROOT / "config.yaml").read_text())
+    return re.sub(
+        r'(?m)^( *)# (?!yaml-)(?= *(?:[a-z][\w-]*|"[^"]+"):(?: |$))',
+        r"\1",
+        (ROOT / "config.yaml").read_text(),
+    )
 
 
 def test_the_examples_in_the_shipped_file_are_right() -> None:
-    env = {"CHATTABLE_ADMIN_KEY": GOOD_KEY, "OPENAI_API_KEY": "a", "DEEPSEEK_API_KEY": "b", "WEBHOOK_SECRET": GOOD_KEY}
+    env = {
+        "CHATTABLE_ADMIN_KEY": GOOD_KEY,
+        "OPENAI_API_KEY": "a",
+        "DEEPSEEK_API_KEY": "b",
+        "WEBHOOK_SECRET": GOOD_KEY,
+    }
     config = parsed(uncommented(), env)
     assert list(config.providers) == ["openai", "deepseek", "vllm", "azure", "aws"]
     assert list(config.models) == ["gpt-4o-mini", "fast", "smart", "openai/*", "gpt-*"]
@@ -883,7 +950,11 @@ def test_the_examples_in_the_shipped_file_are_right() -> None:
 
 def test_the_shipped_file_mentions_every_setting() -> None:
     text = uncommented()
-    assert [name for name in configfile.settings() if not re.search(rf"\b{name.rpartition('.')[2]}:", text)] == []
+    assert [
+        name
+        for name in configfile.settings()
+        if not re.search(rf"\b{name.rpartition('.')[2]}:", text)
+    ] == []
 
 
 def test_the_shipped_file_points_editors_to_the_schema() -> None:
@@ -894,14 +965,19 @@ def test_the_shipped_file_points_editors_to_the_schema() -> None:
 def test_the_schema_on_disk_is_the_one_the_structs_make() -> None:
     stored = (ROOT / "config.schema.json").read_text()
     make = "python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))'"
-    assert stored == json.dumps(schema(), indent=2) + "\n", f"write it anew: {make} > config.schema.json"
+    assert stored == json.dumps(schema(), indent=2) + "\n", (
+        f"write it anew: {make} > config.schema.json"
+    )
     assert json.loads(stored) == schema()
 
 
 def test_the_schema_says_what_the_loader_does() -> None:
     made = schema()["$defs"]
     assert made["Config"]["additionalProperties"] is False
-    assert "type" not in made["CodeAgent"]["properties"].keys() | made["PromptAgent"]["properties"].keys()
+    assert (
+        "type"
+        not in made["CodeAgent"]["properties"].keys() | made["PromptAgent"]["properties"].keys()
+    )
     assert (made["CodeAgent"]["required"], made["PromptAgent"]["required"]) == (["use"], ["model"])
     assert made["CodeAgent"]["additionalProperties"] is True
     assert made["PromptAgent"]["additionalProperties"] is False
@@ -941,7 +1017,9 @@ def only_config_errors(data: bytes) -> None:
         assert isinstance(config, Config)
 
 
-RELAXED = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+RELAXED = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
 
 
 @RELAXED
@@ -956,10 +1034,19 @@ def test_any_yaml_is_read_or_refused(text: str) -> None:
     only_config_errors(text.encode())
 
 
-KEYS = st.sampled_from(sorted({part for name in configfile.settings() for part in name.split(".")} | {"a", "openai", "x/*"}))
+KEYS = st.sampled_from(
+    sorted(
+        {part for name in configfile.settings() for part in name.split(".")}
+        | {"a", "openai", "x/*"}
+    )
+)
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), KEYS,
                     st.sampled_from(["${PORT}", "${NONE}", "${NIL}", "${WORD}", "5s", "*", "m:A", "http://h"]))  # fmt: skip
-TREES = st.recursive(SCALARS, lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4), max_leaves=25)
+TREES = st.recursive(
+    SCALARS,
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4),
+    max_leaves=25,
+)
 
 
 @RELAXED
@@ -971,13 +1058,28 @@ def test_any_tree_of_our_own_keys_is_read_or_refused(tree: dict[str, object]) ->
 def test_reading_alone_gives_plain_values_and_their_lines() -> None:
     doc = read(b"a: 1\nb:\n  - x\n  - {c: ~}\n", "f", {})
     assert doc.value == {"a": 1, "b": ["x", {"c": None}]}
-    assert [doc.line(where) for where in [("a",), ("b", 1), ("b", 1, "c"), ("b", 9, "z"), ("none",)]] == [1, 4, 4, 2, 1]
+    assert [
+        doc.line(where) for where in [("a",), ("b", 1), ("b", 1, "c"), ("b", 9, "z"), ("none",)]
+    ] == [1, 4, 4, 2, 1]
 
 
 def test_only_what_is_withheld_can_be_allowed() -> None:
     text = "providers: {{a: {{kind: openai, allow: {}}}}}"
-    assert parse(text.format("[service_tier, extra_body, anthropic_beta]").encode(), "c.yaml", {}, VENDORS).providers["a"].allow
+    assert (
+        parse(
+            text.format("[service_tier, extra_body, anthropic_beta]").encode(),
+            "c.yaml",
+            {},
+            VENDORS,
+        )
+        .providers["a"]
+        .allow
+    )
     with pytest.raises(ConfigError) as caught:
-        parse(text.format("[service_tier, extra_bodyy, temperature]").encode(), "c.yaml", {}, VENDORS)
-    assert "`extra_bodyy` is never withheld" in str(caught.value) and "extra_body" in str(caught.value)
+        parse(
+            text.format("[service_tier, extra_bodyy, temperature]").encode(), "c.yaml", {}, VENDORS
+        )
+    assert "`extra_bodyy` is never withheld" in str(caught.value) and "extra_body" in str(
+        caught.value
+    )
     assert "providers.a.allow[2]" in str(caught.value) or "`temperature`" in str(caught.value)

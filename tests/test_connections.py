@@ -77,7 +77,8 @@ async def test_what_nobody_reads_gives_way_to_who_reads() -> None:
     await turns(30)
     assert [call.served.is_set() for call in others] == [True, True]
     assert [call.slot.yielding for call in left] == [True, True, False]
-    assert not reading.slot.yielding and not left[2].served.is_set()  # who still reads comes before who has left
+    # who still reads comes before who has left
+    assert not reading.slot.yielding and not left[2].served.is_set()
     await others[0].end()
     await turns()
     assert left[2].served.is_set()
@@ -95,7 +96,12 @@ async def test_who_waits_too_long_is_told() -> None:
     assert not connections.open and not connections.waiting
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "end", "leave", "cancel"])), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "end", "leave", "cancel"])),
+        max_size=40,
+    )
+)
 def test_none_is_ever_lost(steps: list[tuple[str, str]]) -> None:
     async def run() -> None:
         connections = Connections(3)

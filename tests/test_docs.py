@@ -16,14 +16,20 @@ from chattable.proxy.configfile import settings
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-CODE = [path for folder in ("agents", "adapters", "budget", "proxy") for path in (ROOT / folder).rglob("*.py")]
+CODE = [
+    path
+    for folder in ("agents", "adapters", "budget", "proxy")
+    for path in (ROOT / folder).rglob("*.py")
+]
 
 
 @pytest.mark.parametrize("name", settings())
 def test_every_setting_is_documented(name: str) -> None:
     section, _, leaf = name.rpartition(".")
     rows = [row for row in REFERENCE.splitlines() if row.startswith("| `")]
-    assert any(f"`{name}`" in row or (f"`{section}." in row and f"`.{leaf}`" in row) for row in rows)
+    assert any(
+        f"`{name}`" in row or (f"`{section}." in row and f"`.{leaf}`" in row) for row in rows
+    )
 
 
 @pytest.mark.parametrize("kind", VENDORS)
@@ -35,20 +41,34 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
     app = build(Config(database_url=f"sqlite:///{tmp_path}/x.db")).app
     assert isinstance(app, Litestar)
     routes = {route.path for route in app.routes}
-    public = {re.sub(r"{(\w+):\w+}", r"{\1}", path) for path in routes if not path.startswith("/schema/")}
+    public = {
+        re.sub(r"{(\w+):\w+}", r"{\1}", path) for path in routes if not path.startswith("/schema/")
+    }
     assert len(public) > 8
-    assert not [path for path in public if f"{path}`" not in REFERENCE and f"{path} " not in REFERENCE]
+    assert not [
+        path for path in public if f"{path}`" not in REFERENCE and f"{path} " not in REFERENCE
+    ]
 
 
 def test_every_response_header_is_documented() -> None:
-    named = {name for path in CODE for name in re.findall(r"\"(x-chattable-[a-z-]+|x-request-id)\"", path.read_text())}
+    named = {
+        name
+        for path in CODE
+        for name in re.findall(r"\"(x-chattable-[a-z-]+|x-request-id)\"", path.read_text())
+    }
     assert len(named) >= 4
     assert not [name for name in named | set(EXPOSED) if f"`{name}`" not in REFERENCE]
 
 
 def test_every_error_code_is_documented() -> None:
-    errors = [path for path in CODE if path.name in ("errors.py", "chattable.py", "parsing.py", "drive.py")]
-    codes = {code for path in errors for code in re.findall(r"code=\"([a-z_]+)\"", path.read_text())}
+    errors = [
+        path
+        for path in CODE
+        if path.name in ("errors.py", "chattable.py", "parsing.py", "drive.py")
+    ]
+    codes = {
+        code for path in errors for code in re.findall(r"code=\"([a-z_]+)\"", path.read_text())
+    }
     table = (ROOT / "proxy" / "errors.py").read_text()
     codes |= set(re.findall(r", \"([a-z_]+)\"\),\n", table))
     assert len(codes) > 15
@@ -68,7 +88,9 @@ def test_every_command_is_documented() -> None:
     rows = " ".join(row for row in REFERENCE.splitlines() if row.startswith("| `chattable "))
     words = set(walk(parser()))
     assert len(words) > 15
-    assert not [word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", rows)]
+    assert not [
+        word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", rows)
+    ]
 
 
 NAMING = ("docs/faults.md", "docs/promises.md", "tests/security/CVE_REFERENCE.md")
@@ -92,7 +114,9 @@ NUMBERED = {
 
 
 @pytest.mark.parametrize("heading", NUMBERED)
-def test_every_promise_fault_and_attack_has_one_row_that_names_a_test_or_is_open(heading: str) -> None:
+def test_every_promise_fault_and_attack_has_one_row_that_names_a_test_or_is_open(
+    heading: str,
+) -> None:
     text = (ROOT / "docs" / "promises.md").read_text()
     [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     lines = [line for line in section.splitlines() if re.match(r"\| [PG]?\d", line)]

@@ -25,15 +25,25 @@ def failed(*said: object, by: BaseException | None = None) -> Exception:
     ("one", "other", "same"),
     [
         (record("gone"), record("gone"), True),
-        (record("request %s failed", "req_0123456789ab"), record("request %s failed", "req_ba9876543210"), True),
+        (
+            record("request %s failed", "req_0123456789ab"),
+            record("request %s failed", "req_ba9876543210"),
+            True,
+        ),
         (record("gone"), record("away"), False),
         (record("x", error=failed("tulip")), record("x", error=failed("daisy")), False),
         (record("x", error=failed("tulip")), record("x", error=KeyError("tulip")), False),
-        (record("x", error=failed("a", by=failed("tulip"))), record("x", error=failed("a", by=failed("daisy"))), False),
+        (
+            record("x", error=failed("a", by=failed("tulip"))),
+            record("x", error=failed("a", by=failed("daisy"))),
+            False,
+        ),
         (record(LONG + "a"), record(LONG + "b"), True),
     ],
 )
-def test_a_cause_is_told_once_a_second(one: logging.LogRecord, other: logging.LogRecord, same: bool) -> None:
+def test_a_cause_is_told_once_a_second(
+    one: logging.LogRecord, other: logging.LogRecord, same: bool
+) -> None:
     now = [0.0]
     floods = Floods(lambda: now[0])
     assert floods.filter(one)

@@ -29,10 +29,24 @@ def streams(draw):
             if kind == "call":
                 name, pieces = value
                 at, call_id = len(calls), f"call_{index}_{len(calls)}"
-                calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": "".join(pieces)}})
-                first = {"index": at, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+                calls.append(
+                    {
+                        "id": call_id,
+                        "type": "function",
+                        "function": {"name": name, "arguments": "".join(pieces)},
+                    }
+                )
+                first = {
+                    "index": at,
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": name, "arguments": ""},
+                }
                 queue.append({"tool_calls": [first]})
-                queue += [{"tool_calls": [{"index": at, "function": {"arguments": piece}}]} for piece in pieces]
+                queue += [
+                    {"tool_calls": [{"index": at, "function": {"arguments": piece}}]}
+                    for piece in pieces
+                ]
             else:
                 said[kind] = said.get(kind, "") + value
                 queue.append({kind: value})
@@ -61,7 +75,15 @@ def dirty(draw, clean):
             out.append(Chunk(usage=Usage(1, 1, 2)))
         delta = {
             **chunk.delta,
-            **draw(st.sampled_from([{}, {"role": "assistant"}, {"refusal": None} if "refusal" not in chunk.delta else {}])),
+            **draw(
+                st.sampled_from(
+                    [
+                        {},
+                        {"role": "assistant"},
+                        {"refusal": None} if "refusal" not in chunk.delta else {},
+                    ]
+                )
+            ),
         }
         out.append(Chunk(chunk.index, delta, chunk.finish_reason))
         if chunk.finish_reason:
@@ -135,7 +157,9 @@ def check_law(chunks: list[Chunk]) -> None:
                 known.append(call["id"])
             else:
                 assert 0 <= call["index"] < len(known)
-                assert call.keys() == {"index", "function"} and call["function"].keys() == {"arguments"}
+                assert call.keys() == {"index", "function"} and call["function"].keys() == {
+                    "arguments"
+                }
             assert isinstance(call["function"]["arguments"], str)
     assert finished == set(opened) and opened
 
@@ -149,9 +173,9 @@ def test_normal_keeps_its_law_and_loses_nothing(data):
     assert fold.usage == Usage(7, 3, 10)
     for choice, (said, calls, finish) in zip(fold.choices(), meant, strict=True):
         assert choice.finish_reason == finish
-        assert {k: choice.message.get(k) or "" for k in ("content", "reasoning_content", "refusal")} == {
-            k: said.get(k, "") for k in ("content", "reasoning_content", "refusal")
-        }
+        assert {
+            k: choice.message.get(k) or "" for k in ("content", "reasoning_content", "refusal")
+        } == {k: said.get(k, "") for k in ("content", "reasoning_content", "refusal")}
         assert choice.message.get("tool_calls", []) == calls
 
 
@@ -188,14 +212,18 @@ def test_a3_what_comes_after_a_finish_is_told_and_the_last_finish_counts():
         Chunk(0, {}, "stop"), Chunk(0, {"content": "a"}, "stop"), Chunk(0, {"content": "b"}), Chunk(0, {}, "length"),
     ])  # fmt: skip
     check_law(chunks)
-    assert answers(chunks)[0] == [(0, {"role": "assistant", "content": "ab", "refusal": None}, "length")]
+    assert answers(chunks)[0] == [
+        (0, {"role": "assistant", "content": "ab", "refusal": None}, "length")
+    ]
 
 
 @pytest.mark.parametrize("reason", ["stop", "end_turn", "STOP", "eos_token"])
 def test_c9_calls_are_no_plain_end(reason):
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
     for delta, finish in (({"tool_calls": [call]}, "tool_calls"), ({"content": "x"}, "stop")):
-        assert [c.finish_reason for c in normal([Chunk(0, delta), Chunk(0, {}, reason)])][-1] == finish
+        assert [c.finish_reason for c in normal([Chunk(0, delta), Chunk(0, {}, reason)])][
+            -1
+        ] == finish
     assert normal([Chunk(0, {"tool_calls": [call]}, "length")])[-1].finish_reason == "length"
 
 
@@ -204,17 +232,28 @@ def test_a2_a_choice_that_never_said_why_it_ended_is_incomplete():
     for chunk in (Chunk(0, {"content": "a"}), Chunk(1, {"content": "b"}, "stop")):
         form.feed(chunk)
     assert [c.finish_reason for c in form.end(INCOMPLETE)] == [INCOMPLETE, "stop"]
-    assert normal([Chunk(0, {"content": "a"}, INCOMPLETE)])[-1].finish_reason == INCOMPLETE  # who passes it on keeps it
+    # who passes it on keeps it
+    assert normal([Chunk(0, {"content": "a"}, INCOMPLETE)])[-1].finish_reason == INCOMPLETE
 
 
 def test_an_empty_stream_is_an_empty_answer():
     chunks = normal([])
-    assert [(c.delta, c.finish_reason) for c in chunks] == [({"role": "assistant", "content": ""}, None), ({}, "stop")]
+    assert [(c.delta, c.finish_reason) for c in chunks] == [
+        ({"role": "assistant", "content": ""}, None),
+        ({}, "stop"),
+    ]
     check_law(chunks)
 
 
 @pytest.mark.parametrize(
-    "delta", [{}, {"role": "assistant"}, {"role": "assistant", "content": ""}, {"content": None}, {"tool_calls": []}]
+    "delta",
+    [
+        {},
+        {"role": "assistant"},
+        {"role": "assistant", "content": ""},
+        {"content": None},
+        {"tool_calls": []},
+    ],
 )
 def test_what_is_no_output_is_held_back(delta):
     assert Normal().feed(Chunk(0, delta)) == []
@@ -233,14 +272,21 @@ def test_a_higher_choice_that_speaks_first_opens_the_lower_ones():
 
 def test_log_probabilities_stay_with_their_tokens():
     one, two = {"content": [{"token": "a"}]}, {"content": [{"token": "b"}]}
-    fold = folded(normal([Chunk(0, {"content": "a"}, None, one), Chunk(0, {"content": "b"}, "stop", two)]))
+    fold = folded(
+        normal([Chunk(0, {"content": "a"}, None, one), Chunk(0, {"content": "b"}, "stop", two)])
+    )
     assert fold.choices()[0].logprobs == {"content": [{"token": "a"}, {"token": "b"}]}
     assert one == {"content": [{"token": "a"}]}
 
 
 def test_facts_are_those_that_came_last():
     fold = folded(
-        normal([Chunk(0, {"content": "a"}, facts={"x": 1}), Chunk(0, {"content": "b"}, "stop", facts={"x": 2, "y": 3})])
+        normal(
+            [
+                Chunk(0, {"content": "a"}, facts={"x": 1}),
+                Chunk(0, {"content": "b"}, "stop", facts={"x": 2, "y": 3}),
+            ]
+        )
     )
     assert fold.facts == {"x": 2, "y": 3}
 

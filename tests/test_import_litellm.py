@@ -42,7 +42,10 @@ def entry(params: str, name: str = "m") -> str:
 
 def one(params: str, rest: str = "", name: str = "m", **env: str) -> Config:
     """The config of one deployment."""
-    return loaded(converted(f'model_list: [{{model_name: "{name}", litellm_params: {{{params}}}{rest}}}]'), **env)
+    return loaded(
+        converted(f'model_list: [{{model_name: "{name}", litellm_params: {{{params}}}{rest}}}]'),
+        **env,
+    )
 
 
 def noted(made: Converted) -> dict[str, tuple[Outcome, str]]:
@@ -73,27 +76,43 @@ def run(folder: Path, *arguments: str, code: int) -> subprocess.CompletedProcess
 
 def test_what_is_taken_whole_ends_with_0_and_is_served_as_it_was(tmp_path: Path) -> None:
     done = run(tmp_path, str(SMALL), code=0)
-    config = parse(done.stdout.encode(), "made", {"OPENAI_API_KEY": "a", "ANTHROPIC_API_KEY": "b"}, VENDORS)
+    config = parse(
+        done.stdout.encode(), "made", {"OPENAI_API_KEY": "a", "ANTHROPIC_API_KEY": "b"}, VENDORS
+    )
     assert config.models["gpt-4o"].fallbacks == ("anthropic/claude-sonnet-4-5",)
     assert config.models["anthropic/*"].provider == "anthropic"
     openai = config.providers["openai"]
-    assert (openai.kind, openai.api_key, openai.retries, openai.timeouts.total) == ("openai", Secret("a"), 2, 30.0)
-    assert "No counterpart" not in done.stderr and "ANTHROPIC_API_KEY, OPENAI_API_KEY" in done.stderr
+    assert (openai.kind, openai.api_key, openai.retries, openai.timeouts.total) == (
+        "openai",
+        Secret("a"),
+        2,
+        30.0,
+    )
+    assert (
+        "No counterpart" not in done.stderr and "ANTHROPIC_API_KEY, OPENAI_API_KEY" in done.stderr
+    )
 
 
 def test_what_is_left_ends_with_3_and_the_made_file_passes_check(tmp_path: Path) -> None:
     done = run(tmp_path, str(LARGE), "-o", "made.yaml", code=3)
     assert done.stdout == "" and "No counterpart:" in done.stderr
-    assert not [secret for secret in SECRETS if secret in done.stderr + (tmp_path / "made.yaml").read_text()]
+    assert not [
+        secret for secret in SECRETS if secret in done.stderr + (tmp_path / "made.yaml").read_text()
+    ]
     names = re.findall(r"\$\{(\w+)\}", (tmp_path / "made.yaml").read_text())
-    env = dict.fromkeys(names, "Rz5-kM8w_Q2vN7tJc") | {"AZURE_US_BASE": "https://us.example", "REDIS_PORT": "6379"}
+    env = dict.fromkeys(names, "Rz5-kM8w_Q2vN7tJc") | {
+        "AZURE_US_BASE": "https://us.example",
+        "REDIS_PORT": "6379",
+    }
     env |= {"DATABASE_URL": "postgresql://db.example/ours"}
     check = subprocess.run(
         [sys.executable, "-m", "chattable.proxy", "check", "--config", "made.yaml"],
         capture_output=True, text=True, timeout=30, cwd=tmp_path, env=env,
     )  # fmt: skip
     assert check.returncode == 0, check.stderr
-    assert "model  claude → anthropic/claude-sonnet-4-5  $3 / $15 per million tokens" in check.stdout
+    assert (
+        "model  claude → anthropic/claude-sonnet-4-5  $3 / $15 per million tokens" in check.stdout
+    )
     assert "       else claude, house" not in check.stdout and "       else claude" in check.stdout
 
 
@@ -103,7 +122,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert done.stderr == "config.yaml: is there already; move it away, or name another file\n"
     assert (tmp_path / "config.yaml").read_text() == "precious"
     assert "cannot be written" in run(tmp_path, str(SMALL), "-o", "no/folder.yaml", code=1).stderr
-    assert run(tmp_path, "none.yaml", code=1).stderr == "none.yaml: cannot be read: No such file or directory\n"
+    assert (
+        run(tmp_path, "none.yaml", code=1).stderr
+        == "none.yaml: cannot be read: No such file or directory\n"
+    )
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -138,16 +160,28 @@ def test_what_cannot_be_read_is_told_with_its_line(text: str, told: str) -> None
 
 
 def test_a_refusal_does_not_show_a_secret() -> None:
-    told = refused("model_list: [{model_name: a, litellm_params: {model: x/y, api_base: 'https://me:orchid@h/v1'}}]")
+    told = refused(
+        "model_list: [{model_name: a, litellm_params: {model: x/y, api_base: 'https://me:orchid@h/v1'}}]"
+    )
     told += refused(f"model_list: [{entry('model: gpt-4o, api_key: [tulip]')}]")
-    assert "must not hold a user or password" in told and "must be text" in told and not re.search("orchid|tulip", told)
+    assert (
+        "must not hold a user or password" in told
+        and "must be text" in told
+        and not re.search("orchid|tulip", told)
+    )
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
 def leaves(value: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    parts = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [place for key, part in parts for place in leaves(part, (*where, key))] or [where]
 
 
@@ -217,7 +251,11 @@ def test_two_secrets_are_two_variables_and_one_is_one() -> None:
         "- {model_name: c, litellm_params: {model: gpt-4o, api_key: os.environ/A_KEY}}\n"
     )
     config = loaded(made, A_KEY="0", A_KEY_2="1", A_KEY_3="2")
-    keys = {name: key.reveal() for name, provider in config.providers.items() if (key := provider.api_key)}
+    keys = {
+        name: key.reveal()
+        for name, provider in config.providers.items()
+        if (key := provider.api_key)
+    }
     assert [keys[target.provider] for target in config.models["a"].targets] == ["1", "2"]
     assert (keys[config.models["b"].provider], keys[config.models["c"].provider]) == ("1", "0")
 
@@ -279,17 +317,32 @@ def test_where_a_model_is_served(params: str, kind: str, base: str | None, model
         ("model: openai/x, api_base: 'http://h/v1', api_key: none", None),
         ("model: openai/x, api_base: 'http://h/v1', api_key: os.environ/mine-2", "renamed"),
         ("model: hosted_vllm/x, api_base: 'http://h/v1'", None),
-        ("model: bedrock/x, aws_access_key_id: os.environ/ID, aws_secret_access_key: os.environ/SEC", "id:sec"),
+        (
+            "model: bedrock/x, aws_access_key_id: os.environ/ID, aws_secret_access_key: os.environ/SEC",
+            "id:sec",
+        ),
         ("model: bedrock/x, api_key: os.environ/MINE", "mine"),
     ],
 )
 def test_whose_key_is_sent(params: str, key: str | None) -> None:
-    config = one(params, MINE="mine", OPENAI_API_KEY="openai's", M_KEY="made", MINE_2="renamed", ID="id", SEC="sec")
-    assert config.providers[config.models["m"].provider].api_key == (None if key is None else Secret(key))
+    config = one(
+        params,
+        MINE="mine",
+        OPENAI_API_KEY="openai's",
+        M_KEY="made",
+        MINE_2="renamed",
+        ID="id",
+        SEC="sec",
+    )
+    assert config.providers[config.models["m"].provider].api_key == (
+        None if key is None else Secret(key)
+    )
 
 
 def test_a_server_of_ones_own_needs_no_key() -> None:
-    made = converted("model_list: [{model_name: m, litellm_params: {model: openai/x, api_base: 'http://h/v1'}}]")
+    made = converted(
+        "model_list: [{model_name: m, litellm_params: {model: openai/x, api_base: 'http://h/v1'}}]"
+    )
     config = parse(made.text.encode(), "made", {}, VENDORS)
     assert not config.providers["openai-h"].api_key
 
@@ -316,7 +369,9 @@ def test_what_only_some_kinds_have(params: str, option: str, value: str) -> None
 def test_what_holds_for_all_providers() -> None:
     wild, plain = entry('model: "groq/*"', '"groq/*"'), entry("model: gpt-4o, drop_params: true")
     config = loaded(
-        converted(f"model_list: [{wild}, {plain}]\nlitellm_settings: {{drop_params: false, check_provider_endpoint: true}}")
+        converted(
+            f"model_list: [{wild}, {plain}]\nlitellm_settings: {{drop_params: false, check_provider_endpoint: true}}"
+        )
     )
     assert {name: (p.unsupported, p.discover) for name, p in config.providers.items()} == {
         "groq": ("reject", True), "openai": ("drop", False),
@@ -328,7 +383,12 @@ def test_each_kind_address_and_key_is_one_provider(large: Converted) -> None:
     entries = yaml.safe_load(large.text)["providers"].values()
     assert not [entry for entry in entries if list(entries).count(entry) > 1]
     assert config.models["claude"].provider == config.models["cool-claude"].provider == "anthropic"
-    assert {"azure-acme-eu", "vllm-10.0.0.5-8000", "ollama-native-localhost-11434", "bedrock"} <= set(config.providers)
+    assert {
+        "azure-acme-eu",
+        "vllm-10.0.0.5-8000",
+        "ollama-native-localhost-11434",
+        "bedrock",
+    } <= set(config.providers)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
@@ -374,8 +434,17 @@ def test_what_is_written_to_a_cache_keeps_its_price() -> None:
 
 
 def test_what_a_long_prompt_costs_is_kept() -> None:
-    usual, long = "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6", "cost_per_token_above_200k_tokens"
-    price = one(f"model: openai/x, {usual}, input_{long}: 3e-6, input_cost_per_token_above_256k_tokens: 4e-6").models["m"].price
+    usual, long = (
+        "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6",
+        "cost_per_token_above_200k_tokens",
+    )
+    price = (
+        one(
+            f"model: openai/x, {usual}, input_{long}: 3e-6, input_cost_per_token_above_256k_tokens: 4e-6"
+        )
+        .models["m"]
+        .price
+    )
     assert price is not None and price.long is not None
     assert (price.long.above, price.long.input, price.long.output) == (200_000, 3, 2)
     price = one(f"model: gpt-4o, output_{long}: 12e-6").models["m"].price
@@ -401,7 +470,9 @@ def test_what_a_picture_costs_is_kept() -> None:
         ("rpm: 3", "rpm: 1", "usage-based-routing-v2", (None, None)),
     ],
 )
-def test_shares_of_several_deployments(first: str, second: str, strategy: str, weights: tuple[float | None, ...]) -> None:
+def test_shares_of_several_deployments(
+    first: str, second: str, strategy: str, weights: tuple[float | None, ...]
+) -> None:
     made = converted(
         f"model_list:\n- {{model_name: m, litellm_params: {{model: gpt-4o, {first}}}}}\n"
         f"- {{model_name: m, litellm_params: {{model: gpt-4.1, {second}}}}}\nrouter_settings: {{routing_strategy: {strategy}}}\n"
@@ -416,9 +487,19 @@ def test_timeouts_and_retries_are_the_longest_of_a_name() -> None:
         "litellm_settings: {request_timeout: 33, num_retries: 1}\n"
     )
     model = loaded(made).models["m"]
-    assert model.timeouts is not None and (model.timeouts.total, model.timeouts.first_token, model.retries) == (90, 7, 10)
-    assert {(p.timeouts.total, p.timeouts.first_token, p.retries) for p in loaded(made).providers.values()} == {(33, 33, 1)}
-    assert noted(made)["model_list[].litellm_params.num_retries"] == (Outcome.CHANGED, "there are at most 10")
+    assert model.timeouts is not None and (
+        model.timeouts.total,
+        model.timeouts.first_token,
+        model.retries,
+    ) == (90, 7, 10)
+    assert {
+        (p.timeouts.total, p.timeouts.first_token, p.retries)
+        for p in loaded(made).providers.values()
+    } == {(33, 33, 1)}
+    assert noted(made)["model_list[].litellm_params.num_retries"] == (
+        Outcome.CHANGED,
+        "there are at most 10",
+    )
 
 
 # -- routing and the rest ----------------------------------------------------------------------------------------------
@@ -440,15 +521,23 @@ def test_an_alias_has_the_same_targets(large: Converted) -> None:
     models = loaded(large).models
     assert models["gpt-4"].targets == models["chat"].targets
     assert models["quiet"].model == "gpt-4o-mini"
-    made = converted(f"model_list: [{entry('model: gpt-4o', 'gpt-4o')}]\nrouter_settings: {{model_group_alias: {{a: gpt-4o}}}}")
+    made = converted(
+        f"model_list: [{entry('model: gpt-4o', 'gpt-4o')}]\nrouter_settings: {{model_group_alias: {{a: gpt-4o}}}}"
+    )
     assert loaded(made).models["a"].model == "gpt-4o"
 
 
 def test_database_redis_cache_and_budget(large: Converted) -> None:
-    config = loaded(large, DATABASE_URL="postgresql://ours/db", REDIS_PASSWORD="pw", REDIS_PORT="7000")
+    config = loaded(
+        large, DATABASE_URL="postgresql://ours/db", REDIS_PASSWORD="pw", REDIS_PORT="7000"
+    )
     assert config.database_url == "postgresql://ours/db"
     assert config.redis_url == "redis://:pw@redis.acme.example:7000"
-    assert config.cache is not None and (config.cache.ttl, config.cache.scope, config.cache.enabled) == (600, "shared", True)
+    assert config.cache is not None and (
+        config.cache.ttl,
+        config.cache.scope,
+        config.cache.enabled,
+    ) == (600, "shared", True)
     assert config.budgets.default is not None
     assert (config.budgets.default.cost_usd, config.budgets.default.per) == (5, "month")
     assert (config.default_model, config.server.max_body_mb) == ("chat", 50)
@@ -481,7 +570,9 @@ def test_redis_is_one_url(settings: str, url: str) -> None:
     ],
 )
 def test_when_answers_are_kept(settings: str, enabled: bool | None) -> None:
-    cache = loaded(converted(f"model_list: [{entry('model: gpt-4o')}]\nlitellm_settings: {{{settings}}}")).cache
+    cache = loaded(
+        converted(f"model_list: [{entry('model: gpt-4o')}]\nlitellm_settings: {{{settings}}}")
+    ).cache
     assert (None if cache is None else cache.enabled) is enabled
 
 
@@ -522,13 +613,19 @@ def test_any_file_is_converted_whole_or_refused_with_a_line(value: dict[str, Any
     try:
         made = converted(text)
     except ConfigError as error:
-        assert all(problem.file == "proxy.yaml" and problem.line for problem in error.problems), error
+        assert all(problem.file == "proxy.yaml" and problem.line for problem in error.problems), (
+            error
+        )
         return
     assert_whole(made)
     assert loaded(made).models
 
 
 def test_numbers_are_written_as_numbers() -> None:
-    made = converted("model_list: [{model_name: m, litellm_params: {model: gpt-4o, input_cost_per_token: 1.2345e-7}}]")
-    price = read(made.text.encode(), "made", made.source.variables.examples).value["models"]["m"]["price"]
+    made = converted(
+        "model_list: [{model_name: m, litellm_params: {model: gpt-4o, input_cost_per_token: 1.2345e-7}}]"
+    )
+    price = read(made.text.encode(), "made", made.source.variables.examples).value["models"]["m"][
+        "price"
+    ]
     assert math.isclose(price["input"], 0.12345)

@@ -32,8 +32,14 @@ def test_the_supported_versions_are_the_same_everywhere() -> None:
 
 
 def test_a_commit_is_checked_by_what_make_runs() -> None:
-    recipes = re.findall(r"^(?:lint|types):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
-    made = [line.strip().replace("$(BIN)", ".venv/bin") for recipe in recipes for line in recipe.splitlines()]
+    recipes = re.findall(
+        r"^(?:lint|types):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M
+    )
+    made = [
+        line.strip().replace("$(BIN)", ".venv/bin")
+        for recipe in recipes
+        for line in recipe.splitlines()
+    ]
     [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
     assert {hook["language"] for hook in repository["hooks"]} == {"system"}

@@ -32,7 +32,12 @@ def back(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def call(id: str, name: str = "f", arguments: str = "{}", **more: Any) -> dict[str, Any]:
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
+    return {
+        "id": id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+        **more,
+    }
 
 
 def words(text: str) -> list[dict[str, Any]]:
@@ -48,7 +53,14 @@ def message(role: str, *content: Any) -> dict[str, Any]:
 
 def test_an_answer_with_words_and_two_calls_is_three_items() -> None:
     stem = ID.removeprefix("msg_")
-    items = items_of(ID, Message("assistant", "On it.", tool_calls=[call("c1", "weather", '{"city": "Oslo"}'), call("c2")]))
+    items = items_of(
+        ID,
+        Message(
+            "assistant",
+            "On it.",
+            tool_calls=[call("c1", "weather", '{"city": "Oslo"}'), call("c2")],
+        ),
+    )
     assert items == [
         {"id": ID, "type": "message", "role": "assistant", "status": "completed", "content": words("On it.")},
         {"id": f"fc_{stem}.1", "type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Oslo"}',
@@ -79,7 +91,9 @@ SHOWN: list[tuple[Message, list[str], str]] = [
 
 
 @pytest.mark.parametrize(("stored", "kinds", "part"), SHOWN)
-def test_a_stored_message_is_shown_as_openais_types_have_it(stored: Message, kinds: list[str], part: str) -> None:
+def test_a_stored_message_is_shown_as_openais_types_have_it(
+    stored: Message, kinds: list[str], part: str
+) -> None:
     items = items_of(ID, stored)
     assert [item["type"] for item in items] == kinds
     assert part in json.dumps(items)
@@ -91,13 +105,31 @@ def test_a_stored_message_is_shown_as_openais_types_have_it(stored: Message, kin
 @pytest.mark.parametrize(
     ("stored", "part"),
     [
-        (Message("user", "hi", name="alice", extra={"vendor": [1]}), '"name": "alice", "vendor": [1]'),
-        (Message("user", [{"type": "text", "text": "a", "cache_control": {"type": "x"}}]), '"cache_control": {"type": "x"}'),
+        (
+            Message("user", "hi", name="alice", extra={"vendor": [1]}),
+            '"name": "alice", "vendor": [1]',
+        ),
+        (
+            Message("user", [{"type": "text", "text": "a", "cache_control": {"type": "x"}}]),
+            '"cache_control": {"type": "x"}',
+        ),
         (Message("user", [{"type": "new", "x": 1}]), '{"type": "new", "x": 1}'),
-        (Message("assistant", None, tool_calls=[call("c", extra_content={"signature": "s"})]), '"signature": "s"'),
-        (Message("assistant", None, tool_calls=[{"id": "c", "type": "new", "new": {"x": 1}}]), '"x": 1'),
-        (Message("assistant", None, tool_calls=[{"odd": 1}, {"id": "c", "function": "odd"}]), '"odd"'),
-        (Message("assistant", None, extra={"function_call": {"name": "f", "arguments": "{}"}}), '"function_call": {"name": "f"'),
+        (
+            Message("assistant", None, tool_calls=[call("c", extra_content={"signature": "s"})]),
+            '"signature": "s"',
+        ),
+        (
+            Message("assistant", None, tool_calls=[{"id": "c", "type": "new", "new": {"x": 1}}]),
+            '"x": 1',
+        ),
+        (
+            Message("assistant", None, tool_calls=[{"odd": 1}, {"id": "c", "function": "odd"}]),
+            '"odd"',
+        ),
+        (
+            Message("assistant", None, extra={"function_call": {"name": "f", "arguments": "{}"}}),
+            '"function_call": {"name": "f"',
+        ),
         (Message("item", "no item at all"), "no item at all"),
         (Message("item", []), '"role": "item"'),
         (Message("item", [{"type": "item", "item": "odd"}]), '"odd"'),
@@ -134,7 +166,9 @@ READ: list[tuple[dict[str, Any], Message]] = [
 
 
 @pytest.mark.parametrize(("item", "wanted"), READ)
-def test_an_item_that_a_chat_has_a_word_for_is_that_message_and_no_more(item: dict[str, Any], wanted: Message) -> None:
+def test_an_item_that_a_chat_has_a_word_for_is_that_message_and_no_more(
+    item: dict[str, Any], wanted: Message
+) -> None:
     assert there({"id": "msg_theirs", "status": "completed"} | item) == wanted
 
 
@@ -169,23 +203,34 @@ def test_what_a_chat_has_no_word_for_comes_back_as_it_was(item: dict[str, Any]) 
 
 
 def test_an_item_that_its_provider_knows_by_an_id_keeps_it() -> None:
-    for item in ({"type": "reasoning", "id": "rs_theirs", "summary": []}, {"type": "web_search_call", "id": "ws_theirs"}):
+    for item in (
+        {"type": "reasoning", "id": "rs_theirs", "summary": []},
+        {"type": "web_search_call", "id": "ws_theirs"},
+    ):
         stored = there(item)
         assert items_of(ID, stored) == [item]
         assert stored == there(dict(item))  # which is still as it was
-    for item in ({"role": "user", "content": "x", "id": "msg_theirs"}, {"type": "x", "id": 7}, {"type": "x", "id": ""}):
+    for item in (
+        {"role": "user", "content": "x", "id": "msg_theirs"},
+        {"type": "x", "id": 7},
+        {"type": "x", "id": ""},
+    ):
         [shown] = items_of(ID, there(item))
         assert keys_of(ID, [shown]) == [shown["id"]]
 
 
 def test_other_items_that_follow_the_same_message_are_other_messages() -> None:
-    one, other = (there({"type": "reasoning", "summary": [], "encrypted_content": text}) for text in "ab")
+    one, other = (
+        there({"type": "reasoning", "summary": [], "encrypted_content": text}) for text in "ab"
+    )
     assert said(one) != said(other)
 
 
 Value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 PARTS = st.sampled_from(
@@ -203,10 +248,23 @@ CONTENT = st.text(max_size=5) | st.lists(
 )
 ITEMS = st.builds(
     lambda base, more: more | base,
-    st.fixed_dictionaries({"type": st.just("message"), "role": st.sampled_from(["user", "assistant"]), "content": CONTENT})
-    | st.fixed_dictionaries({"type": st.just("function_call_output"), "call_id": st.text(max_size=3), "output": CONTENT})
+    st.fixed_dictionaries(
+        {
+            "type": st.just("message"),
+            "role": st.sampled_from(["user", "assistant"]),
+            "content": CONTENT,
+        }
+    )
+    | st.fixed_dictionaries(
+        {"type": st.just("function_call_output"), "call_id": st.text(max_size=3), "output": CONTENT}
+    )
     | st.fixed_dictionaries({"type": st.sampled_from(["reasoning", "x"])}),
-    st.dictionaries(st.sampled_from(["status", "phase", "name", "role", "content", "index", "annotations", "item", "x"]), Value),
+    st.dictionaries(
+        st.sampled_from(
+            ["status", "phase", "name", "role", "content", "index", "annotations", "item", "x"]
+        ),
+        Value,
+    ),
 )
 
 
@@ -215,9 +273,13 @@ def within(given: Any, shown: Any) -> bool:
     if isinstance(given, str) and isinstance(shown, list):
         return len(shown) == 1 and shown[0]["text"] == given
     if isinstance(given, dict):
-        return isinstance(shown, dict) and all(name in shown and within(value, shown[name]) for name, value in given.items())
+        return isinstance(shown, dict) and all(
+            name in shown and within(value, shown[name]) for name, value in given.items()
+        )
     if isinstance(given, list):
-        return isinstance(shown, list) and len(given) == len(shown) and all(map(within, given, shown))
+        return (
+            isinstance(shown, list) and len(given) == len(shown) and all(map(within, given, shown))
+        )
     return type(given) is type(shown) and bool(given == shown)
 
 
@@ -239,11 +301,31 @@ def test_whatever_is_in_an_item_comes_back(item: dict[str, Any]) -> None:
         ({"role": "user", "content": {"type": "input_text"}}, "items[0].content", "invalid_type"),
         (message("user", "words"), "items[0].content[0]", "invalid_type"),
         (message("user", {"text": "x"}), "items[0].content[0].type", "missing_required_parameter"),
-        (message("user", {"type": "new"}, {"type": "input_text"}), "items[0].content[1].text", "missing_required_parameter"),
-        (message("user", {"type": "input_text", "text": 7}), "items[0].content[0].text", "invalid_type"),
-        ({"type": "function_call", "name": "f", "arguments": "{}"}, "items[0].call_id", "missing_required_parameter"),
-        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": {}}, "items[0].arguments", "invalid_type"),
-        ({"type": "function_call_output", "call_id": "c"}, "items[0].output", "missing_required_parameter"),
+        (
+            message("user", {"type": "new"}, {"type": "input_text"}),
+            "items[0].content[1].text",
+            "missing_required_parameter",
+        ),
+        (
+            message("user", {"type": "input_text", "text": 7}),
+            "items[0].content[0].text",
+            "invalid_type",
+        ),
+        (
+            {"type": "function_call", "name": "f", "arguments": "{}"},
+            "items[0].call_id",
+            "missing_required_parameter",
+        ),
+        (
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": {}},
+            "items[0].arguments",
+            "invalid_type",
+        ),
+        (
+            {"type": "function_call_output", "call_id": "c"},
+            "items[0].output",
+            "missing_required_parameter",
+        ),
     ],
 )
 def test_a_wrong_item_is_refused_by_the_field(item: dict[str, Any], param: str, code: str) -> None:
@@ -278,13 +360,23 @@ def test_a_model_is_asked_a_chat_and_nothing_else() -> None:
         Message("assistant", tool_calls=[call("3")]),
     ]
     assert stored == [there(item) for item in items]  # which are still as they were
-    usual = [Message("user", "q", extra={"vendor": 1}), Message("assistant", "a"), Message("assistant", "b")]
+    usual = [
+        Message("user", "q", extra={"vendor": 1}),
+        Message("assistant", "a"),
+        Message("assistant", "b"),
+    ]
     assert asked(usual) == usual
 
 
 def test_a_model_is_asked_whole_characters() -> None:
-    stored = [Message("user", "a\ud800b 😀", extra={"x": "\udfff"}), Message("user", [{"type": "text", "text": "\ud83d"}])]
-    assert [one.content for one in asked(stored)] == ["a\ufffdb 😀", [{"type": "text", "text": "\ufffd"}]]
+    stored = [
+        Message("user", "a\ud800b 😀", extra={"x": "\udfff"}),
+        Message("user", [{"type": "text", "text": "\ud83d"}]),
+    ]
+    assert [one.content for one in asked(stored)] == [
+        "a\ufffdb 😀",
+        [{"type": "text", "text": "\ufffd"}],
+    ]
     assert asked(stored)[0].extra == {"x": "\ufffd"}
 
 

@@ -24,7 +24,10 @@ def end(name: str) -> End:
 
 
 def record(name: str) -> Record:
-    return Record(Wish(id=name, asker=Asker(user="u", team="t"), model="m", prompt=0, most=1), Used(completion=5))
+    return Record(
+        Wish(id=name, asker=Asker(user="u", team="t"), model="m", prompt=0, most=1),
+        Used(completion=5),
+    )
 
 
 def left(folder: Path) -> list[Line]:
@@ -38,7 +41,9 @@ def test_lines_of_a_dead_process_come_back_as_they_were(tmp_path: Path) -> None:
         "j = Journal(Path(sys.argv[1])); j.write(end('a')); j.write(record('b')); j.write(end('c')); j.done('c')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=30)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=30
+    )
     assert run.returncode == -signal.SIGKILL
     assert left(tmp_path)[:2] == [end("a"), record("b")]  # and c once more, which is harmless
     assert left(tmp_path) == []
@@ -63,7 +68,9 @@ def test_lines_that_nobody_booked_are_handed_out_again(tmp_path: Path) -> None:
     assert left(tmp_path) == [end("a")]
 
 
-def test_a_file_leaves_when_all_of_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_leaves_when_all_of_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SEGMENT", 1000)
     journal = Journal(tmp_path)
     names = [f"h{i}" for i in range(100)]
@@ -164,7 +171,9 @@ def test_a_failpoint_that_makes_no_sense_is_refused() -> None:
         from_environment({"CHATTABLE_FAILPOINT": "after_hold"})
 
 
-def test_where_no_room_can_be_reserved_zeros_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_room_can_be_reserved_zeros_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(module.os, "posix_fallocate")
     journal = Journal(tmp_path)
     journal.write(end("a"))
@@ -175,7 +184,9 @@ def test_where_no_room_can_be_reserved_zeros_take_it(tmp_path: Path, monkeypatch
     assert left(tmp_path) == [end("a")]
 
 
-def test_where_no_room_can_be_reserved_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_room_can_be_reserved_a_full_disk_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(module.os, "posix_fallocate")
     monkeypatch.setattr(module.os, "pwrite", full_disk)
     with pytest.raises(OSError, match="No space left"):

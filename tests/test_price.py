@@ -63,7 +63,9 @@ def test_the_sum_is_exact_and_the_dearest_price_covers_it(
     assert price.dearest.of(prompt, output) >= cost
 
 
-STEPPED = Price(3_000_000, 15_000_000, 300_000, above=200_000, long=Price(6_000_000, 22_500_000, 600_000))
+STEPPED = Price(
+    3_000_000, 15_000_000, 300_000, above=200_000, long=Price(6_000_000, 22_500_000, 600_000)
+)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,8 @@ STEPPED = Price(3_000_000, 15_000_000, 300_000, above=200_000, long=Price(6_000_
     [
         ((200_000, 1_000), 600_000 + 15_000),
         ((200_001, 1_000), 1_200_006 + 22_500),  # every token, not those above alone
-        ((200_001, 1_000, 200_001), 120_001 + 22_500),  # what was cached makes a prompt long as well
+        # what was cached makes a prompt long as well
+        ((200_001, 1_000, 200_001), 120_001 + 22_500),
     ],
 )
 def test_a_long_prompt_costs_more_from_its_first_token(parts: tuple[int, ...], cost: int) -> None:

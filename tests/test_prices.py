@@ -112,7 +112,9 @@ def test_b4_prices_by_kind_and_model_and_unknown_is_not_zero() -> None:
     assert [found[name].price for name in ("known", "written", "azure")] == [GPT_4O] * 3
     assert [found[name].price for name in ("deployment", "own", "echo")] == [None] * 3
     assert found["free"].price == FREE
-    assert found["said"].price == Price(3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000, 40_000)
+    assert found["said"].price == Price(
+        3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000, 40_000
+    )
     assert (found["said"].picture_tokens, found["known"].picture_tokens) == (900, None)
 
 
@@ -145,7 +147,10 @@ def test_a_hold_covers_what_a_long_prompt_writes() -> None:
     price = Price(1, 1, above=10, long=Price(2, 1, cache_write=5))
     held = held_price(price, Chat("m", [Message("user", "hi")]))
     assert held.at(11).input == 5 and held.at(10).input == 1
-    assert held_price(Price(1, 1, cache_write=9, above=10, long=Price(2, 1)), MARKED[0]).at(11).input == 9
+    assert (
+        held_price(Price(1, 1, cache_write=9, above=10, long=Price(2, 1)), MARKED[0]).at(11).input
+        == 9
+    )
 
 
 def test_who_refuses_what_has_no_price() -> None:
@@ -176,7 +181,9 @@ IMAGES = [  # model, its price, what a small and a large picture cost besides th
 
 
 @pytest.mark.parametrize(("model", "price", "small", "large"), IMAGES)
-def test_b9_a_picture_costs_its_piece_or_its_tokens(model: str, price: Price | None, small: int, large: int) -> None:
+def test_b9_a_picture_costs_its_piece_or_its_tokens(
+    model: str, price: Price | None, small: int, large: int
+) -> None:
     sizes = ("1024x1024", small), ("1792x1024", large)
     for size, micro in sizes:
         asked = Images("a cat", n=3, size=size, quality="standard")

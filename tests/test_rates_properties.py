@@ -20,11 +20,17 @@ slots = st.sampled_from([None, None, 1, 2, 5])
 rates_of = st.builds(Rate, requests_per_minute=limits, tokens_per_minute=limits, parallel=slots)
 worlds = st.fixed_dictionaries(dict.fromkeys(SUBJECTS, rates_of))
 enters = st.tuples(
-    st.just("enter"), st.lists(st.sampled_from(SUBJECTS), unique=True), st.integers(0, 12) | st.sampled_from([0, 10**12])
+    st.just("enter"),
+    st.lists(st.sampled_from(SUBJECTS), unique=True),
+    st.integers(0, 12) | st.sampled_from([0, 10**12]),
 )
 leaves = st.tuples(st.just("leave"), st.integers(0, 9), st.integers(-1, 30) | st.just(2**53))
 renewals = st.tuples(st.just("renew"), st.integers(0, 9), st.none())
-advances = st.tuples(st.just("advance"), st.integers(0, 9_000) | st.sampled_from([1, 20_000, 59_999, 60_000, 700_000]), st.none())
+advances = st.tuples(
+    st.just("advance"),
+    st.integers(0, 9_000) | st.sampled_from([1, 20_000, 59_999, 60_000, 700_000]),
+    st.none(),
+)
 Step = tuple[str, object, object]
 
 
@@ -34,7 +40,9 @@ def shared_redis() -> Iterator[str]:
         yield url
 
 
-async def play(rates: Rates, clock: Clock, world: dict[str, Rate], steps: list[Step]) -> list[object]:
+async def play(
+    rates: Rates, clock: Clock, world: dict[str, Rate], steps: list[Step]
+) -> list[object]:
     """What each step answers, in this home."""
     passes: list[Pass] = []
     seen: list[object] = []
@@ -56,9 +64,16 @@ async def play(rates: Rates, clock: Clock, world: dict[str, Rate], steps: list[S
     return seen
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(world=worlds, steps=st.lists(enters | enters | leaves | renewals | advances, min_size=15, max_size=60))
-def test_memory_and_redis_agree(shared_redis: str, world: dict[str, Rate], steps: list[Step]) -> None:
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    world=worlds,
+    steps=st.lists(enters | enters | leaves | renewals | advances, min_size=15, max_size=60),
+)
+def test_memory_and_redis_agree(
+    shared_redis: str, world: dict[str, Rate], steps: list[Step]
+) -> None:
     async def both() -> None:
         clocks = Clock(), Clock()
         redis = RedisRates(shared_redis, namespace=own_namespace(), clock=clocks[1])
@@ -75,9 +90,13 @@ def test_memory_and_redis_agree(shared_redis: str, world: dict[str, Rate], steps
 @settings(max_examples=200, deadline=None)
 @given(
     limit=st.integers(1, 40),
-    calls=st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 50), st.integers(0, 60)), max_size=60),
+    calls=st.lists(
+        st.tuples(st.integers(0, 20_000), st.integers(1, 50), st.integers(0, 60)), max_size=60
+    ),
 )
-def test_no_stretch_of_time_lets_more_in_than_it_may(limit: int, calls: list[tuple[int, int, int]]) -> None:
+def test_no_stretch_of_time_lets_more_in_than_it_may(
+    limit: int, calls: list[tuple[int, int, int]]
+) -> None:
     """In any stretch of t minutes at most N (1 + t) requests, and N (1 + t) tokens where estimates are kept to."""
 
     async def run() -> None:
@@ -101,6 +120,13 @@ def test_no_stretch_of_time_lets_more_in_than_it_may(limit: int, calls: list[tup
     asyncio.run(run())
 
 
-@given(level=st.integers(0, 10**16), limit=st.integers(0, 10**10), first=st.integers(0, 10**6), second=st.integers(0, 10**6))
+@given(
+    level=st.integers(0, 10**16),
+    limit=st.integers(0, 10**10),
+    first=st.integers(0, 10**6),
+    second=st.integers(0, 10**6),
+)
 def test_a_look_between_changes_nothing(level: int, limit: int, first: int, second: int) -> None:
-    assert drained(drained(level, limit, first), limit, second) == drained(level, limit, first + second)
+    assert drained(drained(level, limit, first), limit, second) == drained(
+        level, limit, first + second
+    )

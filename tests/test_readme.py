@@ -38,7 +38,9 @@ def server() -> Iterator[Chattable]:
 
 def pasted(code: str, server: Chattable) -> str:
     assert "http://127.0.0.1:8000" in code
-    return code.replace("http://127.0.0.1:8000", server.base_url).replace("YOUR_KEY", server.admin_key)
+    return code.replace("http://127.0.0.1:8000", server.base_url).replace(
+        "YOUR_KEY", server.admin_key
+    )
 
 
 def run(*command: str, **options: object) -> str:
@@ -55,14 +57,21 @@ def test_every_block_is_run_here() -> None:
 
 
 def test_curl_chat(server: Chattable) -> None:
-    assert '"content":"Hello"' in run("bash", "-c", pasted(block("bash", '"content": "Hello"'), server))
+    assert '"content":"Hello"' in run(
+        "bash", "-c", pasted(block("bash", '"content": "Hello"'), server)
+    )
 
 
 def test_curl_in_a_session(server: Chattable) -> None:
     out = run("bash", "-ec", pasted(block("bash", "X-Session-Id"), server))
-    answer, items = out.strip().splitlines() if "\n" in out.strip() else out.replace("}{", "}\n{").splitlines()
+    answer, items = (
+        out.strip().splitlines() if "\n" in out.strip() else out.replace("}{", "}\n{").splitlines()
+    )
     assert '"content":"Remember me"' in answer
-    assert [item["content"][0]["text"] for item in json.loads(items)["data"]] == ["Remember me", "Remember me"]
+    assert [item["content"][0]["text"] for item in json.loads(items)["data"]] == [
+        "Remember me",
+        "Remember me",
+    ]
 
 
 def test_python(server: Chattable) -> None:
@@ -70,12 +79,26 @@ def test_python(server: Chattable) -> None:
     assert out == "Hello from Python\nHello from Python"
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="this machine has no Node.js; everything else needs only Python")
+@pytest.mark.skipif(
+    shutil.which("npm") is None,
+    reason="this machine has no Node.js; everything else needs only Python",
+)
 def test_node(server: Chattable, tmp_path: Path) -> None:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chattable-tests" / "node"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chattable-tests" / "node"
+    )
     if not (cache / "node_modules" / "openai").is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(cache), "openai@6")
+        run(
+            "npm",
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            str(cache),
+            "openai@6",
+        )
     script = cache / f"readme-{os.getpid()}.mjs"
     script.write_text(pasted(block("javascript", "OpenAI"), server))
     try:
@@ -102,14 +125,27 @@ def test_config_is_valid(tmp_path: Path) -> None:
 def test_agents_answer(tmp_path: Path, text: str) -> None:
     (tmp_path / "my_agents.py").write_text(block("python", "Chattable", text))
     with ScriptedUpstream() as upstream:
-        provider = f"providers: {{stub: {{kind: openai, base_url: '{upstream.url}', api_key: x}}}}\n"
-        agents = block("yaml", "agents:\n  pirate", text) if text is README else block("yaml", "debate", text)
-        config = provider + "models: {fast: {provider: stub}}\n" + agents + "  echo: {use: 'chattable.agents.echo:Echo'}\n"
+        provider = (
+            f"providers: {{stub: {{kind: openai, base_url: '{upstream.url}', api_key: x}}}}\n"
+        )
+        agents = (
+            block("yaml", "agents:\n  pirate", text)
+            if text is README
+            else block("yaml", "debate", text)
+        )
+        config = (
+            provider
+            + "models: {fast: {provider: stub}}\n"
+            + agents
+            + "  echo: {use: 'chattable.agents.echo:Echo'}\n"
+        )
         names = list(yaml.safe_load(agents)["agents"])
         with chattable(config, PYTHONPATH=str(tmp_path)) as server:
             for name in names:
                 body = ask("ahoy there", model=name)
-                answer = server.admin("POST", "/v1/chat/completions", body)["choices"][0]["message"]["content"]
+                answer = server.admin("POST", "/v1/chat/completions", body)["choices"][0][
+                    "message"
+                ]["content"]
                 assert "ahoy" in answer.lower()
 
 

@@ -47,7 +47,9 @@ class World:
         return reply
 
 
-@pytest.mark.parametrize(("who", "gone"), [(ADA, "key_a"), (ADA, "user_a"), (EVA, "key_ui"), (EVA, "user_e")])
+@pytest.mark.parametrize(
+    ("who", "gone"), [(ADA, "key_a"), (ADA, "user_a"), (EVA, "key_ui"), (EVA, "user_e")]
+)
 async def test_the_second_look_ends_turns_of_who_may_ask_no_more(who: Principal, gone: str) -> None:
     world = World()
     reply, other = world.turn(who), world.turn(EVA if who is ADA else ADA)

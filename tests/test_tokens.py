@@ -14,10 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chattable.budget import tokens
-from chattable.budget.tokens import bound, count, count_async, encoding_for, encoding_name, is_counted, pieces
+from chattable.budget.tokens import (
+    bound,
+    count,
+    count_async,
+    encoding_for,
+    encoding_name,
+    is_counted,
+    pieces,
+)
 
 GPT4O, GPT4 = "gpt-4o", "gpt-4"
-AWKWARD = st.text(st.sampled_from("aABé的ñß01२Ⅷ \t\n\r\u2028\x1c\x85\xa0'_-/.,sTlLvV\u0301😀\0<|>")) | st.text()
+AWKWARD = (
+    st.text(st.sampled_from("aABé的ñß01२Ⅷ \t\n\r\u2028\x1c\x85\xa0'_-/.,sTlLvV\u0301😀\0<|>"))
+    | st.text()
+)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +74,9 @@ def test_models_choose_their_encoding(model: str, encoding: str) -> None:
 
 def test_an_encoding_is_loaded_once_even_by_many_threads() -> None:
     fresh, found = tokens._Encodings(), []
-    threads = [threading.Thread(target=lambda: found.append(fresh["cl100k_base"])) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(fresh["cl100k_base"])) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -78,7 +91,9 @@ def test_count_is_tiktokens_and_within_the_bound(text: str, model: str) -> None:
     assert count(text, model) <= bound(text)
 
 
-@pytest.mark.parametrize("text", ["<|endoftext|>", "<|im_start|>system<|im_end|>", "<|fim_prefix|><|endofprompt|>"])
+@pytest.mark.parametrize(
+    "text", ["<|endoftext|>", "<|im_start|>system<|im_end|>", "<|fim_prefix|><|endofprompt|>"]
+)
 def test_text_like_special_tokens_is_counted_as_text(text: str) -> None:
     with pytest.raises(ValueError, match="special token"):
         encoding_for(GPT4).encode("<|endoftext|>")
@@ -110,7 +125,10 @@ def test_a_cut_at_a_seam_changes_nothing(text: str, model: str) -> None:
         assert encode(text[: seam.start()]) + encode(text[seam.start() :]) == whole
 
 
-@pytest.mark.parametrize("line", ["The quick brown fox, it jumps. ", "alpha,7,0.25\n", "    def f(x):  # law\n\n", "的 是 "])
+@pytest.mark.parametrize(
+    "line",
+    ["The quick brown fox, it jumps. ", "alpha,7,0.25\n", "    def f(x):  # law\n\n", "的 是 "],
+)
 def test_long_texts_are_counted_exactly(line: str) -> None:
     text = line * (200_000 // len(line))
     assert len(list(pieces(text))) > 3
@@ -183,7 +201,14 @@ def test_a_bare_process_counts_offline_and_writes_nothing(tmp_path: Path) -> Non
     )
     kept = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     bare = kept | dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], env=bare, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=bare,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.stdout, done.stderr) == ("2 2 2\n", "")
     assert list(tmp_path.iterdir()) == []
 

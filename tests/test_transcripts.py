@@ -27,7 +27,15 @@ from chattable.proxy.store.sessions_memory import MemorySessions
 from chattable.proxy.transcripts import decoding, splitting
 from chattable.proxy.transcripts.decoding import decode, decode_deep
 from chattable.proxy.transcripts.fields import moment
-from chattable.proxy.transcripts.formats import FORMATS, READABLE, WRITABLE, Found, chosen, conversations, exported
+from chattable.proxy.transcripts.formats import (
+    FORMATS,
+    READABLE,
+    WRITABLE,
+    Found,
+    chosen,
+    conversations,
+    exported,
+)
 from chattable.proxy.transcripts.markdown import closed, fenced
 from chattable.proxy.transcripts.report import Outcome, imported
 from chattable.proxy.transcripts.transcript import MOST_NOTES, Node, Notes, Unreadable
@@ -40,9 +48,17 @@ Q = '{"conversations":[{"from":"human","value":"q"}]}'
 NASTY = "NUL \x00, halves \ud800 \udfff, 👩‍💻, e\u0301, \u2028, \\u0000, \x1b"
 
 text = st.text(st.characters(codec=None, exclude_categories=[]), max_size=12)
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text
+)
 anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=12
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=12,
 )
 
 
@@ -100,7 +116,9 @@ def head(one: Found) -> str | None:
     return one.transcript.session.head
 
 
-async def take(store: SessionStore, data: bytes, name: str = "", user: str = ALICE) -> list[Outcome]:
+async def take(
+    store: SessionStore, data: bytes, name: str = "", user: str = ALICE
+) -> list[Outcome]:
     return [outcome async for outcome in imported(store, user, io.BytesIO(data), name)]
 
 
@@ -112,9 +130,13 @@ async def every(store: SessionStore, session: Session) -> list[Item]:
     return [item async for batch in store.export(session) for item in batch]
 
 
-async def talk(store: SessionStore, *messages: Message, user: str = ALICE, alias: str | None = None) -> Session:
+async def talk(
+    store: SessionStore, *messages: Message, user: str = ALICE, alias: str | None = None
+) -> Session:
     session = await store.open(user, alias)
-    return (await store.commit(session, Turn(entries=tuple(Entry(message=one) for one in messages)))).session
+    return (
+        await store.commit(session, Turn(entries=tuple(Entry(message=one) for one in messages)))
+    ).session
 
 
 # -- ChatGPT -----------------------------------------------------------------------------------------------------------
@@ -136,11 +158,25 @@ def test_chatgpt_keeps_branches_thoughts_calls_and_custom_instructions() -> None
     assert head(tides) == "a2"
     own = items(tides)
     assert own["ctx"].message.content == "Sails a dinghy.\nBe brief."
-    assert own["a1"].message.reasoning_content == "Which port?\n\nNone was named.\n\nThought for 4 seconds"
-    assert (own["a1"].speaker, own["a1-old"].speaker, own["result"].speaker) == ("o4-mini", "gpt-4o", "python")
-    assert own["q2"].message.content == "[image: file-service://file-7Kd]\nThis one.\n\n[attachment: chart.pdf]"
+    assert (
+        own["a1"].message.reasoning_content
+        == "Which port?\n\nNone was named.\n\nThought for 4 seconds"
+    )
+    assert (own["a1"].speaker, own["a1-old"].speaker, own["result"].speaker) == (
+        "o4-mini",
+        "gpt-4o",
+        "python",
+    )
+    assert (
+        own["q2"].message.content
+        == "[image: file-service://file-7Kd]\nThis one.\n\n[attachment: chart.pdf]"
+    )
     assert own["call"].message.tool_calls == [
-        {"id": "call_9", "type": "function", "function": {"name": "python", "arguments": '{"input": "tide(\'Brest\')"}'}}
+        {
+            "id": "call_9",
+            "type": "function",
+            "function": {"name": "python", "arguments": '{"input": "tide(\'Brest\')"}'},
+        }
     ]
     assert own["result"].message.tool_call_id == "call_9"
     assert own["a2"].incomplete
@@ -154,7 +190,12 @@ def test_chatgpt_keeps_branches_thoughts_calls_and_custom_instructions() -> None
         1746000900,
     )
     told = notes(tides)
-    assert [(index, id) for index, id, _ in told] == [(2, "ctx"), (8, "q2"), (8, "q2"), (None, None)]
+    assert [(index, id) for index, id, _ in told] == [
+        (2, "ctx"),
+        (8, "q2"),
+        (8, "q2"),
+        (None, None),
+    ]
     assert "file-service://file-7Kd" in told[1][2]
     assert "chart.pdf" in told[2][2]
     assert told[3][2].endswith(": metadata.citations, is_archived")
@@ -168,7 +209,9 @@ def test_chatgpt_keeps_branches_thoughts_calls_and_custom_instructions() -> None
 
 
 def test_chatgpt_calls_and_answers_pair_up_for_a_model() -> None:
-    messages = [item.message for item in items(sample("chatgpt.json")[0]).values() if item.id != "a1-old"]
+    messages = [
+        item.message for item in items(sample("chatgpt.json")[0]).values() if item.id != "a1-old"
+    ]
     assert paired(messages) == [True] * len(messages)
 
 
@@ -179,26 +222,39 @@ def test_chatgpt_calls_and_answers_pair_up_for_a_model() -> None:
         ({"content_type": "text", "parts": ["a", 3, None]}, "a"),
         ({"content_type": "text", "text": "plain"}, "plain"),
         ({"content_type": "code", "language": "python", "text": "x = 1"}, "x = 1"),
-        ({"content_type": "tether_quote", "url": "https://e.com", "title": "T", "text": "q"}, "T\nhttps://e.com\nq"),
+        (
+            {"content_type": "tether_quote", "url": "https://e.com", "title": "T", "text": "q"},
+            "T\nhttps://e.com\nq",
+        ),
         ({"content_type": "tether_browsing_display", "result": "R", "summary": None}, "R"),
         ({"content_type": "system_error", "name": "Oops", "text": "no"}, "Oops\nno"),
         ({"content_type": "of tomorrow", "text": "words"}, "words"),
         ({"content_type": "of tomorrow", "x": [1]}, '{"content_type": "of tomorrow", "x": [1]}'),
         (
-            {"content_type": "multimodal_text", "parts": [{"content_type": "video_asset_pointer", "asset_pointer": "v"}]},
+            {
+                "content_type": "multimodal_text",
+                "parts": [{"content_type": "video_asset_pointer", "asset_pointer": "v"}],
+            },
             "[video: v]",
         ),
     ],
 )
 def test_chatgpt_content_of_every_type_is_kept_as_words(content: Any, shown: str) -> None:
-    node = {"id": "a", "parent": None, "message": {"author": {"role": "assistant"}, "content": content}}
+    node = {
+        "id": "a",
+        "parent": None,
+        "message": {"author": {"role": "assistant"}, "content": content},
+    }
     (one,) = found(json.dumps([{"mapping": {"a": node}, "current_node": "a"}]))
     assert items(one)["a"].message.content == shown
 
 
 def chatgpt_tree(*rows: tuple[str, str | None, str, Any, str]) -> Found:
     mapping = {
-        id: {"parent": parent, "message": {"author": {"role": role}, "content": content, "recipient": recipient}}
+        id: {
+            "parent": parent,
+            "message": {"author": {"role": role}, "content": content, "recipient": recipient},
+        }
         for id, parent, role, content, recipient in rows
     }
     (one,) = found(json.dumps([{"mapping": mapping, "current_node": rows[-1][0]}]))
@@ -213,8 +269,16 @@ def test_chatgpt_thoughts_that_no_answer_follows_everywhere_are_a_message() -> N
         ("stop", "t", "user", {"parts": ["stop"]}, "all"),
         ("a", "t", "assistant", {"parts": ["a"]}, "all"),
     )
-    assert shape(one) == [("q", None, "user"), ("t", "q", "assistant"), ("stop", "t", "user"), ("a", "t", "assistant")]
-    assert (items(one)["t"].message.reasoning_content, items(one)["a"].message.reasoning_content) == ("Hm.", None)
+    assert shape(one) == [
+        ("q", None, "user"),
+        ("t", "q", "assistant"),
+        ("stop", "t", "user"),
+        ("a", "t", "assistant"),
+    ]
+    assert (
+        items(one)["t"].message.reasoning_content,
+        items(one)["a"].message.reasoning_content,
+    ) == ("Hm.", None)
 
 
 def test_chatgpt_answers_of_tools_that_nobody_asked_are_told_of() -> None:
@@ -229,7 +293,11 @@ def test_chatgpt_answers_of_tools_that_nobody_asked_are_told_of() -> None:
     own = items(one)
     assert [own[id].message.tool_call_id for id in ("r1", "r2", "r3")] == ["call_1", "call_1", None]
     assert own["c"].message.tool_calls == [
-        {"id": "call_1", "type": "function", "function": {"name": "web_run", "arguments": '{"q": 1}'}}
+        {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "web_run", "arguments": '{"q": 1}'},
+        }
     ]
     assert [id for _, id, _ in notes(one)] == ["r3"]
 
@@ -269,17 +337,32 @@ def test_librechat_as_a_list_keeps_branches_and_what_agents_did() -> None:
     assert (own["m1"].tokens, own["m1"].created_at, own["m3"].incomplete) == (5, 1741064761, True)
     assert own["m5/1"].message.reasoning_content == "Look it up."
     assert own["m5/1"].message.tool_calls == [
-        {"id": "call_z", "type": "function", "function": {"name": "lookup", "arguments": '{"q":"proof"}'}}
+        {
+            "id": "call_z",
+            "type": "function",
+            "function": {"name": "lookup", "arguments": '{"q":"proof"}'},
+        }
     ]
     assert (own["m5/2"].message.content, own["m5/2"].message.tool_call_id) == ("26 °C", "call_z")
     assert own["m5"].message.content == "26 °C.\n\n[image_file: plot.png]"
-    assert {(index, id) for index, id, _ in notes(bread)} == {(0, "m1"), (4, "m5"), (6, "m7"), (None, None)}
+    assert {(index, id) for index, id, _ in notes(bread)} == {
+        (0, "m1"),
+        (4, "m5"),
+        (6, "m7"),
+        (None, None),
+    }
     assert notes(bread)[-1][2].endswith(": options.temperature")
 
 
 def test_librechat_nested_is_the_same_tree() -> None:
     (knots,) = sample("librechat-tree.json")
-    assert [row[:2] for row in shape(knots)] == [("k1", None), ("k2", "k1"), ("k3", "k2"), ("k4", "k3"), ("k5", "k1")]
+    assert [row[:2] for row in shape(knots)] == [
+        ("k1", None),
+        ("k2", "k1"),
+        ("k3", "k2"),
+        ("k4", "k3"),
+        ("k5", "k1"),
+    ]
     assert head(knots) == "k5"
     assert items(knots)["k5"].speaker == "claude-opus"
     assert notes(knots) == [(5, "k6", "left out: it says nothing")]
@@ -287,17 +370,33 @@ def test_librechat_nested_is_the_same_tree() -> None:
 
 def test_librechat_nested_twenty_thousand_deep_is_read() -> None:
     deep = 20_000
-    opening = "".join(f'{{"messageId":"{i}","isCreatedByUser":true,"text":"t{i}","children":[' for i in range(deep))
+    opening = "".join(
+        f'{{"messageId":"{i}","isCreatedByUser":true,"text":"t{i}","children":['
+        for i in range(deep)
+    )
     (one,) = found('{"messagesTree":[' + opening + "]}" * deep + "]}")
     assert (len(items(one)), head(one)) == (deep, str(deep - 1))
 
 
 def test_librechat_words_after_a_call_are_a_message_of_their_own() -> None:
     call_part = {"type": "tool_call", "tool_call": {"id": "c", "name": "f", "args": {"x": 1}}}
-    parts = [{"type": "text", "text": "one"}, call_part, {"type": "text", "text": "two"}, {"type": "error", "error": "broke"}]
-    message = {"messageId": "a", "isCreatedByUser": False, "content": parts, "parentMessageId": None}
+    parts = [
+        {"type": "text", "text": "one"},
+        call_part,
+        {"type": "text", "text": "two"},
+        {"type": "error", "error": "broke"},
+    ]
+    message = {
+        "messageId": "a",
+        "isCreatedByUser": False,
+        "content": parts,
+        "parentMessageId": None,
+    }
     (one,) = found(json.dumps({"conversationId": "c", "messages": [message]}))
-    assert [(item.id, item.message.content) for item in items(one).values()] == [("a/1", "one"), ("a", "two\n\n[error: broke]")]
+    assert [(item.id, item.message.content) for item in items(one).values()] == [
+        ("a/1", "one"),
+        ("a", "two\n\n[error: broke]"),
+    ]
     assert (items(one)["a/1"].message.tool_calls or [])[0]["function"]["arguments"] == '{"x": 1}'
 
 
@@ -324,9 +423,16 @@ def test_openwebui_keeps_branches_reasoning_calls_and_pictures() -> None:
         {"type": "text", "text": "15 × 17?\n\n[attachment: sums.xlsx]"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
     ]
-    assert (own["a1"].message.content, own["a1"].message.reasoning_content) == ("It is 255.", "15 × 17\n= 255")
+    assert (own["a1"].message.content, own["a1"].message.reasoning_content) == (
+        "It is 255.",
+        "15 × 17\n= 255",
+    )
     assert own["a1"].usage == Usage(11, 22, 33)
-    weather = {"id": "call_w", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Brest"}'}}
+    weather = {
+        "id": "call_w",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city": "Brest"}'},
+    }
     assert (own["a2/1"].message.content, own["a2/1"].message.tool_calls) == ("I ask.", [weather])
     assert (own["a2/2"].message.content, own["a2"].message.content) == ("rain", "It rains.")
     assert (own["a2b/1"].message.reasoning_content, own["a2b"].incomplete) == ("Call it.", True)
@@ -348,7 +454,14 @@ def test_openwebui_keeps_branches_reasoning_calls_and_pictures() -> None:
     ],
 )
 def test_openwebui_details_of_no_known_kind_stay_in_the_words(words: str) -> None:
-    chat = {"chat": {"history": {"messages": {"a": {"role": "assistant", "content": words}}, "currentId": "a"}}}
+    chat = {
+        "chat": {
+            "history": {
+                "messages": {"a": {"role": "assistant", "content": words}},
+                "currentId": "a",
+            }
+        }
+    }
     (one,) = found(json.dumps([chat]))
     assert items(one)["a"].message.content == words
 
@@ -362,21 +475,36 @@ def test_sharegpt_and_its_variants() -> None:
     assert [message.role for message in own] == ["system", "user", "assistant", "tool", "assistant"]
     assert own[1].content == "[image: form.png]Stamp it."
     assert own[2].tool_calls == [
-        {"id": "call_1", "type": "function", "function": {"name": "stamp", "arguments": '{"ink": "red"}'}}
+        {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "stamp", "arguments": '{"ink": "red"}'},
+        }
     ]
     assert (own[3].tool_call_id, paired(own)) == ("call_1", [True] * 5)
     assert notes(stamp)[-1][2].endswith(": tools")
     assert [item.message.content for item in items(variant).values()] == ["Hi", "Hello"]
     assert notes(variant)[-1][2].endswith(": weight")
-    assert [item.message.content for item in items(bare).values()] == ["Bare", "turns", "stamp!", "lost"]
+    assert [item.message.content for item in items(bare).values()] == [
+        "Bare",
+        "turns",
+        "stamp!",
+        "lost",
+    ]
     assert items(bare)["1"].speaker == "bing"
     assert [index for index, _, _ in notes(bare)] == [2, 3, 4]
 
 
 def test_sharegpt_pictures_are_named_one_by_one() -> None:
-    turns = [{"from": "human", "value": "a<image>b<image>"}, {"from": "human", "value": "<image><image>c"}]
+    turns = [
+        {"from": "human", "value": "a<image>b<image>"},
+        {"from": "human", "value": "<image><image>c"},
+    ]
     (one,) = found(json.dumps([{"conversations": turns, "images": ["1.png", None, "3.png"]}]))
-    assert [item.message.content for item in items(one).values()] == ["a[image: 1.png]b[image]", "[image: 3.png]<image>c"]
+    assert [item.message.content for item in items(one).values()] == [
+        "a[image: 1.png]b[image]",
+        "[image: 3.png]<image>c",
+    ]
 
 
 def test_openai_lines_keep_unknown_fields_and_parts() -> None:
@@ -385,7 +513,12 @@ def test_openai_lines_keep_unknown_fields_and_parts() -> None:
         Message("user", [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]),
         {"role": "assistant", "content": "A cat.", "weight": 1},
     ]  # fmt: skip
-    assert [item.message.role for item in items(rain).values()] == ["user", "assistant", "tool", "assistant"]
+    assert [item.message.role for item in items(rain).values()] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
 
 
 def test_a_broken_line_or_message_says_which_and_the_rest_is_kept() -> None:
@@ -394,7 +527,13 @@ def test_a_broken_line_or_message_says_which_and_the_rest_is_kept() -> None:
     wrong = '{"messages": [{"role": "user", "content": "q"}, ' + bad + "]}"
     ones = found("\n".join([good, '{"messages": [', "", wrong, '{"messages": 3}', good]))
     assert [one.line for one in ones] == [1, 2, 4, 5, 6]
-    assert [one.error.code if one.error else None for one in ones] == [None, "invalid_json", None, "invalid_value", None]
+    assert [one.error.code if one.error else None for one in ones] == [
+        None,
+        "invalid_json",
+        None,
+        "invalid_value",
+        None,
+    ]
     assert [index for index, _, _ in notes(ones[2])] == [1, 2, 3, 4]
     assert "'wizard' is none of" in notes(ones[2])[0][2]
     assert len(items(ones[2])) == 1
@@ -404,14 +543,21 @@ def test_a_broken_line_or_message_says_which_and_the_rest_is_kept() -> None:
 
 
 @given(
-    st.lists(st.dictionaries(text, anything, min_size=1, max_size=3), min_size=1, max_size=6), st.integers(0, 3), st.booleans()
+    st.lists(st.dictionaries(text, anything, min_size=1, max_size=3), min_size=1, max_size=6),
+    st.integers(0, 3),
+    st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
 def test_every_way_to_write_values_down_is_read(values: list[Any], way: int, halves: bool) -> None:
     ascii_only = halves or any("\\ud" in json.dumps(value).lower() for value in values)
     whole = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
     pretty = [json.dumps(value, ensure_ascii=ascii_only, indent=2) for value in values]
-    written = ["\n\n".join(whole), f"[{','.join(whole)}]", " [\n" + " ,\r\n".join(pretty) + "\n]\n", "\n".join(pretty)][way]
+    written = [
+        "\n\n".join(whole),
+        f"[{','.join(whole)}]",
+        " [\n" + " ,\r\n".join(pretty) + "\n]\n",
+        "\n".join(pretty),
+    ][way]
     got = list(values_in(Dribble(b"\xef\xbb\xbf" + written.encode())))
     assert [(one.value, one.why) for one in got] == [(value, "") for value in values]
     assert [one.line for one in got][:1] == [2 if way == 2 else 1]
@@ -428,7 +574,9 @@ def test_the_deep_decoder_reads_what_the_other_reads(value: Any, indent: int) ->
 @settings(max_examples=500, deadline=None)
 def test_the_deep_decoder_refuses_what_the_other_refuses(written: str) -> None:
     try:
-        wanted = json.loads(written, parse_constant=lambda _: pytest.fail("no constant can be spelt"))
+        wanted = json.loads(
+            written, parse_constant=lambda _: pytest.fail("no constant can be spelt")
+        )
     except ValueError:
         with pytest.raises(Unreadable):
             decode_deep(written)
@@ -443,10 +591,16 @@ def test_the_deep_decoder_refuses_what_the_other_refuses(written: str) -> None:
         (f'[{Q},\n {{"conversations":[{{"from":"hu', [0], ["ends in the middle"]),
         (f"[{Q},", [0], ["before its array does"]),
         (f"[{Q}] tail", [0], ["the array has ended"]),
-        (f'{Q}\nnull\n{{"a":NaN}}\n{{"a":1e999}}\n{{"x":1}}', [0], ["null", "NaN", "1e999", "no conversation"]),
+        (
+            f'{Q}\nnull\n{{"a":NaN}}\n{{"a":1e999}}\n{{"x":1}}',
+            [0],
+            ["null", "NaN", "1e999", "no conversation"],
+        ),
     ],
 )
-def test_what_is_no_conversation_is_told_of_and_costs_no_other(data: str, good: list[int], why: list[str]) -> None:
+def test_what_is_no_conversation_is_told_of_and_costs_no_other(
+    data: str, good: list[int], why: list[str]
+) -> None:
     ones = found(data)
     assert [one.index for one in ones if one.error is None] == good
     errors = [one.error.message for one in ones if one.error]
@@ -486,7 +640,14 @@ def test_what_would_cost_too_much_to_read_says_so(monkeypatch: pytest.MonkeyPatc
 
 def test_a_large_file_takes_little_memory() -> None:
     one = json.dumps(
-        {"mapping": {"a": {"parent": None, "message": {"author": {"role": "user"}, "content": {"parts": ["x" * 20_000]}}}}}
+        {
+            "mapping": {
+                "a": {
+                    "parent": None,
+                    "message": {"author": {"role": "user"}, "content": {"parts": ["x" * 20_000]}},
+                }
+            }
+        }
     )
     size = 1000
 
@@ -503,7 +664,9 @@ def test_a_large_file_takes_little_memory() -> None:
             return block.encode()
 
     tracemalloc.start()
-    count = sum(len(found.transcript.items) for found in conversations(Endless()) if found.transcript)  # type: ignore[arg-type]
+    count = sum(
+        len(found.transcript.items) for found in conversations(Endless()) if found.transcript
+    )  # type: ignore[arg-type]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == size
@@ -514,7 +677,12 @@ def test_a_large_file_takes_little_memory() -> None:
 
 
 def node(id: str, parent: str | None, words: str | None = None, index: int = 0) -> Node:
-    return Node(id=id, parent=parent, index=index, message=None if words == "" else Message("user", words or id))
+    return Node(
+        id=id,
+        parent=parent,
+        index=index,
+        message=None if words == "" else Message("user", words or id),
+    )
 
 
 def test_circles_orphans_duplicates_and_empty_nodes() -> None:
@@ -525,11 +693,22 @@ def test_circles_orphans_duplicates_and_empty_nodes() -> None:
     ]  # fmt: skip
     grown_items, kept = grown(nodes, told)
     parents = {item.id: item.parent for item in grown_items}
-    assert parents == {"a": None, "b": "a", "c": "b", "self": None, "orphan": None, "after": "b", "b/again/7": None}
+    assert parents == {
+        "a": None,
+        "b": "a",
+        "c": "b",
+        "self": None,
+        "orphan": None,
+        "after": "b",
+        "b/again/7": None,
+    }
     assert (kept["gap"], kept["same"]) == ("b", "after")
     words = [note.message for note in told.all()]
     assert len(words) == 5
-    assert [sum(part in word for word in words) for part in ("follows itself", "not there", "both are kept", "kept once")] == [
+    assert [
+        sum(part in word for word in words)
+        for part in ("follows itself", "not there", "both are kept", "kept once")
+    ] == [
         2,
         1,
         1,
@@ -537,11 +716,22 @@ def test_circles_orphans_duplicates_and_empty_nodes() -> None:
     ]
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 9), st.sampled_from(["", "x", "y"])), max_size=25))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9), st.none() | st.integers(0, 9), st.sampled_from(["", "x", "y"])
+        ),
+        max_size=25,
+    )
+)
 @settings(max_examples=200, deadline=None)
-def test_whatever_the_links_are_nothing_is_lost_without_a_word(rows: list[tuple[int, int | None, str]]) -> None:
+def test_whatever_the_links_are_nothing_is_lost_without_a_word(
+    rows: list[tuple[int, int | None, str]],
+) -> None:
     told = Notes()
-    nodes = [node(str(id), None if parent is None else str(parent), words) for id, parent, words in rows]
+    nodes = [
+        node(str(id), None if parent is None else str(parent), words) for id, parent, words in rows
+    ]
     grown_items, _ = grown(nodes, told)
     said = sum(words != "" for _, _, words in rows)
     merged = sum("kept once" in note.message for note in told.all())
@@ -585,7 +775,9 @@ def mutated(value: Any, data: st.DataObject) -> Any:
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_wrong_in_a_file_is_reported(name: str, data: st.DataObject) -> None:
     raw = (SAMPLES / name).read_text()
-    whole = [json.loads(line) for line in raw.splitlines()] if name.endswith("l") else json.loads(raw)
+    whole = (
+        [json.loads(line) for line in raw.splitlines()] if name.endswith("l") else json.loads(raw)
+    )
     parts = whole if isinstance(whole, list) else [whole]
     at = data.draw(st.integers(0, len(parts) - 1))
     changed = [mutated(part, data) if i == at else part for i, part in enumerate(parts)]
@@ -602,7 +794,13 @@ def test_whatever_is_wrong_in_a_file_is_reported(name: str, data: st.DataObject)
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 TALK = (
     Message("system", "Be brief."),
-    Message("user", [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "https://e.com/a.png"}}]),
+    Message(
+        "user",
+        [
+            {"type": "text", "text": "What?"},
+            {"type": "image_url", "image_url": {"url": "https://e.com/a.png"}},
+        ],
+    ),
     Message("assistant", tool_calls=[CALL], reasoning_content="Hm.\nWell."),
     Message("tool", "```\nout\n```", tool_call_id="call_1"),
     Message("assistant", "So:\n\n```python\nprint(1)", extra={"weight": 1, "secret": "no"}),
@@ -618,8 +816,19 @@ async def test_openai_export_is_one_line_of_the_head_path(store: SessionStore) -
     assert exported_line.endswith(b"}\n")
     assert exported_line.count(b"\n") == 1
     line = json.loads(exported_line)
-    assert [message["role"] for message in line["messages"]] == ["system", "user", "assistant", "tool", "assistant", "user"]
-    assert line["messages"][4] == {"role": "assistant", "content": "So:\n\n```python\nprint(1)", "weight": 1}
+    assert [message["role"] for message in line["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+    assert line["messages"][4] == {
+        "role": "assistant",
+        "content": "So:\n\n```python\nprint(1)",
+        "weight": 1,
+    }
     assert "reasoning_content" not in line["messages"][2]
     parse({"model": "m", **line})
     (back,) = await take(store, exported_line, user=BOB)
@@ -630,20 +839,36 @@ async def test_sharegpt_export_has_turns(store: SessionStore) -> None:
     session = await talk(store, *TALK)
     line = json.loads(await give(store, session, "sharegpt"))
     assert line["id"] == session.id
-    assert [turn["from"] for turn in line["conversations"]] == ["system", "human", "function_call", "observation", "gpt", "human"]
+    assert [turn["from"] for turn in line["conversations"]] == [
+        "system",
+        "human",
+        "function_call",
+        "observation",
+        "gpt",
+        "human",
+    ]
     assert line["conversations"][1]["value"] == "What?\n[image: https://e.com/a.png]"
     assert json.loads(line["conversations"][2]["value"]) == {"name": "f", "arguments": {"x": 1}}
     (back,) = await take(store, json.dumps(line).encode(), user=BOB)
     assert (back.format, back.messages, back.warnings) == ("sharegpt", 6, [])
 
 
-async def test_markdown_export_is_readable_and_no_block_of_code_swallows_the_next_message(store: SessionStore) -> None:
+async def test_markdown_export_is_readable_and_no_block_of_code_swallows_the_next_message(
+    store: SessionStore,
+) -> None:
     session = await store.update(await talk(store, *TALK), title="A *title*")
     shown = (await give(store, session, "markdown")).decode()
     assert shown.startswith("# A \\*title\\*\n")
     outside = re.sub(r"^(`{3,}).*?^\1$", "", shown, flags=re.M | re.S)
     headings = [line.split(" · ")[0] for line in outside.splitlines() if line.startswith("## ")]
-    assert headings == ["## System", "## User", "## Assistant", "## Tool", "## Assistant", "## User (Ann\\_a)"]
+    assert headings == [
+        "## System",
+        "## User",
+        "## Assistant",
+        "## Tool",
+        "## Assistant",
+        "## User (Ann\\_a)",
+    ]
     assert "> Hm.\n> Well.\n" in shown
     assert "````\n```\nout\n```\n````" in shown
     assert '```json\n{"x": 1}\n```' in shown
@@ -681,7 +906,9 @@ async def test_a_long_conversation_is_exported_in_batches(store: SessionStore) -
     session = await talk(store, *(Message("user", f"m{i}") for i in range(1203)))
     for name in ("openai", "sharegpt"):
         line = json.loads(await give(store, session, name))
-        assert [next(iter(turn.values())) for turn in line.popitem()[1]] == ["user" if name == "openai" else "human"] * 1203
+        assert [next(iter(turn.values())) for turn in line.popitem()[1]] == [
+            "user" if name == "openai" else "human"
+        ] * 1203
 
 
 # -- our own format ----------------------------------------------------------------------------------------------------
@@ -693,18 +920,29 @@ async def grow(store: SessionStore, steps: list[Any]) -> Session:
     ids: list[str | None] = [None]
     for at, words, extra, flags in steps:
         message = Message(
-            "user" if flags & 1 else "assistant", words, extra=extra, reasoning_content=words if flags & 2 else None
+            "user" if flags & 1 else "assistant",
+            words,
+            extra=extra,
+            reasoning_content=words if flags & 2 else None,
         )
         entry = Entry(
-            message=message, tokens=flags, speaker="s", usage=Usage(1, 2, 3, {"cached_tokens": 1}), incomplete=bool(flags & 4)
+            message=message,
+            tokens=flags,
+            speaker="s",
+            usage=Usage(1, 2, 3, {"cached_tokens": 1}),
+            incomplete=bool(flags & 4),
         )
-        turn = Turn(entries=(entry,), parent=ids[at % len(ids)], side=bool(flags & 8), request_id="req_1")
+        turn = Turn(
+            entries=(entry,), parent=ids[at % len(ids)], side=bool(flags & 8), request_id="req_1"
+        )
         done = await store.commit(session, turn)
         session = done.session
         ids += done.ids
     if session.head:
         session = await store.update(session, summary=Summary(steps[0][1], session.head))
-    return await store.update(session, title="T", params={"temperature": 0.5}, state={"x": steps[:1]}, metadata={"k": "v"})
+    return await store.update(
+        session, title="T", params={"temperature": 0.5}, state={"x": steps[:1]}, metadata={"k": "v"}
+    )
 
 
 steps = st.lists(
@@ -727,7 +965,16 @@ def test_what_is_exported_comes_back_the_same(given_steps: list[Any]) -> None:
 
 async def test_what_is_exported_comes_back_the_same_from_every_store(store: SessionStore) -> None:
     extra = {"unknown": [NASTY, {"n": 2**80, "\x00\udc00": None}], "extra": {"extra": 1}}
-    await round_trip(store, [(0, NASTY, extra, 3), (1, NASTY, {}, 4), (1, "b", {}, 0), (3, NASTY, extra, 1), (0, "s", {}, 8)])
+    await round_trip(
+        store,
+        [
+            (0, NASTY, extra, 3),
+            (1, NASTY, {}, 4),
+            (1, "b", {}, 0),
+            (3, NASTY, extra, 1),
+            (0, "s", {}, 8),
+        ],
+    )
 
 
 async def round_trip(store: SessionStore, given_steps: list[Any]) -> None:
@@ -738,7 +985,17 @@ async def round_trip(store: SessionStore, given_steps: list[Any]) -> None:
     made = await store.open(BOB, outcome.id, create=False)
     theirs, ours = await every(store, session), await every(store, made)
     assert sorted(ours, key=lambda item: item.id) == sorted(theirs, key=lambda item: item.id)
-    for name in ("title", "model", "params", "state", "metadata", "head", "message_count", "summary", "usage"):
+    for name in (
+        "title",
+        "model",
+        "params",
+        "state",
+        "metadata",
+        "head",
+        "message_count",
+        "summary",
+        "usage",
+    ):
         assert getattr(made, name) == getattr(session, name), name
     again = await give(store, made)
     assert again.split(b"\n")[1:-2] == data.split(b"\n")[1:-2]
@@ -749,7 +1006,10 @@ async def test_several_conversations_in_one_file(store: SessionStore) -> None:
     two = await talk(store, Message("user", "two"), Message("assistant", "2"), alias="second")
     data = await give(store, one) + await give(store, two)
     outcomes = await take(store, data, user=BOB)
-    assert [(outcome.messages, outcome.warnings, outcome.error) for outcome in outcomes] == [(1, [], None), (2, [], None)]
+    assert [(outcome.messages, outcome.warnings, outcome.error) for outcome in outcomes] == [
+        (1, [], None),
+        (2, [], None),
+    ]
     assert (await store.open(BOB, "second", create=False)).message_count == 2
     repeated = await take(store, data, user=BOB)
     assert [len(outcome.warnings) for outcome in repeated] == [1, 1]
@@ -759,7 +1019,9 @@ async def test_several_conversations_in_one_file(store: SessionStore) -> None:
 
 
 async def test_a_native_file_that_is_damaged_says_where(store: SessionStore) -> None:
-    session = await talk(store, Message("user", "one"), Message("assistant", "two"), Message("user", "three"))
+    session = await talk(
+        store, Message("user", "one"), Message("assistant", "two"), Message("user", "three")
+    )
     rows = (await give(store, session)).splitlines(keepends=True)
     assert [json.loads(row)["object"] for row in rows] == [
         "chattable.session", *["chattable.message"] * 3, "chattable.end",
@@ -768,17 +1030,23 @@ async def test_a_native_file_that_is_damaged_says_where(store: SessionStore) -> 
     assert cut.error is not None
     assert (cut.error["param"], cut.error["line"]) == ("head", 1)
     assert "cut off" in cut.warnings[-1].message
-    (holed,) = await take(store, b"".join([rows[0], rows[1], rows[2][:20] + b"\n", rows[3], rows[4]]))
+    (holed,) = await take(
+        store, b"".join([rows[0], rows[1], rows[2][:20] + b"\n", rows[3], rows[4]])
+    )
     assert (holed.messages, holed.error) == (2, None)
     assert "line 3 is left out" in holed.warnings[0].message
     assert "begins a branch" in holed.warnings[-1].message
-    (later,) = await take(store, rows[0].replace(b'"version":1', b'"version":2') + b"".join(rows[1:]))
+    (later,) = await take(
+        store, rows[0].replace(b'"version":1', b'"version":2') + b"".join(rows[1:])
+    )
     assert later.error is not None
     assert later.error["param"] == "version"
     (lost,) = await take(store, rows[1])
     assert lost.error is not None
     assert "its session is missing" in lost.error["message"]
-    (typed,) = await take(store, rows[0].replace(b'"params":{}', b'"params":[]') + b"".join(rows[1:]))
+    (typed,) = await take(
+        store, rows[0].replace(b'"params":{}', b'"params":[]') + b"".join(rows[1:])
+    )
     assert typed.error is not None
     assert typed.error["param"] == "params"
 
@@ -793,10 +1061,17 @@ async def test_what_cannot_be_stored_does_not_keep_the_rest_out(store: SessionSt
         {"role": "assistant", "content": "a"},
     ]
     title = "t" * 300
-    data = json.dumps({"messages": messages, "title": title}).encode() + b"\n" + json.dumps({"messages": []}).encode()
+    data = (
+        json.dumps({"messages": messages, "title": title}).encode()
+        + b"\n"
+        + json.dumps({"messages": []}).encode()
+    )
     kept, empty = await take(store, data)
     assert (kept.messages, kept.title) == (2, "t" * 200)
-    assert ["deep" in note.message or "title" in note.message for note in kept.warnings] == [True, True]
+    assert ["deep" in note.message or "title" in note.message for note in kept.warnings] == [
+        True,
+        True,
+    ]
     assert kept.id is not None
     page = await store.items(await store.open(ALICE, kept.id), descending=False)
     assert [item.message.content for item in page.data] == ["q", "a"]
@@ -805,7 +1080,15 @@ async def test_what_cannot_be_stored_does_not_keep_the_rest_out(store: SessionSt
 
 
 @pytest.mark.parametrize(
-    "name", ["chatgpt.json", "librechat-list.json", "librechat-tree.json", "openwebui.json", "sharegpt.json", "openai.jsonl"]
+    "name",
+    [
+        "chatgpt.json",
+        "librechat-list.json",
+        "librechat-tree.json",
+        "openwebui.json",
+        "sharegpt.json",
+        "openai.jsonl",
+    ],
 )
 async def test_the_samples_are_stored(store: SessionStore, name: str) -> None:
     wanted = [one for one in sample(name) if one.transcript]
@@ -825,7 +1108,9 @@ async def test_the_samples_are_stored(store: SessionStore, name: str) -> None:
 class Failing(MemorySessions):
     """A store whose database goes away with the second conversation."""
 
-    async def restore(self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None) -> Session:
+    async def restore(
+        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
+    ) -> Session:
         if session.title == "two":
             raise Unavailable("gone")
         return await super().restore(user, session, items, alias=alias)
@@ -833,7 +1118,10 @@ class Failing(MemorySessions):
 
 async def test_an_import_ends_when_the_database_goes_away() -> None:
     store = Failing()
-    lines = [json.dumps({"messages": [{"role": "user", "content": "q"}], "title": title}) for title in ("one", "two", "three")]
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": "q"}], "title": title})
+        for title in ("one", "two", "three")
+    ]
     one, two = await take(store, "\n".join(lines).encode())
     assert (one.error, two.id) == (None, None)
     assert two.error is not None

@@ -135,7 +135,11 @@ def usd(prompt: float, output: float, cached: float | None = None) -> Cost:
         ("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0", usd(3.3, 16.5, 0.33)),
         ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", usd(3.3, 16.5, 0.33)),
         ("bedrock", "eu.anthropic.claude-opus-4-6-v1", usd(5.5, 27.5, 0.55)),
-        ("bedrock", "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-opus-4-6-v1", usd(5.5, 27.5, 0.55)),
+        (
+            "bedrock",
+            "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-opus-4-6-v1",
+            usd(5.5, 27.5, 0.55),
+        ),
         ("openrouter", "openai/gpt-4o", usd(2.5, 10, 1.25)),
         ("openrouter", "anthropic/claude-sonnet-4.5", usd(3, 15, 0.3)),
         ("openrouter", "anthropic/claude-3.5-sonnet-20241022", usd(3, 15, 0.3)),
@@ -188,8 +192,14 @@ def test_columns_come_with_the_price() -> None:
     assert (found.context_length, found.max_output) == (128_000, 16_384)
 
 
-@given(row, st.dates(date(2020, 1, 1), date(2039, 12, 31)), st.sampled_from(["-%Y-%m-%d", "-%Y%m%d", "-latest", "-001"]))
-def test_a_snapshot_costs_what_its_model_does(named: tuple[str, str], day: date, suffix: str) -> None:
+@given(
+    row,
+    st.dates(date(2020, 1, 1), date(2039, 12, 31)),
+    st.sampled_from(["-%Y-%m-%d", "-%Y%m%d", "-latest", "-001"]),
+)
+def test_a_snapshot_costs_what_its_model_does(
+    named: tuple[str, str], day: date, suffix: str
+) -> None:
     kind, name = named
     snapshot = name + day.strftime(suffix)
     assert known(kind, snapshot) is TABLE[kind].get(snapshot, TABLE[kind][name])
@@ -197,11 +207,30 @@ def test_a_snapshot_costs_what_its_model_does(named: tuple[str, str], day: date,
 
 # Ends of names that vendors do use, and others; the dates of snapshots are no part of them.
 ends = st.sampled_from(
-    ["-mini", "-nano", "-pro", "-preview", "-fast", "-32k", "-0613", "-lite", "-v2", ".5", "-5", "mini", ":free", "/x"]
+    [
+        "-mini",
+        "-nano",
+        "-pro",
+        "-preview",
+        "-fast",
+        "-32k",
+        "-0613",
+        "-lite",
+        "-v2",
+        ".5",
+        "-5",
+        "mini",
+        ":free",
+        "/x",
+    ]
 )
 
 
-@given(row, ends | st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=12))
+@given(
+    row,
+    ends
+    | st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=12),
+)
 def test_a_longer_name_is_another_model(named: tuple[str, str], end: str) -> None:
     kind, name = named
     if re.search(r"-(20[\d-]+|00\d|latest|v[\d:]+)$", end) or name.startswith("ft:"):

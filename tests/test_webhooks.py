@@ -20,7 +20,15 @@ from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.outbox import Notice
-from chattable.proxy.webhooks import AT_ONCE, ATTEMPTS, Deliveries, Webhook, backoff, check_secret, check_url
+from chattable.proxy.webhooks import (
+    AT_ONCE,
+    ATTEMPTS,
+    Deliveries,
+    Webhook,
+    backoff,
+    check_secret,
+    check_url,
+)
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SDK = OpenAI(api_key="sk-x", webhook_secret=SECRET)
@@ -71,13 +79,19 @@ class MemoryOutbox:
         self._changed = asyncio.Event()
         for number in range(count):
             data = {"limit": "lim_1", "percent": 80}
-            notice = Notice(id=f"evt_{number}", at=1_795_000_000 + number, kind="budget.threshold", data=data)
+            notice = Notice(
+                id=f"evt_{number}", at=1_795_000_000 + number, kind="budget.threshold", data=data
+            )
             self.rows[notice.id] = Row(notice)
 
     async def claim(self, most: int, lease: float) -> list[Notice]:
         self.asked.append(most)
         await self._called("claim")
-        free = [row for row in self.rows.values() if row.state == "waiting" and row.due <= self.clock.now][:most]
+        free = [
+            row
+            for row in self.rows.values()
+            if row.state == "waiting" and row.due <= self.clock.now
+        ][:most]
         for row in free:
             row.due, row.attempts = self.clock.now + lease, row.attempts + 1
         return [replace(n, attempts=row.attempts) for row in free for n in [row.notice]]
@@ -135,7 +149,9 @@ async def start(endpoint: ScriptedUpstream) -> AsyncIterator[Start]:
             transport = AiohttpTransport()
             stack.push_async_callback(transport.aclose)
             url = options.pop("url", f"http://127.0.0.1:{endpoint.port}{path}")
-            deliveries = Deliveries(outbox, Webhook(url, SECRET), transport, **{"interval": 3600, **options})
+            deliveries = Deliveries(
+                outbox, Webhook(url, SECRET), transport, **{"interval": 3600, **options}
+            )
             stack.push_async_callback(deliveries.stop)
             await deliveries.start()
             return deliveries
@@ -159,7 +175,11 @@ async def test_the_sdk_verifies_what_arrives(endpoint, start):
     assert request.headers["content-type"] == "application/json"
     assert request.headers["webhook-id"] == "evt_0"
     assert abs(int(request.headers["webhook-timestamp"]) - time.time()) < 60
-    expected = {"type": "budget.threshold", "timestamp": "2026-11-18T11:06:40Z", "data": {"limit": "lim_1", "percent": 80}}
+    expected = {
+        "type": "budget.threshold",
+        "timestamp": "2026-11-18T11:06:40Z",
+        "data": {"limit": "lim_1", "percent": 80},
+    }
     assert request.json == expected
     assert verify(request).type == "budget.threshold"
     assert outbox.calls.count("done") == 1 and outbox.states() == {"done"}
@@ -194,23 +214,35 @@ async def test_a_delivery_that_is_replayed_later_is_too_old(endpoint, start):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
     ),
     max_leaves=8,
 )
 
 
 @given(
-    data=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), json_values, max_size=4),
+    data=st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])), json_values, max_size=4
+    ),
     secret=st.sampled_from([SECRET, "ein Geheimnis mit Ümläuten", "0123456789abcdef"]),
 )
 def test_whatever_the_data_and_the_form_of_the_secret(data, secret):
     webhook = Webhook("https://host.example/x", secret)
-    request = webhook.request(Notice(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1), int(time.time()))
+    request = webhook.request(
+        Notice(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1), int(time.time())
+    )
     SDK.webhooks.verify_signature(request.read(), request.headers, secret=secret)
-    assert json.loads(request.read()) == {"type": "usage.implausible", "timestamp": "1970-01-01T00:00:00Z", "data": data}
+    assert json.loads(request.read()) == {
+        "type": "usage.implausible",
+        "timestamp": "1970-01-01T00:00:00Z",
+        "data": data,
+    }
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -254,14 +286,17 @@ async def test_any_failure_is_tried_again(endpoint, start, caplog, name):
     answer, text = FAILURES[name]
     endpoint.script(answer)
     outbox = MemoryOutbox()
-    deliveries = await start(outbox, deadline=1 if text.startswith("no answer") else 10, chance=lambda: 0.5)
+    deliveries = await start(
+        outbox, deadline=1 if text.startswith("no answer") else 10, chance=lambda: 0.5
+    )
     await outbox.until(lambda: bool(outbox.delays))
     assert outbox.states() == {"waiting"} and text in caplog.text
     outbox.clock.now = 10
     deliveries.poke()
     await outbox.ended()
     assert outbox.states() == {"done"}
-    assert [request.path for request in endpoint.requests] == ["/budget", "/budget"]  # nothing was asked elsewhere
+    # nothing was asked elsewhere
+    assert [request.path for request in endpoint.requests] == ["/budget", "/budget"]
 
 
 async def test_nobody_listens(start):
@@ -271,9 +306,14 @@ async def test_nobody_listens(start):
     assert outbox.states() == {"waiting"}
 
 
-@pytest.mark.parametrize("value, delay", [("120", 120), ("1", 10), ("9" * 400, 86_400), ("-5", 10), ("soon", 10), ("٣٠٠", 10)])
+@pytest.mark.parametrize(
+    "value, delay",
+    [("120", 120), ("1", 10), ("9" * 400, 86_400), ("-5", 10), ("soon", 10), ("٣٠٠", 10)],
+)
 async def test_retry_after_may_make_the_wait_longer(endpoint, start, value, delay):
-    endpoint.script(Raw([f"HTTP/1.1 429 Busy\r\nretry-after: {value}\r\ncontent-length: 0\r\n\r\n".encode()]))
+    endpoint.script(
+        Raw([f"HTTP/1.1 429 Busy\r\nretry-after: {value}\r\ncontent-length: 0\r\n\r\n".encode()])
+    )
     outbox = MemoryOutbox()
     await start(outbox, chance=lambda: 0.5)
     await outbox.until(lambda: bool(outbox.delays))
@@ -287,7 +327,10 @@ async def test_gone_is_dead_at_once(endpoint, start, caplog):
     await outbox.ended()
     assert outbox.states() == {"dead"} and outbox.delays == []
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert "evt_0 (budget.threshold) is given up at attempt 1 and kept as dead: status 410" in record.getMessage()
+    assert (
+        "evt_0 (budget.threshold) is given up at attempt 1 and kept as dead: status 410"
+        in record.getMessage()
+    )
 
 
 async def test_after_the_last_attempt_it_is_dead_and_kept(endpoint, start, caplog):
@@ -341,7 +384,10 @@ async def test_only_a_few_at_a_time_and_all_in_the_end(endpoint, start):
     outbox = MemoryOutbox(20)
     deliveries = await start(outbox)
     await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
-    assert sorted(r.headers["webhook-id"] for r in endpoint.requests) == [f"evt_{n}" for n in range(AT_ONCE)]  # the oldest
+    # the oldest
+    assert sorted(r.headers["webhook-id"] for r in endpoint.requests) == [
+        f"evt_{n}" for n in range(AT_ONCE)
+    ]
     deliveries.poke()
     held.release()
     await outbox.ended()
@@ -372,7 +418,10 @@ async def test_a_lease_is_longer_than_an_attempt_and_ends_when_its_holder_dies(e
     outbox.clock.now = 61
     second.poke()
     await outbox.ended()
-    assert [r.headers["webhook-id"] for r in endpoint.requests] == ["evt_0", "evt_0"] and outbox.states() == {"done"}
+    assert [r.headers["webhook-id"] for r in endpoint.requests] == [
+        "evt_0",
+        "evt_0",
+    ] and outbox.states() == {"done"}
 
 
 async def test_a_claim_that_comes_too_late_is_not_used(endpoint, start):
@@ -466,7 +515,9 @@ async def test_no_log_tells_the_secret_the_path_or_the_query(endpoint, start, ca
     endpoint.script(answer)
     outbox = MemoryOutbox()
     await start(outbox, path="/T0PATH?token=T0QUERY")
-    await outbox.until(lambda: bool({"failed", "dead"} & {*outbox.calls}) and "evt_0" in caplog.text)
+    await outbox.until(
+        lambda: bool({"failed", "dead"} & {*outbox.calls}) and "evt_0" in caplog.text
+    )
     shown = caplog.text + repr(Webhook("https://host.example:8443/T0PATH?token=T0QUERY", SECRET))
     assert f"http://127.0.0.1:{endpoint.port}:" in shown and "https://host.example:8443" in shown
     for hidden in ("T0PATH", "T0QUERY", SECRET, SECRET[6:]):
@@ -475,7 +526,13 @@ async def test_no_log_tells_the_secret_the_path_or_the_query(endpoint, start, ca
 
 @pytest.mark.parametrize(
     "url",
-    ["https://host.example/x", "http://127.0.0.1:9/x?token=1", "http://[::1]:9/", "https://10.0.0.7", "HTTPS://host.example/ü"],
+    [
+        "https://host.example/x",
+        "http://127.0.0.1:9/x?token=1",
+        "http://[::1]:9/",
+        "https://10.0.0.7",
+        "HTTPS://host.example/ü",
+    ],
 )
 def test_urls_that_are_taken(url):
     assert check_url(url) == url

@@ -25,7 +25,9 @@ class Timing:
         self._seconds[file] += report.duration
         self._tests[file] += report.when == "call"
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
         """Prints the folders and the files that took longest."""
         took, tests = time.monotonic() - self._began, self._seconds.total()
         if tests < SHORT:
@@ -45,7 +47,9 @@ class Timing:
         yield from self._rows("file", self._seconds, self._tests, FILES)
 
     @staticmethod
-    def _rows(title: str, took: Counter[str], tests: Counter[str], most: int | None) -> Iterator[str]:
+    def _rows(
+        title: str, took: Counter[str], tests: Counter[str], most: int | None
+    ) -> Iterator[str]:
         yield f"seconds  tests  {title}"
         for name, seconds in took.most_common(most):
             yield f"{seconds:7.1f}  {tests[name]:5}  {name}"

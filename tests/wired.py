@@ -18,7 +18,9 @@ DATA = Path(__file__).parent / "wire" / "data"
 def read(wire: Wire, blocks: Iterable[bytes]) -> tuple[list[Chunk], bool, bool]:
     """The chunks of a stream that comes in these blocks, whether it came to its end, and whether more may come."""
     decoder, reader = wire.frames.decoder(), wire.stream()
-    chunks = [chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)]
+    chunks = [
+        chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
+    ]
     return chunks, reader.complete, reader.ended
 
 
@@ -40,7 +42,12 @@ def folded(chunks: Iterable[Chunk]) -> Fold:
         for call in out.delta.get("tool_calls", ()):
             known = calls.setdefault(out.index, set())
             if "id" in call:
-                assert call["index"] == len(known) and call["id"] and call["type"] == "function" and call["id"] not in known
+                assert (
+                    call["index"] == len(known)
+                    and call["id"]
+                    and call["type"] == "function"
+                    and call["id"] not in known
+                )
                 known.add(call["id"])
             else:
                 assert call["index"] < len(known)
@@ -74,16 +81,36 @@ def same_for_every_cut(wire: Wire, data: bytes) -> None:
 def damaged(everything: Any, seed: int, rounds: int = 300) -> Iterator[Chat]:
     """Requests that the house lets in, with values of any type anywhere."""
     dice = random.Random(seed)
-    junk = ["null", "0", "-1", "1.5", '"x"', '""', "[]", "[null]", "[5]", "{}", '{"type": "x"}', '{"type": "thinking"}', "true"]
+    junk = [
+        "null",
+        "0",
+        "-1",
+        "1.5",
+        '"x"',
+        '""',
+        "[]",
+        "[null]",
+        "[5]",
+        "{}",
+        '{"type": "x"}',
+        '{"type": "thinking"}',
+        "true",
+    ]
     for _ in range(rounds):
         body = json.loads(json.dumps(everything))
         for _ in range(dice.randint(1, 3)):
             holder: Any = body
-            while inner := [value for value in _inside(holder) if isinstance(value, dict | list) and value]:
+            while inner := [
+                value for value in _inside(holder) if isinstance(value, dict | list) and value
+            ]:
                 if dice.random() < 0.3:
                     break
                 holder = dice.choice(inner)
-            at = dice.choice(list(holder)) if isinstance(holder, dict) else dice.randrange(len(holder))
+            at = (
+                dice.choice(list(holder))
+                if isinstance(holder, dict)
+                else dice.randrange(len(holder))
+            )
             holder[at] = json.loads(dice.choice(junk))
         try:
             yield parse(body)

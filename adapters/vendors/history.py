@@ -117,9 +117,12 @@ ROWS = {
     "xai": Takes("https://docs.x.ai/docs/api-reference", "2026-11"),
 }
 
-MISTRALS = re.compile(r"(^|/)(open-)?(mi[sx]tral|ministral|magistral|codestral|devstral|pixtral|voxtral)")
+MISTRALS = re.compile(
+    r"(^|/)(open-)?(mi[sx]tral|ministral|magistral|codestral|devstral|pixtral|voxtral)"
+)
 NINE = CallIds("[^a-zA-Z0-9]", most=9, least=9)
-ANTHROPIC_IDS = CallIds("[^a-zA-Z0-9_-]")  # https://platform.claude.com/docs/en/api/messages, 2026-11
+# https://platform.claude.com/docs/en/api/messages, 2026-11
+ANTHROPIC_IDS = CallIds("[^a-zA-Z0-9_-]")
 BEDROCK_IDS = CallIds("[^a-zA-Z0-9_.:-]", most=64)  # Converse's ToolUseBlock, 2026-11
 
 

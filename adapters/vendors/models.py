@@ -71,14 +71,16 @@ TABLE: Mapping[str, Mapping[str, Known]] = {
 
 # What a kind's names have around the one in the table, as replacements that are made in this order.
 NAMING: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "openai": ((r"^openai/", ""), (r"^(ft:[^:]+):.*", r"\1")),  # a fine-tuned model is not the model that it was made of
+    # a fine-tuned model is not the model that it was made of
+    "openai": ((r"^openai/", ""), (r"^(ft:[^:]+):.*", r"\1")),
     "anthropic": ((r"^anthropic/", ""),),
     "gemini": ((r"^(models|google|publishers/google/models)/", ""),),
     "xai": ((r"^(xai|x-ai)/", ""),),
     "mistral": ((r"^mistralai/", ""),),
     "deepseek": ((r"^deepseek/", ""),),
     "moonshot": ((r"^moonshotai/", ""),),
-    "fireworks": ((r"^accounts/fireworks/models/", ""),),  # accounts/somebody/models/… is somebody's own
+    # accounts/somebody/models/… is somebody's own
+    "fireworks": ((r"^accounts/fireworks/models/", ""),),
     "bedrock": (
         (r"^arn:[^/]+/", ""),
         (r"-v\d+(:\d+)?$", ""),
@@ -93,8 +95,8 @@ SNAPSHOT = re.compile(r"-(20\d\d-[01]\d-[0-3]\d|20\d\d[01]\d[0-3]\d|00\d|latest)
 def known(kind: str, model: str) -> Known | None:
     """What is known of a vendor's model by its name upstream.
 
-    Law. A name finds the row of its own, else the row of the model that it is a snapshot of, else nothing: never the row of
-    a model whose name only begins alike.
+    Law. A name finds the row of its own, else the row of the model that it is a snapshot of, else
+    nothing: never the row of a model whose name only begins alike.
     """
     table = TABLE.get(kind, {})
     return next((table[name] for name in _names(kind, model) if name in table), None)

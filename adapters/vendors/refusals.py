@@ -1,8 +1,9 @@
 """What a refusal is about, as data: the key, the account's money, what may be used with it, or the prompt.
 
-A status alone does not say it: 403 is a dead key at one vendor and a flagged prompt at the next, 429 a moment's haste or an
-empty account. The first row counts that has the status and the words. A compatible server may be anybody, so the rows of all
-vendors count for all of them. As of 2026-11, from the references of the vendors' APIs and from errors that people reported.
+A status alone does not say it: 403 is a dead key at one vendor and a flagged prompt at the next,
+429 a moment's haste or an empty account. The first row counts that has the status and the words. A
+compatible server may be anybody, so the rows of all vendors count for all of them. As of 2026-11,
+from the references of the vendors' APIs and from errors that people reported.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ MONEY = Row(
     ),
     "Moonshot's suspended accounts; xAI; OpenAI-compatible servers that leave the code out; Google's daily quotas",
 )
-ALWAYS = {401: Cause.KEY, 402: Cause.ACCOUNT}  # DeepSeek, OpenRouter, Together and Anthropic answer 402
+# DeepSeek, OpenRouter, Together and Anthropic answer 402
+ALWAYS = {401: Cause.KEY, 402: Cause.ACCOUNT}
 
 
 def cause_of(error: Refused) -> Cause:
@@ -73,6 +75,8 @@ def cause_of(error: Refused) -> Cause:
         return cause
     rows = (*ROWS, MONEY) if error.status == 429 and error.retry_after is None else ROWS
     for row in rows:
-        if error.status in row.statuses and (row.words.search(error.message) or row.words.search(error.code or "")):
+        if error.status in row.statuses and (
+            row.words.search(error.message) or row.words.search(error.code or "")
+        ):
             return row.cause
     return Cause.OTHER

@@ -1,4 +1,7 @@
-"""Vendors as data: where they are, whose key, how they speak. Most speak OpenAI's chat completions, with a difference."""
+"""Vendors as data: where they are, whose key, how they speak.
+
+Most speak OpenAI's chat completions, with a difference.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +26,40 @@ PLAIN = OpenAIWire(QUIRKS)
 class Vendor(Struct, frozen=True):
     """One vendor."""
 
-    base_url: str  # an option's value goes where its name is in braces; empty: every account has its own address
-    key_env: str = ""  # the environment variable that usually holds its key; empty: needs none, or more than a key
+    # an option's value goes where its name is in braces; empty: every account has its own address
+    base_url: str
+    # the environment variable that usually holds its key; empty: needs none, or more than a key
+    key_env: str = ""
     wire: Wire = PLAIN
     options: tuple[str, ...] = ()  # settings that are for this vendor only
-    adds: tuple[str, ...] = ()  # ends of an address that the wire adds itself, also where they are given
-    places: tuple[str, ...] = ()  # patterns of addresses that are this vendor's too, without https://
+    # ends of an address that the wire adds itself, also where they are given
+    adds: tuple[str, ...] = ()
+    # patterns of addresses that are this vendor's too, without https://
+    places: tuple[str, ...] = ()
 
     def address(self, base_url: str | None, options: Mapping[str, str]) -> str:
         """Where it is."""
         url = (base_url or self.base_url.format_map(options)).rstrip("/")
         return next((url.removesuffix(end) for end in self.adds if url.endswith(end)), url)
 
-    def mistakes(self, base_url: str | None, options: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    def mistakes(
+        self, base_url: str | None, options: Mapping[str, str]
+    ) -> Iterator[tuple[str, str]]:
         """What is missing in a provider's settings, or has no meaning there: the setting and what is wrong with it."""
         for name in options:
             if name not in self.options:
-                yield name, f"is not a setting of this kind{'; it has ' + ', '.join(self.options) if self.options else ''}"
+                yield (
+                    name,
+                    f"is not a setting of this kind{'; it has ' + ', '.join(self.options) if self.options else ''}",
+                )
         if base_url is None and not self.base_url:
             yield "base_url", "is needed: every account of this kind has an address of its own"
         elif base_url is None:
-            yield from ((name, "is needed") for name in self.options if f"{{{name}}}" in self.base_url and not options.get(name))
+            yield from (
+                (name, "is needed")
+                for name in self.options
+                if f"{{{name}}}" in self.base_url and not options.get(name)
+            )
 
     def serves(self, place: str) -> bool:
         """Whether an address is this vendor's own: a host in small letters, and a path."""
@@ -90,12 +106,15 @@ VENDORS = {
     ),
     "groq": Vendor("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     "huggingface": Vendor("https://router.huggingface.co/v1", "HF_TOKEN"),
-    "local": Vendor("http://127.0.0.1/v1"),  # our own child process, see local.py, which says where it is once it runs
+    # our own child process, see local.py, which says where it is once it runs
+    "local": Vendor("http://127.0.0.1/v1"),
     "lmstudio": Vendor("http://127.0.0.1:1234/v1"),
     "mistral": Vendor(
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
-        OpenAIWire(structs.replace(QUIRKS, stream_usage=False, drops=OPENAI_ONLY | {"logit_bias", "user"})),
+        OpenAIWire(
+            structs.replace(QUIRKS, stream_usage=False, drops=OPENAI_ONLY | {"logit_bias", "user"})
+        ),
     ),
     "moonshot": Vendor("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
     "ollama": Vendor("http://127.0.0.1:11434/v1"),

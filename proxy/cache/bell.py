@@ -1,4 +1,7 @@
-"""A bell between processes: it tells those who wait that it is worth looking now. Nothing depends on its ringing."""
+"""A bell between processes: it tells those who wait that it is worth looking now.
+
+Nothing depends on its ringing.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,26 @@ SILENCE = 60.0  # seconds after which a connection that says nothing may be a de
 
 
 class Bell:
-    """Listens to one channel, on a connection of its own. Law: waiting never takes longer than was said, and nothing raises."""
+    """Listens to one channel, on a connection of its own.
+
+    Law: waiting never takes longer than was said, and nothing raises.
+    """
 
     def __init__(self, url: str, channel: str) -> None:
         self._pool: ConnectionPool = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=None, socket_connect_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
+            url,
+            protocol=2,
+            socket_timeout=None,
+            socket_connect_timeout=PATIENCE,
+            retry=Retry(NoBackoff(), 0),
         )
         self._channel = channel
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._prefix = ""
         self._told: Callable[[str], None] = lambda _: None
-        self._listening = Periodic("listening to other processes", self._hear_them, PAUSE, at_once=True)
+        self._listening = Periodic(
+            "listening to other processes", self._hear_them, PAUSE, at_once=True
+        )
 
     def start(self) -> None:
         """Begins to listen."""

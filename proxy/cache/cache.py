@@ -31,7 +31,9 @@ SLICE = 256  # leases in one step
 class Cache(Protocol):
     """Answers identical requests once."""
 
-    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace) -> Lookup:
+    def lookup(
+        self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace
+    ) -> Lookup:
         """The answer to a request; `ask` makes the call, at most once, and notes it in `trace`."""
         ...
 
@@ -70,7 +72,9 @@ class Stats(Struct):
 class NoCache:
     """Remembers nothing."""
 
-    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace) -> Lookup:
+    def lookup(
+        self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace
+    ) -> Lookup:
         """A call of its own."""
         return Aside(ask, {})
 
@@ -120,7 +124,9 @@ class Answers:
                 await asyncio.wait(late, timeout=5)
         await self.store.stop()
 
-    def lookup(self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace) -> Lookup:
+    def lookup(
+        self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace
+    ) -> Lookup:
         """By the key of the request; one that is not cached goes by the cache."""
         key = None
         if entry.cache_ttl is not None and not (controls.no_cache and controls.no_store):
@@ -132,7 +138,9 @@ class Answers:
         ttl = self._ttl(entry.cache_ttl, controls.ttl, entry)
         if controls.no_cache or controls.no_store:
             return Alone(self, place, controls, ask, ttl)
-        return Together(self, place, Member(ask, trace, stream=chat.stream, ttl=ttl), controls.max_age)
+        return Together(
+            self, place, Member(ask, trace, stream=chat.stream, ttl=ttl), controls.max_age
+        )
 
     async def purge(self, *, user: str = "", model: str = "") -> bool:
         """Forgets by the words that answers are kept with."""
@@ -160,7 +168,9 @@ class Answers:
         """Notes that an answer was stored."""
         self._stats.stores += 1
 
-    async def join(self, place: Place, member: Member, max_age: float | None) -> tuple[Flight, dict[str, str]]:
+    async def join(
+        self, place: Place, member: Member, max_age: float | None
+    ) -> tuple[Flight, dict[str, str]]:
         """The flight of a request, and what that means for it."""
         while True:
             flight = self._flights.get(place.key)
@@ -183,7 +193,9 @@ class Answers:
                 return flight, _hit(found)
             flight.members.pop(member)
 
-    async def _first(self, place: Place, member: Member, max_age: float | None) -> tuple[dict[str, str], Flight]:
+    async def _first(
+        self, place: Place, member: Member, max_age: float | None
+    ) -> tuple[dict[str, str], Flight]:
         flight = self._flights[place.key] = Flight(place, self)
         flight.members[member] = None
         try:
@@ -258,7 +270,11 @@ def open_cache(config: settings.Config, line: Line | None) -> Cache:
 
 def _tags(entry: Entry, caller: Caller) -> tuple[str, ...]:
     """The words by which an answer can be purged."""
-    return f"user:{caller.principal.user.id}", f"model:{entry.name}", f"model:{entry.source[0]}/{entry.source[-1]}"
+    return (
+        f"user:{caller.principal.user.id}",
+        f"model:{entry.name}",
+        f"model:{entry.source[0]}/{entry.source[-1]}",
+    )
 
 
 def _hit(found: Found) -> dict[str, str]:

@@ -12,7 +12,12 @@ from chattable.agents.chat import Chat
 from chattable.agents.errors import InvalidRequest, clip
 
 LONGEST = 30 * 86400  # seconds that an answer may be kept
-FLAGS = {"no_cache": "no_cache", "no-cache": "no_cache", "no_store": "no_store", "no-store": "no_store"}
+FLAGS = {
+    "no_cache": "no_cache",
+    "no-cache": "no_cache",
+    "no_store": "no_store",
+    "no-store": "no_store",
+}
 MAX_AGE = re.compile(r"max-age=(\d{1,9})", re.ASCII)
 
 
@@ -22,7 +27,8 @@ class Controls(Struct, frozen=True):
     no_cache: bool = False  # not from what is kept, nor together with a request before it
     no_store: bool = False  # its answer is not kept, nor shared
     max_age: float | None = None  # seconds that an answer may be old
-    ttl: float | None = None  # seconds that its answer is kept, within what the scope lets a request decide
+    # seconds that its answer is kept, within what the scope lets a request decide
+    ttl: float | None = None
 
 
 PLAIN = Controls()
@@ -48,7 +54,9 @@ def take(chat: Chat, before: Controls | None) -> tuple[Chat, Controls]:
     said = chat.params["cache"]
     if said is not None:
         found = _body(said, found)
-    return replace(chat, params={name: value for name, value in chat.params.items() if name != "cache"}), found
+    return replace(
+        chat, params={name: value for name, value in chat.params.items() if name != "cache"}
+    ), found
 
 
 def _body(said: Any, found: Controls) -> Controls:
@@ -59,7 +67,9 @@ def _body(said: Any, found: Controls) -> Controls:
             if value is None:
                 continue
             if type(value) not in (int, float) or not 0 < value <= LONGEST:
-                raise _wrong("cache.ttl", f"a number of seconds above 0 and at most {LONGEST}", value)
+                raise _wrong(
+                    "cache.ttl", f"a number of seconds above 0 and at most {LONGEST}", value
+                )
             found = replace(found, ttl=float(value))
         elif name in FLAGS:
             if value is not None and type(value) is not bool:
@@ -73,4 +83,8 @@ def _body(said: Any, found: Controls) -> Controls:
 
 
 def _wrong(path: str, expected: str, value: Any) -> InvalidRequest:
-    return InvalidRequest(f"Invalid '{path}': expected {expected}, but got {clip(value)}.", param=path, code="invalid_value")
+    return InvalidRequest(
+        f"Invalid '{path}': expected {expected}, but got {clip(value)}.",
+        param=path,
+        code="invalid_value",
+    )

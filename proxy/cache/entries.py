@@ -11,7 +11,8 @@ from msgspec import Struct
 from chattable.agents.chat import Chunk, Usage
 
 VERSION: Literal[1] = 1  # another one where the form changes: what another version wrote is a miss
-CLEAN = frozenset({"stop", "tool_calls", "function_call"})  # a cut or filtered answer is not what the next one should get
+# a cut or filtered answer is not what the next one should get
+CLEAN = frozenset({"stop", "tool_calls", "function_call"})
 TEXTS = ("content", "reasoning_content", "refusal")
 LONGEST = 8192  # characters of a piece of text: some clients refuse long lines in a stream
 
@@ -78,7 +79,13 @@ def compact(chunks: Sequence[Chunk]) -> list[Chunk]:
 
     for chunk in chunks:
         text = _text(chunk)
-        if text and text == name and chunk.index == out[-1].index and chunk.facts == out[-1].facts and size < LONGEST:
+        if (
+            text
+            and text == name
+            and chunk.index == out[-1].index
+            and chunk.facts == out[-1].facts
+            and size < LONGEST
+        ):
             pieces.append(chunk.delta[text])
             size += len(pieces[-1])
             continue

@@ -50,9 +50,10 @@ class Hub(Protocol):
 class Flight:
     """All requests for one answer in this process, and the task that gets it: from the store, from another process, or by asking.
 
-    Law: an answer is asked for by one member at a time, and whoever leaves harms nobody else. A member whose call fails gets
-    its error and the next one asks, unless the error is one that everybody would get, or the upstream's second: those are
-    everybody's. So is, for all who read along, an error that the upstream itself tells in the middle of its answer.
+    Law: an answer is asked for by one member at a time, and whoever leaves harms nobody else. A
+    member whose call fails gets its error and the next one asks, unless the error is one that
+    everybody would get, or the upstream's second: those are everybody's. So is, for all who read
+    along, an error that the upstream itself tells in the middle of its answer.
     """
 
     def __init__(self, place: Place, hub: Hub) -> None:
@@ -95,7 +96,10 @@ class Flight:
         return self._sharing is not None or any(not member.trace.left for member in self.members)
 
     async def leave(self, member: Member) -> None:
-        """A member goes. With the last one a flight under way ends, and all it held is settled then."""
+        """A member goes.
+
+        With the last one a flight under way ends, and all it held is settled then.
+        """
         self.members.pop(member, None)
         self.caught_up()
         task = self.task
@@ -204,7 +208,9 @@ class Flight:
     def _refuse(self, member: Member, error: Exception) -> None:
         """A member's call failed: the error is its own, or everybody's."""
         self._failures += not isinstance(error, QuotaError)
-        same = isinstance(error, InvalidRequest) or (isinstance(error, Refused) and error.status in SAME)
+        same = isinstance(error, InvalidRequest) or (
+            isinstance(error, Refused) and error.status in SAME
+        )
         if member in self.members:
             self._fail([member], error)
         elif not isinstance(error, ChatError):

@@ -14,7 +14,8 @@ from chattable.proxy.catalog import Entry
 
 Scope = Literal["user", "team", "shared"]
 
-POLICY = b"1"  # a new one where what may be kept, or for whom, has changed: nothing kept before counts any more
+# a new one where what may be kept, or for whom, has changed: nothing kept before counts any more
+POLICY = b"1"
 APART = frozenset({"stream", "stream_options"})  # how an answer is sent, not what it says
 
 _json = msgspec.json.Encoder(order="sorted").encode
@@ -23,22 +24,34 @@ _json = msgspec.json.Encoder(order="sorted").encode
 def key_of(chat: Chat, entry: Entry, who: Principal, scope: Scope) -> bytes | None:
     """The key of a request, or None for one that cannot be written down.
 
-    Law: as the upstream would see different JSON, keys differ, wherever the difference is; the order of an object's keys, and
-    whether the answer is streamed, is none. Each field goes in with its length before it, so that no two requests run into one.
+    Law: as the upstream would see different JSON, keys differ, wherever the difference is; the
+    order of an object's keys, and whether the answer is streamed, is none. Each field goes in with
+    its length before it, so that no two requests run into one.
     """
     params = {name: value for name, value in chat.params.items() if name not in APART}
-    if chat.messages and chat.messages[-1].role == "assistant":  # llama.cpp repeats words to go on with, but in no stream
+    # llama.cpp repeats words to go on with, but in no stream
+    if chat.messages and chat.messages[-1].role == "assistant":
         params["stream"] = chat.stream
     try:
         messages, rest = _json([message.to_json() for message in chat.messages]), _json(params)
-    except (TypeError, ValueError, RecursionError, OverflowError):  # what an agent made of it is no JSON
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+        OverflowError,
+    ):  # what an agent made of it is no JSON
         return None
-    names = [part.encode(errors="surrogatepass") for part in (*tenant(entry, who, scope), *entry.source)]
+    names = [
+        part.encode(errors="surrogatepass") for part in (*tenant(entry, who, scope), *entry.source)
+    ]
     return digest([POLICY, b"%d" % len(names), *names, messages, rest])
 
 
 def tenant(entry: Entry, who: Principal, scope: Scope) -> tuple[str, str]:
-    """Whom an answer is for. An agent knows its user, so its turns are the user's own, whatever the scope."""
+    """Whom an answer is for.
+
+    An agent knows its user, so its turns are the user's own, whatever the scope.
+    """
     if scope == "shared" and entry.model.leaf:
         return "shared", ""
     if scope == "team" and who.team and entry.model.leaf:

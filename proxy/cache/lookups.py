@@ -51,7 +51,9 @@ class Desk(Protocol):
         """Notes what became of a request."""
         ...
 
-    async def join(self, place: Place, member: Member, max_age: float | None) -> tuple[Flight, dict[str, str]]:
+    async def join(
+        self, place: Place, member: Member, max_age: float | None
+    ) -> tuple[Flight, dict[str, str]]:
         """The flight of a request, and what that means for it."""
         ...
 
@@ -89,7 +91,13 @@ class Alone:
     def __init__(self, hub: Desk, place: Place, controls: Controls, ask: Ask, ttl: float) -> None:
         self.headers = {"x-cache": "BYPASS" if controls.no_cache else "MISS"}
         self.asked = True
-        self._hub, self._place, self._controls, self._ask, self._ttl = hub, place, controls, ask, ttl
+        self._hub, self._place, self._controls, self._ask, self._ttl = (
+            hub,
+            place,
+            controls,
+            ask,
+            ttl,
+        )
         self._lead = Lead(b"")
         self._chunks: list[Chunk] | None = None
 
@@ -143,7 +151,12 @@ class Together:
     def saved(self) -> Usage | None:
         """What the answer of somebody else had cost, once it was read to its end."""
         attempt = self._flight and self._flight.attempt
-        if not attempt or self._member.asked or not attempt.complete or self._member.at < attempt.end:
+        if (
+            not attempt
+            or self._member.asked
+            or not attempt.complete
+            or self._member.at < attempt.end
+        ):
             return None
         return entries.usage_of(attempt.chunks)
 

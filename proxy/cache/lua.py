@@ -1,8 +1,9 @@
 """The law of the cache as Redis runs it: every step is one script, and so one atomic round trip.
 
-An entry is a hash: its body, the keys of its tags' generations and what they were when it was asked for, and when it was stored,
-by the server's clock. A purge gives a tag a new generation, and no entry of an old one counts any more. A lease is the id of a
-flight, "process:number". A flow is the list of batches that a flight's followers read, a crowd the set of processes that do.
+An entry is a hash: its body, the keys of its tags' generations and what they were when it was asked
+for, and when it was stored, by the server's clock. A purge gives a tag a new generation, and no
+entry of an old one counts any more. A lease is the id of a flight, "process:number". A flow is the
+list of batches that a flight's followers read, a crowd the set of processes that do.
 
 A full server refuses what needs memory only as long as a script has written nothing, and a
 deletion is a write: so what needs memory comes first, and where it is refused nothing is kept or
@@ -40,9 +41,10 @@ local function ring(crowd, prefix, word)
 end
 """
 
-# KEYS: entry, lease, and the generations of the asker's tags. ARGV: its flight (empty: it does not want to lead), its process,
-# milliseconds of a lease, of a crowd, and of age (empty: any), prefixes of crowds and of bells.
-# Answers {1, body, age}, {2, stamp, flight or empty} to one that leads or goes alone, or {3, flight} of the one that leads.
+# KEYS: entry, lease, and the generations of the asker's tags. ARGV: its flight (empty: it does not
+# want to lead), its process, milliseconds of a lease, of a crowd, and of age (empty: any), prefixes
+# of crowds and of bells. Answers {1, body, age}, {2, stamp, flight or empty} to one that leads or
+# goes alone, or {3, flight} of the one that leads.
 ENTER = """
 local mine, who, age = ARGV[1], ARGV[2], tonumber(ARGV[5])
 
@@ -89,8 +91,9 @@ end
 return out
 """
 
-# KEYS: lease, flow, crowd. ARGV: the flight, milliseconds of a lease and of a flow, prefix of bells, a batch.
-# Answers {1}, or {0}: the lead is lost, or given up for want of room: a flow has no holes.
+# KEYS: lease, flow, crowd. ARGV: the flight, milliseconds of a lease and of a flow, prefix of
+# bells, a batch. Answers {1}, or {0}: the lead is lost, or given up for want of room: a flow has no
+# holes.
 SHARE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
 if failed(redis.pcall('RPUSH', KEYS[2], ARGV[5])) then
@@ -105,7 +108,8 @@ ring(KEYS[3], ARGV[4], ARGV[1])
 return {1}
 """
 
-# KEYS: lease, flow, crowd. ARGV: the flight, the process, milliseconds of a crowd, the first batch. Answers {1 if led, batch, …}.
+# KEYS: lease, flow, crowd. ARGV: the flight, the process, milliseconds of a crowd, the first batch.
+# Answers {1 if led, batch, …}.
 PEEK = """
 local out = {0}
 if redis.call('GET', KEYS[1]) == ARGV[1] and not full(redis.pcall('SADD', KEYS[3], ARGV[2])) then
@@ -116,8 +120,9 @@ for _, batch in ipairs(redis.call('LRANGE', KEYS[2], ARGV[4], -1)) do out[#out +
 return out
 """
 
-# KEYS: entry, lease, flow, crowd, and the generations of the entry's tags. ARGV: the flight, the body (empty: nothing to store),
-# milliseconds of its time and of a flow, the stamp, prefix of bells, the last batches. Answers {1} if it was stored, else {0}.
+# KEYS: entry, lease, flow, crowd, and the generations of the entry's tags. ARGV: the flight, the
+# body (empty: nothing to store), milliseconds of its time and of a flow, the stamp, prefix of
+# bells, the last batches. Answers {1} if it was stored, else {0}.
 LEAVE = """
 local stored, old = 0, false
 if ARGV[2] ~= '' then

@@ -71,7 +71,10 @@ class Member:
             self._waiter.set_result(None)
 
     async def read(self, flight: Source) -> AsyncGenerator[Chunk]:
-        """The answer, from its beginning. One that is not streamed is only read once it is whole, so it never has to resume."""
+        """The answer, from its beginning.
+
+        One that is not streamed is only read once it is whole, so it never has to resume.
+        """
         attempt: Attempt | None = None
         resume: Resume | None = None
         while True:
@@ -100,7 +103,9 @@ class Member:
             return resume
         if before.dropped:
             return Resume([], known=False)
-        return Resume(resume.said if resume is not None and resume.owing else before.chunks[: self.at])
+        return Resume(
+            resume.said if resume is not None and resume.owing else before.chunks[: self.at]
+        )
 
     async def _news(self, flight: Source) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -36,7 +36,9 @@ class MemoryStore(Store):
         """Bytes kept."""
         return self._bytes
 
-    async def enter(self, place: Place, *, lead: bool = True, max_age: float | None = None) -> Found | Lead | Follow:
+    async def enter(
+        self, place: Place, *, lead: bool = True, max_age: float | None = None
+    ) -> Found | Lead | Follow:
         """Whoever does not find an answer leads: one process has no others."""
         entry, now = self._entries.get(place.key), self._clock()
         if entry is not None:
@@ -47,7 +49,15 @@ class MemoryStore(Store):
                 return Found(entry.body, now - entry.at)
         return Lead(self._stamp(place.tags))
 
-    async def leave(self, place: Place, lead: Lead, *, body: bytes = b"", ttl: float = 0.0, last: Sequence[bytes] = ()) -> bool:
+    async def leave(
+        self,
+        place: Place,
+        lead: Lead,
+        *,
+        body: bytes = b"",
+        ttl: float = 0.0,
+        last: Sequence[bytes] = (),
+    ) -> bool:
         """Stores an answer, unless it was purged before it came or is larger than all there is room for."""
         weight = len(body) + OVERHEAD
         if not body or weight > self._most or lead.stamp != self._stamp(place.tags):

@@ -34,7 +34,9 @@ ALONE = Lead(b"")
 class RedisStore(Store):
     """Keeps answers on a server, by its clock; what is evicted there is a miss here."""
 
-    def __init__(self, redis: str | Line, *, namespace: str = NAMESPACE, lease: int = LEASE) -> None:
+    def __init__(
+        self, redis: str | Line, *, namespace: str = NAMESPACE, lease: int = LEASE
+    ) -> None:
         self.failures = 0  # steps that went on without the server
         self.bytes = 0  # stored by this process
         self._line = redis if isinstance(redis, Line) else Line(redis)
@@ -68,7 +70,9 @@ class RedisStore(Store):
         await self._bell.stop()
         await self._line.stop()
 
-    async def enter(self, place: Place, *, lead: bool = True, max_age: float | None = None) -> Found | Lead | Follow:
+    async def enter(
+        self, place: Place, *, lead: bool = True, max_age: float | None = None
+    ) -> Found | Lead | Follow:
         """The answer, the lead, or the one to follow."""
         flight = self._new_flight() if lead else ""
         try:
@@ -86,7 +90,15 @@ class RedisStore(Store):
                 return Follow(other.decode(errors="replace"))
         return ALONE
 
-    async def leave(self, place: Place, lead: Lead, *, body: bytes = b"", ttl: float = 0.0, last: Sequence[bytes] = ()) -> bool:
+    async def leave(
+        self,
+        place: Place,
+        lead: Lead,
+        *,
+        body: bytes = b"",
+        ttl: float = 0.0,
+        last: Sequence[bytes] = (),
+    ) -> bool:
         """Stores the answer and lets followers go, in one step."""
         body = body if lead.stamp else b""
         if lead.flight is None and not body:
@@ -97,13 +109,19 @@ class RedisStore(Store):
 
     async def purge(self, tag: str = "") -> bool:
         """Gives the tag a new generation; entries of the old one are never read again and expire."""
-        job = self._job(PURGE_SCRIPT, [self._generation(tag)], secrets.token_hex(8), (LONGEST + 86400) * 1000)
+        job = self._job(
+            PURGE_SCRIPT, [self._generation(tag)], secrets.token_hex(8), (LONGEST + 86400) * 1000
+        )
         done: bool = await self._ask(job) == [1]
         return done
 
     async def renew(self, leads: Sequence[tuple[Place, Lead]]) -> list[bool]:
         """Renews all leases in one step."""
-        keys = [key for place, lead in leads for key in (self._name("lease", place), self._name("crowd", lead.flight or ""))]
+        keys = [
+            key
+            for place, lead in leads
+            for key in (self._name("lease", place), self._name("crowd", lead.flight or ""))
+        ]
         job = self._job(RENEW_SCRIPT, keys, self._lease, *[lead.flight or "" for _, lead in leads])
         reply = await self._ask(job)
         if reply is None or len(reply) != len(leads):
@@ -114,12 +132,20 @@ class RedisStore(Store):
         """Appends to the flow and rings its followers."""
         flight = lead.flight or ""
         keys = [self._name("lease", place), self._name("flow", flight), self._name("crowd", flight)]
-        led: bool = await self._ask(self._job(SHARE_SCRIPT, keys, flight, self._lease, FLOW, self._name("bell"), batch)) == [1]
+        led: bool = await self._ask(
+            self._job(SHARE_SCRIPT, keys, flight, self._lease, FLOW, self._name("bell"), batch)
+        ) == [1]
         return led
 
-    async def peek(self, place: Place, follow: Follow, start: int) -> tuple[bool, list[bytes]] | None:
+    async def peek(
+        self, place: Place, follow: Follow, start: int
+    ) -> tuple[bool, list[bytes]] | None:
         """Reads the flow."""
-        keys = [self._name("lease", place), self._name("flow", follow.flight), self._name("crowd", follow.flight)]
+        keys = [
+            self._name("lease", place),
+            self._name("flow", follow.flight),
+            self._name("crowd", follow.flight),
+        ]
         match await self._ask(self._job(PEEK_SCRIPT, keys, follow.flight, self._me, CROWD, start)):
             case [int(led), *batches]:
                 return led == 1, [batch for batch in batches if isinstance(batch, bytes)]
@@ -140,10 +166,29 @@ class RedisStore(Store):
         prefixes = self._name("crowd"), self._name("bell")
         return self._job(ENTER_SCRIPT, keys, flight, self._me, self._lease, CROWD, age, *prefixes)
 
-    def _leave(self, place: Place, lead: Lead, body: bytes = b"", ttl: float = 0.0, last: Sequence[bytes] = ()) -> Job:
+    def _leave(
+        self,
+        place: Place,
+        lead: Lead,
+        body: bytes = b"",
+        ttl: float = 0.0,
+        last: Sequence[bytes] = (),
+    ) -> Job:
         flight = lead.flight or ""
-        keys = [self._name("entry", place), self._name("lease", place), self._name("flow", flight), self._name("crowd", flight)]
-        rest: tuple[str | bytes | int, ...] = (body, max(1, round(ttl * 1000)), FLOW, lead.stamp, self._name("bell"), *last)
+        keys = [
+            self._name("entry", place),
+            self._name("lease", place),
+            self._name("flow", flight),
+            self._name("crowd", flight),
+        ]
+        rest: tuple[str | bytes | int, ...] = (
+            body,
+            max(1, round(ttl * 1000)),
+            FLOW,
+            lead.stamp,
+            self._name("bell"),
+            *last,
+        )
         return self._job(LEAVE_SCRIPT, [*keys, *self._generations(place)], flight, *rest)
 
     def _new_flight(self) -> str:
@@ -158,7 +203,9 @@ class RedisStore(Store):
 
     def _generation(self, tag: str) -> str:
         """The key of a tag's generation; hashed, for a name may hold anything."""
-        return self._name("tag", sha256(tag.encode(errors="surrogatepass")).hexdigest() if tag else "all")
+        return self._name(
+            "tag", sha256(tag.encode(errors="surrogatepass")).hexdigest() if tag else "all"
+        )
 
     def _name(self, kind: str, what: Place | str = "") -> str:
         return f"{self._space}{kind}:{what.key.hex() if isinstance(what, Place) else what}"

@@ -10,14 +10,18 @@ from chattable.proxy.cache.entries import TEXTS
 
 
 class Resume:
-    """Takes the beginning of a new answer away, as far as it was said. Law: where the two differ, it raises."""
+    """Takes the beginning of a new answer away, as far as it was said.
+
+    Law: where the two differ, it raises.
+    """
 
     def __init__(self, said: Iterable[Chunk], *, known: bool = True) -> None:
         self.said = list(said)
         self._owed: dict[tuple[int, str], str] = {}  # text that the new answer must begin with
         self._begun: set[int] = set()
         self._finished: dict[int, str] = {}
-        self._whole = known  # whether all that was said is there and is text, and so can be found again
+        # whether all that was said is there and is text, and so can be found again
+        self._whole = known
         for chunk in self.said:
             self._note(chunk)
 

@@ -1,4 +1,7 @@
-"""Where answers are kept: the port and its words. On Redis it is also how processes share an answer under way."""
+"""Where answers are kept: the port and its words.
+
+On Redis it is also how processes share an answer under way.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,13 @@ class Found(Struct, frozen=True):
 
 
 class Lead(Struct, frozen=True):
-    """Nobody has the answer. `flight`: others wait for ours; None: they do not, or nobody would tell them."""
+    """Nobody has the answer.
 
-    stamp: bytes  # what `leave` takes, so that a purge in between counts; empty: the answer cannot be stored
+    `flight`: others wait for ours; None: they do not, or nobody would tell them.
+    """
+
+    # what `leave` takes, so that a purge in between counts; empty: the answer cannot be stored
+    stamp: bytes
     flight: str | None = None
 
 
@@ -43,18 +50,29 @@ class Place(Struct, frozen=True):
 class Store(ABC):
     """Keeps answers for a while.
 
-    Law. What was stored under a key is found under it until its time is up, and never under another. What was asked before a
-    purge of one of its tags is never found after it, nor what was stored before. Of all who `enter` a key at once and may lead,
-    in any process, one leads until it leaves or has not renewed its lease; the others follow. A store that is away answers
-    `Lead` without flight or stamp, soon: nothing here ever raises.
+    Law. What was stored under a key is found under it until its time is up, and never under
+    another. What was asked before a purge of one of its tags is never found after it, nor what was
+    stored before. Of all who `enter` a key at once and may lead, in any process, one leads until it
+    leaves or has not renewed its lease; the others follow. A store that is away answers `Lead`
+    without flight or stamp, soon: nothing here ever raises.
     """
 
     @abstractmethod
-    async def enter(self, place: Place, *, lead: bool = True, max_age: float | None = None) -> Found | Lead | Follow:
+    async def enter(
+        self, place: Place, *, lead: bool = True, max_age: float | None = None
+    ) -> Found | Lead | Follow:
         """The answer, if it is not older than that; else the lead, if it is wanted and nobody has it."""
 
     @abstractmethod
-    async def leave(self, place: Place, lead: Lead, *, body: bytes = b"", ttl: float = 0.0, last: Sequence[bytes] = ()) -> bool:
+    async def leave(
+        self,
+        place: Place,
+        lead: Lead,
+        *,
+        body: bytes = b"",
+        ttl: float = 0.0,
+        last: Sequence[bytes] = (),
+    ) -> bool:
         """Ends a lead, and stores the answer if there is one; `last` are the batches that followers have not seen.
 
         Returns whether it was stored.
@@ -85,7 +103,9 @@ class Store(ABC):
         """Hands followers the next part of an answer; returns False where the lead is lost."""
         return False
 
-    async def peek(self, place: Place, follow: Follow, start: int) -> tuple[bool, list[bytes]] | None:
+    async def peek(
+        self, place: Place, follow: Follow, start: int
+    ) -> tuple[bool, list[bytes]] | None:
         """Whether the leader lives, and its batches from `start` on; None if nobody knows."""
         return None
 

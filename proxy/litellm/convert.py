@@ -53,24 +53,34 @@ def import_litellm(file: str, output: str | None) -> int:
             with Path(output).open("x", encoding="utf-8") as target:
                 target.write(made.text)
         except FileExistsError:
-            raise ConfigError(Problem(output, 0, "", "is there already; move it away, or name another file")) from None
+            raise ConfigError(
+                Problem(output, 0, "", "is there already; move it away, or name another file")
+            ) from None
         except OSError as error:
-            raise ConfigError(Problem(output, 0, "", f"cannot be written: {error.strerror}")) from None
+            raise ConfigError(
+                Problem(output, 0, "", f"cannot be written: {error.strerror}")
+            ) from None
     for line in made.report(file):
         print(line, file=sys.stderr)
     return 0 if made.source.notes.complete else INCOMPLETE
 
 
 def convert(data: bytes, file: str) -> Converted:
-    """Our config for a LiteLLM config. ConfigError: it cannot be read, or holds nothing that can be served."""
+    """Our config for a LiteLLM config.
+
+    ConfigError: it cannot be read, or holds nothing that can be served.
+    """
     doc = read(data.replace(b"${", b"$${"), file, {})  # to LiteLLM these characters mean themselves
     doc.check()
     source = Input(doc)
     if source.top.has("include"):
-        doc.complain(("include",), "other files are not read; put what they hold into this one first")
+        doc.complain(
+            ("include",), "other files are not read; put what they hold into this one first"
+        )
     elif not source.top.items("model_list"):
         doc.complain(
-            ("model_list",), "is empty: there is nothing to serve (what LiteLLM keeps in its database is not in the file)"
+            ("model_list",),
+            "is empty: there is nothing to serve (what LiteLLM keeps in its database is not in the file)",
         )
     doc.check()
     plan = Plan(source.variables)
@@ -80,7 +90,12 @@ def convert(data: bytes, file: str) -> Converted:
     doc.check()
     if not plan.models:
         raise ConfigError(*_lost(source))
-    text = plan.written([*_HEAD, f"Made by `chattable import-litellm` from {Path(file).name!a}. See it: chattable check"])
+    text = plan.written(
+        [
+            *_HEAD,
+            f"Made by `chattable import-litellm` from {Path(file).name!a}. See it: chattable check",
+        ]
+    )
     configfile.parse(text.encode(), "(the config made of it)", source.variables.examples, VENDORS)
     return Converted(text, source)
 
@@ -91,7 +106,9 @@ _HEAD = ["yaml-language-server: $schema=./config.schema.json", ""]
 def _lost(source: Input) -> Iterator[Problem]:
     """Why no deployment can be taken."""
     doc = source.doc
-    yield Problem(doc.file, doc.line(("model_list",)), "model_list", "none of these models can be taken")
+    yield Problem(
+        doc.file, doc.line(("model_list",)), "model_list", "none of these models can be taken"
+    )
     for where, note in source.notes.all().items():
         if where[0] == "model_list" and len(where) == 2:
             yield Problem(doc.file, doc.line(where), dotted(where), note.text)

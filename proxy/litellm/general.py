@@ -28,7 +28,9 @@ def add_general(source: Input, plan: Plan) -> None:
     model = general.text("completion_model")
     if model and match(model, plan.models):
         plan.settings["default_model"] = escaped(model)
-        general.changed("completion_model", "is asked where a request names no model: `default_model`")
+        general.changed(
+            "completion_model", "is asked where a request names no model: `default_model`"
+        )
     else:
         general.left("completion_model", "no model of that name is taken")
     if size := general.number("max_request_size_mb"):
@@ -44,9 +46,17 @@ def _database(general: Given, plan: Plan) -> None:
     if is_reference(text):
         plan.settings["database_url"] = variables.text(text, where, DATABASE)
     else:
-        plan.settings["database_url"] = variables.hide(where, "DATABASE_URL", "postgresql://user:password@host/name", DATABASE)
-    plan.remark(("database_url",), "a database of its own, not LiteLLM's: users, keys and what they spent are not carried over")
-    general.changed("database_url", "give it a database of its own: users, keys and what they spent are not carried over")
+        plan.settings["database_url"] = variables.hide(
+            where, "DATABASE_URL", "postgresql://user:password@host/name", DATABASE
+        )
+    plan.remark(
+        ("database_url",),
+        "a database of its own, not LiteLLM's: users, keys and what they spent are not carried over",
+    )
+    general.changed(
+        "database_url",
+        "give it a database of its own: users, keys and what they spent are not carried over",
+    )
 
 
 def _master_key(general: Given, plan: Plan) -> None:
@@ -56,7 +66,11 @@ def _master_key(general: Given, plan: Plan) -> None:
     variables, where = general.source.variables, general.where("master_key")
     plan.settings["admin_keys"] = [variables.secret(text, where, "CHATTABLE_ADMIN_KEY")]
     plan.remark(("admin_keys",), "16 characters or more, and not easy to guess")
-    how = "" if is_reference(text) else "a secret in the file is not copied: it is a variable now, see below; "
+    how = (
+        ""
+        if is_reference(text)
+        else "a secret in the file is not copied: it is a variable now, see below; "
+    )
     general.changed("master_key", f"{how}must have 16 characters or more")
 
 
@@ -74,7 +88,9 @@ def _redis(source: Input, plan: Plan) -> None:
         plan.settings["redis_url"] = _redis_url(cache, "", plan)
     elif cache.text("type") == "redis" and not cache.has("redis_startup_nodes", "sentinel_nodes"):
         plan.settings["redis_url"] = source.variables.need("REDIS_URL", "redis://placeholder")
-        plan.remark(("redis_url",), "guessed: LiteLLM looks into REDIS_HOST, REDIS_PORT and REDIS_PASSWORD")
+        plan.remark(
+            ("redis_url",), "guessed: LiteLLM looks into REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"
+        )
 
 
 def _redis_url(given: Given, prefix: str, plan: Plan) -> str:
@@ -83,23 +99,39 @@ def _redis_url(given: Given, prefix: str, plan: Plan) -> str:
     name = f"{prefix}url"
     if url := given.text(name):
         if not is_reference(url) and "@" in url:
-            given.changed(name, "holds a password and is not copied: it is a variable now, see below")
-            return variables.hide(given.where(name), "REDIS_URL", "redis://:password@host:6379", "redis://placeholder")
+            given.changed(
+                name, "holds a password and is not copied: it is a variable now, see below"
+            )
+            return variables.hide(
+                given.where(name), "REDIS_URL", "redis://:password@host:6379", "redis://placeholder"
+            )
         if not is_reference(url) and not re.match(r"(rediss?|unix)://", url):
-            given.source.doc.complain(given.where(name), "must begin with redis://, rediss:// or unix://")
+            given.source.doc.complain(
+                given.where(name), "must begin with redis://, rediss:// or unix://"
+            )
         given.taken(name)
         return variables.text(url, given.where(name), "redis://placeholder")
-    parts = {part: _redis_part(given, f"{prefix}{part}") for part in ("host", "port", "username", "db")}
+    parts = {
+        part: _redis_part(given, f"{prefix}{part}") for part in ("host", "port", "username", "db")
+    }
     secret = given.text(f"{prefix}password")
     who = ""
     if secret:
         password = variables.secret(secret, given.where(f"{prefix}password"), "REDIS_PASSWORD")
         who = f"{parts['username']}:{password}@"
-        given.changed(f"{prefix}password", "stands in `redis_url`, where characters such as @ and / are written %40 and %2F")
-        plan.remark(("redis_url",), "in the password, characters such as @ and / must be written %40 and %2F")
+        given.changed(
+            f"{prefix}password",
+            "stands in `redis_url`, where characters such as @ and / are written %40 and %2F",
+        )
+        plan.remark(
+            ("redis_url",),
+            "in the password, characters such as @ and / must be written %40 and %2F",
+        )
     scheme = "rediss" if given.flag(f"{prefix}ssl") else "redis"
     given.taken(f"{prefix}ssl")
-    return f"{scheme}://{who}{parts['host']}:{parts['port'] or 6379}" + f"/{parts['db']}" * bool(parts["db"])
+    return f"{scheme}://{who}{parts['host']}:{parts['port'] or 6379}" + f"/{parts['db']}" * bool(
+        parts["db"]
+    )
 
 
 def _redis_part(given: Given, name: str) -> str:
@@ -136,10 +168,15 @@ def _cache(module: Given, plan: Plan) -> None:
             params.changed("ttl", "at most 30 days")
     if params.text("mode") == "default_off":
         made = {"enabled": False} | made
-        params.left("mode", "a request cannot ask for the cache where it is off, so it is: `cache.enabled`")
+        params.left(
+            "mode", "a request cannot ask for the cache where it is off, so it is: `cache.enabled`"
+        )
     params.taken("mode")
     plan.settings["cache"] = made
-    plan.remark(("cache",), "shared: everybody gets each other's answers, as in LiteLLM; `user` keeps them apart")
+    plan.remark(
+        ("cache",),
+        "shared: everybody gets each other's answers, as in LiteLLM; `user` keeps them apart",
+    )
     module.changed("cache", "`scope: shared` as in LiteLLM; `user` keeps users' answers apart")
 
 
@@ -151,7 +188,10 @@ def _budget(module: Given, plan: Plan) -> None:
     window = _window(module.text("internal_user_budget_duration"))
     if window is None:
         module.left("max_internal_user_budget", "goes with `internal_user_budget_duration`")
-        module.left("internal_user_budget_duration", "a window is a number of minutes, hours or days, or `month`")
+        module.left(
+            "internal_user_budget_duration",
+            "a window is a number of minutes, hours or days, or `month`",
+        )
         return
     plan.settings["budgets"] = {"default": {"cost_usd": most, "per": window}}
     module.taken("max_internal_user_budget", "internal_user_budget_duration")

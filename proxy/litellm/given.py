@@ -24,7 +24,10 @@ class Made(NamedTuple):
 
 
 class Variables:
-    """The variables that the made file needs. Law: what is secret in the input is nowhere in what is made."""
+    """The variables that the made file needs.
+
+    Law: what is secret in the input is nowhere in what is made.
+    """
 
     def __init__(self, doc: Document) -> None:
         self.examples: dict[str, str] = {}  # name → what it may hold
@@ -40,7 +43,12 @@ class Variables:
             return value.replace("${", "$${")
         if _NAME.fullmatch(found[1]):
             return self.need(found[1], example)
-        return self._make(found[1], where, f"what the variable `{found[1]}` holds, whose name cannot be used here", example)
+        return self._make(
+            found[1],
+            where,
+            f"what the variable `{found[1]}` holds, whose name cannot be used here",
+            example,
+        )
 
     def secret(self, value: str, where: Where, name: str) -> str:
         """A value that must not be copied: a reference stays one, and what is spelled out becomes one."""
@@ -77,7 +85,9 @@ def is_reference(value: str) -> bool:
 def _references(value: Any) -> Iterator[str]:
     if isinstance(value, str) and (found := _REFERENCE.fullmatch(value)):
         yield found[1]
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for part in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from _references(part)
 
 
@@ -99,12 +109,17 @@ class Given:
         if value is not None and not isinstance(value, dict):
             source.doc.complain(where, "must be a mapping")
             value = None
-        self._values: dict[str, tuple[Any, Where]] = {key: (item, (*where, key)) for key, item in (value or {}).items()}
+        self._values: dict[str, tuple[Any, Where]] = {
+            key: (item, (*where, key)) for key, item in (value or {}).items()
+        }
 
     def over(self, base: Given) -> Given:
         """These settings with what `base` has besides."""
         both = Given(self.source, None, self.place)
-        both._values = {**base._values, **{key: found for key, found in self._values.items() if found[0] is not None}}
+        both._values = {
+            **base._values,
+            **{key: found for key, found in self._values.items() if found[0] is not None},
+        }
         return both
 
     def has(self, *names: str) -> bool:
@@ -124,7 +139,9 @@ class Given:
     def text(self, name: str) -> str | None:
         value = self.raw(name)
         if value is not None and not isinstance(value, str):
-            self._wrong(name, "must be text" + "; put it in quotes" * isinstance(value, int | float))
+            self._wrong(
+                name, "must be text" + "; put it in quotes" * isinstance(value, int | float)
+            )
             return None
         return value
 
@@ -134,9 +151,13 @@ class Given:
         if isinstance(value, str) and is_reference(value):
             self.left(name, "a variable cannot be reckoned with; write the number")
             return None
-        if isinstance(value, str) and re.fullmatch(r"\d{1,15}(\.\d{1,15})?(e-?\d{1,2})?", value.strip()):
+        if isinstance(value, str) and re.fullmatch(
+            r"\d{1,15}(\.\d{1,15})?(e-?\d{1,2})?", value.strip()
+        ):
             value = float(value)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
+        if value is not None and (
+            not isinstance(value, int | float) or isinstance(value, bool) or value < 0
+        ):
             self._wrong(name, "must be a number, 0 or more")
             return None
         if value is not None and value > most:
@@ -163,13 +184,19 @@ class Given:
         value = self.raw(name)
         if value is not None and not isinstance(value, list):
             self._wrong(name, "must be a list")
-        return [(item, (*self.where(name), i)) for i, item in enumerate(value)] if isinstance(value, list) else []
+        return (
+            [(item, (*self.where(name), i)) for i, item in enumerate(value)]
+            if isinstance(value, list)
+            else []
+        )
 
     def sections(self, name: str) -> list[Given]:
         return [Given(self.source, item, where) for item, where in self.items(name)]
 
     def pairs(self) -> list[tuple[str, Any, Where]]:
-        return [(key, value, where) for key, (value, where) in self._values.items() if value is not None]
+        return [
+            (key, value, where) for key, (value, where) in self._values.items() if value is not None
+        ]
 
     def taken(self, *names: str) -> None:
         for name in filter(self.has, names):

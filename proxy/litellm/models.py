@@ -10,7 +10,16 @@ from chattable.proxy.litellm.given import Given, Input
 from chattable.proxy.litellm.plan import Plan, escaped
 from chattable.proxy.litellm.providers import Left, upstream
 
-SERVED = {"chat", "completion", "responses", "embedding", "moderation", "image_generation", "audio_speech", "rerank"}
+SERVED = {
+    "chat",
+    "completion",
+    "responses",
+    "embedding",
+    "moderation",
+    "image_generation",
+    "audio_speech",
+    "rerank",
+}
 PRICES = {
     "input": "input_cost_per_token",
     "output": "output_cost_per_token",
@@ -20,7 +29,11 @@ PRICES = {
 }
 STEP = re.compile(r"(?:in|out)put_cost_per_token_above_(\d{1,6})k_tokens", re.ASCII)
 PICTURE = "output_cost_per_image"
-PACES = {"requests_per_minute": "rpm", "tokens_per_minute": "tpm", "parallel": "max_parallel_requests"}
+PACES = {
+    "requests_per_minute": "rpm",
+    "tokens_per_minute": "tpm",
+    "parallel": "max_parallel_requests",
+}
 MOST_RETRIES = 10
 FASTEST = 10**10  # in a minute
 DEAREST = 0.1  # dollars for a token
@@ -39,7 +52,10 @@ class Deployment(NamedTuple):
 
 def add_models(source: Input, plan: Plan) -> None:
     """Makes `providers`, `models` and the models' `rate_limits`."""
-    credentials = {str(entry.text("credential_name")): entry for entry in source.top.sections("credential_list")}
+    credentials = {
+        str(entry.text("credential_name")): entry
+        for entry in source.top.sections("credential_list")
+    }
     groups: dict[str, list[Deployment]] = {}
     used = set[str]()
     for entry in source.top.sections("model_list"):
@@ -49,12 +65,17 @@ def add_models(source: Input, plan: Plan) -> None:
             if not there:
                 source.doc.complain((*entry.place, *field.split(".")), "is missing")
             elif not there.isprintable() or there != there.strip():
-                source.doc.complain((*entry.place, *field.split(".")), "is no name: it holds odd spaces or characters")
+                source.doc.complain(
+                    (*entry.place, *field.split(".")),
+                    "is no name: it holds odd spaces or characters",
+                )
         used.add(params.text("litellm_credential_name") or "")
         if name and params.has("model"):
             groups.setdefault(name, [])
             try:
-                groups[name].append(_deployment(name, entry, _with_credential(params, credentials), plan))
+                groups[name].append(
+                    _deployment(name, entry, _with_credential(params, credentials), plan)
+                )
             except Left as left:
                 source.notes.left(entry.place, str(left))
     for name in credentials.keys() - used:
@@ -70,7 +91,9 @@ def _with_credential(params: Given, credentials: dict[str, Given]) -> Given:
     if name is None:
         return params
     if name not in credentials:
-        params.source.doc.complain(params.where("litellm_credential_name"), "there is no such entry in `credential_list`")
+        params.source.doc.complain(
+            params.where("litellm_credential_name"), "there is no such entry in `credential_list`"
+        )
         return params
     entry = credentials[name]
     entry.taken("credential_name")
@@ -89,7 +112,9 @@ def _deployment(name: str, entry: Given, params: Given, plan: Plan) -> Deploymen
     if found.model != ("*" if name.endswith("*") else name):
         target["model"] = escaped(found.model)
     if model == "*":
-        params.changed("model", "here one provider serves it; for others, add names such as `anthropic/*`")
+        params.changed(
+            "model", "here one provider serves it; for others, add names such as `anthropic/*`"
+        )
     entry.taken("model_name")
     info = entry.section("model_info")
     _lengths(info, target)
@@ -112,7 +137,9 @@ def _lengths(info: Given, target: dict[str, Any]) -> None:
         if writes == "max_output_tokens":
             info.left("max_tokens", "`max_output_tokens` counts")
         else:
-            info.changed("max_tokens", "is taken as `max_output`, what the model can write in one reply")
+            info.changed(
+                "max_tokens", "is taken as `max_output`, what the model can write in one reply"
+            )
 
 
 def _price(params: Given, info: Given, target: dict[str, Any], kind: str, model: str) -> None:
@@ -158,10 +185,16 @@ def _long(params: Given, info: Given) -> dict[str, Any]:
         for name in PRICES.values():
             for holder in (params, info):
                 holder.left(f"{name}_above_{step}k_tokens", "a price has one step here: the first")
-    return {"above": steps[0] * 1000, **_costs(params, info, f"_above_{steps[0]}k_tokens")} if steps else {}
+    return (
+        {"above": steps[0] * 1000, **_costs(params, info, f"_above_{steps[0]}k_tokens")}
+        if steps
+        else {}
+    )
 
 
-def _entry(name: str, deployments: list[Deployment], strategy: str | None, plan: Plan) -> dict[str, Any]:
+def _entry(
+    name: str, deployments: list[Deployment], strategy: str | None, plan: Plan
+) -> dict[str, Any]:
     targets = [deployment.target for deployment in deployments]
     made: dict[str, Any] = dict(targets[0]) if len(targets) == 1 else {"targets": targets}
     if len(targets) > 1:
@@ -179,12 +212,25 @@ def _weigh(deployments: list[Deployment], strategy: str | None) -> None:
         for deployment in deployments:
             deployment.params.left("weight", f"LiteLLM has no use for it with `{strategy}`")
         return
-    by = next((name for name in ("weight", "rpm", "tpm") if any(item.params.has(name) for item in deployments)), None)
-    greatest = max((deployment.params.number(by) or 0 for deployment in deployments), default=0) if by else 0
+    by = next(
+        (
+            name
+            for name in ("weight", "rpm", "tpm")
+            if any(item.params.has(name) for item in deployments)
+        ),
+        None,
+    )
+    greatest = (
+        max((deployment.params.number(by) or 0 for deployment in deployments), default=0)
+        if by
+        else 0
+    )
     scale = 1 if greatest <= HEAVIEST else HEAVIEST / greatest
     for deployment in deployments:
         if by or strategy:
-            deployment.target["weight"] = round((deployment.params.number(by) or 0) * scale, 6) if by else 1
+            deployment.target["weight"] = (
+                round((deployment.params.number(by) or 0) * scale, 6) if by else 1
+            )
         if by == "weight":
             deployment.params.taken("weight")
         elif by:
@@ -195,7 +241,11 @@ def _patience(deployments: list[Deployment]) -> dict[str, Any]:
     """Timeouts and retries, which a model has for all its targets: the longest of them."""
     most: dict[str, float] = {}
     for name in ("timeout", "stream_timeout", "max_retries", "num_retries"):
-        found = [(item.params, value) for item in deployments if (value := item.params.number(name)) is not None]
+        found = [
+            (item.params, value)
+            for item in deployments
+            if (value := item.params.number(name)) is not None
+        ]
         for params, value in found:
             most[name] = max(most.get(name, 0), value)
             params.taken(name)
@@ -203,7 +253,10 @@ def _patience(deployments: list[Deployment]) -> dict[str, Any]:
                 params.changed(name, f"there are at most {MOST_RETRIES}")
         for params, value in found:
             if value != most[name]:
-                params.changed(name, "timeouts and retries are the same for all targets of a name: the greatest counts")
+                params.changed(
+                    name,
+                    "timeouts and retries are the same for all targets of a name: the greatest counts",
+                )
     made: dict[str, Any] = {}
     if spans := timeouts(most.get("timeout"), most.get("stream_timeout")):
         made["timeouts"] = spans
@@ -236,11 +289,16 @@ def _limit(name: str, deployments: list[Deployment], plan: Plan, *, weighed: boo
             if not total:
                 params.left(theirs, "a limit of 0 would let nobody in: leave the model out")
             elif name.endswith("*"):
-                params.left(theirs, "a name with `*` has no limit: name the models in `rate_limits.models`")
+                params.left(
+                    theirs, "a name with `*` has no limit: name the models in `rate_limits.models`"
+                )
             elif len(holders) < len(deployments):
                 params.changed(theirs, "limits nothing, for others of that name have no limit")
             elif weighed:
-                params.changed(theirs, "the limits of a name's deployments are one, their sum: `rate_limits.models`")
+                params.changed(
+                    theirs,
+                    "the limits of a name's deployments are one, their sum: `rate_limits.models`",
+                )
             else:
                 params.changed(theirs, "limits the name: `rate_limits.models`")
         for_all = len(holders) == len(deployments) and None not in paces

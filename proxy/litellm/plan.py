@@ -50,8 +50,11 @@ class Plan:
         pad = "  " * depth
         lines = [f"{pad}# {remark}" for remark in self.remarks.get(path, ())]
         flow = f"{pad}{_scalar(key)}: {_flow(value)}"
-        named = len(path) == 1 and path[0] in ("providers", "models")  # are lists of names: one a line
-        if not isinstance(value, dict | list) or (len(flow) <= WIDTH and not named and not self._remarked_below(path)):
+        # are lists of names: one a line
+        named = len(path) == 1 and path[0] in ("providers", "models")
+        if not isinstance(value, dict | list) or (
+            len(flow) <= WIDTH and not named and not self._remarked_below(path)
+        ):
             return [*lines, flow]
         lines.append(f"{pad}{_scalar(key)}:")
         if isinstance(value, dict):
@@ -72,7 +75,9 @@ def escaped(text: str) -> str:
 
 def _flow(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_scalar(key)}: {_flow(part)}" for key, part in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{_scalar(key)}: {_flow(part)}" for key, part in value.items()) + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     return _scalar(value)
@@ -81,7 +86,11 @@ def _flow(value: Any) -> str:
 def _scalar(value: Any) -> str:
     """A value on its own: text in quotes unless it cannot be read as anything else."""
     if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) and not _WORDS.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+        return (
+            value
+            if _PLAIN.fullmatch(value) and not _WORDS.fullmatch(value)
+            else json.dumps(value, ensure_ascii=False)
+        )
     if isinstance(value, float):
         return f"{value:.12f}".rstrip("0").rstrip(".")
     return json.dumps(value)

@@ -21,7 +21,8 @@ KINDS = {  # LiteLLM's prefix → our kind
     "deepseek": "deepseek", "fireworks_ai": "fireworks", "groq": "groq", "hosted_vllm": "vllm", "lm_studio": "lmstudio",
     "mistral": "mistral", "moonshot": "moonshot", "openrouter": "openrouter", "together_ai": "together", "xai": "xai",
 }  # fmt: skip
-COMPATIBLE = {  # prefixes that speak OpenAI's API at an address that LiteLLM knows: it, and the variable of the key
+# prefixes that speak OpenAI's API at an address that LiteLLM knows: it, and the variable of the key
+COMPATIBLE = {
     "ai21_chat": ("https://api.ai21.com/studio/v1", "AI21_API_KEY"),
     "cerebras": ("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
     "codestral": ("https://codestral.mistral.ai/v1", "CODESTRAL_API_KEY"),
@@ -35,7 +36,9 @@ COMPATIBLE = {  # prefixes that speak OpenAI's API at an address that LiteLLM kn
     "sambanova": ("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
     "volcengine": ("https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
 }
-_GOOGLE = "signs in with Google Cloud, which is not spoken; kind gemini serves Gemini with an API key"
+_GOOGLE = (
+    "signs in with Google Cloud, which is not spoken; kind gemini serves Gemini with an API key"
+)
 _OWN = "speaks an API of its own, for which there is no kind"
 FOREIGN = {
     "vertex_ai": _GOOGLE, "vertex_ai_beta": _GOOGLE, "aleph_alpha": _OWN, "anthropic_text": _OWN, "cohere": _OWN,
@@ -47,10 +50,41 @@ ROUTES = {  # parts of a name that choose an endpoint, not a model
     "openai": ("responses/",), "azure": ("responses/", "o_series/", "gpt5_series/"),
     "bedrock": ("converse/", "invoke/", "converse_like/"),
 }  # fmt: skip
-NO_KEYS = {"none", "null", "empty", "dummy", "fake", "fake-key", "anything", "n/a", "no-key", "not-needed", "placeholder", "x"}
-OPENAI_NAMES = re.compile(r"\*|(gpt|o\d|chatgpt|codex|ft:|text-|dall-e|whisper|tts|omni-|davinci|babbage)\b.*")
+NO_KEYS = {
+    "none",
+    "null",
+    "empty",
+    "dummy",
+    "fake",
+    "fake-key",
+    "anything",
+    "n/a",
+    "no-key",
+    "not-needed",
+    "placeholder",
+    "x",
+}
+OPENAI_NAMES = re.compile(
+    r"\*|(gpt|o\d|chatgpt|codex|ft:|text-|dall-e|whisper|tts|omni-|davinci|babbage)\b.*"
+)
 URL, REGION, VERSION = "https://placeholder.example/v1", "us-east-1", "2024-10-21"
-DULL = {"api", "www", "com", "net", "org", "io", "ai", "key", "base", "url", "v1", "token", "secret", "host", "inference"}
+DULL = {
+    "api",
+    "www",
+    "com",
+    "net",
+    "org",
+    "io",
+    "ai",
+    "key",
+    "base",
+    "url",
+    "v1",
+    "token",
+    "secret",
+    "host",
+    "inference",
+}
 
 
 class Left(Exception):
@@ -66,10 +100,15 @@ class Upstream(NamedTuple):
 
 
 def upstream(name: str, params: Given) -> Upstream:
-    """The provider of a deployment, in our settings, and what the model is called there. Raises `Left`."""
+    """The provider of a deployment, in our settings, and what the model is called there.
+
+    Raises `Left`.
+    """
     full = params.text("model") or ""
     if is_reference(full):
-        raise Left("which model it is says a variable, so its provider is not known; write the name")
+        raise Left(
+            "which model it is says a variable, so its provider is not known; write the name"
+        )
     prefix, model = _split(full, params.text("custom_llm_provider"))
     if not model:
         raise Left("its `model` names a provider and no model")
@@ -78,18 +117,31 @@ def upstream(name: str, params: Given) -> Upstream:
     address = params.first("api_base", "base_url", "aws_bedrock_runtime_endpoint")
     kind = KINDS.get(prefix, "openai")
     if prefix not in KINDS and prefix not in COMPATIBLE and not params.has(address):
-        raise Left(f"there is no kind for `{prefix}/`; if it speaks OpenAI's API: kind openai, with its `base_url`")
+        raise Left(
+            f"there is no kind for `{prefix}/`; if it speaks OpenAI's API: kind openai, with its `base_url`"
+        )
     made = Upstream({"kind": kind}, _bare(kind, model, params), [])
     if prefix not in KINDS:
         made.guesses.append(f"`{prefix}/` is taken to speak OpenAI's API")
         params.changed("model", f"`{prefix}/` is taken to speak OpenAI's API: kind openai")
-    elif "/" not in full and not params.has("custom_llm_provider") and not OPENAI_NAMES.fullmatch(full) and kind == "openai":
+    elif (
+        "/" not in full
+        and not params.has("custom_llm_provider")
+        and not OPENAI_NAMES.fullmatch(full)
+        and kind == "openai"
+    ):
         made.guesses.append("its name tells no provider: it is taken to be OpenAI's")
         params.changed("model", "the name tells no provider: it is taken to be OpenAI's")
     params.taken("model", "custom_llm_provider")
     base = _address(kind, prefix, address, params, made.guesses)
-    key = _bedrock_key(params, name, made.guesses) if kind == "bedrock" else _key(kind, prefix, base, params, name, made.guesses)
-    made.provider.update({key: value for key, value in (("base_url", base), ("api_key", key)) if value})
+    key = (
+        _bedrock_key(params, name, made.guesses)
+        if kind == "bedrock"
+        else _key(kind, prefix, base, params, name, made.guesses)
+    )
+    made.provider.update(
+        {key: value for key, value in (("base_url", base), ("api_key", key)) if value}
+    )
     _options(kind, params, made)
     return made
 
@@ -101,13 +153,21 @@ def _split(model: str, given: str | None) -> tuple[str, str]:
         return given, rest if slash and head == given else model
     if slash:
         return head, rest
-    return ("anthropic" if model.startswith("claude") else "vertex_ai" if model.startswith("gemini") else "openai"), model
+    return (
+        "anthropic"
+        if model.startswith("claude")
+        else "vertex_ai"
+        if model.startswith("gemini")
+        else "openai"
+    ), model
 
 
 def _bare(kind: str, model: str, params: Given) -> str:
     for route in ROUTES.get(kind, ()):
         if model.startswith(route):
-            params.changed("model", f"`{route}` says nothing here: chats go to the one endpoint of the kind")
+            params.changed(
+                "model", f"`{route}` says nothing here: chats go to the one endpoint of the kind"
+            )
             model = model.removeprefix(route)
     if kind == "fireworks" and "/" not in model and "*" not in model:
         return f"accounts/fireworks/models/{model}"
@@ -133,7 +193,11 @@ def _address(kind: str, prefix: str, name: str, params: Given, guesses: list[str
         base = VENDORS[kind].address(values.url(text), {})
     except ValueError as error:
         raise Left(f"{name} {error}") from None
-    base = re.sub(r"(/v1/messages|/chat/completions)$", lambda found: "/v1" if "messages" in found[0] else "", base)
+    base = re.sub(
+        r"(/v1/messages|/chat/completions)$",
+        lambda found: "/v1" if "messages" in found[0] else "",
+        base,
+    )
     base = base.split("/openai/")[0] if kind == "azure" else base
     end = "/v1" if prefix == "huggingface" else end
     base = base if base.endswith(end) else base + end
@@ -143,7 +207,9 @@ def _address(kind: str, prefix: str, name: str, params: Given, guesses: list[str
     return None if base == VENDORS[kind].base_url else base.replace("${", "$${")
 
 
-def _key(kind: str, prefix: str, base: str | None, params: Given, name: str, guesses: list[str]) -> str | None:
+def _key(
+    kind: str, prefix: str, base: str | None, params: Given, name: str, guesses: list[str]
+) -> str | None:
     """The `api_key`: the one that is given, else the variable that LiteLLM looks into by itself."""
     variables, text = params.source.variables, params.text("api_key")
     if text is None:
@@ -160,7 +226,9 @@ def _key(kind: str, prefix: str, base: str | None, params: Given, name: str, gue
     if is_reference(text):
         params.taken("api_key")
     else:
-        params.changed("api_key", "a secret in the file is not copied: it is a variable now, see below")
+        params.changed(
+            "api_key", "a secret in the file is not copied: it is a variable now, see below"
+        )
     return variables.secret(text, params.where("api_key"), f"{name}_key")
 
 
@@ -169,12 +237,18 @@ def _bedrock_key(params: Given, name: str, guesses: list[str]) -> str:
     if params.has("api_key") or not params.has("aws_access_key_id", "aws_secret_access_key"):
         if params.has("api_key"):
             return _key("bedrock", "bedrock", None, params, name, guesses) or ""
-        guesses.append("LiteLLM looks for AWS credentials in many places; here they are said, see the key's form")
+        guesses.append(
+            "LiteLLM looks for AWS credentials in many places; here they are said, see the key's form"
+        )
         return f"{variables.need('AWS_ACCESS_KEY_ID', SECRET)}:{variables.need('AWS_SECRET_ACCESS_KEY', SECRET)}"
     parts = []
-    for part in filter(params.has, ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")):
+    for part in filter(
+        params.has, ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    ):
         params.changed(part, "one `api_key` holds them all, with colons between them")
-        parts.append(variables.secret(params.text(part) or "", params.where(part), f"{name}_{part}"))
+        parts.append(
+            variables.secret(params.text(part) or "", params.where(part), f"{name}_{part}")
+        )
     return ":".join(parts)
 
 
@@ -183,7 +257,9 @@ def _options(kind: str, params: Given, made: Upstream) -> None:
     if kind == "azure" and (version := _option("api_version", VERSION, values.Version, params)):
         made.provider["api_version"] = version
     if kind == "bedrock" and "base_url" not in made.provider:
-        region = _option(params.first("aws_region_name", "region_name"), REGION, values.Region, params)
+        region = _option(
+            params.first("aws_region_name", "region_name"), REGION, values.Region, params
+        )
         if not region:
             made.guesses.append("without a region LiteLLM asks AWS_REGION_NAME, then us-west-2")
             region = params.source.variables.need("AWS_REGION_NAME", REGION, default="us-west-2")
@@ -228,7 +304,10 @@ class Providers:
 def _names(provider: dict[str, Any]) -> Iterator[str]:
     """Readable names, the best first: the kind, with its host, with its key's variable, with a number."""
     kind = provider["kind"]
-    host, key = _words(provider.get("base_url", ""), kind), _words(provider.get("api_key", ""), kind)
+    host, key = (
+        _words(provider.get("base_url", ""), kind),
+        _words(provider.get("api_key", ""), kind),
+    )
     best = f"{kind}-{host}" if host else kind
     yield best
     if key:
@@ -240,8 +319,16 @@ def _words(text: str, kind: str) -> str:
     """What tells an address or a variable from others, in a word or two."""
     split = urlsplit(re.sub(r"[$}{]", "", text)) if "://" in text and "${" not in text else None
     if split is not None and split.hostname:
-        labels = [label for label in split.hostname.split(".") if label not in DULL and not label.startswith(kind)]
+        labels = [
+            label
+            for label in split.hostname.split(".")
+            if label not in DULL and not label.startswith(kind)
+        ]
         plain = split.hostname if re.fullmatch(r"[\d.]+", split.hostname) else "".join(labels[:1])
         return plain + (f"-{split.port}" if split.port else "")
     words = re.findall(r"[a-z0-9]+", re.sub(r":-[^}]*", "", text).lower())
-    return "-".join(word for word in words if word not in DULL | {kind, "https", "http", "aws", "id", "access", "name"})
+    return "-".join(
+        word
+        for word in words
+        if word not in DULL | {kind, "https", "http", "aws", "id", "access", "name"}
+    )

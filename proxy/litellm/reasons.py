@@ -12,7 +12,9 @@ _PARAMETERS = {
 _HEALTH = "a target that fails five times in a row, or half of the time, rests by itself"
 _LOGS = "nothing is sent to other services; usage is at GET /admin/usage and `chattable usage`"
 _ALERTS = "no alerts are sent but for budgets: `budgets.webhook`"
-_USERS = "users, teams and keys are made with POST /admin/users, or `chattable user` and `chattable key`"
+_USERS = (
+    "users, teams and keys are made with POST /admin/users, or `chattable user` and `chattable key`"
+)
 _PLACE = "what a kind has no place for is left out, or refused: `unsupported`"
 _REDIS = "one Redis or Valkey is used: no cluster, no sentinels"
 _DATABASE = "the database is used in its own way; there is nothing to set"

@@ -32,14 +32,19 @@ _TITLES = {
     Outcome.LEFT: "No counterpart",
 }
 _SECTIONS = ("litellm_settings", "general_settings", "router_settings", "environment_variables")
-_OPENED = re.compile(  # places whose parts are reported one by one, even where none of them was taken
+# places whose parts are reported one by one, even where none of them was taken
+_OPENED = re.compile(
     rf"(model_list(\[\](\.(litellm_params|model_info))?)?|credential_list(\[\](\.credential_values)?)?|{'|'.join(_SECTIONS)}"
     r"|litellm_settings\.cache_params)?"
 )
 
 
 class Notes:
-    """The report. Law: every value of the input is under exactly one place that has a note, once `finish` was called."""
+    """The report.
+
+    Law: every value of the input is under exactly one place that has a note, once `finish` was
+    called.
+    """
 
     def __init__(self, doc: Document) -> None:
         self._doc = doc
@@ -58,9 +63,17 @@ class Notes:
     def finish(self) -> None:
         """Leaves what nobody asked for."""
         left = {place for place, note in self._notes.items() if note.outcome is Outcome.LEFT}
-        for place in [place for place in self._notes if any(place[:depth] in left for depth in range(len(place)))]:
+        for place in [
+            place
+            for place in self._notes
+            if any(place[:depth] in left for depth in range(len(place)))
+        ]:
             del self._notes[place]
-        self._visit((), self._doc.value, {place[:depth] for place in self._notes for depth in range(len(place))})
+        self._visit(
+            (),
+            self._doc.value,
+            {place[:depth] for place in self._notes for depth in range(len(place))},
+        )
 
     def all(self) -> dict[Where, Note]:
         return dict(self._notes)
@@ -87,14 +100,23 @@ class Notes:
     def _add(self, where: Where, outcome: Outcome, text: str) -> None:
         old = self._notes.get(where)
         if old is not None:
-            outcome, text = max(old.outcome, outcome), "; ".join(filter(None, dict.fromkeys((old.text, text))))
+            outcome, text = (
+                max(old.outcome, outcome),
+                "; ".join(filter(None, dict.fromkeys((old.text, text)))),
+            )
         self._notes[where] = Note(outcome, text)
 
     def _visit(self, where: Where, value: Any, above: set[Where]) -> None:
         """Goes down to the settings below which nothing is noted; `above` holds the places below which something is."""
         if where in self._notes:
             return
-        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        parts = (
+            value.items()
+            if isinstance(value, dict)
+            else enumerate(value)
+            if isinstance(value, list)
+            else ()
+        )
         if not value and not isinstance(value, bool | int | float):  # nothing is set
             self.taken(where)
         elif parts and (where in above or _OPENED.fullmatch(general(where))):

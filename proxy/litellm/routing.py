@@ -48,7 +48,10 @@ def _strategy(router: Given) -> None:
         if STRATEGIES[name]:
             router.changed("routing_strategy", STRATEGIES[name])
     elif name:
-        router.left("routing_strategy", "there are two: by `weight`, or, without weights, the quicker of two targets")
+        router.left(
+            "routing_strategy",
+            "there are two: by `weight`, or, without weights, the quicker of two targets",
+        )
 
 
 def _patience(router: Given, module: Given, plan: Plan) -> None:
@@ -126,7 +129,10 @@ def _called(name: str, target: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Links:
-    """The models' fallbacks. Law: there are no circles, and all of them lead to a model that is there."""
+    """The models' fallbacks.
+
+    Law: there are no circles, and all of them lead to a model that is there.
+    """
 
     def __init__(self, source: Input, plan: Plan) -> None:
         self._source, self._models = source, plan.models
@@ -138,7 +144,9 @@ class _Links:
         for name, _, where in entry.pairs():
             for other, place in entry.items(name):
                 if not isinstance(other, str):
-                    self._source.notes.left(place, "a fallback is a model's name; the request goes to it as it is")
+                    self._source.notes.left(
+                        place, "a fallback is a model's name; the request goes to it as it is"
+                    )
                 elif name == ANY:
                     self._defaults.append((other, place))
                 elif name not in self._models:
@@ -146,7 +154,9 @@ class _Links:
                 elif why := self._link(name, other):
                     self._source.notes.left(place, why)
                 elif kind == "context_window_fallbacks":
-                    self._source.notes.changed(place, "is asked after other failures too: there is one list, `fallbacks`")
+                    self._source.notes.changed(
+                        place, "is asked after other failures too: there is one list, `fallbacks`"
+                    )
                 else:
                     self._source.notes.taken(place)
 
@@ -163,14 +173,19 @@ class _Links:
             for name in alone:
                 if not (name.endswith("*") and match(other, [name])):
                     self._link(name, other)
-            self._source.notes.changed(place, "stands in each model without fallbacks of its own, but where it makes a circle")
+            self._source.notes.changed(
+                place,
+                "stands in each model without fallbacks of its own, but where it makes a circle",
+            )
 
     def add_aliases(self, aliases: dict[str, tuple[str, Where]]) -> None:
         """An alias without fallbacks of its own has those of its model."""
         for alias, (name, where) in aliases.items():
             for other in () if self._links.get(alias) else self._links.get(name, ()):
                 if why := self._link(alias, other):
-                    self._source.notes.changed(where, f"has not all of its fallbacks: {other} {why}")
+                    self._source.notes.changed(
+                        where, f"has not all of its fallbacks: {other} {why}"
+                    )
 
     def _link(self, name: str, other: str) -> str:
         """Adds a fallback, or says why not."""

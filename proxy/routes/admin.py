@@ -61,7 +61,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @get("/admin/users", summary="List users, oldest first")
     async def list_users(
-        request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str | None] = None
+        request: Request[Any, Any, Any],
+        limit: FromQuery[str] = "100",
+        after: FromQuery[str | None] = None,
     ) -> Json:
         await admin_only(request, house)
         found = await users.list(integer(limit, "limit"), after)
@@ -91,7 +93,10 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         house.auth.forget()
         return {"id": gone.id, "object": "user.deleted", "deleted": True}
 
-    @post("/admin/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
+    @post(
+        "/admin/users/{user:str}/keys",
+        summary="Create or import a key; its secret is shown this once",
+    )
     async def create_key(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
         actor, new = await admin_body(request, house, NewKey)
         if new.key is not None and not new.key.isascii():
@@ -112,7 +117,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return page([_key(key) for key in await users.list_keys(user)], more=False)
 
     @delete("/admin/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
-    async def revoke_key(request: Request[Any, Any, Any], user: FromPath[str], key_id: FromPath[str]) -> Json:
+    async def revoke_key(
+        request: Request[Any, Any, Any], user: FromPath[str], key_id: FromPath[str]
+    ) -> Json:
         actor = await admin_only(request, house)
         async with house.audit.entry(actor, "key.revoke", key_id, {"user": user}) as effect:
             revoked = await users.revoke_key(key_id, user)
@@ -120,7 +127,16 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         house.auth.forget()
         return _key(revoked)
 
-    return [create_user, list_users, get_user, update_user, delete_user, create_key, list_keys, revoke_key]
+    return [
+        create_user,
+        list_users,
+        get_user,
+        update_user,
+        delete_user,
+        create_key,
+        list_keys,
+        revoke_key,
+    ]
 
 
 def _user(user: User) -> Json:

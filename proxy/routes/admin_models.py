@@ -22,7 +22,10 @@ STEP = ("above", "long")  # shown only where a long prompt costs something else
 def routes(house: House) -> list[ControllerRouterHandler]:
     """The state of models, for admins only."""
 
-    @get("/admin/models", summary="Models and agents with their targets: circuits, latencies, outcomes")
+    @get(
+        "/admin/models",
+        summary="Models and agents with their targets: circuits, latencies, outcomes",
+    )
     async def list_targets(request: Request[Any, Any, Any]) -> Json:
         await admin_only(request, house)
         return page([_entry(entry) for entry in house.catalog.visible(ADMIN)], more=False)

@@ -31,7 +31,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return (await house.users.get(name)).id
 
     async def shown(found: list[Session]) -> list[Json]:
-        known = await names(house.database, tables.users, sorted({session.user_id for session in found}))
+        known = await names(
+            house.database, tables.users, sorted({session.user_id for session in found})
+        )
         return [_session(session, known.get(session.user_id)) for session in found]
 
     @get("/admin/sessions", summary="List sessions, the one that something was last said in first")
@@ -46,17 +48,25 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return answer(page(await shown(list(found.data)), more=found.has_more))
 
     @get("/admin/sessions/{session_id:str}", summary="Describe a session")
-    async def describe(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
+    async def describe(
+        request: Request[Any, Any, Any], session_id: FromPath[str]
+    ) -> Response[bytes]:
         await admin_only(request, house)
         [session] = await shown([await store.find(session_id)])
         return answer(session)
 
-    @delete("/admin/sessions/{session_id:str}", status_code=200, summary="Delete a session with everything that was said in it")
+    @delete(
+        "/admin/sessions/{session_id:str}",
+        status_code=200,
+        summary="Delete a session with everything that was said in it",
+    )
     async def remove(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
         actor = await admin_only(request, house)
         async with house.audit.entry(actor, "session.delete", session_id) as effect:
             session = await store.find(session_id)
-            owner = (await names(house.database, tables.users, [session.user_id])).get(session.user_id, session.user_id)
+            owner = (await names(house.database, tables.users, [session.user_id])).get(
+                session.user_id, session.user_id
+            )
             effect.about(session.id, f"session of {owner}")
             await store.delete(session)
         return answer({"id": session.id, "object": "session.deleted", "deleted": True})

@@ -23,7 +23,10 @@ B = TypeVar("B")
 
 
 async def admin_only(request: Request[Any, Any, Any], house: House) -> Actor:
-    """Who administers. Refuses everybody without an admin's key, and notes it where the key is good for other things."""
+    """Who administers.
+
+    Refuses everybody without an admin's key, and notes it where the key is good for other things.
+    """
     secret, scope = bearer(request), cast(Any, request.scope)
     principal = await house.auth.principal(secret)
     who = principal.user if principal.key_id else User("admin key", masked(secret))
@@ -42,7 +45,10 @@ def known_queries(request: Request[Any, Any, Any]) -> None:
         return
     handler = request.route_handler
     providers = handler.resolve_dependencies().values()
-    signatures = [handler.parsed_fn_signature, *(provider.parsed_fn_signature for provider in providers)]
+    signatures = [
+        handler.parsed_fn_signature,
+        *(provider.parsed_fn_signature for provider in providers),
+    ]
     known = [
         field.kwarg_definition.name or name
         for signature in signatures
@@ -55,7 +61,9 @@ def known_queries(request: Request[Any, Any, Any]) -> None:
             raise InvalidRequest(message, param=clip(name), code="unknown_parameter")
 
 
-async def admin_body(request: Request[Any, Any, Any], house: House, kind: type[B]) -> tuple[Actor, B]:
+async def admin_body(
+    request: Request[Any, Any, Any], house: House, kind: type[B]
+) -> tuple[Actor, B]:
     """Who administers, and the request body as a struct, or `InvalidRequest` naming the field."""
     actor = await admin_only(request, house)
     body = await read_json(request, house.max_body)

@@ -58,7 +58,12 @@ class Change(Struct, forbid_unknown_fields=True):
 
 def routes(house: House) -> list[ControllerRouterHandler]:
     """Budget administration, for admins only."""
-    ledger, users, audit, subjects = house.metering.ledger, house.users, house.audit, Subjects(house)
+    ledger, users, audit, subjects = (
+        house.metering.ledger,
+        house.users,
+        house.audit,
+        Subjects(house),
+    )
     lacking = unpriced(house.config)
 
     async def owner_of(name: str) -> str:
@@ -77,7 +82,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         return found[0]
 
     @asynccontextmanager
-    async def changing(actor: Actor, action: str, limit_id: str, details: Any) -> AsyncIterator[Limit]:
+    async def changing(
+        actor: Actor, action: str, limit_id: str, details: Any
+    ) -> AsyncIterator[Limit]:
         """Surrounds a change of a budget that is there."""
         async with audit.entry(actor, f"budget.{action}", limit_id, details) as effect:
             limit = await named(limit_id)
@@ -96,11 +103,15 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             per=new.per,
             tokens=new.tokens,
             cost=_micro(new.cost_usd),
-            models=None if new.models is None else tuple(short(model, "models") for model in new.models),
+            models=None
+            if new.models is None
+            else tuple(short(model, "models") for model in new.models),
             mode=new.mode,
         )
         _check(limit)
-        async with audit.entry(actor, "budget.create", f"{kind} {name}".strip(), msgspec.to_builtins(new)) as effect:
+        async with audit.entry(
+            actor, "budget.create", f"{kind} {name}".strip(), msgspec.to_builtins(new)
+        ) as effect:
             limit = msgspec.structs.replace(limit, subject=await subjects.find(kind, name))
             effect.about(limit.id, f"{kind} {await subjects.shown(limit)}")
             await ledger.put_limit(limit)
@@ -113,37 +124,58 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         owner = await owner_of(user)
         limits = await ledger.limits()
         if owner:
-            limits = [limit for limit in limits if (limit.kind == "user" and limit.subject == owner) or limit.kind == "each_user"]
-        return page([await shown(limit, owner if limit.kind == "each_user" else "") for limit in limits], more=False)
+            limits = [
+                limit
+                for limit in limits
+                if (limit.kind == "user" and limit.subject == owner) or limit.kind == "each_user"
+            ]
+        return page(
+            [await shown(limit, owner if limit.kind == "each_user" else "") for limit in limits],
+            more=False,
+        )
 
     @patch("/admin/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
     async def change_budget(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
         actor, change = await admin_body(request, house, BudgetChange)
         given = told = msgspec.to_builtins(change)
         if "cost_usd" in given:
-            given = {"cost": _micro(given["cost_usd"])} | {name: value for name, value in given.items() if name != "cost_usd"}
+            given = {"cost": _micro(given["cost_usd"])} | {
+                name: value for name, value in given.items() if name != "cost_usd"
+            }
         async with changing(actor, "update", limit_id, told) as limit:
             limit = msgspec.structs.replace(limit, **given)
             _check(limit)
             await ledger.put_limit(limit)
         return await shown(limit)
 
-    @delete("/admin/budgets/{limit_id:str}", status_code=200, summary="End a budget; its entries stay")
+    @delete(
+        "/admin/budgets/{limit_id:str}", status_code=200, summary="End a budget; its entries stay"
+    )
     async def delete_budget(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
         actor = await admin_only(request, house)
         async with changing(actor, "delete", limit_id, {}) as limit:
             await ledger.drop_limit(limit.id)
         return {"id": limit.id, "object": "budget.deleted", "deleted": True}
 
-    @post("/admin/budgets/{limit_id:str}/grant", status_code=200, summary="Add room to the present window")
+    @post(
+        "/admin/budgets/{limit_id:str}/grant",
+        status_code=200,
+        summary="Add room to the present window",
+    )
     async def grant(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
         return await booked(request, limit_id, "grant", ledger.grant)
 
-    @post("/admin/budgets/{limit_id:str}/refund", status_code=200, summary="Take back spending of the present window")
+    @post(
+        "/admin/budgets/{limit_id:str}/refund",
+        status_code=200,
+        summary="Take back spending of the present window",
+    )
     async def refund(request: Request[Any, Any, Any], limit_id: FromPath[str]) -> Json:
         return await booked(request, limit_id, "refund", ledger.refund)
 
-    async def booked(request: Request[Any, Any, Any], limit_id: str, action: str, book: Book) -> Json:
+    async def booked(
+        request: Request[Any, Any, Any], limit_id: str, action: str, book: Book
+    ) -> Json:
         actor, change = await admin_body(request, house, Change)
         amount = Amount(change.tokens, _micro(change.cost_usd) or 0)
         _check_amounts(amount.tokens, amount.cost)
@@ -166,16 +198,33 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         await admin_only(request, house)
         most = min(max(1, integer(limit, "limit")), 1000)
         owner, last = await owner_of(user), integer(after, "after")
-        entries = await ledger.entries(limit_id=printable(budget, "budget"), user=owner, after=last, most=most + 1)
+        entries = await ledger.entries(
+            limit_id=printable(budget, "budget"), user=owner, after=last, most=most + 1
+        )
         return page([_entry(entry) for entry in entries[:most]], more=len(entries) > most)
 
-    @post("/admin/ledger/verify", status_code=200, summary="Recompute every balance from its entries")
+    @post(
+        "/admin/ledger/verify", status_code=200, summary="Recompute every balance from its entries"
+    )
     async def verify(request: Request[Any, Any, Any]) -> Json:
         await admin_only(request, house)
         wrong = await ledger.verify()
-        return {"accounts": await ledger.accounts(), "differences": len(wrong), "data": [msgspec.to_builtins(d) for d in wrong]}
+        return {
+            "accounts": await ledger.accounts(),
+            "differences": len(wrong),
+            "data": [msgspec.to_builtins(d) for d in wrong],
+        }
 
-    return [create_budget, list_budgets, change_budget, delete_budget, grant, refund, list_entries, verify]
+    return [
+        create_budget,
+        list_budgets,
+        change_budget,
+        delete_budget,
+        grant,
+        refund,
+        list_entries,
+        verify,
+    ]
 
 
 def _check(limit: Limit) -> None:

@@ -19,7 +19,10 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     """The response cache, for admins only."""
     cache, config = house.pipeline.cache, house.config.cache
 
-    @get("/admin/cache", summary="How often answers came from the cache, in this process, and what that saved everywhere")
+    @get(
+        "/admin/cache",
+        summary="How often answers came from the cache, in this process, and what that saved everywhere",
+    )
     async def cache_stats(request: Request[Any, Any, Any]) -> Json:
         await admin_only(request, house)
         stats = cache.stats()
@@ -37,14 +40,22 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             **asdict(stats),
         }
 
-    @delete("/admin/cache", status_code=200, summary="Forget kept answers: of a user, of a model, of both, or all")
+    @delete(
+        "/admin/cache",
+        status_code=200,
+        summary="Forget kept answers: of a user, of a model, of both, or all",
+    )
     async def purge_cache(
-        request: Request[Any, Any, Any], user: FromQuery[str | None] = None, model: FromQuery[str] = ""
+        request: Request[Any, Any, Any],
+        user: FromQuery[str | None] = None,
+        model: FromQuery[str] = "",
     ) -> Json:
         actor = await admin_only(request, house)
         user_id = (await house.users.get(user)).id if user is not None else ""
         what = user or model or "all"
-        async with house.audit.entry(actor, "cache.purge", what, dict(request.query_params)) as effect:
+        async with house.audit.entry(
+            actor, "cache.purge", what, dict(request.query_params)
+        ) as effect:
             if not await cache.purge(user=user_id, model=model):
                 raise CacheAwayError
             effect.about("cache", what)

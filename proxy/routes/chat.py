@@ -22,7 +22,10 @@ from chattable.proxy.requests import caller_of, header, on_behalf, read_json, up
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
-SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:
@@ -34,7 +37,8 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         spent = partial(house.metering.refuse_spent, caller)
         body = await read_json(request, house.max_body, spent)
         chat = parse(body, default_model=house.config.default_model)
-        if b"anthropic-beta" in dict(request.scope["headers"]):  # cheaper than a look at every header
+        # cheaper than a look at every header
+        if b"anthropic-beta" in dict(request.scope["headers"]):
             chat.params.setdefault(BETAS, header(request, b"anthropic-beta"))
         chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
         if door is not caller.door:
@@ -50,7 +54,11 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
 
 class _Answer:
-    """Sends a reply. Law: a failure before the first chunk has its own status; after it, an error event and no `[DONE]`."""
+    """Sends a reply.
+
+    Law: a failure before the first chunk has its own status; after it, an error event and no
+    `[DONE]`.
+    """
 
     def __init__(self, house: House, reply: Reply, chat: Chat, began: float) -> None:
         self._keepalive = house.config.server.keepalive

@@ -79,48 +79,90 @@ def routes(house: House) -> list[ControllerRouterHandler]:
             raise _of_alias(error) from None
         return answer(conversation(made))
 
-    @get("/v1/conversations", summary="List conversations, the one that something was last said in first")
+    @get(
+        "/v1/conversations",
+        summary="List conversations, the one that something was last said in first",
+    )
     async def listed(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller, limit = await caller_of(request, house), limit_of(request)
-        found = await store.list(caller.principal.user.id, max(1, limit), request.query_params.get("after"))
+        found = await store.list(
+            caller.principal.user.id, max(1, limit), request.query_params.get("after")
+        )
         rows = [row(session) for session in found.data[:limit]]
         return answer(page(rows, more=found.has_more or len(found.data) > limit))
 
-    @get("/v1/conversations/{conversation_id:str}", summary="Describe a conversation, by id or alias")
-    async def describe(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
+    @get(
+        "/v1/conversations/{conversation_id:str}", summary="Describe a conversation, by id or alias"
+    )
+    async def describe(
+        request: Request[Any, Any, Any], conversation_id: FromPath[str]
+    ) -> Response[bytes]:
         return answer(conversation(await own(request, house, conversation_id)))
 
-    @post("/v1/conversations/{conversation_id:str}", status_code=200, summary="Change a conversation's fields")
-    async def change(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
+    @post(
+        "/v1/conversations/{conversation_id:str}",
+        status_code=200,
+        summary="Change a conversation's fields",
+    )
+    async def change(
+        request: Request[Any, Any, Any], conversation_id: FromPath[str]
+    ) -> Response[bytes]:
         caller, given = await body_of(request, house, Settings)
         session = await named(store, caller, conversation_id)
         fields = _fields(house, caller, given, session)
         return answer(conversation(await store.update(session, **fields)))
 
-    @delete("/v1/conversations/{conversation_id:str}", status_code=200, summary="Delete a conversation with its items")
-    async def remove(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
+    @delete(
+        "/v1/conversations/{conversation_id:str}",
+        status_code=200,
+        summary="Delete a conversation with its items",
+    )
+    async def remove(
+        request: Request[Any, Any, Any], conversation_id: FromPath[str]
+    ) -> Response[bytes]:
         session = await own(request, house, conversation_id)
         await store.delete(session)
         return answer({"id": session.id, "object": "conversation.deleted", "deleted": True})
 
     @get("/v1/conversations/{conversation_id:str}/usage", summary="What a conversation used")
-    async def usage(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
+    async def usage(
+        request: Request[Any, Any, Any], conversation_id: FromPath[str]
+    ) -> Response[bytes]:
         session = await own(request, house, conversation_id)
         used = msgspec.to_builtins(session.usage)
-        return answer({"id": session.id, "object": "conversation.usage", **used, "message_count": session.message_count})
+        return answer(
+            {
+                "id": session.id,
+                "object": "conversation.usage",
+                **used,
+                "message_count": session.message_count,
+            }
+        )
 
     @post(
-        "/v1/conversations/{conversation_id:str}/title", status_code=200, summary="Give a conversation a title, or have one made"
+        "/v1/conversations/{conversation_id:str}/title",
+        status_code=200,
+        summary="Give a conversation a title, or have one made",
     )
-    async def entitle(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
+    async def entitle(
+        request: Request[Any, Any, Any], conversation_id: FromPath[str]
+    ) -> Response[bytes]:
         caller, given = await body_of(request, house, Title)
         session = await named(store, caller, conversation_id)
         if not cleaned(given.title or ""):
-            return answer(conversation(await house.pipeline.sessions.scribe.retitle(session, caller)))
+            return answer(
+                conversation(await house.pipeline.sessions.scribe.retitle(session, caller))
+            )
         return answer(conversation(await store.update(session, title=given.title)))
 
-    @post("/v1/conversations/{conversation_id:str}/fork", status_code=200, summary="Copy a conversation, up to an item")
-    async def fork(request: Request[Any, Any, Any], conversation_id: FromPath[str]) -> Response[bytes]:
+    @post(
+        "/v1/conversations/{conversation_id:str}/fork",
+        status_code=200,
+        summary="Copy a conversation, up to an item",
+    )
+    async def fork(
+        request: Request[Any, Any, Any], conversation_id: FromPath[str]
+    ) -> Response[bytes]:
         caller, given = await body_of(request, house, Fork)
         session = await named(store, caller, conversation_id)
         try:

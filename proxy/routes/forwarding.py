@@ -25,13 +25,20 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
 
 def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouterHandler:
-    @post(f"/v1{kind.path}", status_code=200, summary=f"Pass a request for {kind.what} on", name=kind.path)
+    @post(
+        f"/v1{kind.path}",
+        status_code=200,
+        summary=f"Pass a request for {kind.what} on",
+        name=kind.path,
+    )
     async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller = await caller_of(request, house)
         spent = partial(house.metering.refuse_spent, caller)
         fields = await read_json(request, house.max_body, spent)
         if fields.get("stream"):
-            raise InvalidRequest(f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream")
+            raise InvalidRequest(
+                f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream"
+            )
         caller = await on_behalf(caller, fields, house)
         scope: Any = request.scope
         scope["caller"], scope["trace"] = caller, Trace()

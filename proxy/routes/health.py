@@ -28,7 +28,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     @get("/health/ready", summary="Readiness: database and journal can be written")
     async def ready() -> Response[Json]:
         problems = await _problems(house)
-        status: Json = {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
+        status: Json = (
+            {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
+        )
         if degraded := _degraded(house):
             status["degraded"] = degraded
         return Response(status, status_code=503 if problems else 200)

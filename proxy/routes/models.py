@@ -20,7 +20,10 @@ def routes(house: House) -> list[ControllerRouterHandler]:
     @get("/v1/models", summary="List the models this key may use")
     async def list_models(request: Request[Any, Any, Any]) -> Json:
         caller = await caller_of(request, house)
-        return {"object": "list", "data": [_model(entry) for entry in house.catalog.visible(caller.principal)]}
+        return {
+            "object": "list",
+            "data": [_model(entry) for entry in house.catalog.visible(caller.principal)],
+        }
 
     @get("/v1/models/{name:path}", summary="Describe one model")
     async def retrieve_model(request: Request[Any, Any, Any], name: FromPath[str]) -> Json:
@@ -31,7 +34,12 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
 
 def _model(entry: Entry) -> Json:
-    model: Json = {"id": entry.name, "object": "model", "created": entry.created, "owned_by": entry.owned_by}
+    model: Json = {
+        "id": entry.name,
+        "object": "model",
+        "created": entry.created,
+        "owned_by": entry.owned_by,
+    }
     if entry.description:
         model["description"] = entry.description
     if entry.context_length:

@@ -25,7 +25,10 @@ class UnknownSubject(NotFound):
 
 
 class Subjects:
-    """Tells subjects apart. Law: a user, a team and a key are kept by id, so that a budget survives a new name."""
+    """Tells subjects apart.
+
+    Law: a user, a team and a key are kept by id, so that a budget survives a new name.
+    """
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -74,11 +77,18 @@ class Subjects:
         """The name under which a model or an agent is counted: what it is called in the catalog."""
         field, catalog = f"subject.{kind}", self._house.catalog
         if name.endswith("*"):
-            raise invalid(field, "expected one name; for all that begin so, give 'everyone' and list the beginning in 'models'")
+            raise invalid(
+                field,
+                "expected one name; for all that begin so, give 'everyone' and list the beginning in 'models'",
+            )
         try:
             entry = catalog.find(name, ADMIN)
         except ModelNotFound:
-            known = [entry.name for entry in catalog.visible(ADMIN) if entry.model.leaf == (kind == "model")]
+            known = [
+                entry.name
+                for entry in catalog.visible(ADMIN)
+                if entry.model.leaf == (kind == "model")
+            ]
             raise invalid(field, f"there is no {kind} '{clip(name)}'{hint(name, known)}") from None
         if entry.model.leaf != (kind == "model"):
             what, other = ("a model", "model") if entry.model.leaf else ("an agent", "agent")

@@ -37,7 +37,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 
     @get("/admin/teams", summary="List teams, oldest first")
     async def list_teams(
-        request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str | None] = None
+        request: Request[Any, Any, Any],
+        limit: FromQuery[str] = "100",
+        after: FromQuery[str | None] = None,
     ) -> Json:
         await admin_only(request, house)
         found = await teams.list(integer(limit, "limit"), after)

@@ -44,17 +44,26 @@ REPORT = {"report": Provide(ReportQuery, sync_to_thread=False)}
 def routes(house: House) -> list[ControllerRouterHandler]:
     """Reports, for admins only."""
 
-    @get("/admin/usage", dependencies=REPORT, summary="Usage, grouped and filtered as the query says")
-    async def usage(request: Request[Any, Any, Any], report: NamedDependency[ReportQuery]) -> Response[Any]:
+    @get(
+        "/admin/usage", dependencies=REPORT, summary="Usage, grouped and filtered as the query says"
+    )
+    async def usage(
+        request: Request[Any, Any, Any], report: NamedDependency[ReportQuery]
+    ) -> Response[Any]:
         await admin_only(request, house)
         return await answer(report, house, {})
 
     @get("/admin/events", summary="Budget events, newest first")
-    async def events(request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str] = "") -> Json:
+    async def events(
+        request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str] = ""
+    ) -> Json:
         await admin_only(request, house)
         most = min(max(1, integer(limit, "limit")), 1000)
         found = await house.outbox.newest(most + 1, printable(after, "after"))
-        return page([{"object": "budget.event", **asdict(notice)} for notice in found[:most]], more=len(found) > most)
+        return page(
+            [{"object": "budget.event", **asdict(notice)} for notice in found[:most]],
+            more=len(found) > most,
+        )
 
     return [usage, events]
 

@@ -18,7 +18,8 @@ from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.session_values import NEW, checked_alias
 from chattable.proxy.store.text import is_placeholder
 
-OURS = "X-Session-Id"  # whose mode is the general one; clients behind the other headers resend their history
+# whose mode is the general one; clients behind the other headers resend their history
+OURS = "X-Session-Id"
 MODES = ("append", "mirror", "auto", "off")
 # What Open WebUI does not store itself: temporary chats, by their new and old names, and channels.
 UNSAVED = ("temporary:", "local:", "channel:")
@@ -44,8 +45,13 @@ class Doors:
 
     def __init__(self, config: settings.Sessions) -> None:
         self._mode = config.mode
-        named = [one if isinstance(one, settings.SessionHeader) else settings.SessionHeader(name=one) for one in config.headers]
-        self._modes = {one.name.lower().encode(): one.mode or self._usual(one.name) for one in named}
+        named = [
+            one if isinstance(one, settings.SessionHeader) else settings.SessionHeader(name=one)
+            for one in config.headers
+        ]
+        self._modes = {
+            one.name.lower().encode(): one.mode or self._usual(one.name) for one in named
+        }
         self._names = {one.name.lower().encode(): one.name for one in named}
         self._read = {*self._modes, b"x-session-mode", b"x-task", b"x-stainless-retry-count"}
 
@@ -78,7 +84,12 @@ class Doors:
         """The request without its field `conversation`, and the door, which the field names where no header does."""
         if "conversation" in chat.params:
             said = chat.params["conversation"]
-            chat = replace(chat, params={name: value for name, value in chat.params.items() if name != "conversation"})
+            chat = replace(
+                chat,
+                params={
+                    name: value for name, value in chat.params.items() if name != "conversation"
+                },
+            )
             if name := _body(said):
                 door = door or Door("", self._mode)
                 if door.name == "":
@@ -107,13 +118,17 @@ def _named(name: str, where: str) -> str | None:
     try:
         return checked_alias(name)
     except Invalid as error:
-        raise InvalidRequest(f"Invalid {where}: {error}", param=where, code="invalid_value") from None
+        raise InvalidRequest(
+            f"Invalid {where}: {error}", param=where, code="invalid_value"
+        ) from None
 
 
 def _mode(text: str) -> str:
     mode = text.lower()
     if mode and mode not in MODES:
-        message = f"The header X-Session-Mode must be one of {', '.join(MODES)}, not '{clip(text)}'."
+        message = (
+            f"The header X-Session-Mode must be one of {', '.join(MODES)}, not '{clip(text)}'."
+        )
         raise InvalidRequest(message, param="X-Session-Mode", code="invalid_value")
     return mode
 

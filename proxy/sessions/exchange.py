@@ -53,7 +53,11 @@ class KeptTurn(Turn):
         claim: Claim,
         held: Held | None,
     ) -> None:
-        headers = {"x-session-id": session.id, "x-session-mode": plan.mode, "x-session-injected": str(plan.injected)}
+        headers = {
+            "x-session-id": session.id,
+            "x-session-mode": plan.mode,
+            "x-session-injected": str(plan.injected),
+        }
         own = _params(session, entry) if session.params else {}
         view = agents.Session(session.id, session.title, own, copy.deepcopy(session.state))
         params = own | chat.params if own else chat.params
@@ -143,8 +147,11 @@ def kept(turn: KeptTurn, *, incomplete: bool) -> stored.Turn:
     """What is kept of a turn."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
-    answer = stored.Entry(message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete)
-    key = "" if incomplete else turn.caller.idempotency_key  # who asks again under it is to be kept, and kept once
+    answer = stored.Entry(
+        message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete
+    )
+    # who asks again under it is to be kept, and kept once
+    key = "" if incomplete else turn.caller.idempotency_key
     return stored.Turn(
         entries=(*(stored.Entry(message=message) for message in plan.new), answer, *plan.behind),
         parent=plan.parent,

@@ -34,4 +34,6 @@ class Failed:
 
 
 def _digest(session: str, messages: Sequence[Message]) -> bytes:
-    return sha256(session.encode() + b"".join(said(message) for message in spoken(messages))).digest()
+    return sha256(
+        session.encode() + b"".join(said(message) for message in spoken(messages))
+    ).digest()

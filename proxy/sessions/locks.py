@@ -98,9 +98,9 @@ class _Patience:
 class Locks:
     """Locks sessions in the store, first come first served within this process.
 
-    Law: no two turns hold one session at a time, whichever replicas they are on, as long as their processes renew in time;
-    whose did not is told by the store when it commits. Who asks the same as a turn that nobody
-    reads waits for it as long as it takes; who asks anything else ends it.
+    Law: no two turns hold one session at a time, whichever replicas they are on, as long as their
+    processes renew in time; whose did not is told by the store when it commits. Who asks the same
+    as a turn that nobody reads waits for it as long as it takes; who asks anything else ends it.
     """
 
     def __init__(
@@ -160,7 +160,8 @@ class Locks:
         queue = self._queue(session)
         first = not queue.locked()
         if first:
-            await queue.acquire()  # at once: who comes now waits for it, and need not ask the store again and again
+            # at once: who comes now waits for it, and need not ask the store again and again
+            await queue.acquire()
         try:
             async with self._holding(Held(session, claim, claim.holder, window)) as held:
                 yield held

@@ -36,7 +36,10 @@ Ask = Callable[[Chat, Caller], Awaitable[str]]
 
 
 class Scribe:
-    """Writes about conversations. Law: never over a title that somebody gave; a summary grows, and is never begun anew."""
+    """Writes about conversations.
+
+    Law: never over a title that somebody gave; a summary grows, and is never begun anew.
+    """
 
     def __init__(self, store: SessionStore, config: settings.Sessions, ask: Ask) -> None:
         self._store = store
@@ -44,7 +47,9 @@ class Scribe:
         self._ask = ask
         self._summarising: set[str] = set()
 
-    async def title(self, session: Session, caller: Caller, messages: Sequence[Message], answer: Message) -> None:
+    async def title(
+        self, session: Session, caller: Caller, messages: Sequence[Message], answer: Message
+    ) -> None:
         """Gives a session its title, after the first exchange."""
         if title := await self._title(caller, [*messages, answer]):
             await self.entitle(session, title)
@@ -52,14 +57,27 @@ class Scribe:
     async def retitle(self, session: Session, caller: Caller) -> Session:
         """Gives a session a title made of how it began, in the place of the one it has."""
         began = (await self._store.items(session, BEGINNING, descending=False)).data
-        return await self._store.update(session, title=await self._title(caller, [item.message for item in began]) or UNTITLED)
+        return await self._store.update(
+            session, title=await self._title(caller, [item.message for item in began]) or UNTITLED
+        )
 
     async def _title(self, caller: Caller, messages: Sequence[Message]) -> str:
-        asked = next((message.text for message in messages if message.role == "user" and message.text), "")
+        asked = next(
+            (message.text for message in messages if message.role == "user" and message.text), ""
+        )
         if self._config.title.model and asked:
-            answered = next((message.text for message in messages if message.role == "assistant" and message.text), "")
+            answered = next(
+                (
+                    message.text
+                    for message in messages
+                    if message.role == "assistant" and message.text
+                ),
+                "",
+            )
             prompt = TITLE.format(asked=asked[:OPENING], answered=answered[:OPENING])
-            if text := title_in(await self._written(self._config.title.model, prompt, caller, "title")):
+            if text := title_in(
+                await self._written(self._config.title.model, prompt, caller, "title")
+            ):
                 return text
         return titled(asked) if asked else ""
 
@@ -74,10 +92,13 @@ class Scribe:
         if fresh.title is None:
             await self._store.update(fresh, title=title)
 
-    async def summarise(self, session: Session, caller: Caller, *, fitting: int | None = None) -> bool:
+    async def summarise(
+        self, session: Session, caller: Caller, *, fitting: int | None = None
+    ) -> bool:
         """Puts all but the newest messages into the session's summary; False if that could not be done.
 
-        With `fitting`, no more than so many fit into a prompt: then some of those go as well, or it would be done every turn.
+        With `fitting`, no more than so many fit into a prompt: then some of those go as well, or it
+        would be done every turn.
         """
         settings_ = self._config.summary
         if not settings_.model or session.id in self._summarising:
@@ -85,12 +106,19 @@ class Scribe:
         self._summarising.add(session.id)
         try:
             window = await self._store.window(session, messages=MOST)
-            old = _old(window.items, settings_.keep if fitting is None else min(settings_.keep, fitting // 2))
+            old = _old(
+                window.items,
+                settings_.keep if fitting is None else min(settings_.keep, fitting // 2),
+            )
             if not old:
                 return False
             notes = window.summary.text if window.summary else "none yet"
-            said = "\n\n".join(f"{item.speaker or item.message.role}: {_clipped(item)}" for item in old)
-            text = await self._written(settings_.model, SUMMARY.format(notes=notes, said=said), caller, "summary")
+            said = "\n\n".join(
+                f"{item.speaker or item.message.role}: {_clipped(item)}" for item in old
+            )
+            text = await self._written(
+                settings_.model, SUMMARY.format(notes=notes, said=said), caller, "summary"
+            )
             if text:
                 await self._store.update(session, summary=Summary(text, old[-1].id))
             return bool(text)
@@ -133,6 +161,8 @@ def _old(items: Sequence[Item], keep: int) -> Sequence[Item]:
 
 
 def _clipped(item: Item) -> str:
-    calls = [str((call.get("function") or {}).get("name")) for call in item.message.tool_calls or ()]
+    calls = [
+        str((call.get("function") or {}).get("name")) for call in item.message.tool_calls or ()
+    ]
     text = item.message.text + "".join(f" [asks the tool {name}]" for name in calls)
     return text if len(text) <= CLIPPED else f"{text[:CLIPPED]} […]"

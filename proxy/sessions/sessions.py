@@ -43,18 +43,22 @@ log = logging.getLogger("chattable")
 
 SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
 SOME = 100  # sessions in one step of it
-PERSISTENCE, PAUSE = 2.0, 0.1  # seconds in which a commit is tried again, and between two tries, longer each time
+# seconds in which a commit is tried again, and between two tries, longer each time
+PERSISTENCE, PAUSE = 2.0, 0.1
 ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
 
 
 class Sessions:
     """Keeps conversations.
 
-    Law: what was said is kept before the client is told that the answer is complete, the question together with the answer or
-    neither; a turn that fails leaves no trace, and one whose client left keeps what was said, marked as incomplete.
+    Law: what was said is kept before the client is told that the answer is complete, the question
+    together with the answer or neither; a turn that fails leaves no trace, and one whose client
+    left keeps what was said, marked as incomplete.
     """
 
-    def __init__(self, store: SessionStore, config: settings.Sessions, catalog: Catalog, scribe: Scribe) -> None:
+    def __init__(
+        self, store: SessionStore, config: settings.Sessions, catalog: Catalog, scribe: Scribe
+    ) -> None:
         self.doors = Doors(config)
         self.scribe = scribe
         self._store = store
@@ -62,10 +66,14 @@ class Sessions:
         self._chores = ChoreRouting(config, catalog)
         self.locks = Locks(store, config.wait)
         keep = config.retention
-        self._keep = Retention(newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages)
+        self._keep = Retention(
+            newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages
+        )
         self._failed = Failed()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweeper = Periodic("sessions that need not be kept", self._sweep, SWEEP, expected=(StoreError,))
+        self._sweeper = Periodic(
+            "sessions that need not be kept", self._sweep, SWEEP, expected=(StoreError,)
+        )
 
     async def start(self) -> None:
         """Begins to renew locks and to remove what need not be kept."""
@@ -97,7 +105,9 @@ class Sessions:
         while await self._store.forget(user, SOME):
             pass
 
-    def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AbstractAsyncContextManager[Turn]:
+    def turn(
+        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+    ) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
         door = caller.door
         if door is not None and door.named:
@@ -204,7 +214,8 @@ class Sessions:
             failed=failed,
         )
         plan = await plans(self._store, session, window=held.window)
-        if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):  # only then it is worth waiting for
+        # only then it is worth waiting for
+        if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):
             session = await self._store.open(session.user_id, session.id, create=False)
             plan = await plans(self._store, session)
         return chat, plan
@@ -247,7 +258,9 @@ class Sessions:
                 self._later(self.scribe.title(session, caller, plan.messages, turn.answer))
             if plan.length >= self._config.summary.after:
                 self._later(self.scribe.summarise(session, caller))
-            if plan.parent is None and (self._keep.newest is not None or self._keep.seconds is not None):
+            if plan.parent is None and (
+                self._keep.newest is not None or self._keep.seconds is not None
+            ):
                 self._later(self._store.sweep(self._keep, session.user_id, SOME))
 
     def _later(self, work: Any) -> None:
@@ -270,7 +283,9 @@ class Sessions:
 
 def open_store(config: settings.Config, database: Database) -> SessionStore:
     """Where a config keeps sessions; raises `LoadError` for a store of the deployer's own that cannot be built."""
-    store: SessionStore = made(config.sessions.store) if config.sessions.store else SqlSessions(database)
+    store: SessionStore = (
+        made(config.sessions.store) if config.sessions.store else SqlSessions(database)
+    )
     return store
 
 

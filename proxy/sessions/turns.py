@@ -31,7 +31,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     replay: list[Chunk] | None = None  # the answer, where nothing is asked
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
-    behind: tuple[Entry, ...] = ()  # what was said after the part of an answer that this one replaces
+    # what was said after the part of an answer that this one replaces
+    behind: tuple[Entry, ...] = ()
 
 
 class Unanswered(Struct, frozen=True):
@@ -41,16 +42,21 @@ class Unanswered(Struct, frozen=True):
     anew: bool
 
 
-async def mirrored(store: SessionStore, session: Session, chat: Chat, *, side: bool = False) -> Plan:
+async def mirrored(
+    store: SessionStore, session: Session, chat: Chat, *, side: bool = False
+) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
-    # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the head stays where it is.
+    # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the
+    # head stays where it is.
     said = len(spoken(chat.messages))
     lone = match.id is None and not chat.stream and said == 1
     side = side or not said or (lone and session.head is not None)
     mode = "side" if side else "mirrored" if match.id == session.head else "branched"
     head = None if lone and not side else UNSET
-    return Plan(mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side)
+    return Plan(
+        mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side
+    )
 
 
 async def appended(
@@ -67,11 +73,12 @@ async def appended(
 ) -> Plan:
     """The server keeps the history: the end of it, as much as fits, is asked before what is new.
 
-    Law: tool calls and their answers are never parted, and no answer comes without its question. A system message of the
-    request stands, for this call, in the place of the stored one. What a request that is `retried`
-    at this time asks is not asked again where it was answered just before, unless it has `failed`
-    since. The last question that is asked `anew` gets another answer beside the one it has. An
-    answer takes the place of a part of it: what was said behind that follows it on a new branch.
+    Law: tool calls and their answers are never parted, and no answer comes without its question. A
+    system message of the request stands, for this call, in the place of the stored one. What a
+    request that is `retried` at this time asks is not asked again where it was answered just
+    before, unless it has `failed` since. The last question that is asked `anew` gets another answer
+    beside the one it has. An answer takes the place of a part of it: what was said behind that
+    follows it on a new branch.
     """
     asked = spoken(chat.messages)
     if session.head is None:
@@ -102,7 +109,9 @@ async def appended(
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
     stored = [item.message for item in items]
-    stored = [message for message, kept in zip(stored, paired([*stored, *asked]), strict=False) if kept]
+    stored = [
+        message for message, kept in zip(stored, paired([*stored, *asked]), strict=False) if kept
+    ]
     messages = [*system, *askable(added), *askable(stored), *asked]
     return Plan(
         mode="appended",
@@ -168,7 +177,12 @@ def _fitting(items: Sequence[Item], room: int | None, *, cut: bool) -> Sequence[
     while first and (room is None or items[first - 1].tokens <= room):
         first -= 1
         room = None if room is None else room - items[first].tokens
-    if (cut or first) and first < len(items) and items[first].message.role == "assistant" and not items[first].message.tool_calls:
+    if (
+        (cut or first)
+        and first < len(items)
+        and items[first].message.role == "assistant"
+        and not items[first].message.tool_calls
+    ):
         first += 1
     return items[first:]
 
@@ -183,7 +197,10 @@ async def _system(store: SessionStore, session: Session, window: Window) -> list
     items: Sequence[Item] = window.items
     if _begins(items) is not None:
         items = (await store.items(session, 2, descending=False)).data
-    return [item.message for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)]
+    return [
+        item.message
+        for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)
+    ]
 
 
 def _answered(
@@ -201,7 +218,11 @@ def _answered(
         if now is not None and abs(items[at].created_at - now) > AGAIN:
             break
         before = items[at - len(wanted) : at]
-        if items[at].message.role == "assistant" and wanted and [said(item.message) for item in before] == wanted:
+        if (
+            items[at].message.role == "assistant"
+            and wanted
+            and [said(item.message) for item in before] == wanted
+        ):
             return at
     return None
 
@@ -213,7 +234,12 @@ async def _behind(store: SessionStore, session: Session, item: Item) -> tuple[En
     while True:
         page = await store.items(session, MAX_LIMIT, after, descending=False)
         found += [
-            Entry(message=item.message, tokens=item.tokens, speaker=item.speaker, incomplete=item.incomplete)
+            Entry(
+                message=item.message,
+                tokens=item.tokens,
+                speaker=item.speaker,
+                incomplete=item.incomplete,
+            )
             for item in page.data
         ]
         if not page.has_more:
@@ -228,4 +254,8 @@ def _replayed(item: Item) -> list[Chunk]:
     if calls:
         delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
     delta = {name: value for name, value in delta.items() if value is not None or name == "content"}
-    return [Chunk(0, delta), Chunk(finish_reason="tool_calls" if calls else "stop"), Chunk(usage=item.usage or NO_USAGE)]
+    return [
+        Chunk(0, delta),
+        Chunk(finish_reason="tool_calls" if calls else "stop"),
+        Chunk(usage=item.usage or NO_USAGE),
+    ]

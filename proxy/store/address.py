@@ -22,7 +22,9 @@ def parse(text: str) -> URL:
     except (ArgumentError, ValueError):
         raise _unreadable() from None  # the cause may carry the password
     if url.drivername not in DRIVERS:
-        raise Invalid(f"database_url begins with {url.drivername}://, known are: {', '.join(DRIVERS)}.", FIELD)
+        raise Invalid(
+            f"database_url begins with {url.drivername}://, known are: {', '.join(DRIVERS)}.", FIELD
+        )
     url = url.set(drivername=DRIVERS[url.drivername])
     if url.drivername == "postgresql" and "@" in f"{url.host}{url.database}":
         raise _unreadable()  # half a password would pass for a host, and be shown

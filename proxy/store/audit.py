@@ -45,7 +45,10 @@ COMMAND_LINE = Actor("command line", "command line")
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One change, or the attempt. An outcome that stays `begun` says that nobody knows: the process or the database died."""
+    """One change, or the attempt.
+
+    An outcome that stays `begun` says that nobody knows: the process or the database died.
+    """
 
     id: str
     at: int
@@ -73,9 +76,10 @@ class Effect:
 class Audit:
     """The audit trail, in SQL.
 
-    Law: an entry is committed before its change begins, and where it cannot be, `entry` raises `Unavailable` and the change
-    does not happen. Afterwards it says what came of it, in the words that the actor was told. Whatever is in an entry is
-    bounded and printable; secrets are kept out by those who write it.
+    Law: an entry is committed before its change begins, and where it cannot be, `entry` raises
+    `Unavailable` and the change does not happen. Afterwards it says what came of it, in the words
+    that the actor was told. Whatever is in an entry is bounded and printable; secrets are kept out
+    by those who write it.
     """
 
     def __init__(
@@ -118,7 +122,12 @@ class Audit:
         try:
             await self._write(actor, DENIED, attempt, {"key": key_id}, "refused: not an admin")
         except Unavailable as error:
-            log.warning("an attempt of key %s at %s is not in the audit trail: %s", key_id, _fit(attempt), error)
+            log.warning(
+                "an attempt of key %s at %s is not in the audit trail: %s",
+                key_id,
+                _fit(attempt),
+                error,
+            )
 
     async def list(
         self,
@@ -135,14 +144,21 @@ class Audit:
         query = select(audit).order_by(audit.c.id.desc()).limit(checked_limit(limit) + 1)
         if after is not None:
             if not after.startswith(AUDIT_ID):
-                raise Invalid(f"after must be the id of an entry, not {after!r}; begin again without it.", "after")
+                raise Invalid(
+                    f"after must be the id of an entry, not {after!r}; begin again without it.",
+                    "after",
+                )
             query = query.where(audit.c.id < printable(after, "after"))
         if actor:
-            query = query.where(or_(audit.c.actor == printable(actor, "actor"), audit.c.actor_name == actor))
+            query = query.where(
+                or_(audit.c.actor == printable(actor, "actor"), audit.c.actor_name == actor)
+            )
         if action:
             query = query.where(audit.c.action == printable(action, "action"))
         if target:
-            query = query.where(or_(audit.c.target == printable(target, "target"), audit.c.target_name == target))
+            query = query.where(
+                or_(audit.c.target == printable(target, "target"), audit.c.target_name == target)
+            )
         if since is not None:
             query = query.where(audit.c.at >= since)
         if until is not None:
@@ -151,7 +167,9 @@ class Audit:
             rows = (await connection.execute(query)).mappings().all()
         return page_of([_entry_of(row) for row in rows], limit)
 
-    async def _write(self, actor: Actor, action: str, target: str, details: Mapping[str, Any], outcome: str) -> str:
+    async def _write(
+        self, actor: Actor, action: str, target: str, details: Mapping[str, Any], outcome: str
+    ) -> str:
         now = self._clock()
         self._last = max(int(now * 1000), self._last + 1)
         row = {
@@ -164,18 +182,30 @@ class Audit:
         return str(row["id"])
 
     async def _close(self, entry_id: str, effect: Effect, outcome: str) -> None:
-        statement = audit.update().where(audit.c.id == entry_id).values(outcome=_fit(outcome, 500), **effect.found)
+        statement = (
+            audit.update()
+            .where(audit.c.id == entry_id)
+            .values(outcome=_fit(outcome, 500), **effect.found)
+        )
         try:
             async with self._database.begin() as connection:
                 await connection.execute(statement)
         except Unavailable as error:  # the change is what it is; its entry stays begun
-            log.warning("the audit entry %s stays begun, though it is %s: %s", entry_id, _fit(outcome), error)
+            log.warning(
+                "the audit entry %s stays begun, though it is %s: %s",
+                entry_id,
+                _fit(outcome),
+                error,
+            )
 
 
 def _fit(text: str, limit: int = MAX_LENGTH) -> str:
     """A text as an entry may hold it: storable, bounded, and without a key that somebody took for a name."""
     shown = OUR_SECRET.sub(lambda found: masked(found[0]), text[: limit + 100])[:limit]
-    shown = "".join("\ufffd" if unicodedata.category(character) in UNSTORABLE else character for character in shown)
+    shown = "".join(
+        "\ufffd" if unicodedata.category(character) in UNSTORABLE else character
+        for character in shown
+    )
     return shown if len(text) <= limit else f"{shown}…"
 
 
@@ -186,11 +216,16 @@ def _told(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict([(_fit(key), _told(part)) for key, part in value.items()][:MAX_ITEMS])
     if isinstance(value, list | tuple):
-        return [_told(part) for part in value[:MAX_ITEMS]] + (["…"] if len(value) > MAX_ITEMS else [])
+        return [_told(part) for part in value[:MAX_ITEMS]] + (
+            ["…"] if len(value) > MAX_ITEMS else []
+        )
     if isinstance(value, int) and abs(value) >= 2**63:
         return "out of range"
     return value
 
 
 def _entry_of(row: RowMapping) -> AuditEntry:
-    return AuditEntry(**{column.name: row[column] for column in audit.c} | {"details": json.loads(row[audit.c.details])})
+    return AuditEntry(
+        **{column.name: row[column] for column in audit.c}
+        | {"details": json.loads(row[audit.c.details])}
+    )

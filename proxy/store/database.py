@@ -17,14 +17,17 @@ from chattable.proxy.store.errors import Crowded, Unavailable
 from chattable.proxy.store.outages import outages
 
 PING = 2.0  # seconds
-OPERATIONS = 4  # of `run` at once on PostgreSQL; the ledger has six connections of its own, and everybody else the rest
+# of `run` at once on PostgreSQL; the ledger has six connections of its own, and everybody else the
+# rest
+OPERATIONS = 4
 
 
 class Database:
     """Connections to one database.
 
-    Law: `begin` is a write transaction, committed on a clean exit and rolled back otherwise; `connect` only reads. A
-    database that is away raises `Unavailable`, within bounded time, from every method. The URL's password is never shown.
+    Law: `begin` is a write transaction, committed on a clean exit and rolled back otherwise;
+    `connect` only reads. A database that is away raises `Unavailable`, within bounded time, from
+    every method. The URL's password is never shown.
     """
 
     def __init__(self, url: str, *, pool_size: int = 12, sync: bool = False) -> None:
@@ -34,7 +37,11 @@ class Database:
         self.transactions = Transactions(self.file, sync=sync) if self.is_sqlite else None
         self._gate = Gate(OPERATIONS)
         self._anchor: sqlite3.Connection | None = None
-        self._reader = sqlite.engine(self.file, pool_size) if self.is_sqlite else postgres.engine(self._url, pool_size)
+        self._reader = (
+            sqlite.engine(self.file, pool_size)
+            if self.is_sqlite
+            else postgres.engine(self._url, pool_size)
+        )
         self._writer = self._reader.execution_options(write=True)
 
     def __repr__(self) -> str:
@@ -56,7 +63,8 @@ class Database:
     async def start(self) -> None:
         """Prepares a SQLite file; asks nothing of a PostgreSQL, which may come up later."""
         if sqlite.is_memory(self.file):
-            self._anchor = sqlite3.connect(self.file, uri=True)  # the database lives as long as one connection
+            # the database lives as long as one connection
+            self._anchor = sqlite3.connect(self.file, uri=True)
         elif self.is_sqlite:
             with outages(str(self)):
                 await asyncio.to_thread(sqlite.prepare, self.file)
@@ -139,11 +147,16 @@ class Database:
     async def migrate(self, progress: schema.Progress | None = None) -> None:
         """Brings the schema to the newest version, all or nothing; calls `progress` with each script applied.
 
-        Law: of any number of processes that migrate at once one does the work; the others wait and find it done.
+        Law: of any number of processes that migrate at once one does the work; the others wait and
+        find it done.
         """
         from chattable.proxy.store.upgrade import upgrade
 
-        unpooled = sqlite.migration_engine(self.file) if self.is_sqlite else postgres.migration_engine(self._url)
+        unpooled = (
+            sqlite.migration_engine(self.file)
+            if self.is_sqlite
+            else postgres.migration_engine(self._url)
+        )
         try:
             with outages(str(self)):
                 async with unpooled.execution_options(write=True).begin() as connection:

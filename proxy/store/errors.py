@@ -38,7 +38,10 @@ class Invalid(StoreError):
 
 
 class Unavailable(StoreError):
-    """The database did not do its part; the same call may succeed later. Whether a write was done is then unknown."""
+    """The database did not do its part; the same call may succeed later.
+
+    Whether a write was done is then unknown.
+    """
 
 
 class Crowded(Unavailable):

@@ -30,6 +30,8 @@ async def names(database: Database, table: Table, ids: Sequence[str]) -> dict[st
     found: dict[str, str] = {}
     async with database.connect() as connection:
         for start in range(0, len(ids), SOME):
-            query = select(table.c.id, table.c.name).where(table.c.id.in_(ids[start : start + SOME]))
+            query = select(table.c.id, table.c.name).where(
+                table.c.id.in_(ids[start : start + SOME])
+            )
             found |= {row.id: row.name for row in await connection.execute(query)}
     return found

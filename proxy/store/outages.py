@@ -8,8 +8,9 @@ from sqlalchemy import exc
 
 from chattable.proxy.store.errors import Contended, Crowded, Unavailable
 
-# Classes of SQLSTATE that say "not now": connection, login, rollback of a deadlock, no such database, no resources, lock not
-# available, operator intervention, system error; and a server that has become a read-only replica.
+# Classes of SQLSTATE that say "not now": connection, login, rollback of a deadlock, no such
+# database, no resources, lock not available, operator intervention, system error; and a server that
+# has become a read-only replica.
 AWAY = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006")
 CONTENDED = ("40", "55P03")  # of these, what others who want the same rows are to blame for
 NOT_MIGRATED = "42P01"
@@ -34,13 +35,18 @@ def outages(database: str) -> Iterator[None]:
 def _away(error: exc.DBAPIError) -> bool:
     if isinstance(error, exc.IntegrityError):
         return False
-    if error.statement is None or error.connection_invalidated:  # it failed before or after our statement
+    # it failed before or after our statement
+    if error.statement is None or error.connection_invalidated:
         return True
     state = _state(error)
     if state is not None:
         return state.startswith(AWAY) or state == NOT_MIGRATED
-    # `DatabaseError` itself, none of its children, is SQLite's word for a file that is no database or is damaged.
-    return isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError
+    # `DatabaseError` itself, none of its children, is SQLite's word for a file that is no database
+    # or is damaged.
+    return (
+        isinstance(error, exc.OperationalError | exc.InterfaceError)
+        or type(error) is exc.DatabaseError
+    )
 
 
 def _state(error: exc.DBAPIError) -> str | None:

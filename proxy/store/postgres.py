@@ -42,16 +42,22 @@ async def lock_migrations(connection: AsyncConnection) -> None:
     await connection.execute(text("SET LOCAL lock_timeout = '10s'"))
 
 
-def _engine(url: URL, session: Mapping[str, str], silence: float | None, **options: Any) -> AsyncEngine:
-    # The driver reads the URL itself: `sslmode` and the like mean what they mean elsewhere, and SQLAlchemy, which logs
-    # its own URL, never sees the password.
+def _engine(
+    url: URL, session: Mapping[str, str], silence: float | None, **options: Any
+) -> AsyncEngine:
+    # The driver reads the URL itself: `sslmode` and the like mean what they mean elsewhere, and
+    # SQLAlchemy, which logs its own URL, never sees the password.
     arguments = {
         "dsn": url.render_as_string(hide_password=False),
         "timeout": CONNECT,
         "command_timeout": silence,
-        "server_settings": {name: value for name, value in session.items() if name not in url.query},
+        "server_settings": {
+            name: value for name, value in session.items() if name not in url.query
+        },
     }
-    made = create_async_engine("postgresql+asyncpg://", connect_args=arguments, hide_parameters=True, **options)
+    made = create_async_engine(
+        "postgresql+asyncpg://", connect_args=arguments, hide_parameters=True, **options
+    )
 
     def taken(connection: Any, *_: object) -> None:
         # The driver knows of a closed socket without asking: a restarted server costs no request.

@@ -19,14 +19,17 @@ def imported(secret: str) -> str:
     """Returns somebody's existing secret without the space around it, or says why it cannot be a key."""
     secret = secret.strip()
     if not MIN_LENGTH <= len(secret) <= MAX_LENGTH:
-        raise Invalid(f"key must have {MIN_LENGTH} to {MAX_LENGTH} characters, not {len(secret)}.", "key")
+        raise Invalid(
+            f"key must have {MIN_LENGTH} to {MAX_LENGTH} characters, not {len(secret)}.", "key"
+        )
     return printable(secret, "key")
 
 
 def digest(secret: str) -> str:
     """Returns the SHA-256 of a secret in hex; any string has one, so that a lookup never raises.
 
-    A plain hash is enough for the 256 bits we make; an imported secret is as hard to guess as its owner made it.
+    A plain hash is enough for the 256 bits we make; an imported secret is as hard to guess as its
+    owner made it.
     """
     return hashlib.sha256(secret.strip().encode("utf-8", "surrogatepass")).hexdigest()
 

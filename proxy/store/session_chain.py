@@ -13,15 +13,17 @@ from chattable.proxy.store.errors import Invalid
 
 MESSAGE_ID = "msg_"
 ITEM = "item"  # the role of what is kept in a conversation and is no message: no model is asked it
-UNSAID = ("system", "developer", ITEM)  # the first two come with the request, not from the conversation
+# the first two come with the request, not from the conversation
+UNSAID = ("system", "developer", ITEM)
 ROOT = ""
 
 
 def said(message: Message) -> bytes:
     """A digest of what a message says.
 
-    Law: equal for a string and the text parts it is made of, with and without spaces around it, whatever the reasoning, the
-    name, the arguments of tool calls and unknown fields; pictures count by address, other parts by content.
+    Law: equal for a string and the text parts it is made of, with and without spaces around it,
+    whatever the reasoning, the name, the arguments of tool calls and unknown fields; pictures count
+    by address, other parts by content.
     """
     parts = message.content if isinstance(message.content, list) else []
     form = [
@@ -36,7 +38,11 @@ def said(message: Message) -> bytes:
 
 def link(before: str, digest: bytes) -> str:
     """The digest of a path: of the path before, and of what is said after it."""
-    return urlsafe_b64encode(hashlib.sha256(before.encode() + b"\n" + digest).digest()).decode().rstrip("=")
+    return (
+        urlsafe_b64encode(hashlib.sha256(before.encode() + b"\n" + digest).digest())
+        .decode()
+        .rstrip("=")
+    )
 
 
 def next_id(parent: str | None, digest: bytes) -> str:
@@ -57,7 +63,8 @@ def spoken(messages: Sequence[Message]) -> list[Message]:
 def paired(messages: Sequence[Message]) -> list[bool]:
     """Which messages may be sent to a model: every tool's answer follows its call, every call has all its answers.
 
-    Calls at the very end are still waiting for theirs; those of several messages in a row are made together.
+    Calls at the very end are still waiting for theirs; those of several messages in a row are made
+    together.
     """
     keep = [True] * len(messages)
     asking, waiting, before = -1, set[str](), ""
@@ -83,7 +90,9 @@ def paired(messages: Sequence[Message]) -> list[bool]:
 def _part(part: Json) -> str:
     image = part.get("image_url")
     address = image.get("url") if isinstance(image, dict) else image
-    return hashlib.sha256(_bytes(["image", address] if isinstance(address, str) else part)).hexdigest()
+    return hashlib.sha256(
+        _bytes(["image", address] if isinstance(address, str) else part)
+    ).hexdigest()
 
 
 def _call(call: Json) -> list[Any]:

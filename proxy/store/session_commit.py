@@ -18,7 +18,10 @@ NO_BRANCH = -1
 
 
 class Place(Struct, frozen=True):
-    """Where a message is; `tip`: none follows on its branch. The flags are those of a stored message."""
+    """Where a message is; `tip`: none follows on its branch.
+
+    The flags are those of a stored message.
+    """
 
     id: str
     prefix: str
@@ -53,7 +56,9 @@ def prepared(parent: str | None, entries: Sequence[Entry]) -> list[Written]:
 
 def placed(one: Written, parent: Place | None, branches: int) -> Place:
     """The place of a message that is not stored: behind its parent, or where that has one already, on branch `branches`."""
-    prefix = chain.next_prefix(parent.prefix if parent else chain.ROOT, one.entry.message.role, one.digest)
+    prefix = chain.next_prefix(
+        parent.prefix if parent else chain.ROOT, one.entry.message.role, one.digest
+    )
     if parent is None:
         return Place(one.id, prefix, branches, 1, NO_BRANCH, 1)
     if parent.tip:
@@ -61,7 +66,9 @@ def placed(one: Written, parent: Place | None, branches: int) -> Place:
     return Place(one.id, prefix, branches, parent.depth + 1, parent.branch, parent.depth + 1)
 
 
-def stored_row(session: str, one: Written, place: Place, parent: str | None, **fields: Any) -> dict[str, Any]:
+def stored_row(
+    session: str, one: Written, place: Place, parent: str | None, **fields: Any
+) -> dict[str, Any]:
     """A message as a row of its table."""
     return {
         "session_id": session, "branch": place.branch, "depth": place.depth, "start": place.start, "base": place.base,
@@ -110,8 +117,16 @@ def outcome(
 def _grown(
     row: Fields, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
 ) -> tuple[list[dict[str, Any]], int]:
-    rows, parent, branches = [], known[turn.parent] if turn.parent is not None else None, row["branches"]
-    facts = {"request_id": values.cleaned(turn.request_id), "side": turn.side, "created_at": int(now)}
+    rows, parent, branches = (
+        [],
+        known[turn.parent] if turn.parent is not None else None,
+        row["branches"],
+    )
+    facts = {
+        "request_id": values.cleaned(turn.request_id),
+        "side": turn.side,
+        "created_at": int(now),
+    }
     for one in todo:
         place = known.get(one.id)
         if place is None or _better(one.entry, turn.side, place):
@@ -126,7 +141,9 @@ def _grown(
 
 
 def _better(entry: Entry | Item, side: bool, stored: Place) -> bool:
-    return stored.erased or (stored.incomplete and not entry.incomplete) or (stored.side and not side)
+    return (
+        stored.erased or (stored.incomplete and not entry.incomplete) or (stored.side and not side)
+    )
 
 
 def _count(row: Fields, turn: Turn, todo: list[Written], known: Mapping[str, Place]) -> int | None:
@@ -144,7 +161,9 @@ def checked(turn: Turn) -> None:
         raise Invalid("A side turn without messages changes nothing.", "messages")
 
 
-def rebuilt(row: Fields, session: Session, items: Iterable[Item]) -> tuple[dict[str, str], list[dict[str, Any]], str | None]:
+def rebuilt(
+    row: Fields, session: Session, items: Iterable[Item]
+) -> tuple[dict[str, str], list[dict[str, Any]], str | None]:
     """The rows of an exported session's messages in the new session `row`, what their ids became, and the head."""
     ours: dict[str, str] = {}  # id there → here, where the same siblings are one
     at: dict[str, Place] = {}
@@ -161,12 +180,18 @@ def rebuilt(row: Fields, session: Session, items: Iterable[Item]) -> tuple[dict[
         branches = max(branches, place.branch + 1)
         if parent is not None:
             at[parent.id] = replace(parent, tip=False)
-        facts = {"request_id": values.cleaned(item.request_id), "side": item.side, "created_at": item.created_at}
+        facts = {
+            "request_id": values.cleaned(item.request_id),
+            "side": item.side,
+            "created_at": item.created_at,
+        }
         rows.append(stored_row(row["id"], one, place, before, **facts))
     return ours, rows, _here(session.head, ours)
 
 
 def _here(id: str | None, ours: Mapping[str, str]) -> str | None:  # noqa: A002 - the public word for it
     if id is not None and id not in ours:
-        raise Invalid(f"The message {id!a} is referred to before it comes, or never comes.", "messages")
+        raise Invalid(
+            f"The message {id!a} is referred to before it comes, or never comes.", "messages"
+        )
     return None if id is None else ours[id]

@@ -1,12 +1,14 @@
 """The statements that walk a session's tree: each one query, whose cost is in what it returns, not in how long the path is.
 
-A path is a few pieces: ranges of depth, one for each branch it lies on. `piece` finds them from the end towards the root and
-stops at `reach`; what is read of a piece lies between `low` and `high`. Rows of deleted messages are left in place, so every
-range is longer by as many as the session has of them.
+A path is a few pieces: ranges of depth, one for each branch it lies on. `piece` finds them from the
+end towards the root and stops at `reach`; what is read of a piece lies between `low` and `high`.
+Rows of deleted messages are left in place, so every range is longer by as many as the session has
+of them.
 
-No planner is left a choice, for either would rather read all of a session's rows at once. Messages are looked up one piece at
-a time: on PostgreSQL by a fenced LATERAL; on SQLite by CROSS JOIN, which keeps the order of tables, and by conditions that name
-the table before, for of the rows that fulfil others it makes a Bloom filter first, which reads them all.
+No planner is left a choice, for either would rather read all of a session's rows at once. Messages
+are looked up one piece at a time: on PostgreSQL by a fenced LATERAL; on SQLite by CROSS JOIN, which
+keeps the order of tables, and by conditions that name the table before, for of the rows that fulfil
+others it makes a Bloom filter first, which reads them all.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ SELECT e.top, CASE WHEN e.summarised > 0 AND COALESCE(f.place, 1) = 1 THEN s.sum
     CASE WHEN e.summarised > 0 AND COALESCE(f.place, 1) = 1 THEN s.summary_upto END AS upto, {columns}
 FROM edge e JOIN sessions s ON s.id = :session LEFT JOIN fits f ON f.total <= CAST(:tokens AS BIGINT) {rows}
 ORDER BY m.depth"""
-# The same where the window lies on one branch, and nothing was deleted or summed up: else it may return too few rows.
+# The same where the window lies on one branch, and nothing was deleted or summed up: else it may
+# return too few rows.
 STRAIGHT = """SELECT {columns} FROM sessions s {end} {rows}
 WHERE s.id = :session AND s.user_id = :user AND s.erased = 0 AND s.trimmed = 0 AND s.summary_depth IS NULL
 ORDER BY m.depth DESC"""
@@ -64,15 +67,29 @@ NEAR = f"""m.session_id = p.session AND m.branch = p.branch AND {LIVE} AND m.dep
     WHEN e.low > e.summarised THEN e.low ELSE e.summarised + 1 END"""
 
 AFTER = "(SELECT a.depth FROM session_messages a WHERE a.session_id = :session AND a.id = :after)"
-BEFORE = f"CASE WHEN {AFTER} > m.depth THEN m.depth ELSE {AFTER} - 1 END"  # `after` may be on another branch
+# `after` may be on another branch
+BEFORE = f"CASE WHEN {AFTER} > m.depth THEN m.depth ELSE {AFTER} - 1 END"
 RANGES = {  # lowest and highest depth of a page: descending or not, from an end or behind `after`
     (True, False): (LOWEST, "m.depth"),
     (True, True): (f"{BEFORE} - :most - s.erased + 1", BEFORE),
     (False, False): ("1", ":most + s.erased + s.trimmed"),
-    (False, True): (f"{AFTER} + 1", f"CASE WHEN {AFTER} < s.trimmed THEN s.trimmed ELSE {AFTER} END + :most + s.erased"),
+    (False, True): (
+        f"{AFTER} + 1",
+        f"CASE WHEN {AFTER} < s.trimmed THEN s.trimmed ELSE {AFTER} END + :most + s.erased",
+    ),
 }
 COPIED = {"session_id": ":new", "branch": "0", "start": "1", "base": "-1"}
-BETTER = ("prefix", "speaker", "tokens", "request_id", "incomplete", "erased", "created_at", "usage", "message")
+BETTER = (
+    "prefix",
+    "speaker",
+    "tokens",
+    "request_id",
+    "incomplete",
+    "erased",
+    "created_at",
+    "usage",
+    "message",
+)
 STORE = """INSERT INTO session_messages ({names}) VALUES ({values})
     ON CONFLICT (session_id, id) DO UPDATE SET side = session_messages.side AND excluded.side, {better}"""
 
@@ -85,13 +102,17 @@ class Paths:
         reach = f"CASE WHEN s.summary_depth < {LOWEST} THEN s.summary_depth ELSE {LOWEST} END"
         window = WINDOW.format(
             near=self._each(NEAR, "ORDER BY m.depth DESC LIMIT :most"),
-            rows=self._each("m.session_id = f.session AND m.branch = f.branch AND m.depth = f.depth", left=True),
+            rows=self._each(
+                "m.session_id = f.session AND m.branch = f.branch AND m.depth = f.depth", left=True
+            ),
             columns=M,
         )
         self.window = self._pieces(LOWEST, "m.depth", reach=reach) + window
         self.straight = STRAIGHT.format(
             columns=M,
-            end=self._each("m.session_id = s.id AND m.id = :at").replace("m.", "e.").replace(" m ", " e "),
+            end=self._each("m.session_id = s.id AND m.id = :at")
+            .replace("m.", "e.")
+            .replace(" m ", " e "),
             rows=self._each(
                 "m.session_id = e.session_id AND m.branch = e.branch AND m.depth > e.depth - :most AND m.depth <= e.depth"
             ),
@@ -104,7 +125,10 @@ class Paths:
         self.last_to_go = _bound(f"{pieces} SELECT m.depth FROM piece p {rows}{oldest}")  # noqa: S608
         found = " SELECT COUNT(*) FROM piece p WHERE p.branch = :branch AND :depth BETWEEN p.start AND p.top"
         self.on_path = _bound(self._pieces(":depth", "m.depth") + found)
-        every, taken = WITHIN.replace(LIVE, "TRUE"), ", ".join(COPIED.get(name, f"m.{name}") for name in NAMES)
+        every, taken = (
+            WITHIN.replace(LIVE, "TRUE"),
+            ", ".join(COPIED.get(name, f"m.{name}") for name in NAMES),
+        )
         copied = f"{pieces} SELECT {taken} FROM piece p {self._each(every)}"  # noqa: S608
         self.copy = _bound(f"INSERT INTO session_messages ({', '.join(NAMES)}) {copied}")
         better = ", ".join(f"{name} = excluded.{name}" for name in BETTER)
@@ -117,11 +141,15 @@ class Paths:
         if self._sqlite:
             return f"{'LEFT' if left else 'CROSS'} JOIN session_messages m ON {where}"
         kind = "LEFT" if left else "INNER"
-        return f"{kind} JOIN LATERAL (SELECT * FROM session_messages m WHERE {where} {end}) m ON TRUE"  # noqa: S608
+        return (
+            f"{kind} JOIN LATERAL (SELECT * FROM session_messages m WHERE {where} {end}) m ON TRUE"  # noqa: S608
+        )
 
     def _pieces(self, low: str, high: str, *, end: str = ":at", reach: str = "") -> str:
         last = self._each(f"m.session_id = s.id AND m.id = {end}")
-        parent = self._each("m.session_id = p.session AND m.branch = p.base AND m.depth = p.start - 1")
+        parent = self._each(
+            "m.session_id = p.session AND m.branch = p.base AND m.depth = p.start - 1"
+        )
         return PIECE.format(low=low, high=high, reach=reach or low, end=last, parent=parent)
 
     def _items(self, descending: bool, after: bool) -> str:
@@ -159,4 +187,6 @@ class Paths:
 
 def _bound(sql: str) -> TextClause:
     clause = text(sql)
-    return clause.bindparams(*(bindparam(name, type_=BigInteger) for name in NUMBERS if f":{name}" in sql))
+    return clause.bindparams(
+        *(bindparam(name, type_=BigInteger) for name in NUMBERS if f":{name}" in sql)
+    )

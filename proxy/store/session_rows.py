@@ -98,7 +98,11 @@ def session_fields(
 
 async def locked_row(connection: AsyncConnection, session: Session) -> RowMapping:
     """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
-    query = select(sessions).where(sessions.c.id == session.id, sessions.c.user_id == session.user_id).with_for_update()
+    query = (
+        select(sessions)
+        .where(sessions.c.id == session.id, sessions.c.user_id == session.user_id)
+        .with_for_update()
+    )
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFound("session", session.id)
@@ -114,8 +118,14 @@ async def changed(connection: AsyncConnection, session: str, changes: dict[str, 
 async def message_row(connection: AsyncConnection, session: Session, id: str) -> RowMapping:  # noqa: A002 - the public word
     """The row of a message that is not deleted."""
     at = session_messages.c
-    own = and_(at.session_id == sessions.c.id, sessions.c.id == session.id, sessions.c.user_id == session.user_id)
-    query = select(session_messages).where(own, at.id == values.findable_id(id), at.erased.is_(False))
+    own = and_(
+        at.session_id == sessions.c.id,
+        sessions.c.id == session.id,
+        sessions.c.user_id == session.user_id,
+    )
+    query = select(session_messages).where(
+        own, at.id == values.findable_id(id), at.erased.is_(False)
+    )
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFound("message", id)
@@ -124,6 +134,8 @@ async def message_row(connection: AsyncConnection, session: Session, id: str) ->
 
 def like(session: Session) -> dict[str, Any]:
     """The fields of a row that another session with the same settings has."""
-    fields = session_fields(session.title, session.model, session.params, session.state, session.metadata)
+    fields = session_fields(
+        session.title, session.model, session.params, session.state, session.metadata
+    )
     made = {"created_at": session.created_at} if session.created_at else {}
     return fields | made | {"usage": values.usage_text(session.usage)}

@@ -32,7 +32,16 @@ from chattable.proxy.store.session_rows import (
     session_fields,
     session_of,
 )
-from chattable.proxy.store.sessions import Committed, Item, Match, Retention, Session, Summary, Turn, Window
+from chattable.proxy.store.sessions import (
+    Committed,
+    Item,
+    Match,
+    Retention,
+    Session,
+    Summary,
+    Turn,
+    Window,
+)
 from chattable.proxy.store.tables import sessions
 
 NOW = {True: sqlite.NOW, False: postgres.NOW}
@@ -42,7 +51,9 @@ PAUSE = 64  # messages that are hashed before other requests have their turn
 class SqlSessions:
     """A `SessionStore` in SQL. `now` is the SQL expression of the clock that locks go by."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time, now: str | None = None) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, now: str | None = None
+    ) -> None:
         self._database = database
         self._clock = clock
         self._run = database.run
@@ -53,12 +64,18 @@ class SqlSessions:
 
     # --- turns ---------------------------------------------------------------------------------------------------------
 
-    async def open(self, user: str, name: str | None, *, create: bool = True, model: str | None = None) -> Session:
+    async def open(
+        self, user: str, name: str | None, *, create: bool = True, model: str | None = None
+    ) -> Session:
         """The session of that id or alias."""
         if name is not None:
             values.checked_alias(name)
         now = self._clock()
-        return session_of(await self._run(lambda: steps.opened(self._dialect, user, name, model, now, create=create)))
+        return session_of(
+            await self._run(
+                lambda: steps.opened(self._dialect, user, name, model, now, create=create)
+            )
+        )
 
     async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
         """The session of that id."""
@@ -108,7 +125,14 @@ class SqlSessions:
         """Renames a lock."""
         return await self._run(lambda: steps.handed_over(session, holder, to))
 
-    async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
+    async def window(
+        self,
+        session: Session,
+        *,
+        messages: int = 500,
+        tokens: int | None = None,
+        at: str | None = None,
+    ) -> Window:
         """The end of the path."""
         return await self._run(lambda: steps.window(self._paths, session, messages, tokens, at))
 
@@ -132,24 +156,38 @@ class SqlSessions:
         """Adds a turn."""
         checked(turn)
         todo, now = prepared(turn.parent, turn.entries), self._clock()
-        return await self._run(lambda: steps.commit(self._dialect, self._paths, session, turn, todo, now))
+        return await self._run(
+            lambda: steps.commit(self._dialect, self._paths, session, turn, todo, now)
+        )
 
     # --- sessions ------------------------------------------------------------------------------------------------------
 
-    async def list(self, user: str | None, limit: int = 20, after: str | None = None) -> Page[Session]:
+    async def list(
+        self, user: str | None, limit: int = 20, after: str | None = None
+    ) -> Page[Session]:
         """A page of sessions."""
-        query = select(sessions).order_by(sessions.c.updated_at.desc(), sessions.c.id.desc()).limit(checked_limit(limit) + 1)
+        query = (
+            select(sessions)
+            .order_by(sessions.c.updated_at.desc(), sessions.c.id.desc())
+            .limit(checked_limit(limit) + 1)
+        )
         if user is not None:
             query = query.where(sessions.c.user_id == user)
         async with self._database.connect() as connection:
             if after is not None:
-                position = select(sessions.c.updated_at, sessions.c.id).where(sessions.c.id == values.findable_id(after))
+                position = select(sessions.c.updated_at, sessions.c.id).where(
+                    sessions.c.id == values.findable_id(after)
+                )
                 if user is not None:
                     position = position.where(sessions.c.user_id == user)
                 row = (await connection.execute(position)).one_or_none()
                 if row is None:
-                    raise Invalid(f"after names no session: {after!a}; begin again without it.", "after")
-                query = query.where(tuple_(sessions.c.updated_at, sessions.c.id) < (row.updated_at, row.id))
+                    raise Invalid(
+                        f"after names no session: {after!a}; begin again without it.", "after"
+                    )
+                query = query.where(
+                    tuple_(sessions.c.updated_at, sessions.c.id) < (row.updated_at, row.id)
+                )
             rows = (await connection.execute(query)).mappings().all()
         return page_of([session_of(row) for row in rows], limit)
 
@@ -174,7 +212,9 @@ class SqlSessions:
 
     async def delete(self, session: Session) -> None:
         """Removes it."""
-        gone = delete(sessions).where(sessions.c.id == session.id, sessions.c.user_id == session.user_id)
+        gone = delete(sessions).where(
+            sessions.c.id == session.id, sessions.c.user_id == session.user_id
+        )
         async with self._database.begin() as connection:
             if not (await connection.execute(gone)).rowcount:
                 raise NotFound("session", session.id)
@@ -183,20 +223,37 @@ class SqlSessions:
         """Removes some of a user's."""
         some = select(sessions.c.id).where(sessions.c.user_id == user).limit(limit)
         async with self._database.begin() as connection:
-            return (await connection.execute(delete(sessions).where(sessions.c.id.in_(some)))).rowcount
+            return (
+                await connection.execute(delete(sessions).where(sessions.c.id.in_(some)))
+            ).rowcount
 
-    async def fork(self, session: Session, at: str | None = None, *, alias: str | None = None) -> Session:
+    async def fork(
+        self, session: Session, at: str | None = None, *, alias: str | None = None
+    ) -> Session:
         """A copy of a path, made inside the database."""
         async with self._database.begin() as connection:
             row = await locked_row(connection, session)
             end = row["head"] if at is None else (await message_row(connection, session, at))["id"]
-            return await keeping.fork(connection, row, end, new_row(session.user_id, self._clock(), alias), self._paths)
+            return await keeping.fork(
+                connection, row, end, new_row(session.user_id, self._clock(), alias), self._paths
+            )
 
     # --- messages ------------------------------------------------------------------------------------------------------
 
-    async def items(self, session: Session, limit: int = 20, after: str | None = None, *, descending: bool = True) -> Page[Item]:
+    async def items(
+        self,
+        session: Session,
+        limit: int = 20,
+        after: str | None = None,
+        *,
+        descending: bool = True,
+    ) -> Page[Item]:
         """A page of messages."""
-        found = await self._run(lambda: steps.items(self._paths, session, checked_limit(limit) + 1, after, descending=descending))
+        found = await self._run(
+            lambda: steps.items(
+                self._paths, session, checked_limit(limit) + 1, after, descending=descending
+            )
+        )
         return page_of(found, limit)
 
     async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
@@ -213,13 +270,17 @@ class SqlSessions:
 
     async def sweep(self, keep: Retention, user: str | None = None, limit: int = 100) -> int:
         """Removes what is old."""
-        return await keeping.sweep(self._database, keep, user, limit, self._clock(), self._now, self._paths)
+        return await keeping.sweep(
+            self._database, keep, user, limit, self._clock(), self._now, self._paths
+        )
 
     def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
         """Every message."""
         return keeping.export(self._database, session, batch)
 
-    async def restore(self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None) -> Session:
+    async def restore(
+        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
+    ) -> Session:
         """A session like an exported one."""
         row = new_row(user, self._clock(), alias, **like(session))
         return await keeping.restore(self._database, row, session, items, self._paths)

@@ -42,11 +42,17 @@ ELSE = {  # what becomes of a row that is there already
 }
 
 
-def opened(dialect: Dialect, user: str, name: str | None, model: str | None, now: float, *, create: bool) -> Steps[Row]:
+def opened(
+    dialect: Dialect, user: str, name: str | None, model: str | None, now: float, *, create: bool
+) -> Steps[Row]:
     """The row of the session with that id or alias."""
     while True:
         if name is not None:
-            given = {"user": user, "session": values.findable_id(name), "digest": values.alias_digest(name)}
+            given = {
+                "user": user,
+                "session": values.findable_id(name),
+                "digest": values.alias_digest(name),
+            }
             rows = yield NAMED, given
             if rows:
                 found = [dict(zip(NAMES, row, strict=True)) for row in rows]
@@ -56,15 +62,23 @@ def opened(dialect: Dialect, user: str, name: str | None, model: str | None, now
         fresh = new_row(user, now, name, **session_fields(model=model))
         made = yield _insert(dialect, "sessions", [fresh])
         if made:
-            return dict(zip(NAMES, made[0], strict=True))  # else somebody else was faster: find theirs
+            # else somebody else was faster: find theirs
+            return dict(zip(NAMES, made[0], strict=True))
 
 
-def locked(dialect: Dialect, session: Session, holder: str, seconds: float) -> Steps[Session | None]:
+def locked(
+    dialect: Dialect, session: Session, holder: str, seconds: float
+) -> Steps[Session | None]:
     """The session, if it can be had."""
     rows = yield (
         f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"  # noqa: S608
         f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now}) RETURNING {ALL}",
-        {"session": session.id, "user": session.user_id, "holder": holder, "seconds": float(seconds)},
+        {
+            "session": session.id,
+            "user": session.user_id,
+            "holder": holder,
+            "seconds": float(seconds),
+        },
     )
     if rows:
         return session_of(dict(zip(NAMES, rows[0], strict=True)))
@@ -95,7 +109,13 @@ def handed_over(session: Session, holder: str, to: str) -> Steps[bool]:
 
 
 def taken(
-    dialect: Dialect, paths: Paths, found: Steps[Row], holder: str, seconds: float, messages: int, tokens: int | None
+    dialect: Dialect,
+    paths: Paths,
+    found: Steps[Row],
+    holder: str,
+    seconds: float,
+    messages: int,
+    tokens: int | None,
 ) -> Steps[tuple[Session, Window | None]]:
     """A session for one holder, with the end of its path; without it while another one has the session."""
     session = session_of((yield from found))
@@ -105,21 +125,34 @@ def taken(
     return mine, (yield from window(paths, mine, messages, tokens, None))
 
 
-def window(paths: Paths, session: Session, messages: int, tokens: int | None, at: str | None) -> Steps[Window]:
+def window(
+    paths: Paths, session: Session, messages: int, tokens: int | None, at: str | None
+) -> Steps[Window]:
     """The end of the path."""
     end = at if at is not None else session.head
     if end is None:
         return Window((), None)
     if session.summary is None and at is None:
-        given = {"session": session.id, "user": session.user_id, "at": end, "most": checked_limit(messages)}
+        given = {
+            "session": session.id,
+            "user": session.user_id,
+            "at": end,
+            "most": checked_limit(messages),
+        }
         rows = yield paths.straight, given
         if len(rows) == messages or (rows and rows[-1][2] == 1):
             return Window(_fitting(rows, tokens), None)
     given = {"session": session.id, "user": session.user_id, "at": values.findable_id(end)}
-    rows = yield paths.window, given | {"most": checked_limit(messages), "tokens": UNLIMITED if tokens is None else tokens}
+    rows = yield (
+        paths.window,
+        given
+        | {"most": checked_limit(messages), "tokens": UNLIMITED if tokens is None else tokens},
+    )
     if not rows or rows[0][0] is None:
         raise NotFound("message", end) if at is not None else NotFound("session", session.id)
-    summary = next((Summary(values.read(text), upto) for _, text, upto, *_ in rows if upto is not None), None)
+    summary = next(
+        (Summary(values.read(text), upto) for _, text, upto, *_ in rows if upto is not None), None
+    )
     found = [dict(zip(MESSAGE, row, strict=True)) for _, _, _, *row in rows]
     items = [item_of(row) for row in found if row["id"] is not None]
     return Window(_paired(items), summary)
@@ -143,7 +176,9 @@ def _paired(items: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(item for item, kept in zip(items, keep, strict=True) if kept)
 
 
-def items(paths: Paths, session: Session, most: int, after: str | None, *, descending: bool) -> Steps[list[Item]]:
+def items(
+    paths: Paths, session: Session, most: int, after: str | None, *, descending: bool
+) -> Steps[list[Item]]:
     """So many messages of the path, from an end or from behind `after`."""
     given: Row = {"session": session.id, "user": session.user_id, "most": most}
     if after is not None:
@@ -152,14 +187,18 @@ def items(paths: Paths, session: Session, most: int, after: str | None, *, desce
     return [item_of(dict(zip(MESSAGE, row, strict=True))) for row in rows]
 
 
-def matched(paths: Paths, session: Session, prefixes: Sequence[str]) -> Steps[tuple[str, int] | None]:
+def matched(
+    paths: Paths, session: Session, prefixes: Sequence[str]
+) -> Steps[tuple[str, int] | None]:
     """The longest of these paths that is stored: its last message, and which of them it is."""
     wanted = values.written(prefixes, "messages", values.MAX_MESSAGE)
     rows = yield paths.matching, {"session": session.id, "user": session.user_id, "list": wanted}
     return (rows[0][0], int(rows[0][1])) if rows else None
 
 
-def commit(dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: list[Written], now: float) -> Steps[Committed]:
+def commit(
+    dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: list[Written], now: float
+) -> Steps[Committed]:
     """Adds a turn."""
     row = yield from _row(dialect, session)
     if is_repeated(row, turn):
@@ -171,8 +210,13 @@ def commit(dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: l
     if changes["message_count"] is None:
         at = {"session": session.id, "user": session.user_id, "at": changes["head"]}
         ((changes["message_count"],),) = yield paths.count, at
-    settings = ", ".join(f"{name} = CAST(:{name} AS {COLUMNS['sessions'][name]})" for name in changes)
-    rows = yield f"UPDATE sessions SET {settings} WHERE id = :session RETURNING {ALL}", changes | {"session": session.id}  # noqa: S608
+    settings = ", ".join(
+        f"{name} = CAST(:{name} AS {COLUMNS['sessions'][name]})" for name in changes
+    )
+    rows = yield (
+        f"UPDATE sessions SET {settings} WHERE id = :session RETURNING {ALL}",  # noqa: S608
+        changes | {"session": session.id},
+    )
     return Committed(session_of(dict(zip(NAMES, rows[0], strict=True))), ids_of(todo))
 
 
@@ -187,13 +231,17 @@ def _row(dialect: Dialect, session: Session) -> Steps[Row]:
 
 def _places(paths: Paths, session: str, ids: Sequence[str | None]) -> Steps[dict[str, Place]]:
     """Where those of the messages are that are stored, the deleted ones too."""
-    wanted = values.written([values.findable_id(one) for one in ids if one is not None], "messages", values.MAX_MESSAGE)
+    wanted = values.written(
+        [values.findable_id(one) for one in ids if one is not None], "messages", values.MAX_MESSAGE
+    )
     rows = yield paths.placing, {"session": session, "list": wanted}
     return {row[0]: Place(*row[:6], *map(bool, row[6:])) for row in rows}
 
 
 def _insert(dialect: Dialect, table: str, rows: Sequence[Mapping[str, Any]]) -> Statement:
-    return _inserting(dialect, table), array([[row[name] for name in COLUMNS[table]] for row in rows])
+    return _inserting(dialect, table), array(
+        [[row[name] for name in COLUMNS[table]] for row in rows]
+    )
 
 
 @cache

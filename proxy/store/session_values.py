@@ -31,7 +31,10 @@ _usage = msgspec.json.Decoder(Usage).decode
 def checked_alias(alias: str) -> str:
     """Returns the alias, or refuses what is none."""
     if not 1 <= len(alias) <= MAX_ALIAS:
-        raise Invalid(f"The id of a session must have 1 to {MAX_ALIAS} characters, not {len(alias)}.", "conversation")
+        raise Invalid(
+            f"The id of a session must have 1 to {MAX_ALIAS} characters, not {len(alias)}.",
+            "conversation",
+        )
     return printable(alias, "conversation")
 
 
@@ -58,7 +61,10 @@ def cleaned(text: str, limit: int = MAX_LENGTH) -> str:
     """A short text as both databases take it: refusing it would come too late, when the answer is out already."""
     if text.isprintable() and text.isascii() and len(text) <= limit and "  " not in text:
         return text.strip()
-    shown = "".join(" " if unicodedata.category(character) in UNSTORABLE else character for character in text[: 4 * limit])
+    shown = "".join(
+        " " if unicodedata.category(character) in UNSTORABLE else character
+        for character in text[: 4 * limit]
+    )
     return " ".join(shown.split())[:limit].rstrip()
 
 
@@ -68,9 +74,14 @@ def checked_metadata(metadata: dict[str, str]) -> dict[str, str]:
         raise Invalid(f"metadata may have {PAIRS} pairs, not {len(metadata)}.", "metadata")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise Invalid(f"metadata must map strings to strings; the value of {key!a} is none.", "metadata")
+            raise Invalid(
+                f"metadata must map strings to strings; the value of {key!a} is none.", "metadata"
+            )
         if len(key) > KEY or len(value) > VALUE:
-            raise Invalid(f"metadata's keys may have {KEY} characters, its values {VALUE}: {key[:KEY]!a}.", "metadata")
+            raise Invalid(
+                f"metadata's keys may have {KEY} characters, its values {VALUE}: {key[:KEY]!a}.",
+                "metadata",
+            )
     return metadata
 
 
@@ -132,7 +143,11 @@ def tokens_of(entry: Entry | Item) -> int:
     """The message's tokens: as counted, or a quarter of its characters."""
     if entry.tokens is not None:
         return max(0, entry.tokens)
-    return 4 + (len(entry.message.text) + sum(len(str(call)) for call in entry.message.tool_calls or ())) // 4
+    return (
+        4
+        + (len(entry.message.text) + sum(len(str(call)) for call in entry.message.tool_calls or ()))
+        // 4
+    )
 
 
 def used(entries: tuple[Entry, ...], before: Usage = NO_USAGE) -> Usage:
@@ -156,7 +171,9 @@ def remembered(recent: str, key: str) -> str:
 def has_key(recent: str, key: str) -> bool:
     """Says whether a turn with this key was among the last."""
     wanted = turn_key(key)
-    return bool(key) and any(recent[i : i + KEY_LENGTH] == wanted for i in range(0, len(recent), KEY_LENGTH))
+    return bool(key) and any(
+        recent[i : i + KEY_LENGTH] == wanted for i in range(0, len(recent), KEY_LENGTH)
+    )
 
 
 def _depth(value: Any) -> int:

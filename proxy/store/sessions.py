@@ -1,8 +1,9 @@
 """Sessions: conversations that the server keeps, as a port; `session_sql.py` is the truth, `sessions_memory.py` its twin.
 
-A session is a tree of messages with a head. The path from the root to the head is the conversation; the other branches are
-what was edited, regenerated or said on the side. A message's id says what it is and what came before it (`session_chain.py`),
-so that the same message after the same ones is stored once, however often it is sent.
+A session is a tree of messages with a head. The path from the root to the head is the conversation;
+the other branches are what was edited, regenerated or said on the side. A message's id says what it
+is and what came before it (`session_chain.py`), so that the same message after the same ones is
+stored once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class HeadMoved(Conflict):
     code = "conversation_locked"
 
     def __init__(self) -> None:
-        super().__init__("The conversation went on while this turn was under way; send it again.", "conversation")
+        super().__init__(
+            "The conversation went on while this turn was under way; send it again.", "conversation"
+        )
 
 
 class Summary(Struct, frozen=True):
@@ -49,7 +52,8 @@ class Session(Struct, frozen=True, kw_only=True):
     head: str | None = None  # the id of the last message; None: nothing was said yet
     message_count: int = 0
     summary: Summary | None = None
-    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))  # of every turn, also on other branches and on the side
+    # of every turn, also on other branches and on the side
+    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))
     created_at: int = 0
     updated_at: float = 0.0  # when something was last said
 
@@ -90,7 +94,8 @@ class Window(Struct, frozen=True):
 class Match(Struct, frozen=True):
     """How much of a client's own history is stored: the deepest stored message, and what comes after it.
 
-    `matched` counts the messages that are stored. Neither it nor `rest` has what is unsaid (`session_chain.UNSAID`).
+    `matched` counts the messages that are stored. Neither it nor `rest` has what is unsaid
+    (`session_chain.UNSAID`).
     """
 
     id: str | None
@@ -131,17 +136,22 @@ class Retention(Struct, frozen=True, kw_only=True):
 class SessionStore(Protocol):
     """Where conversations are kept.
 
-    Law: a session belongs to one user, and to everybody else it does not exist: another user's id is answered exactly like one
-    that nobody has. `NotFound`, `Invalid`, `Conflict` and `Unavailable` are the only refusals. A write happens wholly or not at
-    all. What was stored is returned as it was, NUL, lone surrogates and unknown fields included. Messages never change, but for
-    being deleted. Reading a window and committing a turn cost the same in a conversation of 20 messages and of 20,000.
+    Law: a session belongs to one user, and to everybody else it does not exist: another user's id
+    is answered exactly like one that nobody has. `NotFound`, `Invalid`, `Conflict` and
+    `Unavailable` are the only refusals. A write happens wholly or not at all. What was stored is
+    returned as it was, NUL, lone surrogates and unknown fields included. Messages never change, but
+    for being deleted. Reading a window and committing a turn cost the same in a conversation of 20
+    messages and of 20,000.
     """
 
-    async def open(self, user: str, name: str | None, *, create: bool = True, model: str | None = None) -> Session:
+    async def open(
+        self, user: str, name: str | None, *, create: bool = True, model: str | None = None
+    ) -> Session:
         """Returns the user's session with this id or, of 1–512 printable characters, this alias; None is a new one.
 
-        Law: whatever is no id of a session of this user is an alias. What is unknown is made, or with `create=False` raises
-        `NotFound`. Of any number of calls with one unknown alias one makes the session, all return it.
+        Law: whatever is no id of a session of this user is an alias. What is unknown is made, or
+        with `create=False` raises `NotFound`. Of any number of calls with one unknown alias one
+        makes the session, all return it.
         """
         ...
 
@@ -163,7 +173,8 @@ class SessionStore(Protocol):
     ) -> tuple[Session, Window | None]:
         """Opens a session, locks it and returns the end of its conversation; no window while another holder has it.
 
-        Law: the same as `open`, `lock` and `window` one after the other, which a store need not do at once.
+        Law: the same as `open`, `lock` and `window` one after the other, which a store need not do
+        at once.
         """
         session = await self.open(user, name, create=create, model=model)
         mine = await self.lock(session, holder, seconds)
@@ -174,7 +185,8 @@ class SessionStore(Protocol):
     async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
         """Gives the session to one holder for so long, and returns it as it is now; None while another has it.
 
-        Law: never waits; the store's own clock counts, for all replicas. A holder may lock again, which begins the time anew.
+        Law: never waits; the store's own clock counts, for all replicas. A holder may lock again,
+        which begins the time anew.
         """
         ...
 
@@ -193,11 +205,19 @@ class SessionStore(Protocol):
         """
         return False
 
-    async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
+    async def window(
+        self,
+        session: Session,
+        *,
+        messages: int = 500,
+        tokens: int | None = None,
+        at: str | None = None,
+    ) -> Window:
         """Returns at most so many of the last messages on the path to `session.head`, or to the message `at`.
 
-        Law: the messages are consecutive and end with the last one, without those a summary on this path stands for, and
-        without halves of tool calls (`session_chain.paired`). With `tokens`, the sum of theirs is at most that.
+        Law: the messages are consecutive and end with the last one, without those a summary on this
+        path stands for, and without halves of tool calls (`session_chain.paired`). With `tokens`,
+        the sum of theirs is at most that.
         """
         ...
 
@@ -208,12 +228,15 @@ class SessionStore(Protocol):
     async def commit(self, session: Session, turn: Turn) -> Committed:
         """Adds a turn and moves the head to its last entry, or with no entries to `parent`; `HeadMoved` if `turn.head` is passé.
 
-        Law: an entry whose id is stored already is not stored again, except where the stored one was deleted, incomplete or on
-        the side, and this one is not. Entries with the roles system and developer are stored like all others.
+        Law: an entry whose id is stored already is not stored again, except where the stored one
+        was deleted, incomplete or on the side, and this one is not. Entries with the roles system
+        and developer are stored like all others.
         """
         ...
 
-    async def list(self, user: str | None, limit: int = 20, after: str | None = None) -> Page[Session]:
+    async def list(
+        self, user: str | None, limit: int = 20, after: str | None = None
+    ) -> Page[Session]:
         """Returns the user's sessions, or everybody's, the one that something was last said in first."""
         ...
 
@@ -228,7 +251,10 @@ class SessionStore(Protocol):
         metadata: dict[str, str] | UnsetType = UNSET,
         summary: Summary | UnsetType | None = UNSET,
     ) -> Session:
-        """Replaces what is given and returns the session as it is now. A title is cleaned, everything else kept as it is."""
+        """Replaces what is given and returns the session as it is now.
+
+        A title is cleaned, everything else kept as it is.
+        """
         ...
 
     async def delete(self, session: Session) -> None:
@@ -239,7 +265,14 @@ class SessionStore(Protocol):
         """Removes so many of the user's sessions and returns how many there were; called until it returns 0."""
         ...
 
-    async def items(self, session: Session, limit: int = 20, after: str | None = None, *, descending: bool = True) -> Page[Item]:
+    async def items(
+        self,
+        session: Session,
+        limit: int = 20,
+        after: str | None = None,
+        *,
+        descending: bool = True,
+    ) -> Page[Item]:
         """Returns messages of the path to the present head; an `after` that is unknown begins behind the end.
 
         Law: a deleted message still serves as `after`, and one of another branch by its position.
@@ -254,7 +287,9 @@ class SessionStore(Protocol):
         """Erases a message: its text is gone, those after it stay, with their ids."""
         ...
 
-    async def fork(self, session: Session, at: str | None = None, *, alias: str | None = None) -> Session:
+    async def fork(
+        self, session: Session, at: str | None = None, *, alias: str | None = None
+    ) -> Session:
         """Makes a session of the path to the head, or to the message `at`; the two share nothing from then on."""
         ...
 
@@ -266,6 +301,8 @@ class SessionStore(Protocol):
         """Yields every message of every branch, parents before children; a batch at a time is in memory."""
         ...
 
-    async def restore(self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None) -> Session:
+    async def restore(
+        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
+    ) -> Session:
         """Makes a session like an exported one; its messages get ids of their own, `head` and `summary` follow."""
         ...

@@ -14,9 +14,28 @@ from chattable.proxy.store import session_chain as chain
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.page import Page, checked_limit, page_of
-from chattable.proxy.store.session_commit import NO_BRANCH, Place, checked, ids_of, is_repeated, outcome, prepared, rebuilt
+from chattable.proxy.store.session_commit import (
+    NO_BRANCH,
+    Place,
+    checked,
+    ids_of,
+    is_repeated,
+    outcome,
+    prepared,
+    rebuilt,
+)
 from chattable.proxy.store.session_rows import item_of, like, new_row, session_fields, session_of
-from chattable.proxy.store.sessions import Committed, Item, Match, Retention, Session, SessionStore, Summary, Turn, Window
+from chattable.proxy.store.sessions import (
+    Committed,
+    Item,
+    Match,
+    Retention,
+    Session,
+    SessionStore,
+    Summary,
+    Turn,
+    Window,
+)
 
 Row = dict[str, Any]
 PLACE = [name for name in Place.__struct_fields__ if name != "tip"]
@@ -27,7 +46,8 @@ class _Tree:
 
     def __init__(self, row: Row, rows: Iterable[Row] = ()) -> None:
         self.row = row
-        self.messages = {row["id"]: row for row in rows}  # `gone` ones only hold their place, for the path
+        # `gone` ones only hold their place, for the path
+        self.messages = {row["id"]: row for row in rows}
 
     def line(self, end: str | None) -> list[Row]:
         """The rows from the root to this message."""
@@ -53,7 +73,10 @@ class _Tree:
         rows = [row for row in self.messages.values() if not row["gone"]]
         taken = {(row["branch"], row["depth"]) for row in rows}
         followed = {row["id"]: (row["branch"], row["depth"] + 1) in taken for row in rows}
-        return {row["id"]: Place(tip=not followed[row["id"]], **{name: row[name] for name in PLACE}) for row in rows}
+        return {
+            row["id"]: Place(tip=not followed[row["id"]], **{name: row[name] for name in PLACE})
+            for row in rows
+        }
 
     def count(self) -> None:
         """Counts the conversation's messages."""
@@ -72,7 +95,9 @@ class MemorySessions(SessionStore):
         self._lease_clock = lease_clock
         self._trees: dict[str, _Tree] = {}
 
-    async def open(self, user: str, name: str | None, *, create: bool = True, model: str | None = None) -> Session:
+    async def open(
+        self, user: str, name: str | None, *, create: bool = True, model: str | None = None
+    ) -> Session:
         """The session of that id or alias."""
         found = None if name is None else self._named(user, values.checked_alias(name))
         if found is not None:
@@ -114,7 +139,14 @@ class MemorySessions(SessionStore):
         tree.row["locked_by"] = to
         return True
 
-    async def window(self, session: Session, *, messages: int = 500, tokens: int | None = None, at: str | None = None) -> Window:
+    async def window(
+        self,
+        session: Session,
+        *,
+        messages: int = 500,
+        tokens: int | None = None,
+        at: str | None = None,
+    ) -> Window:
         """The end of the path."""
         end, most = (session.head if at is None else at), checked_limit(messages)
         if end is None:
@@ -123,7 +155,10 @@ class MemorySessions(SessionStore):
         if end not in tree.messages:
             raise NotFound("message", end)
         line, path, summary = tree.line(end), tree.path(end), session_of(tree.row).summary
-        place = next((i for i, row in enumerate(line) if summary is not None and row["id"] == summary.upto), None)
+        place = next(
+            (i for i, row in enumerate(line) if summary is not None and row["id"] == summary.upto),
+            None,
+        )
         if place is None:
             summary = None
         else:
@@ -140,7 +175,11 @@ class MemorySessions(SessionStore):
 
     async def match(self, session: Session, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
-        spoken, before, found = chain.spoken(messages), chain.ROOT, Match(None, 0, tuple(chain.spoken(messages)))
+        spoken, before, found = (
+            chain.spoken(messages),
+            chain.ROOT,
+            Match(None, 0, tuple(chain.spoken(messages))),
+        )
         stored = {
             row["prefix"]: row["id"]
             for row in sorted(self._rows(session), key=lambda row: (row["branch"], row["depth"]))
@@ -161,18 +200,25 @@ class MemorySessions(SessionStore):
         new, changes = outcome(tree.row, turn, todo, tree.places(), self._clock())
         for row in new:
             old = tree.messages.get(row["id"])
-            tree.messages[row["id"]] = row | {"gone": False, "side": row["side"] and (old is None or old["side"])}
+            tree.messages[row["id"]] = row | {
+                "gone": False,
+                "side": row["side"] and (old is None or old["side"]),
+            }
         tree.row |= changes
         tree.count()
         return Committed(session_of(tree.row), ids_of(todo))
 
-    async def list(self, user: str | None, limit: int = 20, after: str | None = None) -> Page[Session]:
+    async def list(
+        self, user: str | None, limit: int = 20, after: str | None = None
+    ) -> Page[Session]:
         """A page of sessions."""
         rows = self._newest(user)
         if after is not None:
             place = next((i for i, row in enumerate(rows, 1) if row["id"] == after), None)
             if place is None:
-                raise Invalid(f"after names no session: {after!a}; begin again without it.", "after")
+                raise Invalid(
+                    f"after names no session: {after!a}; begin again without it.", "after"
+                )
             rows = rows[place:]
         return page_of([session_of(row) for row in rows[: checked_limit(limit) + 1]], limit)
 
@@ -192,7 +238,10 @@ class MemorySessions(SessionStore):
         if summary is None:
             changes |= {"summary": None, "summary_upto": None}
         elif summary is not UNSET:
-            changes |= {"summary": values.summary_text(summary), "summary_upto": tree.message(summary.upto)["id"]}
+            changes |= {
+                "summary": values.summary_text(summary),
+                "summary_upto": tree.message(summary.upto)["id"],
+            }
         tree.row |= changes
         return session_of(tree.row)
 
@@ -205,14 +254,26 @@ class MemorySessions(SessionStore):
         """Removes some of a user's."""
         return self._drop(self._newest(user)[:limit])
 
-    async def items(self, session: Session, limit: int = 20, after: str | None = None, *, descending: bool = True) -> Page[Item]:
+    async def items(
+        self,
+        session: Session,
+        limit: int = 20,
+        after: str | None = None,
+        *,
+        descending: bool = True,
+    ) -> Page[Item]:
         """A page of messages."""
         tree = self._own(session)
         rows = tree.path(tree.row["head"]) if tree else []
         if tree is not None and after is not None:
             known = tree.messages.get(after, {"gone": True})
             depth = None if known["gone"] else known["depth"]
-            rows = [row for row in rows if depth is not None and (row["depth"] < depth if descending else row["depth"] > depth)]
+            rows = [
+                row
+                for row in rows
+                if depth is not None
+                and (row["depth"] < depth if descending else row["depth"] > depth)
+            ]
         rows = rows[::-1] if descending else rows
         return page_of([item_of(row) for row in rows[: checked_limit(limit) + 1]], limit)
 
@@ -234,12 +295,24 @@ class MemorySessions(SessionStore):
         tree.count()
         return session_of(tree.row)
 
-    async def fork(self, session: Session, at: str | None = None, *, alias: str | None = None) -> Session:
+    async def fork(
+        self, session: Session, at: str | None = None, *, alias: str | None = None
+    ) -> Session:
         """A copy of a path."""
         tree = self._tree(session)
         end = tree.row["head"] if at is None else tree.message(at)["id"]
         rows = [row | {"branch": 0, "start": 1, "base": NO_BRANCH} for row in tree.line(end)]
-        same = ("title", "model", "metadata", "params", "state", "erased", "trimmed", "summary", "summary_upto")
+        same = (
+            "title",
+            "model",
+            "metadata",
+            "params",
+            "state",
+            "erased",
+            "trimmed",
+            "summary",
+            "summary_upto",
+        )
         row = (
             new_row(session.user_id, self._clock(), alias)
             | {name: tree.row[name] for name in same}
@@ -253,14 +326,22 @@ class MemorySessions(SessionStore):
         """Removes what is old."""
         done, now = 0, self._clock()
         if keep.seconds is not None:
-            old = [row for row in reversed(self._newest(user)) if row["updated_at"] < now - keep.seconds and self._idle(row)]
+            old = [
+                row
+                for row in reversed(self._newest(user))
+                if row["updated_at"] < now - keep.seconds and self._idle(row)
+            ]
             done += self._drop(old[:limit])
         if keep.newest is not None:
             owners = {row["user_id"] for row in self._newest(user)}
             old = [row for owner in owners for row in self._newest(owner)[keep.newest :]]
             done += self._drop([row for row in old[: limit - done] if self._idle(row)])
         if keep.messages is not None:
-            long = [row for row in self._newest(user) if row["message_count"] > keep.messages and self._idle(row)]
+            long = [
+                row
+                for row in self._newest(user)
+                if row["message_count"] > keep.messages and self._idle(row)
+            ]
             for row in long[: limit - done]:
                 self._trim(self._trees[row["id"]], keep.messages)
                 done += 1
@@ -278,13 +359,21 @@ class MemorySessions(SessionStore):
         for start in range(0, len(items), batch):
             yield tuple(items[start : start + batch])
 
-    async def restore(self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None) -> Session:
+    async def restore(
+        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
+    ) -> Session:
         """A session like an exported one."""
         row = new_row(user, self._clock(), alias, **like(session))
         ours, rows, head = rebuilt(row, session, items)
         if session.summary is not None and session.summary.upto in ours:
-            row |= {"summary": values.summary_text(session.summary), "summary_upto": ours[session.summary.upto]}
-        row |= {"head": head, "branches": 1 + max((row["branch"] for row in rows), default=NO_BRANCH)}
+            row |= {
+                "summary": values.summary_text(session.summary),
+                "summary_upto": ours[session.summary.upto],
+            }
+        row |= {
+            "head": head,
+            "branches": 1 + max((row["branch"] for row in rows), default=NO_BRANCH),
+        }
         return self._add(_Tree(row, [row | {"gone": False} for row in rows]))
 
     def _own(self, session: Session) -> _Tree | None:
@@ -308,7 +397,11 @@ class MemorySessions(SessionStore):
 
     def _add(self, tree: _Tree) -> Session:
         alias = tree.row["alias"]
-        if any(other.row["alias"] == alias for other in self._owned(tree.row["user_id"]) if alias is not None):
+        if any(
+            other.row["alias"] == alias
+            for other in self._owned(tree.row["user_id"])
+            if alias is not None
+        ):
             raise Conflict(f"There is a session called {alias!r} already.", "conversation")
         self._trees[tree.row["id"]] = tree
         tree.count()

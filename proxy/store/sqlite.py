@@ -28,9 +28,12 @@ def is_memory(file: str) -> bool:
 
 def engine(file: str, pool_size: int) -> AsyncEngine:
     """Makes an engine for requests."""
-    # Without a file there is no WAL, and a reader would block the writer: one connection, taken in turns.
+    # Without a file there is no WAL, and a reader would block the writer: one connection, taken in
+    # turns.
     size = 1 if is_memory(file) else pool_size
-    return _engine(file, foreign_keys=True, busy=BUSY, pool_size=size, max_overflow=0, pool_timeout=BUSY)
+    return _engine(
+        file, foreign_keys=True, busy=BUSY, pool_size=size, max_overflow=0, pool_timeout=BUSY
+    )
 
 
 def migration_engine(file: str) -> AsyncEngine:
@@ -42,7 +45,9 @@ def prepare(file: str) -> None:
     """Makes the file, readable by its owner only, and turns on write-ahead logging, which stays on."""
     path = Path(file)
     if not path.parent.is_dir():
-        raise Unavailable(f"{file}: the folder {path.parent} does not exist; make it, or change database_url.")
+        raise Unavailable(
+            f"{file}: the folder {path.parent} does not exist; make it, or change database_url."
+        )
     path.touch(mode=0o600)
     connection = sqlite3.connect(file, timeout=BUSY)
     try:
@@ -52,7 +57,8 @@ def prepare(file: str) -> None:
 
 
 def _log_ahead(connection: sqlite3.Connection, deadline: float) -> None:
-    # Where two processes turn it on at once SQLite tells one that the file is locked, without waiting: so we wait.
+    # Where two processes turn it on at once SQLite tells one that the file is locked, without
+    # waiting: so we wait.
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -66,18 +72,22 @@ def _log_ahead(connection: sqlite3.Connection, deadline: float) -> None:
 
 def _engine(file: str, *, foreign_keys: bool, busy: float, **options: Any) -> AsyncEngine:
     path, _, vfs = file.partition("?vfs=")
-    url = URL.create("sqlite+aiosqlite", database=path, query={"vfs": vfs, "uri": "true"} if vfs else {})
+    url = URL.create(
+        "sqlite+aiosqlite", database=path, query={"vfs": vfs, "uri": "true"} if vfs else {}
+    )
     made = create_async_engine(url, connect_args={"timeout": busy}, hide_parameters=True, **options)
 
     def opened(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # `began` begins: the driver would not before a SELECT or a CREATE
+        # `began` begins: the driver would not before a SELECT or a CREATE
+        connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA foreign_keys = {int(foreign_keys)}")
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.close()
 
     def began(connection: Connection) -> None:
-        # A reader that turns into a writer fails at once when another came first; a writer from the start waits.
+        # A reader that turns into a writer fails at once when another came first; a writer from the
+        # start waits.
         write = connection.get_execution_options().get("write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 

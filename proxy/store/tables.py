@@ -3,7 +3,18 @@
 Times are unix seconds. A change here needs a migration: the contract suite compares the two.
 """
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, MetaData, String, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Table,
+)
 
 from chattable.budget.tables import tables as ledger_tables
 
@@ -91,10 +102,12 @@ sessions = Table(  # refers to no user: a server without users keeps sessions to
     Column("title", String),
     Column("model", String),
     Column("head", String),
-    Column("message_count", BigInteger, nullable=False),  # on the path to the head, without deleted ones
+    # on the path to the head, without deleted ones
+    Column("message_count", BigInteger, nullable=False),
     Column("branches", BigInteger, nullable=False),  # numbers given
     Column("erased", BigInteger, nullable=False),  # rows that are left of deleted messages
-    Column("trimmed", BigInteger, nullable=False),  # depth down from the root at which messages were removed
+    # depth down from the root at which messages were removed
+    Column("trimmed", BigInteger, nullable=False),
     Column("summary_upto", String),
     Column("summary_branch", BigInteger),
     Column("summary_depth", BigInteger),
@@ -113,8 +126,9 @@ Index(None, sessions.c.user_id, sessions.c.alias_digest, unique=True)
 Index(None, sessions.c.user_id, sessions.c.updated_at, sessions.c.id)
 Index(None, sessions.c.updated_at, sessions.c.id)
 
-# A message on branch b at depth d follows the one at (b, d - 1), or at (base, d - 1) if the branch starts at d: so the end of
-# a path is one range of the primary key for each branch it lies on, however long it is.
+# A message on branch b at depth d follows the one at (b, d - 1), or at (base, d - 1) if the branch
+# starts at d: so the end of a path is one range of the primary key for each branch it lies on,
+# however long it is.
 session_messages = Table(
     "session_messages",
     metadata,
@@ -135,7 +149,8 @@ session_messages = Table(
     Column("erased", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("usage", String),
-    Column("message", String, nullable=False),  # JSON text; last, so that SQLite reads the others without it
+    # JSON text; last, so that SQLite reads the others without it
+    Column("message", String, nullable=False),
 )
 Index(None, session_messages.c.session_id, session_messages.c.id, unique=True)
 Index(None, session_messages.c.session_id, session_messages.c.prefix)

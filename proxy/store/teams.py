@@ -21,7 +21,9 @@ FORM_OF_ID = re.compile(r"team_[0-9a-f]{12}[A-Za-z0-9_-]{20}")
 NAMED = 3  # members that a refusal names; it counts the others
 
 teams, users = tables.teams, tables.users
-INSERT = text("INSERT INTO teams (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT (name) DO NOTHING")
+INSERT = text(
+    "INSERT INTO teams (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT (name) DO NOTHING"
+)
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,9 +43,10 @@ class TeamInUse(Conflict):
 class Teams:
     """The teams, in SQL.
 
-    Law: a team is named by id or by name, and no name has the form of an id. Of two creations with one name exactly one
-    succeeds, the other is a `Conflict`. A team keeps its id when it is renamed, so that whatever counts for it goes on. A team
-    with users is not deleted, and nobody joins one that is being deleted.
+    Law: a team is named by id or by name, and no name has the form of an id. Of two creations with
+    one name exactly one succeeds, the other is a `Conflict`. A team keeps its id when it is
+    renamed, so that whatever counts for it goes on. A team with users is not deleted, and nobody
+    joins one that is being deleted.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
@@ -72,10 +75,14 @@ class Teams:
 
     async def list(self, limit: int = 100, after: str | None = None) -> Page[Team]:
         """Returns teams, oldest first, from behind the one with the id `after`."""
-        query = select(teams).order_by(teams.c.id).limit(checked_limit(limit) + 1)  # ids sort by the moment they were made
+        # ids sort by the moment they were made
+        query = select(teams).order_by(teams.c.id).limit(checked_limit(limit) + 1)
         if after is not None:
             if not FORM_OF_ID.fullmatch(after):
-                raise Invalid(f"after must be the id of a team, not {after!r}; begin again without it.", "after")
+                raise Invalid(
+                    f"after must be the id of a team, not {after!r}; begin again without it.",
+                    "after",
+                )
             query = query.where(teams.c.id > after)
         async with self._database.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
@@ -83,7 +90,12 @@ class Teams:
 
     async def rename(self, id_or_name: str, name: str) -> Team:
         """Gives the team another name and returns it as it is now."""
-        statement = teams.update().where(_named(id_or_name)).values(name=_team_name(name, "name")).returning(teams)
+        statement = (
+            teams.update()
+            .where(_named(id_or_name))
+            .values(name=_team_name(name, "name"))
+            .returning(teams)
+        )
         try:
             async with self._database.begin() as connection:
                 row = (await connection.execute(statement)).mappings().one_or_none()
@@ -98,8 +110,18 @@ class Teams:
         async with self._database.begin() as connection:
             team = await _team(connection, id_or_name, lock=True)
             members = select(users.c.name).where(users.c.team == team.id)
-            if count := (await connection.execute(select(func.count()).select_from(members.subquery()))).scalar_one():
-                names = (await connection.execute(members.order_by(users.c.created_at, users.c.id).limit(NAMED))).scalars().all()
+            if count := (
+                await connection.execute(select(func.count()).select_from(members.subquery()))
+            ).scalar_one():
+                names = (
+                    (
+                        await connection.execute(
+                            members.order_by(users.c.created_at, users.c.id).limit(NAMED)
+                        )
+                    )
+                    .scalars()
+                    .all()
+                )
                 raise _in_use(team, count, list(names))
             await connection.execute(teams.delete().where(teams.c.id == team.id))
         return team
@@ -112,10 +134,13 @@ async def joined(connection: AsyncConnection, team: str, now: float) -> str:
     """
     name = _team_name(team, "team") if not FORM_OF_ID.fullmatch(team) else None
     query = select(teams.c.id).where(_named(team)).with_for_update(read=True, key_share=True)
-    while (found := (await connection.execute(query)).scalar_one_or_none()) is None:  # again where others made or deleted it
+    # again where others made or deleted it
+    while (found := (await connection.execute(query)).scalar_one_or_none()) is None:
         if name is None:
             raise Invalid(f"team names no team by its id: {team!r}.", "team")
-        await connection.execute(INSERT, {"id": new_id(TEAM_ID, now), "name": name, "created_at": int(now)})
+        await connection.execute(
+            INSERT, {"id": new_id(TEAM_ID, now), "name": name, "created_at": int(now)}
+        )
     return str(found)
 
 
@@ -151,4 +176,7 @@ def _taken(name: str) -> Conflict:
 def _in_use(team: Team, count: int, names: list[str]) -> TeamInUse:
     others = f" and {count - len(names)} more" if count > len(names) else ""
     has = "1 user" if count == 1 else f"{count} users"
-    return TeamInUse(f"The team {team.name!r} has {has}: {', '.join(names)}{others}. Move them to another team first.", "team")
+    return TeamInUse(
+        f"The team {team.name!r} has {has}: {', '.join(names)}{others}. Move them to another team first.",
+        "team",
+    )

@@ -7,7 +7,8 @@ from chattable.proxy.store.errors import Invalid
 
 MAX_LENGTH = 200
 
-# Cc: NUL and friends; Cs: lone surrogates, which no encoding of the drivers takes; Zl, Zp: newlines in disguise.
+# Cc: NUL and friends; Cs: lone surrogates, which no encoding of the drivers takes; Zl, Zp: newlines
+# in disguise.
 UNSTORABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # What programs write where they have no value: a language's word for nothing, or an open template.
 NOTHING = re.compile(
@@ -26,7 +27,10 @@ def printable(text: str, field: str) -> str:
     """Returns the text, or refuses control characters, line separators and lone surrogates."""
     for position, character in enumerate(text):
         if unicodedata.category(character) in UNSTORABLE:
-            raise Invalid(f"{field} contains the unusable character {character!a} at position {position}.", field)
+            raise Invalid(
+                f"{field} contains the unusable character {character!a} at position {position}.",
+                field,
+            )
     return text
 
 

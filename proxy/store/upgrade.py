@@ -1,6 +1,7 @@
 """Alembic without its command line: how a database gets to our version; imported only by who migrates.
 
-Alembic keeps the running migration in a module-level proxy, so one process migrates one database at a time.
+Alembic keeps the running migration in a module-level proxy, so one process migrates one database at
+a time.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,12 @@ def upgrade(connection: Connection, progress: schema.Progress | None) -> None:
     """Runs the missing scripts in the connection's transaction, which the caller holds alone; says each one applied."""
     config = _config()
     try:
-        missing = ScriptDirectory.from_config(config).iterate_revisions(schema.head(), schema.version(connection) or "base")
-        config.attributes.update(connection=connection, on_version_apply=_told_to(progress, len(list(missing))))
+        missing = ScriptDirectory.from_config(config).iterate_revisions(
+            schema.head(), schema.version(connection) or "base"
+        )
+        config.attributes.update(
+            connection=connection, on_version_apply=_told_to(progress, len(list(missing)))
+        )
         command.upgrade(config, "head")
     except (CommandError, RevisionError) as error:
         raise Invalid(

@@ -61,10 +61,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 class Users:
     """The users and their keys, in SQL.
 
-    Law: a user is named by id or by name; no name looks like an id, so the two never meet. Names are compared by code
-    point: nothing is folded or normalised. Of two creations with one name exactly one succeeds, the other is a `Conflict`.
-    A team that a user is put into is made if it is not there. A deleted user's keys are gone in the same moment. A secret is
-    returned once, by `create_key`, and stored as its digest.
+    Law: a user is named by id or by name; no name looks like an id, so the two never meet. Names
+    are compared by code point: nothing is folded or normalised. Of two creations with one name
+    exactly one succeeds, the other is a `Conflict`. A team that a user is put into is made if it is
+    not there. A deleted user's keys are gone in the same moment. A secret is returned once, by
+    `create_key`, and stored as its digest.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
@@ -82,7 +83,9 @@ class Users:
         try:
             async with self._database.begin() as connection:
                 team_id = None if team is None else await joined(connection, team, self._clock())
-                await connection.execute(users.insert().values(team=team_id, created_at=self._now(), **fields))
+                await connection.execute(
+                    users.insert().values(team=team_id, created_at=self._now(), **fields)
+                )
                 return await _user(connection, fields["id"])
         except IntegrityError:
             raise _taken(name) from None
@@ -110,7 +113,9 @@ class Users:
         query = _users().order_by(users.c.created_at, users.c.id).limit(checked_limit(limit) + 1)
         async with self._database.connect() as connection:
             if after is not None:
-                query = query.where(tuple_(users.c.created_at, users.c.id) > await _position(connection, after))
+                query = query.where(
+                    tuple_(users.c.created_at, users.c.id) > await _position(connection, after)
+                )
             rows = (await connection.execute(query)).mappings().all()
         return page_of([_user_of(row) for row in rows], limit)
 
@@ -136,8 +141,12 @@ class Users:
         try:
             async with self._database.begin() as connection:
                 if team is not UNSET:
-                    changes["team"] = None if team is None else await joined(connection, team, self._clock())
-                statement = users.update().where(_named(id_or_name)).values(changes).returning(users.c.id)
+                    changes["team"] = (
+                        None if team is None else await joined(connection, team, self._clock())
+                    )
+                statement = (
+                    users.update().where(_named(id_or_name)).values(changes).returning(users.c.id)
+                )
                 found = (await connection.execute(statement)).scalar_one_or_none()
                 if found is None:
                     raise NotFound("user", id_or_name)
@@ -194,7 +203,11 @@ class Users:
         """Returns the user's keys, oldest first, the revoked ones too."""
         async with self._database.connect() as connection:
             owner = await _user(connection, user)
-            query = select(*KEY).where(keys.c.user_id == owner.id).order_by(keys.c.created_at, keys.c.id)
+            query = (
+                select(*KEY)
+                .where(keys.c.user_id == owner.id)
+                .order_by(keys.c.created_at, keys.c.id)
+            )
             return tuple(_key_of(row) for row in (await connection.execute(query)).mappings())
 
     async def get_key(self, id: str) -> Key:  # noqa: A002 - the public word for it
@@ -225,10 +238,15 @@ class Users:
     async def find(self, secret: str) -> tuple[Key, User] | None:
         """Returns the key with this secret and its user, or None for any string that is none.
 
-        Law: a revoked or expired key and a disabled user are returned as well: what they may do is the caller's decision.
+        Law: a revoked or expired key and a disabled user are returned as well: what they may do is
+        the caller's decision.
         """
         wanted = digest(secret)
-        query = select(keys, users, teams.c.name).select_from(keys.join(users).outerjoin(teams)).where(keys.c.digest == wanted)
+        query = (
+            select(keys, users, teams.c.name)
+            .select_from(keys.join(users).outerjoin(teams))
+            .where(keys.c.digest == wanted)
+        )
         async with self._database.connect() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None or not hmac.compare_digest(row[keys.c.digest], wanted):
@@ -243,7 +261,11 @@ class Users:
             for i in range(0, len(some), MAX_IDS):
                 wanted = some[i : i + MAX_IDS]
                 lasting = or_(keys.c.expires_at.is_(None), keys.c.expires_at > self._clock())
-                good = select(keys.c.id).select_from(keys.join(users)).where(keys.c.id.in_(wanted), ~users.c.disabled)
+                good = (
+                    select(keys.c.id)
+                    .select_from(keys.join(users))
+                    .where(keys.c.id.in_(wanted), ~users.c.disabled)
+                )
                 good = good.where(keys.c.revoked_at.is_(None), lasting)
                 enabled = select(users.c.id).where(users.c.id.in_(wanted), ~users.c.disabled)
                 found.update((await connection.execute(good.union_all(enabled))).scalars())
@@ -306,7 +328,9 @@ def _models(models: Sequence[str] | None) -> list[str] | None:
     if models is None:
         return None
     if isinstance(models, str) or not 1 <= len(models) <= MAX_MODELS:
-        raise Invalid(f"models must be null for every model, or a list of 1 to {MAX_MODELS} names.", "models")
+        raise Invalid(
+            f"models must be null for every model, or a list of 1 to {MAX_MODELS} names.", "models"
+        )
     return [short(model, "models") for model in models]
 
 

@@ -1,7 +1,8 @@
 """ChatGPT's export, conversations.json: each conversation a tree of nodes by id, and the node that was shown last.
 
-What a tool is asked is a message to another recipient than `all`, and its answer a message of the author `tool`; thoughts
-are nodes of their own, before the answer. The content of a message has one of many types (`CONTENT`).
+What a tool is asked is a message to another recipient than `all`, and its answer a message of the
+author `tool`; thoughts are nodes of their own, before the answer. The content of a message has one
+of many types (`CONTENT`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from typing import Any
 
 from chattable.agents.chat import Json, Message
 from chattable.agents.parsing import ROLES
-from chattable.proxy.transcripts.fields import moment, object_in, objects_in, said_in, stand_in, text_in
+from chattable.proxy.transcripts.fields import (
+    moment,
+    object_in,
+    objects_in,
+    said_in,
+    stand_in,
+    text_in,
+)
 from chattable.proxy.transcripts.messages import call, joined, json_kind
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import bounded, grown, head_of, ordered
@@ -33,7 +41,16 @@ THOUGHTS = ("thoughts", "reasoning_recap")
 CONTEXT = ("user_editable_context", "model_editable_context")
 UNFINISHED = ("in_progress", "finished_partial_completion")
 NOT_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
-KNOWN = ("id", "conversation_id", "title", "create_time", "update_time", "mapping", "current_node", "default_model_slug")
+KNOWN = (
+    "id",
+    "conversation_id",
+    "title",
+    "create_time",
+    "update_time",
+    "mapping",
+    "current_node",
+    "default_model_slug",
+)
 # What says how ChatGPT made or showed a message, not what it says.
 BOOKKEEPING = {
     "attachments", "can_save", "default_model_slug", "finish_details", "is_complete", "is_redacted",
@@ -52,7 +69,10 @@ def read(raw: Json, notes: Notes) -> Transcript:
     """One conversation."""
     mapping = raw.get("mapping")
     if not isinstance(mapping, dict):
-        raise Unreadable(f"'mapping' must be an object with the messages by id, not {json_kind(mapping)}.", "mapping")
+        raise Unreadable(
+            f"'mapping' must be an object with the messages by id, not {json_kind(mapping)}.",
+            "mapping",
+        )
     bounded(mapping)
     reader = _Reader(mapping, notes)
     items, kept = grown(reader.nodes, notes)
@@ -74,7 +94,9 @@ class _Reader:
     def __init__(self, mapping: Json, notes: Notes) -> None:
         self.model = ""
         self._notes = notes
-        self._raw = {key: node.get("message") for key, node in mapping.items() if isinstance(node, dict)}
+        self._raw = {
+            key: node.get("message") for key, node in mapping.items() if isinstance(node, dict)
+        }
         self._thoughts: dict[str | None, str] = {}  # by the node whose children they belong to
         self._calls: dict[str | None, str] = {}  # ids, by the node that made them or follows it
         self.nodes = ordered(self._bare(mapping), notes)
@@ -88,7 +110,9 @@ class _Reader:
             if not isinstance(node, dict) or not isinstance(node.get("message"), dict | None):
                 self._notes.add("left out: it is no object", index, key)
             if not isinstance(parent, str | None):
-                self._notes.add(f"its parent is {json_kind(parent)}: it begins a branch", index, key)
+                self._notes.add(
+                    f"its parent is {json_kind(parent)}: it begins a branch", index, key
+                )
                 parent = None
             yield Node(id=key, parent=parent, index=index)
 
@@ -120,13 +144,17 @@ class _Reader:
         if node.message is not None:
             self._describe(node, raw, metadata)
 
-    def _message(self, raw: Json, role: str, kind: str, words: str, thoughts: str, node: Node) -> Message | None:
+    def _message(
+        self, raw: Json, role: str, kind: str, words: str, thoughts: str, node: Node
+    ) -> Message | None:
         recipient = text_in(raw, "recipient")
         if role == "assistant" and kind in THOUGHTS:
             return Message(role, "", reasoning_content=joined(thoughts, words))
         if role == "assistant" and recipient not in ("", "all") and words:
             self._calls[node.id] = f"call_{node.index}"
-            asked = [call(self._calls[node.id], NOT_A_NAME.sub("_", recipient)[:64], _arguments(words))]
+            asked = [
+                call(self._calls[node.id], NOT_A_NAME.sub("_", recipient)[:64], _arguments(words))
+            ]
             return Message(role, tool_calls=asked, reasoning_content=thoughts or None)
         if not words and not thoughts:
             if role != "system":
@@ -134,7 +162,11 @@ class _Reader:
             return None
         if role == "tool":
             if not self._calls[node.id]:
-                self._notes.add("answers no call before it: it is kept, and models are not shown it", node.index, node.id)
+                self._notes.add(
+                    "answers no call before it: it is kept, and models are not shown it",
+                    node.index,
+                    node.id,
+                )
             return Message(role, words, tool_call_id=self._calls[node.id] or None)
         self._calls[node.id] = ""
         if kind in CONTEXT:
@@ -149,17 +181,27 @@ class _Reader:
         node.created_at = moment(raw.get("create_time"))
         node.incomplete = raw.get("status") in UNFINISHED
         if metadata.get("is_visually_hidden_from_conversation") is True:
-            self._notes.add("ChatGPT did not show this message; here it is shown", node.index, node.id)
+            self._notes.add(
+                "ChatGPT did not show this message; here it is shown", node.index, node.id
+            )
         self._notes.lost(said_in(metadata, BOOKKEEPING, "metadata."))
 
     def _words(self, content: Json, kind: str, metadata: Json, node: Node) -> str:
         if kind == "thoughts":
-            return joined(*(joined(text_in(one, "summary"), text_in(one, "content")) for one in objects_in(content, "thoughts")))
+            return joined(
+                *(
+                    joined(text_in(one, "summary"), text_in(one, "content"))
+                    for one in objects_in(content, "thoughts")
+                )
+            )
         if kind in CONTENT:
             words = "\n".join(text for name in CONTENT[kind] if (text := text_in(content, name)))
             return words or self._context(kind, metadata)
         if isinstance(content.get("parts"), list):
-            parts = (part if isinstance(part, str) else self._part(part, node) for part in content["parts"])
+            parts = (
+                part if isinstance(part, str) else self._part(part, node)
+                for part in content["parts"]
+            )
             return "\n".join(part for part in parts if part)
         words = text_in(content, "text", "result", "content", "summary")
         if kind not in ("text", "multimodal_text"):
@@ -169,7 +211,11 @@ class _Reader:
 
     def _context(self, kind: str, metadata: Json) -> str:
         told = object_in(metadata, "user_context_message_data")
-        return joined(text_in(told, "about_user_message"), text_in(told, "about_model_message")) if kind in CONTEXT else ""
+        return (
+            joined(text_in(told, "about_user_message"), text_in(told, "about_model_message"))
+            if kind in CONTEXT
+            else ""
+        )
 
     def _part(self, part: Any, node: Node) -> str:
         if not isinstance(part, dict):
@@ -177,14 +223,22 @@ class _Reader:
         kind = text_in(part, "content_type").removesuffix("_asset_pointer") or "part"
         if kind == "audio_transcription":
             return text_in(part, "text")
-        name = text_in(part, "asset_pointer") or text_in(object_in(part, "audio_asset_pointer"), "asset_pointer")
-        self._notes.add(f"the {kind} {name} is not in the file: its address is kept", node.index, node.id)
+        name = text_in(part, "asset_pointer") or text_in(
+            object_in(part, "audio_asset_pointer"), "asset_pointer"
+        )
+        self._notes.add(
+            f"the {kind} {name} is not in the file: its address is kept", node.index, node.id
+        )
         return stand_in(kind, name)
 
     def _attached(self, metadata: Json, node: Node) -> str:
         names = [text_in(one, "name", "id") for one in objects_in(metadata, "attachments")]
         for name in names:
-            self._notes.add(f"the attachment {name!a:.100} is not in the file: its name is kept", node.index, node.id)
+            self._notes.add(
+                f"the attachment {name!a:.100} is not in the file: its name is kept",
+                node.index,
+                node.id,
+            )
         return "\n".join(stand_in("attachment", name) for name in names)
 
 

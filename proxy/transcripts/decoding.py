@@ -29,7 +29,10 @@ def decode(data: bytes) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise Unreadable(f"byte {error.start} of it, 0x{data[error.start]:02x}, is not UTF-8", code="invalid_json") from None
+        raise Unreadable(
+            f"byte {error.start} of it, 0x{data[error.start]:02x}, is not UTF-8",
+            code="invalid_json",
+        ) from None
     try:
         return json.loads(text, parse_constant=_no_number, parse_float=_number)
     except RecursionError:
@@ -58,7 +61,9 @@ def decode_deep(text: str) -> Any:
             key = _scalar(word) if word.startswith('"') else None
             wanted = _expected(key is not None, "colon", word, found.start())
         else:
-            _expected(wanted != "comma" and word not in ("]", "}", ",", ":"), "", word, found.start())
+            _expected(
+                wanted != "comma" and word not in ("]", "}", ",", ":"), "", word, found.start()
+            )
             value: Any = {} if word == "{" else [] if word == "[" else _scalar(word)
             if kind == "{":
                 inside[key] = value

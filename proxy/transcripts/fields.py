@@ -38,12 +38,20 @@ def objects_in(raw: Json, name: str) -> list[Json]:
 
 def said_in(raw: Json, but: Collection[str], prefix: str = "") -> list[str]:
     """The names of the fields that say something, but for these."""
-    return [prefix + name for name, value in raw.items() if name not in but and value not in (None, False, "", [], {})]
+    return [
+        prefix + name
+        for name, value in raw.items()
+        if name not in but and value not in (None, False, "", [], {})
+    ]
 
 
 def whole(value: Any) -> int | None:
     """A count of something."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST
+        else None
+    )
 
 
 def moment(value: Any) -> int:
@@ -54,7 +62,12 @@ def moment(value: Any) -> int:
             value = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             return 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or value >= 10.0**30 or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value >= 10.0**30
+        or not math.isfinite(value)
+    ):
         return 0
     while value >= LATEST:
         value /= 1000
@@ -67,7 +80,11 @@ def usage_in(raw: Json) -> Usage | None:
         next((count for name in names if (count := whole(raw.get(name))) is not None), None)
         for names in (("prompt_tokens", "prompt_eval_count"), ("completion_tokens", "eval_count"))
     )
-    return None if read is None and write is None else Usage(read or 0, write or 0, (read or 0) + (write or 0))
+    return (
+        None
+        if read is None and write is None
+        else Usage(read or 0, write or 0, (read or 0) + (write or 0))
+    )
 
 
 def stand_in(kind: str, *names: Any) -> str:

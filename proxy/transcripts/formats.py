@@ -9,7 +9,15 @@ from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.store.sessions import Item, Session, SessionStore
-from chattable.proxy.transcripts import chatgpt, librechat, markdown, native, openai_jsonl, openwebui, sharegpt
+from chattable.proxy.transcripts import (
+    chatgpt,
+    librechat,
+    markdown,
+    native,
+    openai_jsonl,
+    openwebui,
+    sharegpt,
+)
 from chattable.proxy.transcripts.messages import json_kind
 from chattable.proxy.transcripts.transcript import Notes, Transcript, Unreadable
 from chattable.proxy.transcripts.values import Value, values_in
@@ -36,7 +44,14 @@ class Format(Struct, frozen=True, kw_only=True):
 
 # The first that fits is taken.
 FORMATS = (
-    Format(name="native", fits=native.fits, read=native.read, gather=native.gather, write=native.write, whole=True),
+    Format(
+        name="native",
+        fits=native.fits,
+        read=native.read,
+        gather=native.gather,
+        write=native.write,
+        whole=True,
+    ),
     Format(name="chatgpt", fits=chatgpt.fits, read=chatgpt.read),
     Format(name="openwebui", fits=openwebui.fits, read=openwebui.read),
     Format(name="librechat", fits=librechat.fits, read=librechat.read),
@@ -64,7 +79,9 @@ def chosen(name: str, among: dict[str, Format]) -> Format:
     """The format of this name, or `InvalidRequest` with those there are."""
     if name not in among:
         known = ", ".join(among)
-        message = f"Invalid value for 'format': '{clip(name, 40)}' is none of {known}{hint(name, among)}."
+        message = (
+            f"Invalid value for 'format': '{clip(name, 40)}' is none of {known}{hint(name, among)}."
+        )
         raise InvalidRequest(message, param="format", code="invalid_value")
     return among[name]
 
@@ -77,7 +94,8 @@ def detect(value: Any) -> Format | None:
 def conversations(stream: BinaryIO, name: str = "") -> Iterator[Found]:
     """The conversations in a file, of the format named, or of that of the first one which is of any.
 
-    Law: what is no conversation is found too, with the reason; `Unreadable` is raised only for a file that has none at all.
+    Law: what is no conversation is found too, with the reason; `Unreadable` is raised only for a
+    file that has none at all.
     """
     values = values_in(stream)
     unknown: list[Value] = []
@@ -103,7 +121,9 @@ def _unknown(values: list[Value]) -> Unreadable:
     if not values:
         return Unreadable("The file is empty.", code="unsupported_format")
     first = values[0]
-    what = first.why or f"it is {json_kind(first.value)} of none of the formats {', '.join(READABLE)}"
+    what = (
+        first.why or f"it is {json_kind(first.value)} of none of the formats {', '.join(READABLE)}"
+    )
     return Unreadable(
         f"There is no conversation in this file. What is wrong with the first value, in line {first.line}: {what}.",
         code="unsupported_format",
@@ -115,14 +135,21 @@ def _found(index: int, value: Value, form: Format) -> Found:
     notes = Notes()
     fields = value.value if isinstance(value.value, dict) else {}
     source = next(
-        (clip(given, 100) for key in ("id", "conversation_id", "conversationId") if isinstance(given := fields.get(key), str)), ""
+        (
+            clip(given, 100)
+            for key in ("id", "conversation_id", "conversationId")
+            if isinstance(given := fields.get(key), str)
+        ),
+        "",
     )
     found = Found(index, value.line, form.name, source, notes)
     try:
         if value.why:
             raise Unreadable(f"This cannot be read: {value.why}.", code=value.code)
         if not form.fits(value.value):
-            raise Unreadable(f"This is {json_kind(value.value)}, but no conversation of the format {form.name}.")
+            raise Unreadable(
+                f"This is {json_kind(value.value)}, but no conversation of the format {form.name}."
+            )
         found.transcript = form.read(value.value, notes)
     except Unreadable as error:
         found.error = error

@@ -1,6 +1,7 @@
 """LibreChat's export: one conversation a file, as a list of messages that name their parents, or nested in each other.
 
-A message has its words in `text` or, where an agent spoke, in parts (`content`), among them thoughts and calls with results.
+A message has its words in `text` or, where an agent spoke, in parts (`content`), among them
+thoughts and calls with results.
 """
 
 from __future__ import annotations
@@ -11,8 +12,22 @@ from typing import Any
 from msgspec import Struct
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.transcripts.fields import moment, object_in, objects_in, said_in, stand_in, text_in, whole
-from chattable.proxy.transcripts.messages import Step, arguments_text, joined, json_kind, messages_of
+from chattable.proxy.transcripts.fields import (
+    moment,
+    object_in,
+    objects_in,
+    said_in,
+    stand_in,
+    text_in,
+    whole,
+)
+from chattable.proxy.transcripts.messages import (
+    Step,
+    arguments_text,
+    joined,
+    json_kind,
+    messages_of,
+)
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import bounded, branch, grown
 
@@ -22,7 +37,17 @@ KNOWN = (
     "conversationId", "endpoint", "title", "exportAt", "branches", "recursive", "options", "messages", "messagesTree",
     "createdAt",
 )  # fmt: skip
-OPTIONS = ("model", "promptPrefix", "system", "title", "endpoint", "endpointType", "presetId", "conversationId", "messages")
+OPTIONS = (
+    "model",
+    "promptPrefix",
+    "system",
+    "title",
+    "endpoint",
+    "endpointType",
+    "presetId",
+    "conversationId",
+    "messages",
+)
 # What says how LibreChat stored or showed a message, not what it says.
 BOOKKEEPING = (
     "_id", "__v", "messageId", "conversationId", "parentMessageId", "createdAt", "updatedAt", "endpoint", "isCreatedByUser",
@@ -45,18 +70,26 @@ def fits(value: Any) -> bool:
     """Says whether this is a conversation of this format."""
     if not isinstance(value, dict):
         return False
-    return "messagesTree" in value or ("conversationId" in value and isinstance(value.get("messages"), list))
+    return "messagesTree" in value or (
+        "conversationId" in value and isinstance(value.get("messages"), list)
+    )
 
 
 def read(raw: Json, notes: Notes) -> Transcript:
     """One conversation; its head is the newest message."""
     name = "messagesTree" if "messagesTree" in raw else "messages"
     if not isinstance(raw.get(name), list):
-        raise Unreadable(f"'{name}' must be an array of messages, not {json_kind(raw.get(name))}.", name)
+        raise Unreadable(
+            f"'{name}' must be an array of messages, not {json_kind(raw.get(name))}.", name
+        )
     options = object_in(raw, "options")
     system = joined(text_in(options, "promptPrefix"), text_in(options, "system"))
     root = SYSTEM if system else None
-    nodes = [Node(id=SYSTEM, parent=None, index=-1, message=Message("system", system))] if system else []
+    nodes = (
+        [Node(id=SYSTEM, parent=None, index=-1, message=Message("system", system))]
+        if system
+        else []
+    )
     ends: list[Node] = []
     for found in _flat(raw[name]):
         bounded(ends)
@@ -72,8 +105,10 @@ def read(raw: Json, notes: Notes) -> Transcript:
         items,
         kept[root if newest is None else newest.id],
         title=text_in(raw, "title") or text_in(options, "title") or None,
-        model=text_in(options, "model") or next((node.speaker for node in reversed(ends) if node.speaker), None),
-        created_at=moment(raw.get("createdAt")) or next((node.created_at for node in ends if node.created_at), 0),
+        model=text_in(options, "model")
+        or next((node.speaker for node in reversed(ends) if node.speaker), None),
+        created_at=moment(raw.get("createdAt"))
+        or next((node.created_at for node in ends if node.created_at), 0),
     )
 
 
@@ -87,7 +122,9 @@ def _flat(messages: list[Any]) -> Iterator[Found]:
         found = Found(index, text_in(fields, "messageId") or f"#{index}", raw, above)
         yield found
         children = fields.get("children")
-        todo += [(child, found.id) for child in reversed(children if isinstance(children, list) else [])]
+        todo += [
+            (child, found.id) for child in reversed(children if isinstance(children, list) else [])
+        ]
         index += 1
 
 
@@ -102,7 +139,9 @@ def _node(found: Found, before: str | None, root: str | None, notes: Notes) -> N
     elif not isinstance(parent, str):
         notes.add(f"its parent is {json_kind(parent)}: it begins a branch", found.index, found.id)
         parent = root
-    node = Node(id=found.id, parent=parent, index=found.index, created_at=moment(raw.get("createdAt")))
+    node = Node(
+        id=found.id, parent=parent, index=found.index, created_at=moment(raw.get("createdAt"))
+    )
     if not raw.get("isCreatedByUser"):
         node.speaker = text_in(raw, "model") or text_in(raw, "sender")
     node.tokens = whole(raw.get("tokenCount"))
@@ -158,7 +197,12 @@ def _step(part: Json, id: str, found: Found, notes: Notes) -> list[Step]:  # noq
         called = Step("call", asked, id, text_in(given, "name") or text_in(function, "name"))
         return [called] if answer is None else [called, Step("result", arguments_text(answer), id)]
     if kind == "error":
-        return [Step("text", stand_in("error", part.get("error"), text_in(object_in(part, "error"), "message")))]
+        return [
+            Step(
+                "text",
+                stand_in("error", part.get("error"), text_in(object_in(part, "error"), "message")),
+            )
+        ]
     inner = object_in(part, kind)
     name = text_in(inner, "filename", "filepath", "file_id", "url")
     shown = stand_in(kind or "part", "" if name.startswith("data:") else name)
@@ -171,6 +215,8 @@ def _files(raw: Json, found: Found, notes: Notes) -> list[Step]:
     for file in (one for name in FILES for one in objects_in(raw, name)):
         kind = "image" if text_in(file, "type").startswith("image/") else "attachment"
         name = text_in(file, "filename", "filepath", "file_id")
-        notes.add(f"the {kind} {name!a:.100} is not in the file: its name is kept", found.index, found.id)
+        notes.add(
+            f"the {kind} {name!a:.100} is not in the file: its name is kept", found.index, found.id
+        )
         steps.append(Step("text", stand_in(kind, name)))
     return steps

@@ -11,14 +11,24 @@ from chattable.proxy.store.session_values import cleaned
 from chattable.proxy.store.sessions import Item, Session
 from chattable.proxy.transcripts.sharegpt import shown_content
 
-NAMES = {"user": "User", "assistant": "Assistant", "system": "System", "developer": "Developer", "tool": "Tool"}
+NAMES = {
+    "user": "User",
+    "assistant": "Assistant",
+    "system": "System",
+    "developer": "Developer",
+    "tool": "Tool",
+}
 FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(.*)", re.M)
 SPECIAL = re.compile(r"([\\`*_\[\]<>#])")
 
 
 async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
     """The messages up to the head, each under the name of who says it."""
-    facts = [f"`{session.id}`", *([f"model {escaped(session.model)}"] if session.model else []), *_time(session.created_at)]
+    facts = [
+        f"`{session.id}`",
+        *([f"model {escaped(session.model)}"] if session.model else []),
+        *_time(session.created_at),
+    ]
     yield _encoded(f"# {escaped(session.title or 'Conversation')}\n\n{' · '.join(facts)}\n")
     async for batch in batches:
         yield _encoded("".join(_section(item) for item in batch))
@@ -32,7 +42,9 @@ def _section(item: Item) -> str:
     facts = [f"{name} ({escaped(cleaned(speaker))})" if speaker else name, *_time(item.created_at)]
     blocks = [
         _quoted(message.reasoning_content or ""),
-        fenced(shown_content(message), "") if message.role in ("tool", "function") else closed(shown_content(message)),
+        fenced(shown_content(message), "")
+        if message.role in ("tool", "function")
+        else closed(shown_content(message)),
         *(_call(call) for call in message.tool_calls or ()),
         "*cut off*" if item.incomplete else "",
     ]
@@ -40,7 +52,11 @@ def _section(item: Item) -> str:
 
 
 def _time(moment: int) -> list[str]:
-    return [f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"] if 0 < moment < 253402300800 else []
+    return (
+        [f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"]
+        if 0 < moment < 253402300800
+        else []
+    )
 
 
 def _call(call: Json) -> str:

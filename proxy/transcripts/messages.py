@@ -29,14 +29,18 @@ def message_of(raw: Any, roles: Collection[str] = ROLES) -> Message:
     if not isinstance(raw, dict):
         raise Unreadable(f"expected an object, not {clip(json_kind(raw))}")
     try:
-        message = msgspec.convert({name: raw[name] for name in MESSAGE_FIELDS if name in raw}, Message)
+        message = msgspec.convert(
+            {name: raw[name] for name in MESSAGE_FIELDS if name in raw}, Message
+        )
     except msgspec.ValidationError as error:
         wrong = explain(error)
         raise Unreadable(wrong.message, wrong.param) from None
     except RecursionError:
         raise Unreadable("it is nested too deeply") from None
     if roles and message.role not in roles:
-        raise Unreadable(f"the role '{clip(message.role, 40)}' is none of {', '.join(roles)}", "role")
+        raise Unreadable(
+            f"the role '{clip(message.role, 40)}' is none of {', '.join(roles)}", "role"
+        )
     message.extra = {name: value for name, value in raw.items() if name not in MESSAGE_FIELDS}
     return message
 
@@ -53,7 +57,11 @@ def node_of(raw: Any, index: int, parent: str | None, notes: Notes) -> Node:
 
 def call(id: str, name: str, arguments: Any) -> Json:  # noqa: A002 - the public word for it
     """A tool call in OpenAI's form."""
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments_text(arguments)}}
+    return {
+        "id": id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments_text(arguments)},
+    }
 
 
 def arguments_text(arguments: Any) -> str:
@@ -100,5 +108,11 @@ def _ended(message: Message) -> list[Message]:
 
 def json_kind(value: Any) -> str:
     """What a value is, in JSON's words."""
-    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    kinds = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
     return kinds.get(type(value), "a number")

@@ -1,8 +1,8 @@
 """Chattable's own format, which loses nothing: a line for the session, one for each message of every branch, one for the end.
 
-{"object": "chattable.session", "version": 1, "id": "conv_…", "title": …, "model": …, "head": "msg_…", …}
-{"object": "chattable.message", "id": "msg_…", "parent": null, "message": {"role": "user", "content": "…"}, …}
-{"object": "chattable.end", "id": "conv_…", "messages": 1}
+{"object": "chattable.session", "version": 1, "id": "conv_…", "title": …, "model": …, "head":
+"msg_…", …} {"object": "chattable.message", "id": "msg_…", "parent": null, "message": {"role":
+"user", "content": "…"}, …} {"object": "chattable.end", "id": "conv_…", "messages": 1}
 """
 
 from __future__ import annotations
@@ -61,7 +61,13 @@ class _Row(Struct, kw_only=True):
 async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
     """The session and all its messages, a line each."""
     head: Json = {"object": SESSION, "version": VERSION} | msgspec.structs.asdict(session)
-    yield line(head | {"usage": msgspec.to_builtins(session.usage), "summary": msgspec.to_builtins(session.summary)})
+    yield line(
+        head
+        | {
+            "usage": msgspec.to_builtins(session.usage),
+            "summary": msgspec.to_builtins(session.summary),
+        }
+    )
     count = 0
     async for batch in batches:
         count += len(batch)
@@ -80,7 +86,10 @@ def line(value: Any) -> bytes:
 def _row(item: Item) -> Json:
     fields = msgspec.structs.asdict(item)
     del fields["position"]
-    given = {"message": msgspec.to_builtins(item.message.to_json()), "usage": msgspec.to_builtins(item.usage)}
+    given = {
+        "message": msgspec.to_builtins(item.message.to_json()),
+        "usage": msgspec.to_builtins(item.usage),
+    }
     return {"object": MESSAGE} | fields | given
 
 
@@ -111,29 +120,47 @@ def gather(values: Iterator[Value]) -> Iterator[Value]:
 def read(raw: Json, notes: Notes) -> Transcript:
     """A session with its lines."""
     if "object" in raw and raw["object"] != SESSION:
-        raise Unreadable("This line belongs to no conversation: the line of its session is missing before it.", "object")
+        raise Unreadable(
+            "This line belongs to no conversation: the line of its session is missing before it.",
+            "object",
+        )
     if raw.get("version") != VERSION:
-        raise Unreadable(f"This is of version {raw.get('version')!a:.40}, but only {VERSION} is known here.", "version")
+        raise Unreadable(
+            f"This is of version {raw.get('version')!a:.40}, but only {VERSION} is known here.",
+            "version",
+        )
     rows: list[Value] = raw.get(ROWS, [])
-    given = _converted({name: raw[name] for name in _Session.__struct_fields__ if name in raw}, _Session)
+    given = _converted(
+        {name: raw[name] for name in _Session.__struct_fields__ if name in raw}, _Session
+    )
     end = rows.pop() if rows and fits(rows[-1].value) and rows[-1].value["object"] == END else None
-    nodes = [node for index, row in enumerate(rows) if (node := _node(row, index, notes)) is not None]
+    nodes = [
+        node for index, row in enumerate(rows) if (node := _node(row, index, notes)) is not None
+    ]
     if end is None or end.value.get("messages") != len(rows):
-        notes.add("the lines of this conversation are not complete: the file was cut off or changed")
+        notes.add(
+            "the lines of this conversation are not complete: the file was cut off or changed"
+        )
     items, kept = grown(nodes, notes)
     if given.head is not None and given.head not in kept:
-        raise Unreadable(f"The message {given.head!a:.100} is the head, but it is not there.", "head")
+        raise Unreadable(
+            f"The message {given.head!a:.100} is the head, but it is not there.", "head"
+        )
     fields = msgspec.structs.asdict(given) | {"summary": _summary(given.summary, kept, notes)}
     del fields["id"], fields["head"]
     return made(items, kept[given.head], **fields)
 
 
-def _summary(summary: Summary | None, kept: Mapping[str | None, str | None], notes: Notes) -> Summary | None:
+def _summary(
+    summary: Summary | None, kept: Mapping[str | None, str | None], notes: Notes
+) -> Summary | None:
     if summary is None:
         return None
     upto = kept.get(summary.upto)
     if upto is None:
-        notes.add(f"the summary goes up to the message {summary.upto!a:.100}, which is not there: it is left out")
+        notes.add(
+            f"the summary goes up to the message {summary.upto!a:.100}, which is not there: it is left out"
+        )
     return None if upto is None else Summary(summary.text, upto)
 
 
@@ -141,7 +168,9 @@ def _node(row: Value, index: int, notes: Notes) -> Node | None:
     try:
         if not fits(row.value) or row.value["object"] != MESSAGE:
             raise Unreadable(row.why or "it is neither a session, a message nor an end")
-        given = _converted({name: row.value[name] for name in _Row.__struct_fields__ if name in row.value}, _Row)
+        given = _converted(
+            {name: row.value[name] for name in _Row.__struct_fields__ if name in row.value}, _Row
+        )
         fields = msgspec.structs.asdict(given) | {"message": message_of(given.message, roles=())}
         return Node(index=index, **fields)
     except Unreadable as error:

@@ -15,7 +15,17 @@ from chattable.proxy.transcripts.native import line
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import bounded, grown
 
-FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call", "weight", "audio")
+FIELDS = (
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "refusal",
+    "function_call",
+    "weight",
+    "audio",
+)
 KNOWN = ("messages", "id", "title", "model", "created_at", "created")
 
 
@@ -37,7 +47,11 @@ def _shown(message: Message) -> Json:
 
 def fits(value: Any) -> bool:
     """Says whether this is a conversation of this format."""
-    return isinstance(value, dict) and isinstance(value.get("messages"), list) and "conversationId" not in value
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("messages"), list)
+        and "conversationId" not in value
+    )
 
 
 def read(raw: Json, notes: Notes) -> Transcript:

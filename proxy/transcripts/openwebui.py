@@ -1,6 +1,7 @@
 """Open WebUI's export: an array of chats, each with its messages by id (`chat.history`), and the one that was shown last.
 
-What an answer did besides speaking is in its words, as `<details>` of the types reasoning and tool_calls.
+What an answer did besides speaking is in its words, as `<details>` of the types reasoning and
+tool_calls.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from chattable.proxy.transcripts.fields import (
     text_in,
     usage_in,
 )
-from chattable.proxy.transcripts.messages import Step, arguments_text, joined, json_kind, messages_of
+from chattable.proxy.transcripts.messages import (
+    Step,
+    arguments_text,
+    joined,
+    json_kind,
+    messages_of,
+)
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import bounded, branch, grown, head_of
 
@@ -44,7 +51,9 @@ BOOKKEEPING = (
 
 def fits(value: Any) -> bool:
     """Says whether this is a chat of this format."""
-    return isinstance(value, dict) and (isinstance(value.get("chat"), dict) or isinstance(value.get("history"), dict))
+    return isinstance(value, dict) and (
+        isinstance(value.get("chat"), dict) or isinstance(value.get("history"), dict)
+    )
 
 
 def read(raw: Json, notes: Notes) -> Transcript:
@@ -54,18 +63,29 @@ def read(raw: Json, notes: Notes) -> Transcript:
     params = object_in(chat, "params")
     system = text_in(chat, "system") or text_in(params, "system")
     root = SYSTEM if system else None
-    nodes = [Node(id=SYSTEM, parent=None, index=-1, message=Message("system", system))] if system else []
+    nodes = (
+        [Node(id=SYSTEM, parent=None, index=-1, message=Message("system", system))]
+        if system
+        else []
+    )
     for index, (key, message) in enumerate(_messages(chat, history)):
         nodes += _nodes(key, message, index, root, notes)
     items, kept = grown(nodes, notes)
     head = head_of(history.get("currentId"), kept, items, notes)
-    notes.lost([*said_in(raw, KNOWN if chat is not raw else CHAT), *said_in(params, ("system",), "params.")])
+    notes.lost(
+        [
+            *said_in(raw, KNOWN if chat is not raw else CHAT),
+            *said_in(params, ("system",), "params."),
+        ]
+    )
     notes.lost(said_in(chat, (*CHAT, "params"), "chat.") if chat is not raw else ())
     return made(
         items,
         head,
         title=text_in(raw, "title") or text_in(chat, "title") or None,
-        model=next((name for name in list_in(chat, "models") if isinstance(name, str) and name), None),
+        model=next(
+            (name for name in list_in(chat, "models") if isinstance(name, str) and name), None
+        ),
         created_at=moment(raw.get("created_at")) or moment(chat.get("timestamp")),
         updated_at=float(moment(raw.get("updated_at"))),
     )
@@ -80,7 +100,10 @@ def _messages(chat: Json, history: Json) -> Iterator[tuple[str, Any]]:
         return
     listed = by_id if isinstance(by_id, list) else chat.get("messages")
     if not isinstance(listed, list):
-        raise Unreadable("A chat must have its messages in 'history.messages' or in 'messages'.", "chat.history.messages")
+        raise Unreadable(
+            "A chat must have its messages in 'history.messages' or in 'messages'.",
+            "chat.history.messages",
+        )
     bounded(listed)
     before = None
     for index, message in enumerate(listed):
@@ -116,9 +139,15 @@ def _nodes(id: str, raw: Any, index: int, root: str | None, notes: Notes) -> lis
 def _said(raw: Json, role: str, node: Node, notes: Notes) -> list[Message]:
     """The message, or those that an answer with calls is."""
     if wrong := object_in(raw, "error"):
-        notes.add(f"Open WebUI notes an error: {text_in(wrong, 'content', 'message')!a:.200}", node.index, node.id)
+        notes.add(
+            f"Open WebUI notes an error: {text_in(wrong, 'content', 'message')!a:.200}",
+            node.index,
+            node.id,
+        )
     content = raw.get("content")
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    parts = (
+        [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    )
     words = content if isinstance(content, str) else ""
     if not isinstance(content, str | list | None):
         notes.add(f"its content is {json_kind(content)}: left out", node.index, node.id)
@@ -141,7 +170,12 @@ def _file(file: Json, node: Node, notes: Notes) -> Json | str:
     is_image = text_in(file, "type") == "image"
     if is_image and address.startswith(("data:image/", "https://", "http://")):
         return {"type": "image_url", "image_url": {"url": address}}
-    name = text_in(file, "name") or text_in(object_in(file, "file"), "filename") or text_in(file, "id") or address[:200]
+    name = (
+        text_in(file, "name")
+        or text_in(object_in(file, "file"), "filename")
+        or text_in(file, "id")
+        or address[:200]
+    )
     kind = "image" if is_image else "attachment"
     notes.add(f"the {kind} {name!a:.100} is not in the file: its name is kept", node.index, node.id)
     return stand_in(kind, name)
@@ -152,9 +186,15 @@ def _output(raw: Json) -> list[Step]:
     steps = []
     for item in objects_in(raw, "output"):
         kind, id = text_in(item, "type"), text_in(item, "call_id", "id")  # noqa: A001 - the public word for it
-        words = "\n".join(text_in(part, "text") for name in ("content", "summary") for part in objects_in(item, name))
+        words = "\n".join(
+            text_in(part, "text")
+            for name in ("content", "summary")
+            for part in objects_in(item, name)
+        )
         if kind == "function_call":
-            steps.append(Step("call", arguments_text(item.get("arguments")), id, text_in(item, "name")))
+            steps.append(
+                Step("call", arguments_text(item.get("arguments")), id, text_in(item, "name"))
+            )
         elif kind == "function_call_output":
             given = item.get("output")
             said = "\n".join(text_in(part, "text") for part in objects_in(item, "output"))
@@ -187,7 +227,9 @@ def _steps(words: str, node: Node) -> Iterator[Step]:
 def _detail(opening: str, body: str, id: str) -> list[Step]:  # noqa: A002 - the public word for it
     given = {name: html.unescape(value) for name, value in ATTRIBUTE.findall(opening)}
     if given.get("type") == "reasoning":
-        return [Step("thought", QUOTED.sub("", html.unescape(SUMMARY.sub("", body, count=1))).strip())]
+        return [
+            Step("thought", QUOTED.sub("", html.unescape(SUMMARY.sub("", body, count=1))).strip())
+        ]
     if given.get("type") == "tool_calls" and given.get("name"):
         id = given.get("id") or id  # noqa: A001 - the public word for it
         called = Step("call", _unpacked(given.get("arguments", "")), id, given["name"])

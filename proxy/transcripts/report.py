@@ -54,8 +54,8 @@ async def imported(
 
     `accepts` says which params a model or agent accepts of its own.
 
-    Law: a conversation is imported wholly or not at all, and what is wrong with one does not keep another. When the database
-    goes away, the outcome that says so is the last.
+    Law: a conversation is imported wholly or not at all, and what is wrong with one does not keep
+    another. When the database goes away, the outcome that says so is the last.
     """
     found_ones = conversations(stream, name)
     while (found := await asyncio.to_thread(next, found_ones, None)) is not None:
@@ -67,7 +67,9 @@ async def imported(
         except (InvalidRequest, Unreadable) as error:
             outcome.error = _error(found, error.message, error.param, error.code)
         except StoreError as error:
-            outcome.error = _error(found, str(error), getattr(error, "field", None), "invalid_value")
+            outcome.error = _error(
+                found, str(error), getattr(error, "field", None), "invalid_value"
+            )
         outcome.warnings = found.notes.all()
         yield outcome
         if outcome.error is not None and outcome.error["code"] == "database_unavailable":
@@ -86,23 +88,33 @@ async def _store(
     transcript = found.transcript
     outcome.title = cleaned(transcript.session.title or "") or None
     if found.format != "native" and not transcript.items:
-        why = "None of its messages can be kept: the warnings say why." if found.notes.all() else "There is no message in it."
+        why = (
+            "None of its messages can be kept: the warnings say why."
+            if found.notes.all()
+            else "There is no message in it."
+        )
         raise Unreadable(why, "messages")
     check_params(transcript.session.params, accepts(transcript.session.model))
     made = await _restored(store, user, transcript, found)
     outcome.id, outcome.title, outcome.messages = made.id, made.title, len(transcript.items)
     if transcript.session.title and made.title != transcript.session.title:
-        found.notes.add("the title is shortened, or characters that cannot be shown are taken out of it")
+        found.notes.add(
+            "the title is shortened, or characters that cannot be shown are taken out of it"
+        )
 
 
-async def _restored(store: SessionStore, user: str, transcript: Transcript, found: Found) -> Session:
+async def _restored(
+    store: SessionStore, user: str, transcript: Transcript, found: Found
+) -> Session:
     """Stores a conversation: under its alias, unless another has it by now."""
     session, items = transcript.session, transcript.items
     if session.alias is not None:
         try:
             return await store.restore(user, session, items, alias=session.alias)
         except Conflict:
-            found.notes.add(f"there is a conversation called {session.alias!a:.100} already: this one has no such name")
+            found.notes.add(
+                f"there is a conversation called {session.alias!a:.100} already: this one has no such name"
+            )
         except Invalid as error:
             if error.field != "conversation":
                 raise

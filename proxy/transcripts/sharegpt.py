@@ -15,12 +15,22 @@ from chattable.proxy.transcripts.native import line
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import bounded, grown
 
-WRITTEN = {"user": "human", "assistant": "gpt", "tool": "observation", "function": "observation", "developer": "system"}
+WRITTEN = {
+    "user": "human",
+    "assistant": "gpt",
+    "tool": "observation",
+    "function": "observation",
+    "developer": "system",
+}
 ROLES = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "claude", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(
+        ("gpt", "assistant", "chatgpt", "bing", "bard", "claude", "model", "bot", "ai"), "assistant"
+    ),
     **dict.fromkeys(("function_call", "function-call", "tool_call", "tool_calls"), "call"),
-    **dict.fromkeys(("observation", "tool", "tool_response", "function", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(
+        ("observation", "tool", "tool_response", "function", "function_response", "ipython"), "tool"
+    ),
     "system": "system",
     "developer": "developer",
 }
@@ -50,7 +60,12 @@ def _turns(message: Message) -> list[Json]:
         turns.append({"from": WRITTEN.get(message.role, message.role), "value": words})
     if message.tool_calls:
         calls = [_function(one) for one in message.tool_calls]
-        turns.append({"from": "function_call", "value": json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)})
+        turns.append(
+            {
+                "from": "function_call",
+                "value": json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False),
+            }
+        )
     return turns
 
 
@@ -58,7 +73,10 @@ def shown_content(message: Message) -> str:
     """A message's content as text, in which parts without words have a name."""
     if not isinstance(message.content, list):
         return message.content or message.refusal or ""
-    return "\n".join(part["text"] if isinstance(part.get("text"), str) else _part(part) for part in message.content)
+    return "\n".join(
+        part["text"] if isinstance(part.get("text"), str) else _part(part)
+        for part in message.content
+    )
 
 
 def _part(part: Json) -> str:
@@ -96,7 +114,10 @@ def read(value: Any, notes: Notes) -> Transcript:
     raw: Json = value if isinstance(value, dict) else {"conversations": value}
     turns = next((raw[name] for name in TURNS if isinstance(raw.get(name), list)), None)
     if turns is None:
-        raise Unreadable("A conversation must be an object with an array 'conversations', or such an array.", "conversations")
+        raise Unreadable(
+            "A conversation must be an object with an array 'conversations', or such an array.",
+            "conversations",
+        )
     bounded(turns)
     reader = _Reader(list_in(raw, "images"), notes)
     if system := text_in(raw, "system"):
@@ -127,7 +148,9 @@ class _Reader:
     def add(self, message: Message | None, index: int, speaker: str = "") -> None:
         """Adds a message behind the others."""
         parent = self.nodes[-1].id if self.nodes else None
-        self.nodes.append(Node(id=str(index), parent=parent, index=index, message=message, speaker=speaker))
+        self.nodes.append(
+            Node(id=str(index), parent=parent, index=index, message=message, speaker=speaker)
+        )
 
     def take(self, turn: Any, index: int) -> None:
         """Adds a turn, or notes why not."""
@@ -139,16 +162,23 @@ class _Reader:
             if role is None:
                 raise Unreadable(f"nothing is known of who speaks: {name!a:.60}")
             self._notes.lost(said_in(turn, SAID))
-            speaker = name if role == "assistant" and name.lower() not in ("gpt", "assistant") else ""
+            speaker = (
+                name if role == "assistant" and name.lower() not in ("gpt", "assistant") else ""
+            )
             self.add(self._message(turn, role, index), index, speaker)
         except Unreadable as error:
             self._notes.add(f"left out: {error.message}", index)
 
     def _message(self, turn: Json, role: str, index: int) -> Message:
-        content = next((turn[name] for name in ("value", "content", "text") if turn.get(name) is not None), None)
+        content = next(
+            (turn[name] for name in ("value", "content", "text") if turn.get(name) is not None),
+            None,
+        )
         if isinstance(content, list) or "tool_calls" in turn or "tool_call_id" in turn:
             fields = {name: turn[name] for name in ("tool_calls", "tool_call_id") if name in turn}
-            return message_of({"role": "assistant" if role == "call" else role, "content": content, **fields})
+            return message_of(
+                {"role": "assistant" if role == "call" else role, "content": content, **fields}
+            )
         if not isinstance(content, str | None):
             raise Unreadable(f"expected words, not {json_kind(content)}")
         words = self._pictured(content or "")
@@ -167,10 +197,14 @@ class _Reader:
         for one in given if isinstance(given, list) else [given]:
             name = text_in(one, "name") if isinstance(one, dict) else ""
             if not name:
-                self._notes.add("this call is no JSON with a name and arguments: kept as words", index)
+                self._notes.add(
+                    "this call is no JSON with a name and arguments: kept as words", index
+                )
                 return Message("assistant", words)
             self._calls += 1
-            calls.append(call(f"call_{self._calls}", name, one.get("arguments", one.get("parameters"))))
+            calls.append(
+                call(f"call_{self._calls}", name, one.get("arguments", one.get("parameters")))
+            )
         self._waiting = deque(one["id"] for one in calls)
         return Message("assistant", tool_calls=calls)
 
@@ -183,5 +217,7 @@ class _Reader:
     def _pictured(self, words: str) -> str:
         """The words, in which the pictures of the conversation, which are files elsewhere, have their names."""
         first, *others = words.split(IMAGE)
-        names = (stand_in("image", self._images.popleft()) if self._images else IMAGE for _ in others)
+        names = (
+            stand_in("image", self._images.popleft()) if self._images else IMAGE for _ in others
+        )
         return first + "".join(part for pair in zip(names, others, strict=True) for part in pair)

@@ -1,7 +1,7 @@
 """Cuts a file into the values it holds: a value a line, the members of an array, or one after the other.
 
-Only brackets and quotes are looked at: one broken value costs nothing but itself, and no more of a file is in memory than the
-value under way and what was read with its end.
+Only brackets and quotes are looked at: one broken value costs nothing but itself, and no more of a
+file is in memory than the value under way and what was read with its end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ WRONG = {
     b"\xfe\xff": "UTF-16: save it as UTF-8",
     b"--": "a form: send the file itself as the body, as `curl --data-binary @FILE` does",
 }
-TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.S)  # a lone quote: the string's end is yet to be read
+# a lone quote: the string's end is yet to be read
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.S)
 QUOTE, END = b'"', b"]"
 OPENING = (b"[", b"{")
 CLOSING = {b"]": b"[", b"}": b"{"}
@@ -41,7 +42,10 @@ class Piece(Struct, frozen=True):
 
 
 def split(stream: BinaryIO) -> Iterator[Piece]:
-    """The values in a file. Law: what is no value is a piece too, and says why; only what is no JSON at all is refused."""
+    """The values in a file.
+
+    Law: what is no value is a piece too, and says why; only what is no JSON at all is refused.
+    """
     source = _Source(stream)
     line = source.skip_blank()
     head = source.peek(2)
@@ -149,7 +153,10 @@ def _nested(source: _Source, line: int, within: int) -> Iterator[Piece]:
 
 
 class _Nest:
-    """The brackets that are open. Law: one that closes another than the last closes those behind it too, if it closes any."""
+    """The brackets that are open.
+
+    Law: one that closes another than the last closes those behind it too, if it closes any.
+    """
 
     def __init__(self) -> None:
         self._open = bytearray()
@@ -161,7 +168,9 @@ class _Nest:
 
     def open(self, mark: bytes) -> None:
         if len(self._open) == DEEPEST:
-            raise Unreadable(f"The file is nested more than {DEEPEST:,} levels deep.", code="unsupported_format")
+            raise Unreadable(
+                f"The file is nested more than {DEEPEST:,} levels deep.", code="unsupported_format"
+            )
         self._open += mark
         self._count[mark] += 1
 

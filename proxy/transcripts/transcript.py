@@ -19,7 +19,9 @@ MOST_FIELDS = 30  # named in one note
 class Unreadable(Exception):
     """A file, or a conversation in it, that cannot be taken; `param` is the path of the field that is wrong."""
 
-    def __init__(self, message: str, param: str | None = None, *, code: str = "invalid_value") -> None:
+    def __init__(
+        self, message: str, param: str | None = None, *, code: str = "invalid_value"
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -59,9 +61,16 @@ class Notes:
         if self._more:
             notes.append(Note(f"{self._more} more notes are left out"))
         if self._lost:
-            named = [f"{name} ({count}×)" if count > 1 else name for name, count in self._lost.most_common(MOST_FIELDS)]
-            others = [f"{len(self._lost) - MOST_FIELDS} others"] if len(self._lost) > MOST_FIELDS else []
-            notes.append(Note(f"not kept, for there is nothing like it here: {', '.join([*named, *others])}"))
+            named = [
+                f"{name} ({count}×)" if count > 1 else name
+                for name, count in self._lost.most_common(MOST_FIELDS)
+            ]
+            others = (
+                [f"{len(self._lost) - MOST_FIELDS} others"] if len(self._lost) > MOST_FIELDS else []
+            )
+            notes.append(
+                Note(f"not kept, for there is nothing like it here: {', '.join([*named, *others])}")
+            )
         return notes
 
 

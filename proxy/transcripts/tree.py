@@ -17,8 +17,8 @@ MOST_MESSAGES = 100_000  # of one conversation: it is put together in memory
 def grown(nodes: Iterable[Node], notes: Notes) -> tuple[list[Item], dict[str | None, str | None]]:
     """The messages, parents before children, and by which of them each node is kept, or None.
 
-    Law: a message that cannot be stored, or says what another one after the same message says, is noted; what follows it
-    stays.
+    Law: a message that cannot be stored, or says what another one after the same message says, is
+    noted; what follows it stays.
     """
     kept: dict[str | None, str | None] = {None: None}
     first: dict[str, str] = {}  # digest of a path → the item that ends it
@@ -36,7 +36,11 @@ def grown(nodes: Iterable[Node], notes: Notes) -> tuple[list[Item], dict[str | N
             continue
         if end in first:
             kept[node.id] = first[end]
-            notes.add(f"says the same as the message {first[end]!a}, after the same one: kept once", node.index, node.id)
+            notes.add(
+                f"says the same as the message {first[end]!a}, after the same one: kept once",
+                node.index,
+                node.id,
+            )
             continue
         kept[node.id] = first[end] = node.id
         ends[node.id] = end
@@ -47,11 +51,17 @@ def grown(nodes: Iterable[Node], notes: Notes) -> tuple[list[Item], dict[str | N
 def bounded(messages: Sized) -> None:
     """Refuses more messages than one conversation may have, before anything is made of them."""
     if len(messages) > MOST_MESSAGES:
-        raise Unreadable(f"A conversation may have {MOST_MESSAGES:,} messages, and this one has more.", "messages")
+        raise Unreadable(
+            f"A conversation may have {MOST_MESSAGES:,} messages, and this one has more.",
+            "messages",
+        )
 
 
 def ordered(nodes: Iterable[Node], notes: Notes) -> list[Node]:
-    """The nodes, parents before children. Law: an id is given once; a link to nowhere, or in a circle, is cut and noted."""
+    """The nodes, parents before children.
+
+    Law: an id is given once; a link to nowhere, or in a circle, is cut and noted.
+    """
     by_id = _by_id(nodes, notes)
     done: dict[str, bool] = {}  # False: on the way that is being gone
     order: list[Node] = []
@@ -63,7 +73,9 @@ def ordered(nodes: Iterable[Node], notes: Notes) -> list[Node]:
             way.append(node)
             node = _before(node, by_id, notes)
         if node is not None and not done[node.id]:
-            notes.add("follows itself, by way of others: it begins a branch instead", node.index, node.id)
+            notes.add(
+                "follows itself, by way of others: it begins a branch instead", node.index, node.id
+            )
             node.parent = None
             at = way.index(node)
             way = [*way[:at], *way[at + 1 :], node]
@@ -73,12 +85,16 @@ def ordered(nodes: Iterable[Node], notes: Notes) -> list[Node]:
     return order
 
 
-def head_of(head: object, kept: Mapping[str | None, str | None], items: list[Item], notes: Notes) -> str | None:
+def head_of(
+    head: object, kept: Mapping[str | None, str | None], items: list[Item], notes: Notes
+) -> str | None:
     """The item that the source's head is kept as; without one, or with a wrong one, the last message."""
     if isinstance(head, str) and kept.get(head) is not None:
         return kept[head]
     if head is not None:
-        notes.add(f"the last message shown is said to be {head!a:.100}, which is not kept: the last one in the file is taken")
+        notes.add(
+            f"the last message shown is said to be {head!a:.100}, which is not kept: the last one in the file is taken"
+        )
     return items[-1].id if items else None
 
 
@@ -113,7 +129,11 @@ def _before(node: Node, by_id: Mapping[str, Node], notes: Notes) -> Node | None:
     if node.parent is None:
         return None
     if node.parent not in by_id:
-        notes.add(f"follows the message {node.parent!a:.100}, which is not there: it begins a branch", node.index, node.id)
+        notes.add(
+            f"follows the message {node.parent!a:.100}, which is not there: it begins a branch",
+            node.index,
+            node.id,
+        )
         node.parent = None
         return None
     return by_id[node.parent]

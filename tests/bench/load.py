@@ -14,7 +14,8 @@ from functools import cached_property
 
 import uvloop
 
-SERIAL = b"#########"  # in a body: replaced by a number that no other request carries, so that no cache can help
+# in a body: replaced by a number that no other request carries, so that no cache can help
+SERIAL = b"#########"
 WHO = b"@@@@"  # anywhere in a request: replaced by the number of its connection
 USER = b"&&&&"  # anywhere in a request: replaced by the next number of `Load.users`
 SIZE = re.compile(rb"([0-9a-fA-F]+)[^\r\n]*\r\n")  # the line before a chunk's data
@@ -32,7 +33,8 @@ class Load:
     body: bytes = b""
     connections: int = 32
     requests: int = 1000
-    first: bytes = b""  # the time of the first answer byte is when this has arrived; empty: any byte of body
+    # the time of the first answer byte is when this has arrived; empty: any byte of body
+    first: bytes = b""
     expect: bytes = b""  # an answer without it is bad, whatever its status
     users: Iterator[int] | None = None  # who asks, one after the other
     deadline_s: float = 300
@@ -40,10 +42,16 @@ class Load:
     @cached_property
     def pieces(self) -> list[bytes]:
         """The request around the places where its serial number goes."""
-        common = {"host": f"127.0.0.1:{self.port}", "content-type": "application/json", "user-agent": "bench"}
+        common = {
+            "host": f"127.0.0.1:{self.port}",
+            "content-type": "application/json",
+            "user-agent": "bench",
+        }
         headers = common | {"content-length": str(len(self.body))} | self.headers
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return (f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body).split(SERIAL)
+        return (f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body).split(
+            SERIAL
+        )
 
     def request(self, who: int) -> bytes:
         """Returns the next request of a connection."""
@@ -112,7 +120,11 @@ class Run:
 
     def result(self, seconds: float) -> Result:
         times, firsts = sorted(self.times), sorted(self.firsts)
-        p50, p99, first = times[len(times) // 2], times[int(len(times) * 0.99)], firsts[len(firsts) // 2]
+        p50, p99, first = (
+            times[len(times) // 2],
+            times[int(len(times) * 0.99)],
+            firsts[len(firsts) // 2],
+        )
         return Result(len(times), self.bad, seconds, p50 * 1e3, p99 * 1e3, first * 1e3, self.sample)
 
 
@@ -140,9 +152,17 @@ class Client(asyncio.Protocol):
         self.buffer += data
         if not self.body_at and not self.read_head():
             return
-        if not self.first and len(self.buffer) > self.body_at and self.run.load.first in self.buffer:
+        if (
+            not self.first
+            and len(self.buffer) > self.body_at
+            and self.run.load.first in self.buffer
+        ):
             self.first = time.perf_counter()
-        if len(self.buffer) >= self.body_at + self.size if self.size >= 0 else self.buffer.endswith(b"\r\n0\r\n\r\n"):
+        if (
+            len(self.buffer) >= self.body_at + self.size
+            if self.size >= 0
+            else self.buffer.endswith(b"\r\n0\r\n\r\n")
+        ):
             self.finish()
 
     def read_head(self) -> bool:
@@ -174,7 +194,9 @@ async def connect(run: Run) -> None:
     if run.left <= 0 or run.done.done():
         return
     try:
-        await asyncio.get_running_loop().create_connection(lambda: Client(run), "127.0.0.1", run.load.port)
+        await asyncio.get_running_loop().create_connection(
+            lambda: Client(run), "127.0.0.1", run.load.port
+        )
     except OSError as problem:
         if not run.done.done():
             run.done.set_exception(problem)
@@ -225,6 +247,12 @@ async def hold(load: Load) -> list[Held]:
 
 if __name__ == "__main__":
     port, path, connections, requests, *body = sys.argv[1:]
-    given = body[0].encode() if body else b'{"model":"m","messages":[{"role":"user","content":"Hello"}]}'
-    load = Load(port=int(port), path=path, connections=int(connections), requests=int(requests), body=given)
+    given = (
+        body[0].encode()
+        if body
+        else b'{"model":"m","messages":[{"role":"user","content":"Hello"}]}'
+    )
+    load = Load(
+        port=int(port), path=path, connections=int(connections), requests=int(requests), body=given
+    )
     print(uvloop.run(measure(load)))

@@ -56,7 +56,9 @@ def one_round(row: Row, target: Running, upstream: Running, requests: int) -> Ro
     seen = uvloop.run(measure(load_of(row, target, requests)))
     cpu, calls = target.cpu_s() - cpu, posts(upstream) - calls
     if seen.bad:
-        print(f"  {row.name}: {seen.bad} bad answers, the first one: {seen.sample!r}", file=sys.stderr)
+        print(
+            f"  {row.name}: {seen.bad} bad answers, the first one: {seen.sample!r}", file=sys.stderr
+        )
     return Round(
         requests=seen.requests,
         cpu_us=cpu / seen.requests * 1e6 if target.process else None,
@@ -79,6 +81,7 @@ def combine(row: Row, rounds: list[Round], less: Choice, more: Choice) -> Round:
         p50_ms=less(seen.p50_ms for seen in rounds),
         p99_ms=less(seen.p99_ms for seen in rounds),
         first_ms=less(seen.first_ms for seen in rounds),
-        calls=max((seen.calls for seen in rounds), key=lambda calls: abs(calls - row.calls)),  # the least expected
+        # the least expected
+        calls=max((seen.calls for seen in rounds), key=lambda calls: abs(calls - row.calls)),
         bad=sum(seen.bad for seen in rounds),
     )

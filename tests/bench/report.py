@@ -17,8 +17,21 @@ from rows import FIGURES, Row
 from setups import PINNED
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("chattable", "litestar", "uvicorn", "granian", "httptools", "aiohttp", "msgspec", "sqlalchemy", "uvloop")
-TOLD = {"nginx": ["nginx", "-v"], "commit": ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]}
+PACKAGES = (
+    "chattable",
+    "litestar",
+    "uvicorn",
+    "granian",
+    "httptools",
+    "aiohttp",
+    "msgspec",
+    "sqlalchemy",
+    "uvloop",
+)
+TOLD = {
+    "nginx": ["nginx", "-v"],
+    "commit": ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+}
 
 
 def machine() -> dict[str, Any]:
@@ -43,7 +56,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     for name, command in TOLD.items():
-        told = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which(command[0]) else None
+        told = (
+            subprocess.run(command, capture_output=True, text=True, check=False)
+            if shutil.which(command[0])
+            else None
+        )
         if told and told.returncode == 0:
             found[name] = (told.stdout or told.stderr).strip().rpartition("/")[2]
     return found
@@ -63,7 +80,9 @@ class Report:
 
     def __post_init__(self) -> None:
         self.best = {row.name: combine(row, self.rounds[row.name], min, max) for row in self.rows}
-        self.median = {row.name: combine(row, self.rounds[row.name], median, median) for row in self.rows}
+        self.median = {
+            row.name: combine(row, self.rounds[row.name], median, median) for row in self.rows
+        }
 
     @property
     def bad(self) -> int:
@@ -109,16 +128,33 @@ class Report:
             titles += f"{'first':>8}{'calls':>7}{'bad':>5}  ratio"
             lines += ["", titles, *map(self.line, self.rows)]
         figures = self.figures()
-        return "\n".join([*lines, "", *(f"{name:<52}{value:>10.3f}" for name, value in figures.items())])
+        return "\n".join(
+            [*lines, "", *(f"{name:<52}{value:>10.3f}" for name, value in figures.items())]
+        )
 
     def save(self, file: Path) -> None:
         """Writes every round as JSON."""
         rows = [
-            {"name": row.name, "setup": row.setup, "connections": row.connections, "versus": row.versus}
+            {
+                "name": row.name,
+                "setup": row.setup,
+                "connections": row.connections,
+                "versus": row.versus,
+            }
             | {"best": asdict(self.best[row.name]), "median": asdict(self.median[row.name])}
             | {"rounds": [asdict(seen) for seen in self.rounds[row.name]]}
             for row in self.rows
         ]
-        head = {"date": self.date.isoformat(), "quick": self.quick, "machine": self.machine, "versions": self.versions}
+        head = {
+            "date": self.date.isoformat(),
+            "quick": self.quick,
+            "machine": self.machine,
+            "versions": self.versions,
+        }
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(head | {"rows": rows, "figures": self.figures()}, indent=1, ensure_ascii=False) + "\n")
+        file.write_text(
+            json.dumps(
+                head | {"rows": rows, "figures": self.figures()}, indent=1, ensure_ascii=False
+            )
+            + "\n"
+        )

@@ -21,7 +21,8 @@ class Row:
     expect: bytes = b'"finish_reason":"stop"'
     first: bytes = b""
     calls: float = 1
-    versus: str = ""  # the row it is a multiple of: in CPU where both have it, in median latency otherwise
+    # the row it is a multiple of: in CPU where both have it, in median latency otherwise
+    versus: str = ""
     path: str = "/v1/chat/completions"
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -86,13 +87,27 @@ ROWS = [
     Row(name="nginx-stream", setup="nginx", requests=4_000, **STREAM),
     Row(name="nginx-stream-222", setup="nginx", requests=500, **LONG),
     Row(name="nginx-1", setup="nginx", requests=2_000, versus="direct-1", **PLAIN, **ALONE),
-    Row(name="nginx-stream-1", setup="nginx", requests=1_000, versus="direct-stream-1", **STREAM, **ALONE),
+    Row(
+        name="nginx-stream-1",
+        setup="nginx",
+        requests=1_000,
+        versus="direct-stream-1",
+        **STREAM,
+        **ALONE,
+    ),
     Row(name="plain", setup="chattable", requests=4_000, versus="nginx", **PLAIN),
     Row(name="stream", setup="chattable", requests=2_000, versus="nginx-stream", **STREAM),
     Row(name="stream-222", setup="chattable", requests=500, versus="nginx-stream-222", **LONG),
     Row(name="stream-anthropic", setup="chattable", requests=2_000, versus="stream", **TRANSLATED),
     Row(name="plain-1", setup="chattable", requests=2_000, versus="direct-1", **PLAIN, **ALONE),
-    Row(name="stream-1", setup="chattable", requests=1_000, versus="direct-stream-1", **STREAM, **ALONE),
+    Row(
+        name="stream-1",
+        setup="chattable",
+        requests=1_000,
+        versus="direct-stream-1",
+        **STREAM,
+        **ALONE,
+    ),
     Row(name="budget", setup="budgets", requests=4_000, versus="plain", **PLAIN),
     Row(name="budget-stream", setup="budgets", requests=2_000, versus="stream", **STREAM),
     Row(name="budget-postgres", setup="budgets-postgres", requests=1_000, versus="plain", **PLAIN),
@@ -125,7 +140,15 @@ ROWS = [
     Row(name="agent", setup="chattable", requests=2_000, versus="plain", body=chat("guide")),
     Row(name="plain-2-workers", setup="plain-2-workers", requests=4_000, versus="plain", **PLAIN),
     Row(name="budget-2-workers", setup="budget-2-workers", requests=2_000, versus="plain", **PLAIN),
-    Row(name="echo", setup="chattable", requests=4_000, versus="nginx", calls=0, body=chat("echo"), expect=b'"choices"'),
+    Row(
+        name="echo",
+        setup="chattable",
+        requests=4_000,
+        versus="nginx",
+        calls=0,
+        body=chat("echo"),
+        expect=b'"choices"',
+    ),
 ]
 
 
@@ -155,10 +178,22 @@ FIGURES = [
         more_cpu,
     ),
     Figure("CPU of rate limits per request, in-process", "µs", ("budget", "all-on"), more_cpu),
-    Figure("CPU of rate limits per request, Valkey", "µs", ("budget-postgres", "all-on-shared"), more_cpu),
+    Figure(
+        "CPU of rate limits per request, Valkey",
+        "µs",
+        ("budget-postgres", "all-on-shared"),
+        more_cpu,
+    ),
     Figure("CPU of a session per request", "µs", ("all-on", "session-20"), more_cpu),
-    Figure("CPU of a session per request, 2,000 messages stored", "µs", ("all-on", "session-2000"), more_cpu),
-    Figure("latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")),
+    Figure(
+        "CPU of a session per request, 2,000 messages stored",
+        "µs",
+        ("all-on", "session-2000"),
+        more_cpu,
+    ),
+    Figure(
+        "latency added at 1 connection, p50, nginx", "ms", ("direct-1", "nginx-1"), added("p50_ms")
+    ),
     Figure("latency added at 1 connection, p50", "ms", ("direct-1", "plain-1"), added("p50_ms")),
     Figure("latency added at 1 connection, p99", "ms", ("direct-1", "plain-1"), added("p99_ms")),
     Figure(
@@ -167,6 +202,13 @@ FIGURES = [
         ("direct-1", "all-on-1"),
         added("p50_ms"),
     ),
-    Figure("time to first token added, p50, nginx", "ms", ("direct-stream-1", "nginx-stream-1"), added("first_ms")),
-    Figure("time to first token added, p50", "ms", ("direct-stream-1", "stream-1"), added("first_ms")),
+    Figure(
+        "time to first token added, p50, nginx",
+        "ms",
+        ("direct-stream-1", "nginx-stream-1"),
+        added("first_ms"),
+    ),
+    Figure(
+        "time to first token added, p50", "ms", ("direct-stream-1", "stream-1"), added("first_ms")
+    ),
 ]

@@ -28,7 +28,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def measure_rows(rows: list[Row], upstream: Running, quick: bool, rounds: int) -> dict[str, list[Round]]:
+def measure_rows(
+    rows: list[Row], upstream: Running, quick: bool, rounds: int
+) -> dict[str, list[Round]]:
     """Measures all rows round by round, so that a slow minute of the machine hits them alike."""
     seen: dict[str, list[Round]] = {row.name: [] for row in rows}
     with ExitStack() as stack:
@@ -84,7 +86,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=fewer)
     parser.add_argument("--rows", default="", help="comma-separated names, also with *")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where the raw numbers go (default: bench-results/DATE.json)")
+    parser.add_argument(
+        "--json", type=Path, help="where the raw numbers go (default: bench-results/DATE.json)"
+    )
     options = parser.parse_args()
 
     names = chosen([*(row.name for row in ROWS), *PROBES], options.rows)

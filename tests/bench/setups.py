@@ -64,7 +64,8 @@ def on_core(core: int) -> list[str]:
 
 def cpu_clock(process: psutil.Process) -> float:
     """Reads a process's CPU clock: the same user + system time as in /proc, in nanoseconds instead of 10 ms ticks."""
-    return time.clock_gettime(~process.pid << 3 | 2)  # clock_getcpuclockid(3), which Python does not offer
+    # clock_getcpuclockid(3), which Python does not offer
+    return time.clock_gettime(~process.pid << 3 | 2)
 
 
 @dataclass
@@ -80,11 +81,15 @@ class Running:
         """Returns the user and system seconds of all its processes, ended threads and children included."""
         family = self.process.tree() if self.process else []
         ended = [process.cpu_times() for process in family]
-        return sum(map(cpu_clock, family)) + sum(times.children_user + times.children_system for times in ended)
+        return sum(map(cpu_clock, family)) + sum(
+            times.children_user + times.children_system for times in ended
+        )
 
     def rss(self) -> int:
         """Returns the resident bytes of all its processes."""
-        return sum(process.memory_info().rss for process in (self.process.tree() if self.process else []))
+        return sum(
+            process.memory_info().rss for process in (self.process.tree() if self.process else [])
+        )
 
 
 Program = tuple[str, ...]  # the command that runs an installed Chattable, without its arguments
@@ -117,7 +122,9 @@ def nginx(stub_port: int, program: Program = HERE) -> Iterator[Running]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as home:
         Path(home).chmod(0o711)  # nginx's worker, which is another user, has its folders in it
-        Path(home, "nginx.conf").write_text(NGINX.replace("STUB", str(stub_port)).replace("PORT", str(port)))
+        Path(home, "nginx.conf").write_text(
+            NGINX.replace("STUB", str(stub_port)).replace("PORT", str(port))
+        )
         command = [*on_core(SERVER_CORE), "nginx", "-p", home, "-c", "nginx.conf", "-e", "stderr"]
         process = start(command, ready_url=f"http://127.0.0.1:{port}/")
         try:

@@ -2,11 +2,11 @@
 
     python tests/bench/stub.py PORT [--by-step]
 
-The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words, finish, usage) and
-[DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until the client leaves. A POST to /v1/messages gets
-the same words as 22 chunks, as Anthropic streams them. A GET answers with the number of POSTs so
-far. With --by-step a stream goes on, by one chunk, only with a GET to /next: then nothing depends on
-how quickly it is read.
+The model's name says what comes: `m` a completion, or with `"stream":true` 22 chunks (20 words,
+finish, usage) and [DONE]; `m-222` a stream of 222 chunks; `m-idle` one word and then silence until
+the client leaves. A POST to /v1/messages gets the same words as 22 chunks, as Anthropic streams
+them. A GET answers with the number of POSTs so far. With --by-step a stream goes on, by one chunk,
+only with a GET to /next: then nothing depends on how quickly it is read.
 """
 
 import asyncio
@@ -22,28 +22,53 @@ MODEL = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
 WORDS = (" one", " two", " and", " more")  # a token each, as models cut them
-SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+SSE_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 
 
 def whole(body: dict) -> bytes:
     data = json.dumps(body, separators=(",", ":")).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(data), data)
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(data),
+        data,
+    )
 
 
 def completion() -> dict:
-    message = {"role": "assistant", "content": "Hello there, how can I help you today?", "refusal": None}
+    message = {
+        "role": "assistant",
+        "content": "Hello there, how can I help you today?",
+        "refusal": None,
+    }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": USAGE}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": USAGE,
+    }
 
 
 def event(body: dict | str) -> bytes:
-    data = b"data: %s\n\n" % (body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))).encode()
+    data = (
+        b"data: %s\n\n"
+        % (body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))).encode()
+    )
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def chunk(delta: dict, finish: str | None = None) -> dict:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
 
 
 @cache
@@ -51,7 +76,10 @@ def stream(chunks: int) -> list[bytes]:
     """Returns the writes of a stream: `chunks` events and then [DONE]; the first word carries the role."""
     said = [{"content": WORDS[n % len(WORDS)]} for n in range(chunks - 2)]
     events = [chunk({"role": "assistant"} | said[0]), *map(chunk, said[1:]), chunk({}, "stop")]
-    usage = USAGE | {"completion_tokens": len(said), "total_tokens": USAGE["prompt_tokens"] + len(said)}
+    usage = USAGE | {
+        "completion_tokens": len(said),
+        "total_tokens": USAGE["prompt_tokens"] + len(said),
+    }
     events.append(chunk({}) | {"choices": [], "usage": usage})
     return [*map(event, events), event("[DONE]") + b"0\r\n\r\n"]
 
@@ -60,9 +88,20 @@ def stream(chunks: int) -> list[bytes]:
 def messages(chunks: int) -> list[bytes]:
     """Returns the writes of a stream with as many words in Anthropic's form, whose events say their type twice."""
     usage = {"input_tokens": 10, "output_tokens": 1}
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "stop_reason": None,
+    }
     said = [
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": WORDS[n % len(WORDS)]}}
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": WORDS[n % len(WORDS)]},
+        }
         for n in range(chunks - 2)
     ]
     events = [
@@ -81,7 +120,10 @@ def messages(chunks: int) -> list[bytes]:
 
 
 def named(body: dict) -> bytes:
-    data = b"event: %s\ndata: %s\n\n" % (body["type"].encode(), json.dumps(body, separators=(",", ":")).encode())
+    data = b"event: %s\ndata: %s\n\n" % (
+        body["type"].encode(),
+        json.dumps(body, separators=(",", ":")).encode(),
+    )
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
@@ -124,7 +166,9 @@ class Stub(asyncio.Protocol):
         name = MODEL.search(body)
         kind = name[1].rpartition(b"-")[2] if name else b""
         self.transport.write(SSE_HEAD)
-        self.step([stream(22)[0]] if kind == b"idle" else stream(int(kind) if kind.isdigit() else 22), 0)
+        self.step(
+            [stream(22)[0]] if kind == b"idle" else stream(int(kind) if kind.isdigit() else 22), 0
+        )
 
     def step(self, chunks: list[bytes], index: int) -> None:
         # One write per turn of the loop: a stream arrives in pieces, as it does from a model.

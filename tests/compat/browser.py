@@ -25,10 +25,18 @@ class Page:
     def error(self) -> tuple[int, str, str | None, str | None]:
         """Status, type, param and code of an error, its envelope checked."""
         envelope = self.json
-        assert list(envelope) == ["error"] and set(envelope["error"]) == {"message", "type", "param", "code"}, envelope
+        assert list(envelope) == ["error"] and set(envelope["error"]) == {
+            "message",
+            "type",
+            "param",
+            "code",
+        }, envelope
         fields = envelope["error"]
         assert isinstance(fields["message"], str) and fields["message"], fields
-        assert self.headers["content-type"].startswith("application/json") and "x-request-id" in self.headers
+        assert (
+            self.headers["content-type"].startswith("application/json")
+            and "x-request-id" in self.headers
+        )
         return self.status, fields["type"], fields["param"], fields["code"]
 
     @property
@@ -52,7 +60,9 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def open(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
+    def open(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> http.client.HTTPResponse:
         """The response, its body not read yet; `x_y=` is the header x-y."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.key and "authorization" not in sent:

@@ -60,7 +60,9 @@ def client(one_client: OpenAI, upstream: ScriptedUpstream) -> OpenAI:
 
 
 @pytest.fixture
-async def async_client(server: Chattable, key: str, upstream: ScriptedUpstream) -> AsyncIterator[AsyncOpenAI]:
+async def async_client(
+    server: Chattable, key: str, upstream: ScriptedUpstream
+) -> AsyncIterator[AsyncOpenAI]:
     """The unmodified SDK's asynchronous client."""
     async with AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0) as ready:
         yield ready

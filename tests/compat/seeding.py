@@ -1,7 +1,7 @@
 """A pytest plugin for openai-python's own run: before each of its tests of conversations, the ones it asks for are there.
 
-The suite was written for a server that invents what it is asked for. It takes the conversation `conv_123` with the item `msg_abc`
-as given, and deletes both again and again.
+The suite was written for a server that invents what it is asked for. It takes the conversation
+`conv_123` with the item `msg_abc` as given, and deletes both again and again.
 """
 
 import asyncio
@@ -47,5 +47,7 @@ async def _seed(url: str, user: str) -> None:
     async with database.begin() as connection:  # an id that no message gets by itself
         own = session_messages.c.session_id == session.id
         await connection.execute(session_messages.update().where(own).values(id=ITEM))
-        await connection.execute(sessions.update().where(sessions.c.id == session.id).values(head=ITEM))
+        await connection.execute(
+            sessions.update().where(sessions.c.id == session.id).values(head=ITEM)
+        )
     await database.stop()

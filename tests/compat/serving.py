@@ -45,4 +45,6 @@ agents:
 
 def config(upstream: ScriptedUpstream, on_disconnect: str = "drain") -> str:
     """The config of the server under test."""
-    return CONFIG.format(url=upstream.url, key=UPSTREAM_KEY, origin=ORIGIN, on_disconnect=on_disconnect)
+    return CONFIG.format(
+        url=upstream.url, key=UPSTREAM_KEY, origin=ORIGIN, on_disconnect=on_disconnect
+    )

@@ -1,6 +1,7 @@
 """Reads a streamed answer as the least forgiving client would: whatever any known client trips over is an error here.
 
-It shares no code with the server and none with any SDK, and it reads bytes, so that nothing is tidied up before it looks.
+It shares no code with the server and none with any SDK, and it reads bytes, so that nothing is
+tidied up before it looks.
 """
 
 import json
@@ -51,15 +52,27 @@ class Choice:
 
     def grow(self, delta: Body) -> None:
         """Takes a delta that is not the last."""
-        law(("role" in delta) == (self.deltas == 0), "the role comes with the first delta and never again", delta)
+        law(
+            ("role" in delta) == (self.deltas == 0),
+            "the role comes with the first delta and never again",
+            delta,
+        )
         law(delta.get("role", "assistant") == "assistant", "the role is `assistant`", delta)
         self.deltas += 1
         for name in TEXTS:
             if name in delta:
-                law(isinstance(delta[name], str) or (delta[name] is None and "role" in delta), "text is a string", delta)
+                law(
+                    isinstance(delta[name], str) or (delta[name] is None and "role" in delta),
+                    "text is a string",
+                    delta,
+                )
                 self.texts[name] = self.texts.get(name, "") + (delta[name] or "")
         if "tool_calls" in delta:
-            law(isinstance(delta["tool_calls"], list) and delta["tool_calls"], "tool_calls is a list of pieces", delta)
+            law(
+                isinstance(delta["tool_calls"], list) and delta["tool_calls"],
+                "tool_calls is a list of pieces",
+                delta,
+            )
             for piece in delta["tool_calls"]:
                 self.call(piece)
         for name, text in delta.get("function_call", {}).items():
@@ -68,22 +81,38 @@ class Choice:
     def call(self, piece: Body) -> None:
         """Takes a piece of a tool call."""
         index = piece.get("index")
-        law(type(index) is int and 0 <= index <= len(self.calls), "calls have an index and begin in its order", piece)
+        law(
+            type(index) is int and 0 <= index <= len(self.calls),
+            "calls have an index and begin in its order",
+            piece,
+        )
         assert isinstance(index, int)
         if index < len(self.calls):
             known = self.calls[index]
             body = "function" if known.kind == "function" else "custom"
             text = "arguments" if known.kind == "function" else "input"
-            law(set(piece) == {"index", body} and set(piece[body]) == {text}, "id, type and name come once", piece)
+            law(
+                set(piece) == {"index", body} and set(piece[body]) == {text},
+                "id, type and name come once",
+                piece,
+            )
             law(isinstance(piece[body][text], str), "arguments are a string", piece)
             known.text += piece[body][text]
             return
         kind = piece.get("type")
         law(kind in ("function", "custom"), "a call's first piece has its type", piece)
         body, text = piece[kind], "arguments" if kind == "function" else "input"
-        law(isinstance(piece.get("id"), str) and piece["id"], "a call's first piece has its id", piece)
+        law(
+            isinstance(piece.get("id"), str) and piece["id"],
+            "a call's first piece has its id",
+            piece,
+        )
         law(piece["id"] not in [call.id for call in self.calls], "every call has its own id", piece)
-        law(isinstance(body.get("name"), str) and body["name"], "a call's first piece has its name", piece)
+        law(
+            isinstance(body.get("name"), str) and body["name"],
+            "a call's first piece has its name",
+            piece,
+        )
         law(isinstance(body.get(text), str), "arguments are a string", piece)
         self.calls.append(Call(piece["id"], kind, body["name"], body[text]))
 
@@ -116,12 +145,23 @@ def events(stream: bytes) -> tuple[list[bytes], int]:
             comments += 1
         else:
             law(block.startswith(b"data: "), "every line is a comment or data", block)
-            law(b"\n" not in block and block != b"data: ", "an event is one line, and not empty", block)
+            law(
+                b"\n" not in block and block != b"data: ",
+                "an event is one line, and not empty",
+                block,
+            )
             found.append(block[6:])
     return found, comments
 
 
-def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool = False, unsaid: bool = False) -> StrictStream:
+def read(
+    stream: bytes,
+    *,
+    include_usage: bool = False,
+    n: int = 1,
+    fails: bool = False,
+    unsaid: bool = False,
+) -> StrictStream:
     """The answer in a stream's bytes; `LawBroken` when anything is out of order.
 
     `fails`: it must end with an error. `unsaid`: its first choice must never say why it ended.
@@ -133,7 +173,11 @@ def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool 
     law(all(isinstance(chunk, dict) for chunk in raw), "every event is an object")
     error = raw.pop() if fails else None
     if error:
-        law(set(error) == {"error"} and set(error["error"]) == ERROR, "an error has its four keys", error)
+        law(
+            set(error) == {"error"} and set(error["error"]) == ERROR,
+            "an error has its four keys",
+            error,
+        )
     law(not any("error" in chunk for chunk in raw), "an error is the last event")
     usage = raw.pop() if include_usage and not fails else None
     if usage:
@@ -154,14 +198,34 @@ def read(stream: bytes, *, include_usage: bool = False, n: int = 1, fails: bool 
 
 def take(chunk: Body, choices: list[Choice], include_usage: bool) -> None:
     """One chunk that is neither usage nor error."""
-    law(isinstance(chunk["id"], str) and chunk["id"] and isinstance(chunk["model"], str), "id and model are text", chunk)
-    law(chunk["object"] == "chat.completion.chunk" and type(chunk["created"]) is int, "a chunk says what it is and when", chunk)
-    law(include_usage == ("usage" in chunk) and chunk.get("usage") is None, "usage: null where asked for, else none", chunk)
+    law(
+        isinstance(chunk["id"], str) and chunk["id"] and isinstance(chunk["model"], str),
+        "id and model are text",
+        chunk,
+    )
+    law(
+        chunk["object"] == "chat.completion.chunk" and type(chunk["created"]) is int,
+        "a chunk says what it is and when",
+        chunk,
+    )
+    law(
+        include_usage == ("usage" in chunk) and chunk.get("usage") is None,
+        "usage: null where asked for, else none",
+        chunk,
+    )
     law(isinstance(chunk["choices"], list) and chunk["choices"], "a chunk has a choice", chunk)
     for part in chunk["choices"]:
-        law({"index", "delta", "logprobs", "finish_reason"} == set(part), "a choice has its four fields", part)
+        law(
+            {"index", "delta", "logprobs", "finish_reason"} == set(part),
+            "a choice has its four fields",
+            part,
+        )
         index, finish = part["index"], part["finish_reason"]
-        law(type(index) is int and 0 <= index <= len(choices), "choices begin in the order of their index", part)
+        law(
+            type(index) is int and 0 <= index <= len(choices),
+            "choices begin in the order of their index",
+            part,
+        )
         if index == len(choices):
             choices.append(Choice())
         choice = choices[index]
@@ -170,7 +234,11 @@ def take(chunk: Body, choices: list[Choice], include_usage: bool) -> None:
         if part["logprobs"] is not None:
             choice.logprobs += part["logprobs"].get("content") or []
         if finish:
-            law(part["delta"] == {} and choice.deltas, "the finish reason comes alone, after the role", part)
+            law(
+                part["delta"] == {} and choice.deltas,
+                "the finish reason comes alone, after the role",
+                part,
+            )
             choice.finish = finish
         else:
             law(part["delta"] or part["logprobs"], "a delta says something", part)

@@ -1,4 +1,7 @@
-"""The checklist, 1 to 13: plain answers, streams, models, refusals. The numbers are the checklist's own."""
+"""The checklist, 1 to 13: plain answers, streams, models, refusals.
+
+The numbers are the checklist's own.
+"""
 
 import json
 import time
@@ -18,7 +21,9 @@ INVALID = "invalid_request_error"
 MODELS = ["m", "echo", "persona", "scripted"]
 
 
-def refusal(page: Page, status: int, param: str | None, code: str | None, *words: str, kind: str = INVALID) -> None:
+def refusal(
+    page: Page, status: int, param: str | None, code: str | None, *words: str, kind: str = INVALID
+) -> None:
     """Checks an error whole."""
     assert page.error == (status, kind, param, code), page.body
     assert all(word in page.message for word in words), page.message
@@ -30,25 +35,40 @@ def test_01_plain_answer(browser: Browser, model: str) -> None:
     answer = page.json
     assert page.status == 200 and page.headers["content-type"].startswith("application/json")
     assert {"id", "object", "created", "model", "choices", "usage"} <= set(answer)
-    assert answer["id"].startswith("chatcmpl-") and (answer["object"], answer["model"]) == ("chat.completion", model)
+    assert answer["id"].startswith("chatcmpl-") and (answer["object"], answer["model"]) == (
+        "chat.completion",
+        model,
+    )
     assert abs(answer["created"] - time.time()) < 60
     [choice] = answer["choices"]
     assert (choice["index"], choice["finish_reason"], choice["logprobs"]) == (0, "stop", None)
     message = choice["message"]
-    assert message == {"role": "assistant", "content": "one two" if model == "scripted" else "hello  there", "refusal": None}
+    assert message == {
+        "role": "assistant",
+        "content": "one two" if model == "scripted" else "hello  there",
+        "refusal": None,
+    }
     check_usage(answer["usage"])
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_01_plain_answer_through_the_sdk(server: Chattable, key: str, upstream: ScriptedUpstream, strict: bool) -> None:
-    with OpenAI(base_url=f"{server.base_url}/v1", api_key=key, _strict_response_validation=strict) as client:
+def test_01_plain_answer_through_the_sdk(
+    server: Chattable, key: str, upstream: ScriptedUpstream, strict: bool
+) -> None:
+    with OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=key, _strict_response_validation=strict
+    ) as client:
         answer = client.chat.completions.create(**ask("hello"))
     assert isinstance(answer, ChatCompletion) and answer.choices[0].message.content == "hello"
 
 
 async def test_01_plain_answer_through_the_async_sdk(async_client: AsyncOpenAI) -> None:
     answer = await async_client.chat.completions.create(**ask("hello"))
-    assert answer.choices[0].message.content == "hello" and answer.usage and answer.usage.total_tokens == 2
+    assert (
+        answer.choices[0].message.content == "hello"
+        and answer.usage
+        and answer.usage.total_tokens == 2
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -63,7 +83,9 @@ def test_02_stream(browser: Browser, model: str) -> None:
     assert browser.connection.sock is not None  # it was never closed
 
 
-def test_02_first_chunk_before_the_answer_is_whole(client: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_02_first_chunk_before_the_answer_is_whole(
+    client: OpenAI, upstream: ScriptedUpstream
+) -> None:
     gate = Gate(2)
     upstream.script(gate)
     with client.chat.completions.create(**ask("one two three"), stream=True) as chunks:
@@ -83,7 +105,9 @@ async def test_02_stream_through_the_async_sdk(async_client: AsyncOpenAI) -> Non
 @pytest.mark.parametrize("model", MODELS)
 def test_03_usage_of_a_stream(browser: Browser, model: str) -> None:
     body = ask("hello there", model=model, stream=True)
-    told = read(browser.chat(body | {"stream_options": {"include_usage": True}}).body, include_usage=True)
+    told = read(
+        browser.chat(body | {"stream_options": {"include_usage": True}}).body, include_usage=True
+    )
     assert told.usage == browser.chat(ask("hello there", model=model)).json["usage"]
     for options in ({}, {"stream_options": {"include_usage": False}}, {"stream_options": None}):
         assert read(browser.chat(body | options).body).usage is None
@@ -93,20 +117,32 @@ def test_04_list_of_models(browser: Browser, client: OpenAI, server: Chattable) 
     page = browser.get("/v1/models")
     assert page.status == 200 and page.json["object"] == "list"
     names = [model["id"] for model in page.json["data"]]
-    assert {"m", "echo", "persona", "meta/llama-3.1:8b", "gpt-6.1"} <= set(names) and "wild/*" not in names
+    assert {"m", "echo", "persona", "meta/llama-3.1:8b", "gpt-6.1"} <= set(
+        names
+    ) and "wild/*" not in names
     for model in page.json["data"]:
-        assert model["object"] == "model" and type(model["created"]) is int and isinstance(model["owned_by"], str)
+        assert (
+            model["object"] == "model"
+            and type(model["created"]) is int
+            and isinstance(model["owned_by"], str)
+        )
     assert [model.id for model in client.models.list()] == names
-    few = browser.get("/v1/models", authorization=f"Bearer {server.user_key(models=['m', 'meta/*'])}")
+    few = browser.get(
+        "/v1/models", authorization=f"Bearer {server.user_key(models=['m', 'meta/*'])}"
+    )
     assert [model["id"] for model in few.json["data"]] == ["m", "meta/llama-3.1:8b"]
 
 
-def test_04_list_of_models_is_quick_and_has_a_head(browser: Browser, upstream: ScriptedUpstream) -> None:
+def test_04_list_of_models_is_quick_and_has_a_head(
+    browser: Browser, upstream: ScriptedUpstream
+) -> None:
     began = time.monotonic()
     assert all(browser.get("/v1/models").status == 200 for _ in range(10))
     assert time.monotonic() - began < 10 * 0.1
     head = browser.ask("HEAD", "/v1/models")
-    assert (head.status, head.body) == (200, b"") and head.headers["content-type"].startswith("application/json")
+    assert (head.status, head.body) == (200, b"") and head.headers["content-type"].startswith(
+        "application/json"
+    )
     assert not upstream.requests  # no upstream is asked
 
 
@@ -118,7 +154,9 @@ def test_05_one_model(client: OpenAI, browser: Browser, name: str) -> None:
     assert client.chat.completions.create(**ask("hi", model=name)).model == name
 
 
-@pytest.mark.parametrize("name", ["nothing", "meta/llama-3.1", "meta", "nothing/at:all.1", "wild", "ECHO"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "meta/llama-3.1", "meta", "nothing/at:all.1", "wild", "ECHO"]
+)
 def test_05_unknown_model(browser: Browser, client: OpenAI, name: str) -> None:
     words = f"The model `{name}` does not exist or you do not have access to it."
     refusal(browser.get(f"/v1/models/{name}"), 404, "model", "model_not_found", words)
@@ -128,9 +166,17 @@ def test_05_unknown_model(browser: Browser, client: OpenAI, name: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_06_chat_with_an_unknown_model(browser: Browser, client: OpenAI, server: Chattable, stream: bool) -> None:
+def test_06_chat_with_an_unknown_model(
+    browser: Browser, client: OpenAI, server: Chattable, stream: bool
+) -> None:
     words = "The model `nothing` does not exist or you do not have access to it."
-    refusal(browser.chat(ask("hi", model="nothing", stream=stream)), 404, "model", "model_not_found", words)
+    refusal(
+        browser.chat(ask("hi", model="nothing", stream=stream)),
+        404,
+        "model",
+        "model_not_found",
+        words,
+    )
     few = server.user_key(models=["m"])
     page = browser.chat(ask("hi", model="echo", stream=stream), authorization=f"Bearer {few}")
     refusal(page, 404, "model", "model_not_found", words.replace("nothing", "echo"))
@@ -149,7 +195,11 @@ def test_07_keys(browser: Browser, path: str) -> None:
         page = ask_with(missing)
         refusal(page, 401, None, None, "You didn't provide an API key")
         assert page.headers["www-authenticate"].startswith("Bearer")
-    for wrong in ("sk-wrong-0123456789abcdef", "short", "clé-héhé-0123456789".encode().decode("latin-1")):
+    for wrong in (
+        "sk-wrong-0123456789abcdef",
+        "short",
+        "clé-héhé-0123456789".encode().decode("latin-1"),
+    ):
         page = ask_with(f"Bearer {wrong}")
         refusal(page, 401, None, "invalid_api_key", "Incorrect API key provided", "****")
         assert wrong not in page.message and page.headers["www-authenticate"].startswith("Bearer")
@@ -158,12 +208,20 @@ def test_07_keys(browser: Browser, path: str) -> None:
 def test_07_key_in_its_other_header(server: Chattable, key: str) -> None:
     with Browser(server.base_url) as browser:
         assert browser.get("/v1/models", x_api_key=key).status == 200
-        refusal(browser.get("/v1/models", x_api_key="sk-wrong-0123456789"), 401, None, "invalid_api_key", "****")
+        refusal(
+            browser.get("/v1/models", x_api_key="sk-wrong-0123456789"),
+            401,
+            None,
+            "invalid_api_key",
+            "****",
+        )
 
 
 def test_07_the_sdk_names_a_wrong_key(server: Chattable) -> None:
     with (
-        OpenAI(base_url=f"{server.base_url}/v1", api_key="sk-wrong-0123456789", max_retries=0) as client,
+        OpenAI(
+            base_url=f"{server.base_url}/v1", api_key="sk-wrong-0123456789", max_retries=0
+        ) as client,
         pytest.raises(AuthenticationError) as refused,
     ):
         client.models.list()
@@ -185,33 +243,73 @@ def test_08_json_that_is_no_object(browser: Browser, body: bytes) -> None:
 
 def test_09_missing_fields(browser: Browser, client: OpenAI) -> None:
     missing = "missing_required_parameter"
-    refusal(browser.chat({"model": "m"}), 400, "messages", missing, "Missing required parameter: 'messages'.")
+    refusal(
+        browser.chat({"model": "m"}),
+        400,
+        "messages",
+        missing,
+        "Missing required parameter: 'messages'.",
+    )
     refusal(browser.chat({"model": "m", "messages": None}), 400, "messages", missing)
-    refusal(browser.chat({"messages": ask("hi")["messages"]}), 400, "model", missing, "Missing required parameter: 'model'.")
+    refusal(
+        browser.chat({"messages": ask("hi")["messages"]}),
+        400,
+        "model",
+        missing,
+        "Missing required parameter: 'model'.",
+    )
     refusal(browser.chat(ask("hi", model="")), 400, "model", missing)
     refusal(browser.chat({}), 400, "model", missing)
-    refusal(browser.chat({"model": "m", "messages": []}), 400, "messages", "empty_array", "messages")
-    refusal(browser.chat({"model": "m", "messages": [{"content": "hi"}]}), 400, "messages[0].role", missing)
+    refusal(
+        browser.chat({"model": "m", "messages": []}), 400, "messages", "empty_array", "messages"
+    )
+    refusal(
+        browser.chat({"model": "m", "messages": [{"content": "hi"}]}),
+        400,
+        "messages[0].role",
+        missing,
+    )
     with pytest.raises(BadRequestError) as refused:
         client.chat.completions.create(model="m", messages=[])
     assert refused.value.param == "messages" and refused.value.code == "empty_array"
 
 
 USER = {"role": "user", "content": "hi"}
-WRONG_TYPES: dict[str, tuple[dict[str, Any], str, str]] = {  # changed fields, the path that is named, what is expected there
-    "content": ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "got an integer"),
-    "content_null": ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "got null"),
-    "second_message": ({"messages": [USER, {"role": "user", "content": {}}]}, "messages[1].content", "got an object"),
+# changed fields, the path that is named, what is expected there
+WRONG_TYPES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "content": (
+        {"messages": [{"role": "user", "content": 7}]},
+        "messages[0].content",
+        "got an integer",
+    ),
+    "content_null": (
+        {"messages": [{"role": "user", "content": None}]},
+        "messages[0].content",
+        "got null",
+    ),
+    "second_message": (
+        {"messages": [USER, {"role": "user", "content": {}}]},
+        "messages[1].content",
+        "got an object",
+    ),
     "message": ({"messages": ["hi"]}, "messages[0]", "expected an object, but got a string"),
     "messages": ({"messages": "hi"}, "messages", "expected an array, but got a string"),
-    "part": ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]", "expected an object"),
+    "part": (
+        {"messages": [{"role": "user", "content": ["hi"]}]},
+        "messages[0].content[0]",
+        "expected an object",
+    ),
     "text": (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]},
         "messages[0].content[0].text",
         "a string",
     ),
     "temperature": ({"temperature": "hot"}, "temperature", "expected a number, but got a string"),
-    "temperature_bool": ({"temperature": True}, "temperature", "expected a number, but got a boolean"),
+    "temperature_bool": (
+        {"temperature": True},
+        "temperature",
+        "expected a number, but got a boolean",
+    ),
     "max_tokens": ({"max_tokens": "7"}, "max_tokens", "expected an integer, but got a string"),
     "max_tokens_float": ({"max_tokens": 7.5}, "max_tokens", "expected an integer"),
     "model": ({"model": 7}, "model", "expected a string, but got an integer"),
@@ -220,26 +318,50 @@ WRONG_TYPES: dict[str, tuple[dict[str, Any], str, str]] = {  # changed fields, t
     "tools": ({"tools": {}}, "tools", "expected an array, but got an object"),
     "tool": ({"tools": ["f"]}, "tools[0]", "expected an object, but got a string"),
     "stop": ({"stop": 7}, "stop", "got an integer"),
-    "format": ({"response_format": "json"}, "response_format", "expected an object, but got a string"),
+    "format": (
+        {"response_format": "json"},
+        "response_format",
+        "expected an object, but got a string",
+    ),
     "options": ({"stream_options": True}, "stream_options", "expected an object"),
-    "usage": ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage", "expected a boolean"),
+    "usage": (
+        {"stream_options": {"include_usage": "yes"}},
+        "stream_options.include_usage",
+        "expected a boolean",
+    ),
 }
 
 
 @pytest.mark.parametrize("model", ["m", "echo"])
 @pytest.mark.parametrize(("fields", "param", "words"), WRONG_TYPES.values(), ids=WRONG_TYPES)
-def test_10_wrong_type(browser: Browser, upstream: ScriptedUpstream, model: str, fields: Any, param: str, words: str) -> None:
+def test_10_wrong_type(
+    browser: Browser, upstream: ScriptedUpstream, model: str, fields: Any, param: str, words: str
+) -> None:
     page = browser.chat(ask("hi", model=model) | fields)
-    refusal(page, 400, param, "invalid_type", f"Invalid type for '{param}': expected", "instead.", words)
+    refusal(
+        page, 400, param, "invalid_type", f"Invalid type for '{param}': expected", "instead.", words
+    )
     assert not upstream.requests
 
 
 def test_10_wrong_value(browser: Browser) -> None:
     page = browser.chat({"model": "m", "messages": [{"role": "wizard", "content": "hi"}]})
     refusal(
-        page, 400, "messages[0].role", "invalid_value", "'wizard'", "'system'", "'developer'", "'user'", "'assistant'", "'tool'"
+        page,
+        400,
+        "messages[0].role",
+        "invalid_value",
+        "'wizard'",
+        "'system'",
+        "'developer'",
+        "'user'",
+        "'assistant'",
+        "'tool'",
     )
-    for field, value, code in (("n", 0, "integer_below_min_value"), ("top_logprobs", 99, "integer_above_max_value")):
+    for field, value, code in (
+        ("n", 0, "integer_below_min_value"),
+        ("top_logprobs", 99, "integer_above_max_value"),
+    ):
         refusal(browser.chat(ask("hi") | {field: value}), 400, field, code, field)
 
 
@@ -261,7 +383,17 @@ def test_11_every_error_has_the_envelope(browser: Browser, stream: bool) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/v1", "/v1/chat", "/v1/models/", "/admin/users", "/admin/nothing", "/health/no"]
+    "path",
+    [
+        "/",
+        "/nothing",
+        "/v1",
+        "/v1/chat",
+        "/v1/models/",
+        "/admin/users",
+        "/admin/nothing",
+        "/health/no",
+    ],
 )
 @pytest.mark.parametrize("method", ["PUT", "PROPFIND"])
 def test_11_odd_methods_and_paths(browser: Browser, path: str, method: str) -> None:
@@ -288,13 +420,23 @@ def test_12_request_ids(browser: Browser, client: OpenAI) -> None:
     assert refused.value.request_id
 
 
-EXTRA = {"top_k": 40, "guided_json": {"a": [1, None]}, "x": None, "chat_template_kwargs": {"thinking": False}, "été": "é"}
+EXTRA = {
+    "top_k": 40,
+    "guided_json": {"a": [1, None]},
+    "x": None,
+    "chat_template_kwargs": {"thinking": False},
+    "été": "é",
+}
 
 
 @pytest.mark.parametrize("model", ["m", "plain-m", "echo", "persona"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_13_unknown_fields(client: OpenAI, upstream: ScriptedUpstream, model: str, stream: bool) -> None:
-    answer = client.chat.completions.create(**ask("hi", model=model), stream=stream, extra_body=EXTRA)
+def test_13_unknown_fields(
+    client: OpenAI, upstream: ScriptedUpstream, model: str, stream: bool
+) -> None:
+    answer = client.chat.completions.create(
+        **ask("hi", model=model), stream=stream, extra_body=EXTRA
+    )
     if stream:
         assert list(answer)
     for request in upstream.requests:
@@ -303,7 +445,11 @@ def test_13_unknown_fields(client: OpenAI, upstream: ScriptedUpstream, model: st
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 2**64 - 1, 10**25, 0.1, 1e300])
-def test_13_numbers_pass_exactly(browser: Browser, upstream: ScriptedUpstream, number: float) -> None:
+def test_13_numbers_pass_exactly(
+    browser: Browser, upstream: ScriptedUpstream, number: float
+) -> None:
     assert browser.chat(ask("hi", x_number=number, x_list=[{"y": number}])).status == 200
     [request] = upstream.requests
-    assert json.loads(request.body)["x_number"] == number and request.json["x_list"] == [{"y": number}]
+    assert json.loads(request.body)["x_number"] == number and request.json["x_list"] == [
+        {"y": number}
+    ]

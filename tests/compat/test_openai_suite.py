@@ -3,9 +3,24 @@
 from xml.etree import ElementTree
 
 import pytest
-from compat.openai_suite import CHAT, CONVERSATIONS, EXPECTED_TO_FAIL, ITEMS, MODELS, Report, judge, run
+from compat.openai_suite import (
+    CHAT,
+    CONVERSATIONS,
+    EXPECTED_TO_FAIL,
+    ITEMS,
+    MODELS,
+    Report,
+    judge,
+    run,
+)
 
-CLIENTS = [("", "loose"), ("", "strict"), ("async ", "loose"), ("async ", "strict"), ("async ", "aiohttp")]
+CLIENTS = [
+    ("", "loose"),
+    ("", "strict"),
+    ("async ", "loose"),
+    ("async ", "strict"),
+    ("async ", "aiohttp"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +33,15 @@ def test_nothing_fails(report: Report) -> None:
 
 
 def test_every_client_and_operation_that_is_served_passes(report: Report) -> None:
-    served = [(CHAT, "create_overload_1"), (CHAT, "create_overload_2"), (MODELS, "retrieve"), (MODELS, "list")]
-    served += [(CONVERSATIONS, operation) for operation in ("create", "retrieve", "update", "delete")]
+    served = [
+        (CHAT, "create_overload_1"),
+        (CHAT, "create_overload_2"),
+        (MODELS, "retrieve"),
+        (MODELS, "list"),
+    ]
+    served += [
+        (CONVERSATIONS, operation) for operation in ("create", "retrieve", "update", "delete")
+    ]
     served += [(ITEMS, operation) for operation in ("create", "retrieve", "list", "delete")]
     for file, operation in served:
         for way in ("method", "raw_response", "streaming_response"):
@@ -45,7 +67,14 @@ def test_a_failure_and_a_stale_exclusion_are_seen() -> None:
         f'<testcase classname="{models}Models" name="test_path_params_delete[loose]"/></testsuites>'
     )
     report = judge(results, "")
-    assert report.failed == [f"{CHAT}::test_method_create_overload_1[loose]", f"{MODELS}::test_method_list[loose]"]
+    assert report.failed == [
+        f"{CHAT}::test_method_create_overload_1[loose]",
+        f"{MODELS}::test_method_list[loose]",
+    ]
     assert report.stale == [f"{CHAT}::async test_method_delete[strict]"]
-    assert report.excused == [f"{MODELS}::test_method_delete[loose]"] and len(report.client_only) == 1
-    assert not report.passed and not report.good and f"{CHAT}::test_method_retrieve" in report.unknown
+    assert (
+        report.excused == [f"{MODELS}::test_method_delete[loose]"] and len(report.client_only) == 1
+    )
+    assert (
+        not report.passed and not report.good and f"{CHAT}::test_method_retrieve" in report.unknown
+    )

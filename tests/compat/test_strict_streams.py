@@ -13,15 +13,23 @@ from openai import LengthFinishReasonError, OpenAI
 from upstream import ScriptedUpstream
 
 USAGE = {"stream_options": {"include_usage": True}}
-TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+    for name in ("f", "g")
+]
 
 
 def stream(browser: Browser, body: dict[str, Any], **law: Any) -> StrictStream:
     """The strictly read answer to a streamed request."""
     page = browser.chat(body | {"stream": True})
     assert page.status == 200, page.body
-    assert page.headers["content-type"].startswith("text/event-stream") and "x-request-id" in page.headers
-    return read(page.body, include_usage=bool(body.get("stream_options")), **{"n": body.get("n", 1)} | law)
+    assert (
+        page.headers["content-type"].startswith("text/event-stream")
+        and "x-request-id" in page.headers
+    )
+    return read(
+        page.body, include_usage=bool(body.get("stream_options")), **{"n": body.get("n", 1)} | law
+    )
 
 
 @pytest.mark.parametrize("options", [{}, USAGE], ids=["", "usage"])
@@ -31,7 +39,9 @@ def test_a_hostile_upstream_reads_like_any_other(
     browser: Browser, upstream: ScriptedUpstream, case: Case, model: str, options: Any
 ) -> None:
     upstream.script(case.answer)
-    answer = stream(browser, ask("hi", model=model, n=1 + len(case.more), **options), unsaid=case.finish is None)
+    answer = stream(
+        browser, ask("hi", model=model, n=1 + len(case.more), **options), unsaid=case.finish is None
+    )
     first, *rest = answer.choices
     assert (first.text, first.finish) == (case.text, case.finish)
     assert [(call.name, call.text) for call in first.calls] == case.calls
@@ -50,29 +60,53 @@ def test_the_sdk_reads_the_same(client: OpenAI, upstream: ScriptedUpstream, case
             completion = running.get_final_completion()
         except LengthFinishReasonError as cut_short:
             completion = cut_short.completion
-    assert [choice.message.content or "" for choice in completion.choices] == [case.text, *case.more]
+    assert [choice.message.content or "" for choice in completion.choices] == [
+        case.text,
+        *case.more,
+    ]
     calls = completion.choices[0].message.tool_calls or []
     assert [(call.function.name, call.function.arguments) for call in calls] == case.calls
     assert completion.choices[0].finish_reason == case.finish
     assert {choice.message.role for choice in completion.choices} == {"assistant"}
 
 
-@pytest.mark.parametrize("model", ["m", "plain-m", "echo", "scripted", "caller", "thinker", "persona", "manager", "jsonish"])
-@pytest.mark.parametrize("options", [{}, USAGE, {"stream_options": {"include_usage": False}}], ids=["", "usage", "no_usage"])
+@pytest.mark.parametrize(
+    "model",
+    ["m", "plain-m", "echo", "scripted", "caller", "thinker", "persona", "manager", "jsonish"],
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, USAGE, {"stream_options": {"include_usage": False}}],
+    ids=["", "usage", "no_usage"],
+)
 def test_every_kind_of_model_keeps_the_laws(browser: Browser, model: str, options: Any) -> None:
     page = browser.chat(ask("hello there", model=model, stream=True, **options))
     answer = read(page.body, include_usage=options == USAGE)
     whole = browser.chat(ask("hello there", model=model)).json["choices"][0]
-    assert (answer.text or None, answer.choices[0].finish) == (whole["message"]["content"] or None, whole["finish_reason"])
+    assert (answer.text or None, answer.choices[0].finish) == (
+        whole["message"]["content"] or None,
+        whole["finish_reason"],
+    )
     assert {chunk["model"] for chunk in answer.chunks} == {model}
 
 
-TEXTS = ["", " ", "\n\n", EMOJI, "data: [DONE]\n\n", 'quote " and \\ back', "x" * 100_000, "\u2028\x85\x00"]
+TEXTS = [
+    "",
+    " ",
+    "\n\n",
+    EMOJI,
+    "data: [DONE]\n\n",
+    'quote " and \\ back',
+    "x" * 100_000,
+    "\u2028\x85\x00",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:20]))
 @pytest.mark.parametrize("model", ["m", "echo"])
-def test_any_text_comes_back_whole(browser: Browser, upstream: ScriptedUpstream, model: str, text: str) -> None:
+def test_any_text_comes_back_whole(
+    browser: Browser, upstream: ScriptedUpstream, model: str, text: str
+) -> None:
     upstream.script(Sse([*said(text[:7], text[7:]), STOP]))
     assert stream(browser, ask(text, model=model)).text == text
 
@@ -80,11 +114,15 @@ def test_any_text_comes_back_whole(browser: Browser, upstream: ScriptedUpstream,
 def test_emoji_survive_a_cut_at_every_byte(browser: Browser, upstream: ScriptedUpstream) -> None:
     data = b"".join(sse_event(event) for event in [*said("👩‍🚀é"), STOP, "[DONE]"])
     for pieces in splits(data):
-        upstream.script(Raw([head(200, CHUNKED_SSE), *map(framed, pieces), framed(b"")], close=False))
+        upstream.script(
+            Raw([head(200, CHUNKED_SSE), *map(framed, pieces), framed(b"")], close=False)
+        )
         assert stream(browser, ask("hi")).text == "👩‍🚀é"
 
 
-@pytest.mark.parametrize("fields", [{"n": 3}, {"logprobs": True, "top_logprobs": 2}, {"n": 2, **USAGE}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"n": 3}, {"logprobs": True, "top_logprobs": 2}, {"n": 2, **USAGE}], ids=str
+)
 def test_what_a_request_asks_for_keeps_the_laws(browser: Browser, fields: Any) -> None:
     answer = stream(browser, ask("one two three", **fields))
     assert [choice.text for choice in answer.choices] == ["one two three"] * fields.get("n", 1)
@@ -94,16 +132,23 @@ def test_what_a_request_asks_for_keeps_the_laws(browser: Browser, fields: Any) -
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("options", [{}, USAGE], ids=["", "usage"])
-def test_a_stream_that_breaks_says_so_last(browser: Browser, upstream: ScriptedUpstream, end: Any, options: Any) -> None:
+def test_a_stream_that_breaks_says_so_last(
+    browser: Browser, upstream: ScriptedUpstream, end: Any, options: Any
+) -> None:
     upstream.script(Sse([*said("so", " far")], done=False, end=end))
     answer = stream(browser, ask("hi", **options), fails=True)
-    assert "so far".startswith(answer.text) and answer.choices[0].finish is None  # a reset may overtake what was sent before
+    # a reset may overtake what was sent before
+    assert "so far".startswith(answer.text) and answer.choices[0].finish is None
     assert answer.error and answer.error["code"] == "upstream_error"
 
 
 def test_an_agent_that_breaks_says_so_last(browser: Browser) -> None:
     answer = stream(browser, ask("hi", model="half"), fails=True)
-    assert answer.text == "so far " and answer.error and answer.error["message"] == "The script says no."
+    assert (
+        answer.text == "so far "
+        and answer.error
+        and answer.error["message"] == "The script says no."
+    )
 
 
 NONSENSE = {
@@ -125,7 +170,9 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("event", NONSENSE.values(), ids=NONSENSE)
-def test_nonsense_ends_a_stream_with_an_error(browser: Browser, upstream: ScriptedUpstream, event: Any) -> None:
+def test_nonsense_ends_a_stream_with_an_error(
+    browser: Browser, upstream: ScriptedUpstream, event: Any
+) -> None:
     upstream.script(Sse([*said("so", " far"), sse_event(event), *said("more"), STOP]))
     answer = stream(browser, ask("hi"), fails=True)
     assert answer.text == "so far" and answer.choices[0].finish is None
@@ -134,11 +181,23 @@ def test_nonsense_ends_a_stream_with_an_error(browser: Browser, upstream: Script
 
 # Streams that are wrong in one way each: the reader above must see every one of them.
 GOOD = [
-    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}, "logprobs": None, "finish_reason": None}]},
+    {
+        "choices": [
+            {
+                "index": 0,
+                "delta": {"role": "assistant", "content": "a"},
+                "logprobs": None,
+                "finish_reason": None,
+            }
+        ]
+    },
     {"choices": [{"index": 0, "delta": {"content": "b"}, "logprobs": None, "finish_reason": None}]},
     {"choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]},
 ]
-GOOD = [{"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"} | chunk for chunk in GOOD]
+GOOD = [
+    {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"} | chunk
+    for chunk in GOOD
+]
 
 
 def bytes_of(chunks: list[Any], done: bool = True) -> bytes:
@@ -183,7 +242,9 @@ WRONG: dict[str, bytes] = {
     "finish_too_early": changed(1, "finish_reason", "stop"),
     "index_one_first": changed(0, "index", 1),
     "index_missing": changed(1, "index", None),
-    "usage_not_asked_for": bytes_of([*GOOD, GOOD[0] | {"choices": [], "usage": {"prompt_tokens": 1}}]),
+    "usage_not_asked_for": bytes_of(
+        [*GOOD, GOOD[0] | {"choices": [], "usage": {"prompt_tokens": 1}}]
+    ),
     "usage_null_not_asked_for": bytes_of([chunk | {"usage": None} for chunk in GOOD]),
     "no_choices": bytes_of([GOOD[0] | {"choices": []}, *GOOD]),
     "error_inside": bytes_of([GOOD[0], GOOD[1] | {"error": {"message": "x"}}, GOOD[2]]),
@@ -198,7 +259,13 @@ WRONG: dict[str, bytes] = {
 
 def test_the_strict_reader_accepts_a_good_stream() -> None:
     assert read(bytes_of(GOOD)).text == "ab"
-    assert read(b": comment\n\n" + called(FIRST, {"index": 0, "function": {"arguments": "{}"}})).choices[0].calls[0].text == "{}"
+    assert (
+        read(b": comment\n\n" + called(FIRST, {"index": 0, "function": {"arguments": "{}"}}))
+        .choices[0]
+        .calls[0]
+        .text
+        == "{}"
+    )
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)

@@ -55,7 +55,13 @@ async def only(audit: Audit) -> AuditEntry:
     return entry
 
 
-async def note(audit: Audit, action: str = "user.update", actor: Actor = BOSS, target: str = "", found: str = "") -> None:
+async def note(
+    audit: Audit,
+    action: str = "user.update",
+    actor: Actor = BOSS,
+    target: str = "",
+    found: str = "",
+) -> None:
     async with audit.entry(actor, action, target) as effect:
         if found:
             effect.about(found, target)
@@ -64,29 +70,49 @@ async def note(audit: Audit, action: str = "user.update", actor: Actor = BOSS, t
 # --- before and after --------------------------------------------------------------------------------------------------
 
 
-async def test_an_entry_is_there_before_its_change_and_complete_after(audit: Audit, onlooker: Audit) -> None:
-    async with audit.entry(BOSS, "user.create", "alice", {"team": "red", "admin": False, "name": None}) as effect:
+async def test_an_entry_is_there_before_its_change_and_complete_after(
+    audit: Audit, onlooker: Audit
+) -> None:
+    async with audit.entry(
+        BOSS, "user.create", "alice", {"team": "red", "admin": False, "name": None}
+    ) as effect:
         begun = await only(onlooker)
         assert (begun.outcome, begun.target, begun.target_name) == ("begun", None, "alice")
         effect.about("user_2", "alice")
     done = await only(onlooker)
     assert done.id.startswith(AUDIT_ID)
     assert (done.actor, done.actor_name, done.request_id) == ("user_1", "boss", "req_1")
-    assert (done.at, done.action, done.target, done.target_name) == (1_900_000_000, "user.create", "user_2", "alice")
+    assert (done.at, done.action, done.target, done.target_name) == (
+        1_900_000_000,
+        "user.create",
+        "user_2",
+        "alice",
+    )
     assert (done.details, done.outcome) == ({"team": "red", "admin": False, "name": None}, "done")
 
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (Conflict("There is a user named 'alice' already.", "name"), "refused: There is a user named 'alice' already."),
+        (
+            Conflict("There is a user named 'alice' already.", "name"),
+            "refused: There is a user named 'alice' already.",
+        ),
         (InvalidRequest("Give one.\0", param="x"), "refused: Give one.\ufffd"),
         (NotFound("user", "n" * 9999), f"refused: No user has the id or name '{'n' * 463}…"),
-        (Unavailable("postgresql://db.example: gone"), "failed: The database is unavailable. Please retry your request."),
-        (ZeroDivisionError("a secret of the code"), "failed: The server had an error while processing your request."),
+        (
+            Unavailable("postgresql://db.example: gone"),
+            "failed: The database is unavailable. Please retry your request.",
+        ),
+        (
+            ZeroDivisionError("a secret of the code"),
+            "failed: The server had an error while processing your request.",
+        ),
     ],
 )
-async def test_a_change_that_fails_leaves_its_entry(audit: Audit, error: Exception, outcome: str) -> None:
+async def test_a_change_that_fails_leaves_its_entry(
+    audit: Audit, error: Exception, outcome: str
+) -> None:
     with pytest.raises(type(error)) as raised:
         async with audit.entry(BOSS, "user.create", "alice"):
             raise error
@@ -120,7 +146,9 @@ async def test_without_an_entry_there_is_no_change(audit: Audit, database: Datab
     assert await users.count() == 0
 
 
-async def test_a_change_stands_though_its_entry_cannot_be_closed(audit: Audit, database: Database, caplog: Any) -> None:
+async def test_a_change_stands_though_its_entry_cannot_be_closed(
+    audit: Audit, database: Database, caplog: Any
+) -> None:
     async with audit.entry(BOSS, "user.create", "alice"):
         await Users(database).create("alice")
         async with database.begin() as connection:
@@ -133,23 +161,47 @@ async def test_a_change_stands_though_its_entry_cannot_be_closed(audit: Audit, d
 
 
 @pytest.mark.parametrize(
-    "hostile", ["", "\x00", "a\x00b", "\ud800", "x\udfff", "a\u2028b\n", "n" * 100_000, "'; DROP TABLE audit;--"]
+    "hostile",
+    [
+        "",
+        "\x00",
+        "a\x00b",
+        "\ud800",
+        "x\udfff",
+        "a\u2028b\n",
+        "n" * 100_000,
+        "'; DROP TABLE audit;--",
+    ],
 )
 async def test_whatever_was_asked_can_be_written_and_sent(audit: Audit, hostile: str) -> None:
     await note(audit, target=hostile, found=hostile)
     async with audit.entry(BOSS, "x", hostile, {"a": hostile, "b": [hostile, {hostile: hostile}]}):
         pass
     for entry in (await audit.list()).data:
-        told = json.dumps([entry.target, entry.target_name, entry.details], ensure_ascii=False).encode()
+        told = json.dumps(
+            [entry.target, entry.target_name, entry.details], ensure_ascii=False
+        ).encode()
         assert b"\\u0000" not in told and len(told) < 4000
 
 
 async def test_details_are_bounded_and_every_reader_takes_them(audit: Audit) -> None:
-    details = {"many": ["m" * 300] * 1000, "huge": 10**5000, "big": -(2**63), "some": 2**53, "cost": 0.25, "no": None}
+    details = {
+        "many": ["m" * 300] * 1000,
+        "huge": 10**5000,
+        "big": -(2**63),
+        "some": 2**53,
+        "cost": 0.25,
+        "no": None,
+    }
     async with audit.entry(BOSS, "x", "", details | {f"k{i}": i for i in range(1000)}):
         pass
     told = (await only(audit)).details
-    assert (len(told), len(told["many"]), told["many"][-1], told["many"][0]) == (50, 51, "…", "m" * 200 + "…")
+    assert (len(told), len(told["many"]), told["many"][-1], told["many"][0]) == (
+        50,
+        51,
+        "…",
+        "m" * 200 + "…",
+    )
     assert (told["huge"], told["big"]) == ("out of range", "out of range")
     assert (told["some"], told["cost"], told["no"]) == (2**53, 0.25, None)
 
@@ -199,7 +251,11 @@ async def test_entries_are_found_by_who_what_and_when(audit: Audit, clock: Clock
     assert await found() == ["user.delete", "key.create", "user.create"]
     assert await found(actor="boss") == await found(actor="user_1") == ["user.create"]
     assert await found(actor="command line") == await found(action="key.create") == ["key.create"]
-    assert await found(target="alice") == await found(target="user_a") == ["user.delete", "user.create"]
+    assert (
+        await found(target="alice")
+        == await found(target="user_a")
+        == ["user.delete", "user.create"]
+    )
     assert await found(target="alice", actor="zoe") == ["user.delete"]
     assert await found(target="ALICE") == await found(target="%") == []
     start = 1_900_000_000
@@ -236,7 +292,11 @@ async def test_attempts_are_noted_once_per_key_and_minute(audit: Audit, clock: C
     clock.now += 11
     await audit.denied(mallory, "key_1", "later")
     last, *_, first = (await audit.list(action="denied", actor="mallory")).data
-    assert (first.target_name, first.outcome, first.details) == ("GET /admin/0\ufffd", "refused: not an admin", {"key": "key_1"})
+    assert (first.target_name, first.outcome, first.details) == (
+        "GET /admin/0\ufffd",
+        "refused: not an admin",
+        {"key": "key_1"},
+    )
     assert last.target_name == "later"
 
 
@@ -252,7 +312,9 @@ async def test_f6_attempts_are_noted_again_though_the_clock_was_set_back(
     assert {entry.target_name for entry in (await audit.list()).data} == {"before", "later"}
 
 
-async def test_what_is_remembered_of_attempts_is_bounded(audit: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_of_attempts_is_bounded(
+    audit: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("chattable.proxy.store.audit.MAX_QUIET", 3)
     for i in range(10):
         await audit.denied(BOSS, f"key_{i}", "x")
@@ -263,7 +325,9 @@ async def test_what_is_remembered_of_attempts_is_bounded(audit: Audit, clock: Cl
     assert len((await audit.list()).data) == 6
 
 
-async def test_an_attempt_that_cannot_be_noted_is_none_the_less_refused(audit: Audit, database: Database, caplog: Any) -> None:
+async def test_an_attempt_that_cannot_be_noted_is_none_the_less_refused(
+    audit: Audit, database: Database, caplog: Any
+) -> None:
     async with database.begin() as connection:
         await connection.execute(text("ALTER TABLE audit RENAME TO gone"))
     await audit.denied(BOSS, "key_1", "GET /admin/users")

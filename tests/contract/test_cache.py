@@ -189,7 +189,10 @@ async def test_one_leads_in_any_process(shared_redis: str) -> None:
 
 async def test_a_lease_that_nobody_renews_lapses(shared_redis: str) -> None:
     name = own_namespace()
-    quick, other = RedisStore(shared_redis, namespace=name, lease=200), RedisStore(shared_redis, namespace=name)
+    quick, other = (
+        RedisStore(shared_redis, namespace=name, lease=200),
+        RedisStore(shared_redis, namespace=name),
+    )
     await quick.start()
     await other.start()
     held, kept = await lead(quick, ONE), await lead(quick, TWO)
@@ -242,7 +245,12 @@ async def test_a_hit_is_the_answer_again(cache: Answers) -> None:
         assert (again.how, again.text, again.whole) == ("HIT", "a b c", True)
         assert (again.lookup.asked, again.lookup.saved) == (False, USAGE)
         assert again.lookup.headers["age"] == "0"
-    assert (first.how, first.lookup.asked, first.lookup.saved, first.text) == ("MISS", True, None, "a b c")
+    assert (first.how, first.lookup.asked, first.lookup.saved, first.text) == (
+        "MISS",
+        True,
+        None,
+        "a b c",
+    )
     assert first.chunks == said("a", " b", " c")  # as it came
     assert calls.begun == 1
     stats = cache.stats()
@@ -280,14 +288,21 @@ async def test_streams_follow_live_and_others_at_the_end(cache: Answers) -> None
 
 async def test_other_words_other_users_other_answers(cache: Answers) -> None:
     calls = Calls(said("a"), said("b"), said("c"), said("d"))
-    texts = [(await Request(cache, calls, text, user=user)).text for text, user in (("x", "alice"), ("y", "alice"), ("x", "bob"))]
+    texts = [
+        (await Request(cache, calls, text, user=user)).text
+        for text, user in (("x", "alice"), ("y", "alice"), ("x", "bob"))
+    ]
     assert texts == ["a", "b", "c"]
 
 
 async def test_whoever_leaves_harms_nobody(cache: Answers) -> None:
     gate = asyncio.Event()
     calls = Calls([said("a")[0], gate, *said("a", " b")[1:]])
-    leader, one, two = Request(cache, calls), Request(cache, calls), Request(cache, calls, stream=False)
+    leader, one, two = (
+        Request(cache, calls),
+        Request(cache, calls),
+        Request(cache, calls, stream=False),
+    )
     await soon(lambda: one.text == "a")
     for leaving in (one, leader):
         leaving.task.cancel()
@@ -339,17 +354,27 @@ async def test_the_second_failure_is_everybodys(cache: Answers) -> None:
     assert calls.begun == 2
 
 
-@pytest.mark.parametrize("error", [Refused(400, "too long", code="context_length_exceeded"), InvalidRequest("no", param="n")])
+@pytest.mark.parametrize(
+    "error",
+    [Refused(400, "too long", code="context_length_exceeded"), InvalidRequest("no", param="n")],
+)
 async def test_a_refusal_that_all_would_get(cache: Answers, error: Exception) -> None:
     calls = Calls([error], said("a"))
     results = await outcomes([Request(cache, calls) for _ in range(20)])
-    assert [(type(result), str(result), result.param) for result in results] == [(type(error), str(error), error.param)] * 20  # type: ignore[attr-defined]
+    assert [(type(result), str(result), result.param) for result in results] == [
+        (type(error), str(error), error.param)
+    ] * 20  # type: ignore[attr-defined]
     assert calls.begun == 1
     assert (await Request(cache, calls)).how == "MISS"
 
 
 async def test_a_budget_is_the_askers_own(cache: Answers) -> None:
-    calls = Calls([QuotaError("yours is used up", {})], [QuotaError("yours too", {})], [QuotaError("and yours", {})], said("a"))
+    calls = Calls(
+        [QuotaError("yours is used up", {})],
+        [QuotaError("yours too", {})],
+        [QuotaError("and yours", {})],
+        said("a"),
+    )
     results = await outcomes([Request(cache, calls) for _ in range(10)])
     assert [isinstance(result, QuotaError) for result in results] == [True] * 3 + [False] * 7
     assert calls.begun == 4
@@ -358,9 +383,17 @@ async def test_a_budget_is_the_askers_own(cache: Answers) -> None:
 async def test_a_stream_goes_on_where_the_leader_failed(cache: Answers) -> None:
     gate = asyncio.Event()
     script = said("one", " two", " three")
-    other = [Chunk(0, {"role": "assistant", "content": "one t"}), Chunk(0, {"content": "wo three"}), *script[-2:]]
+    other = [
+        Chunk(0, {"role": "assistant", "content": "one t"}),
+        Chunk(0, {"content": "wo three"}),
+        *script[-2:],
+    ]
     calls = Calls([*script[:2], gate, DOWN], other)
-    leader, stream, plain = Request(cache, calls), Request(cache, calls), Request(cache, calls, stream=False)
+    leader, stream, plain = (
+        Request(cache, calls),
+        Request(cache, calls),
+        Request(cache, calls, stream=False),
+    )
     await soon(lambda: stream.text == "one two")
     gate.set()
     with pytest.raises(Unreachable):
@@ -375,7 +408,11 @@ async def test_a_stream_goes_on_where_the_leader_failed(cache: Answers) -> None:
 async def test_a_stream_that_cannot_go_on_ends(cache: Answers) -> None:
     gate = asyncio.Event()
     calls = Calls([*said("one", " two")[:2], gate, DOWN], said("uno", " dos"))
-    leader, stream, plain = Request(cache, calls), Request(cache, calls), Request(cache, calls, stream=False)
+    leader, stream, plain = (
+        Request(cache, calls),
+        Request(cache, calls),
+        Request(cache, calls, stream=False),
+    )
     await soon(lambda: stream.text == "one two")
     gate.set()
     results = await outcomes([leader, stream, plain])
@@ -465,7 +502,9 @@ async def test_an_answer_too_old_for_one_is_asked_for_again(cache: Answers, cloc
     calls = Calls(said("1"), said("2"))
     await Request(cache, calls)
     async with asyncio.timeout(5):
-        while (request := await Request(cache, calls, controls=Controls(max_age=0.05))).how == "HIT":
+        while (
+            request := await Request(cache, calls, controls=Controls(max_age=0.05))
+        ).how == "HIT":
             clock.now += 0.02
             await asyncio.sleep(0.02)
     assert request.text == "2"
@@ -477,7 +516,9 @@ async def test_a_time_of_ones_own(store: Store, clock: Clock) -> None:
     for scope, longest in (("user", 2_000_000.0), ("shared", 60.0)):
         cache = answers(store, scope=scope)
         seen = [
-            cache.lookup(*_arguments()[:3], Controls(ttl=ttl), Calls(said("a")), Trace())._member.ttl
+            cache.lookup(
+                *_arguments()[:3], Controls(ttl=ttl), Calls(said("a")), Trace()
+            )._member.ttl
             for ttl in (5.0, 2_000_000.0)
         ]  # type: ignore[attr-defined]
         assert seen == [5.0, longest]
@@ -486,8 +527,13 @@ async def test_a_time_of_ones_own(store: Store, clock: Clock) -> None:
 async def test_an_agents_turn_is_its_users_own(store: Store) -> None:
     cache = answers(store, scope="shared")
     calls = Calls(said("1"), said("2"))
-    assert [(await Request(cache, calls, user=user, entry=AGENT)).text for user in ("alice", "bob")] == ["1", "2"]
-    assert [(await Request(cache, calls, user=user)).text for user in ("alice", "bob")] == ["2", "2"]
+    assert [
+        (await Request(cache, calls, user=user, entry=AGENT)).text for user in ("alice", "bob")
+    ] == ["1", "2"]
+    assert [(await Request(cache, calls, user=user)).text for user in ("alice", "bob")] == [
+        "2",
+        "2",
+    ]
     assert calls.begun == 3
     await cache.stop()
 
@@ -527,7 +573,9 @@ async def test_an_entry_that_makes_no_sense_is_a_miss(cache: Answers, body: byte
     request = await Request(cache, calls)
     await soon(lambda: not cache._tasks)
     [place] = [_place(cache)]
-    await cache.store.leave(place, Lead(await _stamp(cache.store, place)), body=body or b"\0", ttl=60)
+    await cache.store.leave(
+        place, Lead(await _stamp(cache.store, place)), body=body or b"\0", ttl=60
+    )
     request = await Request(cache, calls)
     assert (request.how, request.text, calls.begun) == ("MISS", "a", 2)
     await soon(lambda: not cache._tasks)
@@ -536,7 +584,9 @@ async def test_an_entry_that_makes_no_sense_is_a_miss(cache: Answers, body: byte
 
 def _place(cache: Answers) -> Place:
     chat, entry, caller, controls = _arguments()
-    caller = type(caller)(type(caller.principal)(type(caller.principal.user)("user_alice", "alice")), "req_1", 0.0)
+    caller = type(caller)(
+        type(caller.principal)(type(caller.principal.user)("user_alice", "alice")), "req_1", 0.0
+    )
     place: Place = cache.lookup(chat, entry, caller, controls, Calls(said("a")), Trace())._place  # type: ignore[attr-defined]
     return place
 

@@ -36,7 +36,10 @@ COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT
         ("sqlite+aiosqlite:////var/chat.db", "sqlite:////var/chat.db"),
         ("postgresql://me:hunter22@db.example/chat", "postgresql://me:***@db.example/chat"),
         ("postgres://me:hunter22@db.example:5433/chat", "postgresql://me:***@db.example:5433/chat"),
-        ("postgresql+asyncpg://me@db/chat?password=hunter22&sslmode=require", "postgresql://me@db/chat"),
+        (
+            "postgresql+asyncpg://me@db/chat?password=hunter22&sslmode=require",
+            "postgresql://me@db/chat",
+        ),
     ],
 )
 def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -79,7 +82,9 @@ async def test_a_refused_connection_does_not_tell_the_password() -> None:
 async def test_a_migrated_database_is_what_the_tables_say(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         options = {"compare_type": True, "compare_server_default": True}
-        return list(compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata))
+        return list(
+            compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata)
+        )
 
     async with database.connect() as connection:
         assert await connection.run_sync(differences) == []
@@ -102,11 +107,15 @@ async def test_migrating_twice_does_nothing_the_second_time(empty: Database) -> 
     assert await Users(empty).count() == 1
 
 
-async def test_of_connections_that_migrate_at_once_one_does_the_work(empty: Database, empty_url: str) -> None:
+async def test_of_connections_that_migrate_at_once_one_does_the_work(
+    empty: Database, empty_url: str
+) -> None:
     said: list[tuple[int, int, str]] = []
     others = [Database(empty_url) for _ in range(3)]
     await asyncio.gather(*(other.start() for other in others))
-    await asyncio.gather(*(database.migrate(lambda *step: said.append(step)) for database in (empty, *others)))
+    await asyncio.gather(
+        *(database.migrate(lambda *step: said.append(step)) for database in (empty, *others))
+    )
     assert sorted(said) == sorted(set(said))
     assert (1, len(said), "migrating to 0001 users and keys") in said
     assert all([await database.up_to_date() for database in (empty, *others)])
@@ -129,7 +138,10 @@ asyncio.run(main())
 """
     pipe = asyncio.subprocess.PIPE
     command = [sys.executable, "-c", program, empty_url]
-    processes = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(3)]
+    processes = [
+        await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        for _ in range(3)
+    ]
     for process in processes:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
@@ -154,9 +166,13 @@ def next_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(empty: Database, next_script: Path) -> None:
+async def test_a_migration_that_fails_leaves_nothing_behind(
+    empty: Database, next_script: Path
+) -> None:
     with next_script.open("a") as file:
-        file.write('def upgrade():\n    op.create_table("half", sa.Column("id", sa.Integer))\n    1 / 0\n')
+        file.write(
+            'def upgrade():\n    op.create_table("half", sa.Column("id", sa.Integer))\n    1 / 0\n'
+        )
     with pytest.raises(ZeroDivisionError):
         await empty.migrate()
     assert await empty.version() is None
@@ -164,12 +180,16 @@ async def test_a_migration_that_fails_leaves_nothing_behind(empty: Database, nex
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == []
 
 
-async def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(database: Database, next_script: Path) -> None:
+async def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(
+    database: Database, next_script: Path
+) -> None:
     users = Users(database)
     await users.create("alice")
     _, secret = await users.create_key("alice", name="k")
     with next_script.open("a") as file:
-        file.write('def upgrade():\n    with op.batch_alter_table("users", recreate="auto") as batch:\n')
+        file.write(
+            'def upgrade():\n    with op.batch_alter_table("users", recreate="auto") as batch:\n'
+        )
         file.write('        batch.alter_column("team", type_=sa.Text())\n')
     assert not await database.up_to_date()
     await database.migrate()
@@ -207,7 +227,8 @@ async def test_what_is_wrong_with_a_statement_is_no_outage(database: Database) -
     with pytest.raises(Exception, match="syntax") as failed:
         async with database.connect() as connection:
             await connection.execute(text("SELEKT 1"))
-    assert isinstance(failed.value, Unavailable) == database.is_sqlite  # which says OperationalError to everything
+    # which says OperationalError to everything
+    assert isinstance(failed.value, Unavailable) == database.is_sqlite
 
 
 async def test_before_the_migration_the_message_names_the_command(empty: Database) -> None:
@@ -226,7 +247,12 @@ async def test_a_sqlite_file_is_private_and_set_up_for_many_readers(tmp_path: Pa
     async with database.connect() as connection:
         for pragma in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous"):
             found[pragma] = (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
-        assert found == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 5000, "synchronous": 1}
+        assert found == {
+            "journal_mode": "wal",
+            "foreign_keys": 1,
+            "busy_timeout": 5000,
+            "synchronous": 1,
+        }
         assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
     await database.stop()
 
@@ -248,7 +274,11 @@ async def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     await database.start()
     await database.migrate()
     async with database.begin() as connection:
-        await connection.execute(tables.users.insert().values(id="user_x", name="x", disabled=False, admin=False, created_at=1))
+        await connection.execute(
+            tables.users.insert().values(
+                id="user_x", name="x", disabled=False, admin=False, created_at=1
+            )
+        )
         assert await Users(database).count() == 0
     assert await Users(database).count() == 1
     await database.stop()
@@ -270,7 +300,12 @@ async def test_a_sqlite_that_is_damaged_under_way_is_unavailable(tmp_path: Path)
     await database.migrate()
     for file in tmp_path.iterdir():
         file.write_bytes(b"\xff" * file.stat().st_size)
-    for call in (database.ping(), database.version(), Users(database).create("alice"), database.migrate()):
+    for call in (
+        database.ping(),
+        database.version(),
+        Users(database).create("alice"),
+        database.migrate(),
+    ):
         with pytest.raises(Unavailable):
             await call
     await database.stop()
@@ -408,7 +443,9 @@ async def test_a_locked_row_holds_up_its_own_requests_only(postgres_url: str) ->
     await users.create("alice")
     await users.create("bob")
     async with database.begin() as connection:
-        await connection.execute(tables.users.select().where(tables.users.c.name == "alice").with_for_update())
+        await connection.execute(
+            tables.users.select().where(tables.users.c.name == "alice").with_for_update()
+        )
         with pytest.raises(Unavailable, match="lock timeout"):
             await asyncio.wait_for(users.update("alice", disabled=True), 5)
         assert (await users.update("bob", disabled=True)).disabled
@@ -416,8 +453,14 @@ async def test_a_locked_row_holds_up_its_own_requests_only(postgres_url: str) ->
     await database.stop()
 
 
-async def test_a_postgres_without_our_database_is_unavailable(postgres: str, postgres_url: str) -> None:
-    for url in (f"{postgres_url}&sslmode=nonsense", f"{postgres_url}&no_such_setting=1", postgres_url.replace("test_", "no_")):
+async def test_a_postgres_without_our_database_is_unavailable(
+    postgres: str, postgres_url: str
+) -> None:
+    for url in (
+        f"{postgres_url}&sslmode=nonsense",
+        f"{postgres_url}&no_such_setting=1",
+        postgres_url.replace("test_", "no_"),
+    ):
         database = Database(url)
         with pytest.raises(Unavailable):
             await database.ping()

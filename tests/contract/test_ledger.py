@@ -52,16 +52,27 @@ async def ledger(url: str, database: Database, clock: Clock) -> AsyncIterator[Le
         assert await opened.verify() == []
 
 
-def limit(name: str = "lim", kind: str = "user", subject: str = "alice", per: str = "day", **fields: object) -> Limit:
+def limit(
+    name: str = "lim",
+    kind: str = "user",
+    subject: str = "alice",
+    per: str = "day",
+    **fields: object,
+) -> Limit:
     return Limit(id=name, kind=kind, subject=subject, per=per, **{"tokens": 100} | fields)  # type: ignore[arg-type]
 
 
-def wish(name: str, asker: Asker = ALICE, prompt: int = 10, most: int = 20, **fields: object) -> Wish:
+def wish(
+    name: str, asker: Asker = ALICE, prompt: int = 10, most: int = 20, **fields: object
+) -> Wish:
     return Wish(id=name, asker=asker, model="m", prompt=prompt, most=most, **fields)  # type: ignore[arg-type]
 
 
 async def balance(ledger: Ledger, asker: Asker = ALICE) -> dict[str, tuple[int, int]]:
-    return {room.limit.id: (room.spent.tokens, room.held.tokens) for room in await ledger.rooms(asker, "m")}
+    return {
+        room.limit.id: (room.spent.tokens, room.held.tokens)
+        for room in await ledger.rooms(asker, "m")
+    }
 
 
 async def test_a_hold_is_settled_with_what_was_used(ledger: Ledger) -> None:
@@ -104,23 +115,46 @@ async def test_a_soft_limit_binds_and_does_not_cap(ledger: Ledger) -> None:
 async def test_usage_is_grouped_and_equals_what_was_spent(ledger: Ledger, clock: Clock) -> None:
     await ledger.put_limit(limit(kind="everyone", subject="", tokens=10_000, per="total"))
     used = Used(prompt=7, completion=3, cached=2, cost=11)
-    for name, asker in (("a1", ALICE), ("a2", ALICE), ("b1", BOB), ("void", BOB), ("open", BOB), ("lost", BOB)):
+    for name, asker in (
+        ("a1", ALICE),
+        ("a2", ALICE),
+        ("b1", BOB),
+        ("void", BOB),
+        ("open", BOB),
+        ("lost", BOB),
+    ):
         await ledger.hold(wish(name, asker))
     for name in ("a1", "a2", "b1"):
         await ledger.settle(name, used)
     await ledger.void("void")
-    by_user = {row.group: row for row in await ledger.usage(["user"], since=0, until=MAX_AMOUNT, only={})}
+    by_user = {
+        row.group: row for row in await ledger.usage(["user"], since=0, until=MAX_AMOUNT, only={})
+    }
     alice = by_user[(ALICE.user,)]
-    assert (alice.requests, alice.prompt_tokens, alice.completion_tokens, alice.cached_tokens, alice.cost) == (2, 14, 6, 4, 22)
+    assert (
+        alice.requests,
+        alice.prompt_tokens,
+        alice.completion_tokens,
+        alice.cached_tokens,
+        alice.cost,
+    ) == (2, 14, 6, 4, 22)
     assert by_user[(BOB.user,)].requests == 1
     await clock.advance(86_400)
     await ledger.renew(["open"])
     await ledger.sweep()
     await ledger.hold(wish("tomorrow", ALICE))
     await ledger.settle("tomorrow", used)
-    days = await ledger.usage(["day", "model"], since=0, until=MAX_AMOUNT, only={"user": ALICE.user})
-    assert [(row.group[0] % 86_400, row.group[1], row.requests) for row in days] == [(0, "m", 2), (0, "m", 1)]  # type: ignore[operator]
-    assert [row.requests for row in await ledger.usage([], since=int(clock.now) - 5, until=MAX_AMOUNT, only={})] == [1]
+    days = await ledger.usage(
+        ["day", "model"], since=0, until=MAX_AMOUNT, only={"user": ALICE.user}
+    )
+    assert [(row.group[0] % 86_400, row.group[1], row.requests) for row in days] == [
+        (0, "m", 2),
+        (0, "m", 1),
+    ]  # type: ignore[operator]
+    assert [
+        row.requests
+        for row in await ledger.usage([], since=int(clock.now) - 5, until=MAX_AMOUNT, only={})
+    ] == [1]
     (total,) = await ledger.usage([], since=0, until=MAX_AMOUNT, only={})
     spent = (await balance(ledger))["lim"][0]
     assert total.prompt_tokens + total.completion_tokens == spent == 4 * 10 + 30
@@ -257,7 +291,9 @@ async def test_an_impossible_usage_is_clamped(ledger: Ledger, used: Used) -> Non
     assert (await balance(ledger))["lim"][0] in (0, MAX_AMOUNT)
 
 
-async def test_a_hold_without_an_owner_is_forfeited_and_a_late_settle_corrects_it(ledger: Ledger, clock: Clock) -> None:
+async def test_a_hold_without_an_owner_is_forfeited_and_a_late_settle_corrects_it(
+    ledger: Ledger, clock: Clock
+) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("lost"))
     await ledger.hold(wish("kept"))
@@ -270,7 +306,11 @@ async def test_a_hold_without_an_owner_is_forfeited_and_a_late_settle_corrects_i
     assert await balance(ledger) == {"lim": (30, 30)}
     assert await ledger.settle("lost", Used(completion=12)) == "settled"
     assert await balance(ledger) == {"lim": (12, 30)}
-    assert [entry.kind for entry in await ledger.entries(hold_id="lost")] == ["hold", "forfeit", "correct"]
+    assert [entry.kind for entry in await ledger.entries(hold_id="lost")] == [
+        "hold",
+        "forfeit",
+        "correct",
+    ]
 
 
 async def test_a_hold_settles_in_the_window_it_was_made_in(ledger: Ledger, clock: Clock) -> None:
@@ -281,7 +321,10 @@ async def test_a_hold_settles_in_the_window_it_was_made_in(ledger: Ledger, clock
     with pytest.raises(BudgetExceededError):
         await ledger.hold(wish("no room"))
     await clock.set(midnight + 1)
-    await asyncio.gather(*(ledger.settle(f"old{i}", Used(completion=5)) for i in range(20)), ledger.hold(wish("new", prompt=80)))
+    await asyncio.gather(
+        *(ledger.settle(f"old{i}", Used(completion=5)) for i in range(20)),
+        ledger.hold(wish("new", prompt=80)),
+    )
     assert await balance(ledger) == {"lim": (0, 100)}
     by_period = {entry.period for entry in await ledger.entries() if entry.kind == "settle"}
     assert by_period == {int(midnight) - 86_400}
@@ -296,12 +339,17 @@ async def test_grants_and_refunds_are_entries(ledger: Ledger) -> None:
     await ledger.void("h2")
     await ledger.refund("lim", Amount(1000), "outage")
     assert await balance(ledger) == {"lim": (0, 0)}
-    assert [(entry.kind, entry.reason) for entry in await ledger.entries(limit_id="lim")][-1] == ("refund", "outage")
+    assert [(entry.kind, entry.reason) for entry in await ledger.entries(limit_id="lim")][-1] == (
+        "refund",
+        "outage",
+    )
     with pytest.raises(UnknownLimitError):
         await ledger.grant("other", Amount(1), "x")
 
 
-async def test_a_changed_limit_keeps_what_was_spent_and_a_dropped_one_binds_no_more(ledger: Ledger) -> None:
+async def test_a_changed_limit_keeps_what_was_spent_and_a_dropped_one_binds_no_more(
+    ledger: Ledger,
+) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
     await ledger.put_limit(limit(tokens=40))
@@ -339,19 +387,26 @@ async def test_a_burst_at_a_tight_limit_admits_exactly_what_fits(ledger: Ledger)
         ({"subject": ""}, "needs a subject"),
     ],
 )
-async def test_a_limit_that_makes_no_sense_is_refused(ledger: Ledger, fields: dict[str, object], words: str) -> None:
+async def test_a_limit_that_makes_no_sense_is_refused(
+    ledger: Ledger, fields: dict[str, object], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         await ledger.put_limit(limit(**fields))  # type: ignore[arg-type]
     assert await ledger.limits() == []
 
 
-async def test_windows_follow_the_calendar_of_the_zone(url: str, database: Database, clock: Clock) -> None:
+async def test_windows_follow_the_calendar_of_the_zone(
+    url: str, database: Database, clock: Clock
+) -> None:
     zone = ZoneInfo("Europe/Berlin")
     async with open_ledger(url, database, zone=zone) as ledger:
         for per in ("hour", "day", "week", "month", "6h", "30d", "total"):
             await ledger.put_limit(limit(per, per=per))
         ends = {room.limit.id: room.resets_at for room in await ledger.rooms(ALICE, "m")}
-    local = {name: end and datetime.fromtimestamp(end, zone).strftime("%d.%m. %H:%M") for name, end in ends.items()}
+    local = {
+        name: end and datetime.fromtimestamp(end, zone).strftime("%d.%m. %H:%M")
+        for name, end in ends.items()
+    }
     assert local == {
         "hour": "18.11. 13:00", "day": "19.11. 00:00", "week": "23.11. 00:00", "month": "01.12. 00:00",
         "6h": "18.11. 13:00", "30d": local["30d"], "total": None,

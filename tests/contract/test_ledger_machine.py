@@ -1,7 +1,8 @@
 """The ledger as a state machine: any steps in any order, at once and from two processes, on both databases.
 
-Every answer and every entry is compared with those of a model: plain dictionaries, and the law read a second time. What
-is asked at once is explained afterwards: there must be an order of the steps in which the model gives the same answers.
+Every answer and every entry is compared with those of a model: plain dictionaries, and the law read
+a second time. What is asked at once is explained afterwards: there must be an order of the steps in
+which the model gives the same answers.
 """
 
 import asyncio
@@ -23,7 +24,13 @@ from databases import migrated_postgres, migrated_sqlite
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from ledgers import START, Clock, open_ledger
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,13 +38,26 @@ from sqlalchemy import text
 
 from chattable.budget import books, calls, law
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError
-from chattable.budget.ledger import FREE, Amount, Entry, Hold, Ledger, Price, Room, UsageRow, Used, Wish
+from chattable.budget.ledger import (
+    FREE,
+    Amount,
+    Entry,
+    Hold,
+    Ledger,
+    Price,
+    Room,
+    UsageRow,
+    Used,
+    Wish,
+)
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, period
 from chattable.budget.sql import SqlLedger
 from chattable.budget.steps import Dialect
 from chattable.proxy.store.database import Database
 
-EAST = 19_800  # seconds that the budgets' clock on the wall is ahead of UTC: half an hour off, so that hours differ too
+# seconds that the budgets' clock on the wall is ahead of UTC: half an hour off, so that hours
+# differ too
+EAST = 19_800
 DAY = 86_400
 LEASE = 60
 TABLES = ("limits", "accounts", "calls", "entries", "notices")
@@ -47,7 +67,11 @@ STEPS = 30  # in one example
 SHRINKING = 400  # seconds: a failure is made small before it is shown, which takes up to 300
 NEVER = "ghost"  # a call that nobody made
 
-ASKERS = (Asker(user="alice", key="k1", team="red"), Asker(user="bob", key="k2", team="red"), Asker(user="eve"))
+ASKERS = (
+    Asker(user="alice", key="k1", team="red"),
+    Asker(user="bob", key="k2", team="red"),
+    Asker(user="eve"),
+)
 MODELS = ("m-small", "m-large", "n")
 SUBJECTS = (
     ("user", "alice"), ("user", "bob"), ("key", "k1"), ("team", "red"), ("model", "n"), ("each_user", ""), ("everyone", ""),
@@ -121,14 +145,19 @@ class Model:
         self.now = float(START)
         self.known: dict[str, Limit] = {}
         self.active: set[str] = set()
-        self.balances: Counter[tuple[Key, str, int]] = Counter()  # account, "spent" | "held" | "granted", unit
+        # account, "spent" | "held" | "granted", unit
+        self.balances: Counter[tuple[Key, str, int]] = Counter()
         self.calls: dict[str, Call] = {}
         self.lines: list[Line] = []
 
     def twin(self) -> "Model":
         """Another one, to try a step on."""
         twin = copy.copy(self)
-        twin.known, twin.active, twin.calls = self.known.copy(), self.active.copy(), self.calls.copy()
+        twin.known, twin.active, twin.calls = (
+            self.known.copy(),
+            self.active.copy(),
+            self.calls.copy(),
+        )
         twin.balances, twin.lines = self.balances.copy(), self.lines.copy()
         return twin
 
@@ -162,7 +191,11 @@ class Model:
         return begin, begin + length
 
     def key(self, limit: Limit, user: str) -> Key:
-        return limit.id, user if limit.kind == "each_user" else "", self.window(limit.per, self.now)[0]
+        return (
+            limit.id,
+            user if limit.kind == "each_user" else "",
+            self.window(limit.per, self.now)[0],
+        )
 
     def sums(self, key: Key, what: str) -> Figures:
         return self.balances[key, what, 0], self.balances[key, what, 1]
@@ -170,7 +203,10 @@ class Model:
     def caps(self, key: Key) -> tuple[float, float]:
         """What may be spent, per unit; infinity where nothing is said."""
         limit, granted = self.known[key[0]], self.sums(key, "granted")
-        tokens, cost = (inf if cap is None else cap + more for cap, more in zip((limit.tokens, limit.cost), granted, strict=True))
+        tokens, cost = (
+            inf if cap is None else cap + more
+            for cap, more in zip((limit.tokens, limit.cost), granted, strict=True)
+        )
         return tokens, cost
 
     def left(self, key: Key) -> tuple[float, float]:
@@ -185,11 +221,22 @@ class Model:
         return [key for key in keys if self.known[key[0]].mode == "hard"]
 
     def binding(self, asker: Asker, model: str) -> list[Limit]:
-        mine = {"user": asker.user, "key": asker.key, "team": asker.team, "model": model, "each_user": "", "everyone": ""}
+        mine = {
+            "user": asker.user,
+            "key": asker.key,
+            "team": asker.team,
+            "model": model,
+            "each_user": "",
+            "everyone": "",
+        }
         found = [limit for limit in self.limits() if mine[limit.kind] == limit.subject]
         if "user" in [limit.kind for limit in found]:
             found = [limit for limit in found if limit.kind != "each_user"]
-        return [x for x in found if x.models is None or any(fnmatchcase(model, name) for name in x.models)]
+        return [
+            x
+            for x in found
+            if x.models is None or any(fnmatchcase(model, name) for name in x.models)
+        ]
 
     def book(self, kind: str, hold: str, key: Key, **changes: Figures) -> None:
         self.lines.append(Line(kind, hold, key, int(self.now), **changes))
@@ -212,13 +259,19 @@ class Model:
         held = need(wish, output)
         if not keys:
             return Hold(id=wish.id, output=output, held=Amount(*held), bound=False, hard=False)
-        warnings = tuple(key[0] for key in keys if self.known[key[0]].mode == "soft" and not self.fits(key, held, free(wish)))
+        warnings = tuple(
+            key[0]
+            for key in keys
+            if self.known[key[0]].mode == "soft" and not self.fits(key, held, free(wish))
+        )
         tightest = min(hard, key=lambda key: self.left(key)[0], default=None)
         remaining = self.left(tightest)[0] if tightest else inf
         resets_at = self.resets_at(tightest) if tightest and remaining < inf else None
         for key in keys:
             self.book("hold", wish.id, key, held=held)
-        self.calls[wish.id] = Call(wish, self.now, "pending", tuple(keys), output, held, self.now + LEASE)
+        self.calls[wish.id] = Call(
+            wish, self.now, "pending", tuple(keys), output, held, self.now + LEASE
+        )
         return Hold(
             id=wish.id, output=output, held=Amount(*held), hard=bool(hard), warnings=warnings,
             remaining=None if remaining == inf else int(remaining), resets_at=resets_at,
@@ -238,7 +291,13 @@ class Model:
             for unit in UNITS[:1] if free else UNITS:
                 cap, left = self.caps(key)[unit], self.left(key)[unit]
                 if least[unit] > left:
-                    yield Refusal(key[0], ("tokens", "micro-USD")[unit], int(cap), max(0, int(left)), self.resets_at(key))
+                    yield Refusal(
+                        key[0],
+                        ("tokens", "micro-USD")[unit],
+                        int(cap),
+                        max(0, int(left)),
+                        self.resets_at(key),
+                    )
 
     def resets_at(self, key: Key) -> int | None:
         return self.window(self.known[key[0]].per, key[2])[1]
@@ -258,7 +317,11 @@ class Model:
         call = self.calls[hold_id]
         spent = (used.prompt + used.completion, used.cost)
         guessed = (call.used.prompt + call.used.completion, call.used.cost)
-        news = call.state == "settled" and call.used.unknown and (not used.unknown or spent[0] > guessed[0])
+        news = (
+            call.state == "settled"
+            and call.used.unknown
+            and (not used.unknown or spent[0] > guessed[0])
+        )
         if call.state not in ("pending", "forfeited") and not news:
             return call.state
         over = (max(0, spent[0] - call.held[0]), max(0, spent[1] - call.held[1]))
@@ -267,7 +330,9 @@ class Model:
                 self.book("correct", hold_id, key, spent=minus(spent, call.held), overdraft=over)
             elif news:
                 more, left = minus(spent, guessed), self.left(key)
-                beyond = tuple(0 if left[u] == inf else max(0, int(more[u] - max(0, left[u]))) for u in UNITS)
+                beyond = tuple(
+                    0 if left[u] == inf else max(0, int(more[u] - max(0, left[u]))) for u in UNITS
+                )
                 self.book("correct", hold_id, key, spent=more, overdraft=(beyond[0], beyond[1]))
             else:
                 self.book({"settled": "settle", "voided": "void"}[state], hold_id, key,
@@ -276,7 +341,11 @@ class Model:
         return state
 
     def due(self) -> list[str]:
-        return sorted(name for name, call in self.calls.items() if call.state == "pending" and call.lease < self.now)
+        return sorted(
+            name
+            for name, call in self.calls.items()
+            if call.state == "pending" and call.lease < self.now
+        )
 
     def sweep(self) -> list[str]:
         due = self.due()
@@ -293,7 +362,9 @@ class Model:
             call = self.calls[name]
             for key in call.keys:
                 self.book("forfeit", name, key, spent=call.held, held=minus(ZERO, call.held))
-            used = Used(prompt=call.wish.prompt, completion=call.output, cost=call.held[1], estimated=True)
+            used = Used(
+                prompt=call.wish.prompt, completion=call.output, cost=call.held[1], estimated=True
+            )
             self.calls[name] = replace(call, state="forfeited", used=used)
 
     def record(self, pairs: Sequence[tuple[Wish, Used]]) -> None:
@@ -329,7 +400,9 @@ class Model:
             spent=Amount(*self.sums(key, "spent")), held=Amount(*self.sums(key, "held")),
         )  # fmt: skip
 
-    def usage(self, by: Sequence[str], since: int, until: int, only: dict[str, str]) -> list[UsageRow]:
+    def usage(
+        self, by: Sequence[str], since: int, until: int, only: dict[str, str]
+    ) -> list[UsageRow]:
         def facts(call: Call) -> dict[str, Any]:
             return {"user": call.wish.asker.user, "team": call.wish.asker.team, "key": call.wish.asker.key,
                     "model": call.wish.model, "tag": call.wish.tag, "day": self.window("day", call.at)[0]}  # fmt: skip
@@ -338,8 +411,15 @@ class Model:
             return tuple(facts(call)[name] for name in by)
 
         used = [call for call in self.calls.values() if call.state in ("settled", "forfeited")]
-        used = [call for call in used if since <= int(call.at) < until and only.items() <= facts(call).items()]
-        rows = {key: [call.used for call in mine] for key, mine in groupby(sorted(used, key=group), group)}
+        used = [
+            call
+            for call in used
+            if since <= int(call.at) < until and only.items() <= facts(call).items()
+        ]
+        rows = {
+            key: [call.used for call in mine]
+            for key, mine in groupby(sorted(used, key=group), group)
+        }
         return [
             UsageRow(
                 group=key, requests=sum(not one.saved for one in mine),
@@ -395,8 +475,12 @@ def agrees(expected: Any, actual: Any) -> bool:
 
 def line(entry: Entry) -> Line:
     """A real entry, as the model would write it."""
-    figures = ((one.tokens, one.cost) for one in (entry.spent, entry.held, entry.granted, entry.overdraft))
-    return Line(entry.kind, entry.hold, (entry.limit, entry.owner, entry.period), entry.at, *figures)
+    figures = (
+        (one.tokens, one.cost) for one in (entry.spent, entry.held, entry.granted, entry.overdraft)
+    )
+    return Line(
+        entry.kind, entry.hold, (entry.limit, entry.owner, entry.period), entry.at, *figures
+    )
 
 
 # The machine
@@ -405,7 +489,9 @@ def line(entry: Entry) -> Line:
 class World:
     """A real database whose clock the test sets, and two ledgers on it, as two processes have them."""
 
-    def __init__(self, run: Callable[..., Any], database: Database, clock: Clock, ledgers: list[Ledger]) -> None:
+    def __init__(
+        self, run: Callable[..., Any], database: Database, clock: Clock, ledgers: list[Ledger]
+    ) -> None:
         self.run = run
         self.clock = clock
         self.ledgers = ledgers
@@ -455,7 +541,12 @@ prices = st.sampled_from(
         Price(input=1_000_000, output=3_000_000),
         Price(input=150_001, output=599_999),
         Price(output=7),
-        Price(input=1_000_000, output=2_000_000, above=20, long=Price(input=2_000_000, output=3_000_000)),
+        Price(
+            input=1_000_000,
+            output=2_000_000,
+            above=20,
+            long=Price(input=2_000_000, output=3_000_000),
+        ),
     ]
 )
 limits = st.builds(
@@ -483,13 +574,30 @@ wishes = st.builds(
 few = st.integers(0, 60)
 uses = (
     st.none()  # exactly what was held
-    | st.builds(Used, prompt=few, completion=few, cached=few, cost=few, saved=few, estimated=st.booleans(), unknown=st.booleans())
-    | st.sampled_from([Used(completion=900, cost=2_000), Used(completion=10**30, cost=-1), Used(prompt=-5, completion=3)])
+    | st.builds(
+        Used,
+        prompt=few,
+        completion=few,
+        cached=few,
+        cost=few,
+        saved=few,
+        estimated=st.booleans(),
+        unknown=st.booleans(),
+    )
+    | st.sampled_from(
+        [
+            Used(completion=900, cost=2_000),
+            Used(completion=10**30, cost=-1),
+            Used(prompt=-5, completion=3),
+        ]
+    )
 )
 grants = st.builds(Amount, st.integers(1, 200), st.integers(0, 300))
 owners = st.sampled_from(["alice", "bob", "eve", "wrong"])
 leaps = st.sampled_from([0.5, 20.0, 59.0, 61.0, 61.0, 1_800.0, 3_600.0, 6 * 3_600.0, DAY, 3 * DAY])
-actions = st.tuples(st.sampled_from(["hold", "hold", "settle", "settle", "void"]), which, wishes, uses, ledgers)
+actions = st.tuples(
+    st.sampled_from(["hold", "hold", "settle", "settle", "void"]), which, wishes, uses, ledgers
+)
 
 
 class Machine(RuleBasedStateMachine):
@@ -533,7 +641,9 @@ class Machine(RuleBasedStateMachine):
         """Several steps at once: some order of them explains what came of each."""
 
         async def all_of_them() -> list[Any]:
-            asked = (answer(self.world.ledgers[one], step) for one, step in zip(by, steps, strict=True))
+            asked = (
+                answer(self.world.ledgers[one], step) for one, step in zip(by, steps, strict=True)
+            )
             return await asyncio.gather(*asked, return_exceptions=True)
 
         self.broken = True
@@ -544,7 +654,9 @@ class Machine(RuleBasedStateMachine):
         for lines in [[], *transactions(self.news())]:
             if lines:
                 waiting.remove(self.next(waiting, lines))
-            waiting = [(step, actual) for step, actual in waiting if not self.explains(step, actual, [])]
+            waiting = [
+                (step, actual) for step, actual in waiting if not self.explains(step, actual, [])
+            ]
         assert not waiting, f"no order explains {waiting}"
         self.broken = False
 
@@ -559,9 +671,13 @@ class Machine(RuleBasedStateMachine):
     def explains(self, step: Step, actual: Any, lines: list[Line]) -> bool:
         """Whether the step, if it were the next, would be answered so and make these entries."""
         twin = self.model.twin()
-        if isinstance(actual, Refusal):  # for want of the room that the same call, asked of the other process, is just taking:
-            twin.calls.pop(step.arguments[0].id, None)  # refused once too often, which its asker can bear, and charged once
-        return agrees(twin.do(step), actual) and sorted(twin.lines[len(self.model.lines) :]) == sorted(lines)
+        # for want of the room that the same call, asked of the other process, is just taking:
+        if isinstance(actual, Refusal):
+            # refused once too often, which its asker can bear, and charged once
+            twin.calls.pop(step.arguments[0].id, None)
+        return agrees(twin.do(step), actual) and sorted(
+            twin.lines[len(self.model.lines) :]
+        ) == sorted(lines)
 
     def name(self) -> str:
         """A new call's id."""
@@ -570,7 +686,9 @@ class Machine(RuleBasedStateMachine):
 
     def call(self, which: int, *states: str) -> str:
         """The id of a call, the latest first."""
-        names = [name for name, call in self.model.calls.items() if not states or call.state in states]
+        names = [
+            name for name, call in self.model.calls.items() if not states or call.state in states
+        ]
         return names[-1 - which % len(names)] if names else NEVER
 
     def limit(self, which: int) -> str:
@@ -594,7 +712,9 @@ class Machine(RuleBasedStateMachine):
     @rule(limit=limits)
     def put(self, limit: Limit) -> None:
         old = self.model.known.get(limit.id)
-        lowered = old is not None and (size(limit.tokens) < size(old.tokens) or size(limit.cost) < size(old.cost))
+        lowered = old is not None and (
+            size(limit.tokens) < size(old.tokens) or size(limit.cost) < size(old.cost)
+        )
         self.firm[limit.id] = self.firm.get(limit.id, True) and limit.mode == "hard" and not lowered
         self.play("put_limit", limit)
 
@@ -643,7 +763,12 @@ class Machine(RuleBasedStateMachine):
     def void(self, which: int, by: int) -> None:
         self.play("void", self.call(which, "pending"), by=by)
 
-    @rule(which=which, used=uses, state=st.sampled_from(["settled", "voided", "forfeited", "forfeited"]), by=ledgers)
+    @rule(
+        which=which,
+        used=uses,
+        state=st.sampled_from(["settled", "voided", "forfeited", "forfeited"]),
+        by=ledgers,
+    )
     def end_again(self, which: int, used: Used | None, state: str, by: int) -> None:
         name = self.call(which, state)
         self.play("settle", name, self.used(name, used), by=by)
@@ -665,13 +790,19 @@ class Machine(RuleBasedStateMachine):
     @rule(some=st.lists(st.tuples(which, wishes, uses), max_size=3), by=ledgers)
     def record(self, some: list[tuple[int, Wish, Used | None]], by: int) -> None:
         names = [self.name() if which % 2 else self.call(which) for which, _, _ in some]
-        pairs = [(replace(wish, id=name), self.used(name, used)) for name, (_, wish, used) in zip(names, some, strict=True)]
+        pairs = [
+            (replace(wish, id=name), self.used(name, used))
+            for name, (_, wish, used) in zip(names, some, strict=True)
+        ]
         self.play("record", [pair for pair in pairs if pair[0].id != NEVER], by=by)
 
     @rule(wish=wishes, many=st.integers(2, 6))
     def crowd(self, wish: Wish, many: int) -> None:
         """The same asked by many at once, for the last of the room."""
-        self.together([Step("hold", (replace(wish, id=self.name()),)) for _ in range(many)], [i % 2 for i in range(many)])
+        self.together(
+            [Step("hold", (replace(wish, id=self.name()),)) for _ in range(many)],
+            [i % 2 for i in range(many)],
+        )
 
     @rule(which=which, some=st.lists(uses, min_size=2, max_size=4))
     def many_ends(self, which: int, some: list[Used | None]) -> None:
@@ -724,7 +855,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(some=st.lists(which, max_size=3))
     def renew_while_both_sweep(self, some: list[int]) -> None:
-        due, names, self.broken = self.model.due(), [self.call(one, "pending") for one in some], True
+        due, names, self.broken = (
+            self.model.due(),
+            [self.call(one, "pending") for one in some],
+            True,
+        )
         one, other = self.world.ledgers
 
         async def race() -> list[str]:
@@ -751,13 +886,17 @@ class Machine(RuleBasedStateMachine):
         self.news()
         for entry in self.entries:
             call = self.model.calls.get(entry.hold)
-            open_ended = call is not None and call.used.unknown and entry.kind in ("settle", "correct")
+            open_ended = (
+                call is not None and call.used.unknown and entry.kind in ("settle", "correct")
+            )
             assert entry.upper == (Amount(*call.held) if open_ended and call else None), entry
         everything = (0, MAX_AMOUNT, {})
         self.play("usage", [], *everything, by=by)
         self.play("usage", ["day", "model"], *everything, by=by)
         now = int(self.model.now)
-        self.play("usage", ["user", "team", "key", "tag"], now - ago, now + 1, {"user": "bob"}, by=by)
+        self.play(
+            "usage", ["user", "team", "key", "tag"], now - ago, now + 1, {"user": "bob"}, by=by
+        )
 
     @invariant()
     def books_are_in_order(self) -> None:
@@ -822,7 +961,12 @@ async def opened(stack: AsyncExitStack, url: str, run: Callable[..., Any]) -> Wo
     clock = Clock(database)
     await clock.make()
     zone = timezone(timedelta(seconds=EAST))
-    return World(run, database, clock, [await stack.enter_async_context(open_ledger(url, database, zone=zone)) for _ in "ab"])
+    return World(
+        run,
+        database,
+        clock,
+        [await stack.enter_async_context(open_ledger(url, database, zone=zone)) for _ in "ab"],
+    )
 
 
 def search(world: World, examples: int, **changes: Any) -> None:
@@ -897,7 +1041,9 @@ def today(dialect: Dialect, ids: list[str]) -> Generator[Any, Any, Any]:
     now, found = yield from CALLS(dialect, ids)
     per = dict((yield "SELECT id, per FROM limits", {}))
     for call in found.values():
-        call.keys = [(name, owner, period(per[name], now, dialect.zone)[0]) for name, owner, _ in call.keys]
+        call.keys = [
+            (name, owner, period(per[name], now, dialect.zone)[0]) for name, owner, _ in call.keys
+        ]
     return now, found
 
 
@@ -916,18 +1062,32 @@ def all_of_it(ledger: books.Books, known: Any, wish: Wish, keys: list[Key]) -> A
     return HOLD(ledger, known, replace(wish, uncapped=False), keys)
 
 
-FITS, BOOK, END, HOLD, CALLS = books.Account.fits, books.Books.book, calls._end, calls._hold, calls._calls
+FITS, BOOK, END, HOLD, CALLS = (
+    books.Account.fits,
+    books.Books.book,
+    calls._end,
+    calls._hold,
+    calls._calls,
+)
 
 MISTAKES: dict[str, tuple[object, str, object]] = {
     "what is held is ignored": (books.Account, "fits", no_held),
-    "a grant gives no room": (books.Account, "amount", property(lambda one: Amount(one.limit.tokens or 0, one.limit.cost or 0))),
+    "a grant gives no room": (
+        books.Account,
+        "amount",
+        property(lambda one: Amount(one.limit.tokens or 0, one.limit.cost or 0)),
+    ),
     "a correction is not booked": (books.Books, "book", forgetful),
     "an overdraft is not seen": (books.Books, "book", without("overdraft", "settle")),
     "a hold is not given back": (books.Books, "book", without("held", "forfeit")),
     "a settle counts twice": (calls, "_end", unconditional),
     "a forfeit is the end": (calls, "_end", deaf),
     "what was unknown is never known": (calls, "_end", final),
-    "a smaller guess replaces a larger one": (calls, "_knows_more", lambda used, booked: booked.unknown),
+    "a smaller guess replaces a larger one": (
+        calls,
+        "_knows_more",
+        lambda used, booked: booked.unknown,
+    ),
     "what is known is corrected by a guess": (calls, "_knows_more", lambda used, booked: True),
     "a call without a cap takes all that remains": (calls, "_hold", all_of_it),
     "a renewed call is forfeited": (calls, "_end", impatient),
@@ -945,26 +1105,42 @@ MISTAKES: dict[str, tuple[object, str, object]] = {
 def find(world: World) -> None:
     """Fails unless a mistake is found, in few examples; what two ledgers are asked at once need not come out so again."""
     try:
-        search(world, 1_000, derandomize=True, database=None, phases=(Phase.generate,), print_blob=False)
+        search(
+            world,
+            1_000,
+            derandomize=True,
+            database=None,
+            phases=(Phase.generate,),
+            print_blob=False,
+        )
     except AssertionError:
         return
     except FlakyFailure as error:
         assert error.subgroup(AssertionError), error.exceptions
         return
-    except FlakyStrategyDefinition:  # no draw depends on an answer: an example that ends early the second time has failed
+    except (
+        FlakyStrategyDefinition
+    ):  # no draw depends on an answer: an example that ends early the second time has failed
         return
     pytest.fail("nothing was found")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_planted_mistake_is_found(mistake: str, sqlite: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_mistake_is_found(
+    mistake: str, sqlite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, name, wrong = MISTAKES[mistake]
-    monkeypatch.setattr(target, name, wrong, raising=name != "any")  # which is Python's own, but for this module from now on
+    # which is Python's own, but for this module from now on
+    monkeypatch.setattr(target, name, wrong, raising=name != "any")
     find(sqlite)
 
 
 @pytest.mark.parametrize("table", ["calls", "accounts"])
-def test_a_forgotten_lock_is_found(table: str, postgresql: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_lock_is_found(
+    table: str, postgresql: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = Dialect.lock
-    monkeypatch.setattr(Dialect, "lock", lambda dialect, name: "" if name == table else lock(dialect, name))
+    monkeypatch.setattr(
+        Dialect, "lock", lambda dialect, name: "" if name == table else lock(dialect, name)
+    )
     find(postgresql)

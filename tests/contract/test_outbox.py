@@ -37,8 +37,12 @@ async def test_each_threshold_is_told_once_and_a_jump_tells_the_highest(ledger: 
     outbox = Outbox(ledger)
     for i, tokens in enumerate((1, 48, 1, 1, 1)):  # 1 49 50 51 52 of 100
         await use(ledger, f"h{i}", tokens)
-    told = [notice for notice in reversed(await outbox.newest(10)) if notice.kind == "budget.threshold"]
-    assert [(notice.data["percent"], notice.data["spent"], notice.data["amount"]) for notice in told] == [(50, 50, 100)]
+    told = [
+        notice for notice in reversed(await outbox.newest(10)) if notice.kind == "budget.threshold"
+    ]
+    assert [
+        (notice.data["percent"], notice.data["spent"], notice.data["amount"]) for notice in told
+    ] == [(50, 50, 100)]
     await use(ledger, "rest", 48)
     told = [notice for notice in await outbox.newest(10) if notice.kind == "budget.threshold"]
     assert [notice.data["percent"] for notice in told if notice.data["percent"] > 50] == [100]
@@ -48,7 +52,11 @@ async def test_each_threshold_is_told_once_and_a_jump_tells_the_highest(ledger: 
 async def test_what_no_hold_covered_is_told(ledger: SqlLedger) -> None:
     await use(ledger, "h", 40)
     (notice,) = await Outbox(ledger).newest(10)
-    assert (notice.kind, notice.data["hold"], notice.data["tokens"]) == ("budget.overdraft", "h", 39)
+    assert (notice.kind, notice.data["hold"], notice.data["tokens"]) == (
+        "budget.overdraft",
+        "h",
+        39,
+    )
 
 
 async def test_no_two_claim_the_same_while_it_is_leased(ledger: SqlLedger, clock: Clock) -> None:
@@ -65,7 +73,9 @@ async def test_no_two_claim_the_same_while_it_is_leased(ledger: SqlLedger, clock
     assert {notice.attempts for notice in again} == {2}
 
 
-async def test_done_and_dead_are_not_handed_out_again_and_failed_is_later(ledger: SqlLedger, clock: Clock) -> None:
+async def test_done_and_dead_are_not_handed_out_again_and_failed_is_later(
+    ledger: SqlLedger, clock: Clock
+) -> None:
     outbox = Outbox(ledger)
     for name in ("done", "dead", "failed"):
         await ledger.notify("test", {"name": name})

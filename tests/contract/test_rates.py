@@ -7,7 +7,17 @@ import pytest
 from rated import Clock, bound, burst, enter, refused
 from valkeys import own_namespace
 
-from chattable.budget.rates import CALL_ENDS, DEBT, LEASE, MOST, Gauge, Pass, Rates, duration, headers
+from chattable.budget.rates import (
+    CALL_ENDS,
+    DEBT,
+    LEASE,
+    MOST,
+    Gauge,
+    Pass,
+    Rates,
+    duration,
+    headers,
+)
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
 
@@ -23,7 +33,9 @@ async def rates(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[R
     if request.param == "memory":
         opened = MemoryRates(clock)
     else:
-        opened = RedisRates(request.getfixturevalue("shared_redis"), namespace=own_namespace(), clock=clock)
+        opened = RedisRates(
+            request.getfixturevalue("shared_redis"), namespace=own_namespace(), clock=clock
+        )
     await opened.start()
     yield opened
     await opened.stop()
@@ -52,7 +64,9 @@ async def test_a_counter_refills_evenly(rates: Rates, clock: Clock, limit: int) 
 
 @pytest.mark.parametrize("tokens", [1, 30, 100, 1000])
 @pytest.mark.parametrize("taken", [1, 77, 100])
-async def test_retry_after_is_the_moment_and_none_before(rates: Rates, clock: Clock, taken: int, tokens: int) -> None:
+async def test_retry_after_is_the_moment_and_none_before(
+    rates: Rates, clock: Clock, taken: int, tokens: int
+) -> None:
     limit = bound(tokens=100)
     await enter(rates, limit, tokens=taken)
     if taken + min(tokens, 100) <= 100:
@@ -68,17 +82,27 @@ async def test_retry_after_is_the_moment_and_none_before(rates: Rates, clock: Cl
 
 
 async def test_a_refusal_names_the_bound_that_takes_longest(rates: Rates, clock: Clock) -> None:
-    fast, slow, slots = bound("user:a", requests=60), bound("team:b", tokens=10), bound("key:c", parallel=1)
+    fast, slow, slots = (
+        bound("user:a", requests=60),
+        bound("team:b", tokens=10),
+        bound("key:c", parallel=1),
+    )
     for _ in range(59):
         await enter(rates, fast)
     await enter(rates, fast, slow, slots, tokens=10)
     error = await refused(rates, fast, slots, slow)
     assert (error.kind, error.subject, error.retry_after) == ("tokens", "team:b", 6.0)
     error = await refused(rates, fast, slots)
-    assert (error.kind, error.subject, error.retry_after) == ("requests", "user:a", 1.0)  # the first of equals
+    # the first of equals
+    assert (error.kind, error.subject, error.retry_after) == ("requests", "user:a", 1.0)
     clock.now += 6
     error = await refused(rates, fast, slots, slow)
-    assert (error.kind, error.subject, error.limit, error.retry_after) == ("parallel", "key:c", 1, CALL_ENDS / 1000)
+    assert (error.kind, error.subject, error.limit, error.retry_after) == (
+        "parallel",
+        "key:c",
+        1,
+        CALL_ENDS / 1000,
+    )
 
 
 async def test_a_refusal_takes_nothing_anywhere(rates: Rates) -> None:
@@ -153,7 +177,9 @@ async def test_a_debt_has_an_end(rates: Rates, clock: Clock, used: int) -> None:
 
 
 @pytest.mark.parametrize("used", [0, -5])
-async def test_what_drained_meanwhile_is_not_given_back_twice(rates: Rates, clock: Clock, used: int) -> None:
+async def test_what_drained_meanwhile_is_not_given_back_twice(
+    rates: Rates, clock: Clock, used: int
+) -> None:
     passed = await enter(rates, bound(tokens=100), tokens=100)
     clock.now += 30
     await rates.leave(passed, used)
@@ -190,7 +216,9 @@ async def test_a_slot_lapses_to_the_millisecond(rates: Rates, clock: Clock) -> N
     await enter(rates, bound(parallel=1))
 
 
-async def test_a_slot_that_lapsed_stays_so_and_the_estimate_stands(rates: Rates, clock: Clock) -> None:
+async def test_a_slot_that_lapsed_stays_so_and_the_estimate_stands(
+    rates: Rates, clock: Clock
+) -> None:
     passed = await enter(rates, bound(tokens=10, parallel=1), tokens=10)
     clock.now += LEASE / 1000
     await rates.renew([passed])
@@ -215,7 +243,11 @@ async def test_a_call_takes_a_token_at_least(rates: Rates) -> None:
 
 
 async def test_the_headers_tell_the_tightest_bound(rates: Rates) -> None:
-    bounds = bound("user:a", requests=600, tokens=1000), bound("team:b", requests=10), bound("key:c", tokens=200_000)
+    bounds = (
+        bound("user:a", requests=600, tokens=1000),
+        bound("team:b", requests=10),
+        bound("key:c", tokens=200_000),
+    )
     passed = await enter(rates, *bounds, tokens=400)
     assert headers(passed) == {
         "x-ratelimit-limit-requests": "10",
@@ -227,7 +259,9 @@ async def test_the_headers_tell_the_tightest_bound(rates: Rates) -> None:
     }
     error = await refused(rates, *bounds, tokens=601)
     assert headers(error) == headers(passed) | {"retry-after": "1", "retry-after-ms": "60"}
-    assert str(error) == "Rate limit reached for user:a: 1,000 tokens per minute. Try again in 60ms."
+    assert (
+        str(error) == "Rate limit reached for user:a: 1,000 tokens per minute. Try again in 60ms."
+    )
 
 
 async def test_the_highest_limit_is_counted_exactly(rates: Rates) -> None:
@@ -240,7 +274,16 @@ async def test_the_highest_limit_is_counted_exactly(rates: Rates) -> None:
     assert (await refused(rates, limit)).tokens == Gauge(MOST, 0, 660_000)
 
 
-LENGTHS = {0: "0s", 1: "1ms", 120: "120ms", 1000: "1s", 1050: "1.05s", 59_999: "59.999s", 60_000: "1m0s", 372_500: "6m12.5s"}
+LENGTHS = {
+    0: "0s",
+    1: "1ms",
+    120: "120ms",
+    1000: "1s",
+    1050: "1.05s",
+    59_999: "59.999s",
+    60_000: "1m0s",
+    372_500: "6m12.5s",
+}
 
 
 @pytest.mark.parametrize(("milliseconds", "text"), LENGTHS.items())
@@ -248,7 +291,9 @@ def test_durations_are_written_like_openais(milliseconds: int, text: str) -> Non
     assert duration(milliseconds) == text
 
 
-async def test_calls_under_way_are_renewed_by_themselves(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_under_way_are_renewed_by_themselves(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     renewed = asyncio.Event()
 
     class Watched(MemoryRates):
@@ -280,4 +325,6 @@ async def test_memory_forgets_whoever_has_drained(clock: Clock) -> None:
         await rates.leave(passed, 1)
         assert len(rates) <= 130  # a minute's worth, twice over
         if i == 170:
-            assert (await refused(rates, bound("user:debtor", tokens=10), tokens=10)).kind == "tokens"
+            assert (
+                await refused(rates, bound("user:debtor", tokens=10), tokens=10)
+            ).kind == "tokens"

@@ -29,7 +29,9 @@ def server() -> Iterator[Valkey]:
 
 
 @asynccontextmanager
-async def opened(url: str, clock: Clock | None = None, namespace: str = "") -> AsyncIterator[RedisRates]:
+async def opened(
+    url: str, clock: Clock | None = None, namespace: str = ""
+) -> AsyncIterator[RedisRates]:
     rates = RedisRates(url, namespace=namespace or own_namespace(), clock=clock)
     await rates.start()
     try:
@@ -68,7 +70,9 @@ async def passes_soon(rates: Rates) -> None:
 async def test_doors_share_what_they_count(shared_redis: str) -> None:
     name, clock = own_namespace(), Clock()
     async with AsyncExitStack() as stack:
-        doors = [await stack.enter_async_context(opened(shared_redis, clock, name)) for _ in range(4)]
+        doors = [
+            await stack.enter_async_context(opened(shared_redis, clock, name)) for _ in range(4)
+        ]
         assert len(await burst(doors, 200, bound(requests=20), bound("team:x", parallel=30))) == 20
         assert [door.failures for door in doors] == [0] * 4
 
@@ -98,7 +102,10 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_processes_share_what_they_count(shared_redis: str) -> None:
     name, pipe = own_namespace(), asyncio.subprocess.PIPE
     command = [sys.executable, "-c", PROCESS, shared_redis, name]
-    workers = [await asyncio.create_subprocess_exec(*command, str(i), stdin=pipe, stdout=pipe) for i in range(4)]
+    workers = [
+        await asyncio.create_subprocess_exec(*command, str(i), stdin=pipe, stdout=pipe)
+        for i in range(4)
+    ]
     for worker in workers:
         assert worker.stdout and await worker.stdout.readline() == b"ready\n"
     said = await asyncio.gather(*[worker.communicate(b"\n") for worker in workers])
@@ -135,9 +142,20 @@ async def test_a_step_is_one_round_trip(server: Valkey, rates: RedisRates) -> No
     await rates.renew([passed])
     await rates.leave(passed, 7)
     seen = server.commands()
-    scripts_own = {"get", "set", "time", "zcount", "zremrangebyscore", "zadd", "zscore", "zrem", "pexpire"}
+    scripts_own = {
+        "get",
+        "set",
+        "time",
+        "zcount",
+        "zremrangebyscore",
+        "zadd",
+        "zscore",
+        "zrem",
+        "pexpire",
+    }
     assert seen.pop("evalsha") == 3
-    assert set(seen) <= scripts_own | {"config|resetstat", "info", "client|setinfo"}  # and this test's
+    # and this test's
+    assert set(seen) <= scripts_own | {"config|resetstat", "info", "client|setinfo"}
 
 
 async def test_a_burst_shares_round_trips(server: Valkey, rates: RedisRates) -> None:
@@ -148,7 +166,9 @@ async def test_a_burst_shares_round_trips(server: Valkey, rates: RedisRates) -> 
 
 
 async def test_names_are_hashed_and_every_key_expires(server: Valkey, rates: RedisRates) -> None:
-    passed = await enter(rates, bound("user:s3cret \udcff\r\nname", requests=2, tokens=10, parallel=1))
+    passed = await enter(
+        rates, bound("user:s3cret \udcff\r\nname", requests=2, tokens=10, parallel=1)
+    )
     await rates.leave(passed, 100)
     await enter(rates, bound("team:x", parallel=1))
     keys = server.execute("KEYS", "*")
@@ -202,7 +222,8 @@ async def test_f31_frozen_for_two_seconds(server: Valkey, rates: RedisRates) -> 
     server.pause(2)
     began = time.monotonic()
     assert len(await burst([rates], 300, FULL)) == 300
-    assert time.monotonic() - began < TIMEOUT + SLACK  # all of them waited for one and the same timeout
+    # all of them waited for one and the same timeout
+    assert time.monotonic() - began < TIMEOUT + SLACK
     assert rates.failures == 300
     began = time.monotonic()
     for _ in range(50):
@@ -213,7 +234,9 @@ async def test_f31_frozen_for_two_seconds(server: Valkey, rates: RedisRates) -> 
     assert server.execute("INFO", "clients")["connected_clients"] <= 2  # the line and this question
 
 
-async def test_f31_calls_that_ended_meanwhile_hold_no_slot(server: Valkey, rates: RedisRates) -> None:
+async def test_f31_calls_that_ended_meanwhile_hold_no_slot(
+    server: Valkey, rates: RedisRates
+) -> None:
     inside = await burst([rates], 10, FULL, tokens=100)
     server.pause(1.5)
     await passes_soon(rates)
@@ -270,7 +293,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("garbage", [*INTEGERS, *OTHERS, *[b"-%s\r\n" % error for error in ERRORS]], ids=repr)
+@pytest.mark.parametrize(
+    "garbage", [*INTEGERS, *OTHERS, *[b"-%s\r\n" % error for error in ERRORS]], ids=repr
+)
 async def test_f33_and_f34_answers_that_make_no_sense(garbage: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (asked := await reader.read(65536)) and garbage:

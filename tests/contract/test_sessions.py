@@ -29,7 +29,19 @@ from chattable.proxy.store.sessions import (
 
 ALICE, BOB = "user_alice", "user_bob"
 HOSTILE = ["", "\x00", "a\x00b", "\ud800", "a\r\nb", "\x85", "a\u2028b", "n" * 513, "n" * 10_240]
-UNUSUAL = ["é", "e\u0301", "👩\u200d💻", "'; DROP TABLE sessions;--", "%", " a", "conv_", "conv_" + "0" * 32, "Ω" * 512, "A", "a"]
+UNUSUAL = [
+    "é",
+    "e\u0301",
+    "👩\u200d💻",
+    "'; DROP TABLE sessions;--",
+    "%",
+    " a",
+    "conv_",
+    "conv_" + "0" * 32,
+    "Ω" * 512,
+    "A",
+    "a",
+]
 NASTY = "NUL \x00, halves \ud800 \udfff, 👩‍💻, e\u0301, \u2028, \\u0000, \x1b, 2**53+1"
 
 
@@ -70,19 +82,26 @@ def tool(call: str) -> Entry:
 
 
 def calling(*calls: str, text: str | None = None) -> Entry:
-    made = [{"id": call, "type": "function", "function": {"name": "f", "arguments": "{}"}} for call in calls]
+    made = [
+        {"id": call, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        for call in calls
+    ]
     return Entry(message=Message("assistant", text, tool_calls=made))
 
 
 async def say(store: SessionStore, session: Session, *entries: Entry, **turn: Any) -> Session:
     """Appends a turn to the head as it is."""
     head = (await store.open(session.user_id, session.id, create=False)).head
-    return (await store.commit(session, Turn(entries=entries, parent=head, head=head, **turn))).session
+    return (
+        await store.commit(session, Turn(entries=entries, parent=head, head=head, **turn))
+    ).session
 
 
 async def talk(store: SessionStore, session: Session, turns: int, first: int = 0) -> Session:
     """Appends many turns: q0, a0, q1, a1 …"""
-    entries = [entry for i in range(first, first + turns) for entry in (user(f"q{i}"), reply(f"a{i}"))]
+    entries = [
+        entry for i in range(first, first + turns) for entry in (user(f"q{i}"), reply(f"a{i}"))
+    ]
     return await say(store, session, *entries)
 
 
@@ -110,8 +129,18 @@ async def words(store: SessionStore, session: Session) -> list[str]:
 async def test_a_session_is_found_by_its_id_and_by_its_alias(store: SessionStore) -> None:
     made = await store.open(ALICE, "chat 1", model="echo")
     assert re.fullmatch(r"conv_[0-9a-f]{12}[\w-]{20}", made.id)
-    assert (made.user_id, made.alias, made.model, made.head, made.message_count) == (ALICE, "chat 1", "echo", None, 0)
-    assert await store.open(ALICE, "chat 1", model="other") == await store.open(ALICE, made.id, create=False) == made
+    assert (made.user_id, made.alias, made.model, made.head, made.message_count) == (
+        ALICE,
+        "chat 1",
+        "echo",
+        None,
+        0,
+    )
+    assert (
+        await store.open(ALICE, "chat 1", model="other")
+        == await store.open(ALICE, made.id, create=False)
+        == made
+    )
 
 
 async def test_without_a_name_each_session_is_new(store: SessionStore) -> None:
@@ -201,7 +230,9 @@ async def test_another_users_session_is_like_one_that_nobody_has(store: SessionS
 
 
 async def test_of_calls_with_one_unknown_alias_one_makes_the_session(stores: Stores) -> None:
-    opened = await asyncio.gather(*((stores.one, stores.two)[i % 2].open(ALICE, "chat") for i in range(20)))
+    opened = await asyncio.gather(
+        *((stores.one, stores.two)[i % 2].open(ALICE, "chat") for i in range(20))
+    )
     assert len({session.id for session in opened}) == 1
     assert len((await stores.one.list(ALICE)).data) == 1
 
@@ -212,14 +243,27 @@ async def test_of_calls_with_one_unknown_alias_one_makes_the_session(stores: Sto
 async def test_what_was_said_is_read_back_in_order(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
     usage = Usage(10, 5, 15, completion_tokens_details={"reasoning_tokens": 3})
-    turn = Turn(entries=(user("hi"), reply("hello", usage=usage, tokens=7, incomplete=True)), request_id="req_1", key="k1")
+    turn = Turn(
+        entries=(user("hi"), reply("hello", usage=usage, tokens=7, incomplete=True)),
+        request_id="req_1",
+        key="k1",
+    )
     done = await store.commit(session, turn)
     first, second = (await store.window(done.session)).items
     assert (first.id, second.id) == done.ids
     assert (first.parent, second.parent, first.position, second.position) == (None, first.id, 1, 2)
-    assert (second.speaker, second.usage, second.tokens, second.request_id) == ("echo", usage, 7, "req_1")
+    assert (second.speaker, second.usage, second.tokens, second.request_id) == (
+        "echo",
+        usage,
+        7,
+        "req_1",
+    )
     assert (first.incomplete, second.incomplete, second.side) == (False, True, False)
-    assert (done.session.head, done.session.message_count, done.session.usage) == (second.id, 2, usage)
+    assert (done.session.head, done.session.message_count, done.session.usage) == (
+        second.id,
+        2,
+        usage,
+    )
     assert await store.item(session, first.id) == first
     later = await say(store, session, user("again"), reply("yes", usage=Usage(1, 1, 2)))
     assert later.usage == usage + Usage(1, 1, 2)
@@ -228,27 +272,64 @@ async def test_what_was_said_is_read_back_in_order(store: SessionStore) -> None:
 
 async def test_a_message_is_kept_as_it_came(store: SessionStore) -> None:
     messages = [
-        Message("user", NASTY, name=NASTY, extra={"vendor": {"深": [1, 2.5, None, True, 2**70, NASTY]}, "extra": "yes", "x": ""}),
-        Message("user", [{"type": "text", "text": NASTY, "cache_control": {"type": "ephemeral"}}, {"type": "new", "x": {}}]),
-        Message("assistant", None, reasoning_content=NASTY, refusal="no", tool_calls=[{"id": "c", "odd": NASTY}]),
+        Message(
+            "user",
+            NASTY,
+            name=NASTY,
+            extra={"vendor": {"深": [1, 2.5, None, True, 2**70, NASTY]}, "extra": "yes", "x": ""},
+        ),
+        Message(
+            "user",
+            [
+                {"type": "text", "text": NASTY, "cache_control": {"type": "ephemeral"}},
+                {"type": "new", "x": {}},
+            ],
+        ),
+        Message(
+            "assistant",
+            None,
+            reasoning_content=NASTY,
+            refusal="no",
+            tool_calls=[{"id": "c", "odd": NASTY}],
+        ),
         Message("tool", "", tool_call_id="c"),
         Message("developer", "Be brief."),
         Message("assistant", "\x00" * 1000 + "\ud800"),
         Message("odd role \x00", "x"),
     ]
     session = await store.open(ALICE, None)
-    session = await say(store, session, *(Entry(message=message, speaker=f"s{NASTY}") for message in messages))
+    session = await say(
+        store, session, *(Entry(message=message, speaker=f"s{NASTY}") for message in messages)
+    )
     assert [item.message for item in await path(store, session)] == messages
-    assert [(await store.item(session, item.id)).message for item in await path(store, session)] == messages
+    assert [
+        (await store.item(session, item.id)).message for item in await path(store, session)
+    ] == messages
     messages[0].content = "changed by the caller afterwards"
-    assert await words(store, session) == [NASTY, NASTY, "", "", "Be brief.", "\x00" * 1000 + "\ud800", "x"]
+    assert await words(store, session) == [
+        NASTY,
+        NASTY,
+        "",
+        "",
+        "Be brief.",
+        "\x00" * 1000 + "\ud800",
+        "x",
+    ]
 
 
 async def test_ten_megabytes_are_kept_and_too_much_is_refused_by_field(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * 2_500_000}}
-    session = await say(store, session, Entry(message=Message("user", [picture])), user("é" * 100_000))
-    assert [item.message.content for item in (await store.window(session)).items] == [[picture], "é" * 100_000]
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + "QUJD" * 2_500_000},
+    }
+    session = await say(
+        store, session, Entry(message=Message("user", [picture])), user("é" * 100_000)
+    )
+    assert [item.message.content for item in (await store.window(session)).items] == [
+        [picture],
+        "é" * 100_000,
+    ]
     for message in (
         Message("user", "x" * (values.MAX_MESSAGE + 1)),
         Message("user", [nested(1000)]),
@@ -290,11 +371,18 @@ async def test_a_turn_on_a_parent_that_is_unknown_changes_nothing(store: Session
 
 async def test_the_same_key_again_changes_nothing(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
-    turn = Turn(entries=(user("hi"), reply("hello", usage=Usage(1, 1, 2))), head=None, key="k\ud800" * 100)
+    turn = Turn(
+        entries=(user("hi"), reply("hello", usage=Usage(1, 1, 2))), head=None, key="k\ud800" * 100
+    )
     first = await store.commit(session, turn)
     later = await talk(store, session, 3)
     again = await store.commit(session, turn)
-    assert (first.repeated, again.repeated, again.ids, again.session) == (False, True, first.ids, later)
+    assert (first.repeated, again.repeated, again.ids, again.session) == (
+        False,
+        True,
+        first.ids,
+        later,
+    )
     with pytest.raises(HeadMoved):  # without a key it is a new turn
         await store.commit(session, replace(turn, key=""))
 
@@ -326,7 +414,9 @@ async def test_a_turn_without_entries_moves_the_head(store: SessionStore) -> Non
 # --- the client's own history ------------------------------------------------------------------------------------------
 
 
-async def mirror(store: SessionStore, session: Session, messages: list[Message], answer: str, **turn: Any) -> Session:
+async def mirror(
+    store: SessionStore, session: Session, messages: list[Message], answer: str, **turn: Any
+) -> Session:
     """A turn of a client that sends all of its history."""
     found = await store.match(session, messages)
     entries = (*(Entry(message=message) for message in found.rest), reply(answer))
@@ -344,15 +434,21 @@ async def nodes(store: SessionStore, session: Session) -> list[str]:
 async def test_what_is_sent_again_is_stored_once(store: SessionStore) -> None:
     session = await store.open(ALICE, "ui")
     session = await mirror(store, session, [Message("system", "v1"), *history("q0")], "a0")
-    session = await mirror(store, session, [Message("system", "v2"), *history("q0", "a0", "q1")], "a1")
-    found = await store.match(session, [Message("developer", "v3"), *history("q0", "a0", "q1", "a1", "q2")])
+    session = await mirror(
+        store, session, [Message("system", "v2"), *history("q0", "a0", "q1")], "a1"
+    )
+    found = await store.match(
+        session, [Message("developer", "v3"), *history("q0", "a0", "q1", "a1", "q2")]
+    )
     assert (found.id, found.matched, [m.text for m in found.rest]) == (session.head, 4, ["q2"])
     assert await words(store, session) == ["q0", "a0", "q1", "a1"]
     assert await nodes(store, session) == ["a0", "a1", "q0", "q1"]
     assert session.message_count == 4
 
 
-async def test_an_edit_in_the_middle_is_a_branch_and_the_other_one_stays(store: SessionStore) -> None:
+async def test_an_edit_in_the_middle_is_a_branch_and_the_other_one_stays(
+    store: SessionStore,
+) -> None:
     session = await talk(store, await store.open(ALICE, "ui"), 4)
     old = session
     edited = history("q0", "a0", "q1 edited")
@@ -361,9 +457,20 @@ async def test_an_edit_in_the_middle_is_a_branch_and_the_other_one_stays(store: 
     session = await mirror(store, session, edited, "b1")
     assert await words(store, session) == ["q0", "a0", "q1 edited", "b1"]
     assert session.message_count == 4
-    assert texts((await store.window(session, at=old.head)).items) == ["q0", "a0", "q1", "a1", "q2", "a2", "q3", "a3"]
+    assert texts((await store.window(session, at=old.head)).items) == [
+        "q0",
+        "a0",
+        "q1",
+        "a1",
+        "q2",
+        "a2",
+        "q3",
+        "a3",
+    ]
     # both go on, and the client decides which one is the conversation
-    session = await mirror(store, session, history("q0", "a0", "q1", "a1", "q2", "a2", "q3", "a3", "q4"), "a4")
+    session = await mirror(
+        store, session, history("q0", "a0", "q1", "a1", "q2", "a2", "q3", "a3", "q4"), "a4"
+    )
     assert (session.message_count, len(await words(store, session))) == (10, 10)
     session = await mirror(store, session, history("q0", "a0", "q1 edited", "b1", "r2"), "b2")
     assert await words(store, session) == ["q0", "a0", "q1 edited", "b1", "r2", "b2"]
@@ -408,12 +515,17 @@ async def test_a_side_call_leaves_the_conversation_alone(store: SessionStore) ->
     assert (after.head, after.message_count, after.usage) == (session.head, 2, Usage(3, 2, 5))
     assert await words(store, after) == ["q0", "a0"]
     items = [item async for batch in store.export(after) for item in batch]
-    assert [(item.message.text, item.side) for item in items[2:]] == [("Give this a title", True), ("A title", True)]
+    assert [(item.message.text, item.side) for item in items[2:]] == [
+        ("Give this a title", True),
+        ("A title", True),
+    ]
     # until the user says just that
     after = await mirror(store, after, history("Give this a title", "A title", "thanks"), "welcome")
     assert await words(store, after) == ["Give this a title", "A title", "thanks", "welcome"]
     after = (await store.commit(session, Turn(entries=(user("q0"),), side=True))).session
-    assert [item.side for item in [await store.item(after, (await path(store, session))[0].id)]] == [False]
+    assert [
+        item.side for item in [await store.item(after, (await path(store, session))[0].id)]
+    ] == [False]
 
 
 async def test_a_turn_beside_another_one_is_stored_once(stores: Stores) -> None:
@@ -421,7 +533,9 @@ async def test_a_turn_beside_another_one_is_stored_once(stores: Stores) -> None:
 
     async def turn(i: int) -> None:
         store = (stores.one, stores.two)[i % 2]
-        await mirror(store, session, [Message("system", str(i)), *history("q0", "a0", "q1")], f"a{i % 4}")
+        await mirror(
+            store, session, [Message("system", str(i)), *history("q0", "a0", "q1")], f"a{i % 4}"
+        )
 
     await asyncio.gather(*(turn(i) for i in range(20)))
     assert await nodes(stores.one, session) == ["a0", "a0", "a1", "a2", "a3", "q0", "q1"]
@@ -436,7 +550,9 @@ async def test_an_incomplete_answer_gives_way_to_the_same_one_complete(store: Se
         turn = Turn(entries=(user("q"), reply("half", incomplete=not incomplete, tokens=tokens)))
         session = (await store.commit(session, turn)).session
         items = await path(store, session)
-        assert [(item.message.text, item.incomplete, item.tokens) for item in items[1:]] == [("half", not incomplete, tokens)]
+        assert [(item.message.text, item.incomplete, item.tokens) for item in items[1:]] == [
+            ("half", not incomplete, tokens)
+        ]
     await store.commit(session, Turn(entries=(user("q"), reply("half", incomplete=True))))
     assert [item.incomplete for item in await path(store, session)] == [False, False]
 
@@ -470,7 +586,9 @@ OTHER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [(*pair, True) for pair in SAME] + [(*pair, False) for pair in OTHER])
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [(*pair, True) for pair in SAME] + [(*pair, False) for pair in OTHER]
+)
 def test_what_makes_two_messages_the_same(one: Message, other: Message, same: bool) -> None:
     assert (said(one) == said(other)) is same
 
@@ -489,7 +607,11 @@ async def test_a_history_matches_however_it_is_written(store: SessionStore) -> N
     kept = [one for one, _ in SAME]
     session = await say(store, session, *(Entry(message=message) for message in kept))
     found = await store.match(session, [other for _, other in SAME] + history("new"))
-    assert (found.id, found.matched, [m.text for m in found.rest]) == (session.head, len(SAME), ["new"])
+    assert (found.id, found.matched, [m.text for m in found.rest]) == (
+        session.head,
+        len(SAME),
+        ["new"],
+    )
     for i in range(len(SAME)):
         cut = [other for _, other in SAME[:i]]
         found = await store.match(session, [*cut, Message("user", "an edit"), *kept[i + 1 :]])
@@ -498,11 +620,21 @@ async def test_a_history_matches_however_it_is_written(store: SessionStore) -> N
     assert (await store.match(session, [])).id is None
 
 
-async def test_system_messages_of_a_conversation_are_stored_and_no_part_of_the_clients_history(store: SessionStore) -> None:
+async def test_system_messages_of_a_conversation_are_stored_and_no_part_of_the_clients_history(
+    store: SessionStore,
+) -> None:
     session = await store.open(ALICE, None)
     brief = Entry(message=Message("developer", "Be brief."))
     aside = Entry(message=Message("item", [{"type": "item", "item": {"type": "reasoning"}}]))
-    session = await say(store, session, brief, user("q0"), aside, reply("a0"), Entry(message=Message("system", "Be long.")))
+    session = await say(
+        store,
+        session,
+        brief,
+        user("q0"),
+        aside,
+        reply("a0"),
+        Entry(message=Message("system", "Be long.")),
+    )
     assert await words(store, session) == ["Be brief.", "q0", "", "a0", "Be long."]
     session = await say(store, session, user("q1"), reply("a1"))
     found = await store.match(session, history("q0", "a0", "q1", "a1", "q2"))
@@ -537,8 +669,24 @@ async def test_a_window_is_of_the_head_that_was_read(store: SessionStore) -> Non
 
 async def test_a_window_holds_so_many_tokens(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
-    session = await say(store, session, *(Entry(message=Message("user", str(n)), tokens=n) for n in (100, 1, 20, 3, 0, 5)))
-    for tokens, expected in ((0, 0), (4, 0), (5, 2), (7, 2), (8, 3), (27, 3), (28, 4), (29, 5), (128, 5), (129, 6), (2**40, 6)):
+    session = await say(
+        store,
+        session,
+        *(Entry(message=Message("user", str(n)), tokens=n) for n in (100, 1, 20, 3, 0, 5)),
+    )
+    for tokens, expected in (
+        (0, 0),
+        (4, 0),
+        (5, 2),
+        (7, 2),
+        (8, 3),
+        (27, 3),
+        (28, 4),
+        (29, 5),
+        (128, 5),
+        (129, 6),
+        (2**40, 6),
+    ):
         assert len((await store.window(session, tokens=tokens)).items) == expected, tokens
     assert len((await store.window(session, tokens=29, messages=2)).items) == 2
     estimated = (await say(store, session, user("x" * 400))).head
@@ -564,7 +712,9 @@ async def test_a_summary_stands_for_the_beginning(store: SessionStore) -> None:
     window = await store.window(other)
     assert (window.summary, texts(window.items)) == (None, ["q0", "a0", "q1 edited", "b1"])
     # and on one that begins behind it, it does
-    other = await mirror(store, session, history("q0", "a0", "q1", "a1", "q2", "a2", "q3 edited"), "b3")
+    other = await mirror(
+        store, session, history("q0", "a0", "q1", "a1", "q2", "a2", "q3 edited"), "b3"
+    )
     window = await store.window(other)
     assert (window.summary, texts(window.items)) == (summary, ["q3 edited", "b3"])
     last = await store.update(session, summary=Summary("All of it.", other.head or ""))
@@ -578,14 +728,27 @@ async def test_a_summary_stands_for_the_beginning(store: SessionStore) -> None:
 
 async def test_a_window_has_no_half_of_a_tool_call(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
-    session = await say(store, session, user("q"), calling("1", "2"), tool("1"), tool("2"), reply("done"), user("more"))
+    session = await say(
+        store,
+        session,
+        user("q"),
+        calling("1", "2"),
+        tool("1"),
+        tool("2"),
+        reply("done"),
+        user("more"),
+    )
     for most, roles in ((6, "uattau"), (5, "attau"), (4, "au"), (3, "au"), (2, "au"), (1, "u")):
         items = (await store.window(session, messages=most)).items
         assert "".join(item.message.role[0] for item in items) == roles, most
     waiting = await say(store, session, calling("3", "4"), tool("3"))
-    assert "".join(item.message.role[0] for item in (await store.window(waiting)).items) == "uattauat"
+    assert (
+        "".join(item.message.role[0] for item in (await store.window(waiting)).items) == "uattauat"
+    )
     given_up = await say(store, waiting, user("never mind"))
-    assert "".join(item.message.role[0] for item in (await store.window(given_up)).items) == "uattauu"
+    assert (
+        "".join(item.message.role[0] for item in (await store.window(given_up)).items) == "uattauu"
+    )
     first_answer = (await path(store, given_up))[2]
     await store.delete_item(given_up, first_answer.id)
     assert texts((await store.window(given_up)).items) == ["q", "done", "more", "never mind"]
@@ -624,7 +787,9 @@ async def test_items_come_in_pages_from_either_end(store: SessionStore) -> None:
             found: list[Item] = []
             more = True
             while more:
-                page = await store.items(session, limit, found[-1].id if found else None, descending=descending)
+                page = await store.items(
+                    session, limit, found[-1].id if found else None, descending=descending
+                )
                 assert page.data
                 found += page.data
                 more = page.has_more
@@ -651,7 +816,10 @@ async def test_a_deleted_message_is_gone_and_the_others_stay(store: SessionStore
     assert [item.id for item in await path(store, session)] == [item.id for item in kept]
     assert texts((await store.window(session, messages=5)).items) == ["q1", "q2", "a2", "q3", "a3"]
     # it still serves as a cursor, in both directions
-    assert texts((await store.items(session, 2, items[3].id, descending=False)).data) == ["q2", "a2"]
+    assert texts((await store.items(session, 2, items[3].id, descending=False)).data) == [
+        "q2",
+        "a2",
+    ]
     assert texts((await store.items(session, 2, items[3].id)).data) == ["q1", "a0"]
     session = await talk(store, session, 1, first=4)
     assert (session.message_count, len(await words(store, session))) == (9, 9)
@@ -671,7 +839,8 @@ async def test_deleting_one_by_one_while_paging_clears_everything(store: Session
     session = await talk(store, session, 1, first=7)
     assert (session.message_count, await words(store, session)) == (2, ["q7", "a7"])
     found = await store.match(session, history("q7", "a7", "q8"))
-    assert (found.id, found.matched) == (session.head, 2)  # what was deleted is no part of the client's history
+    # what was deleted is no part of the client's history
+    assert (found.id, found.matched) == (session.head, 2)
 
 
 async def test_what_is_said_again_after_it_was_deleted_is_there_again(store: SessionStore) -> None:
@@ -724,7 +893,9 @@ async def test_sessions_come_in_pages_newest_first(stores: Stores) -> None:
         page = await store.list(ALICE, 2, found[-1].id if found else None)
         found, more = [*found, *page.data], page.has_more
     assert sorted(found, key=lambda one: one.id) == sorted(order, key=lambda one: one.id)
-    assert [one.updated_at for one in found] == sorted((one.updated_at for one in found), reverse=True)
+    assert [one.updated_at for one in found] == sorted(
+        (one.updated_at for one in found), reverse=True
+    )
     assert (found[0], found[-1].alias in ("s0", "s1")) == (made[1], True)
     assert len((await store.list(None, 100)).data) == 7
     for unknown in ("nothing", "\x00", "\ud800"):
@@ -809,12 +980,24 @@ async def test_a_fork_shares_the_past_and_nothing_else(store: SessionStore) -> N
     await mirror(store, session, history("q0", "a0", "q1 edited"), "b1")
     session = (await store.commit(session, Turn(parent=session.head))).session
     items = await path(store, session)
-    session = await store.update(session, title="T", params={"p": 1}, metadata={"m": "1"}, summary=Summary("S", items[1].id))
+    session = await store.update(
+        session, title="T", params={"p": 1}, metadata={"m": "1"}, summary=Summary("S", items[1].id)
+    )
     session = await store.delete_item(session, items[2].id)
     fork = await store.fork(session, items[3].id, alias="fork")
     assert fork.id != session.id
-    assert (fork.alias, fork.title, fork.params, fork.metadata, fork.user_id) == ("fork", "T", {"p": 1}, {"m": "1"}, ALICE)
-    assert (fork.head, fork.message_count, await words(store, fork)) == (items[3].id, 3, ["q0", "a0", "a1"])
+    assert (fork.alias, fork.title, fork.params, fork.metadata, fork.user_id) == (
+        "fork",
+        "T",
+        {"p": 1},
+        {"m": "1"},
+        ALICE,
+    )
+    assert (fork.head, fork.message_count, await words(store, fork)) == (
+        items[3].id,
+        3,
+        ["q0", "a0", "a1"],
+    )
     assert texts((await store.window(fork)).items) == ["a1"]
     assert fork.summary == Summary("S", items[1].id)
     on = await talk(store, fork, 2, first=7)
@@ -915,7 +1098,9 @@ async def one_turn(store: SessionStore, session: Session, name: str, *, fails: b
         return ""
     await asyncio.sleep(0)
     entries = (user(name), reply(f"{name} saw {seen(window.items)}"))
-    await store.commit(locked, Turn(entries=entries, parent=locked.head, head=locked.head, key=name, holder=name))
+    await store.commit(
+        locked, Turn(entries=entries, parent=locked.head, head=locked.head, key=name, holder=name)
+    )
     return name
 
 
@@ -931,7 +1116,10 @@ def check(items: list[Item], names: set[str]) -> None:
 
 async def test_turns_at_once_follow_each_other(stores: Stores) -> None:
     session = await stores.one.open(ALICE, "chat")
-    turns = [one_turn((stores.one, stores.two)[i % 2], session, f"t{i}", fails=i % 5 == 4) for i in range(20)]
+    turns = [
+        one_turn((stores.one, stores.two)[i % 2], session, f"t{i}", fails=i % 5 == 4)
+        for i in range(20)
+    ]
     names = {name for name in await asyncio.gather(*turns) if name}
     assert len(names) == 16
     after = await stores.one.open(ALICE, "chat")
@@ -963,7 +1151,9 @@ async def test_without_locks_a_turn_is_refused_or_stored_but_never_mixed(stores:
 async def test_a_turn_that_is_committed_twice_at_once_is_there_once(stores: Stores) -> None:
     session = await stores.one.open(ALICE, "chat")
     turn = Turn(entries=(user("q"), reply("a", usage=Usage(1, 1, 2))), head=None, key="once")
-    done = await asyncio.gather(*((stores.one, stores.two)[i % 2].commit(session, turn) for i in range(8)))
+    done = await asyncio.gather(
+        *((stores.one, stores.two)[i % 2].commit(session, turn) for i in range(8))
+    )
     assert sorted(one.repeated for one in done) == [False] + [True] * 7
     after = await stores.one.open(ALICE, "chat")
     assert (after.message_count, after.usage) == (2, Usage(1, 1, 2))
@@ -980,8 +1170,14 @@ async def test_what_is_old_is_swept_a_little_at_a_time(stores: Stores) -> None:
     locked = await store.lock(await store.open(ALICE, "s0"), "x", 100)
     assert locked is not None
     keep = Retention(seconds=35)
-    assert [await store.sweep(keep, limit=1) for _ in range(3)] == [1, 1, 0]  # s1, s2; somebody talks in s0
-    assert sorted(one.alias or "" for one in (await store.list(ALICE)).data) == ["s0", "s3", "s4", "s5"]
+    # s1, s2; somebody talks in s0
+    assert [await store.sweep(keep, limit=1) for _ in range(3)] == [1, 1, 0]
+    assert sorted(one.alias or "" for one in (await store.list(ALICE)).data) == [
+        "s0",
+        "s3",
+        "s4",
+        "s5",
+    ]
     await store.unlock(locked, "x")
     await stores.advance(100)
     assert await store.sweep(keep, BOB) == 0
@@ -1033,22 +1229,44 @@ async def test_a_session_is_exported_and_made_again(stores: Stores) -> None:
     store = stores.one
     session = await store.open(ALICE, "chat", model="echo")
     usage = Usage(1, 2, 3)
-    session = await say(store, session, user(NASTY), reply("a0", usage=usage, tokens=9, incomplete=True), request_id="r")
+    session = await say(
+        store,
+        session,
+        user(NASTY),
+        reply("a0", usage=usage, tokens=9, incomplete=True),
+        request_id="r",
+    )
     session = await talk(store, session, 3, first=1)
     await store.commit(session, Turn(entries=(user("title?"), reply("T")), side=True))
     for branch in range(3):
-        session = await mirror(store, session, [Message("user", NASTY), *history("x", "a0", "q1")[1:2]], f"b{branch}")
         session = await mirror(
-            store, session, [Message("user", NASTY), Message("assistant", "a0"), Message("user", f"e{branch}")], "same"
+            store, session, [Message("user", NASTY), *history("x", "a0", "q1")[1:2]], f"b{branch}"
         )
-    session = await store.update(session, title="T", params={"p": 1}, state={"s": 1}, summary=Summary("S", session.head or ""))
+        session = await mirror(
+            store,
+            session,
+            [Message("user", NASTY), Message("assistant", "a0"), Message("user", f"e{branch}")],
+            "same",
+        )
+    session = await store.update(
+        session,
+        title="T",
+        params={"p": 1},
+        state={"s": 1},
+        summary=Summary("S", session.head or ""),
+    )
     await stores.advance(100)
     batches = [batch async for batch in store.export(session, 4)]
     assert all(len(batch) <= 4 for batch in batches)
     items = [item for batch in batches for item in batch]
     made = await stores.two.restore(BOB, session, items, alias="imported")
     assert (made.user_id, made.alias, made.title, made.model) == (BOB, "imported", "T", "echo")
-    assert (made.params, made.state, made.usage, made.summary) == (session.params, session.state, session.usage, session.summary)
+    assert (made.params, made.state, made.usage, made.summary) == (
+        session.params,
+        session.state,
+        session.usage,
+        session.summary,
+    )
     assert (made.head, made.message_count) == (session.head, session.message_count)
     copies = [item async for batch in store.export(made, 1000) for item in batch]
     assert sorted(copies, key=lambda item: item.id) == sorted(items, key=lambda item: item.id)
@@ -1058,7 +1276,9 @@ async def test_a_session_is_exported_and_made_again(stores: Stores) -> None:
     assert on.message_count == made.message_count + 1
     with pytest.raises(Conflict):
         await store.restore(BOB, session, items, alias="imported")
-    assert (await store.restore(BOB, replace(session, head=None, summary=None), [])).message_count == 0
+    assert (
+        await store.restore(BOB, replace(session, head=None, summary=None), [])
+    ).message_count == 0
 
 
 async def test_other_peoples_ids_are_mapped_and_wrong_ones_refused(store: SessionStore) -> None:
@@ -1068,7 +1288,13 @@ async def test_other_peoples_ids_are_mapped_and_wrong_ones_refused(store: Sessio
                     incomplete=False, side=False, created_at=7)  # fmt: skip
 
     like = Session(id="x", user_id="y", head="4", title="T", summary=Summary("S", "1"))
-    items = [item("1", None, "a"), item("2", "1", "b"), item("3", "1", "b"), item("4", "3", "c"), item("5", "2", "d")]
+    items = [
+        item("1", None, "a"),
+        item("2", "1", "b"),
+        item("3", "1", "b"),
+        item("4", "3", "c"),
+        item("5", "2", "d"),
+    ]
     made = await store.restore(ALICE, like, iter(items))
     assert (await words(store, made), made.message_count) == (["a", "b", "c"], 3)
     assert await nodes(store, made) == ["a", "b", "c", "d"]

@@ -21,7 +21,16 @@ from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.session_chain import paired
 from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Committed, Entry, Item, Retention, Session, SessionStore, Summary, Turn
+from chattable.proxy.store.sessions import (
+    Committed,
+    Entry,
+    Item,
+    Retention,
+    Session,
+    SessionStore,
+    Summary,
+    Turn,
+)
 from chattable.proxy.store.sessions_memory import MemorySessions
 
 OURS = ("sessions", "session_messages")
@@ -38,7 +47,9 @@ def statements() -> Iterator[list[Statement]]:
     """Collects what every engine is asked meanwhile."""
     seen: list[Statement] = []
 
-    def asked(connection: Any, cursor: Any, sql: str, parameters: Any, context: Any, many: bool) -> None:
+    def asked(
+        connection: Any, cursor: Any, sql: str, parameters: Any, context: Any, many: bool
+    ) -> None:
         if not sql.startswith("BEGIN"):
             seen.append(Statement(sql, parameters, many))
 
@@ -69,7 +80,10 @@ def store(database: Database) -> SqlSessions:
 
 def entries(first: int, count: int) -> tuple[Entry, ...]:
     """Alternating messages, each with a number of its own."""
-    return tuple(Entry(message=Message("assistant" if i % 2 else "user", f"message {i}")) for i in range(first, first + count))
+    return tuple(
+        Entry(message=Message("assistant" if i % 2 else "user", f"message {i}"))
+        for i in range(first, first + count)
+    )
 
 
 async def long_session(store: SqlSessions, name: str, length: int) -> Session:
@@ -90,17 +104,29 @@ async def append_turn(store: SqlSessions, name: str) -> tuple[list[Statement], l
     assert len(window.items) == min(50, locked.message_count)
     new = (Entry(message=Message("user", "new")), Entry(message=Message("assistant", "answer")))
     with statements() as committing:
-        turn = Turn(entries=new, parent=locked.head, head=locked.head, key="k", holder="holder", state={"x": 1})
+        turn = Turn(
+            entries=new,
+            parent=locked.head,
+            head=locked.head,
+            key="k",
+            holder="holder",
+            state={"x": 1},
+        )
         await store.commit(locked, turn)
     return reading, committing
 
 
-async def mirror_turn(store: SqlSessions, name: str, messages: list[Message]) -> tuple[list[Statement], list[Statement]]:
+async def mirror_turn(
+    store: SqlSessions, name: str, messages: list[Message]
+) -> tuple[list[Statement], list[Statement]]:
     """One turn of a client that sends everything."""
     with statements() as reading:
         session = await store.open("user_alice", name)
         found = await store.match(session, messages)
-    new = (*(Entry(message=message) for message in found.rest), Entry(message=Message("assistant", f"answer to {len(messages)}")))
+    new = (
+        *(Entry(message=message) for message in found.rest),
+        Entry(message=Message("assistant", f"answer to {len(messages)}")),
+    )
     with statements() as committing:
         await store.commit(session, Turn(entries=new, parent=found.id, key="m"))
     return reading, committing
@@ -110,12 +136,18 @@ async def test_a_turn_takes_three_statements_to_read_and_four_to_commit(store: S
     await long_session(store, "chat", 20)
     for turn in (
         await append_turn(store, "chat"),
-        await mirror_turn(store, "chat", [entry.message for entry in entries(0, 20)] + [Message("user", "next")]),
-        await mirror_turn(store, "chat", [entry.message for entry in entries(0, 7)] + [Message("user", "an edit")]),
+        await mirror_turn(
+            store, "chat", [entry.message for entry in entries(0, 20)] + [Message("user", "next")]
+        ),
+        await mirror_turn(
+            store, "chat", [entry.message for entry in entries(0, 7)] + [Message("user", "an edit")]
+        ),
         await mirror_turn(store, "chat", [Message("user", "another beginning")]),
     ):
         reading, committing = turn
-        assert (1 <= len(reading) <= 3, 1 <= len(committing) <= 4) == (True, True), [s.sql for s in reading + committing]
+        assert (1 <= len(reading) <= 3, 1 <= len(committing) <= 4) == (True, True), [
+            s.sql for s in reading + committing
+        ]
     with statements() as first:
         session = await store.open("user_alice", "unknown yet")
         assert await store.lock(session, "h", 1) is not None
@@ -123,7 +155,9 @@ async def test_a_turn_takes_three_statements_to_read_and_four_to_commit(store: S
     assert len(first) == 3  # to look, to make, to lock: there is nothing to read
 
 
-async def test_a_long_conversation_costs_as_many_statements_as_a_short_one(store: SqlSessions) -> None:
+async def test_a_long_conversation_costs_as_many_statements_as_a_short_one(
+    store: SqlSessions,
+) -> None:
     await long_session(store, "short", 60)
     await long_session(store, "long", 6000)
     for turn in (append_turn(store, "short"), append_turn(store, "long")):
@@ -155,7 +189,9 @@ async def work_of(connection: AsyncConnection, statement: Statement, *, sqlite: 
         await driver.set_progress_handler(None, 1)
         return steps
     plan = (
-        await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", statement.parameters)
+        await connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", statement.parameters
+        )
     ).scalar_one()
     return rows_of((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
 
@@ -177,24 +213,37 @@ async def plan_of(connection: AsyncConnection, statement: Statement, *, sqlite: 
         rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.sql}", parameters)
         names = {"m", "n", "s", "a", *OURS}
         return [row[3] for row in rows if row[3].startswith("SCAN") and row[3].split()[1] in names]
-    found = (await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement.sql}", parameters)).scalar_one()
+    found = (
+        await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement.sql}", parameters)
+    ).scalar_one()
     return scans_of((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
 
 
 def scans_of(node: dict[str, Any]) -> list[str]:
-    own = [node["Relation Name"]] if node["Node Type"] == "Seq Scan" and node.get("Relation Name") in OURS else []
+    own = (
+        [node["Relation Name"]]
+        if node["Node Type"] == "Seq Scan" and node.get("Relation Name") in OURS
+        else []
+    )
     return own + [name for child in node.get("Plans", ()) for name in scans_of(child)]
 
 
 async def crowded(database: Database, session: Session, count: int = 5000) -> None:
     """Gives the session's user so many more, empty ones."""
-    own = {"id": "s.id || n.i", "alias": "s.alias || n.i", "alias_digest": "'x' || n.i", "head": "NULL", "message_count": "0"}
+    own = {
+        "id": "s.id || n.i",
+        "alias": "s.alias || n.i",
+        "alias_digest": "'x' || n.i",
+        "head": "NULL",
+        "message_count": "0",
+    }
     names = [column.name for column in tables.sessions.c]
-    taken = ", ".join(own.get(name, f"s.{name}").replace("n.i", "CAST(n.i AS VARCHAR)") for name in names)
-    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-    statement = (
-        f"INSERT INTO sessions ({', '.join(names)}) {numbers} SELECT {taken} FROM sessions s CROSS JOIN n WHERE s.id = :id"
+    taken = ", ".join(
+        own.get(name, f"s.{name}").replace("n.i", "CAST(n.i AS VARCHAR)") for name in names
     )
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    copies = f"SELECT {taken} FROM sessions s CROSS JOIN n WHERE s.id = :id"
+    statement = f"INSERT INTO sessions ({', '.join(names)}) {numbers} {copies}"
     async with database.begin() as connection:
         await connection.execute(text(statement), {"id": session.id})
 
@@ -233,27 +282,43 @@ async def test_reading_and_appending_cost_the_same_at_20_and_at_20_000_messages(
         work[name] = []
         for statement in everything:
             async with database.begin() as connection:
-                assert await plan_of(connection, statement, sqlite=database.is_sqlite) == [] or not informed, statement.sql
+                assert (
+                    await plan_of(connection, statement, sqlite=database.is_sqlite) == []
+                    or not informed
+                ), statement.sql
                 if not statement.many and statement.sql.lstrip().startswith(("SELECT", "WITH")):
-                    work[name].append(await work_of(connection, statement, sqlite=database.is_sqlite))
+                    work[name].append(
+                        await work_of(connection, statement, sqlite=database.is_sqlite)
+                    )
     assert len(work["short"]) == len(work["long"]) >= 10
     for short, long in zip(work["short"], work["long"], strict=True):
         assert long <= 1.5 * short + 20, work
 
 
-async def test_what_is_read_does_not_grow_with_the_branches_before_the_window(database: Database, store: SqlSessions) -> None:
+async def test_what_is_read_does_not_grow_with_the_branches_before_the_window(
+    database: Database, store: SqlSessions
+) -> None:
     session = await store.open("user_alice", "chat")
     work = []
     for i in range(200):
-        question = (await store.commit(session, Turn(entries=(entries(2 * i, 1)), parent=session.head))).session
-        await store.commit(question, Turn(entries=(Entry(message=Message("assistant", f"not {i}")),), parent=question.head))
-        good = Turn(entries=(Entry(message=Message("assistant", f"yes {i}")),), parent=question.head)
+        question = (
+            await store.commit(session, Turn(entries=(entries(2 * i, 1)), parent=session.head))
+        ).session
+        await store.commit(
+            question,
+            Turn(entries=(Entry(message=Message("assistant", f"not {i}")),), parent=question.head),
+        )
+        good = Turn(
+            entries=(Entry(message=Message("assistant", f"yes {i}")),), parent=question.head
+        )
         session = (await store.commit(question, good)).session
         if i in (49, 199):
             await analysed(database)
             with statements() as seen:
                 window = await store.window(session, messages=20)
-            assert [item.message.text for item in window.items[1::2]] == [f"yes {j}" for j in range(i - 9, i + 1)]
+            assert [item.message.text for item in window.items[1::2]] == [
+                f"yes {j}" for j in range(i - 9, i + 1)
+            ]
             async with database.connect() as connection:
                 work.append(await work_of(connection, seen[0], sqlite=database.is_sqlite))
     assert work[1] <= 1.5 * work[0] + 20, work
@@ -263,7 +328,9 @@ async def test_what_is_read_does_not_grow_with_the_branches_before_the_window(da
 async def test_a_conversation_of_20_000_messages_is_all_there(store: SqlSessions) -> None:
     session = await long_session(store, "long", 20_000)
     assert session.message_count == 20_000
-    await store.update(session, summary=Summary("So far.", (await store.items(session, 100)).data[-1].id))
+    await store.update(
+        session, summary=Summary("So far.", (await store.items(session, 100)).data[-1].id)
+    )
     found = await store.match(session, [entry.message for entry in entries(0, 20_001)])
     assert (found.id, found.matched, len(found.rest)) == (session.head, 20_000, 1)
     texts: list[str] = []
@@ -325,13 +392,26 @@ async def happen(pair: Pair, chance: random.Random, number: int) -> None:
     message = Message(role, text, tool_call_id="c" if role == "tool" else None)
     if role == "assistant" and chance.random() < 0.5:
         message.tool_calls = [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]
-    entry = Entry(message=message, tokens=chance.randrange(10), incomplete=chance.random() < 0.2, usage=Usage(1, 2, 3))
+    entry = Entry(
+        message=message,
+        tokens=chance.randrange(10),
+        incomplete=chance.random() < 0.2,
+        usage=Usage(1, 2, 3),
+    )
     match chance.randrange(10):
         case 0 | 1 | 2 | 3:
-            await pair.both(lambda store, s: store.commit(s, Turn(entries=(entry,), parent=s.head, head=s.head, key=text)))
+            await pair.both(
+                lambda store, s: store.commit(
+                    s, Turn(entries=(entry,), parent=s.head, head=s.head, key=text)
+                )
+            )
         case 4 | 5:
             side = chance.random() < 0.3
-            await pair.both(lambda store, s: store.commit(s, Turn(entries=(entry, entry), parent=some, side=side)))
+            await pair.both(
+                lambda store, s: store.commit(
+                    s, Turn(entries=(entry, entry), parent=some, side=side)
+                )
+            )
         case 6:
             await pair.both(lambda store, s: store.commit(s, Turn(parent=some)))
         case 7:
@@ -351,13 +431,19 @@ async def happen(pair: Pair, chance: random.Random, number: int) -> None:
 async def test_the_twin_in_memory_does_the_same(database: Database, seed: int) -> None:
     chance = random.Random(seed)
     now = [1e9]
-    pair = Pair(SqlSessions(database, lambda: now[0], "0.0"), MemorySessions(lambda: now[0]), "first")
+    pair = Pair(
+        SqlSessions(database, lambda: now[0], "0.0"), MemorySessions(lambda: now[0]), "first"
+    )
     for number in range(60):
         now[0] += 1
         await happen(pair, chance, number)
         session = await pair.both(same_session)
         items = await pair.exported()
-        most, tokens, at = chance.randrange(1, 12), chance.randrange(40), chance.choice([None, *(item.id for item in items)])
+        most, tokens, at = (
+            chance.randrange(1, 12),
+            chance.randrange(40),
+            chance.choice([None, *(item.id for item in items)]),
+        )
         await pair.both(lambda store, s: store.window(s, messages=most))  # noqa: B023 - called at once
         await pair.both(lambda store, s: store.window(s, messages=most, tokens=tokens, at=at))  # noqa: B023
         page = await pair.both(lambda store, s: store.items(s, 1000, descending=False))
@@ -420,11 +506,15 @@ async def workers(database: Database, url: str) -> AsyncIterator[list[asyncio.su
             await process.wait()
 
 
-async def test_processes_take_turns_in_one_session(store: SqlSessions, workers: list[asyncio.subprocess.Process]) -> None:
+async def test_processes_take_turns_in_one_session(
+    store: SqlSessions, workers: list[asyncio.subprocess.Process]
+) -> None:
     for process in workers:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
-    ends = await asyncio.wait_for(asyncio.gather(*(process.communicate(b"go\n") for process in workers)), 60)
+    ends = await asyncio.wait_for(
+        asyncio.gather(*(process.communicate(b"go\n") for process in workers)), 60
+    )
     assert [process.returncode for process in workers] == [0, 0], ends
     session = await store.open("user_alice", "shared", create=False)
     items = (await store.items(session, 100, descending=False)).data
@@ -432,7 +522,9 @@ async def test_processes_take_turns_in_one_session(store: SqlSessions, workers: 
     assert session.message_count == len(texts) == 48
     assert sorted(texts[::2]) == sorted(f"w{i} {j}" for i in range(2) for j in range(12))
     for name in ("w0", "w1"):
-        assert [text for text in texts[::2] if text.startswith(name)] == [f"{name} {j}" for j in range(12)]
+        assert [text for text in texts[::2] if text.startswith(name)] == [
+            f"{name} {j}" for j in range(12)
+        ]
     before = ["", *texts[1::2]]
     assert texts[1::2] == [f"{2 * i} {before[i]}"[:60] for i in range(24)]
 

@@ -17,8 +17,32 @@ from chattable.proxy.store.errors import Conflict, Invalid, NotFound, Unavailabl
 from chattable.proxy.store.teams import Team, TeamInUse, Teams
 from chattable.proxy.store.users import User, Users
 
-HOSTILE = ["", " ", " a", "a\n", "\x00", "a\x00b", "\ud800", "\x85", "a\u2028b", "n" * 201, "n" * 10_240]
-UNUSUAL = ["é", "e\u0301", "👩\u200d💻", "'; DROP TABLE teams;--", "%", "team_", "team_red", "user_x", "Ω" * 200, "A", "a"]
+HOSTILE = [
+    "",
+    " ",
+    " a",
+    "a\n",
+    "\x00",
+    "a\x00b",
+    "\ud800",
+    "\x85",
+    "a\u2028b",
+    "n" * 201,
+    "n" * 10_240,
+]
+UNUSUAL = [
+    "é",
+    "e\u0301",
+    "👩\u200d💻",
+    "'; DROP TABLE teams;--",
+    "%",
+    "team_",
+    "team_red",
+    "user_x",
+    "Ω" * 200,
+    "A",
+    "a",
+]
 AN_ID = "team_" + "0" * 12 + "x" * 20
 
 
@@ -130,7 +154,11 @@ async def test_a_user_makes_the_team_that_is_not_there(teams: Teams, users: User
     bob = await users.create("bob", team=red.id)  # an id will do
     assert (bob.team, bob.team_id) == ("red", red.id)
     moved = await users.update("bob", team="blue", disabled=True)
-    assert (moved.team, moved.team_id, moved.disabled) == ("blue", (await teams.get("blue")).id, True)
+    assert (moved.team, moved.team_id, moved.disabled) == (
+        "blue",
+        (await teams.get("blue")).id,
+        True,
+    )
     assert [user.team for user in (await users.list()).data] == ["red", "blue"]
     left = await users.update("bob", team=None)
     assert (left.team, left.team_id) == (None, None)
@@ -145,7 +173,9 @@ async def test_a_user_that_is_refused_makes_no_team(teams: Teams, users: Users) 
     assert await names(teams) == []
 
 
-async def test_users_that_make_one_team_at_once_share_it(users: Users, teams: Teams, other: Database) -> None:
+async def test_users_that_make_one_team_at_once_share_it(
+    users: Users, teams: Teams, other: Database
+) -> None:
     stores = (users, Users(other))
     calls = (stores[i % 2].create(f"user{i}", team="red") for i in range(20))
     made = in_time(await asyncio.gather(*calls, return_exceptions=True))
@@ -175,22 +205,31 @@ async def test_a_team_with_users_stays_and_says_who(teams: Teams, users: Users) 
         with pytest.raises(TeamInUse) as refused:
             await teams.delete("red")
         assert (f"{count} user" in str(refused.value), refused.value.code) == (True, "in_use")
-    assert str(refused.value) == ("The team 'red' has 5 users: user1, user2, user3 and 2 more. Move them to another team first.")
+    assert str(refused.value) == (
+        "The team 'red' has 5 users: user1, user2, user3 and 2 more. Move them to another team first."
+    )
     for count in range(1, 6):
         await users.update(f"user{count}", team=None)
     assert await teams.delete(red.id) == red
     assert await names(teams) == []
 
 
-async def test_nobody_is_left_in_a_team_that_is_gone(teams: Teams, users: Users, other: Database) -> None:
+async def test_nobody_is_left_in_a_team_that_is_gone(
+    teams: Teams, users: Users, other: Database
+) -> None:
     for i in range(15):
         await teams.create(f"t{i}")
     join = [Users(other).create(f"user{i}", team=f"t{i}") for i in range(15)]
     leave = [teams.delete(f"t{i}") for i in range(15)]
-    results = await asyncio.gather(*(call for pair in zip(join, leave, strict=True) for call in pair), return_exceptions=True)
+    results = await asyncio.gather(
+        *(call for pair in zip(join, leave, strict=True) for call in pair), return_exceptions=True
+    )
     joined, left = results[::2], results[1::2]
     assert {type(result) for result in joined if not isinstance(result, Unavailable)} == {User}
-    assert {type(result) for result in left if not isinstance(result, Unavailable)} <= {Team, TeamInUse}
+    assert {type(result) for result in left if not isinstance(result, Unavailable)} <= {
+        Team,
+        TeamInUse,
+    }
     there = (await users.list()).data
     # Of what a slow database refuses it has done nothing.
     assert {user.name for user in there} == {user.name for user in in_time(joined)}
@@ -219,7 +258,12 @@ async def before(empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_names_of_teams_become_rows(before: Database) -> None:
     people = {"alice": "red", "bob": "red", "carol": None, "dan": "team_'x' %", "eve": "RED"}
-    budgets = {"lim_1": ("team", "red"), "lim_2": ("team", "nobody's yet"), "lim_3": ("user", "red"), "lim_4": ("everyone", "")}
+    budgets = {
+        "lim_1": ("team", "red"),
+        "lim_2": ("team", "nobody's yet"),
+        "lim_3": ("user", "red"),
+        "lim_4": ("everyone", ""),
+    }
     async with before.begin() as connection:
         for name, team in people.items():
             await connection.execute(
@@ -234,7 +278,9 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
         )
         for limit_id, (kind, subject) in budgets.items():
             await connection.execute(
-                text("INSERT INTO limits VALUES (:id, :kind, :subject, 'day', 5, NULL, NULL, 'hard', TRUE)"),
+                text(
+                    "INSERT INTO limits VALUES (:id, :kind, :subject, 'day', 5, NULL, NULL, 'hard', TRUE)"
+                ),
                 {"id": limit_id, "kind": kind, "subject": subject},
             )
     await before.migrate()
@@ -247,8 +293,16 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
         assert (user.team, user.team_id, user.created_at) == (team, team and rows[team], 7)
     assert (await users.get_key("key_1")).user_id == "user_alice"
     async with before.connect() as connection:
-        subjects = {row.id: row.subject for row in await connection.execute(text("SELECT id, subject FROM limits"))}
-    assert subjects == {"lim_1": rows["red"], "lim_2": rows["nobody's yet"], "lim_3": "red", "lim_4": ""}
+        subjects = {
+            row.id: row.subject
+            for row in await connection.execute(text("SELECT id, subject FROM limits"))
+        }
+    assert subjects == {
+        "lim_1": rows["red"],
+        "lim_2": rows["nobody's yet"],
+        "lim_3": "red",
+        "lim_4": "",
+    }
     with pytest.raises(TeamInUse, match="2 users: alice, bob"):
         await teams.delete("red")
     assert await teams.delete("nobody's yet")

@@ -18,8 +18,35 @@ from chattable.proxy.store.errors import Conflict, Invalid, NotFound, Unavailabl
 from chattable.proxy.store.secret import masked
 from chattable.proxy.store.users import User, Users
 
-HOSTILE = ["", " ", " a", "a ", "a\n", "\x00", "a\x00b", "\ud800", "x\udfff", "\x7f", "\x85", "a\u2028b", "n" * 201]
-UNUSUAL = ["é", "e\u0301", "👩\u200d💻 and 😀", "'; DROP TABLE users;--", "%", "_", "a/b", "Ω" * 200, "null", "İi", "A", "a"]
+HOSTILE = [
+    "",
+    " ",
+    " a",
+    "a ",
+    "a\n",
+    "\x00",
+    "a\x00b",
+    "\ud800",
+    "x\udfff",
+    "\x7f",
+    "\x85",
+    "a\u2028b",
+    "n" * 201,
+]
+UNUSUAL = [
+    "é",
+    "e\u0301",
+    "👩\u200d💻 and 😀",
+    "'; DROP TABLE users;--",
+    "%",
+    "_",
+    "a/b",
+    "Ω" * 200,
+    "null",
+    "İi",
+    "A",
+    "a",
+]
 
 
 # Seconds that are past by the test's clock, or none.
@@ -60,12 +87,19 @@ async def other_process(database: Database, url: str) -> AsyncIterator[Users]:
 async def test_a_created_user_is_found_by_id_and_by_name(users: Users) -> None:
     alice = await users.create("alice", team="red")
     assert re.fullmatch(r"user_[A-Za-z0-9_-]{24,}", alice.id)
-    assert (alice.name, alice.team, alice.disabled, alice.created_at) == ("alice", "red", False, 1_900_000_000)
+    assert (alice.name, alice.team, alice.disabled, alice.created_at) == (
+        "alice",
+        "red",
+        False,
+        1_900_000_000,
+    )
     assert await users.get(alice.id) == await users.get("alice") == alice
     assert (await users.create("bob")).team is None
 
 
-@pytest.mark.parametrize("unknown", ["nobody", "user_nobody", "", "\x00", "\ud800", "alice\x00", "ALICE", "alic_", "%"])
+@pytest.mark.parametrize(
+    "unknown", ["nobody", "user_nobody", "", "\x00", "\ud800", "alice\x00", "ALICE", "alic_", "%"]
+)
 async def test_what_names_nobody_is_not_found(users: Users, unknown: str) -> None:
     await users.create("alice")
     for call in (
@@ -98,7 +132,9 @@ async def test_an_unusable_name_is_refused_by_field(users: Users, name: str) -> 
 
 
 @pytest.mark.parametrize("bad", HOSTILE)
-async def test_an_unusable_team_key_name_or_model_is_refused_by_field(users: Users, bad: str) -> None:
+async def test_an_unusable_team_key_name_or_model_is_refused_by_field(
+    users: Users, bad: str
+) -> None:
     await users.create("alice")
     for field, call in (
         ("team", users.create("bob", team=bad)),
@@ -125,10 +161,19 @@ async def test_unusual_names_are_kept_to_the_code_point_and_apart(users: Users) 
 
 async def test_any_text_is_stored_unchanged_or_refused(users: Users) -> None:
     source = random.Random(20)
-    ranges = [(0, 0xFF), (0xD7F0, 0xE010), (0x2000, 0x2070), (0xFFF0, 0x1000F), (0x1F600, 0x1F64F), (0x41, 0x5A)]
+    ranges = [
+        (0, 0xFF),
+        (0xD7F0, 0xE010),
+        (0x2000, 0x2070),
+        (0xFFF0, 0x1000F),
+        (0x1F600, 0x1F64F),
+        (0x41, 0x5A),
+    ]
     outcomes: Counter[str] = Counter()
     for _ in range(300):
-        name = "".join(chr(source.randint(*source.choice(ranges))) for _ in range(source.randint(1, 5)))
+        name = "".join(
+            chr(source.randint(*source.choice(ranges))) for _ in range(source.randint(1, 5))
+        )
         try:
             user = await users.create(name)
         except (Invalid, Conflict) as refused:
@@ -169,7 +214,12 @@ async def test_an_update_changes_what_is_given(users: Users) -> None:
     assert (await users.update(alice.id, team=None)).team is None
     assert (await users.update(alice.id, team="blue", disabled=True)).disabled
     seen = await users.get(alice.id)
-    assert (seen.name, seen.team, seen.disabled, seen.created_at) == ("alicia", "blue", True, alice.created_at)
+    assert (seen.name, seen.team, seen.disabled, seen.created_at) == (
+        "alicia",
+        "blue",
+        True,
+        alice.created_at,
+    )
     with pytest.raises(NotFound):
         await users.get("alice")
 
@@ -189,32 +239,51 @@ async def test_a_deleted_user_takes_the_keys_along(users: Users, database: Datab
     assert (await users.create("alice")).id != alice.id
 
 
-async def test_no_key_outlives_its_user_in_a_race(users: Users, other_process: Users, database: Database) -> None:
+async def test_no_key_outlives_its_user_in_a_race(
+    users: Users, other_process: Users, database: Database
+) -> None:
     names = [f"user{i}" for i in range(15)]
     for name in names:
         await users.create(name)
-    calls = [call for name in names for call in (users.create_key(name, name="k"), other_process.delete(name))]
+    calls = [
+        call
+        for name in names
+        for call in (users.create_key(name, name="k"), other_process.delete(name))
+    ]
     results = await asyncio.gather(*calls, return_exceptions=True)
     made, deleted = results[::2], results[1::2]
-    assert {type(result) for result in made if not isinstance(result, Unavailable)} <= {tuple, NotFound}
+    assert {type(result) for result in made if not isinstance(result, Unavailable)} <= {
+        tuple,
+        NotFound,
+    }
     assert {type(result) for result in deleted if not isinstance(result, Unavailable)} == {User}
     # Of what a slow database refuses it has done nothing.
-    left = {name for name, result in zip(names, deleted, strict=True) if not isinstance(result, User)}
-    keys = {name for name, result in zip(names, made, strict=True) if isinstance(result, tuple)} & left
+    left = {
+        name for name, result in zip(names, deleted, strict=True) if not isinstance(result, User)
+    }
+    keys = {
+        name for name, result in zip(names, made, strict=True) if isinstance(result, tuple)
+    } & left
     assert {user.name for user in (await users.list()).data} == left
     async with database.connect() as connection:
         assert len((await connection.execute(select(tables.keys))).all()) == len(keys)
     assert {name for name in left if await users.list_keys(name)} == keys
 
 
-async def test_a_key_for_a_user_who_is_being_deleted_is_for_nobody(users: Users, database: Database) -> None:
+async def test_a_key_for_a_user_who_is_being_deleted_is_for_nobody(
+    users: Users, database: Database
+) -> None:
     alice = await users.create("alice")
     async with database.begin() as connection:
         await connection.execute(tables.users.delete())
         key = asyncio.create_task(users.create_key(alice.id, name="k"))
         async with asyncio.timeout(5):
             while not database.is_sqlite and not key.done():  # until it waits for us
-                if (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
+                if (
+                    await connection.execute(
+                        text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                    )
+                ).scalar_one():
                     break
     with pytest.raises(NotFound):
         await key
@@ -224,7 +293,9 @@ async def test_a_key_for_a_user_who_is_being_deleted_is_for_nobody(users: Users,
 
 
 @pytest.mark.parametrize("size", [1, 7, 20, 21])
-async def test_pages_hold_everyone_once_in_a_stable_order(users: Users, clock: Clock, size: int) -> None:
+async def test_pages_hold_everyone_once_in_a_stable_order(
+    users: Users, clock: Clock, size: int
+) -> None:
     for i in range(20):
         clock.now += i % 3 == 0  # several share a second
         await users.create(f"user{i}")
@@ -249,9 +320,17 @@ async def test_an_empty_list_is_a_page_too(users: Users) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "after", "field"),
-    [(0, None, "limit"), (-1, None, "limit"), (1001, None, "limit"), (5, "user_gone", "after"), (5, "\x00", "after")],
+    [
+        (0, None, "limit"),
+        (-1, None, "limit"),
+        (1001, None, "limit"),
+        (5, "user_gone", "after"),
+        (5, "\x00", "after"),
+    ],
 )
-async def test_a_page_that_cannot_be_is_refused(users: Users, limit: int, after: str | None, field: str) -> None:
+async def test_a_page_that_cannot_be_is_refused(
+    users: Users, limit: int, after: str | None, field: str
+) -> None:
     with pytest.raises(Invalid) as refused:
         await users.list(limit=limit, after=after)
     assert refused.value.field == field
@@ -268,7 +347,12 @@ async def test_a_key_is_found_by_its_secret(users: Users) -> None:
     assert re.fullmatch(r"key_[A-Za-z0-9_-]{24,}", key.id)
     assert re.fullmatch(r"sk-[A-Za-z0-9_-]{43}", secret)
     assert key.prefix == f"{secret[:7]}…{secret[-4:]}"
-    assert (key.user_id, key.name, key.models, key.trusted) == (alice.id, "laptop", ("fast", "openai/*"), True)
+    assert (key.user_id, key.name, key.models, key.trusted) == (
+        alice.id,
+        "laptop",
+        ("fast", "openai/*"),
+        True,
+    )
     assert (key.expires_at, key.revoked_at, key.created_at) == (4_000_000_000, None, 1_900_000_000)
     assert await users.find(secret) == await users.find(f" {secret}\n") == (key, alice)
     plain, other = await users.create_key(alice.id, name="phone")
@@ -277,7 +361,9 @@ async def test_a_key_is_found_by_its_secret(users: Users) -> None:
     assert {listed.id for listed in await users.list_keys("alice")} == {key.id, plain.id}
 
 
-@pytest.mark.parametrize("secret", ["", " ", "sk-unknown", "\x00", "\ud800", "'; --", "x" * 100_000, "sk-" + "é" * 40])
+@pytest.mark.parametrize(
+    "secret", ["", " ", "sk-unknown", "\x00", "\ud800", "'; --", "x" * 100_000, "sk-" + "é" * 40]
+)
 async def test_any_other_string_finds_nothing(users: Users, secret: str) -> None:
     await users.create("alice")
     await users.create_key("alice", name="k")
@@ -289,7 +375,8 @@ async def test_a_secret_in_part_or_in_other_case_finds_nothing(users: Users) -> 
     key, secret = await users.create_key("alice", name="k")
     for wrong in (secret[:-1], secret[1:], secret + "x", secret.swapcase(), key.prefix, key.id):
         assert await users.find(wrong) is None
-    assert await users.find(hashlib.sha256(secret.encode()).hexdigest()) is None  # nor does a stolen digest
+    # nor does a stolen digest
+    assert await users.find(hashlib.sha256(secret.encode()).hexdigest()) is None
 
 
 async def test_a_dead_key_is_found_with_what_is_wrong_with_it(users: Users, clock: Clock) -> None:
@@ -305,7 +392,9 @@ async def test_a_dead_key_is_found_with_what_is_wrong_with_it(users: Users, cloc
     assert await users.list_keys("alice") == (revoked,)
 
 
-@pytest.mark.parametrize("secret", ["hunter22", "my pass phrase", "  padded secret  ", "пароль-пароль", "x" * 512])
+@pytest.mark.parametrize(
+    "secret", ["hunter22", "my pass phrase", "  padded secret  ", "пароль-пароль", "x" * 512]
+)
 async def test_an_existing_secret_can_be_imported(users: Users, secret: str) -> None:
     alice = await users.create("alice")
     key, kept = await users.create_key("alice", name="old", secret=secret)
@@ -313,7 +402,10 @@ async def test_an_existing_secret_can_be_imported(users: Users, secret: str) -> 
     assert await users.find(secret) == (key, alice)
 
 
-@pytest.mark.parametrize("secret", ["", "1234567", "   1234567   ", "nul\x00inside", "line\nbreak", "\ud800" * 8, "x" * 513])
+@pytest.mark.parametrize(
+    "secret",
+    ["", "1234567", "   1234567   ", "nul\x00inside", "line\nbreak", "\ud800" * 8, "x" * 513],
+)
 async def test_an_unusable_secret_is_refused_by_field(users: Users, secret: str) -> None:
     await users.create("alice")
     with pytest.raises(Invalid) as refused:
@@ -326,21 +418,31 @@ async def test_a_secret_belongs_to_one_key(users: Users, other_process: Users) -
     await users.create("alice")
     await users.create("bob")
     stores = (users, other_process)
-    calls = (stores[i % 2].create_key(("alice", "bob")[i % 2], name="k", secret="one for all") for i in range(10))
+    calls = (
+        stores[i % 2].create_key(("alice", "bob")[i % 2], name="k", secret="one for all")
+        for i in range(10)
+    )
     results = in_time(await asyncio.gather(*calls, return_exceptions=True))
     assert Counter(type(result) for result in results) == {tuple: 1, Conflict: len(results) - 1}
     assert len(await users.list_keys("alice") + await users.list_keys("bob")) == 1
     refusal = next(result for result in results if isinstance(result, Conflict))
     assert refusal.field == "key"
-    assert not any(word in str(refusal) for word in ("alice", "bob", "one for all"))  # nor whose it is
+    # nor whose it is
+    assert not any(word in str(refusal) for word in ("alice", "bob", "one for all"))
 
 
 @pytest.mark.parametrize(
     ("wrong", "field"),
-    [({"models": []}, "models"), ({"models": "fast"}, "models"), ({"models": ["m"] * 1001}, "models")]
+    [
+        ({"models": []}, "models"),
+        ({"models": "fast"}, "models"),
+        ({"models": ["m"] * 1001}, "models"),
+    ]
     + [({"expires_at": second}, "expires_at") for second in NEVER],
 )
-async def test_a_key_that_cannot_be_is_refused_by_field(users: Users, wrong: dict[str, object], field: str) -> None:
+async def test_a_key_that_cannot_be_is_refused_by_field(
+    users: Users, wrong: dict[str, object], field: str
+) -> None:
     await users.create("alice")
     with pytest.raises(Invalid) as refused:
         await users.create_key("alice", name="k", **wrong)  # type: ignore[arg-type]
@@ -361,14 +463,18 @@ def test_a_masked_secret_shows_a_third_at_most(length: int) -> None:
 async def test_the_database_holds_digests_only(users: Users, database: Database, url: str) -> None:
     await users.create("alice")
     secrets = [(await users.create_key("alice", name=f"k{i}"))[1] for i in range(3)]
-    secrets.append((await users.create_key("alice", name="imported", secret="my secret pass phrase"))[1])
+    secrets.append(
+        (await users.create_key("alice", name="imported", secret="my secret pass phrase"))[1]
+    )
     rows = []
     async with database.connect() as connection:
         for table in tables.metadata.sorted_tables:
             rows += (await connection.execute(select(table))).all()
     dump = repr(rows).encode()
     if database.is_sqlite:
-        dump += b"".join(file.read_bytes() for file in Path(url.removeprefix("sqlite:///")).parent.iterdir())
+        dump += b"".join(
+            file.read_bytes() for file in Path(url.removeprefix("sqlite:///")).parent.iterdir()
+        )
     for secret in secrets:
         assert secret[7:-4].encode() not in dump
         assert hashlib.sha256(secret.encode()).hexdigest().encode() in dump
@@ -392,4 +498,9 @@ async def test_active_are_keys_that_open_something_and_users_who_are_not_disable
     await users.delete("deleted")
     clock.now += 30
     found = await users.active(everything)
-    assert {name for name, id_ in ids.items() if id_ in found} == {"good", "key of good", "revoked", "expired"}
+    assert {name for name, id_ in ids.items() if id_ in found} == {
+        "good",
+        "key of good",
+        "revoked",
+        "expired",
+    }

@@ -42,8 +42,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         )  # fmt: skip
         server = stack.enter_context(chattable(text, **({"SSL_CERT_FILE": trust} if trust else {})))
         headers = {"authorization": f"Bearer {server.user_key()}"}
-        client = stack.enter_context(httpx.Client(base_url=server.base_url, headers=headers, timeout=30, trust_env=False))
-        ports = {stub.port, closed, hole, *(int(re.findall(r":(\d+)/", url)[0]) for url in urls.values())}
+        client = stack.enter_context(
+            httpx.Client(base_url=server.base_url, headers=headers, timeout=30, trust_env=False)
+        )
+        ports = {
+            stub.port,
+            closed,
+            hole,
+            *(int(re.findall(r":(\d+)/", url)[0]) for url in urls.values()),
+        }
         house = House(server, stub, client, ports)
         house.canaries = [KEY, COOKIE, HEADER, PROMPT, "https://", *(f":{port}" for port in ports)]
         stub.reply = leaky
@@ -51,7 +58,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             stub.script(Plain(200, {"choices": [{"message": {"content": "uncounted"}}]}))
             house.ask()
         house.settle()
-        house.threads = psutil.Process(server.pid).num_threads() + 8  # pools fill up as work comes, within their bounds
+        # pools fill up as work comes, within their bounds
+        house.threads = psutil.Process(server.pid).num_threads() + 8
         house.others = house.others_now()
         yield house
 

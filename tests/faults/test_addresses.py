@@ -17,7 +17,9 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     """Says which address was asked, and ends the connection."""
     await reader.readuntil(b"\r\n\r\n")
     here = writer.get_extra_info("sockname")[0].encode()
-    writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(here), here))
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(here), here)
+    )
     writer.close()
 
 
@@ -36,7 +38,9 @@ def names(monkeypatch):
 
 
 async def ask(transport: AiohttpTransport, host: str, port: int) -> str:
-    request = httpx.Request("POST", f"http://{host}:{port}/v1", content=b"{}", extensions={"timeout": {"connect": 1}})
+    request = httpx.Request(
+        "POST", f"http://{host}:{port}/v1", content=b"{}", extensions={"timeout": {"connect": 1}}
+    )
     response = await transport.handle_async_request(request)
     return (await response.aread()).decode()
 

@@ -68,15 +68,26 @@ class Served:
         await until(lambda: not self.turns(), "turns under way")
         gates = [Gate() for _ in range(SLOTS)]
         self.upstream.script(*gates)
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None), trust_env=False, timeout=20) as client:
-            url, headers = f"http://127.0.0.1:{self.port}/v1/chat/completions", {"authorization": f"Bearer {KEY}"}
-            asked = [asyncio.create_task(client.post(url, json=ask("a b"), headers=headers)) for _ in gates]
-            await asyncio.gather(*(gate.arrival() for gate in gates))  # a slot that leaked would be missed here
+        async with httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=None), trust_env=False, timeout=20
+        ) as client:
+            url, headers = (
+                f"http://127.0.0.1:{self.port}/v1/chat/completions",
+                {"authorization": f"Bearer {KEY}"},
+            )
+            asked = [
+                asyncio.create_task(client.post(url, json=ask("a b"), headers=headers))
+                for _ in gates
+            ]
+            # a slot that leaked would be missed here
+            await asyncio.gather(*(gate.arrival() for gate in gates))
             for gate in gates:
                 gate.release()
             assert [(await a).status_code for a in asked] == [200] * SLOTS
         await until(lambda: not self.server.server_state.connections, "connections to clients")
-        await until(lambda: not asyncio.all_tasks() - self.before - {asyncio.current_task()}, "tasks")
+        await until(
+            lambda: not asyncio.all_tasks() - self.before - {asyncio.current_task()}, "tasks"
+        )
         assert self.upstream.open_connections <= SLOTS
 
 
@@ -141,11 +152,14 @@ async def test_clients_leave_at_random_points(tmp_path, caplog, policy):
             for _ in range(STREAMS // 25):
                 await asyncio.gather(*(leave(house, chance) for _ in range(25)))
             await until(lambda: not house.turns(), "turns under way")
-            await upstream.until(lambda: upstream.completed + upstream.aborted >= len(upstream.requests))
+            await upstream.until(
+                lambda: upstream.completed + upstream.aborted >= len(upstream.requests)
+            )
             assert len(upstream.requests) > STREAMS / 2
             if policy == "drain":
                 careless = [s for s in upstream.usage_log if not s.complete]
-                assert upstream.aborted == len(careless) < STREAMS / 3  # only the agent that stops reading by itself
+                # only the agent that stops reading by itself
+                assert upstream.aborted == len(careless) < STREAMS / 3
             else:
                 assert upstream.aborted > STREAMS / 10
             await house.settled()
@@ -169,14 +183,20 @@ async def test_a_client_leaves_while_nothing_comes(tmp_path, policy, stream, mod
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             if policy == "cancel":
-                await until(lambda: not house.turns(), "the turn of a client that left", 1.5)  # before any deadline ends it
+                # before any deadline ends it
+                await until(lambda: not house.turns(), "the turn of a client that left", 1.5)
                 await upstream.until(lambda: upstream.aborted == 1)
             else:
-                await until(lambda: not house.server.server_state.connections, "the connection of a client that left")
-                assert len(house.turns()) == 1  # the answer goes on for whoever settles, saves and caches it
+                await until(
+                    lambda: not house.server.server_state.connections,
+                    "the connection of a client that left",
+                )
+                # the answer goes on for whoever settles, saves and caches it
+                assert len(house.turns()) == 1
                 gate.release()
                 await upstream.until(lambda: upstream.completed == 1)
-                assert upstream.aborted == 0 and upstream.open_connections == 1  # and its connection can be used again
+                # and its connection can be used again
+                assert upstream.aborted == 0 and upstream.open_connections == 1
             await house.settled()
 
 
@@ -184,7 +204,10 @@ async def test_a_client_leaves_while_nothing_comes(tmp_path, policy, stream, mod
 async def test_an_agent_that_never_waits_starves_nobody(tmp_path, model):
     """Law: others are answered while it runs, and its time is up when its limit says so, listened to or not."""
     with ScriptedUpstream() as upstream:
-        async with served(tmp_path, "drain", upstream) as house, httpx.AsyncClient(trust_env=False) as client:
+        async with (
+            served(tmp_path, "drain", upstream) as house,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
             _, writer = await asyncio.open_connection("127.0.0.1", house.port)
             writer.write(house.request(model))
             await until(house.turns, "no turn")
@@ -199,13 +222,21 @@ async def test_an_agent_that_never_waits_starves_nobody(tmp_path, model):
 
 async def test_a_thread_that_hangs_does_not_hold_up_its_turn(tmp_path):
     with ScriptedUpstream() as upstream:
-        async with served(tmp_path, "drain", upstream) as house, httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        async with (
+            served(tmp_path, "drain", upstream) as house,
+            httpx.AsyncClient(trust_env=False, timeout=10) as client,
+        ):
             closed, began = Blocking.closed, asyncio.get_running_loop().time()
             url = f"http://127.0.0.1:{house.port}/v1/chat/completions"
-            answer = await client.post(url, json=ask("x") | {"model": "blocking"}, headers={"authorization": f"Bearer {KEY}"})
+            answer = await client.post(
+                url,
+                json=ask("x") | {"model": "blocking"},
+                headers={"authorization": f"Bearer {KEY}"},
+            )
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "agent_timeout")
             assert asyncio.get_running_loop().time() - began < 1.5
-            await until(lambda: Blocking.closed == closed + 1, "its generator is open")  # closed all the same, once it can be
+            # closed all the same, once it can be
+            await until(lambda: Blocking.closed == closed + 1, "its generator is open")
             await client.aclose()
             await house.settled()
 
@@ -229,13 +260,20 @@ async def test_a_client_that_reads_nothing_holds_up_only_itself(tmp_path):
                 while sent != endless.sent:  # until not a byte more is taken from the upstream
                     sent = endless.sent
                     await asyncio.sleep(0.3)
-                assert 0 < sent < 32 * 2**20  # what kernels, pools and queues hold; no more piles up here
+                # what kernels, pools and queues hold; no more piles up here
+                assert 0 < sent < 32 * 2**20
                 async with httpx.AsyncClient(trust_env=False) as client:
                     for _ in range(20):
                         url = f"http://127.0.0.1:{house.port}/v1/chat/completions"
-                        answer = await client.post(url, json=ask("hello"), headers={"authorization": f"Bearer {KEY}"}, timeout=2)
+                        answer = await client.post(
+                            url,
+                            json=ask("hello"),
+                            headers={"authorization": f"Bearer {KEY}"},
+                            timeout=2,
+                        )
                         assert answer.status_code == 200
-            await upstream.until(lambda: upstream.aborted == 1)  # its reader gone, it ends with its total deadline
+            # its reader gone, it ends with its total deadline
+            await upstream.until(lambda: upstream.aborted == 1)
             await house.settled()
 
 
@@ -248,7 +286,8 @@ async def test_a_client_that_reads_too_late_is_told_what_it_missed(tmp_path, mon
                 many = [chat_chunks(ask("x" * 4000))[1]] * 3000
                 upstream.script(Sse([*many, *chat_chunks(ask("end"))[2:]]))
                 line.sendall(house.request())
-                await upstream.until(lambda: upstream.completed == 1, 20)  # the turn has gone on without its reader
+                # the turn has gone on without its reader
+                await upstream.until(lambda: upstream.completed == 1, 20)
                 await until(lambda: not house.turns(), "turns under way")
                 text = await asyncio.to_thread(read_all, line)
             assert b"[DONE]" not in text
@@ -269,7 +308,10 @@ def read_all(line: socket.socket) -> bytes:
 async def test_a_burst_with_its_reader_gone_starves_nobody(tmp_path):
     one = framed(sse_event({"choices": [{"index": 0, "delta": {"content": "x" * 100}}]}))
     with ScriptedUpstream() as upstream:
-        async with served(tmp_path, "drain", upstream) as house, httpx.AsyncClient(trust_env=False) as client:
+        async with (
+            served(tmp_path, "drain", upstream) as house,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
             upstream.script(Raw([head(200, CHUNKED_SSE), *[one * 500] * 200]))
             _, writer = await asyncio.open_connection("127.0.0.1", house.port)
             writer.write(house.request())

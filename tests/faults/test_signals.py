@@ -17,7 +17,8 @@ from echo_model import ask
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
-PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])  # where faults.agents is
+# where faults.agents is
+PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 STREAMS = 20
 CONFIG = """
 server: {{grace: {grace}}}
@@ -53,7 +54,11 @@ class Asker:
 
     def ask(self, model="m", stream=True):
         body = ask("one two three", stream=stream) | {"model": model}
-        return self.pool.submit(lambda: httpx.post(self.url, json=body, headers=self.headers, timeout=20, trust_env=False))
+        return self.pool.submit(
+            lambda: httpx.post(
+                self.url, json=body, headers=self.headers, timeout=20, trust_env=False
+            )
+        )
 
 
 @pytest.mark.parametrize("model", ["m", "tutor"])
@@ -110,7 +115,11 @@ def test_fault_42_streams_past_the_grace_period_say_so():
             else:
                 assert answer.status_code == 503
                 error = answer.json()["error"]
-            assert (error["type"], error["param"], error["code"]) == ("server_error", None, "shutting_down")
+            assert (error["type"], error["param"], error["code"]) == (
+                "server_error",
+                None,
+                "shutting_down",
+            )
         assert ended(server, 5) == 0
         assert 1 <= time.monotonic() - began < 4
         upstream.wait(lambda: upstream.open_connections == 0)
@@ -118,7 +127,10 @@ def test_fault_42_streams_past_the_grace_period_say_so():
 
 
 def test_fault_42_a_server_with_nothing_to_do_ends_at_once():
-    with running("20s") as (server, _), httpx.Client(base_url=server.base_url, trust_env=False) as client:
+    with (
+        running("20s") as (server, _),
+        httpx.Client(base_url=server.base_url, trust_env=False) as client,
+    ):
         assert client.get("/health").status_code == 200  # and the connection stays open
         server.popen.send_signal(signal.SIGTERM)
         assert ended(server, 3) == 0
@@ -128,7 +140,9 @@ def test_fault_42_a_server_with_nothing_to_do_ends_at_once():
 def test_fault_42_a_request_that_comes_while_stopping_is_told_to_come_back():
     with (
         running("20s") as (server, upstream),
-        socket.create_connection(("127.0.0.1", int(server.base_url.rpartition(":")[2])), 10) as late,
+        socket.create_connection(
+            ("127.0.0.1", int(server.base_url.rpartition(":")[2])), 10
+        ) as late,
     ):
         gate, asker = Gate(2), Asker(server)
         upstream.script(gate)

@@ -39,7 +39,10 @@ def test_a1_e1_an_error_in_the_place_of_an_answer_has_the_status_it_means(house,
     ways = {
         "whole": (False, Plain(200, body)),
         "whole, where a stream was asked for": (True, Plain(200, body)),
-        "whole, called a stream": (True, json_answer(json.dumps(body).encode(), **{"content-type": "text/event-stream"})),
+        "whole, called a stream": (
+            True,
+            json_answer(json.dumps(body).encode(), **{"content-type": "text/event-stream"}),
+        ),
         "in a stream": (True, Sse([body])),
         "behind a role": (True, Sse([chunk({"role": "assistant", "content": ""}), body])),
         "in a list": (False, Plain(200, [body])) if "error" in body else (False, Plain(200, body)),
@@ -74,7 +77,12 @@ def test_a1_an_event_that_is_named_error_is_one(house, name):
 
 
 def test_a1_an_error_of_one_choice(house):
-    failed = {"index": 0, "delta": {"content": ""}, "finish_reason": "error", "error": {"code": 429, "message": "slow"}}
+    failed = {
+        "index": 0,
+        "delta": {"content": ""},
+        "finish_reason": "error",
+        "error": {"code": 429, "message": "slow"},
+    }
     house.upstream.script(Sse([{"choices": [failed]}]))
     assert house.ask(model="once", stream=True).status == 429
     for reason in ("error", "abort", "CANCELLED"):
@@ -85,7 +93,9 @@ def test_a1_an_error_of_one_choice(house):
 NOTHING = {
     "only its end": [],
     "only a role": [chunk({"role": "assistant", "content": ""})],
-    "only its usage": [{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}}],
+    "only its usage": [
+        {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}}
+    ],
     "nothing in it": [{}, {"choices": []}, chunk({})],
 }
 
@@ -93,7 +103,9 @@ NOTHING = {
 @pytest.mark.parametrize("name", NOTHING)
 def test_a2_an_answer_without_choices_is_none(house, name):
     house.upstream.script(Sse(NOTHING[name]))
-    assert "without an answer" in refused(house.ask(stream=True), 502, "upstream_error", "upstream_error")
+    assert "without an answer" in refused(
+        house.ask(stream=True), 502, "upstream_error", "upstream_error"
+    )
     house.upstream.script(Plain(200, {"choices": [{"message": {"role": "assistant"}}]}))
     assert "without an answer" in refused(house.ask(), 502, "upstream_error", "upstream_error")
 
@@ -103,7 +115,9 @@ def test_a2_an_answer_that_never_says_why_it_ended_is_told_as_it_is(house):
     told = house.ask(stream=True)
     assert (told.said, told.events[-1]) == ("a b", "[DONE]")
     assert [c["finish_reason"] for e in told.events[:-1] for c in e["choices"]] == [None, None]
-    house.upstream.script(Plain(200, {"choices": [{"message": {"role": "assistant", "content": "a b"}}]}))
+    house.upstream.script(
+        Plain(200, {"choices": [{"message": {"role": "assistant", "content": "a b"}}]})
+    )
     told = house.ask()
     assert (told.said, told.completion["choices"][0]["finish_reason"]) == ("a b", None)
 
@@ -117,12 +131,23 @@ def test_a2_an_empty_answer_that_says_it_is_one_is_one(house):
 
 def test_a3_the_last_finish_reason_counts(house):
     house.upstream.script(
-        Sse([chunk({}, "stop"), chunk({"content": "a"}, "stop"), chunk({"content": "b"}), chunk({"content": "c"}, "length")])
+        Sse(
+            [
+                chunk({}, "stop"),
+                chunk({"content": "a"}, "stop"),
+                chunk({"content": "b"}),
+                chunk({"content": "c"}, "length"),
+            ]
+        )
     )
     told = house.ask(stream=True)
     assert told.said == "abc"
-    assert [c["finish_reason"] for e in told.events[:-1] for c in e["choices"] if c["finish_reason"]] == ["length"]
-    house.upstream.script(Sse([chunk({"content": "a"}, "stop"), chunk({"content": "b"})], done=False))
+    assert [
+        c["finish_reason"] for e in told.events[:-1] for c in e["choices"] if c["finish_reason"]
+    ] == ["length"]
+    house.upstream.script(
+        Sse([chunk({"content": "a"}, "stop"), chunk({"content": "b"})], done=False)
+    )
     cut(house.ask(stream=True), "upstream_error", "ab")  # it went on, and never ended
 
 
@@ -158,18 +183,34 @@ def test_d_harmless_bytes_of_a_stream(house, name):
     data, said = HARMLESS[name]
     for kind in ("text/event-stream", "text/plain", "application/json", ""):
         headers = {"transfer-encoding": "chunked"} | ({"content-type": kind} if kind else {})
-        house.upstream.script(Raw([head(200, headers), *map(framed, bytewise(data)), framed(b"")], close=False))
+        house.upstream.script(
+            Raw([head(200, headers), *map(framed, bytewise(data)), framed(b"")], close=False)
+        )
         told = house.ask(stream=True)
         assert (told.said, told.events[-1]) == (said, "[DONE]"), kind
-    house.upstream.script(Raw([head(200, {"connection": "close"}) + data]))  # nobody asked for a stream, or says it is one
+    # nobody asked for a stream, or says it is one
+    house.upstream.script(Raw([head(200, {"connection": "close"}) + data]))
     assert house.ask().said == said
 
 
 def test_d_what_cannot_be_read_is_counted(house):
-    house.upstream.script(Sse([chunk({"content": "a"}), "pong", "[]", chunk({"content": "b"}, "stop")]))
+    house.upstream.script(
+        Sse([chunk({"content": "a"}), "pong", "[]", chunk({"content": "b"}, "stop")])
+    )
     assert house.ask(model="any/odd", stream=True).said == "ab"  # a cause of its own in the log
-    assert "stub/odd: 2 events that nobody can read were left out of an answer" in house.server.log()[house.logged :]
-    house.upstream.script(Sse([chunk({"content": "a"}), '{"choices":[{"index":0,"delta":{"content":"lost', chunk({}, "stop")]))
+    assert (
+        "stub/odd: 2 events that nobody can read were left out of an answer"
+        in house.server.log()[house.logged :]
+    )
+    house.upstream.script(
+        Sse(
+            [
+                chunk({"content": "a"}),
+                '{"choices":[{"index":0,"delta":{"content":"lost',
+                chunk({}, "stop"),
+            ]
+        )
+    )
     cut(house.ask(stream=True), "upstream_error", "a")  # text is lost with this one
 
 
@@ -177,32 +218,58 @@ def test_d_what_cannot_be_read_is_counted(house):
 def test_d_a_mark_or_space_before_a_whole_answer(house, before):
     body = before + json.dumps(chat_completion(ask("x y"))).encode()
     for stream in (False, True):
-        house.upstream.script(Raw([head(200, {"content-length": str(len(body))}), *bytewise(body)], close=False))
+        house.upstream.script(
+            Raw([head(200, {"content-length": str(len(body))}), *bytewise(body)], close=False)
+        )
         assert house.ask(stream=stream).said == "x y"
-    odd = b'{"choices":[{"index":0,"message":{"content":"a\\udc00"},"finish_reason":"stop",' + LOGPROBS + b"}]}"
+    odd = (
+        b'{"choices":[{"index":0,"message":{"content":"a\\udc00"},"finish_reason":"stop",'
+        + LOGPROBS
+        + b"}]}"
+    )
     house.upstream.script(json_answer(before + odd))
     told = house.ask()
     assert told.said == "a\N{REPLACEMENT CHARACTER}"
     assert told.completion["choices"][0]["logprobs"]["content"][0]["logprob"] is None
 
 
-PACKED = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd.compress}
+PACKED = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstd.compress,
+}
 
 
 @pytest.mark.parametrize("encoding", PACKED)
 def test_d_an_answer_that_is_packed_though_nobody_asked(house, encoding):
     pack = PACKED[encoding]
     headers = {"content-encoding": encoding.upper()}
-    house.upstream.script(json_answer(pack(json.dumps(chat_completion(ask("x y"))).encode()), **headers))
+    house.upstream.script(
+        json_answer(pack(json.dumps(chat_completion(ask("x y"))).encode()), **headers)
+    )
     assert house.ask().said == "x y"
     stream = pack(b"".join(map(sse_event, chat_chunks(ask("x y z")))) + b"data: [DONE]\n\n")
-    house.upstream.script(Raw([head(200, CHUNKED_SSE, headers), *map(framed, bytewise(stream)), framed(b"")], close=False))
+    house.upstream.script(
+        Raw(
+            [head(200, CHUNKED_SSE, headers), *map(framed, bytewise(stream)), framed(b"")],
+            close=False,
+        )
+    )
     told = house.ask(stream=True)
     assert (told.said, told.events[-1]) == ("x y z", "[DONE]")
-    house.upstream.script(Raw([head(200, CHUNKED_SSE, headers), framed(stream[: len(stream) // 2]), framed(b"")], close=False))
+    house.upstream.script(
+        Raw(
+            [head(200, CHUNKED_SSE, headers), framed(stream[: len(stream) // 2]), framed(b"")],
+            close=False,
+        )
+    )
     told = house.ask(stream=True)  # cut, and properly ended by whoever stands between
     assert told.status == 502 or told.cut["code"] == "upstream_error"
-    house.upstream.script(Plain(400, pack(b'{"error": {"message": "too hot", "param": "temperature"}}'), headers))
+    house.upstream.script(
+        Plain(400, pack(b'{"error": {"message": "too hot", "param": "temperature"}}'), headers)
+    )
     assert refused(house.ask(), 400, "invalid_request_error", None) == "too hot"
     house.upstream.script(json_answer(b"no such bytes", **headers))
     assert "compressed" in refused(house.ask(), 502, "upstream_error", "upstream_error")

@@ -1,6 +1,7 @@
 """What an upstream may do wrong, and what the client is told then: never a 500, never late, never a secret.
 
-Every test is named after its number in the list of faults; the fixture proves afterwards that nothing was left behind.
+Every test is named after its number in the list of faults; the fixture proves afterwards that
+nothing was left behind.
 """
 
 import gzip
@@ -57,7 +58,9 @@ def refused(told, status, type_, code) -> str:
 
 def cut(told, code, said="") -> str:
     """The stream said this much and ended with this error; returns its message."""
-    assert told.status == 200 and told.cut["type"] == "upstream_error" and told.cut["code"] == code, told.body
+    assert (
+        told.status == 200 and told.cut["type"] == "upstream_error" and told.cut["code"] == code
+    ), told.body
     assert told.said == said
     return told.cut["message"]
 
@@ -73,7 +76,8 @@ def test_fault_01_refused(house, stream):
 def test_fault_02_reset_before_headers(house, stream):
     house.upstream.script(Reset(), Reset())
     refused(house.ask(stream=stream), 502, "upstream_error", "upstream_unreachable")
-    assert len(house.upstream.requests) == 2  # the request may have been seen: one more try is the most that is safe
+    # the request may have been seen: one more try is the most that is safe
+    assert len(house.upstream.requests) == 2
 
 
 @BOTH
@@ -95,7 +99,10 @@ def test_fault_02_retries_can_be_off(house, stream):
 @pytest.mark.parametrize("end", ["reset", "close"])
 def test_fault_03_cut_in_the_body(house, end):
     body = json.dumps(chat_completion(ask("x y"))).encode()
-    torn = head(200, {"content-type": "application/json", "content-length": str(len(body))}) + body[:50]
+    torn = (
+        head(200, {"content-type": "application/json", "content-length": str(len(body))})
+        + body[:50]
+    )
     house.upstream.script(Raw([torn]) if end == "close" else Reset(after_bytes=150))
     refused(house.ask(), 502, "upstream_error", "upstream_error")
     assert len(house.upstream.requests) == 1
@@ -133,7 +140,8 @@ def test_fault_06_no_headers(house, stream):
     assert f"within {limit:g} seconds" in refused(told, 504, "upstream_error", "upstream_timeout")
     assert limit <= told.seconds < limit + SLACK
     house.upstream.wait(lambda: house.upstream.aborted == 1)
-    assert len(house.upstream.requests) == 1  # it may be at work: asking again would be paying twice
+    # it may be at work: asking again would be paying twice
+    assert len(house.upstream.requests) == 1
 
 
 def test_fault_06_headers_and_then_nothing(house):
@@ -146,9 +154,15 @@ def test_fault_06_headers_and_then_nothing(house):
 @pytest.mark.parametrize("raw", [False, True], ids=["body", "headers"])
 @BOTH
 def test_fault_07_byte_by_byte(house, stream, raw):
-    body = sse_event(chunk({"content": "x" * 500})) if stream else json.dumps(chat_completion(ask("x" * 500))).encode()
+    body = (
+        sse_event(chunk({"content": "x" * 500}))
+        if stream
+        else json.dumps(chat_completion(ask("x" * 500))).encode()
+    )
     kind = "text/event-stream" if stream else "application/json"
-    whole = head(200, {"content-type": kind, "content-length": str(len(body))}) + body if raw else body
+    whole = (
+        head(200, {"content-type": kind, "content-length": str(len(body))}) + body if raw else body
+    )
     house.upstream.script(Slow(whole, per_second=40, raw=raw, content_type=kind))
     told, limit = house.ask(stream=stream), FIRST if stream else TOTAL
     refused(told, 504, "upstream_error", "upstream_timeout")
@@ -156,7 +170,13 @@ def test_fault_07_byte_by_byte(house, stream, raw):
 
 
 def test_fault_07_a_stream_that_falls_asleep(house):
-    house.upstream.script(Raw([head(200, CHUNKED_SSE) + framed(sse_event(chunk({"content": "a"})))], close=False, delay_s=5))
+    house.upstream.script(
+        Raw(
+            [head(200, CHUNKED_SSE) + framed(sse_event(chunk({"content": "a"})))],
+            close=False,
+            delay_s=5,
+        )
+    )
     told = house.ask(stream=True)
     assert "stopped sending" in cut(told, "upstream_timeout", "a")
     assert BETWEEN <= told.seconds < BETWEEN + SLACK
@@ -168,7 +188,9 @@ def test_fault_08_without_end(house, stream):
     house.upstream.script(endless)
     told = house.ask(stream=stream)  # whole: an upstream that streams although nobody asked it to
     if stream:
-        assert "did not finish" in cut(told, "upstream_timeout", told.said) and told.said.startswith("onon")
+        assert "did not finish" in cut(
+            told, "upstream_timeout", told.said
+        ) and told.said.startswith("onon")
     else:
         refused(told, 504, "upstream_error", "upstream_timeout")
     assert TOTAL - 0.1 <= told.seconds < TOTAL + 2 * SLACK
@@ -229,7 +251,9 @@ def test_fault_10_garbage(house, name):
     for stream in (False, True):
         house.upstream.script(json_answer(GARBAGE[name], **LEAKY))
         refused(house.ask(stream=stream), 502, "upstream_error", "upstream_error")
-    house.upstream.script(Sse([chunk({"content": "a"}), b"data: " + GARBAGE[name] + b"\n\n"], done=False))
+    house.upstream.script(
+        Sse([chunk({"content": "a"}), b"data: " + GARBAGE[name] + b"\n\n"], done=False)
+    )
     cut(house.ask(stream=True), "upstream_error", "a")
     assert len(house.upstream.requests) == 3
 
@@ -251,11 +275,18 @@ def test_fault_12_half_an_event(house):
     half = b'data: {"choices": [{"index": 0, "delta": {"content": "b"}}]}'
     house.upstream.script(Sse([chunk({"content": "a"}), half[:-3]], done=False))
     cut(house.ask(stream=True), "upstream_error", "a")
-    house.upstream.script(Sse([chunk({"content": "a"}), half], done=False))  # whole but for its blank line: it is told
+    # whole but for its blank line: it is told
+    house.upstream.script(Sse([chunk({"content": "a"}), half], done=False))
     cut(house.ask(stream=True), "upstream_error", "ab")
 
 
-ODD = ("data: {a}\n\n", "data:{a}\n\n", "data: {a}\r\n\r\n", ": c\nevent: x\nid: 1\ndata: {a}\n\n", "data: {b}\ndata: {c}\n\n")
+ODD = (
+    "data: {a}\n\n",
+    "data:{a}\n\n",
+    "data: {a}\r\n\r\n",
+    ": c\nevent: x\nid: 1\ndata: {a}\n\n",
+    "data: {b}\ndata: {c}\n\n",
+)
 
 
 def odd_stream() -> bytes:
@@ -271,20 +302,39 @@ def odd_stream() -> bytes:
 @pytest.mark.parametrize("cut_at", ["bytes", "whole", *range(7, 200, 31)])
 def test_fault_13_cut_anywhere(house, cut_at):
     data = odd_stream()
-    pieces = {"bytes": bytewise(data), "whole": [data]}.get(cut_at) or [data[:cut_at], data[cut_at:]]
-    house.upstream.script(Raw([head(200, CHUNKED_SSE), *map(framed, pieces), framed(b"")], close=False))
+    pieces = {"bytes": bytewise(data), "whole": [data]}.get(cut_at) or [
+        data[:cut_at],
+        data[cut_at:],
+    ]
+    house.upstream.script(
+        Raw([head(200, CHUNKED_SSE), *map(framed, pieces), framed(b"")], close=False)
+    )
     told = house.ask(stream=True)
     assert (told.said, told.events[-1]) == ("äöü—€🎉🧵", "[DONE]")
 
 
 def test_fault_13_the_type_of_a_stream_in_capitals(house):
-    whole = b"".join(framed(sse_event(event)) for event in [*chat_chunks(ask("a b")), "[DONE]"]) + framed(b"")
-    house.upstream.script(Raw([head(200, CHUNKED_SSE, {"content-type": "Text/Event-Stream;charset=UTF-8"}) + whole], close=False))
+    whole = b"".join(
+        framed(sse_event(event)) for event in [*chat_chunks(ask("a b")), "[DONE]"]
+    ) + framed(b"")
+    house.upstream.script(
+        Raw(
+            [head(200, CHUNKED_SSE, {"content-type": "Text/Event-Stream;charset=UTF-8"}) + whole],
+            close=False,
+        )
+    )
     assert house.ask(stream=True).said == "a b"
 
 
 def test_fault_14_invalid_utf8_in_a_stream(house):
-    house.upstream.script(Sse([chunk({"content": "a"}), b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n']))
+    house.upstream.script(
+        Sse(
+            [
+                chunk({"content": "a"}),
+                b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n',
+            ]
+        )
+    )
     cut(house.ask(stream=True), "upstream_error", "a")
 
 
@@ -302,7 +352,10 @@ def test_fault_15_too_much_at_once(house, stream):
 
 
 @BOTH
-@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip", "gzip, gzip", "gzip, gzip, gzip", "compress"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["gzip", "br", "GZIP", "identity, gzip", "gzip, gzip", "gzip, gzip, gzip", "compress"],
+)
 def test_fault_16_gzip_bomb(house, stream, encoding):
     bomb = gzip.compress(b"\0" * (80 * 2**20), 9)
     before = psutil.Process(house.server.pid).memory_info().rss
@@ -319,7 +372,8 @@ def test_fault_16_gzip_bomb(house, stream, encoding):
 
 def test_fault_17_short_waits_are_waited(house):
     house.upstream.script(
-        error(429, "slow down", headers={"retry-after": "0.2"}), error(429, "", headers={"retry-after-ms": "100"})
+        error(429, "slow down", headers={"retry-after": "0.2"}),
+        error(429, "", headers={"retry-after-ms": "100"}),
     )
     told = house.ask()
     assert told.status == 200 and told.headers["x-chattable-attempts"] == "3"
@@ -335,7 +389,10 @@ def test_fault_17_long_waits_are_the_clients(house, stream, wait):
     message = refused(told, 429, "upstream_error", "rate_limit_exceeded")
     assert message == "The upstream limits its requests: slow down"
     expected = range(38, 42) if wait == "date" else [wait]
-    assert int(told.headers["retry-after"]) in expected and int(told.headers["retry-after-ms"]) // 1000 in expected
+    assert (
+        int(told.headers["retry-after"]) in expected
+        and int(told.headers["retry-after-ms"]) // 1000 in expected
+    )
     assert told.seconds < SLACK and len(house.upstream.requests) == 1
 
 
@@ -343,16 +400,22 @@ SENSELESS = ["soon", "-5", "1e9", "1000000000", "", "nan", "inf", "9" * 400, "²
 SENSELESS_MS = ["nan", "-1", "x", "1e400", ""]
 
 
-@pytest.mark.parametrize("name, values", [("retry-after", SENSELESS), ("retry-after-ms", SENSELESS_MS)])
+@pytest.mark.parametrize(
+    "name, values", [("retry-after", SENSELESS), ("retry-after-ms", SENSELESS_MS)]
+)
 def test_fault_17_senseless_waits_are_neither_waited_nor_passed_on(house, name, values):
     for value in values:
         house.upstream.script(error(429, "slow", headers={name: value}))
         told = house.ask(model="once")
         refused(told, 429, "upstream_error", "rate_limit_exceeded")
-        assert (told.headers["retry-after"], told.headers.get("retry-after-ms")) == ("1", None), value
+        assert (told.headers["retry-after"], told.headers.get("retry-after-ms")) == ("1", None), (
+            value
+        )
     house.upstream.script(error(429, "slow", headers={name: values[-1]}))
     told = house.ask()
-    assert told.status == 200 and told.headers["x-chattable-attempts"] == "2" and told.seconds < SLACK
+    assert (
+        told.status == 200 and told.headers["x-chattable-attempts"] == "2" and told.seconds < SLACK
+    )
 
 
 @pytest.mark.parametrize(
@@ -381,7 +444,14 @@ def test_fault_19_refusals(house, status, tries, seen, type_, code):
 
 
 def test_fault_19_secrets_in_every_field_of_an_error(house):
-    body = {"error": {"message": f"{KEY} {house.upstream.url}", "type": KEY, "param": house.upstream.url, "code": KEY}}
+    body = {
+        "error": {
+            "message": f"{KEY} {house.upstream.url}",
+            "type": KEY,
+            "param": house.upstream.url,
+            "code": KEY,
+        }
+    }
     house.upstream.script(Plain(400, body, LEAKY))
     told = house.ask()
     assert (told.status, told.error["code"], told.error["param"]) == (400, "…", "…")
@@ -405,7 +475,9 @@ def test_fault_19_errors_of_any_shape(house):
 
 
 def test_fault_19_an_error_that_never_ends_is_still_an_error(house):
-    house.upstream.script(Raw([head(400, {"content-length": "1000"}), b'{"error": '], close=False, delay_s=60))
+    house.upstream.script(
+        Raw([head(400, {"content-length": "1000"}), b'{"error": '], close=False, delay_s=60)
+    )
     told = house.ask()
     assert told.status == 400 and told.seconds < CONNECT + SLACK
 
@@ -462,12 +534,14 @@ def test_fault_22_odd_choices(house, name):
     told = house.ask()
     if told.status == 200:
         [choice] = told.completion["choices"]
-        assert choice["message"]["role"] == "assistant" and choice["finish_reason"] is None  # none was given
+        # none was given
+        assert choice["message"]["role"] == "assistant" and choice["finish_reason"] is None
         assert told.completion["model"] == "m"
     else:
         refused(told, 502, "upstream_error", "upstream_error")
     assert told.seconds < SLACK
-    odd = sse_event({"id": "d", "choices": ODD_CHOICES[name]})  # as bytes: the stub must not trip over it first
+    # as bytes: the stub must not trip over it first
+    odd = sse_event({"id": "d", "choices": ODD_CHOICES[name]})
     house.upstream.script(Sse([chunk({"content": "a"}), odd, chunk({}, "stop")]))
     told = house.ask(stream=True)
     assert told.status == 200 and told.seconds < SLACK
@@ -490,7 +564,11 @@ def test_fault_22_a_choice_that_ends_long_before_the_other(house):
         )
     )
     events = house.ask(stream=True, n=2).events
-    said = [e["choices"][0]["delta"].get("content") or "" for e in events[:-1] if e["choices"][0]["index"] == 1]
+    said = [
+        e["choices"][0]["delta"].get("content") or ""
+        for e in events[:-1]
+        if e["choices"][0]["index"] == 1
+    ]
     assert events[-1] == "[DONE]" and "".join(said) == "bc"
 
 
@@ -508,20 +586,34 @@ USAGES = [
 def test_fault_23_senseless_usage_is_counted_here(house, stream):
     for usage in USAGES:
         if stream:
-            house.upstream.script(Sse([chunk({"content": "a b"}), chunk({}, "stop"), {"choices": [], "usage": usage}]))
+            house.upstream.script(
+                Sse([chunk({"content": "a b"}), chunk({}, "stop"), {"choices": [], "usage": usage}])
+            )
         else:
-            house.upstream.script(Plain(200, {"choices": [{"message": {"content": "a b"}}], "usage": usage}))
-        told = house.ask(stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
+            house.upstream.script(
+                Plain(200, {"choices": [{"message": {"content": "a b"}}], "usage": usage})
+            )
+        told = house.ask(
+            stream=stream, **({"stream_options": {"include_usage": True}} if stream else {})
+        )
         assert (told.status, told.said) == (200, "a b"), usage
         used = told.events[-2]["usage"] if stream else told.completion["usage"]
         counts = [used[k] for k in ("prompt_tokens", "completion_tokens", "total_tokens")]
-        assert all(type(n) is int and 0 <= n < 1000 for n in counts) and counts[0] + counts[1] == counts[2], usage
+        assert (
+            all(type(n) is int and 0 <= n < 1000 for n in counts)
+            and counts[0] + counts[1] == counts[2]
+        ), usage
 
 
-@pytest.mark.parametrize("report", [{"message": f"{KEY} broke", "code": 500}, "out of memory", {"code": "x"}, {"message": None}])
+@pytest.mark.parametrize(
+    "report",
+    [{"message": f"{KEY} broke", "code": 500}, "out of memory", {"code": "x"}, {"message": None}],
+)
 def test_fault_24_an_error_inside_a_good_status(house, report):
     house.upstream.script(
-        Sse([chunk({"content": "a"}), {"error": report}]), *[Sse([{"error": report}])] * 3, *[Plain(200, {"error": report})] * 3
+        Sse([chunk({"content": "a"}), {"error": report}]),
+        *[Sse([{"error": report}])] * 3,
+        *[Plain(200, {"error": report})] * 3,
     )
     assert KEY not in cut(house.ask(stream=True), "upstream_error", "a")
     assert len(house.upstream.requests) == 1  # the answer has begun: nothing is asked twice
@@ -539,12 +631,29 @@ def test_fault_25_an_answer_cut_by_its_length_says_so(house, stream):
 
 @BOTH
 def test_fault_26_no_header_of_the_upstream_passes(house, stream):
-    hop = {"connection": "keep-alive", "proxy-authenticate": HEADER, "te": HEADER, "upgrade": "h2c", "trailer": HEADER}
-    answer = Sse(headers=LEAKY | hop) if stream else Plain(200, chat_completion(ask("x")), LEAKY | hop)
+    hop = {
+        "connection": "keep-alive",
+        "proxy-authenticate": HEADER,
+        "te": HEADER,
+        "upgrade": "h2c",
+        "trailer": HEADER,
+    }
+    answer = (
+        Sse(headers=LEAKY | hop) if stream else Plain(200, chat_completion(ask("x")), LEAKY | hop)
+    )
     house.upstream.script(answer)
     told = house.ask(stream=stream)
-    assert told.status == 200 and COOKIE not in str(told.headers) and HEADER not in str(told.headers)
-    assert not told.headers.keys() & {"set-cookie", "proxy-authenticate", "te", "upgrade", "trailer", "server"}
+    assert (
+        told.status == 200 and COOKIE not in str(told.headers) and HEADER not in str(told.headers)
+    )
+    assert not told.headers.keys() & {
+        "set-cookie",
+        "proxy-authenticate",
+        "te",
+        "upgrade",
+        "trailer",
+        "server",
+    }
     house.ask()
     assert "cookie" not in house.upstream.requests[-1].headers
 
@@ -560,18 +669,27 @@ def test_fault_28_a_connection_that_died_idle(house, stream):
 
 
 def test_fault_28_a_connection_that_dies_as_it_is_used(house):
-    house.upstream.script(Raw([b""]))  # the request has been read, and the connection ends without a byte
+    # the request has been read, and the connection ends without a byte
+    house.upstream.script(Raw([b""]))
     told = house.ask()
-    assert told.status == 200 and told.headers["x-chattable-attempts"] == "2" == str(len(house.upstream.requests))
+    assert told.status == 200 and told.headers["x-chattable-attempts"] == "2" == str(
+        len(house.upstream.requests)
+    )
 
 
 def test_fault_29_a_revoked_key_is_the_operators_matter(house):
     house.upstream.script(
-        error(401, f"Incorrect API key provided: {KEY}", "invalid_api_key", headers={"www-authenticate": "Bearer"})
+        error(
+            401,
+            f"Incorrect API key provided: {KEY}",
+            "invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
     )
     told = house.ask()
     assert "operator" in refused(told, 502, "upstream_error", "upstream_auth_error")
-    assert "www-authenticate" not in told.headers  # a client that saw 401 would throw its own good key away
+    # a client that saw 401 would throw its own good key away
+    assert "www-authenticate" not in told.headers
 
 
 # --- headers of the upstream itself ----------------------------------------------------------------------------------
@@ -603,4 +721,7 @@ def test_a_clients_text_in_a_response_header(house):
     assert house.ask(model="any/x" + "y" * 5000).status == 404
     told = house.ask(model="any/x set-cookie: sid=1 é" + "y" * 200)
     assert told.status == 200 and "set-cookie" not in told.headers
-    assert told.headers["x-chattable-model"].startswith("stub/x") and len(told.headers["x-chattable-model"]) < 300
+    assert (
+        told.headers["x-chattable-model"].startswith("stub/x")
+        and len(told.headers["x-chattable-model"]) < 300
+    )

@@ -26,7 +26,13 @@ CONNECT, FIRST, BETWEEN, TOTAL = 0.5, 1.0, 0.5, 2.0
 SLACK = 1.5  # seconds that a busy machine may take beyond a deadline
 KEY = "sk-canary-of-the-upstream"
 COOKIE, HEADER, PROMPT = "canary-cookie", "canary-header", "canary-prompt"
-LEAKY = {"set-cookie": f"sid={COOKIE}", "x-internal": HEADER, "server": HEADER, "x-request-id": HEADER, "keep-alive": HEADER}
+LEAKY = {
+    "set-cookie": f"sid={COOKIE}",
+    "x-internal": HEADER,
+    "server": HEADER,
+    "x-request-id": HEADER,
+    "keep-alive": HEADER,
+}
 
 CONFIG = """
 providers:
@@ -96,7 +102,12 @@ class Told:
 
 
 def four_keys(body: dict[str, Any]) -> dict[str, Any]:
-    assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}, body
+    assert body.keys() == {"error"} and body["error"].keys() == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }, body
     assert body["error"]["message"]
     return body["error"]
 
@@ -122,14 +133,23 @@ class House:
     canaries: list[str] = field(default_factory=list)
     logged: int = 0
 
-    def ask(self, text: str = "one two three", *, model: str = "m", stream: bool = False, **fields: Any) -> Told:
+    def ask(
+        self, text: str = "one two three", *, model: str = "m", stream: bool = False, **fields: Any
+    ) -> Told:
         """Asks one chat; whatever comes back is searched for secrets."""
         began = time.monotonic()
-        body = ask(f"{PROMPT} {text}", **fields) | {"model": model} | ({"stream": True} if stream else {})
+        body = (
+            ask(f"{PROMPT} {text}", **fields)
+            | {"model": model}
+            | ({"stream": True} if stream else {})
+        )
         answer = self.client.post("/v1/chat/completions", json=body)
         told = Told(answer.status_code, answer.headers, answer.text, time.monotonic() - began)
         self.search(f"{dict(answer.headers)} {answer.text if told.status != 200 else ''}")
-        assert answer.headers["x-request-id"].startswith("req_") and len(answer.headers.get_list("x-request-id")) == 1
+        assert (
+            answer.headers["x-request-id"].startswith("req_")
+            and len(answer.headers.get_list("x-request-id")) == 1
+        )
         return told
 
     def search(self, text: str) -> None:
@@ -146,7 +166,8 @@ class House:
         with ThreadPoolExecutor(SLOTS) as pool:
             asked = [pool.submit(self.ask, stream=i % 2 == 0) for i in range(SLOTS)]
             for gate in gates:
-                gate.wait()  # as many at once as there are slots: a slot that leaked would be missed here
+                # as many at once as there are slots: a slot that leaked would be missed here
+                gate.wait()
             for gate in gates:
                 gate.release()
             assert [a.result().status for a in asked] == [200] * SLOTS
@@ -202,7 +223,17 @@ def never_accepting() -> Iterator[int]:
 def certificate(directory: Path, name: str, subject: str) -> tuple[ssl.SSLContext, bytes]:
     """A server's TLS context with a certificate signed by itself, and the certificate."""
     key, pem = directory / f"{name}.key", directory / f"{name}.pem"
-    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key), "-out", str(pem)]
+    made = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-keyout",
+        str(key),
+        "-out",
+        str(pem),
+    ]
     named = ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}"]
     subprocess.run(["openssl", "req", "-x509", *made, *named], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -213,7 +244,11 @@ def certificate(directory: Path, name: str, subject: str) -> tuple[ssl.SSLContex
 @contextmanager
 def tls_upstreams(directory: Path) -> Iterator[tuple[dict[str, str], str]]:
     """The URLs of three TLS upstreams, and the file of certificates that the server trusts; without openssl, dead ends."""
-    wanted = {"trusted": "IP:127.0.0.1", "mismatched": "DNS:elsewhere.test", "untrusted": "IP:127.0.0.1"}
+    wanted = {
+        "trusted": "IP:127.0.0.1",
+        "mismatched": "DNS:elsewhere.test",
+        "untrusted": "IP:127.0.0.1",
+    }
     if shutil.which("openssl") is None:
         yield dict.fromkeys(wanted, "https://127.0.0.1:1/v1"), ""
         return
@@ -221,5 +256,8 @@ def tls_upstreams(directory: Path) -> Iterator[tuple[dict[str, str], str]]:
     trust = directory / "trust.pem"
     trust.write_bytes(made["trusted"][1] + made["mismatched"][1])
     with ExitStack() as stack:
-        ups = {name: stack.enter_context(ScriptedUpstream(ssl=context)) for name, (context, _) in made.items()}
+        ups = {
+            name: stack.enter_context(ScriptedUpstream(ssl=context))
+            for name, (context, _) in made.items()
+        }
         yield {name: up.url for name, up in ups.items()}, str(trust)

@@ -6,7 +6,11 @@ TOOL = {
     "type": "function",
     "function": {
         "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
     },
 }
 
@@ -19,8 +23,13 @@ async def tooler(message, ctx):
         if not said.tool_calls:
             break
         messages.append(said)
-        messages += [{"role": "tool", "tool_call_id": call["id"], "content": "it rains"} for call in said.tool_calls]
+        messages += [
+            {"role": "tool", "tool_call_id": call["id"], "content": "it rains"}
+            for call in said.tool_calls
+        ]
         messages.append({"role": "user", "content": "call weather again"})
-    async with aclosing(aiter(ctx.chat("m", [*messages, {"role": "user", "content": "so what is it like"}]))) as chunks:
+    async with aclosing(
+        aiter(ctx.chat("m", [*messages, {"role": "user", "content": "so what is it like"}]))
+    ) as chunks:
         async for chunk in chunks:
             yield chunk

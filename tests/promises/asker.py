@@ -19,7 +19,12 @@ async def main(url: str, what: str, holds: list[str]) -> None:
     async with open_ledger(url, database) as ledger:
         if what == "hold":
             asker = Asker(user="p4e")
-            await asyncio.gather(*(ledger.hold(Wish(id=hold, asker=asker, model="m", prompt=10, most=90)) for hold in holds))
+            await asyncio.gather(
+                *(
+                    ledger.hold(Wish(id=hold, asker=asker, model="m", prompt=10, most=90))
+                    for hold in holds
+                )
+            )
             print(*["pending"] * len(holds))
         else:
             dice, asked = random.Random(what), holds * REPEATS

@@ -43,12 +43,19 @@ def body(model: str, text: str = "one two three", **fields: Any) -> Body:
     """A chat request; a stream asks for its usage unless the test says something else."""
     if fields.get("stream"):
         fields = {"stream_options": {"include_usage": True}} | fields
-    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 20, **fields}
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 20,
+        **fields,
+    }
 
 
 def mixed(dice: random.Random, model: str) -> Body:
     """Some request: a stream or not, long or short, with a cap or another one."""
-    words = " ".join(dice.choice(("one", "two", "three", "four")) for _ in range(dice.randint(1, 12)))
+    words = " ".join(
+        dice.choice(("one", "two", "three", "four")) for _ in range(dice.randint(1, 12))
+    )
     return body(model, words, stream=dice.random() < 0.5, max_tokens=dice.choice((3, 8, 20)))
 
 
@@ -56,7 +63,10 @@ class Client:
     """One user's key at one server."""
 
     def __init__(self, base_url: str, key: str) -> None:
-        self.url, self.headers = f"{base_url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+        self.url, self.headers = (
+            f"{base_url}/v1/chat/completions",
+            {"authorization": f"Bearer {key}"},
+        )
 
     def ask(self, asked: Body) -> Told:
         """One request."""
@@ -84,12 +94,20 @@ class Client:
 
         return in_background(lambda: asyncio.run(all_of_them()))
 
-    async def told(self, session: aiohttp.ClientSession, asked: Body, leave: Callable[[bytes], bool] = lambda _: False) -> Told:
+    async def told(
+        self,
+        session: aiohttp.ClientSession,
+        asked: Body,
+        leave: Callable[[bytes], bool] = lambda _: False,
+    ) -> Told:
         """One request; the client hangs up once `leave` says so of what it has read."""
         told, began = Told(asked), time.monotonic()
         try:
             async with session.post(self.url, json=asked, headers=self.headers) as response:
-                told.status, told.headers = response.status, {k.lower(): v for k, v in response.headers.items()}
+                told.status, told.headers = (
+                    response.status,
+                    {k.lower(): v for k, v in response.headers.items()},
+                )
                 async for block in response.content.iter_any():
                     told.raw += block
                     if leave(told.raw):
@@ -118,7 +136,9 @@ async def all_of(asked: Sequence[tuple[Client, Body]], parallel: int = 1000) -> 
 def connections() -> aiohttp.ClientSession:
     """A session that never uses a connection twice."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=60), trust_env=False
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=60),
+        trust_env=False,
     )
 
 
@@ -173,9 +193,13 @@ class Traffic:
 def _read(told: Told) -> None:
     """Takes the usage out of an answer that is whole, or the code out of an error."""
     if told.headers.get("content-type", "").startswith("text/event-stream"):
-        events = [event[6:] for event in told.raw.decode().split("\n\n") if event.startswith("data: ")]
+        events = [
+            event[6:] for event in told.raw.decode().split("\n\n") if event.startswith("data: ")
+        ]
         chunks = [json.loads(event) for event in events if event != "[DONE]"]
-        told.text = "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk.get("choices", ()))
+        told.text = "".join(
+            c["delta"].get("content") or "" for chunk in chunks for c in chunk.get("choices", ())
+        )
         usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
         told.code = next((str(chunk["error"]["code"]) for chunk in chunks if "error" in chunk), "")
         if events and events[-1] == "[DONE]" and usages:

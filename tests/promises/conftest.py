@@ -37,7 +37,9 @@ def base(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Base:
 
 def make(kind: str, request: pytest.FixtureRequest, folder: Path) -> Base:
     """A database of either kind."""
-    return (Sqlite(folder) if kind == "sqlite" else Postgres(request.getfixturevalue("cluster"))).prepare()
+    return (
+        Sqlite(folder) if kind == "sqlite" else Postgres(request.getfixturevalue("cluster"))
+    ).prepare()
 
 
 @pytest.fixture(scope="session")

@@ -69,8 +69,21 @@ class Call:
 class House:
     """The server under test and everything around it."""
 
-    def __init__(self, server: Chattable, base: Base, honest: ScriptedUpstream, liar: ScriptedUpstream, journal: Path) -> None:
-        self.server, self.base, self.honest, self.liar, self.journal = server, base, honest, liar, journal
+    def __init__(
+        self,
+        server: Chattable,
+        base: Base,
+        honest: ScriptedUpstream,
+        liar: ScriptedUpstream,
+        journal: Path,
+    ) -> None:
+        self.server, self.base, self.honest, self.liar, self.journal = (
+            server,
+            base,
+            honest,
+            liar,
+            journal,
+        )
 
     def client(self, name: str, team: str = "") -> Client:
         """A user with a key."""
@@ -78,7 +91,9 @@ class House:
             self.server.admin("POST", "/admin/users", {"name": name, "team": team})
         return Client(self.server.base_url, self.server.user_key(name))
 
-    def limit(self, per: str = "total", tokens: int | None = None, models: Any = None, **subject: Any) -> str:
+    def limit(
+        self, per: str = "total", tokens: int | None = None, models: Any = None, **subject: Any
+    ) -> str:
         """A budget; returns its id."""
         wanted = {"subject": subject, "per": per, "tokens": tokens, "models": models}
         return str(self.server.admin("POST", "/admin/budgets", wanted)["id"])
@@ -93,7 +108,9 @@ class House:
         found: list[dict[str, Any]] = []
         while True:
             after = found[-1]["id"] if found else 0
-            page = self.server.admin("GET", f"/admin/ledger?{urlencode(of)}&limit=1000&after={after}")
+            page = self.server.admin(
+                "GET", f"/admin/ledger?{urlencode(of)}&limit=1000&after={after}"
+            )
             found += page["data"]
             if not page["has_more"]:
                 return found
@@ -144,7 +161,11 @@ class House:
 
         def clients(worker: psutil.Process) -> int:
             found = worker.net_connections("tcp4")
-            return sum(1 for c in found if c.laddr and c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED)
+            return sum(
+                1
+                for c in found
+                if c.laddr and c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED
+            )
 
         count = {worker: clients(worker) for worker in self.workers()}
         return sorted((w for w in count if count[w]), key=lambda worker: -count[worker])
@@ -160,7 +181,11 @@ class House:
 
     def orphans(self) -> list[Path]:
         """Journals of dead processes."""
-        return [path for path in self.journal.glob("*/*.jsonl") if not psutil.pid_exists(int(path.name.split("-")[0]))]
+        return [
+            path
+            for path in self.journal.glob("*/*.jsonl")
+            if not psutil.pid_exists(int(path.name.split("-")[0]))
+        ]
 
     def sweep(self) -> list[str]:
         """What another replica forfeits now."""
@@ -178,16 +203,28 @@ class House:
         """Lets leases end; a worker that starts books what dead ones left behind, and forfeits the rest."""
         self.base.advance(LEASE + SWEEP)
         self.kill(self.workers()[0])
-        until(lambda: not self.pending() and not self.orphans(), "every hold has ended and every journal is booked", 60)
+        until(
+            lambda: not self.pending() and not self.orphans(),
+            "every hold has ended and every journal is booked",
+            60,
+        )
         self.full()
 
 
 @contextmanager
-def serving(base: Base, folder: Path, honest: ScriptedUpstream, liar: ScriptedUpstream, **env: str) -> Iterator[House]:
+def serving(
+    base: Base, folder: Path, honest: ScriptedUpstream, liar: ScriptedUpstream, **env: str
+) -> Iterator[House]:
     """The server on this database and this folder's journal, until the block ends."""
     journal = folder / "journal"
     config = CONFIG.format(
-        workers=WORKERS, database=base.url, admin_key=ADMIN_KEY, honest=honest.url, liar=liar.url, plenty=PLENTY, journal=journal
+        workers=WORKERS,
+        database=base.url,
+        admin_key=ADMIN_KEY,
+        honest=honest.url,
+        liar=liar.url,
+        plenty=PLENTY,
+        journal=journal,
     )
     settings = {
         "PYTHONPATH": importable(TESTS, TESTS / "promises" / "plans"),
@@ -214,7 +251,11 @@ def until(condition: Callable[[], object], what: str, timeout: float = 30) -> No
 
 def gone(process: psutil.Process) -> None:
     """Waits until a killed process is no more than a name."""
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, f"{process.pid} is dead", 10)
+    until(
+        lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE,
+        f"{process.pid} is dead",
+        10,
+    )
 
 
 @contextmanager
@@ -248,17 +289,24 @@ def bound(told: Sequence[Told], calls: dict[str, Call], log: dict[str, Spent]) -
     """With crashes, of every call: what was acknowledged is booked, and log ≤ ledger ≤ log + what was forfeited."""
     wrong = []
     for one in told:
-        call, spent = calls.get(one.call, Call("none", 0, 0)), log[one.call].total_tokens if one.call in log else 0
+        call, spent = (
+            calls.get(one.call, Call("none", 0, 0)),
+            log[one.call].total_tokens if one.call in log else 0,
+        )
         forfeited = call.held if call.state == "forfeited" else 0
         lost = one.acked is not None and (call.state, call.used) != ("settled", one.acked)
         if lost or call.state == "pending" or not spent <= call.charged <= spent + forfeited:
             wrong.append((one.call, one.status, one.acked, call, spent))
-    assert not wrong, f"{len(wrong)} of {len(told)} calls; call, status, ack, ledger, log of the first: {wrong[:5]}"
+    assert not wrong, (
+        f"{len(wrong)} of {len(told)} calls; call, status, ack, ledger, log of the first: {wrong[:5]}"
+    )
     assert calls.keys() <= {one.call for one in told}
 
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and any(re.match("--multiprocessing-fork", p) for p in process.cmdline())
+        return process.status() != psutil.STATUS_ZOMBIE and any(
+            re.match("--multiprocessing-fork", p) for p in process.cmdline()
+        )
     except psutil.NoSuchProcess:
         return False

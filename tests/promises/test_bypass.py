@@ -52,17 +52,25 @@ ASKED: dict[str, Body] = {
     "a huge cap": body("m", SAID, max_tokens=HUGE),
     "a cap beyond all numbers": body("m", SAID, max_tokens=2**62),
     "a cap that n takes beyond all numbers": body("m", SAID, max_tokens=2**50, n=128),
-    "max_tokens null and a huge max_completion_tokens": body("m", SAID, max_tokens=None, max_completion_tokens=HUGE),
+    "max_tokens null and a huge max_completion_tokens": body(
+        "m", SAID, max_tokens=None, max_completion_tokens=HUGE
+    ),
     "both caps, the new one huge": body("m", SAID, max_tokens=2, max_completion_tokens=HUGE),
     "both caps, the old one huge": body("m", SAID, max_tokens=HUGE, max_completion_tokens=2),
     "logprobs": body("m", SAID, logprobs=True, top_logprobs=20),
     "logprobs of a stream": body("m", SAID, logprobs=True, top_logprobs=20, stream=True),
     "best_of and echo": body("m", SAID, best_of=20, echo=True),
     "a stream without stream_options": body("m", SAID, stream=True, stream_options=None),
-    "a stream with include_usage false": body("m", SAID, stream=True, stream_options={"include_usage": False}),
-    "a prompt in parts": body("m") | {"messages": [{"role": "user", "content": [{"type": "text", "text": SAID}] * 3}]},
+    "a stream with include_usage false": body(
+        "m", SAID, stream=True, stream_options={"include_usage": False}
+    ),
+    "a prompt in parts": body("m")
+    | {"messages": [{"role": "user", "content": [{"type": "text", "text": SAID}] * 3}]},
     "tools": body(
-        "m", "call f", tools=[{"type": "function", "function": {"name": "f", "description": SAID}}], tool_choice="auto"
+        "m",
+        "call f",
+        tools=[{"type": "function", "function": {"name": "f", "description": SAID}}],
+        tool_choice="auto",
     ),
     "a schema": body("m", SAID, response_format={"type": "json_object"}),
     "a prediction": body("m", SAID, prediction={"type": "content", "content": SAID * 20}),
@@ -71,7 +79,9 @@ ASKED: dict[str, Body] = {
     "a model without a price": body("unpriced", SAID),
     "an agent that asks three times": body("thrice", SAID),
     "an agent that runs tools": body("tooler", "call weather", max_tokens=None),
-    "a title": body("m", "### Task:\nGenerate a concise title, 3 words, for the chat.", max_tokens=50),
+    "a title": body(
+        "m", "### Task:\nGenerate a concise title, 3 words, for the chat.", max_tokens=50
+    ),
     "another user": body("m", SAID, user="by-somebody-else"),
 }
 
@@ -83,7 +93,8 @@ def test_a_request_cannot_hide_what_it_spends(spender: Spender, house: House, ho
     assert told.status == 200, told.raw
     assert spender.spent == house.honest.tokens > 0
     assert spender.overdraft == 0
-    for request in house.honest.requests:  # the cap is always sent, and is never more than what was held
+    # the cap is always sent, and is never more than what was held
+    for request in house.honest.requests:
         cap = request.json.get("max_completion_tokens", request.json.get("max_tokens"))
         assert 0 < cap <= 100_000
         assert not request.json.get("stream") or request.json["stream_options"]["include_usage"]
@@ -91,8 +102,13 @@ def test_a_request_cannot_hide_what_it_spends(spender: Spender, house: House, ho
         assert b'"usage":{' not in told.raw
 
 
-@pytest.mark.parametrize("model", ["M", " m", "m ", "m\t", "m\u200b", "ｍ", "models/m", "m\0", "P/m", "Alias", "tight ", ""])
-def test_a_variant_of_a_models_name_is_another_name(spender: Spender, house: House, model: str) -> None:
+@pytest.mark.parametrize(
+    "model",
+    ["M", " m", "m ", "m\t", "m\u200b", "ｍ", "models/m", "m\0", "P/m", "Alias", "tight ", ""],
+)
+def test_a_variant_of_a_models_name_is_another_name(
+    spender: Spender, house: House, model: str
+) -> None:
     told = spender.client.ask(body(model))
     assert told.status in ((400, 404) if not model else (404,)), told.raw
     assert house.honest.requests == []
@@ -110,12 +126,18 @@ def test_a_burst_at_the_last_token(house: House) -> None:
     """With room for exactly one more request of those who ask at once, one gets it."""
     spender = Spender(house, "by-last", tokens=10**6)
     probe = spender.client.ask(body("m", "hi", max_tokens=1))
-    hold = next(entry["held"]["tokens"] for entry in house.entries(user="by-last") if entry["kind"] == "hold")
+    hold = next(
+        entry["held"]["tokens"]
+        for entry in house.entries(user="by-last")
+        if entry["kind"] == "hold"
+    )
     left = spender.spent + hold
     house.server.admin("PATCH", f"/admin/budgets/{spender.budget}", {"tokens": left})
     gate = Gate()
     with always(lambda _: gate, house.honest):
-        asking = spender.client.begin([body("m", "hi", max_tokens=1, stream=i % 2 == 0) for i in range(200)])
+        asking = spender.client.begin(
+            [body("m", "hi", max_tokens=1, stream=i % 2 == 0) for i in range(200)]
+        )
         until(lambda: len(house.honest.requests) == 2, "one is in flight")
         gate.release()
         told = asking.result(60)
@@ -123,11 +145,18 @@ def test_a_burst_at_the_last_token(house: House) -> None:
     admitted = [one for one in told if one.status == 200]
     refused = [one for one in told if one.status != 200 and not one.too_slow]
     assert refused and {one.code for one in refused} <= {"insufficient_quota", "budget_busy"}
-    assert spender.spent == house.honest.tokens == sum(one.acked or 0 for one in admitted) + probe.acked <= left
+    assert (
+        spender.spent
+        == house.honest.tokens
+        == sum(one.acked or 0 for one in admitted) + probe.acked
+        <= left
+    )
     print(f"{len(admitted)} admitted")
 
 
-def test_a_client_that_leaves_at_the_last_token_pays_for_it(spender: Spender, house: House, gate: Gate) -> None:
+def test_a_client_that_leaves_at_the_last_token_pays_for_it(
+    spender: Spender, house: House, gate: Gate
+) -> None:
     """It has read every word and hangs up before the usage comes."""
     gate.n = 7  # the role and six words
     house.honest.script(gate)
@@ -170,7 +199,9 @@ def test_reasoning_that_nobody_sees_is_paid(spender: Spender, house: House, stre
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_cache_gives_no_more_back_than_the_prompt_costs(spender: Spender, house: House, stream: bool) -> None:
+def test_a_cache_gives_no_more_back_than_the_prompt_costs(
+    spender: Spender, house: House, stream: bool
+) -> None:
     for cached in (7, 10**6, -1, -(10**6), "all", 1.5, True, None, 10**30, [], {}):
         told = usage(6, 6, prompt_tokens_details={"cached_tokens": cached})
         with always(reporting(told), house.liar):
@@ -191,7 +222,9 @@ CREDIBLE_PROMPTS = [usage(5, -1), usage(1, 2**53)]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_usage_that_cannot_be_is_counted_instead(spender: Spender, house: House, stream: bool) -> None:
+def test_usage_that_cannot_be_is_counted_instead(
+    spender: Spender, house: House, stream: bool
+) -> None:
     """Figure by figure: six tokens of prompt and six of answer, but for a prompt that can be."""
     for told in IMPOSSIBLE:
         prompt = told["prompt_tokens"] if told in CREDIBLE_PROMPTS else 6
@@ -220,7 +253,10 @@ def test_background_calls_are_the_users_own(house: House, dice: random.Random) -
 def test_other_names_in_the_body_move_no_charge(house: House) -> None:
     """The charge stays with the key, whatever `user` says, and names nobody has are made for nobody."""
     spender, other = Spender(house, "by-rotation", tokens=500), Spender(house, "by-victim")
-    asked = [body("m", SAID, user=f"by-nobody-{i}" if i % 2 else "by-victim", max_tokens=6) for i in range(100)]
+    asked = [
+        body("m", SAID, user=f"by-nobody-{i}" if i % 2 else "by-victim", max_tokens=6)
+        for i in range(100)
+    ]
     told = spender.client.ask_all(asked, parallel=25)
     assert statuses(told) == {200, 429}
     assert spender.spent == house.honest.tokens == sum(one.acked or 0 for one in told) <= 500
@@ -244,4 +280,8 @@ def test_the_stroke_of_midnight_gives_one_limit_a_day_and_no_more(house: House) 
     print(rows)
     assert len(rows) == 2
     assert all(spent <= 400 for (spent,) in rows)
-    assert sum(spent for (spent,) in rows) == house.honest.tokens == sum(one.acked or 0 for one in told)
+    assert (
+        sum(spent for (spent,) in rows)
+        == house.honest.tokens
+        == sum(one.acked or 0 for one in told)
+    )

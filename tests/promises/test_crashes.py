@@ -25,7 +25,11 @@ OPEN = 16  # streams that stay open while workers die
 
 def unhurried(request: Request) -> Answer:
     """A proper answer, whose streams take their time, so that workers die in the middle of some."""
-    return Sse(chat_chunks(request.json), delay_s=0.002) if request.json.get("stream") else proper(request)
+    return (
+        Sse(chat_chunks(request.json), delay_s=0.002)
+        if request.json.get("stream")
+        else proper(request)
+    )
 
 
 @PATIENT
@@ -39,7 +43,9 @@ def test_p2_an_acknowledged_settle_is_never_lost(house: House, dice: random.Rand
     ):
         for i in range(KILLS):
             wanted = traffic.acks + dice.randint(3, 30)
-            until(lambda wanted=wanted: house.alive() and traffic.acks >= wanted, "answers go on", 60)
+            until(
+                lambda wanted=wanted: house.alive() and traffic.acks >= wanted, "answers go on", 60
+            )
             if isinstance(house.base, Postgres) and i % 3 == 2:
                 with house.base.away():
                     pass
@@ -60,7 +66,8 @@ def test_p2_an_acknowledged_settle_is_never_lost(house: House, dice: random.Rand
     bound(traffic.told, calls, house.log("p2"))
 
 
-# What has become of the call that was under way when a worker died at each point, and whether the upstream was asked.
+# What has become of the call that was under way when a worker died at each point, and whether the
+# upstream was asked.
 POINTS = {
     "before_hold": ("none", False),
     "after_hold": ("forfeited", False),
@@ -73,7 +80,11 @@ POINTS = {
 
 @PATIENT
 def test_p3_every_hold_ends_within_lease_and_sweep(
-    base: Base, tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], dice: random.Random, gate: Gate
+    base: Base,
+    tmp_path: Path,
+    upstreams: tuple[ScriptedUpstream, ScriptedUpstream],
+    dice: random.Random,
+    gate: Gate,
 ) -> None:
     """Workers die at every point in turn, each successor again, some with streams in their middle: the eighth point."""
     honest = upstreams[0]
@@ -83,7 +94,13 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
     points = [point for point in POINTS for _ in range(DEATHS)]
     dice.shuffle(points)
     for i, point in enumerate(["in_upkeep", *points]):
-        often = 1 if point == "in_upkeep" else dice.randint(OPEN + 1, OPEN + 3) if i < WORKERS else dice.randint(1, 2)
+        often = (
+            1
+            if point == "in_upkeep"
+            else dice.randint(OPEN + 1, OPEN + 3)
+            if i < WORKERS
+            else dice.randint(1, 2)
+        )
         (plans / f"{i:02}.plan").write_text(f"{point}:kill9@{often}")
     fate: dict[str, str] = {}
     told: list[Told] = []
@@ -105,9 +122,12 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
             assert time.monotonic() - house.server.spawned < 240, f"only these deaths: {fate}"
         fate = {name: point for name, point in fate.items() if point in POINTS}
         assert Counter(fate.values()) == Counter(points)
-        until(lambda: len(deaths(house, plans)) == len(points) + 1, "a worker has died in its upkeep")
+        until(
+            lambda: len(deaths(house, plans)) == len(points) + 1, "a worker has died in its upkeep"
+        )
         middle = opened(house, jan, gate, "p3-late")
-        for worker in house.busy()[:2]:  # those who are left live for ever: these die in the middle of streams
+        # those who are left live for ever: these die in the middle of streams
+        for worker in house.busy()[:2]:
             house.kill(worker)
         gate.release()
         told += streams.result(60) + middle.result(60)
@@ -115,7 +135,10 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
     assert house.pending() > 0
     base.advance(LEASE + SWEEP)
     with serving(base, tmp_path, *upstreams) as house:
-        until(lambda: not house.pending() and not house.orphans(), "every hold has ended and every journal is booked")
+        until(
+            lambda: not house.pending() and not house.orphans(),
+            "every hold has ended and every journal is booked",
+        )
         assert house.differences() == 0
         calls, log = house.calls("p3"), house.log("p3")
     bound(told, calls, log)
@@ -124,7 +147,9 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
     for name, point in fate.items():
         if POINTS[point] == ("settled", True):
             assert calls[name].used == log[name].total_tokens
-    print(f"{len(told)} calls; died {Counter(fate.values())}; {Counter(call.state for call in calls.values())}")
+    print(
+        f"{len(told)} calls; died {Counter(fate.values())}; {Counter(call.state for call in calls.values())}"
+    )
 
 
 def opened(house: House, client: Client, gate: Gate, name: str) -> "Future[list[Told]]":
@@ -148,7 +173,8 @@ def until_one_died(house: House, plans: Path, known: set[int], broken: Told) -> 
         return bool(found)
 
     until(look, f"a worker has died of {broken}")
-    return min(found, key=lambda point: point == "in_upkeep")  # which may come at any time, and break what is there
+    # which may come at any time, and break what is there
+    return min(found, key=lambda point: point == "in_upkeep")
 
 
 def plan_of(plans: Path, pid: int) -> str:

@@ -18,7 +18,9 @@ from promises.house import TESTS, House, agree, importable, statuses, until
 ASKER = TESTS / "promises" / "asker.py"
 
 
-def test_p4_a_journal_that_is_replayed_twice_charges_nothing_more(house: House, dice: random.Random) -> None:
+def test_p4_a_journal_that_is_replayed_twice_charges_nothing_more(
+    house: House, dice: random.Random
+) -> None:
     """Copies of what living workers have written look like journals of the dead, and are booked again."""
     lea = house.client("lea")
     budget = house.limit(tokens=1_000_000, user="lea")
@@ -34,7 +36,11 @@ def test_p4_a_journal_that_is_replayed_twice_charges_nothing_more(house: House, 
         for copy in copies:
             copy.write_bytes(lines)
         house.kill(house.workers()[0])  # its successor books them
-        until(lambda copies=copies: not any(copy.exists() for copy in copies), "the copies are booked", 60)
+        until(
+            lambda copies=copies: not any(copy.exists() for copy in copies),
+            "the copies are booked",
+            60,
+        )
     house.full()
     assert house.entries(user="lea") == entries
     assert house.row(budget)["spent"] == spent == agree(told, house.calls("p4j"), house.log("p4j"))
@@ -56,7 +62,11 @@ def test_p4_the_same_end_from_several_processes_counts_once(house: House) -> Non
     )
     assert {count for _, count, _ in ends} == {1}
     assert len(ends) == len(holds)
-    used = dict(base.rows("SELECT id, prompt_tokens + completion_tokens FROM calls WHERE id LIKE 'hold_p4e_%'"))
+    used = dict(
+        base.rows(
+            "SELECT id, prompt_tokens + completion_tokens FROM calls WHERE id LIKE 'hold_p4e_%'"
+        )
+    )
     assert {hold: total for hold, _, total in ends} == used
     print({state: list(rows.values()).count(state) for state in rows.values()})
 
@@ -71,11 +81,14 @@ def ask(base: Base, what: str, holds: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_p4_an_sdk_that_retries_is_charged_for_what_the_upstream_answered(house: House, stream: bool) -> None:
+def test_p4_an_sdk_that_retries_is_charged_for_what_the_upstream_answered(
+    house: House, stream: bool
+) -> None:
     """Two upstream calls fail after they have spent, one before: three answered, three charges, the last to the token."""
     name = f"max-{stream}"
     house.client(name)
-    client = OpenAI(base_url=f"{house.server.base_url}/v1", api_key=house.server.user_key(name))  # two retries, as it comes
+    # two retries, as it comes
+    client = OpenAI(base_url=f"{house.server.base_url}/v1", api_key=house.server.user_key(name))
     said: Any = {"messages": [{"role": "user", "content": "one two three four"}], "model": "m"}
     half = Sse(chat_chunks(said)[:3], done=False, end="reset")  # the role and two words
     if stream:  # a stream that has begun is never retried: each try is another call of the client's
@@ -83,7 +96,11 @@ def test_p4_an_sdk_that_retries_is_charged_for_what_the_upstream_answered(house:
         for _ in range(2):
             with pytest.raises(APIError):
                 list(client.chat.completions.create(**said, stream=True))
-        list(client.chat.completions.create(**said, stream=True, stream_options={"include_usage": True}))
+        list(
+            client.chat.completions.create(
+                **said, stream=True, stream_options={"include_usage": True}
+            )
+        )
     else:
         house.honest.script(half, half)
         assert client.chat.completions.create(**said).usage.total_tokens == 8
@@ -92,7 +109,11 @@ def test_p4_an_sdk_that_retries_is_charged_for_what_the_upstream_answered(house:
     house.settled()
     charges = [entry for entry in house.entries(user=name) if entry["kind"] == "settle"]
     answered = house.honest.usage_log
-    print([entry["spent"]["tokens"] for entry in charges], [spent.total_tokens for spent in answered])
+    print(
+        [entry["spent"]["tokens"] for entry in charges], [spent.total_tokens for spent in answered]
+    )
     assert len(charges) == len(answered) == (3 if stream else 4)
-    assert sorted(entry["spent"]["tokens"] for entry in charges) == sorted(spent.total_tokens for spent in answered)
+    assert sorted(entry["spent"]["tokens"] for entry in charges) == sorted(
+        spent.total_tokens for spent in answered
+    )
     assert [entry["kind"] for entry in house.entries(user=name)].count("void") == 1

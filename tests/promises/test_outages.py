@@ -35,7 +35,10 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
     with always(lambda _: after, house.honest):
         late = [body(f"p/mid-b{i}", "one two", stream=i % 2 == 0) for i in range(IN_FLIGHT // 2)]
         new = ned.insist(late)
-        until(lambda: len(house.honest.requests) == IN_FLIGHT * 3 // 2, "100 more are in flight, of the new day")
+        until(
+            lambda: len(house.honest.requests) == IN_FLIGHT * 3 // 2,
+            "100 more are in flight, of the new day",
+        )
     assert house.row(budget)["held"] > 0
     before.release()
     told = old.result(60)
@@ -43,13 +46,20 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
     told += new.result(60)
     house.settled()
     agree(told, house.calls("mid"), house.log("mid"))
-    rows = house.base.rows(f"SELECT period, spent_tokens, held_tokens FROM accounts WHERE limit_id = '{budget}' ORDER BY period")
-    sums = [sum(s.total_tokens for name, s in house.log("mid").items() if name.startswith(f"mid-{day}")) for day in "ab"]
+    rows = house.base.rows(
+        f"SELECT period, spent_tokens, held_tokens FROM accounts WHERE limit_id = '{budget}' ORDER BY period"
+    )
+    sums = [
+        sum(s.total_tokens for name, s in house.log("mid").items() if name.startswith(f"mid-{day}"))
+        for day in "ab"
+    ]
     print(rows)
     assert rows == [(midnight - DAY, sums[0], 0), (midnight, sums[1], 0)]
 
 
-def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(house: House, gate: Gate) -> None:
+def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(
+    house: House, gate: Gate
+) -> None:
     """SIGSTOP past the lease, a sweep by another replica, SIGCONT: each call ends charged for what it used, once."""
     house.full()
     oda = house.client("oda")
@@ -82,7 +92,9 @@ def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(house: House
     assert zombie.is_running()
 
 
-def test_a_database_that_is_away_is_a_quick_503_and_loses_nothing(house: House, gate: Gate, dice: random.Random) -> None:
+def test_a_database_that_is_away_is_a_quick_503_and_loses_nothing(
+    house: House, gate: Gate, dice: random.Random
+) -> None:
     """Streams that are under way end well and are booked when it is back; nothing is restarted."""
     house.full()
     pam, workers = house.client("pam"), {worker.pid for worker in house.workers()}
@@ -91,13 +103,16 @@ def test_a_database_that_is_away_is_a_quick_503_and_loses_nothing(house: House, 
     long = [body(f"p/away-{i}", "one two three", stream=i % 2 == 0) for i in range(24)]
     streams = pam.insist(long)
     until(lambda: len(house.honest.requests) == 24, "they are in flight")
-    # A locked SQLite file is waited for, as the next commit may free it; a PostgreSQL that is gone says so at once.
+    # A locked SQLite file is waited for, as the next commit may free it; a PostgreSQL that is gone
+    # says so at once.
     patience = 1.0 if isinstance(house.base, Postgres) else 2 * BUSY + 2
     with house.base.away():
         asked = pam.begin([body(f"p/refused-{i}", stream=dice.random() < 0.5) for i in range(20)])
         gate.release()
         refused, told = asked.result(60), streams.result(60)
-    print(f"503 after {max(one.seconds for one in refused) * 1000:.0f} ms; streams after {max(t.seconds for t in told):.1f} s")
+    print(
+        f"503 after {max(one.seconds for one in refused) * 1000:.0f} ms; streams after {max(t.seconds for t in told):.1f} s"
+    )
     assert {(one.status, one.code) for one in refused} == {(503, "database_unavailable")}
     assert {one.headers["retry-after"] for one in refused} == {"1"}
     assert max(one.seconds for one in refused) < patience

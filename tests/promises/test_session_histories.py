@@ -1,7 +1,8 @@
 """Histories of conversations that many write at once, checked whole: on SQLite with two workers, on PostgreSQL with two replicas.
 
-Every question is asked once in the world, and every answer names its question and the upstream call that gave it. So of each
-conversation it can be said what belongs to which turn, which call saw which history, and what must not be there.
+Every question is asked once in the world, and every answer names its question and the upstream call
+that gave it. So of each conversation it can be said what belongs to which turn, which call saw
+which history, and what must not be there.
 """
 
 import asyncio
@@ -19,7 +20,19 @@ import aiohttp
 import httpx
 import psutil
 import pytest
-from answers import CHUNKED_SSE, Answer, Gate, Plain, Raw, Request, Sse, error, framed, head, sse_event
+from answers import (
+    CHUNKED_SSE,
+    Answer,
+    Gate,
+    Plain,
+    Raw,
+    Request,
+    Sse,
+    error,
+    framed,
+    head,
+    sse_event,
+)
 from conversations import Kept, asked, lines
 from echo_model import chat_chunks, chat_completion
 from process import Chattable, chattable, free_port
@@ -53,7 +66,9 @@ class Model:
     def reply(self, request: Request) -> Answer:
         question = request.json["messages"][-1]["content"]
         number = self.calls[question]
-        said = request.json | {"messages": [{"role": "user", "content": answer_to(question, number)}]}
+        said = request.json | {
+            "messages": [{"role": "user", "content": answer_to(question, number)}]
+        }
         first = number == 1 or "always" in question
         if "boom" in question and first:
             return error(500, "boom")
@@ -64,12 +79,18 @@ class Model:
             return Raw([head(200, CHUNKED_SSE), *(framed(sse_event(event)) for event in events)])
         if question in self.gates:
             return self.gates[question]
-        return Sse(chat_chunks(said), delay_s=0.002) if request.json.get("stream") else Plain(200, chat_completion(said))
+        return (
+            Sse(chat_chunks(said), delay_s=0.002)
+            if request.json.get("stream")
+            else Plain(200, chat_completion(said))
+        )
 
     @property
     def calls(self) -> Counter[str]:
         """How often each question was asked, the call that is being answered included."""
-        return Counter(request.json["messages"][-1]["content"] for request in list(self.upstream.requests))
+        return Counter(
+            request.json["messages"][-1]["content"] for request in list(self.upstream.requests)
+        )
 
 
 def answer_to(question: str, call: int) -> str:
@@ -79,9 +100,13 @@ def answer_to(question: str, call: int) -> str:
 class Replicas:
     """One house with two doors."""
 
-    def __init__(self, base: Base, folder: Path, model: Model, *, workers: int, count: int, stack: ExitStack) -> None:
+    def __init__(
+        self, base: Base, folder: Path, model: Model, *, workers: int, count: int, stack: ExitStack
+    ) -> None:
         self.base, self.model, self._stack = base, model, stack
-        self._config = CONFIG.format(workers=workers, database=base.url, key=ADMIN_KEY, url=model.upstream.url)
+        self._config = CONFIG.format(
+            workers=workers, database=base.url, key=ADMIN_KEY, url=model.upstream.url
+        )
         self._places = [(folder / str(i), free_port()) for i in range(count)]
         for place, _ in self._places:
             place.mkdir()
@@ -91,7 +116,9 @@ class Replicas:
     def _started(self, i: int) -> Chattable:
         place, port = self._places[i]
         settings = {"CHATTABLE_ADMIN_KEY": ADMIN_KEY}
-        return self._stack.enter_context(chattable(self._config, directory=place, port=port, timeout=60, **settings))
+        return self._stack.enter_context(
+            chattable(self._config, directory=place, port=port, timeout=60, **settings)
+        )
 
     def kill(self) -> None:
         """SIGKILL to all of one replica, or to one worker of the only one; then there are as many again."""
@@ -129,13 +156,18 @@ def busiest(server: Chattable) -> psutil.Process:
 
     def clients(process: psutil.Process) -> int:
         found = process.net_connections("tcp4")
-        return sum(c.status == psutil.CONN_ESTABLISHED and bool(c.laddr) and c.laddr.port == port for c in found)
+        return sum(
+            c.status == psutil.CONN_ESTABLISHED and bool(c.laddr) and c.laddr.port == port
+            for c in found
+        )
 
     return max(server.tree()[1:], key=clients)
 
 
 @pytest.fixture(scope="module")
-def replicas(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+def replicas(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Replicas]:
     folder = tmp_path_factory.mktemp(f"histories-{kind}")
     base = make(kind, request, folder)
     workers, count = (2, 1) if kind == "sqlite" else (1, 2)
@@ -167,7 +199,9 @@ class Writer:
     async def write(self, count: int) -> None:
         async with connections() as http:
             for i in range(count):
-                fate = self.dice.choices(["", "leaves", "again", "dies", "boom", "dies always"], [60, 10, 10, 10, 5, 5])[0]
+                fate = self.dice.choices(
+                    ["", "leaves", "again", "dies", "boom", "dies always"], [60, 10, 10, 10, 5, 5]
+                )[0]
                 await self.turn(http, f"{self.session} {self.name} {i} {fate}".strip(), fate)
 
     async def turn(self, http: aiohttp.ClientSession, question: str, fate: str = "") -> None:
@@ -176,12 +210,19 @@ class Writer:
         leaves = fate in ("leaves", "again")
         stream = leaves or self.dice.random() < 0.5
         for attempt in range(2 if "always" in fate else TRIES):
-            body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": question}]}
-            told.answer, left = await self.ask(http, body, attempt, leave=leaves and not told.drained)
+            body = {
+                "model": "m",
+                "stream": stream,
+                "messages": [{"role": "user", "content": question}],
+            }
+            told.answer, left = await self.ask(
+                http, body, attempt, leave=leaves and not told.drained
+            )
             told.drained = told.drained or left
             if told.answer is not None or (left and fate == "leaves"):
                 return
-            # As SDKs do, though not as long; another's question may come before who left asks again.
+            # As SDKs do, though not as long; another's question may come before who left asks
+            # again.
             await asyncio.sleep(self.dice.random() * 0.3 if left else 0.05)
 
     async def ask(
@@ -196,11 +237,17 @@ class Writer:
     ) -> tuple[str | None, bool]:
         """The whole answer, if it came; and whether this client left in its middle."""
         server = at or self.dice.choice(self.replicas.servers)
-        headers = {"authorization": f"Bearer {self.key}", "x-session-id": self.session, "x-session-mode": mode}
+        headers = {
+            "authorization": f"Bearer {self.key}",
+            "x-session-id": self.session,
+            "x-session-mode": mode,
+        }
         headers["x-stainless-retry-count"] = str(attempt)
         self.status = 0
         try:
-            async with http.post(f"{server.base_url}/v1/chat/completions", json=body, headers=headers) as response:
+            async with http.post(
+                f"{server.base_url}/v1/chat/completions", json=body, headers=headers
+            ) as response:
                 self.status, seen = response.status, b""
                 async for block in response.content.iter_any():
                     seen += block
@@ -211,15 +258,25 @@ class Writer:
             return None, False
         return (said_in(seen) if response.status == 200 else None), False
 
-    def post(self, question: str, session: str = "s", attempt: int = 0) -> tuple[int, str, str | None]:
+    def post(
+        self, question: str, session: str = "s", attempt: int = 0
+    ) -> tuple[int, str, str | None]:
         """The status, the body and the words of one plain answer."""
         told = httpx.post(
             f"{self.replicas.servers[0].base_url}/v1/chat/completions",
             json={"model": "m", "messages": [{"role": "user", "content": question}]},
-            headers={"authorization": f"Bearer {self.key}", "x-session-id": session, "x-stainless-retry-count": str(attempt)},
+            headers={
+                "authorization": f"Bearer {self.key}",
+                "x-session-id": session,
+                "x-stainless-retry-count": str(attempt),
+            },
             timeout=30,
         )
-        return told.status_code, told.text, said_in(told.content) if told.status_code == 200 else None
+        return (
+            told.status_code,
+            told.text,
+            said_in(told.content) if told.status_code == 200 else None,
+        )
 
 
 def said_in(body: bytes) -> str | None:
@@ -228,8 +285,14 @@ def said_in(body: bytes) -> str | None:
         return str(json.loads(body)["choices"][0]["message"]["content"])
     if not body.endswith(b"data: [DONE]\n\n"):
         return None
-    chunks = [json.loads(event[6:]) for event in body.decode().split("\n\n") if event.startswith("data: {")]
-    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+    chunks = [
+        json.loads(event[6:])
+        for event in body.decode().split("\n\n")
+        if event.startswith("data: {")
+    ]
+    return "".join(
+        chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"]
+    )
 
 
 def check(replicas: Replicas, user: str, writers: Sequence[Writer]) -> Counter[str]:
@@ -271,19 +334,26 @@ def check(replicas: Replicas, user: str, writers: Sequence[Writer]) -> Counter[s
                 assert turn.question not in cut
                 assert whole.get(turn.question) == turn.answer, f"{turn} is lost or changed"
             assert not turn.drained or turn.question in whole, f"{turn} was not drained"
-            assert "always" not in turn.question or turn.question not in whole, f"{turn} never was answered"
+            assert "always" not in turn.question or turn.question not in whole, (
+                f"{turn} never was answered"
+            )
             for call, prompt in enumerate(prompts[turn.question], 1):
                 seen["calls"] += 1
                 last = call == len(prompts[turn.question])
-                where = 2 * questions.index(turn.question) if last and turn.question in whole else None
+                where = (
+                    2 * questions.index(turn.question) if last and turn.question in whole else None
+                )
                 before = len(prompt) - 1 if where is None else where
                 assert len(prompt) == before + 1 and prompt[-1] == f"u:{turn.question}"
                 assert before % 2 == 0
                 for line, kept, above in zip(prompt[:-1], path, ["", *path], strict=False):
                     known = line == kept or line[2:] in parts.get(above[2:], ())
                     assert known, f"call {call} saw another history"
-            if turn.question in whole and turn.question not in cut:  # asked again only because a call had failed
-                assert whole[turn.question] == answer_to(turn.question, len(prompts[turn.question])), "it was asked once more"
+            # asked again only because a call had failed
+            if turn.question in whole and turn.question not in cut:
+                assert whole[turn.question] == answer_to(
+                    turn.question, len(prompts[turn.question])
+                ), "it was asked once more"
     return +seen
 
 
@@ -315,7 +385,15 @@ def test_200_turns_of_40_writers_in_20_sessions(replicas: Replicas) -> None:
     seen = check(replicas, user, writers)
     print(seen)
     assert seen["acknowledged"] + seen["left"] + seen["failed"] == SESSIONS * TURNS
-    assert min(seen["acknowledged"], seen["left"], seen["failed"], seen["calls"] - SESSIONS * TURNS // 2) > 0
+    assert (
+        min(
+            seen["acknowledged"],
+            seen["left"],
+            seen["failed"],
+            seen["calls"] - SESSIONS * TURNS // 2,
+        )
+        > 0
+    )
 
 
 def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: Replicas) -> None:
@@ -329,7 +407,11 @@ def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: R
 
     async def turn(question: str, server: Chattable, attempt: int = 0) -> str | None:
         async with connections() as http:
-            body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": question}]}
+            body = {
+                "model": "m",
+                "stream": True,
+                "messages": [{"role": "user", "content": question}],
+            }
             return (await writer.ask(http, body, attempt, at=server))[0]
 
     async def killed() -> None:
@@ -343,12 +425,22 @@ def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: R
         gate.release()
         del replicas.model.gates["kim killed"]
         assert await asyncio.to_thread(replicas.locked) == 1
-        await asyncio.to_thread(replicas.base.change, "UPDATE sessions SET locked_until = locked_until - 15")  # the lease ends
-        answers = [await turn("kim killed", replicas.servers[-1], 1), await turn("kim after", replicas.servers[0])]
+        # the lease ends
+        await asyncio.to_thread(
+            replicas.base.change, "UPDATE sessions SET locked_until = locked_until - 15"
+        )
+        answers = [
+            await turn("kim killed", replicas.servers[-1], 1),
+            await turn("kim after", replicas.servers[0]),
+        ]
         writer.turns += [Turn("kim killed", answers[0]), Turn("kim after", answers[1])]
 
     asyncio.run(killed())
-    assert asked(replicas.model.upstream)[-3:] == ["u:kim killed", "a:to kim killed #2", "u:kim after"]
+    assert asked(replicas.model.upstream)[-3:] == [
+        "u:kim killed",
+        "a:to kim killed #2",
+        "u:kim after",
+    ]
     replicas.idle()
     assert check(replicas, user, [writer]) == {"acknowledged": 4, "calls": 5}
 
@@ -367,10 +459,13 @@ def test_writers_who_keep_their_own_history_make_branches_and_lose_none(replicas
             for i in range(5):
                 if shown and dice.random() < 0.4:  # an edit, or another answer
                     del shown[2 * dice.randrange(len(shown) // 2) :]
-                shown.append({"role": "user", "content": f"mirror {'all' if not shown else number} {i}"})
+                shown.append(
+                    {"role": "user", "content": f"mirror {'all' if not shown else number} {i}"}
+                )
                 body = {"model": "m", "stream": True, "messages": shown}
                 answer, _ = await writer.ask(http, body, mode="mirror")
-                while answer is None and writer.status == 503:  # a slow database keeps nothing of it
+                # a slow database keeps nothing of it
+                while answer is None and writer.status == 503:
                     answer, _ = await writer.ask(http, body, mode="mirror")
                 assert answer is not None
                 shown.append({"role": "assistant", "content": answer})
@@ -404,7 +499,9 @@ def test_a_turn_that_was_thought_dead_comes_too_late(replicas: Replicas) -> None
         pytest.skip("workers behind one door cannot be told apart")
     user = "zoe"
     writer = Writer(replicas, replicas.servers[0].user_key(user), "s", "w", random.Random(1))
-    gate = replicas.model.gates["zoe late"] = Gate(3, chat_chunks({"messages": [{"role": "user", "content": "too late by far"}]}))
+    gate = replicas.model.gates["zoe late"] = Gate(
+        3, chat_chunks({"messages": [{"role": "user", "content": "too late by far"}]})
+    )
 
     def body(question: str) -> Any:
         return {"model": "m", "stream": True, "messages": [{"role": "user", "content": question}]}
@@ -419,7 +516,12 @@ def test_a_turn_that_was_thought_dead_comes_too_late(replicas: Replicas) -> None
             gate.release()
             del replicas.model.gates["zoe late"]
             assert (await first)[0] is None
-            writer.turns.append(Turn("zoe late", (await writer.ask(http, body("zoe late"), 1, at=replicas.servers[0]))[0]))
+            writer.turns.append(
+                Turn(
+                    "zoe late",
+                    (await writer.ask(http, body("zoe late"), 1, at=replicas.servers[0]))[0],
+                )
+            )
 
     asyncio.run(late())
     assert check(replicas, user, [writer]) == {"acknowledged": 2, "calls": 3}
@@ -438,7 +540,8 @@ def test_a_database_that_is_away_is_a_503_and_the_talk_goes_on_after_it(replicas
             gate.release()
             asking = [pool.submit(writer.post, f"pam {session}", session) for session in ("t", "")]
             refused = [one.result() for one in (*asking, interrupted)]
-    stateless = refused.pop(1)  # no limit is set, which each process believes for a moment before it asks the database again
+    # no limit is set, which each process believes for a moment before it asks the database again
+    stateless = refused.pop(1)
     assert [status for status, _, _ in refused] == [503, 503]
     refused += [stateless] if stateless[0] != 200 else []
     assert {json.loads(text)["error"]["code"] for _, text, _ in refused} == {"database_unavailable"}

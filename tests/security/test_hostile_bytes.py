@@ -62,7 +62,11 @@ def test_58_a_large_body(victim):
 
 def test_58_a_large_body_without_a_length(victim):
     before = rss(victim)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n" + victim.auth + b"transfer-encoding: chunked\r\n\r\n"
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+        + victim.auth
+        + b"transfer-encoding: chunked\r\n\r\n"
+    )
     refused(victim.send(head + b"10000\r\n%b\r\n" % (b"a" * 65536) * 200), 413)
     assert rss(victim) - before < 64 * 2**20
 
@@ -107,7 +111,12 @@ PATHS = ["/v1/chat/completions", "/admin/users", "/admin/users/alice/keys"]
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", DEEP, ids=["lists", "objects", "closed", "inside"])
 def test_59_depth(victim, body, path):
-    refused(victim.post(body, path, auth=b"authorization: Bearer %b\r\n" % victim.keys["admin"].encode()), 400)
+    refused(
+        victim.post(
+            body, path, auth=b"authorization: Bearer %b\r\n" % victim.keys["admin"].encode()
+        ),
+        400,
+    )
 
 
 def test_59_many(victim):
@@ -117,13 +126,18 @@ def test_59_many(victim):
         body = b'{"model":"echo","messages":[%b]}' % b",".join([one] * count)
         assert victim.post(body).status == 400
     bias = b",".join(b'"%d":0' % i for i in range(90_000))
-    assert victim.post(json.dumps(HELLO).encode()[:-1] + b',"logit_bias":{%b}}' % bias).status in (200, 400)
+    assert victim.post(json.dumps(HELLO).encode()[:-1] + b',"logit_bias":{%b}}' % bias).status in (
+        200,
+        400,
+    )
     assert victim.post(json.dumps(HELLO | {"k" * 1000: 1}).encode()).status in (200, 400)
     assert victim.post(json.dumps(HELLO | {"model": "m" * (MAX_NAME + 1)}).encode()).status == 404
 
 
 def test_60_a_field_given_twice_means_one_thing(victim):
-    got = victim.post(b'{"model":"nobody","model":"echo","messages":[{"role":"user","content":"a","content":"b"}]}')
+    got = victim.post(
+        b'{"model":"nobody","model":"echo","messages":[{"role":"user","content":"a","content":"b"}]}'
+    )
     assert got.status == 200 and json.loads(got.body)["model"] == "echo"
     assert json.loads(got.body)["choices"][0]["message"]["content"] == "b"
 
@@ -151,7 +165,15 @@ def test_61_text(victim, name):
 
 
 @pytest.mark.parametrize(
-    "text", [b"\\u0000", b"\\u0001\\u001f", b"\\u2028\\u2029", b"\\ud83d\\ude00", b"\\r\\n\\r\\ndata: [DONE]", b"\\ufeff"]
+    "text",
+    [
+        b"\\u0000",
+        b"\\u0001\\u001f",
+        b"\\u2028\\u2029",
+        b"\\ud83d\\ude00",
+        b"\\r\\n\\r\\ndata: [DONE]",
+        b"\\ufeff",
+    ],
 )
 def test_41_text_that_is_odd_and_allowed(victim, text):
     body = b'{"model": "echo", "stream": %b, "messages": [{"role": "user", "content": "%b"}]}'
@@ -218,7 +240,9 @@ def test_62_numbers_that_are_fine(victim, number):
     ids=lambda value: ascii(value[:8]),
 )
 def test_63_a_header_that_should_be_a_number(victim, value):
-    got = victim.post(json.dumps(HELLO).encode(), headers=b"x-max-calls: %b\r\n" % value.encode("latin-1"))
+    got = victim.post(
+        json.dumps(HELLO).encode(), headers=b"x-max-calls: %b\r\n" % value.encode("latin-1")
+    )
     assert got.status == (200 if value == "" else 400)
 
 
@@ -229,26 +253,38 @@ AUTH = [b"", b"Bearer", b"Bearer ", b"bearer  ", b"Basic eDp5", b"Bearer \xff\xf
 @pytest.mark.parametrize("value", AUTH, ids=range(len(AUTH)))
 @pytest.mark.parametrize("path", PATHS)
 def test_63_credentials(victim, value, path):
-    for headers in (b"authorization: %b\r\n" % value, b"x-api-key: %b\r\n" % value.removeprefix(b"Bearer ")):
+    for headers in (
+        b"authorization: %b\r\n" % value,
+        b"x-api-key: %b\r\n" % value.removeprefix(b"Bearer "),
+    ):
         got = refused(victim.post(json.dumps(HELLO).encode(), path, auth=headers), 401)
         assert "www-authenticate" in got.headers
 
 
 def test_63_two_credentials_are_one_or_none(victim):
     """Whichever counts, a bad first one is never saved by a good second one for admin routes."""
-    bad, good = b"authorization: Bearer nobody\r\n", b"authorization: Bearer %b\r\n" % victim.keys["admin"].encode()
+    bad, good = (
+        b"authorization: Bearer nobody\r\n",
+        b"authorization: Bearer %b\r\n" % victim.keys["admin"].encode(),
+    )
     assert victim.post(b"", "/admin/users", method=b"GET", auth=bad + good).status == 401
 
 
 @pytest.mark.parametrize("size", [10_000, MAX_HEAD + 1])
 def test_63_huge_headers(victim, size):
-    got = victim.send(b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"a" * size + b"\r\n\r\n", method="GET")
+    got = victim.send(
+        b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"a" * size + b"\r\n\r\n", method="GET"
+    )
     assert got is None or got.status in (200, 400, 431)
-    got = victim.send(b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * (size // 6) + b"\r\n", method="GET")
+    got = victim.send(
+        b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * (size // 6) + b"\r\n", method="GET"
+    )
     assert got is None or got.status in (200, 400, 431)
 
 
-@pytest.mark.parametrize("block", [b"a" * 65536, b"a\r\nx: " * 10_000], ids=["one header", "many headers"])
+@pytest.mark.parametrize(
+    "block", [b"a" * 65536, b"a\r\nx: " * 10_000], ids=["one header", "many headers"]
+)
 def test_63_a_head_without_end(victim, block):
     before = rss(victim)
     with victim.line() as line, pytest.raises(ConnectionError):
@@ -260,10 +296,18 @@ def test_63_a_head_without_end(victim, block):
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json; charset=utf-16", "\xff"],
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/json; charset=utf-16",
+        "\xff",
+    ],
 )
 def test_63_content_types(victim, content_type):
-    got = victim.post(json.dumps(HELLO).encode(), headers=b"content-type: %b\r\n" % content_type.encode("latin-1"))
+    got = victim.post(
+        json.dumps(HELLO).encode(), headers=b"content-type: %b\r\n" % content_type.encode("latin-1")
+    )
     assert got.status in (200, 400, 415)
 
 
@@ -308,7 +352,11 @@ def test_64_ambiguous_framing(victim, name):
 
 
 def test_64_extensions_of_chunks(victim):
-    flood = b"transfer-encoding: chunked\r\n\r\n" + b"".join(b"1;%b\r\n \r\n" % (b"x" * 1000) for _ in range(500)) + CHUNKS
+    flood = (
+        b"transfer-encoding: chunked\r\n\r\n"
+        + b"".join(b"1;%b\r\n \r\n" % (b"x" * 1000) for _ in range(500))
+        + CHUNKS
+    )
     got = victim.send(CHAT + victim.auth + flood)
     assert got is None or got.status in (200, 400)
 
@@ -316,7 +364,12 @@ def test_64_extensions_of_chunks(victim):
 def test_64_chunks_without_end(victim):
     """A body whose sender leaves before its end is no request: nothing good is answered to it."""
     with victim.line() as line:
-        line.sendall(CHAT + victim.auth + b"transfer-encoding: chunked\r\n\r\n" + b"%x\r\n%b\r\n" % (len(BODY), BODY))
+        line.sendall(
+            CHAT
+            + victim.auth
+            + b"transfer-encoding: chunked\r\n\r\n"
+            + b"%x\r\n%b\r\n" % (len(BODY), BODY)
+        )
         line.shutdown(socket.SHUT_WR)
         data = b"".join(iter(lambda: line.recv(65536), b""))
     assert b" 200 " not in data and b" 500 " not in data
@@ -343,10 +396,16 @@ def test_65_pipelined_requests_are_answered_in_order(victim):
 
 
 def test_65_http_1_0(victim):
-    got = victim.send(b"POST /v1/chat/completions HTTP/1.0\r\n" + victim.auth + LENGTH + b"\r\n" + BODY)
+    got = victim.send(
+        b"POST /v1/chat/completions HTTP/1.0\r\n" + victim.auth + LENGTH + b"\r\n" + BODY
+    )
     assert got is not None and got.status == 200
     stream = json.dumps(HELLO | {"stream": True}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.0\r\n" + victim.auth + b"content-length: %d\r\n\r\n" % len(stream)
+    head = (
+        b"POST /v1/chat/completions HTTP/1.0\r\n"
+        + victim.auth
+        + b"content-length: %d\r\n\r\n" % len(stream)
+    )
     got = victim.send(head + stream)
     assert got is not None and got.status == 200 and got.body.endswith(b"data: [DONE]\n\n")
 
@@ -362,7 +421,10 @@ TARGETS = [
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: ascii(target[:20]))
 def test_65_targets(victim, target):
     """Law: a path with a user's key never reaches /admin, however it is written."""
-    got = victim.send(b"GET %b HTTP/1.1\r\nhost: x\r\n%b\r\n" % (target.encode("latin-1"), victim.auth), method="GET")
+    got = victim.send(
+        b"GET %b HTTP/1.1\r\nhost: x\r\n%b\r\n" % (target.encode("latin-1"), victim.auth),
+        method="GET",
+    )
     if got is not None:
         assert got.status in (200, 400, 403, 404, 405, 414), got
         assert b'"object":"user"' not in got.body and "set-cookie" not in got.headers
@@ -370,17 +432,30 @@ def test_65_targets(victim, target):
             assert got.error["message"]
 
 
-@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "OPTIONS", "PUT", "PATCH", "DELETE", "PROPFIND", "get", "X", "G" * 5000])
+@pytest.mark.parametrize(
+    "method",
+    ["TRACE", "CONNECT", "OPTIONS", "PUT", "PATCH", "DELETE", "PROPFIND", "get", "X", "G" * 5000],
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/users", "/v1/nowhere"])
 def test_65_methods(victim, method, path):
     target = "x:1" if method == "CONNECT" else path
-    got = victim.send(f"{method} {target} HTTP/1.1\r\nhost: x\r\nx: canary\r\n\r\n".encode(), method=method)
+    got = victim.send(
+        f"{method} {target} HTTP/1.1\r\nhost: x\r\nx: canary\r\n\r\n".encode(), method=method
+    )
     assert got is None or got.status in (204, 400, 401, 404, 405), got
     assert got is None or b"canary" not in got.body
 
 
 @pytest.mark.parametrize(
-    "host", [b"", b"host: \r\n", b"host: a\r\nhost: b\r\n", b"host: a b\r\n", b"host: \xff\r\n", b"host: x:99999999\r\n"]
+    "host",
+    [
+        b"",
+        b"host: \r\n",
+        b"host: a\r\nhost: b\r\n",
+        b"host: a b\r\n",
+        b"host: \xff\r\n",
+        b"host: x:99999999\r\n",
+    ],
 )
 def test_65_hosts(victim, host):
     for path in (b"/v1/models", b"/health", b"/v1/nowhere", b"/schema/openapi.json"):
@@ -404,7 +479,9 @@ def test_65_not_http(victim, data):
         line.sendall(data)
         line.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: line.recv(65536), b""))
-    assert not answer or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200", b"HTTP/1.1 404")), answer
+    assert not answer or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200", b"HTTP/1.1 404")), (
+        answer
+    )
 
 
 # --- every route -----------------------------------------------------------------------------------------------------
@@ -423,14 +500,25 @@ BODIES = [
     b'{"name": null}',
     b'{"name": 5, "model": [], "messages": {}}',
 ]
-QUERIES = ["", "?limit=-1", "?limit=x", "?limit=" + "9" * 400, "?after=%00", "?after=x&limit=1", "?limit=%ff", "?limit=1&limit=2"]
+QUERIES = [
+    "",
+    "?limit=-1",
+    "?limit=x",
+    "?limit=" + "9" * 400,
+    "?after=%00",
+    "?after=x&limit=1",
+    "?limit=%ff",
+    "?limit=1&limit=2",
+]
 
 
 def test_fuzz_every_route(victim):
     """Law: whatever the route, the key and the body, the answer is below 500 and an error has its four keys."""
     schema = httpx.get(f"{victim.server.base_url}/schema/openapi.json", trust_env=False).json()
     routes = [(method.upper(), path) for path, item in schema["paths"].items() for method in item]
-    assert {("POST", "/v1/chat/completions"), ("POST", "/admin/users"), ("GET", "/health")} <= set(routes)
+    assert {("POST", "/v1/chat/completions"), ("POST", "/admin/users"), ("GET", "/health")} <= set(
+        routes
+    )
     with httpx.Client(base_url=victim.server.base_url, trust_env=False, timeout=10) as client:
         for method, path in routes:
             path = re.sub(r"\{[^}]+\}", "nobody", path)
@@ -441,4 +529,8 @@ def test_fuzz_every_route(victim):
                     got = client.request(method, target, content=body, headers=headers)
                     assert got.status_code < 500, (method, target, body, got.text)
                     if got.status_code >= 400:
-                        assert Got(got.status_code, {}, got.content).error["message"], (method, target, body)
+                        assert Got(got.status_code, {}, got.content).error["message"], (
+                            method,
+                            target,
+                            body,
+                        )

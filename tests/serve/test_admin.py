@@ -20,7 +20,18 @@ agents:
 """
 ERROR = {"message", "type", "param", "code"}
 USER = {"id", "object", "name", "team", "disabled", "admin", "created_at"}
-KEY = {"id", "object", "user_id", "name", "prefix", "models", "trusted", "expires_at", "revoked_at", "created_at"}
+KEY = {
+    "id",
+    "object",
+    "user_id",
+    "name",
+    "prefix",
+    "models",
+    "trusted",
+    "expires_at",
+    "revoked_at",
+    "created_at",
+}
 
 
 class Office:
@@ -30,7 +41,9 @@ class Office:
         self.server = server
         self.http = httpx.Client(base_url=server.base_url, trust_env=False, timeout=30)
 
-    def __call__(self, method: str, path: str, body: Any = None, *, key: str | None = None, **more: Any) -> httpx.Response:
+    def __call__(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None, **more: Any
+    ) -> httpx.Response:
         secret = self.server.admin_key if key is None else key
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
         more |= {} if body is None else {"json": body}
@@ -60,7 +73,9 @@ def office() -> Iterator[Office]:
         yield Office(server)
 
 
-def refused(answer: httpx.Response, status: int, code: str | None = None, param: str | None = None) -> str:
+def refused(
+    answer: httpx.Response, status: int, code: str | None = None, param: str | None = None
+) -> str:
     """Asserts the one form that errors have, and returns the message."""
     assert answer.status_code == status, answer.text
     assert answer.headers["x-request-id"] and answer.headers["content-type"] == "application/json"
@@ -93,7 +108,9 @@ def test_a_user_has_the_fields_of_the_contract(office: Office) -> None:
         assert (found.status_code, found.json()) == (200, alice)
 
 
-@pytest.mark.parametrize("name", ["Zoë Müller", "a.b@c.example", "名前", "50% off", "x y", "..x", "?q=1#f"])
+@pytest.mark.parametrize(
+    "name", ["Zoë Müller", "a.b@c.example", "名前", "50% off", "x y", "..x", "?q=1#f"]
+)
 def test_any_printable_name_is_an_address(name: str, office: Office) -> None:
     made = office.user(name=name)
     assert office("GET", f"/admin/users/{quote(name, safe='')}").json() == made
@@ -102,7 +119,9 @@ def test_any_printable_name_is_an_address(name: str, office: Office) -> None:
 
 def test_a_user_changes(office: Office) -> None:
     user = office.user(team="red")
-    assert office("PATCH", f"/admin/users/{user['name']}", {"team": "blue"}).json() == user | {"team": "blue"}
+    assert office("PATCH", f"/admin/users/{user['name']}", {"team": "blue"}).json() == user | {
+        "team": "blue"
+    }
     changes = {"name": f"new-{user['name']}", "team": None, "admin": True, "disabled": True}
     assert office("PATCH", f"/admin/users/{user['id']}", changes).json() == user | changes
     assert office("GET", f"/admin/users/{user['id']}").json() == user | changes
@@ -135,31 +154,52 @@ def test_users_come_in_pages() -> None:
 def test_a_key_has_the_fields_of_the_contract_and_its_secret_once(office: Office) -> None:
     user = office.user()
     key = office.key(user["name"], name="laptop", models=["echo"])
-    assert key.keys() == KEY | {"key"} and key["id"].startswith("key_") and key["key"].startswith("sk-")
+    assert (
+        key.keys() == KEY | {"key"}
+        and key["id"].startswith("key_")
+        and key["key"].startswith("sk-")
+    )
     assert {k: key[k] for k in ("object", "user_id", "name", "models", "trusted", "expires_at", "revoked_at")} == {
         "object": "key", "user_id": user["id"], "name": "laptop", "models": ["echo"],
         "trusted": False, "expires_at": None, "revoked_at": None,
     }  # fmt: skip
     secret = key.pop("key")
     listed = office("GET", f"/admin/users/{user['id']}/keys")
-    assert listed.json()["data"] == [key] and listed.json()["first_id"] == listed.json()["last_id"] == key["id"]
+    assert (
+        listed.json()["data"] == [key]
+        and listed.json()["first_id"] == listed.json()["last_id"] == key["id"]
+    )
     assert secret not in listed.text and key["prefix"] != secret
     assert secret not in office.server.log()
 
 
-@pytest.mark.parametrize("secret", ["My API Key", "sk-from elsewhere/0123", "12345678", 'quo"ted, key; =x'])
+@pytest.mark.parametrize(
+    "secret", ["My API Key", "sk-from elsewhere/0123", "12345678", 'quo"ted, key; =x']
+)
 def test_an_existing_secret_is_imported(secret: str, office: Office) -> None:
     user = office.user()
     key = office.key(user["id"], key=secret)
     assert key["key"] == secret
     assert office.chat(secret).json()["choices"][0]["message"]["content"] == "hi"
-    refused(office("POST", f"/admin/users/{user['id']}/keys", {"key": secret}), 409, "already_exists", "key")
+    refused(
+        office("POST", f"/admin/users/{user['id']}/keys", {"key": secret}),
+        409,
+        "already_exists",
+        "key",
+    )
     office("DELETE", f"/admin/users/{user['id']}")
 
 
-@pytest.mark.parametrize("secret", ["", "short", " " * 20, "a" * 513, "line\nbreaks", "clé-secrète", "nul\0nul-nul"])
+@pytest.mark.parametrize(
+    "secret", ["", "short", " " * 20, "a" * 513, "line\nbreaks", "clé-secrète", "nul\0nul-nul"]
+)
 def test_a_secret_that_no_header_can_carry_is_refused(secret: str, office: Office) -> None:
-    refused(office("POST", f"/admin/users/{office.user()['id']}/keys", {"key": secret}), 400, "invalid_value", "key")
+    refused(
+        office("POST", f"/admin/users/{office.user()['id']}/keys", {"key": secret}),
+        400,
+        "invalid_value",
+        "key",
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +212,9 @@ def test_a_secret_that_no_header_can_carry_is_refused(secret: str, office: Offic
         (["elsewhere"], []),
     ],
 )
-def test_a_key_opens_its_models(models: list[str] | None, visible: list[str], office: Office) -> None:
+def test_a_key_opens_its_models(
+    models: list[str] | None, visible: list[str], office: Office
+) -> None:
     secret = office.key(office.user()["id"], models=models)["key"]
     assert sorted(office.models(secret)) == visible
     for model in ("echo", "parrot", "script"):
@@ -182,7 +224,10 @@ def test_a_key_opens_its_models(models: list[str] | None, visible: list[str], of
         else:
             same = refused(office.chat(secret, "no-such-model"), 404, "model_not_found", "model")
             for hidden in (one, answer):  # as if it did not exist
-                assert refused(hidden, 404, "model_not_found", "model").replace(model, "no-such-model") == same
+                assert (
+                    refused(hidden, 404, "model_not_found", "model").replace(model, "no-such-model")
+                    == same
+                )
 
 
 def test_an_expired_key_opens_nothing(office: Office) -> None:
@@ -220,7 +265,10 @@ def test_a_deleted_user_takes_all_keys_along(office: Office) -> None:
     secret = office.key(user["id"])["key"]
     assert office.chat(secret).status_code == 200
     gone = office("DELETE", f"/admin/users/{user['name']}")
-    assert (gone.status_code, gone.json()) == (200, {"id": user["id"], "object": "user.deleted", "deleted": True})
+    assert (gone.status_code, gone.json()) == (
+        200,
+        {"id": user["id"], "object": "user.deleted", "deleted": True},
+    )
     refused(office.chat(secret), 401, "invalid_api_key")
     refused(office("GET", f"/admin/users/{user['id']}"), 404, "not_found")
     refused(office("DELETE", f"/admin/users/{user['id']}"), 404, "not_found")
@@ -240,7 +288,11 @@ ROUTES = [
 def test_only_an_admin_administers(method: str, path: str, office: Office) -> None:
     refused(office(method, path, key=""), 401)
     refused(office(method, path, key="sk-" + "x" * 40), 401, "invalid_api_key")
-    refused(office(method, path, key=office.key(office.user()["id"], trusted=True)["key"]), 403, "forbidden")
+    refused(
+        office(method, path, key=office.key(office.user()["id"], trusted=True)["key"]),
+        403,
+        "forbidden",
+    )
 
 
 def test_an_admin_among_the_users_administers_until_demoted(office: Office) -> None:
@@ -322,8 +374,15 @@ def test_a_key_is_revoked_by_its_own_user_only(office: Office) -> None:
 
 def test_a_name_is_given_once(office: Office) -> None:
     user, other = office.user(), office.user()
-    assert user["name"] in refused(office("POST", "/admin/users", {"name": user["name"]}), 409, "already_exists", "name")
-    refused(office("PATCH", f"/admin/users/{other['id']}", {"name": user["name"]}), 409, "already_exists", "name")
+    assert user["name"] in refused(
+        office("POST", "/admin/users", {"name": user["name"]}), 409, "already_exists", "name"
+    )
+    refused(
+        office("PATCH", f"/admin/users/{other['id']}", {"name": user["name"]}),
+        409,
+        "already_exists",
+        "name",
+    )
 
 
 # -- several workers ---------------------------------------------------------------------------------------------------
@@ -337,8 +396,15 @@ def test_workers_share_keys() -> None:
             """Opens one more connection, and says whether the open ones lead to both workers."""
             crowd.append(Office(server))
             assert crowd[-1]("GET", "/health").status_code == 200
-            mine = {c.laddr.port for c in psutil.Process().net_connections("tcp") if c.status == "ESTABLISHED"}
-            ends = {p.pid: {c.raddr.port for c in p.net_connections("tcp") if c.raddr} for p in server.tree()}
+            mine = {
+                c.laddr.port
+                for c in psutil.Process().net_connections("tcp")
+                if c.status == "ESTABLISHED"
+            }
+            ends = {
+                p.pid: {c.raddr.port for c in p.net_connections("tcp") if c.raddr}
+                for p in server.tree()
+            }
             return sum(bool(ports & mine) for ports in ends.values()) == 2
 
         until(workers_met, 20)

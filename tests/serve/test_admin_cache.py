@@ -33,7 +33,10 @@ def server(request: pytest.FixtureRequest, upstream: ScriptedUpstream) -> Iterat
         with chattable(CONFIG.format(url=upstream.url, redis="")) as running:
             yield running
         return
-    with valkey_server() as valkey, chattable(CONFIG.format(url=upstream.url, redis=valkey.url)) as running:
+    with (
+        valkey_server() as valkey,
+        chattable(CONFIG.format(url=upstream.url, redis=valkey.url)) as running,
+    ):
         yield running
 
 
@@ -41,13 +44,22 @@ def ask(server: Chattable, name: str, key: str, model: str = "m") -> str:
     """Asks the same as ever; says what became of it."""
     sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)
     messages: Any = [{"role": "user", "content": f"the same of {name}"}]
-    return str(sdk.chat.completions.with_raw_response.create(model=model, messages=messages).headers["x-cache"])
+    return str(
+        sdk.chat.completions.with_raw_response.create(model=model, messages=messages).headers[
+            "x-cache"
+        ]
+    )
 
 
 def test_stats_and_purges(server: Chattable, upstream: ScriptedUpstream) -> None:
     keys = {name: server.user_key(name) for name in ("alice", "bob")}
     before = server.admin("GET", "/admin/cache")
-    assert (before["enabled"], before["scope"], before["hits"], before["hit_rate"]) == (True, "user", 0, None)
+    assert (before["enabled"], before["scope"], before["hits"], before["hit_rate"]) == (
+        True,
+        "user",
+        0,
+        None,
+    )
     first = [ask(server, name, keys[name]) for name in ("alice", "bob", "alice", "bob")]
     assert first == ["MISS", "MISS", "HIT", "HIT"]
     stats = server.admin("GET", "/admin/cache")
@@ -55,7 +67,11 @@ def test_stats_and_purges(server: Chattable, upstream: ScriptedUpstream) -> None
     assert stats["bytes"] > 0
 
     alice = server.admin("GET", "/admin/users/alice")["id"]
-    assert server.admin("DELETE", "/admin/cache?user=alice") == {"object": "cache.purged", "user": alice, "model": None}
+    assert server.admin("DELETE", "/admin/cache?user=alice") == {
+        "object": "cache.purged",
+        "user": alice,
+        "model": None,
+    }
     assert [ask(server, name, keys[name]) for name in ("alice", "bob")] == ["MISS", "HIT"]
     server.admin("DELETE", "/admin/cache?model=nothing")
     assert [ask(server, name, keys[name]) for name in ("alice", "bob")] == ["HIT", "HIT"]
@@ -79,7 +95,10 @@ def test_what_a_purge_refuses(server: Chattable) -> None:
 
 
 def test_a_purge_without_redis_is_no_purge(upstream: ScriptedUpstream) -> None:
-    with valkey_server() as valkey, chattable(CONFIG.format(url=upstream.url, redis=valkey.url)) as server:
+    with (
+        valkey_server() as valkey,
+        chattable(CONFIG.format(url=upstream.url, redis=valkey.url)) as server,
+    ):
         key = server.user_key("alice")
         assert ask(server, "alice", key) == "MISS"
         valkey.kill()

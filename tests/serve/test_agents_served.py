@@ -9,7 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from echo_model import ask
-from openai import APIError, AuthenticationError, BadRequestError, InternalServerError, NotFoundError, OpenAI
+from openai import (
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    InternalServerError,
+    NotFoundError,
+    OpenAI,
+)
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
@@ -105,7 +112,9 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chattable]:
+def server(
+    upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chattable]:
     folder: Path = tmp_path_factory.mktemp("agents")
     (folder / "served_agents.py").write_text(AGENTS)
     config = CONFIG.format(url=upstream.url)
@@ -119,22 +128,35 @@ def server(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def client(server: Chattable, upstream: ScriptedUpstream) -> Iterator[OpenAI]:
     upstream.clear()
-    with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.admin_key, max_retries=0) as client:
+    with OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.admin_key, max_retries=0
+    ) as client:
         yield client
 
 
 def text_of(client: OpenAI, model: str, text: str, **fields: Any) -> str:
-    return client.chat.completions.create(**ask(text, **fields) | {"model": model}).choices[0].message.content or ""
+    return (
+        client.chat.completions.create(**ask(text, **fields) | {"model": model})
+        .choices[0]
+        .message.content
+        or ""
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_nested_answer_comes_back_and_is_charged_once(way: str, client: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_a_nested_answer_comes_back_and_is_charged_once(
+    way: str, client: OpenAI, upstream: ScriptedUpstream
+) -> None:
     body = ask("one two  three") | {"model": way}
     answer = client.chat.completions.create(**body)
     assert answer.choices[0].message.content == "one two  three"
     assert answer.usage and answer.usage.total_tokens == upstream.tokens == 6
-    chunks = list(client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True}))
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "one two  three"
+    chunks = list(
+        client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
+    )
+    assert (
+        "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "one two  three"
+    )
     assert [c.usage.total_tokens for c in chunks if c.usage] == [6]
     assert upstream.tokens == 12
 
@@ -153,13 +175,18 @@ def test_a_borrowed_key_dies_with_its_turn(client: OpenAI, server: Chattable) ->
     door, key, said = json.loads(text_of(client, "keeps_the_key", "hello"))
     assert said == "hello" and key not in server.log()
     for base_url in (door, f"{server.base_url}/v1"):
-        with OpenAI(base_url=base_url, api_key=key, max_retries=0) as late, pytest.raises(AuthenticationError) as refused:
+        with (
+            OpenAI(base_url=base_url, api_key=key, max_retries=0) as late,
+            pytest.raises(AuthenticationError) as refused,
+        ):
             late.models.list()
         assert refused.value.code == "invalid_api_key" and key not in str(refused.value)
 
 
 @pytest.mark.parametrize(("calls", "enough"), [("1", False), ("2", True), ("999", True)])
-def test_a_header_caps_the_calls(calls: str, enough: bool, client: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_a_header_caps_the_calls(
+    calls: str, enough: bool, client: OpenAI, upstream: ScriptedUpstream
+) -> None:
     client = client.with_options(default_headers={"X-Max-Calls": calls})
     if enough:
         assert text_of(client, "twice", "hi") == "hihi"
@@ -181,12 +208,16 @@ def test_the_cap_counts_what_comes_by_socket(client: OpenAI, upstream: ScriptedU
 @pytest.mark.parametrize("calls", ["many", "-1", "1.5", "1" * 30, "²"])
 def test_a_cap_that_is_no_number_is_refused(calls: str, server: Chattable) -> None:
     headers = {"authorization": f"Bearer {server.admin_key}", "x-max-calls": calls.encode()}
-    answer = httpx.post(f"{server.base_url}/v1/chat/completions", headers=headers, json=ask("hi"), trust_env=False)
+    answer = httpx.post(
+        f"{server.base_url}/v1/chat/completions", headers=headers, json=ask("hi"), trust_env=False
+    )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Max-Calls")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_keys_models_bind_its_agents(way: str, server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_keys_models_bind_its_agents(
+    way: str, server: Chattable, upstream: ScriptedUpstream
+) -> None:
     upstream.clear()
     both, alone = (server.user_key("bound", models=models) for models in ([way, "m"], [way]))
     with OpenAI(base_url=f"{server.base_url}/v1", api_key=both, max_retries=0) as client:
@@ -194,15 +225,20 @@ def test_a_keys_models_bind_its_agents(way: str, server: Chattable, upstream: Sc
     with OpenAI(base_url=f"{server.base_url}/v1", api_key=alone, max_retries=0) as client:
         with pytest.raises(APIError) as refused:
             text_of(client, way, "hi")
-        if way in ("by_chat", "by_stream"):  # elsewhere it is the agent's client that raises, and the agent's to catch
-            assert isinstance(refused.value, NotFoundError) and refused.value.code == "model_not_found"
+        # elsewhere it is the agent's client that raises, and the agent's to catch
+        if way in ("by_chat", "by_stream"):
+            assert (
+                isinstance(refused.value, NotFoundError) and refused.value.code == "model_not_found"
+            )
         with pytest.raises(NotFoundError):
             text_of(client, "m", "hi")
     assert len(upstream.requests) == 1
 
 
 def test_an_agent_knows_who_asks(server: Chattable) -> None:
-    with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("zoe"), max_retries=0) as client:
+    with OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("zoe"), max_retries=0
+    ) as client:
         assert text_of(client, "whoami", "hi") == "zoe whoami"
 
 
@@ -223,10 +259,14 @@ def test_an_agent_that_raises_is_a_500_and_one_entry_in_the_log(
     assert log.count(f"request {failed.value.request_id} failed") == 1
 
 
-def test_an_agent_that_raises_midway_ends_the_stream_with_an_error(client: OpenAI, server: Chattable) -> None:
+def test_an_agent_that_raises_midway_ends_the_stream_with_an_error(
+    client: OpenAI, server: Chattable
+) -> None:
     said: list[str] = []
     with pytest.raises(APIError) as failed:
-        for chunk in client.chat.completions.create(**ask("daisy") | {"model": "raises_later", "stream": True}):
+        for chunk in client.chat.completions.create(
+            **ask("daisy") | {"model": "raises_later", "stream": True}
+        ):
             said.append(chunk.choices[0].delta.content or "")
     assert "".join(said) == "so far so good"
     assert failed.value.code == "agent_error" and "daisy" not in str(failed.value)
@@ -240,7 +280,16 @@ def test_a_failed_stream_has_no_done(server: Chattable) -> None:
         json=ask("rose") | {"model": "raises_later", "stream": True},
         trust_env=False,
     )
-    *chunks, last = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data:")]
+    *chunks, last = [
+        json.loads(line.removeprefix("data: "))
+        for line in answer.text.splitlines()
+        if line.startswith("data:")
+    ]
     assert answer.status_code == 200 and "[DONE]" not in answer.text
     assert all(chunk["object"] == "chat.completion.chunk" for chunk in chunks)
-    assert last["error"]["code"] == "agent_error" and last["error"].keys() == {"message", "type", "param", "code"}
+    assert last["error"]["code"] == "agent_error" and last["error"].keys() == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }

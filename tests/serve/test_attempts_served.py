@@ -51,22 +51,30 @@ def server(upstreams: Pair) -> Iterator[Chattable]:
 
 
 def sdk(server: Chattable, user: str = "alice", **key: Any) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(user, **key), max_retries=0)
+    return OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key(user, **key), max_retries=0
+    )
 
 
 def ask(client: OpenAI, model: str, text: str = "hello there", **fields: Any) -> Any:
     """The raw answer, whose headers matter."""
     messages: Any = [{"role": "user", "content": text}]
-    return client.chat.completions.with_raw_response.create(model=model, messages=messages, **fields)
+    return client.chat.completions.with_raw_response.create(
+        model=model, messages=messages, **fields
+    )
 
 
 def target(server: Chattable, name: str) -> Any:
     """How the first target of a name is doing."""
-    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == name]
+    (state,) = [
+        model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == name
+    ]
     return state["targets"][0]
 
 
-def lines(server: Chattable, wanted: int, path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
+def lines(
+    server: Chattable, wanted: int, path: str = "/v1/chat/completions"
+) -> list[dict[str, Any]]:
     """The access log's lines of a path, once there are so many."""
     until = time.monotonic() + 10
     while True:
@@ -77,7 +85,9 @@ def lines(server: Chattable, wanted: int, path: str = "/v1/chat/completions") ->
         threading.Event().wait(0.02)
 
 
-def test_e4_the_log_says_who_asked_what_and_how_attempts_failed(server: Chattable, upstreams: Pair) -> None:
+def test_e4_the_log_says_who_asked_what_and_how_attempts_failed(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, _ = upstreams
     client = sdk(server)
     ask(client, "other")
@@ -90,15 +100,37 @@ def test_e4_the_log_says_who_asked_what_and_how_attempts_failed(server: Chattabl
     with pytest.raises(APIStatusError):
         client.embeddings.create(model="alone", input="x")
     well, carried, failed = lines(server, 3)
-    assert (well["user"], well["model"], well["target"], well["attempts"]) == ("alice", "other", "two/big", 1)
+    assert (well["user"], well["model"], well["target"], well["attempts"]) == (
+        "alice",
+        "other",
+        "two/big",
+        1,
+    )
     assert "failures" not in well and "code" not in well
-    assert (carried["status"], carried["model"], carried["target"], carried["attempts"]) == (200, "fast", "two/big", 2)
+    assert (carried["status"], carried["model"], carried["target"], carried["attempts"]) == (
+        200,
+        "fast",
+        "two/big",
+        2,
+    )
     (failure,) = carried["failures"]
     assert (failure["target"], failure["status"]) == ("one/small", 503)
-    assert failure["error"].startswith("no room for …") and KEY not in server.log() and one.url not in json.dumps(failure)
-    assert (failed["status"], failed["code"], failed["failures"][0]["error"]) == (502, "upstream_error", "boom")
+    assert (
+        failure["error"].startswith("no room for …")
+        and KEY not in server.log()
+        and one.url not in json.dumps(failure)
+    )
+    assert (failed["status"], failed["code"], failed["failures"][0]["error"]) == (
+        502,
+        "upstream_error",
+        "boom",
+    )
     (vectors,) = lines(server, 1, "/v1/embeddings")
-    assert (vectors["user"], vectors["target"], vectors["failures"][0]["error"]) == ("alice", "one/small", "no vectors")
+    assert (vectors["user"], vectors["target"], vectors["failures"][0]["error"]) == (
+        "alice",
+        "one/small",
+        "no vectors",
+    )
 
 
 def test_e4_the_last_error_of_a_target_is_shown(server: Chattable, upstreams: Pair) -> None:
@@ -149,11 +181,15 @@ def test_e6_a_reset_that_is_repeated_is_charged_once(server: Chattable, upstream
     """A connection that had gone stale costs nobody a prompt; one that was carried to another target may have cost one."""
     one, two = upstreams
     client = sdk(server)
-    server.admin("POST", "/admin/budgets", {"subject": {"user": "alice"}, "per": "day", "tokens": 100_000})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "alice"}, "per": "day", "tokens": 100_000}
+    )
 
     def spent() -> tuple[int, int]:
         entries = server.admin("GET", "/admin/ledger?user=alice&limit=100")["data"]
-        return sum(entry["spent"]["tokens"] for entry in entries), sum(entry["held"]["tokens"] for entry in entries)
+        return sum(entry["spent"]["tokens"] for entry in entries), sum(
+            entry["held"]["tokens"] for entry in entries
+        )
 
     one.script(Reset())
     assert ask(client, "stubborn", max_tokens=50).headers["x-chattable-attempts"] == "2"
@@ -166,7 +202,8 @@ def test_e6_a_reset_that_is_repeated_is_charged_once(server: Chattable, upstream
     one.script(Reset())
     assert ask(client, "fast", max_tokens=50).headers["x-chattable-model"] == "two/big"
     until = time.monotonic() + 10
-    while spent() != (one.tokens + two.tokens + 2 * both, 0):  # the charge of the first follows a second later
+    # the charge of the first follows a second later
+    while spent() != (one.tokens + two.tokens + 2 * both, 0):
         assert time.monotonic() < until, (spent(), one.tokens, two.tokens, both)
 
 
@@ -188,20 +225,27 @@ def test_e3_an_empty_account_is_not_the_users_budget(server: Chattable, upstream
 HANGING = {
     "silence": Silent(),
     "headers, then silence": Raw(
-        [head(200, {"content-type": "application/json", "content-length": "50"})], close=False, delay_s=60
+        [head(200, {"content-type": "application/json", "content-length": "50"})],
+        close=False,
+        delay_s=60,
     ),
 }
 
 
 @pytest.mark.parametrize("name", HANGING)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_e8_a_hanging_target_gives_way_by_first_token(server: Chattable, upstreams: Pair, stream: bool, name: str) -> None:
+def test_e8_a_hanging_target_gives_way_by_first_token(
+    server: Chattable, upstreams: Pair, stream: bool, name: str
+) -> None:
     one, two = upstreams
     one.script(HANGING[name])
     began = time.monotonic()
     raw = ask(sdk(server), "fast", stream=stream)
     if stream:
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in raw.parse() if chunk.choices) == "hello there"
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in raw.parse() if chunk.choices)
+            == "hello there"
+        )
     assert raw.headers["x-chattable-model"] == "two/big"
     assert 0.5 <= time.monotonic() - began < 5  # not `total`
     assert len(two.requests) == 1
@@ -216,7 +260,11 @@ def test_e8_so_do_embeddings(server: Chattable, upstreams: Pair) -> None:
     assert raw.headers["x-chattable-model"] == "two/big" and time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("model, key", [("alone", {}), ("fast", {"models": ["fast"]})], ids=["alone", "no right to another"])
+@pytest.mark.parametrize(
+    "model, key",
+    [("alone", {}), ("fast", {"models": ["fast"]})],
+    ids=["alone", "no right to another"],
+)
 def test_e8_one_that_is_alone_may_think_as_long_as_it_may_answer(
     server: Chattable, upstreams: Pair, model: str, key: dict[str, Any]
 ) -> None:
@@ -231,10 +279,14 @@ def test_e8_one_that_is_alone_may_think_as_long_as_it_may_answer(
         assert answer.result(10).headers["x-chattable-attempts"] == "1"
 
 
-def leave_streams(server: Chattable, upstream: ScriptedUpstream, count: int, open_at_once: int) -> None:
+def leave_streams(
+    server: Chattable, upstream: ScriptedUpstream, count: int, open_at_once: int
+) -> None:
     """Clients that ask for streams and go away; their turns are drained."""
     key, gate = server.user_key("absent"), Gate(2)
-    upstream.reply = lambda request: gate if request.json["messages"][-1]["content"] == "long" else proper(request)
+    upstream.reply = lambda request: (
+        gate if request.json["messages"][-1]["content"] == "long" else proper(request)
+    )
     body = json.dumps(asked("long") | {"model": "narrow", "stream": True}).encode()
     request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
     left = []
@@ -252,11 +304,20 @@ def test_f13_answers_that_nobody_reads_give_way(server: Chattable, upstreams: Pa
     leave_streams(server, one, 7, 4)
     began = time.monotonic()
     for n in range(3):
-        assert ask(sdk(server, "bob"), "narrow", f"hello {n}").headers["x-chattable-model"] == "narrow/narrow"
+        assert (
+            ask(sdk(server, "bob"), "narrow", f"hello {n}").headers["x-chattable-model"]
+            == "narrow/narrow"
+        )
     assert time.monotonic() - began < 3  # none had to wait until the others were done
     one.wait(lambda: one.aborted >= 1)
     until = time.monotonic() + 10
-    while not (rows := [row for row in server.admin("GET", "/admin/usage?group_by=user")["data"] if row["user"] == "absent"]):
+    while not (
+        rows := [
+            row
+            for row in server.admin("GET", "/admin/usage?group_by=user")["data"]
+            if row["user"] == "absent"
+        ]
+    ):
         assert time.monotonic() < until
     capped, beyond = divmod(rows[0]["completion_tokens"], 4096)
     assert capped > 0 and beyond == 0  # the cap of each: leaving makes no call cheaper
@@ -264,7 +325,10 @@ def test_f13_answers_that_nobody_reads_give_way(server: Chattable, upstreams: Pa
 
 def test_an_answer_that_somebody_else_reads_does_not_give_way(upstreams: Pair) -> None:
     one, _ = upstreams
-    config = CONFIG.replace("max_connections: 4, timeouts: {{connect: 3s}}", "max_connections: 1, timeouts: {{connect: 1s}}")
+    config = CONFIG.replace(
+        "max_connections: 4, timeouts: {{connect: 3s}}",
+        "max_connections: 1, timeouts: {{connect: 1s}}",
+    )
     with chattable(config.format(one=one.url, two=one.url) + "cache: {scope: user}\n") as server:
         url, client = f"{server.base_url}/v1/chat/completions", httpx.Client(timeout=20)
         headers = {"authorization": f"Bearer {server.user_key('ann')}"}
@@ -273,7 +337,9 @@ def test_an_answer_that_somebody_else_reads_does_not_give_way(upstreams: Pair) -
         one.script(gate)
         with client.stream("POST", url, json=body, headers=headers) as leader:
             next(leader.iter_text())
-            follower = client.send(client.build_request("POST", url, json=body, headers=headers), stream=True)
+            follower = client.send(
+                client.build_request("POST", url, json=body, headers=headers), stream=True
+            )
             words = follower.iter_text()
             read = next(words)
         assert follower.headers["x-cache"] == "JOIN"
@@ -307,7 +373,8 @@ def test_f13_who_has_fewest_is_served_first(server: Chattable, upstreams: Pair) 
             assert time.monotonic() < until
         gates[0].release()
         served.result(5)
-        assert one.requests[4].json["messages"][-1]["content"] == "hello"  # before the two that waited longer
+        # before the two that waited longer
+        assert one.requests[4].json["messages"][-1]["content"] == "hello"
         for number in range(1, 6):
             one.wait(lambda number=number: len(gates) > number)
             gates[number].release()
@@ -320,12 +387,20 @@ def test_affinity_a_session_keeps_its_key_and_says_so(server: Chattable, upstrea
     homes = set()
     for n in range(8):
         one.clear()
-        raws = [ask(client, "keys", f"turn {i}", extra_headers={"x-session-id": f"s{n}"}) for i in range(3)]
+        raws = [
+            ask(client, "keys", f"turn {i}", extra_headers={"x-session-id": f"s{n}"})
+            for i in range(3)
+        ]
         assert {raw.headers["x-chattable-affinity"] for raw in raws} == {"kept"}
         keys = {request.headers["authorization"] for request in one.requests}
         assert len(keys) == 1
         homes |= keys
     assert len(homes) > 1
     one.script(error(401, "Incorrect API key provided"))
-    assert ask(client, "keys", "more", extra_headers={"x-session-id": "s0"}).headers["x-chattable-affinity"] == "moved"
+    assert (
+        ask(client, "keys", "more", extra_headers={"x-session-id": "s0"}).headers[
+            "x-chattable-affinity"
+        ]
+        == "moved"
+    )
     assert "x-chattable-affinity" not in ask(client, "keys").headers

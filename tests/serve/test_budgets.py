@@ -60,27 +60,38 @@ class Person:
 
     def ask(self, text: str = "hi", **fields: Any) -> Any:
         fields = {"model": "m", "max_tokens": 5} | fields
-        return self.client.chat.completions.create(messages=[{"role": "user", "content": text}], **fields)
+        return self.client.chat.completions.create(
+            messages=[{"role": "user", "content": text}], **fields
+        )
 
     def row(self) -> dict[str, Any]:
         found = self.server.admin("GET", f"/admin/budgets?user={self.name}")["data"]
         return next(row for row in found if row["id"] == self.budget)
 
     def kinds(self) -> list[str]:
-        return [entry["kind"] for entry in self.server.admin("GET", f"/admin/ledger?user={self.name}&limit=1000")["data"]]
+        return [
+            entry["kind"]
+            for entry in self.server.admin("GET", f"/admin/ledger?user={self.name}&limit=1000")[
+                "data"
+            ]
+        ]
 
 
 def books_balance(server: Chattable) -> None:
     assert server.admin("POST", "/admin/ledger/verify", {})["differences"] == 0
 
 
-def refused(server: Chattable, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+def refused(
+    server: Chattable, method: str, path: str, body: Any = None
+) -> tuple[int, dict[str, Any]]:
     with pytest.raises(HTTPError) as raised:
         server.admin(method, path, body)
     return raised.value.code, json.loads(raised.value.msg.partition(": ")[2])["error"]
 
 
-def test_what_was_used_is_booked_to_the_token(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_what_was_used_is_booked_to_the_token(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     alice = Person(server, "alice", tokens=10_000)
     alice.ask("one two three")
     list(alice.ask("four five", stream=True))
@@ -91,7 +102,9 @@ def test_what_was_used_is_booked_to_the_token(server: Chattable, upstream: Scrip
     books_balance(server)
 
 
-def test_a_spent_budget_is_one_request_and_no_upstream_call(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_spent_budget_is_one_request_and_no_upstream_call(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     bob = Person(server, "bob", tokens=0)
     seen: list[str] = []
     bob.client = bob.client.with_options(default_headers={"x-test": "1"})
@@ -110,7 +123,9 @@ def test_a_spent_budget_is_one_request_and_no_upstream_call(server: Chattable, u
     assert upstream.requests == []
 
 
-def test_output_is_capped_to_what_remains_and_the_cap_is_sent(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_output_is_capped_to_what_remains_and_the_cap_is_sent(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     carol = Person(server, "carol", tokens=60)
     answer = carol.ask("hello", max_tokens=5000)
     sent = upstream.requests[-1].json["max_tokens"]
@@ -125,7 +140,9 @@ def test_output_is_capped_to_what_remains_and_the_cap_is_sent(server: Chattable,
     assert upstream.requests[-1].json["max_completion_tokens"] == 4096
 
 
-def test_a_burst_at_a_tight_limit_spends_nothing_beyond_it(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_burst_at_a_tight_limit_spends_nothing_beyond_it(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     dave = Person(server, "dave", tokens=200)
     dave.client = dave.client.with_options(max_retries=0)
 
@@ -145,7 +162,9 @@ def test_a_burst_at_a_tight_limit_spends_nothing_beyond_it(server: Chattable, up
     books_balance(server)
 
 
-def test_an_upstream_that_ignores_its_cap_is_cut(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_an_upstream_that_ignores_its_cap_is_cut(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     erin = Person(server, "erin", tokens=500)
     liar = chat_chunks({"model": "m", "messages": [{"role": "user", "content": "w " * 100}]}, len)
     upstream.script(Sse([chunk for chunk in liar if not chunk.get("usage")]))
@@ -166,7 +185,12 @@ def test_an_upstream_that_ignores_its_cap_is_cut(server: Chattable, upstream: Sc
     ],
 )
 def test_refused_before_the_first_byte_costs_nothing(
-    server: Chattable, upstream: ScriptedUpstream, name: str, script: Any, kinds: list[str], spent: int
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    name: str,
+    script: Any,
+    kinds: list[str],
+    spent: int,
 ) -> None:
     frank = Person(server, f"frank-{name}", tokens=500)
     frank.client = frank.client.with_options(max_retries=0)
@@ -178,7 +202,8 @@ def test_refused_before_the_first_byte_costs_nothing(
 
 
 @pytest.mark.parametrize(
-    ("name", "answer", "told"), [("silent", Silent(), "within"), ("reset", Reset(), "Error code|Connection")]
+    ("name", "answer", "told"),
+    [("silent", Silent(), "within"), ("reset", Reset(), "Error code|Connection")],
 )
 def test_no_answer_at_all_costs_the_prompt_and_is_flagged(
     server: Chattable, upstream: ScriptedUpstream, name: str, answer: Any, told: str
@@ -193,10 +218,18 @@ def test_no_answer_at_all_costs_the_prompt_and_is_flagged(
     assert settle["upper"] == hold["held"] and hold["upper"] is None
 
 
-def test_a_stream_that_dies_costs_what_was_said(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_stream_that_dies_costs_what_was_said(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     heidi = Person(server, "heidi", tokens=5000)
     upstream.script(
-        Sse(chat_chunks({"model": "m", "messages": [{"role": "user", "content": "a b c d e"}]}, len)[:4], done=False, end="reset")
+        Sse(
+            chat_chunks(
+                {"model": "m", "messages": [{"role": "user", "content": "a b c d e"}]}, len
+            )[:4],
+            done=False,
+            end="reset",
+        )
     )
     with pytest.raises(Exception, match="middle"):
         list(heidi.ask("a b c d e", stream=True, max_tokens=50))
@@ -206,7 +239,9 @@ def test_a_stream_that_dies_costs_what_was_said(server: Chattable, upstream: Scr
     books_balance(server)
 
 
-def test_an_agents_turn_is_charged_at_its_leaves(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_an_agents_turn_is_charged_at_its_leaves(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     ivan = Person(server, "ivan", tokens=50_000)
     answer = ivan.ask("hello", model="twice")
     assert len(upstream.requests) == 2
@@ -214,7 +249,9 @@ def test_an_agents_turn_is_charged_at_its_leaves(server: Chattable, upstream: Sc
     assert ivan.kinds() == ["hold", "settle"] * 2
 
 
-def test_the_charge_does_not_depend_on_when_the_client_leaves(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_the_charge_does_not_depend_on_when_the_client_leaves(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     judy = Person(server, "judy", tokens=10_000_000)
     text = "word " * 30
 
@@ -240,11 +277,18 @@ def test_grants_raise_and_refunds_give_back(server: Chattable) -> None:
     ken = Person(server, "ken", tokens=1)
     with pytest.raises(RateLimitError):
         ken.ask()
-    row = server.admin("POST", f"/admin/budgets/{ken.budget}/grant", {"tokens": 500, "reason": "demo"})
+    row = server.admin(
+        "POST", f"/admin/budgets/{ken.budget}/grant", {"tokens": 500, "reason": "demo"}
+    )
     assert row["remaining"] == 501
     ken.ask()
     spent = ken.row()["spent"]
-    assert server.admin("POST", f"/admin/budgets/{ken.budget}/refund", {"tokens": spent, "reason": "sorry"})["spent"] == 0
+    assert (
+        server.admin(
+            "POST", f"/admin/budgets/{ken.budget}/refund", {"tokens": spent, "reason": "sorry"}
+        )["spent"]
+        == 0
+    )
     books_balance(server)
 
 
@@ -254,11 +298,15 @@ def test_cost_budgets_count_micro_dollars(server: Chattable) -> None:
     expected = (answer.usage.prompt_tokens * 1 + answer.usage.completion_tokens * 2) / 1_000_000
     assert lea.row()["spent_usd"] == pytest.approx(expected)
     poor = Person(server, "mallory", cost_usd=0)
-    with pytest.raises(RateLimitError, match=r"Cost budget for user mallory is used up: \$0 per day"):
+    with pytest.raises(
+        RateLimitError, match=r"Cost budget for user mallory is used up: \$0 per day"
+    ):
         poor.ask()
 
 
-def test_an_agent_whose_model_finds_no_budget_is_refused_like_the_model(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_an_agent_whose_model_finds_no_budget_is_refused_like_the_model(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     poor = Person(server, "poor", tokens=0)
     with pytest.raises(RateLimitError) as raised:
         poor.ask(model="twice")
@@ -271,7 +319,9 @@ def test_a_team_shares_its_budget(server: Chattable) -> None:
     server.admin("POST", "/admin/users", {"name": "nick", "team": "blue"})
     server.admin("POST", "/admin/users", {"name": "olga", "team": "blue"})
     nick, olga = Person(server, "nick"), Person(server, "olga")
-    server.admin("POST", "/admin/budgets", {"subject": {"team": "blue"}, "per": "total", "tokens": 25})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"team": "blue"}, "per": "total", "tokens": 25}
+    )
     nick.ask("hello", max_tokens=3)
     with pytest.raises(RateLimitError, match="team blue"):
         for _ in range(20):
@@ -297,7 +347,9 @@ def test_a_team_shares_its_budget(server: Chattable) -> None:
         ({"subject": {"user": "nobody"}, "per": "day", "tokens": 1}, 404, "subject.user"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(server: Chattable, body: Any, status: int, param: str | None) -> None:
+def test_a_budget_that_makes_no_sense_is_refused(
+    server: Chattable, body: Any, status: int, param: str | None
+) -> None:
     code, told = refused(server, "POST", "/admin/budgets", body)
     assert (code, told["param"]) == (status, param)
     assert set(told) == {"message", "type", "param", "code"}
@@ -305,7 +357,12 @@ def test_a_budget_that_makes_no_sense_is_refused(server: Chattable, body: Any, s
 
 def test_changed_and_ended_budgets(server: Chattable) -> None:
     pat = Person(server, "pat", tokens=0)
-    assert server.admin("PATCH", f"/admin/budgets/{pat.budget}", {"tokens": 100, "mode": "soft"})["mode"] == "soft"
+    assert (
+        server.admin("PATCH", f"/admin/budgets/{pat.budget}", {"tokens": 100, "mode": "soft"})[
+            "mode"
+        ]
+        == "soft"
+    )
     pat.ask()
     assert server.admin("DELETE", f"/admin/budgets/{pat.budget}")["deleted"]
     assert refused(server, "DELETE", f"/admin/budgets/{pat.budget}")[0] == 404
@@ -314,12 +371,18 @@ def test_changed_and_ended_budgets(server: Chattable) -> None:
 
 def test_a_soft_budget_tells_the_client_and_refuses_nothing(server: Chattable) -> None:
     uma = Person(server, "uma", tokens=1000, mode="soft")
-    more = server.admin("POST", "/admin/budgets", {"subject": {"user": "uma"}, "per": "month", "tokens": 10, "mode": "soft"})[
-        "id"
-    ]
+    more = server.admin(
+        "POST",
+        "/admin/budgets",
+        {"subject": {"user": "uma"}, "per": "month", "tokens": 10, "mode": "soft"},
+    )["id"]
 
     def told(**fields: Any) -> str | None:
-        fields = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]} | fields
+        fields = {
+            "model": "m",
+            "max_tokens": 5,
+            "messages": [{"role": "user", "content": "hi"}],
+        } | fields
         answer = uma.client.chat.completions.with_raw_response.create(**fields)
         list(answer.parse()) if fields.get("stream") else answer.parse()
         return answer.headers.get("x-budget-warning")
@@ -334,17 +397,27 @@ def test_a_soft_budget_tells_the_client_and_refuses_nothing(server: Chattable) -
 
 def test_a_hard_budget_beside_a_soft_one_says_both(server: Chattable) -> None:
     vic = Person(server, "vic", tokens=1, mode="soft")
-    server.admin("POST", "/admin/budgets", {"subject": {"user": "vic"}, "per": "month", "tokens": 100_000})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "vic"}, "per": "month", "tokens": 100_000}
+    )
     messages: Any = [{"role": "user", "content": "hi"}]
-    answer = vic.client.chat.completions.with_raw_response.create(model="m", max_tokens=5, messages=messages)
+    answer = vic.client.chat.completions.with_raw_response.create(
+        model="m", max_tokens=5, messages=messages
+    )
     assert answer.headers["x-budget-warning"] == vic.budget
     assert int(answer.headers["x-budget-remaining-tokens"]) > 0
 
 
-def test_the_default_budget_is_each_users_own_until_they_have_another(upstream: ScriptedUpstream) -> None:
+def test_the_default_budget_is_each_users_own_until_they_have_another(
+    upstream: ScriptedUpstream,
+) -> None:
     config = CONFIG.format(url=upstream.url) + "budgets: {default: {tokens: 25, per: day}}\n"
     with chattable(config) as server:
-        quinn, rose, sam = Person(server, "quinn"), Person(server, "rose"), Person(server, "sam", tokens=100_000)
+        quinn, rose, sam = (
+            Person(server, "quinn"),
+            Person(server, "rose"),
+            Person(server, "sam", tokens=100_000),
+        )
         quinn.client = quinn.client.with_options(max_retries=0)
         quinn.ask(max_tokens=3)
         with pytest.raises(RateLimitError, match="user quinn"):
@@ -365,9 +438,14 @@ def test_four_processes_and_a_tight_limit(upstream: ScriptedUpstream) -> None:
         threading.Event().wait(1.1)  # every worker learns within a second that there are limits
 
         def one(_: int) -> int:
-            client = OpenAI(base_url=tina.client.base_url, api_key=tina.client.api_key, max_retries=0)  # a connection of its own
+            # a connection of its own
+            client = OpenAI(
+                base_url=tina.client.base_url, api_key=tina.client.api_key, max_retries=0
+            )
             try:
-                client.chat.completions.create(model="m", max_tokens=4, messages=[{"role": "user", "content": "hello"}])
+                client.chat.completions.create(
+                    model="m", max_tokens=4, messages=[{"role": "user", "content": "hello"}]
+                )
             except RateLimitError:
                 return 0
             return 1
@@ -381,11 +459,27 @@ def test_four_processes_and_a_tight_limit(upstream: ScriptedUpstream) -> None:
         books_balance(server)
 
 
-def test_usage_that_cannot_be_is_counted_instead(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_usage_that_cannot_be_is_counted_instead(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     uma = Person(server, "uma", tokens=5000)
-    for usage in (None, {"prompt_tokens": -5, "completion_tokens": 1}, {"prompt_tokens": "many"}, {"prompt_tokens": 10**18}, []):
+    for usage in (
+        None,
+        {"prompt_tokens": -5, "completion_tokens": 1},
+        {"prompt_tokens": "many"},
+        {"prompt_tokens": 10**18},
+        [],
+    ):
         message = {"role": "assistant", "content": "hello there world"}
-        upstream.script(Plain(200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}))
+        upstream.script(
+            Plain(
+                200,
+                {
+                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                    "usage": usage,
+                },
+            )
+        )
         before = uma.row()["spent"]
         uma.ask("one two")
         assert 3 <= uma.row()["spent"] - before <= 20
@@ -400,7 +494,9 @@ def test_the_command_line_verifies_the_books(server: Chattable) -> None:
     assert re.fullmatch(r"[1-9]\d* accounts, 0 differences\n", done.stdout)
 
 
-def test_pictures_are_held_for_what_they_may_cost(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_pictures_are_held_for_what_they_may_cost(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     vera = Person(server, "vera", tokens=3000)
     vera.client = vera.client.with_options(max_retries=0)
     picture = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
@@ -408,14 +504,26 @@ def test_pictures_are_held_for_what_they_may_cost(server: Chattable, upstream: S
     vera.client.chat.completions.create(model="m", max_tokens=5, messages=held)
     assert server.admin("GET", "/admin/ledger?user=vera")["data"][0]["held"]["tokens"] > 1600
     with pytest.raises(RateLimitError, match="too little for this request"):
-        vera.client.chat.completions.create(model="m", max_tokens=5, messages=[{"role": "user", "content": [picture, picture]}])
+        vera.client.chat.completions.create(
+            model="m", max_tokens=5, messages=[{"role": "user", "content": [picture, picture]}]
+        )
     assert len(upstream.requests) == 1
 
 
-def test_a_tool_call_that_dies_costs_what_was_said(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_tool_call_that_dies_costs_what_was_said(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     walt = Person(server, "walt", tokens=5000)
-    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
-    events = [{"choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}}]}, {"error": {"message": "oops"}}]
+    call = {
+        "index": 0,
+        "id": "c",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+    }
+    events = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}}]},
+        {"error": {"message": "oops"}},
+    ]
     upstream.script(Sse(events, done=False))
     with pytest.raises(Exception, match="failed"):
         list(walt.ask("the weather please", stream=True, max_tokens=50))
@@ -441,14 +549,19 @@ def test_a_grant_that_makes_no_sense_is_refused(server: Chattable, body: Any, pa
     for verb in ("grant", "refund"):
         code, told = refused(server, "POST", f"/admin/budgets/{xena.budget}/{verb}", body)
         assert (code, told["param"]) == (400, param)
-    assert refused(server, "POST", "/admin/budgets/no%00ne/grant", {"tokens": 1, "reason": "x"})[0] == 404
+    assert (
+        refused(server, "POST", "/admin/budgets/no%00ne/grant", {"tokens": 1, "reason": "x"})[0]
+        == 404
+    )
     assert refused(server, "GET", "/admin/ledger?budget=%00")[0] == 400
 
 
 def test_a_session_has_a_budget_of_its_own(server: Chattable, upstream: ScriptedUpstream) -> None:
     person = Person(server, "talker")
     session = person.client.conversations.create().id
-    server.admin("POST", "/admin/budgets", {"subject": {"session": session}, "per": "total", "tokens": 400})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"session": session}, "per": "total", "tokens": 400}
+    )
     said = 0
     with pytest.raises(RateLimitError) as refused_:
         while said < 50:
@@ -457,7 +570,9 @@ def test_a_session_has_a_budget_of_its_own(server: Chattable, upstream: Scripted
     assert 1 <= said < 50
     assert refused_.value.code == "insufficient_quota"
     assert person.ask("elsewhere").choices[0].message.content
-    (row,) = server.admin("GET", f"/admin/usage?group_by=session&user=talker&session={session}")["data"]
+    (row,) = server.admin("GET", f"/admin/usage?group_by=session&user=talker&session={session}")[
+        "data"
+    ]
     assert (row["session"], row["requests"], row["total_tokens"] <= 400) == (session, said, True)
     unknown = {"subject": {"session": "conv_unknown"}, "per": "day", "tokens": 1}
     status, error_ = refused(server, "POST", "/admin/budgets", unknown)

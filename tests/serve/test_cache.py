@@ -46,7 +46,11 @@ CROWD = 1000
 
 @contextmanager
 def serving(
-    upstream: ScriptedUpstream, directory: Path, redis: str = "", scope: str = "user", count: int = 1
+    upstream: ScriptedUpstream,
+    directory: Path,
+    redis: str = "",
+    scope: str = "user",
+    count: int = 1,
 ) -> Iterator[list[Chattable]]:
     config = CONFIG.format(url=upstream.url, directory=directory, redis=redis, scope=scope)
     with ExitStack() as stack:
@@ -69,7 +73,9 @@ def valkey() -> Iterator[Valkey]:
 async def client(key: str = "") -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=aiohttp.ClientTimeout(60)) as session:
+    async with aiohttp.ClientSession(
+        headers=headers, connector=connector, timeout=aiohttp.ClientTimeout(60)
+    ) as session:
         yield session
 
 
@@ -94,9 +100,13 @@ class Page:
         return text
 
 
-async def post(session: aiohttp.ClientSession, server: Chattable, body: Any, **headers: str) -> Page:
+async def post(
+    session: aiohttp.ClientSession, server: Chattable, body: Any, **headers: str
+) -> Page:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with session.post(f"{server.base_url}/v1/chat/completions", json=body, headers=named) as answer:
+    async with session.post(
+        f"{server.base_url}/v1/chat/completions", json=body, headers=named
+    ) as answer:
         return Page(answer.status, answer.headers, await answer.read())
 
 
@@ -128,7 +138,9 @@ async def crowd(
         while True:  # as a balancer does: another server where one has died
             server = servers[at % len(servers)]
             try:
-                async with session.post(f"{server.base_url}/v1/chat/completions", json=body) as answer:
+                async with session.post(
+                    f"{server.base_url}/v1/chat/completions", json=body
+                ) as answer:
                     begun[i % 2] += 1
                     return Page(answer.status, answer.headers, await answer.read())
             except (aiohttp.ClientError, ConnectionError):
@@ -156,7 +168,9 @@ async def used(server: Chattable, user: str, **wanted: int) -> None:
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["", "leader killed"])
-async def test_66_a_thousand_at_once(upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path, kill: bool) -> None:
+async def test_66_a_thousand_at_once(
+    upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path, kill: bool
+) -> None:
     gate = Gate(3)
     upstream.script(gate)
     with serving(upstream, tmp_path, valkey.url, count=2) as servers:
@@ -182,13 +196,24 @@ async def test_66_a_thousand_at_once(upstream: ScriptedUpstream, valkey: Valkey,
 
 # A hit is the answer
 
-LOGPROBS = {"content": [{"token": "yes", "logprob": -0.1, "bytes": [121], "top_logprobs": []}], "refusal": None}
+LOGPROBS = {
+    "content": [{"token": "yes", "logprob": -0.1, "bytes": [121], "top_logprobs": []}],
+    "refusal": None,
+}
 CALLS = [
-    {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": '{"city": "Oslo", "n": 1}'}}
+    {
+        "id": f"call_{n}",
+        "type": "function",
+        "function": {"name": name, "arguments": '{"city": "Oslo", "n": 1}'},
+    }
     for n, name in enumerate(("weather", "alarm"))
 ]
-DETAILS = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1}}
-SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any], Any]] = {  # messages of the choices, finish, facts, logprobs
+DETAILS = {
+    "prompt_tokens_details": {"cached_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 1},
+}
+# messages of the choices, finish, facts, logprobs
+SHAPES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any], Any]] = {
     "text": ([{"content": "Grüße, 世界 🙂, \\ \" \n"}], "stop", {}, None),
     "long": ([{"content": "word " * 800}], "stop", {}, None),
     "facts": ([{"content": "yes"}], "stop", {"system_fingerprint": "fp_1", "citations": ["a", "b"]}, None),
@@ -218,8 +243,21 @@ def shape(name: str) -> Any:
             if field == "tool_calls":
                 for n, call in enumerate(value):
                     body = call["function"]
-                    out.append({"tool_calls": [{**call, "index": n, "function": {"name": body["name"], "arguments": ""}}]})
-                    out += [{"tool_calls": [{"index": n, "function": {"arguments": part}}]} for part in halves(body["arguments"])]
+                    out.append(
+                        {
+                            "tool_calls": [
+                                {
+                                    **call,
+                                    "index": n,
+                                    "function": {"name": body["name"], "arguments": ""},
+                                }
+                            ]
+                        }
+                    )
+                    out += [
+                        {"tool_calls": [{"index": n, "function": {"arguments": part}}]}
+                        for part in halves(body["arguments"])
+                    ]
             elif isinstance(value, str) and field != "vendor_note":
                 out += [{field: part} for part in halves(value)]
             elif value is not None:
@@ -232,12 +270,22 @@ def shape(name: str) -> Any:
     def reply(request: Request) -> Answer:
         if not request.json.get("stream"):
             choices = [
-                choice(i, message={"role": "assistant", "refusal": None, **message}, finish_reason=finish, logprobs=logprobs)
+                choice(
+                    i,
+                    message={"role": "assistant", "refusal": None, **message},
+                    finish_reason=finish,
+                    logprobs=logprobs,
+                )
                 for i, message in enumerate(messages)
             ]
-            return Plain(200, {**head, "object": "chat.completion", "choices": choices, "usage": usage})
+            return Plain(
+                200, {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+            )
         chunk = {**head, "object": "chat.completion.chunk"}
-        events: list[Any] = [{**chunk, "choices": [choice(i, delta={"role": "assistant"})]} for i in range(len(messages))]
+        events: list[Any] = [
+            {**chunk, "choices": [choice(i, delta={"role": "assistant"})]}
+            for i in range(len(messages))
+        ]
         for i, message in enumerate(messages):
             events += [{**chunk, "choices": [choice(i, delta=delta)]} for delta in pieces(message)]
             if logprobs:
@@ -253,14 +301,22 @@ def told(page: Page) -> Any:
     assert page.status == 200
     if not page.headers["content-type"].startswith("text/event-stream"):
         answer = json.loads(page.body)
-        return {name: value for name, value in answer.items() if name not in ("id", "created", "object")}
-    read(page.body, include_usage=True, n=page.body.count(b'"finish_reason":"'))  # valid to the strictest client
-    events = [json.loads(line[6:]) for line in page.body.decode().split("\n\n") if line.startswith("data: {")]
+        return {
+            name: value for name, value in answer.items() if name not in ("id", "created", "object")
+        }
+    # valid to the strictest client
+    read(page.body, include_usage=True, n=page.body.count(b'"finish_reason":"'))
+    events = [
+        json.loads(line[6:])
+        for line in page.body.decode().split("\n\n")
+        if line.startswith("data: {")
+    ]
     choices: dict[int, Any] = {}
     for event in events:
         for each in event["choices"]:
             whole = choices.setdefault(
-                each["index"], {"index": each["index"], "message": {}, "logprobs": None, "finish_reason": None}
+                each["index"],
+                {"index": each["index"], "message": {}, "logprobs": None, "finish_reason": None},
             )
             grow(whole["message"], each["delta"])
             whole["logprobs"] = each["logprobs"] or whole["logprobs"]
@@ -268,10 +324,18 @@ def told(page: Page) -> Any:
     for whole in choices.values():
         message = whole["message"]
         message.setdefault("refusal", None)
-        message["content"] = message["content"] or (None if len(message) > 3 else "") if not message.get("refusal") else None
+        message["content"] = (
+            message["content"] or (None if len(message) > 3 else "")
+            if not message.get("refusal")
+            else None
+        )
         for call in message.get("tool_calls", []):
             call.pop("index")
-    facts = {name: value for name, value in events[-1].items() if name not in ("id", "created", "object", "choices", "usage")}
+    facts = {
+        name: value
+        for name, value in events[-1].items()
+        if name not in ("id", "created", "object", "choices", "usage")
+    }
     return {**facts, "choices": list(choices.values()), "usage": events[-1]["usage"]}
 
 
@@ -319,11 +383,17 @@ async def session(server: Chattable) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.mark.parametrize("name", SHAPES)
 async def test_59_a_hit_is_the_answer(
-    server: Chattable, house: tuple[Chattable, ScriptedUpstream], session: aiohttp.ClientSession, name: str
+    server: Chattable,
+    house: tuple[Chattable, ScriptedUpstream],
+    session: aiohttp.ClientSession,
+    name: str,
 ) -> None:
     house[1].reply = shape(name)
     ways = [{}, {"stream": True, "stream_options": {"include_usage": True}}]
-    live = [told(await post(session, server, ask(name) | way, cache_control="no-cache, no-store")) for way in ways]
+    live = [
+        told(await post(session, server, ask(name) | way, cache_control="no-cache, no-store"))
+        for way in ways
+    ]
     assert live[0] == live[1]
     for first, way in enumerate(ways):
         body = ask(f"{name}, {'streamed' if first else 'whole'} first")
@@ -332,33 +402,51 @@ async def test_59_a_hit_is_the_answer(
         assert (miss.how, [page.how for page in pages]) == ("MISS", ["HIT"] * 4)
         assert [told(page) for page in (miss, *pages)] == [live[0]] * 5
         assert all(0 <= int(page.headers["age"]) < 60 for page in pages)
-        ids = [json.loads(page.body.removeprefix(b"data: ").partition(b"\n\n")[0])["id"] for page in (miss, *pages)]
+        ids = [
+            json.loads(page.body.removeprefix(b"data: ").partition(b"\n\n")[0])["id"]
+            for page in (miss, *pages)
+        ]
         assert len(set(ids)) == 5
     assert len(house[1].requests) == 4
     assert not [request for request in house[1].requests if "cache" in request.json]
 
 
-async def test_hits_cost_nothing(server: Chattable, house: tuple[Chattable, ScriptedUpstream]) -> None:
+async def test_hits_cost_nothing(
+    server: Chattable, house: tuple[Chattable, ScriptedUpstream]
+) -> None:
     async with client(server.user_key("payer")) as session:
         pages = [
-            await post(session, server, ask("what does it cost"), authorization=session.headers["authorization"])
+            await post(
+                session,
+                server,
+                ask("what does it cost"),
+                authorization=session.headers["authorization"],
+            )
             for _ in range(5)
         ]
     assert [page.how for page in pages] == ["MISS"] + ["HIT"] * 4
-    assert [json.loads(page.body)["usage"]["total_tokens"] for page in pages] == [8] * 5  # what the answer is worth
+    # what the answer is worth
+    assert [json.loads(page.body)["usage"]["total_tokens"] for page in pages] == [8] * 5
     [budget] = server.admin("GET", "/admin/budgets?user=payer")["data"]
     assert budget["spent"] == 8
 
 
-async def test_what_a_hit_saves_is_in_the_usage(server: Chattable, house: tuple[Chattable, ScriptedUpstream]) -> None:
+async def test_what_a_hit_saves_is_in_the_usage(
+    server: Chattable, house: tuple[Chattable, ScriptedUpstream]
+) -> None:
     _, upstream = house
     upstream.clear()
     async with client(server.user_key("saver")) as session:
-        pages = [await post(session, server, ask("save me", stream=stream)) for stream in (False, True, False)]
+        pages = [
+            await post(session, server, ask("save me", stream=stream))
+            for stream in (False, True, False)
+        ]
     assert [page.how for page in pages] == ["MISS", "HIT", "HIT"]
 
     spent = upstream.tokens
-    await used(server, "saver", requests=1, cached_requests=2, total_tokens=spent, tokens_saved=2 * spent)
+    await used(
+        server, "saver", requests=1, cached_requests=2, total_tokens=spent, tokens_saved=2 * spent
+    )
 
 
 @pytest.mark.parametrize("redis", [False, True], ids=["in-process", "valkey"])
@@ -400,7 +488,11 @@ async def test_what_is_kept_and_what_is_not(
     before = len(upstream.requests)
     await twice("leaves are kept", model="persona")
     assert len(upstream.requests) == before + 1
-    upstream.script(error(500, "down"), error(400, "bad"), Sse(chat_chunks(ask("errors and more"))[:3], end="reset", done=False))
+    upstream.script(
+        error(500, "down"),
+        error(400, "bad"),
+        Sse(chat_chunks(ask("errors and more"))[:3], end="reset", done=False),
+    )
     for status in (502, 400):
         assert (await post(session, server, ask("errors"))).status == status
     page = await post(session, server, ask("errors", stream=True))
@@ -408,26 +500,35 @@ async def test_what_is_kept_and_what_is_not(
     assert await twice("errors") == ["MISS", "HIT"]
 
 
-async def test_controls(server: Chattable, house: tuple[Chattable, ScriptedUpstream], session: aiohttp.ClientSession) -> None:
+async def test_controls(
+    server: Chattable, house: tuple[Chattable, ScriptedUpstream], session: aiohttp.ClientSession
+) -> None:
     async def how(body: Any, **headers: str) -> str:
         return (await post(session, server, ask("controls") | body, **headers)).how
 
     assert await how({}) == "MISS"
     assert await how({}, cache_control="max-age=100") == "HIT"
-    assert await how({}, cache_control="max-age=-5, only-if-cached, s-maxage=0") == "HIT"  # not for us
+    # not for us
+    assert await how({}, cache_control="max-age=-5, only-if-cached, s-maxage=0") == "HIT"
     assert await how({}, cache_control="no-cache") == "BYPASS"
     assert await how({"cache": {"no_cache": True, "no_store": True}}) == "BYPASS"
     assert await how({"cache": {"ttl": 600}}) == "HIT"
-    assert await how({}, cache_control="max-age=0") in ("MISS", "HIT")  # kept within this very second
+    # kept within this very second
+    assert await how({}, cache_control="max-age=0") in ("MISS", "HIT")
     assert not [request for request in house[1].requests if "cache" in request.json]
     for ttl in (-1, 0, "1h", True, 31 * 86400):
         page = await post(session, server, ask("controls", cache={"ttl": ttl}))
         failure = json.loads(page.body)["error"]
-        assert (page.status, failure["param"], failure["type"]) == (400, "cache.ttl", "invalid_request_error")
+        assert (page.status, failure["param"], failure["type"]) == (
+            400,
+            "cache.ttl",
+            "invalid_request_error",
+        )
     calls = len(house[1].requests)
     turn = ask("x", model="persona")
     for _ in range(2):
-        await post(session, server, turn, cache_control="no-cache")  # counts for what an agent asks, too
+        # counts for what an agent asks, too
+        await post(session, server, turn, cache_control="no-cache")
         await post(session, server, turn | {"cache": {"no_cache": True}})
     assert len(house[1].requests) == calls + 4
 
@@ -445,8 +546,14 @@ async def test_17_no_answer_crosses_to_another_tenant(
     def reply(request: Request) -> Answer:
         question = request.json["messages"][-1]["content"]
         made[canary := secrets.token_hex(8)] = question
-        choice = {"index": 0, "message": {"role": "assistant", "content": f"{question} {canary}"}, "finish_reason": "stop"}
-        return Plain(200, {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": f"{question} {canary}"},
+            "finish_reason": "stop",
+        }
+        return Plain(
+            200, {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        )
 
     upstream.reply = reply
     teams = {"alice": "red", "anna": "red", "bob": "blue"}
@@ -460,17 +567,28 @@ async def test_17_no_answer_crosses_to_another_tenant(
         async def one(session: aiohttp.ClientSession) -> None:
             name = rng.choice(list(teams))
             question = rng.choice(["q1", "q2", "q3", f"mine {secret[name]}"])
-            body = ask(question, model=rng.choice(["m", "alias", "kept"]), stream=rng.random() < 0.5)
-            page = await post(session, rng.choice(servers), body, authorization=f"Bearer {keys[name]}")
+            body = ask(
+                question, model=rng.choice(["m", "alias", "kept"]), stream=rng.random() < 0.5
+            )
+            page = await post(
+                session, rng.choice(servers), body, authorization=f"Bearer {keys[name]}"
+            )
             assert page.status == 200
             question_back, _, canary = page.text.rpartition(" ")
-            assert question_back.endswith(question) and not [s for n, s in secret.items() if n != name and s in page.text]
+            assert question_back.endswith(question) and not [
+                s for n, s in secret.items() if n != name and s in page.text
+            ]
             heard[name].add((body["model"], canary))
 
         async with client() as session:
             for _ in range(10):
                 await asyncio.gather(*[one(session) for _ in range(30)])
-    shared = {(a, b): {c for _, c in heard[a]} & {c for _, c in heard[b]} for a in teams for b in teams if a < b}
+    shared = {
+        (a, b): {c for _, c in heard[a]} & {c for _, c in heard[b]}
+        for a in teams
+        for b in teams
+        if a < b
+    }
     assert bool(shared["alice", "anna"]) == (scope != "user")
     assert bool(shared["alice", "bob"]) == bool(shared["anna", "bob"]) == (scope == "shared")
 
@@ -529,7 +647,10 @@ async def test_f30_to_f34(upstream: ScriptedUpstream, valkey: Valkey, tmp_path: 
                 await asyncio.sleep(0.02)
             assert max(took for _, took, _ in seen[calm:]) < 0.1 + 0.4
             await served(seen, "HIT")
-            await asyncio.to_thread(valkey.execute, "CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")  # 32
+            # 32
+            await asyncio.to_thread(
+                valkey.execute, "CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1"
+            )
             await served(seen, "HIT")  # what is there can be read
             await served(seen, "MISS")
             await asyncio.to_thread(valkey.execute, "CONFIG", "SET", "maxmemory", "0")

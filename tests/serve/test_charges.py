@@ -64,11 +64,15 @@ class Person:
 
     def ask(self, text: Any = "one two three", **fields: Any) -> Any:
         messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
-        return self.client.chat.completions.create(**({"model": "m", "messages": messages} | fields))
+        return self.client.chat.completions.create(
+            **({"model": "m", "messages": messages} | fields)
+        )
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.client.api_key}"} | body.pop("headers", {})
-        return httpx.post(f"{self.server.base_url}/v1{path}", json=body, headers=headers, timeout=20)
+        return httpx.post(
+            f"{self.server.base_url}/v1{path}", json=body, headers=headers, timeout=20
+        )
 
     @property
     def row(self) -> dict[str, Any]:
@@ -77,7 +81,9 @@ class Person:
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.server.admin("GET", f"/admin/ledger?user={self.name}&limit=1000")["data"]
+        found: list[dict[str, Any]] = self.server.admin(
+            "GET", f"/admin/ledger?user={self.name}&limit=1000"
+        )["data"]
         return found
 
     def booked(self, sure: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -93,12 +99,22 @@ def whole(usage: Any, text: str = "hello there", **message: Any) -> Plain:
     """An answer that came at once, with this usage."""
     said = {"role": "assistant", "content": text, **message}
     choices = [{"index": 0, "message": said, "finish_reason": "stop"}]
-    return Plain(200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": choices} | usage)
+    return Plain(
+        200,
+        {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
+        | usage,
+    )
 
 
 def chunk(text: str = "", index: int = 0, **fields: Any) -> dict[str, Any]:
     choice = {"index": index, "delta": {"content": text}, "finish_reason": fields.pop("end", None)}
-    return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]} | fields
+    return {
+        "id": "x",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    } | fields
 
 
 def balanced(server: Chattable) -> None:
@@ -112,20 +128,27 @@ def test_b7_a_connection_that_never_was_costs_nothing(server: Chattable) -> None
     assert [entry["kind"] for entry in ann.entries] == ["hold", "void", "hold", "settle"]
 
 
-def test_b7_silence_costs_the_prompt_and_never_refuses_the_fallback(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b7_silence_costs_the_prompt_and_never_refuses_the_fallback(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     text = "word " * 40  # 41 tokens and 16 for its frame: the budget has room for one such call
     bob = Person(server, "bob7", tokens=62)
     upstream.script(Silent())
     answer = bob.ask(text, model="safe", max_tokens=5, stream=True)
-    assert "".join(c.choices[0].delta.content or "" for c in answer if c.choices).startswith("word word")
-    row = bob.booked(lambda row: row["spent"] > 62)  # the fallback's, and the prompt that nobody answered
+    assert "".join(c.choices[0].delta.content or "" for c in answer if c.choices).startswith(
+        "word word"
+    )
+    # the fallback's, and the prompt that nobody answered
+    row = bob.booked(lambda row: row["spent"] > 62)
     assert row["held"] == 0
     flagged = [entry for entry in bob.entries if entry["upper"]]
     assert flagged and flagged[-1]["kind"] == "correct"
     balanced(server)
 
 
-def test_b8_four_calls_without_a_cap_share_what_there_is(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b8_four_calls_without_a_cap_share_what_there_is(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     cat = Person(server, "cat8", tokens=3000)
     gates = [Gate() for _ in range(4)]
     upstream.script(*gates)
@@ -140,7 +163,9 @@ def test_b8_four_calls_without_a_cap_share_what_there_is(server: Chattable, upst
     assert sum(caps) <= 3000 and caps[0] >= 150
 
 
-def test_b8_what_is_held_is_told_apart_from_what_is_spent(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b8_what_is_held_is_told_apart_from_what_is_spent(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     dan = Person(server, "dan8", tokens=100)
     gate = Gate()
     upstream.script(gate)
@@ -152,12 +177,17 @@ def test_b8_what_is_held_is_told_apart_from_what_is_spent(server: Chattable, ups
         gate.release()
         first.result()
     assert busy.value.code == "budget_busy"
-    assert (busy.value.response.headers["x-should-retry"], busy.value.response.headers["retry-after"]) == ("true", "1")
+    assert (
+        busy.value.response.headers["x-should-retry"],
+        busy.value.response.headers["retry-after"],
+    ) == ("true", "1")
     assert "not used up" in str(busy.value) and "held" in str(busy.value)
     dan.ask(max_tokens=80)
 
 
-def test_b8_a_call_waits_a_moment_for_room_that_others_hold(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b8_a_call_waits_a_moment_for_room_that_others_hold(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     eve = Person(server, "eve8", tokens=100)
     gate = Gate()
     upstream.script(gate)
@@ -196,7 +226,9 @@ def test_b9_what_is_forwarded_is_held_for_all_that_it_may_use(
     assert who.row["held"] == 0
 
 
-def test_a_long_prompt_is_held_and_charged_at_its_price(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_long_prompt_is_held_and_charged_at_its_price(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     who = Person(server, "lena", cost_usd=0.1)  # a hundred tokens at the long price
     who.ask("word " * 10, model="long", max_tokens=5)
     short = who.row["spent_usd"]
@@ -206,16 +238,24 @@ def test_a_long_prompt_is_held_and_charged_at_its_price(server: Chattable, upstr
     assert who.row["spent_usd"] == short
     rich = Person(server, "rich", cost_usd=1)
     usage = rich.ask("word " * 150, model="long", max_tokens=5).usage
-    assert rich.row["spent_usd"] == pytest.approx((usage.prompt_tokens + usage.completion_tokens) / 1000)
+    assert rich.row["spent_usd"] == pytest.approx(
+        (usage.prompt_tokens + usage.completion_tokens) / 1000
+    )
     assert usage.prompt_tokens > 100
 
 
 def test_b9_images_are_held_by_their_price(server: Chattable, upstream: ScriptedUpstream) -> None:
     gus = Person(server, "gus9", cost_usd=0.5)
-    usual, upstream.reply = upstream.reply, lambda _: Plain(200, {"created": 1, "data": [{"b64_json": ""}] * 4})
+    usual, upstream.reply = (
+        upstream.reply,
+        lambda _: Plain(200, {"created": 1, "data": [{"b64_json": ""}] * 4}),
+    )
     try:
         with ThreadPoolExecutor(20) as pool:
-            asked = [pool.submit(gus.post, "/images/generations", model="drawn", prompt="a cat", n=4) for _ in range(20)]
+            asked = [
+                pool.submit(gus.post, "/images/generations", model="drawn", prompt="a cat", n=4)
+                for _ in range(20)
+            ]
             codes = [one.result().status_code for one in asked]
     finally:
         upstream.reply = usual
@@ -255,10 +295,35 @@ def test_b9_b15_what_is_forwarded_has_types(
     [
         ({"documents": [{"text": "word " * 2000}]}, 2000),
         ({"prediction": {"type": "content", "content": "word " * 2000}}, 2000),
-        ({"tools": [{"type": "function", "function": {"name": "f", "description": "word " * 2000}}]}, 2000),
+        (
+            {
+                "tools": [
+                    {"type": "function", "function": {"name": "f", "description": "word " * 2000}}
+                ]
+            },
+            2000,
+        ),
         ({"unheard_of": "word " * 2000}, 2000),
-        ({"messages": [{"role": "assistant", "content": "x", "reasoning_content": "word " * 2000}]}, 2000),
-        ({"messages": [{"role": "assistant", "content": "x", "thinking_blocks": [{"t": "word " * 2000}]}]}, 2000),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": "x", "reasoning_content": "word " * 2000}
+                ]
+            },
+            2000,
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": "x",
+                        "thinking_blocks": [{"t": "word " * 2000}],
+                    }
+                ]
+            },
+            2000,
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
 )
@@ -271,14 +336,18 @@ def test_b10_b17_everything_that_is_forwarded_counts(
     fields["messages"] = [*body.get("messages", []), *hello] if "messages" in body else hello
     poor = Person(server, f"ida10-{time.monotonic_ns()}", tokens=1000)
     answer = poor.post("/chat/completions", model="m", **fields)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "insufficient_quota"), answer.text
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "insufficient_quota"), (
+        answer.text
+    )
     rich = Person(server, f"ivy10-{time.monotonic_ns()}")
     upstream.script(whole({}))
     rich.post("/chat/completions", model="m", **fields)
     assert least <= rich.row["spent"] < least * 2
 
 
-def test_b11_a_liar_with_fat_chunks_is_cut_within_one(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b11_a_liar_with_fat_chunks_is_cut_within_one(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     jim = Person(server, "jim11", tokens=400)
     fat = " word" * 100
     upstream.script(Sse([chunk(fat) for _ in range(50)]))
@@ -288,7 +357,9 @@ def test_b11_a_liar_with_fat_chunks_is_cut_within_one(server: Chattable, upstrea
     assert jim.row["spent"] == 201 and jim.row["held"] == 0
 
 
-def test_b11_pieces_smaller_than_a_token_are_not_cut(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b11_pieces_smaller_than_a_token_are_not_cut(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     kim = Person(server, "kim11", tokens=10_000)
     text = "understanding internationalisation " * 3
     upstream.script(Sse([*(chunk(letter) for letter in text), chunk(end="stop")]))
@@ -297,7 +368,9 @@ def test_b11_pieces_smaller_than_a_token_are_not_cut(server: Chattable, upstream
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_b12_a_lowered_cap_lowers_what_depends_on_it(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b12_a_lowered_cap_lowers_what_depends_on_it(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     lee = Person(server, "lee12", tokens=1_500)
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 2_048}}
     lee.ask("hi", max_tokens=4_000, extra_body=thinking)
@@ -308,15 +381,25 @@ def test_b12_a_lowered_cap_lowers_what_depends_on_it(server: Chattable, upstream
         poor.ask("hi", max_tokens=4_000, extra_body=thinking)
 
 
-def test_b14_repeats_under_a_key_are_one_charge(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b14_repeats_under_a_key_are_one_charge(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     may = Person(server, "may14")
     usage = {"usage": {"prompt_tokens": 3, "total_tokens": 3}}
-    upstream.script(*[Plain(200, {"object": "list", "data": [{"embedding": [1.0]}], "model": "m"} | usage)] * 3)
+    upstream.script(
+        *[Plain(200, {"object": "list", "data": [{"embedding": [1.0]}], "model": "m"} | usage)] * 3
+    )
     key = {"Idempotency-Key": "once-14"}
-    answers = [may.post("/embeddings", model="m", input="one two three", headers=key) for _ in range(3)]
+    answers = [
+        may.post("/embeddings", model="m", input="one two three", headers=key) for _ in range(3)
+    ]
     assert [answer.status_code for answer in answers] == [200] * 3
     assert answers[0].content == answers[1].content == answers[2].content
-    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [
+        None,
+        "true",
+        "true",
+    ]
     assert (len(upstream.requests), may.row["spent"]) == (1, 3)
     other = may.post("/embeddings", model="m", input="something else", headers=key)
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
@@ -329,74 +412,136 @@ def test_b14_repeats_under_a_key_are_one_charge(server: Chattable, upstream: Scr
         ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}, " word" * 50, 7, 50),
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, " word" * 50, 3, 50),
         ({"prompt_tokens": 7, "completion_tokens": 1}, " word" * 50, 7, 50),  # a placeholder
-        ({"prompt_tokens": 7, "completion_tokens": 25, "total_tokens": 32}, " word" * 50, 7, 50),  # one of two choices
-        ({"prompt_tokens": 7, "completion_tokens": 45, "total_tokens": 52}, " word" * 50, 7, 45),  # another tokeniser
-        ({"prompt_tokens": 7, "completion_tokens": 400, "total_tokens": 407}, " word" * 50, 7, 400),  # thoughts
+        # one of two choices
+        ({"prompt_tokens": 7, "completion_tokens": 25, "total_tokens": 32}, " word" * 50, 7, 50),
+        # another tokeniser
+        ({"prompt_tokens": 7, "completion_tokens": 45, "total_tokens": 52}, " word" * 50, 7, 45),
+        # thoughts
+        ({"prompt_tokens": 7, "completion_tokens": 400, "total_tokens": 407}, " word" * 50, 7, 400),
         ({"prompt_tokens": 7, "completion_tokens": 10**12}, " word" * 50, 7, 50),
         (None, " word" * 50, 3, 50),
     ],
-    ids=["no output", "zeros", "placeholder", "half", "a tenth less", "more", "beyond reason", "nothing"],
+    ids=[
+        "no output",
+        "zeros",
+        "placeholder",
+        "half",
+        "a tenth less",
+        "more",
+        "beyond reason",
+        "nothing",
+    ],
 )
 def test_a4_b16_b20_the_larger_of_what_was_said_and_what_was_reported(
-    server: Chattable, upstream: ScriptedUpstream, stream: bool, usage: Any, said: str, prompt: int, output: int
+    server: Chattable,
+    upstream: ScriptedUpstream,
+    stream: bool,
+    usage: Any,
+    said: str,
+    prompt: int,
+    output: int,
 ) -> None:
     ned = Person(server, f"ned16-{time.monotonic_ns()}")
     reported = {} if usage is None else {"usage": usage}
     if stream:
-        pieces = [chunk(said[:100]), chunk(said[100:]), chunk(end="stop"), {**chunk(), "choices": [], **reported}]
+        pieces = [
+            chunk(said[:100]),
+            chunk(said[100:]),
+            chunk(end="stop"),
+            {**chunk(), "choices": [], **reported},
+        ]
         upstream.script(Sse(pieces))
         options = {"stream": True, "stream_options": {"include_usage": True}}
         told = [c.usage for c in ned.ask(max_tokens=500, **options) if c.usage][-1]
     else:
         upstream.script(whole(reported, said))
         told = ned.ask(max_tokens=500).usage
-    assert (told.prompt_tokens, told.completion_tokens) == (prompt, output)  # the client is told what is booked
+    # the client is told what is booked
+    assert (told.prompt_tokens, told.completion_tokens) == (prompt, output)
     assert ned.row["spent"] == prompt + output == told.total_tokens
 
 
-def test_b20_choices_are_counted_each_by_itself(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b20_choices_are_counted_each_by_itself(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     """llama.cpp reports one of two choices, in two usage chunks, the first before the other choice's last word."""
     olga = Person(server, "olga20")
     words = ["Hello", ",", " how", " can", " I", " help", " you", "?"]
     one = {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 13}
     events: list[Any] = [chunk(word, index) for word in words[:-1] for index in (0, 1)]
-    events += [chunk(words[-1], 0), chunk("", 0, end="stop"), {**chunk(), "choices": [], "usage": one}]
-    events += [chunk(words[-1], 1), chunk("", 1, end="stop"), {**chunk(), "choices": [], "usage": one}]
+    events += [
+        chunk(words[-1], 0),
+        chunk("", 0, end="stop"),
+        {**chunk(), "choices": [], "usage": one},
+    ]
+    events += [
+        chunk(words[-1], 1),
+        chunk("", 1, end="stop"),
+        {**chunk(), "choices": [], "usage": one},
+    ]
     upstream.script(Sse(events))
     chunks = list(olga.ask(n=2, max_tokens=50, stream=True, stream_options={"include_usage": True}))
-    text = ["".join(c.choices[0].delta.content or "" for c in chunks if c.choices and c.choices[0].index == i) for i in (0, 1)]
+    text = [
+        "".join(
+            c.choices[0].delta.content or ""
+            for c in chunks
+            if c.choices and c.choices[0].index == i
+        )
+        for i in (0, 1)
+    ]
     assert text == ["".join(words)] * 2
     assert olga.row["spent"] == 5 + 16 == chunks[-1].usage.total_tokens
 
 
-def test_b20_of_several_prompts_all_are_counted(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b20_of_several_prompts_all_are_counted(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     """llama.cpp reports the first prompt of a list, and its answer, alone."""
     ola = Person(server, "ola20")
     said = " and so on it goes"  # five tokens
     choices = [{"index": i, "text": said, "finish_reason": "stop"} for i in range(3)]
     one = {"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9}
-    upstream.script(Plain(200, {"object": "text_completion", "model": "m", "choices": choices, "usage": one}))
-    assert ola.post("/completions", model="m", prompt=["one two three four"] * 3, max_tokens=9).status_code == 200
+    upstream.script(
+        Plain(200, {"object": "text_completion", "model": "m", "choices": choices, "usage": one})
+    )
+    assert (
+        ola.post(
+            "/completions", model="m", prompt=["one two three four"] * 3, max_tokens=9
+        ).status_code
+        == 200
+    )
     assert 3 * 4 + 3 * 5 <= ola.row["spent"] <= 3 * 4 + 3 * 5 + 2  # line ends between the prompts
 
 
-def test_b16_b17_what_was_reported_before_a_cut_is_kept(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_b16_b17_what_was_reported_before_a_cut_is_kept(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     pam = Person(server, "pam17")
-    early = {**chunk("one "), "usage": {"prompt_tokens": 70, "completion_tokens": 1, "total_tokens": 71}}
+    early = {
+        **chunk("one "),
+        "usage": {"prompt_tokens": 70, "completion_tokens": 1, "total_tokens": 71},
+    }
     upstream.script(Sse([early, *(chunk("word ") for _ in range(9))], done=False, end="reset"))
     with pytest.raises(Exception, match="middle"):
         list(pam.ask(stream=True, max_tokens=50))
-    assert pam.row["spent"] == 70 + 11 and pam.row["held"] == 0  # ten words, and the space behind them
+    # ten words, and the space behind them
+    assert pam.row["spent"] == 70 + 11 and pam.row["held"] == 0
 
 
 def png(width: int, height: int, size: int) -> str:
     """The data URL of a picture whose header says its size in pixels, filled up to so many bytes."""
-    head = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">II", width, height) + b"\x08\x02\x00\x00\x00"
+    head = (
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+        + struct.pack(">II", width, height)
+        + b"\x08\x02\x00\x00\x00"
+    )
     return "data:image/png;base64," + base64.b64encode(head + bytes(size - len(head))).decode()
 
 
 @pytest.mark.parametrize("size", [300_000, 1_500_000])
-def test_b19_a_picture_is_held_and_charged_by_its_table(server: Chattable, upstream: ScriptedUpstream, size: int) -> None:
+def test_b19_a_picture_is_held_and_charged_by_its_table(
+    server: Chattable, upstream: ScriptedUpstream, size: int
+) -> None:
     picture = {"type": "image_url", "image_url": {"url": png(1024, 1024, size)}}
     asked = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}]
     quin = Person(server, f"quin19-{size}")
@@ -422,7 +567,11 @@ def test_b18_leaving_makes_no_call_cheaper(upstream: ScriptedUpstream) -> None:
             rob = Person(server, f"rob18-{stream}")
             gate = Gate(2)
             upstream.script(gate)
-            body = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 777}
+            body = {
+                "model": "m",
+                "messages": [{"role": "user", "content": "one two three"}],
+                "max_tokens": 777,
+            }
             with pytest.raises(httpx.TimeoutException):
                 httpx.post(
                     f"{server.base_url}/v1/chat/completions",
@@ -436,8 +585,12 @@ def test_b18_leaving_makes_no_call_cheaper(upstream: ScriptedUpstream) -> None:
             gate.release()
 
 
-@pytest.mark.parametrize("how", ["their next question", "another's stream", "another's whole answer"])
-def test_b18_nor_does_it_where_somebody_needs_the_place(upstream: ScriptedUpstream, how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["their next question", "another's stream", "another's whole answer"]
+)
+def test_b18_nor_does_it_where_somebody_needs_the_place(
+    upstream: ScriptedUpstream, how: str
+) -> None:
     config = CONFIG.format(url=upstream.url, gone=free_port()).replace(
         "retries: 0, timeouts", "max_connections: 1, retries: 0, timeouts"
     )
@@ -445,7 +598,11 @@ def test_b18_nor_does_it_where_somebody_needs_the_place(upstream: ScriptedUpstre
         rob, sue = Person(server, "rob18"), Person(server, "sue18")
         gate, stream = Gate(2), how != "another's whole answer"
         upstream.script(gate if stream else Silent())
-        body = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 777}
+        body = {
+            "model": "m",
+            "messages": [{"role": "user", "content": "one two three"}],
+            "max_tokens": 777,
+        }
         with pytest.raises(httpx.TimeoutException):
             httpx.post(
                 f"{server.base_url}/v1/chat/completions",
@@ -458,7 +615,10 @@ def test_b18_nor_does_it_where_somebody_needs_the_place(upstream: ScriptedUpstre
         else:
             sue.ask()
             spent = 0
-        assert rob.booked(lambda row: not row["held"] and row["spent"] > spent)["spent"] == 3 + 777 + spent
+        assert (
+            rob.booked(lambda row: not row["held"] and row["spent"] > spent)["spent"]
+            == 3 + 777 + spent
+        )
         assert sum(entry["upper"] is not None for entry in rob.entries) == 1
         gate.release()
 
@@ -474,10 +634,14 @@ def test_b18_an_impatient_stop_books_every_open_call(
     with chattable(config, directory=tmp_path) as server:
         sam = Person(server, "sam18", tokens=100_000)
         with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(lambda s=s: list(sam.ask(stream=True, max_tokens=s))) for s in (100, 200)]
+            asked = [
+                pool.submit(lambda s=s: list(sam.ask(stream=True, max_tokens=s)))
+                for s in (100, 200)
+            ]
             for gate in gates:
                 gate.wait()
-            for _ in range(40):  # a supervisor looks twice a second, and who is impatient presses again
+            # a supervisor looks twice a second, and who is impatient presses again
+            for _ in range(40):
                 server.popen.send_signal(number)
                 with suppress(subprocess.TimeoutExpired):
                     server.popen.wait(0.7)
@@ -496,7 +660,9 @@ def test_b18_an_impatient_stop_books_every_open_call(
         balanced(server)
 
 
-def test_a_reset_after_the_first_word_costs_what_was_said(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_reset_after_the_first_word_costs_what_was_said(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     tom = Person(server, "tom")
     upstream.script(Sse([chunk("one two three")], done=False, end="reset"))
     with pytest.raises(Exception, match="middle"):
@@ -504,7 +670,9 @@ def test_a_reset_after_the_first_word_costs_what_was_said(server: Chattable, ups
     assert tom.row["spent"] == 3 + 3
 
 
-def test_an_answer_that_is_no_json_costs_the_prompt(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_an_answer_that_is_no_json_costs_the_prompt(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     uma = Person(server, "uma")
     upstream.script(Plain(200, "<html>", {"content-type": "text/html"}), Reset())
     for _ in range(2):
@@ -514,9 +682,20 @@ def test_an_answer_that_is_no_json_costs_the_prompt(server: Chattable, upstream:
     assert [bool(entry["upper"]) for entry in uma.entries] == [False, False, False, True]
 
 
-def test_the_prompt_of_an_answer_without_usage_is_all_that_was_sent(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_the_prompt_of_an_answer_without_usage_is_all_that_was_sent(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     vic = Person(server, "vic17")
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"a": "word " * 500})}}
+    call = {
+        "id": "c",
+        "type": "function",
+        "function": {"name": "f", "arguments": json.dumps({"a": "word " * 500})},
+    }
     upstream.script(whole({}))
-    vic.ask([{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "x"}])
+    vic.ask(
+        [
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "x"},
+        ]
+    )
     assert vic.row["spent"] > 500

@@ -35,7 +35,17 @@ agents:
 default_model: echo
 database_url: {url}
 """
-FIELDS = {"id", "object", "created_at", "metadata", "alias", "title", "model", "message_count", "updated_at"}
+FIELDS = {
+    "id",
+    "object",
+    "created_at",
+    "metadata",
+    "alias",
+    "title",
+    "model",
+    "message_count",
+    "updated_at",
+}
 T = TypeVar("T")
 
 
@@ -50,12 +60,20 @@ class Place:
         key = self.server.user_key(name)
         return OpenAI(base_url=f"{self.server.base_url}/v1", api_key=key, max_retries=0)
 
-    def http(self, method: str, path: str, body: Any = None, *, by: OpenAI | None = None, **query: Any) -> httpx.Response:
+    def http(
+        self, method: str, path: str, body: Any = None, *, by: OpenAI | None = None, **query: Any
+    ) -> httpx.Response:
         """What the SDK has no method for."""
         key = (by or self.alice).api_key
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         with httpx.Client(base_url=self.server.base_url, trust_env=False, timeout=30) as client:
-            return client.request(method, path, content=content, params=query, headers={"authorization": f"Bearer {key}"})
+            return client.request(
+                method,
+                path,
+                content=content,
+                params=query,
+                headers={"authorization": f"Bearer {key}"},
+            )
 
     def stored(self, work: Callable[[SqlSessions], Awaitable[T]]) -> T:
         """Does something to the store, beside the server."""
@@ -75,7 +93,9 @@ class Place:
 
         async def work(store: SqlSessions) -> Session:
             session = await store.find(conversation.id)
-            turn = Turn(entries=tuple(Entry(message=message) for message in messages), parent=session.head)
+            turn = Turn(
+                entries=tuple(Entry(message=message) for message in messages), parent=session.head
+            )
             return (await store.commit(session, turn)).session
 
         return self.stored(work)
@@ -104,12 +124,19 @@ def said(text: str, role: str = "user") -> Any:
 def word(item: Any) -> str:
     """What an item says or is."""
     given = item if isinstance(item, dict) else item.model_dump()
-    return str(given["content"][0]["text"] if given["type"] == "message" else given.get("call_id") or given["type"])
+    return str(
+        given["content"][0]["text"]
+        if given["type"] == "message"
+        else given.get("call_id") or given["type"]
+    )
 
 
 def words(client: OpenAI, conversation: Conversation) -> list[str]:
     """All of a conversation, in order."""
-    return [word(item) for item in client.conversations.items.list(conversation.id, order="asc", limit=100)]
+    return [
+        word(item)
+        for item in client.conversations.items.list(conversation.id, order="asc", limit=100)
+    ]
 
 
 def refused(answer: httpx.Response, status: int, code: str, param: str | None = None) -> str:
@@ -129,7 +156,12 @@ def test_a_conversation_is_made_changed_and_deleted(alice: OpenAI) -> None:
     assert made.object == "conversation"
     shown = made.model_dump()
     assert shown.keys() == FIELDS | {"params", "state"}
-    assert (shown["metadata"], shown["message_count"], shown["alias"], shown["title"]) == ({"topic": "NUL \x00"}, 1, None, None)
+    assert (shown["metadata"], shown["message_count"], shown["alias"], shown["title"]) == (
+        {"topic": "NUL \x00"},
+        1,
+        None,
+        None,
+    )
     assert alice.conversations.retrieve(made.id) == made
     changed = alice.conversations.update(
         made.id, metadata={"topic": "b"}, extra_body={"title": " A title ", "state": {"n": 2**70}}
@@ -153,9 +185,16 @@ def test_a_conversation_is_made_of_nothing(place: Place, alice: OpenAI) -> None:
 
 
 def test_a_conversation_is_known_by_its_alias_too(place: Place, alice: OpenAI) -> None:
-    made = alice.conversations.create(extra_body={"alias": (alias := f"chat {uuid4()}"), "model": "echo", "params": {"seed": 7}})
+    made = alice.conversations.create(
+        extra_body={"alias": (alias := f"chat {uuid4()}"), "model": "echo", "params": {"seed": 7}}
+    )
     shown = alice.conversations.retrieve(alias).model_dump()
-    assert (shown["id"], shown["alias"], shown["model"], shown["params"]) == (made.id, alias, "echo", {"seed": 7})
+    assert (shown["id"], shown["alias"], shown["model"], shown["params"]) == (
+        made.id,
+        alias,
+        "echo",
+        {"seed": 7},
+    )
     assert alice.conversations.items.create(alias, items=[said("hi")]).data
     assert words(alice, made) == ["hi"]
     again = place.http("POST", "/v1/conversations", {"alias": alias})
@@ -165,7 +204,9 @@ def test_a_conversation_is_known_by_its_alias_too(place: Place, alice: OpenAI) -
 
 def test_conversations_are_listed_the_newest_said_first(place: Place) -> None:
     carol = place.client(f"carol{uuid4().hex}")
-    made = [carol.conversations.create(extra_body={"state": {"big": "x" * 1000}}).id for _ in range(5)]
+    made = [
+        carol.conversations.create(extra_body={"state": {"big": "x" * 1000}}).id for _ in range(5)
+    ]
     carol.conversations.items.create(made[1], items=[said("hi")])
     found: list[str] = []
     after: dict[str, str] = {}
@@ -174,18 +215,34 @@ def test_conversations_are_listed_the_newest_said_first(place: Place) -> None:
         assert page["object"] == "list"
         assert len(page["data"]) <= 2
         assert all(row.keys() == FIELDS for row in page["data"])
-        assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
+        assert (page["first_id"], page["last_id"]) == (
+            page["data"][0]["id"],
+            page["data"][-1]["id"],
+        )
         found += [row["id"] for row in page["data"]]
         if not page["has_more"]:
             break
         after = {"after": page["last_id"]}
     assert found[0] == made[1]
     assert sorted(found) == sorted(made)
-    assert [place.http("GET", "/v1/conversations", by=carol, limit=0).json()[name] for name in ("data", "has_more")] == [[], True]
+    assert [
+        place.http("GET", "/v1/conversations", by=carol, limit=0).json()[name]
+        for name in ("data", "has_more")
+    ] == [[], True]
     nobody = place.http("GET", "/v1/conversations", by=place.client(f"dave{uuid4().hex}")).json()
     assert (nobody["data"], nobody["has_more"], nobody["first_id"]) == ([], False, None)
-    refused(place.http("GET", "/v1/conversations", by=carol, after="nothing"), 400, "invalid_value", "after")
-    refused(place.http("GET", "/v1/conversations", by=carol, limit=101), 400, "integer_above_max_value", "limit")
+    refused(
+        place.http("GET", "/v1/conversations", by=carol, after="nothing"),
+        400,
+        "invalid_value",
+        "after",
+    )
+    refused(
+        place.http("GET", "/v1/conversations", by=carol, limit=101),
+        400,
+        "integer_above_max_value",
+        "limit",
+    )
 
 
 TOO_MUCH: list[tuple[dict[str, Any], str, str]] = [
@@ -208,17 +265,33 @@ def test_what_is_wrong_is_refused_by_field_and_changes_nothing(place: Place, ali
         for path in ("/v1/conversations", f"/v1/conversations/{made.id}"):
             refused(place.http("POST", path, body | {"model": "echo"}), 400, code, param)
     for path in ("/v1/conversations", f"/v1/conversations/{made.id}"):
-        refused(place.http("POST", path, {"model": "nothing", "title": "x"}), 404, "model_not_found", "model")
-    refused(place.http("POST", "/v1/conversations", {"alias": "a\nb"}), 400, "invalid_value", "alias")
+        refused(
+            place.http("POST", path, {"model": "nothing", "title": "x"}),
+            404,
+            "model_not_found",
+            "model",
+        )
+    refused(
+        place.http("POST", "/v1/conversations", {"alias": "a\nb"}), 400, "invalid_value", "alias"
+    )
     for body, code, param in (
         ({"items": [said("x")] * 21}, "array_above_max_length", "items"),
-        ({"items": [said("kept?"), {"role": "wizard", "content": ""}]}, "invalid_value", "items[1].role"),
+        (
+            {"items": [said("kept?"), {"role": "wizard", "content": ""}]},
+            "invalid_value",
+            "items[1].role",
+        ),
         ({"items": "x"}, "invalid_type", "items"),
         ({"items": [7]}, "invalid_type", "items[0]"),
     ):
         refused(place.http("POST", "/v1/conversations", body), 400, code, param)
         refused(place.http("POST", f"/v1/conversations/{made.id}/items", body), 400, code, param)
-    refused(place.http("POST", f"/v1/conversations/{made.id}/items", {}), 400, "missing_required_parameter", "items")
+    refused(
+        place.http("POST", f"/v1/conversations/{made.id}/items", {}),
+        400,
+        "missing_required_parameter",
+        "items",
+    )
     assert alice.conversations.retrieve(made.id) == made
     assert words(alice, made) == []
     assert place.http("GET", "/v1/conversations", limit=1).json()["data"] == newest
@@ -229,8 +302,12 @@ def test_what_is_wrong_is_refused_by_field_and_changes_nothing(place: Place, ali
 # --- whose ------------------------------------------------------------------------------------------------------------
 
 
-def test_another_users_conversation_is_like_one_that_nobody_has(place: Place, alice: OpenAI) -> None:
-    hers = alice.conversations.create(items=[said("secret")], extra_body={"alias": f"hers {uuid4()}"})
+def test_another_users_conversation_is_like_one_that_nobody_has(
+    place: Place, alice: OpenAI
+) -> None:
+    hers = alice.conversations.create(
+        items=[said("secret")], extra_body={"alias": f"hers {uuid4()}"}
+    )
     item = alice.conversations.items.list(hers.id).data[0].id
     alias = hers.model_dump()["alias"]
     for name in (hers.id, alias, "conv_" + "0" * 32, "nothing", "conv_123%00", "x" * 600):
@@ -248,7 +325,9 @@ def test_another_users_conversation_is_like_one_that_nobody_has(place: Place, al
         ):
             answer = place.http(method, f"/v1/conversations/{name}{path}", body, by=place.bob)
             shown = repr(name.replace("%00", "\0"))
-            assert refused(answer, 404, "not_found") == f"No conversation has the id or name {shown}."
+            assert (
+                refused(answer, 404, "not_found") == f"No conversation has the id or name {shown}."
+            )
     assert words(alice, hers) == ["secret"]
     assert alice.conversations.retrieve(hers.id) == hers
     for path in ("/v1/conversations", f"/v1/conversations/{hers.id}/items"):
@@ -264,13 +343,26 @@ def test_items_are_added_shown_and_deleted(alice: OpenAI) -> None:
     added = alice.conversations.items.create(
         made.id, items=[said("q"), said("a", "assistant")], include=["reasoning.encrypted_content"]
     )
-    assert (added.object, added.has_more, added.first_id, added.last_id) == ("list", False, added.data[0].id, added.data[1].id)
+    assert (added.object, added.has_more, added.first_id, added.last_id) == (
+        "list",
+        False,
+        added.data[0].id,
+        added.data[1].id,
+    )
     assert [item.type for item in added.data] == ["message", "message"]
-    listed = alice.conversations.items.list(made.id, order="asc", include=["reasoning.encrypted_content"])
+    listed = alice.conversations.items.list(
+        made.id, order="asc", include=["reasoning.encrypted_content"]
+    )
     assert listed.data == added.data
-    assert [alice.conversations.items.retrieve(item.id, conversation_id=made.id) for item in added.data] == added.data
+    assert [
+        alice.conversations.items.retrieve(item.id, conversation_id=made.id) for item in added.data
+    ] == added.data
     left = alice.conversations.items.delete(added.data[0].id, conversation_id=made.id)
-    assert (left.id, left.object, left.model_dump()["message_count"]) == (made.id, "conversation", 1)
+    assert (left.id, left.object, left.model_dump()["message_count"]) == (
+        made.id,
+        "conversation",
+        1,
+    )
     assert words(alice, made) == ["a"]
     for call in (alice.conversations.items.retrieve, alice.conversations.items.delete):
         for unknown in (
@@ -304,9 +396,21 @@ def test_whatever_is_added_comes_back(place: Place, alice: OpenAI) -> None:
     ]  # fmt: skip
     made = alice.conversations.create(items=items)
     found = place.http("GET", f"/v1/conversations/{made.id}/items", order="asc").json()["data"]
-    assert [{name: item[name] for name in given} for item, given in zip(found, items, strict=True)] == items
-    assert [item["id"].partition("_")[0] for item in found] == ["msg", "rs", "fc", "ctc", "fco", "ctco", "item"]
-    assert [item.type for item in alice.conversations.items.list(made.id, order="asc")] == [item["type"] for item in items]
+    assert [
+        {name: item[name] for name in given} for item, given in zip(found, items, strict=True)
+    ] == items
+    assert [item["id"].partition("_")[0] for item in found] == [
+        "msg",
+        "rs",
+        "fc",
+        "ctc",
+        "fco",
+        "ctco",
+        "item",
+    ]
+    assert [item.type for item in alice.conversations.items.list(made.id, order="asc")] == [
+        item["type"] for item in items
+    ]
 
 
 def test_halves_of_characters_survive(place: Place, alice: OpenAI) -> None:
@@ -314,13 +418,24 @@ def test_halves_of_characters_survive(place: Place, alice: OpenAI) -> None:
     body = b'{"items": [{"role": "user", "content": "cut \\ud83d"}, {"type": "odd", "\\uD800": "\\udfff \\u0000"}]}'
     added = place.http("POST", f"/v1/conversations/{made.id}/items", body)
     assert added.status_code == 200, added.text
-    found = json.loads(place.http("GET", f"/v1/conversations/{made.id}/items", order="asc").content)["data"]
+    found = json.loads(
+        place.http("GET", f"/v1/conversations/{made.id}/items", order="asc").content
+    )["data"]
     assert found == json.loads(added.content)["data"]
     assert (word(found[0]), found[1]["\ud800"]) == ("cut \ud83d", "\udfff \x00")
     changed = place.http("POST", f"/v1/conversations/{made.id}", b'{"metadata": {"k": "\\ud800"}}')
     assert json.loads(changed.content)["metadata"] == {"k": "\ud800"}
-    for broken in (b'{"items": [{"role": "user", "content": "\\ud83d"}', b'["\\ud83d"]', b'{"items": ["\\ud83d", NaN]}'):
-        assert place.http("POST", f"/v1/conversations/{made.id}/items", broken).json()["error"]["param"] is None
+    for broken in (
+        b'{"items": [{"role": "user", "content": "\\ud83d"}',
+        b'["\\ud83d"]',
+        b'{"items": ["\\ud83d", NaN]}',
+    ):
+        assert (
+            place.http("POST", f"/v1/conversations/{made.id}/items", broken).json()["error"][
+                "param"
+            ]
+            is None
+        )
 
 
 HALF = "\\ud83d"
@@ -395,14 +510,27 @@ def test_ids_that_items_bring_are_accepted(place: Place, alice: OpenAI) -> None:
 def mixed(place: Place) -> tuple[Conversation, list[str]]:
     """A conversation with messages of one item and of three, and what they are in order."""
     made = place.alice.conversations.create()
-    calls = [{"id": c, "type": "function", "function": {"name": "f", "arguments": "{}"}} for c in ("a", "b")]
+    calls = [
+        {"id": c, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        for c in ("a", "b")
+    ]
     place.add(made, Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2"))
-    place.add(made, Message("assistant", "On it.", tool_calls=calls), Message("tool", "1", tool_call_id="a"))
-    place.add(made, Message("tool", "2", tool_call_id="b"), Message("assistant", "hm", reasoning_content="well"))
+    place.add(
+        made,
+        Message("assistant", "On it.", tool_calls=calls),
+        Message("tool", "1", tool_call_id="a"),
+    )
+    place.add(
+        made,
+        Message("tool", "2", tool_call_id="b"),
+        Message("assistant", "hm", reasoning_content="well"),
+    )
     return made, ["q1", "a1", "q2", "On it.", "a", "b", "a", "b", "reasoning", "hm"]
 
 
-def test_pages_are_exact_from_either_end_whatever_the_messages_are(place: Place, alice: OpenAI) -> None:
+def test_pages_are_exact_from_either_end_whatever_the_messages_are(
+    place: Place, alice: OpenAI
+) -> None:
     made, expected = mixed(place)
     for order in ("asc", "desc"):
         wanted = expected if order == "asc" else expected[::-1]
@@ -410,13 +538,21 @@ def test_pages_are_exact_from_either_end_whatever_the_messages_are(place: Place,
             found: list[Any] = []
             more, after = True, {}
             while more:
-                page = place.http("GET", f"/v1/conversations/{made.id}/items", order=order, limit=limit, **after).json()
-                assert len(page["data"]) == min(limit, len(wanted) - len(found)), (order, limit, len(found))
+                page = place.http(
+                    "GET", f"/v1/conversations/{made.id}/items", order=order, limit=limit, **after
+                ).json()
+                assert len(page["data"]) == min(limit, len(wanted) - len(found)), (
+                    order,
+                    limit,
+                    len(found),
+                )
                 found += page["data"]
                 more, after = page["has_more"], {"after": page["last_id"]}
             assert [word(item) for item in found] == wanted
             assert len({item["id"] for item in found}) == 10
-    assert [word(item) for item in alice.conversations.items.list(made.id, limit=3)] == expected[::-1]
+    assert [word(item) for item in alice.conversations.items.list(made.id, limit=3)] == expected[
+        ::-1
+    ]
     end = place.http("GET", f"/v1/conversations/{made.id}/items", after=found[-1]["id"]).json()
     assert (end["data"], end["has_more"], end["first_id"], end["last_id"]) == ([], False, "", "")
 
@@ -425,7 +561,14 @@ def test_odd_questions_for_items_are_answered(place: Place, alice: OpenAI) -> No
     made, _ = mixed(place)
     items = f"/v1/conversations/{made.id}/items"
     some = place.http("GET", items, limit=4).json()["data"]
-    for unknown in ("after", "msg_abc", some[0]["id"] + ".7", "fc_" + some[0]["id"].partition("_")[2], "\0", "💥"):
+    for unknown in (
+        "after",
+        "msg_abc",
+        some[0]["id"] + ".7",
+        "fc_" + some[0]["id"].partition("_")[2],
+        "\0",
+        "💥",
+    ):
         page = place.http("GET", items, after=unknown).json()
         assert (page["data"], page["has_more"]) == ([], False), unknown
     none = place.http("GET", items, limit=0).json()
@@ -442,8 +585,12 @@ def test_odd_questions_for_items_are_answered(place: Place, alice: OpenAI) -> No
 
 
 def test_an_item_that_brought_an_id_is_found_by_it(place: Place, alice: OpenAI) -> None:
-    thoughts: list[Any] = [{"type": "reasoning", "id": f"rs_{i % 3}", "summary": [], "n": i} for i in range(6)]
-    made = alice.conversations.create(items=[item for thought in thoughts for item in (thought, said(f"m{thought['n']}"))])
+    thoughts: list[Any] = [
+        {"type": "reasoning", "id": f"rs_{i % 3}", "summary": [], "n": i} for i in range(6)
+    ]
+    made = alice.conversations.create(
+        items=[item for thought in thoughts for item in (thought, said(f"m{thought['n']}"))]
+    )
     items = f"/v1/conversations/{made.id}/items"
     for order in ("asc", "desc"):
         for limit in (1, 2, 5):
@@ -453,15 +600,27 @@ def test_an_item_that_brought_an_id_is_found_by_it(place: Place, alice: OpenAI) 
                 page = place.http("GET", items, order=order, limit=limit, **after).json()
                 found += page["data"]
                 more, after = page["has_more"], {"after": page["last_id"]}
-            assert [item.get("n", item.get("id")) for item in found if item["type"] == "reasoning"] == (
-                list(range(6)) if order == "asc" else list(range(5, -1, -1))
-            )
+            assert [
+                item.get("n", item.get("id")) for item in found if item["type"] == "reasoning"
+            ] == (list(range(6)) if order == "asc" else list(range(5, -1, -1)))
             assert len(found) == 12
     for unique in (place.http("GET", items, limit=2).json()["last_id"], "rs_2"):
         assert place.http("GET", f"{items}/{unique}").json() == thoughts[5]
-        assert [word(item) for item in place.http("GET", items, after=unique, limit=1).json()["data"]] == ["m4"]
-    fork = Conversation.model_validate(place.http("POST", f"/v1/conversations/{made.id}/fork", {"at": "rs_0"}).json())
-    assert words(alice, fork) == ["reasoning", "m0", "reasoning", "m1", "reasoning", "m2", "reasoning"]
+        assert [
+            word(item) for item in place.http("GET", items, after=unique, limit=1).json()["data"]
+        ] == ["m4"]
+    fork = Conversation.model_validate(
+        place.http("POST", f"/v1/conversations/{made.id}/fork", {"at": "rs_0"}).json()
+    )
+    assert words(alice, fork) == [
+        "reasoning",
+        "m0",
+        "reasoning",
+        "m1",
+        "reasoning",
+        "m2",
+        "reasoning",
+    ]
     alice.conversations.items.delete("rs_2", conversation_id=made.id)
     assert place.http("GET", f"{items}/rs_2").json() == thoughts[2]
     refused(place.http("GET", f"{items}/rs_theirs"), 404, "not_found")
@@ -469,7 +628,9 @@ def test_an_item_that_brought_an_id_is_found_by_it(place: Place, alice: OpenAI) 
 
 def test_an_item_is_deleted_with_the_others_of_its_message(place: Place, alice: OpenAI) -> None:
     made, expected = mixed(place)
-    call = next(item for item in alice.conversations.items.list(made.id) if item.type == "function_call")
+    call = next(
+        item for item in alice.conversations.items.list(made.id) if item.type == "function_call"
+    )
     assert call.id is not None
     left = alice.conversations.items.delete(call.id, conversation_id=made.id)
     assert left.model_dump()["message_count"] == 6
@@ -477,26 +638,42 @@ def test_an_item_is_deleted_with_the_others_of_its_message(place: Place, alice: 
 
 
 def test_a_chat_and_the_items_are_one_conversation(alice: OpenAI) -> None:
-    made = alice.conversations.create(items=[said("Say please.", "system"), said("hi"), said("hello", "assistant")])
+    made = alice.conversations.create(
+        items=[said("Say please.", "system"), said("hi"), said("hello", "assistant")]
+    )
     here: Any = {"conversation": made.id}
     ask: Any = {"role": "user", "content": "and again"}
-    answer = alice.chat.completions.with_raw_response.create(model="echo", messages=[ask], extra_body=here)
+    answer = alice.chat.completions.with_raw_response.create(
+        model="echo", messages=[ask], extra_body=here
+    )
     assert (answer.headers["x-session-id"], answer.headers["x-session-injected"]) == (made.id, "3")
     assert words(alice, made) == ["Say please.", "hi", "hello", "and again", "and again"]
     alice.chat.completions.create(model="caller", messages=[ask], extra_body=here)
     items = alice.conversations.items.list(made.id, order="asc").data[-3:]
     assert [item.type for item in items] == ["message", "function_call", "function_call"]
-    outputs: Any = [{"type": "function_call_output", "call_id": c, "output": "done"} for c in ("call_a", "call_b")]
+    outputs: Any = [
+        {"type": "function_call_output", "call_id": c, "output": "done"}
+        for c in ("call_a", "call_b")
+    ]
     alice.conversations.items.create(made.id, items=outputs)
     alice.chat.completions.create(model="echo", messages=[ask], extra_body=here)
-    assert words(alice, made)[-6:] == ["call_a", "call_b", "call_a", "call_b", "and again", "and again"]
+    assert words(alice, made)[-6:] == [
+        "call_a",
+        "call_b",
+        "call_a",
+        "call_b",
+        "and again",
+        "and again",
+    ]
 
 
 def test_items_added_at_once_are_all_there_in_one_order(place: Place, alice: OpenAI) -> None:
     made = alice.conversations.create()
 
     def add(i: int) -> list[str]:
-        added = alice.conversations.items.create(made.id, items=[said(f"{i} {part}") for part in range(3)])
+        added = alice.conversations.items.create(
+            made.id, items=[said(f"{i} {part}") for part in range(3)]
+        )
         return [item.id or "" for item in added.data]
 
     with ThreadPoolExecutor(8) as threads:
@@ -519,7 +696,11 @@ def test_items_wait_for_a_turn_that_is_under_way(place: Place, alice: OpenAI) ->
     place.stored(hold)
     with pytest.raises(APIStatusError) as busy:
         alice.conversations.items.create(made.id, items=[said("hi")])
-    assert (busy.value.status_code, busy.value.code, busy.value.param) == (409, "conversation_locked", "conversation")
+    assert (busy.value.status_code, busy.value.code, busy.value.param) == (
+        409,
+        "conversation_locked",
+        "conversation",
+    )
     assert busy.value.response.headers["x-should-retry"] == "true"
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(alice.conversations.items.create, made.id, items=[said("hi")])
@@ -536,7 +717,9 @@ def test_what_a_conversation_used(place: Place, alice: OpenAI) -> None:
     used: dict[str, int] = {}
     for _ in range(2):
         ask: Any = {"role": "user", "content": "one two three"}
-        answer = alice.chat.completions.create(model="echo", messages=[ask], extra_body={"conversation": made.id})
+        answer = alice.chat.completions.create(
+            model="echo", messages=[ask], extra_body={"conversation": made.id}
+        )
         assert answer.usage is not None
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             used[name] = used.get(name, 0) + getattr(answer.usage, name)
@@ -552,7 +735,9 @@ def test_a_title_is_given(place: Place, alice: OpenAI) -> None:
     assert alice.conversations.retrieve(made.id).model_dump()["title"] == "On whales"
     for body in (None, {}, {"title": None}, {"title": " \x00"}):  # nothing was said yet
         assert place.http("POST", path, body).json()["title"] == "New chat"
-    alice.conversations.items.create(made.id, items=[said("Why do whales sing?"), said("And when?")])
+    alice.conversations.items.create(
+        made.id, items=[said("Why do whales sing?"), said("And when?")]
+    )
     assert place.http("POST", path, {}).json()["title"] == "Why do whales sing?"
 
 
@@ -562,7 +747,9 @@ def test_a_fork_goes_its_own_way(place: Place, alice: OpenAI) -> None:
     items = list(alice.conversations.items.list(made.id, order="asc"))
     whole = Conversation.model_validate(place.http("POST", path).json())
     alias = f"fork {uuid4()}"
-    part = Conversation.model_validate(place.http("POST", path, {"at": items[4].id, "alias": alias}).json())
+    part = Conversation.model_validate(
+        place.http("POST", path, {"at": items[4].id, "alias": alias}).json()
+    )
     assert (words(alice, whole), words(alice, part)) == (expected, expected[:6])
     assert part.model_dump()["alias"] == alias
     alice.conversations.items.create(part.id, items=[said("on")])
@@ -583,15 +770,26 @@ def test_an_admin_sees_whose_sessions_there_are(place: Place) -> None:
     admin = place.server.admin
     first = admin("GET", f"/admin/sessions?user={name}&limit=2")
     rest = admin("GET", f"/admin/sessions?user={name}&limit=2&after={first['last_id']}")
-    assert ([row["id"] for row in first["data"] + rest["data"]], first["has_more"], rest["has_more"]) == (made[::-1], True, False)
+    assert (
+        [row["id"] for row in first["data"] + rest["data"]],
+        first["has_more"],
+        rest["has_more"],
+    ) == (made[::-1], True, False)
     row = first["data"][0]
     assert row.keys() == FIELDS | {"user", "user_id", "usage"}
-    assert (row["object"], row["user"], row["user_id"][:5], row["message_count"]) == ("session", name, "user_", 1)
+    assert (row["object"], row["user"], row["user_id"][:5], row["message_count"]) == (
+        "session",
+        name,
+        "user_",
+        1,
+    )
     assert "private words" not in json.dumps(first)
     assert admin("GET", f"/admin/sessions/{row['id']}") == row
     assert {one["id"] for one in admin("GET", "/admin/sessions?limit=1000")["data"]} >= set(made)
     assert admin("GET", f"/admin/sessions?user={row['user_id']}")["data"][0]["id"] == row["id"]
-    own = OpenAI(base_url=f"{place.server.base_url}/v1", api_key=place.server.admin_key, max_retries=0).conversations.create()
+    own = OpenAI(
+        base_url=f"{place.server.base_url}/v1", api_key=place.server.admin_key, max_retries=0
+    ).conversations.create()
     assert admin("GET", "/admin/sessions?user=admin")["data"][0]["id"] == own.id
     by = OpenAI(base_url="http://x.example", api_key=place.server.admin_key)
     refused(place.http("GET", "/admin/sessions", by=by, user="nobody at all"), 404, "not_found")

@@ -51,10 +51,14 @@ def clear(upstream: ScriptedUpstream) -> None:
 
 def client(server: Chattable, user: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {server.user_key(user)}"}
-    return httpx.Client(base_url=f"{server.base_url}/v1", headers=headers, timeout=20, trust_env=False)
+    return httpx.Client(
+        base_url=f"{server.base_url}/v1", headers=headers, timeout=20, trust_env=False
+    )
 
 
-def post(http: httpx.Client, model: str, text: str = "hi", *, stream: bool = True, **headers: str) -> httpx.Response:
+def post(
+    http: httpx.Client, model: str, text: str = "hi", *, stream: bool = True, **headers: str
+) -> httpx.Response:
     body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]}
     return http.post("/chat/completions", json=body, headers=headers)
 
@@ -69,11 +73,15 @@ def failed(answer: httpx.Response) -> bool:
     """Whether it is an error, with a status or as the last event."""
     if answer.status_code != 200:
         return answer.status_code == 502
-    return '"error"' in answer.text.rstrip("\n").rpartition("\n\n")[2] and "[DONE]" not in answer.text
+    return (
+        '"error"' in answer.text.rstrip("\n").rpartition("\n\n")[2] and "[DONE]" not in answer.text
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_that_is_cut_at_any_event_is_kept_nowhere(server: Chattable, upstream: ScriptedUpstream, kind: str) -> None:
+def test_a_stream_that_is_cut_at_any_event_is_kept_nowhere(
+    server: Chattable, upstream: ScriptedUpstream, kind: str
+) -> None:
     events, kept = pieces(kind), Kept(server)
     with client(server, f"cut-{kind}") as http:
         for at in range(last(kind, events) + 1):
@@ -85,14 +93,19 @@ def test_a_stream_that_is_cut_at_any_event_is_kept_nowhere(server: Chattable, up
             upstream.script(streamed(kind, *events))
             answer = post(http, f"{kind}/m{at}", **headers)  # asked again, and whole
             assert answer.headers["x-cache"] == "MISS" and answer.text.endswith("[DONE]\n\n")
-            assert [item.incomplete for item in kept.path(f"cut-{kind}", f"s{at}")] == [False, False]
+            assert [item.incomplete for item in kept.path(f"cut-{kind}", f"s{at}")] == [
+                False,
+                False,
+            ]
             assert post(http, f"{kind}/m{at}").headers["x-cache"] == "HIT"
         assert len(upstream.requests) == 2 * (last(kind, events) + 1)
 
 
 UNSAID: dict[str, Answer] = {
     "streamed": Sse([{"choices": [{"index": 0, "delta": {"content": "as far"}}]}]),
-    "whole": Plain(200, {"choices": [{"index": 0, "message": {"content": "as far"}, "finish_reason": None}]}),
+    "whole": Plain(
+        200, {"choices": [{"index": 0, "message": {"content": "as far"}, "finish_reason": None}]}
+    ),
 }
 
 
@@ -106,10 +119,16 @@ def test_a2_an_answer_that_never_says_why_it_ended_is_told_and_not_completed(
         for name in ("first", "second"):  # and nothing of the first is left for the second
             upstream.script(UNSAID[how])
             answer = post(http, model, stream=how == "streamed", **{"x-session-id": name})
-            assert answer.status_code == 200 and "as far" in answer.text and answer.headers["x-cache"] == "MISS"
+            assert (
+                answer.status_code == 200
+                and "as far" in answer.text
+                and answer.headers["x-cache"] == "MISS"
+            )
             assert '"finish_reason":"' not in answer.text and "incomplete" not in answer.text
             assert [item.incomplete for item in kept.path(user, name)] == [False, True]
-            items = http.get(f"/conversations/{answer.headers['x-session-id']}/items").json()["data"]
+            items = http.get(f"/conversations/{answer.headers['x-session-id']}/items").json()[
+                "data"
+            ]
             assert [item["status"] for item in items] == ["incomplete", "completed"]
     assert len(upstream.requests) == 2
 
@@ -131,18 +150,27 @@ def test_a_broken_answer_is_the_next_targets(server: Chattable, upstream: Script
             assert len(upstream.requests) == 2
 
 
-def test_e7_an_error_in_the_middle_is_the_same_for_all_who_read_along(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_e7_an_error_in_the_middle_is_the_same_for_all_who_read_along(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     said = {"choices": [{"index": 0, "delta": {"content": "as far"}}]}
     gate = Gate(1, [said, {"error": {"code": 429, "message": "slow down"}}])
     upstream.script(gate)
     with client(server, "along") as http:
-        body: Any = {"model": "openai/m", "stream": True, "messages": [{"role": "user", "content": "together"}]}
+        body: Any = {
+            "model": "openai/m",
+            "stream": True,
+            "messages": [{"role": "user", "content": "together"}],
+        }
         with http.stream("POST", "/chat/completions", json=body) as one:
             gate.wait()
             with http.stream("POST", "/chat/completions", json=body) as two:
                 assert (one.headers["x-cache"], two.headers["x-cache"]) == ("MISS", "JOIN")
                 gate.release()
                 texts = [answer.read().decode().split("\n\n") for answer in (one, two)]
-        assert texts[0][-2] == texts[1][-2] and "The upstream limits its requests: slow down" in texts[0][-2]
+        assert (
+            texts[0][-2] == texts[1][-2]
+            and "The upstream limits its requests: slow down" in texts[0][-2]
+        )
         assert len(upstream.requests) == 1
         assert post(http, "openai/m", "together").headers["x-cache"] == "MISS"

@@ -22,7 +22,17 @@ models:
   "quiet/*": {{provider: quiet}}
   named: {{provider: stub, model: a}}
 """
-LIST = {"object": "list", "data": [{"id": "a"}, {"id": "b/c"}, {"id": "ft:x:acme"}, {"id": "special/d"}, {"id": "a"}, {"id": 7}]}
+LIST = {
+    "object": "list",
+    "data": [
+        {"id": "a"},
+        {"id": "b/c"},
+        {"id": "ft:x:acme"},
+        {"id": "special/d"},
+        {"id": "a"},
+        {"id": 7},
+    ],
+}
 
 
 @pytest.fixture
@@ -32,7 +42,9 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 def listed(server: Chattable, **key: object) -> list[str]:
-    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice", **key), max_retries=0)
+    sdk = OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice", **key), max_retries=0
+    )
     return [model.id for model in sdk.models.list()]
 
 
@@ -46,20 +58,27 @@ def soon(server: Chattable, count: int) -> list[str]:
 def test_what_a_provider_has_is_listed_behind_its_wildcards(upstream: ScriptedUpstream) -> None:
     upstream.script(Plain(200, LIST), path="/models")
     with chattable(CONFIG.format(url=upstream.url)) as server:
-        found = ["named", "stub/a", "stub/b/c", "stub/ft:x:acme", "ft-x"]  # special/… is another provider's
+        # special/… is another provider's
+        found = ["named", "stub/a", "stub/b/c", "stub/ft:x:acme", "ft-x"]
         assert soon(server, 5) == found
         assert listed(server, models=["stub/*"]) == ["stub/a", "stub/b/c", "stub/ft:x:acme"]
         granted = ["stub/new", "quiet/x", "stub/a", "named", "nowhere"]  # which nobody serves
         assert listed(server, models=granted) == ["named", "stub/a", "stub/new", "quiet/x"]
-        sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0)
+        sdk = OpenAI(
+            base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+        )
         sdk.chat.completions.create(model="ft-x", messages=[{"role": "user", "content": "hi"}])
         assert upstream.requests[-1].json["model"] == "ft:x:acme"
         asked = [request.path for request in upstream.requests if request.method == "GET"]
         assert asked == ["/v1/models"]  # once, and of no other provider
 
 
-@pytest.mark.parametrize("answer", [error(500, "boom"), Silent(), Plain(200, b"<html>")], ids=["500", "silent", "html"])
-def test_a_provider_that_does_not_say_keeps_nobody_waiting(upstream: ScriptedUpstream, answer: Plain) -> None:
+@pytest.mark.parametrize(
+    "answer", [error(500, "boom"), Silent(), Plain(200, b"<html>")], ids=["500", "silent", "html"]
+)
+def test_a_provider_that_does_not_say_keeps_nobody_waiting(
+    upstream: ScriptedUpstream, answer: Plain
+) -> None:
     upstream.script(answer, path="/models")
     with chattable(CONFIG.format(url=upstream.url)) as server:
         upstream.wait(lambda: len(upstream.requests) == 1)
@@ -68,7 +87,10 @@ def test_a_provider_that_does_not_say_keeps_nobody_waiting(upstream: ScriptedUps
 
 
 def test_lists_of_any_form() -> None:
-    assert names(b'{"models": [{"name": "models/gemini-2"}, {"name": "llama3:8b"}]}') == ["gemini-2", "llama3:8b"]
+    assert names(b'{"models": [{"name": "models/gemini-2"}, {"name": "llama3:8b"}]}') == [
+        "gemini-2",
+        "llama3:8b",
+    ]
     assert names(b'["a", {"model": "b"}, null, 3, "", "x\\u0000"]') == ["a", "b"]
     for odd in (b"", b"{}", b'{"data": 3}', b"[" * 100_000):
         with pytest.raises(DiscoveryError):

@@ -39,23 +39,39 @@ def reply(request: Request) -> Answer:
     if path == "/embeddings":
         packed = base64.b64encode(struct.pack("<3f", *VECTOR)).decode()
         vector = packed if body.get("encoding_format") == "base64" else VECTOR
-        many = len(body["input"]) if isinstance(body["input"], list) and isinstance(body["input"][0], (str, list)) else 1
+        many = (
+            len(body["input"])
+            if isinstance(body["input"], list) and isinstance(body["input"][0], (str, list))
+            else 1
+        )
         data = [{"object": "embedding", "index": i, "embedding": vector} for i in range(many)]
         return Plain(200, {"object": "list", "data": data, "model": body["model"], "usage": usage})
     if path == "/completions":
         choice = {"text": " world", "index": 0, "finish_reason": "stop", "logprobs": None}
         spent = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
-        answer = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"], "choices": [choice]}
+        answer = {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [choice],
+        }
         return Plain(200, answer | {"usage": spent})
     if path == "/moderations":
         return Plain(
             200,
-            {"id": "modr-1", "model": body["model"], "results": [{"flagged": False, "categories": {}, "category_scores": {}}]},
+            {
+                "id": "modr-1",
+                "model": body["model"],
+                "results": [{"flagged": False, "categories": {}, "category_scores": {}}],
+            },
         )
     if path == "/audio/speech":
         return Plain(200, b"\xff\xfb\x90sound", {"content-type": "audio/mpeg"})
     if path == "/rerank":
-        return Plain(200, {"results": [{"index": 1, "relevance_score": 0.9}], "model": body["model"]})
+        return Plain(
+            200, {"results": [{"index": 1, "relevance_score": 0.9}], "model": body["model"]}
+        )
     return proper(request)
 
 
@@ -77,7 +93,9 @@ def clear(house: House) -> None:
 
 
 def sdk(house: House, name: str = "alice") -> OpenAI:
-    return OpenAI(base_url=f"{house[0].base_url}/v1", api_key=house[0].user_key(name), max_retries=0)
+    return OpenAI(
+        base_url=f"{house[0].base_url}/v1", api_key=house[0].user_key(name), max_retries=0
+    )
 
 
 @pytest.mark.parametrize("asked", ["hello", ["hello", "there"], [1, 2, 3], [[1, 2], [3]]], ids=str)
@@ -85,35 +103,60 @@ def sdk(house: House, name: str = "alice") -> OpenAI:
 def test_embeddings(house: House, asked: Any, form: Any) -> None:
     _, one, _ = house
     fields = {"encoding_format": form} if form else {}
-    made = sdk(house).embeddings.create(model="embed", input=asked, dimensions=3, extra_body={"odd": {"x": 1}}, **fields)
+    made = sdk(house).embeddings.create(
+        model="embed", input=asked, dimensions=3, extra_body={"odd": {"x": 1}}, **fields
+    )
     assert made.model == "embed"
     first = made.data[0].embedding
-    assert (first if isinstance(first, list) else list(struct.unpack("<3f", base64.b64decode(first)))) == VECTOR
+    assert (
+        first if isinstance(first, list) else list(struct.unpack("<3f", base64.b64decode(first)))
+    ) == VECTOR
     (request,) = one.requests
-    assert (request.json["model"], request.json["input"], request.json["odd"]) == ("text-embedding-3-small", asked, {"x": 1})
+    assert (request.json["model"], request.json["input"], request.json["odd"]) == (
+        "text-embedding-3-small",
+        asked,
+        {"x": 1},
+    )
     assert request.headers["authorization"] == "Bearer key-of-one"
 
 
 def test_completions_moderations_speech_and_reranking(house: House) -> None:
     server, one, _ = house
     client = sdk(house)
-    raw = client.completions.with_raw_response.create(model="instruct", prompt="hello", max_tokens=5, suffix="!")
-    assert (raw.parse().choices[0].text, raw.headers["x-chattable-model"]) == (" world", "one/instruct")
+    raw = client.completions.with_raw_response.create(
+        model="instruct", prompt="hello", max_tokens=5, suffix="!"
+    )
+    assert (raw.parse().choices[0].text, raw.headers["x-chattable-model"]) == (
+        " world",
+        "one/instruct",
+    )
     assert (one.requests[-1].json["max_tokens"], one.requests[-1].json["suffix"]) == (5, "!")
-    assert client.moderations.create(input="hello").results[0].flagged is False  # by the default model
+    # by the default model
+    assert client.moderations.create(input="hello").results[0].flagged is False
     assert one.requests[-1].json["model"] == "moderate"
-    assert client.audio.speech.create(model="instruct", input="hello", voice="alloy").content == b"\xff\xfb\x90sound"
+    assert (
+        client.audio.speech.create(model="instruct", input="hello", voice="alloy").content
+        == b"\xff\xfb\x90sound"
+    )
     key = {"authorization": f"Bearer {client.api_key}"}
     asked = {"model": "instruct", "query": "q", "documents": ["a", "b"]}
     for path in ("/v1/rerank", "/rerank"):
-        assert httpx.post(f"{server.base_url}{path}", json=asked, headers=key).json()["results"][0]["index"] == 1
+        assert (
+            httpx.post(f"{server.base_url}{path}", json=asked, headers=key).json()["results"][0][
+                "index"
+            ]
+            == 1
+        )
 
 
 def test_a_failure_goes_to_the_fallback_and_secrets_stay_here(house: House) -> None:
     _, one, two = house
     one.script(error(500, "boom"))
     raw = sdk(house).embeddings.with_raw_response.create(model="embed", input="hello")
-    assert (raw.headers["x-chattable-model"], raw.headers["x-chattable-attempts"]) == ("two/bge", "2")
+    assert (raw.headers["x-chattable-model"], raw.headers["x-chattable-attempts"]) == (
+        "two/bge",
+        "2",
+    )
     assert two.requests[0].json["model"] == "bge"
     one.script(error(400, f"bad input for key-of-one at {one.url}", param="input"))
     with pytest.raises(BadRequestError) as refused:
@@ -125,12 +168,17 @@ def test_a_failure_goes_to_the_fallback_and_secrets_stay_here(house: House) -> N
 def test_it_is_charged(house: House) -> None:
     server, one, _ = house
     client = sdk(house, "payer")
-    server.admin("POST", "/admin/budgets", {"subject": {"user": "payer"}, "per": "day", "tokens": 60})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "payer"}, "per": "day", "tokens": 60}
+    )
     client.embeddings.create(model="embed", input="hello")
     client.completions.create(model="instruct", prompt="hello", max_tokens=5)
     client.moderations.create(model="moderate", input="hello")
     entries = server.admin("GET", "/admin/ledger?user=payer&limit=100")["data"]
-    assert (sum(e["spent"]["tokens"] for e in entries), sum(e["held"]["tokens"] for e in entries)) == (6, 0)
+    assert (
+        sum(e["spent"]["tokens"] for e in entries),
+        sum(e["held"]["tokens"] for e in entries),
+    ) == (6, 0)
     before = len(one.requests)
     for call in (
         lambda: client.embeddings.create(model="embed", input="hello " * 100),
@@ -173,5 +221,7 @@ def test_what_is_refused(house: House) -> None:
         answer = httpx.post(f"{server.base_url}/v1/embeddings", content=data, headers=key)
         assert answer.status_code < 500, answer.text
     one.script(Plain(200, b"not json", {"content-type": "application/json"}))
-    answer = httpx.post(f"{server.base_url}/v1/moderations", json={"model": "moderate", "input": "x"}, headers=key)
+    answer = httpx.post(
+        f"{server.base_url}/v1/moderations", json={"model": "moderate", "input": "x"}, headers=key
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")

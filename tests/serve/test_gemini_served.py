@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from answers import Answer, Plain, Request, Sse
 from google.genai import types
-from openai import APIError, BadRequestError, InternalServerError, NotFoundError, OpenAI, RateLimitError
+from openai import (
+    APIError,
+    BadRequestError,
+    InternalServerError,
+    NotFoundError,
+    OpenAI,
+    RateLimitError,
+)
 from process import Chattable, chattable
 from pydantic import BaseModel, ValidationError
 from upstream import ScriptedUpstream
@@ -31,7 +38,10 @@ TOOLS: list[Any] = [
 
 
 def trouble(status: int, name: str, message: str, *details: Any) -> Plain:
-    return Plain(status, {"error": {"code": status, "message": message, "status": name, "details": list(details)}})
+    return Plain(
+        status,
+        {"error": {"code": status, "message": message, "status": name, "details": list(details)}},
+    )
 
 
 def reply(request: Request) -> Answer:
@@ -54,12 +64,26 @@ def reply(request: Request) -> Answer:
         return trouble(400, "INVALID_ARGUMENT", str(error))
     unsigned = [c for c in contents if (calls := _calls(c)) and not calls[0].thought_signature]
     if unsigned and model.startswith("gemini-3"):
-        return trouble(400, "INVALID_ARGUMENT", "Function call is missing a thought_signature in functionCall parts.")
+        return trouble(
+            400,
+            "INVALID_ARGUMENT",
+            "Function call is missing a thought_signature in functionCall parts.",
+        )
     parts = said(body)
     if verb == "generateContent":
         n = body.get("generationConfig", {}).get("candidateCount", 1)
         return Plain(
-            200, whole([{"content": {"parts": parts, "role": "model"}, "finishReason": "STOP", "index": i} for i in range(n)])
+            200,
+            whole(
+                [
+                    {
+                        "content": {"parts": parts, "role": "model"},
+                        "finishReason": "STOP",
+                        "index": i,
+                    }
+                    for i in range(n)
+                ]
+            ),
         )
     return Sse(frames(parts), done=False)
 
@@ -72,14 +96,20 @@ def said(body: Any) -> list[Any]:
     """The parts of the answer."""
     last = body["contents"][-1]["parts"]
     words = "".join(part.get("text", "") for part in last)
-    words += "".join(part["functionResponse"]["response"]["output"] for part in last if "functionResponse" in part)
+    words += "".join(
+        part["functionResponse"]["response"]["output"]
+        for part in last
+        if "functionResponse" in part
+    )
     config = body.get("generationConfig", {})
     parts: list[Any] = []
     if config.get("thinkingConfig", {}).get("includeThoughts"):
         parts.append({"text": f"They say {words}.", "thought": True})
     if "tools" in body and "functionResponse" not in last[0]:
         names = [declared["name"] for declared in body["tools"][0]["functionDeclarations"]]
-        calls: list[Any] = [{"functionCall": {"name": name, "args": {"city": words}}} for name in names]
+        calls: list[Any] = [
+            {"functionCall": {"name": name, "args": {"city": words}}} for name in names
+        ]
         calls[0]["thoughtSignature"] = base64.b64encode(words.encode()).decode()
         return parts + calls
     if "responseJsonSchema" in config:
@@ -88,8 +118,18 @@ def said(body: Any) -> list[Any]:
 
 
 def whole(candidates: list[Any]) -> Any:
-    usage = {"promptTokenCount": 10, "cachedContentTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 14}
-    return {"candidates": candidates, "usageMetadata": usage, "modelVersion": "gemini", "responseId": "r-1"}
+    usage = {
+        "promptTokenCount": 10,
+        "cachedContentTokenCount": 3,
+        "candidatesTokenCount": 4,
+        "totalTokenCount": 14,
+    }
+    return {
+        "candidates": candidates,
+        "usageMetadata": usage,
+        "modelVersion": "gemini",
+        "responseId": "r-1",
+    }
 
 
 def frames(parts: list[Any]) -> Iterator[bytes]:
@@ -127,7 +167,9 @@ def server(upstream: ScriptedUpstream) -> Iterator[Chattable]:
 @pytest.fixture
 def client(server: Chattable, upstream: ScriptedUpstream) -> Iterator[OpenAI]:
     upstream.clear()
-    with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0) as client:
+    with OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+    ) as client:
         yield client
 
 
@@ -139,11 +181,17 @@ HELLO: Any = {"role": "user", "content": "Grüß dich 👋 again"}
 
 
 def test_a_chat(client: OpenAI, upstream: ScriptedUpstream) -> None:
-    answer = client.chat.completions.create(**asked({"role": "system", "content": "be kind"}, HELLO, max_tokens=50, seed=7))
+    answer = client.chat.completions.create(
+        **asked({"role": "system", "content": "be kind"}, HELLO, max_tokens=50, seed=7)
+    )
     [choice] = answer.choices
     assert (choice.message.content, choice.finish_reason) == ("Grüß dich 👋 again", "stop")
     assert answer.usage and answer.usage.prompt_tokens_details
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (10, 4, 14)
+    assert (
+        answer.usage.prompt_tokens,
+        answer.usage.completion_tokens,
+        answer.usage.total_tokens,
+    ) == (10, 4, 14)
     assert answer.usage.prompt_tokens_details.cached_tokens == 3
     [request] = upstream.requests
     assert request.json["systemInstruction"] == {"parts": [{"text": "be kind"}]}
@@ -151,8 +199,16 @@ def test_a_chat(client: OpenAI, upstream: ScriptedUpstream) -> None:
 
 
 def test_a_stream(client: OpenAI) -> None:
-    chunks = list(client.chat.completions.create(**asked(HELLO, stream=True, stream_options={"include_usage": True})))
-    said = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    chunks = list(
+        client.chat.completions.create(
+            **asked(HELLO, stream=True, stream_options={"include_usage": True})
+        )
+    )
+    said = [
+        chunk.choices[0].delta.content
+        for chunk in chunks
+        if chunk.choices and chunk.choices[0].delta.content
+    ]
     assert said == ["Grüß ", "dich ", "👋 ", "again"]
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [14]
@@ -173,10 +229,15 @@ def test_tools_and_thoughts_there_and_back(
     message = choice.message
     assert choice.finish_reason == "tool_calls" and not message.content
     assert [call.function.name for call in message.tool_calls] == ["get_weather", "get_time"]
-    assert {json.loads(call.function.arguments)["city"] for call in message.tool_calls} == {HELLO["content"]}
-    assert getattr(message, "reasoning_content", None) == (f"They say {HELLO['content']}." if effort else None)
+    assert {json.loads(call.function.arguments)["city"] for call in message.tool_calls} == {
+        HELLO["content"]
+    }
+    assert getattr(message, "reasoning_content", None) == (
+        f"They say {HELLO['content']}." if effort else None
+    )
     results: list[Any] = [
-        {"role": "tool", "tool_call_id": call.id, "content": f"{call.function.name}! "} for call in reversed(message.tool_calls)
+        {"role": "tool", "tool_call_id": call.id, "content": f"{call.function.name}! "}
+        for call in reversed(message.tool_calls)
     ]
     back = message.model_dump(exclude_none=True, exclude={"parsed"})
     for call in back["tool_calls"]:
@@ -195,7 +256,9 @@ def test_a_history_of_another_model(client: OpenAI) -> None:
     """Calls that nobody signed are taken all the same."""
     call = {"id": "call_1", "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
     past = {"role": "assistant", "content": None, "tool_calls": [call]}
-    answer = client.chat.completions.create(**asked(HELLO, past, {"role": "tool", "tool_call_id": "call_1", "content": "noon"}))
+    answer = client.chat.completions.create(
+        **asked(HELLO, past, {"role": "tool", "tool_call_id": "call_1", "content": "noon"})
+    )
     assert answer.choices[0].message.content == "noon"
 
 
@@ -206,12 +269,17 @@ class City(BaseModel):
 def test_a_schema(client: OpenAI, upstream: ScriptedUpstream) -> None:
     answer = client.chat.completions.parse(**asked(HELLO), response_format=City)
     assert answer.choices[0].message.parsed == City(city=HELLO["content"])
-    assert upstream.requests[0].json["generationConfig"]["responseJsonSchema"]["required"] == ["city"]
+    assert upstream.requests[0].json["generationConfig"]["responseJsonSchema"]["required"] == [
+        "city"
+    ]
 
 
 def test_several_answers(client: OpenAI, upstream: ScriptedUpstream) -> None:
     answer = client.chat.completions.create(**asked(HELLO, n=2))
-    assert [(choice.index, choice.message.content) for choice in answer.choices] == [(0, HELLO["content"]), (1, HELLO["content"])]
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [
+        (0, HELLO["content"]),
+        (1, HELLO["content"]),
+    ]
     upstream.clear()
     with pytest.raises(BadRequestError) as refused:
         client.chat.completions.create(**asked(HELLO, n=2, stream=True))
@@ -219,12 +287,16 @@ def test_several_answers(client: OpenAI, upstream: ScriptedUpstream) -> None:
 
 
 def test_a_blocked_prompt(client: OpenAI, upstream: ScriptedUpstream) -> None:
-    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 5}}
+    blocked = {
+        "promptFeedback": {"blockReason": "SAFETY"},
+        "usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 5},
+    }
     upstream.script(Plain(200, blocked))
     [choice] = client.chat.completions.create(**asked(HELLO)).choices
-    assert (choice.finish_reason, choice.message.content) == ("content_filter", None) and "SAFETY" in (
-        choice.message.refusal or ""
-    )
+    assert (choice.finish_reason, choice.message.content) == (
+        "content_filter",
+        None,
+    ) and "SAFETY" in (choice.message.refusal or "")
 
 
 def test_its_errors_keep_their_meaning(client: OpenAI, upstream: ScriptedUpstream) -> None:
@@ -234,19 +306,34 @@ def test_its_errors_keep_their_meaning(client: OpenAI, upstream: ScriptedUpstrea
             list(client.chat.completions.create(**asked(HELLO, stream=stream)))
         return raised.value
 
-    long = trouble(400, "INVALID_ARGUMENT", "The input token count (9) exceeds the maximum number of tokens allowed (8).")
+    long = trouble(
+        400,
+        "INVALID_ARGUMENT",
+        "The input token count (9) exceeds the maximum number of tokens allowed (8).",
+    )
     assert (error(long, BadRequestError).code, error(long, BadRequestError, True).param) == (
         "context_length_exceeded",
         "messages",
     )
-    assert error(trouble(429, "RESOURCE_EXHAUSTED", "Quota exceeded."), RateLimitError).code == "rate_limit_exceeded"
+    assert (
+        error(trouble(429, "RESOURCE_EXHAUSTED", "Quota exceeded."), RateLimitError).code
+        == "rate_limit_exceeded"
+    )
     busy = error(trouble(503, "UNAVAILABLE", "The model is overloaded."), InternalServerError)
     assert (busy.status_code, busy.code) == (503, "upstream_overloaded")
-    assert error(trouble(404, "NOT_FOUND", "models/x is not found"), NotFoundError).code == "model_not_found"
+    assert (
+        error(trouble(404, "NOT_FOUND", "models/x is not found"), NotFoundError).code
+        == "model_not_found"
+    )
     info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
-    for keyless in (trouble(400, "INVALID_ARGUMENT", f"Bad key {KEY}", info), trouble(403, "PERMISSION_DENIED", f"No {KEY}")):
+    for keyless in (
+        trouble(400, "INVALID_ARGUMENT", f"Bad key {KEY}", info),
+        trouble(403, "PERMISSION_DENIED", f"No {KEY}"),
+    ):
         told = error(keyless, InternalServerError)
-        assert (told.status_code, told.code) == (502, "upstream_auth_error") and KEY not in str(told)
+        assert (told.status_code, told.code) == (502, "upstream_auth_error") and KEY not in str(
+            told
+        )
 
 
 def test_a_stream_that_fails_says_so(client: OpenAI, upstream: ScriptedUpstream) -> None:
@@ -261,6 +348,8 @@ def test_a_stream_that_fails_says_so(client: OpenAI, upstream: ScriptedUpstream)
         assert words == ["one "]
 
 
-def test_the_key_is_nowhere_else(client: OpenAI, server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_the_key_is_nowhere_else(
+    client: OpenAI, server: Chattable, upstream: ScriptedUpstream
+) -> None:
     client.chat.completions.create(**asked(HELLO))
     assert all(KEY not in request.path for request in upstream.requests) and KEY not in server.log()

@@ -46,7 +46,9 @@ def test_a_server_goes_on_and_says_so_once() -> None:
 
 def test_so_do_workers() -> None:
     with chattable(ECHO, "--workers", "2") as server:
-        workers = [process for process in server.tree()[1:] if "spawn_main" in " ".join(process.cmdline())]
+        workers = [
+            process for process in server.tree()[1:] if "spawn_main" in " ".join(process.cmdline())
+        ]
         assert len(workers) == 2
         until = time.monotonic() + 30
         while not all(has_started(worker) for worker in workers):

@@ -8,7 +8,13 @@ import httpx
 import pytest
 from answers import Gate, Reset, error
 from databases import held, migrated_postgres
-from openai import BadRequestError, ConflictError, InternalServerError, OpenAI, UnprocessableEntityError
+from openai import (
+    BadRequestError,
+    ConflictError,
+    InternalServerError,
+    OpenAI,
+    UnprocessableEntityError,
+)
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
@@ -32,10 +38,15 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, upstream: ScriptedUpstream) -> Iterator[Chattable]:
     if request.param == "sqlite":
-        with chattable(CONFIG.format(url=upstream.url, database="sqlite:///chattable.db")) as running:
+        with chattable(
+            CONFIG.format(url=upstream.url, database="sqlite:///chattable.db")
+        ) as running:
             yield running
         return
-    with held(migrated_postgres()) as url, chattable(CONFIG.format(url=upstream.url, database=url)) as running:
+    with (
+        held(migrated_postgres()) as url,
+        chattable(CONFIG.format(url=upstream.url, database=url)) as running,
+    ):
         yield running
 
 
@@ -45,7 +56,9 @@ def clear(upstream: ScriptedUpstream) -> None:
 
 
 def client(server: Chattable, name: str, retries: int = 0) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=retries)
+    return OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=retries
+    )
 
 
 def ask(sdk: OpenAI, key: str, text: str = "one two three", **fields: Any) -> Any:
@@ -60,7 +73,9 @@ def spent(server: Chattable, name: str) -> int:
     return sum(entry["spent"]["tokens"] for entry in entries)
 
 
-def test_fifty_at_once_are_one_call_one_answer_and_one_charge(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_fifty_at_once_are_one_call_one_answer_and_one_charge(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "fifty", retries=10)
     with ThreadPoolExecutor(25) as pool:
         answers = list(pool.map(lambda _: ask(sdk, "k"), range(50)))
@@ -78,23 +93,36 @@ def test_a_stream_is_repeated_as_it_was(server: Chattable, upstream: ScriptedUps
     raw = httpx.post(
         f"{server.base_url}/v1/chat/completions",
         headers={"authorization": f"Bearer {sdk.api_key}", "idempotency-key": "k"},
-        json={"model": "m", "messages": [{"content": "one two three", "role": "user"}], **options, "max_tokens": 5},
+        json={
+            "model": "m",
+            "messages": [{"content": "one two three", "role": "user"}],
+            **options,
+            "max_tokens": 5,
+        },
     )
     assert raw.headers["idempotency-replayed"] == "true"
     assert raw.text.endswith("data: [DONE]\n\n")
 
 
-def test_another_body_under_the_same_key_is_refused(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_another_body_under_the_same_key_is_refused(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "reuser")
     ask(sdk, "k")
     with pytest.raises(UnprocessableEntityError) as refused:
         ask(sdk, "k", "something else")
-    assert (refused.value.code, refused.value.param) == ("idempotency_key_reused", "Idempotency-Key")
+    assert (refused.value.code, refused.value.param) == (
+        "idempotency_key_reused",
+        "Idempotency-Key",
+    )
     assert len(upstream.requests) == 1
 
 
 def test_keys_are_each_users_own(server: Chattable, upstream: ScriptedUpstream) -> None:
-    one, other = ask(client(server, "one"), "k", "canary of one"), ask(client(server, "other"), "k", "canary of other")
+    one, other = (
+        ask(client(server, "one"), "k", "canary of one"),
+        ask(client(server, "other"), "k", "canary of other"),
+    )
     assert one.id != other.id
     assert len(upstream.requests) == 2
 
@@ -109,7 +137,9 @@ def test_what_failed_may_be_tried_again(server: Chattable, upstream: ScriptedUps
     assert len(upstream.requests) == 3
 
 
-def test_a_repeat_while_the_first_is_under_way_is_told_to_wait(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_repeat_while_the_first_is_under_way_is_told_to_wait(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "waiter")
     gate = Gate()
     upstream.script(gate)
@@ -126,7 +156,9 @@ def test_a_repeat_while_the_first_is_under_way_is_told_to_wait(server: Chattable
 
 
 @pytest.mark.parametrize("key", ["x" * 256, "tab\there"])
-def test_a_key_that_makes_no_sense_is_refused(server: Chattable, upstream: ScriptedUpstream, key: str) -> None:
+def test_a_key_that_makes_no_sense_is_refused(
+    server: Chattable, upstream: ScriptedUpstream, key: str
+) -> None:
     with pytest.raises(BadRequestError) as refused:
         ask(client(server, "odd"), key)
     assert refused.value.param == "Idempotency-Key"

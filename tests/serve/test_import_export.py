@@ -35,15 +35,24 @@ class Client:
     def __init__(self, server: Chattable, name: str) -> None:
         self.server, self.name, self.key = server, name, server.user_key(name)
 
-    def __call__(self, method: str, path: str, content: bytes | None = None, **headers: str) -> httpx.Response:
-        given = {"authorization": f"Bearer {self.key}"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    def __call__(
+        self, method: str, path: str, content: bytes | None = None, **headers: str
+    ) -> httpx.Response:
+        given = {"authorization": f"Bearer {self.key}"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
         with httpx.Client(base_url=self.server.base_url, trust_env=False, timeout=60) as client:
             return client.request(method, path, content=content, headers=given)
 
     def chat(self, session: str, *words: str) -> str:
         """Says this in a session, and returns its id."""
         messages = [{"role": "user", "content": word} for word in words]
-        done = self("POST", "/v1/chat/completions", json.dumps({"messages": messages}).encode(), x_session_id=session)
+        done = self(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps({"messages": messages}).encode(),
+            x_session_id=session,
+        )
         assert done.status_code == 200, done.text
         return done.headers["x-session-id"]
 
@@ -60,7 +69,9 @@ class Client:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chattable]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chattable]:
     if request.param == "sqlite":
         url = migrated_sqlite(tmp_path_factory.mktemp("db") / "chat.db")
         with chattable(CONFIG.format(url=url)) as running:
@@ -80,9 +91,15 @@ def bob(server: Chattable) -> Client:
     return Client(server, f"bob-{uuid4().hex[:8]}")
 
 
-def command(server: Chattable, *arguments: str, code: int = 0, stdin: bytes | None = None) -> CompletedProcess[bytes]:
+def command(
+    server: Chattable, *arguments: str, code: int = 0, stdin: bytes | None = None
+) -> CompletedProcess[bytes]:
     done = subprocess.run(
-        [sys.executable, "-m", "chattable.proxy", *arguments], cwd=server.directory, input=stdin, capture_output=True, timeout=60
+        [sys.executable, "-m", "chattable.proxy", *arguments],
+        cwd=server.directory,
+        input=stdin,
+        capture_output=True,
+        timeout=60,
     )
     assert done.returncode == code, (done.stdout + done.stderr).decode()
     assert b"Traceback" not in done.stderr
@@ -100,14 +117,24 @@ def test_a_conversation_goes_to_another_user_and_on(alice: Client, bob: Client) 
     assert exported.headers["content-disposition"].startswith(f'attachment; filename="{id}.jsonl"')
     assert exported.headers["transfer-encoding"] == "chunked"
     rows = [json.loads(line) for line in exported.content.splitlines()]
-    assert [row["object"] for row in rows] == ["chattable.session", *["chattable.message"] * 5, "chattable.end"]
+    assert [row["object"] for row in rows] == [
+        "chattable.session",
+        *["chattable.message"] * 5,
+        "chattable.end",
+    ]
     report = bob.take(exported.content)
     assert {name: value for name, value in report.items() if name != "data"} == {
         "object": "import", "format": "native", "imported": 1, "failed": 0,
     }  # fmt: skip
     (row,) = report["data"]
     assert set(row) == ROW
-    assert (row["index"], row["source_id"], row["messages"], row["warnings"], row["error"]) == (0, id, 5, [], None)
+    assert (row["index"], row["source_id"], row["messages"], row["warnings"], row["error"]) == (
+        0,
+        id,
+        5,
+        [],
+        None,
+    )
     again = bob.give(row["id"]).content.splitlines()
     assert again[1:-1] == exported.content.splitlines()[1:-1]
     ask = json.dumps({"messages": [{"role": "user", "content": "four"}]}).encode()
@@ -116,7 +143,9 @@ def test_a_conversation_goes_to_another_user_and_on(alice: Client, bob: Client) 
 
 
 def test_what_no_encoding_takes_goes_through(alice: Client, bob: Client) -> None:
-    line = json.dumps({"messages": [{"role": "user", "content": NASTY, "odd\x00": [NASTY]}], "title": NASTY}).encode()
+    line = json.dumps(
+        {"messages": [{"role": "user", "content": NASTY, "odd\x00": [NASTY]}], "title": NASTY}
+    ).encode()
     report = alice.take(line)
     assert report["data"][0]["error"] is None
     exported = alice.give(report["data"][0]["id"])
@@ -128,7 +157,9 @@ def test_what_no_encoding_takes_goes_through(alice: Client, bob: Client) -> None
 
 def test_the_name_of_the_file_is_safe(alice: Client) -> None:
     title = '../..\\etc/pass"wd; filename=evil.sh\r\nX-Evil: 1 — Ärger'
-    (row,) = alice.take(json.dumps({"messages": [{"role": "user", "content": "q"}], "title": title}).encode())["data"]
+    (row,) = alice.take(
+        json.dumps({"messages": [{"role": "user", "content": "q"}], "title": title}).encode()
+    )["data"]
     exported = alice.give(row["id"], "markdown")
     assert "x-evil" not in exported.headers
     plain, _, full = exported.headers["content-disposition"].partition("; filename*=UTF-8''")
@@ -142,7 +173,11 @@ def test_the_name_of_the_file_is_safe(alice: Client) -> None:
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("openai", "application/x-ndjson"), ("sharegpt", "application/x-ndjson"), ("markdown", "text/markdown; charset=utf-8")],
+    [
+        ("openai", "application/x-ndjson"),
+        ("sharegpt", "application/x-ndjson"),
+        ("markdown", "text/markdown; charset=utf-8"),
+    ],
 )
 def test_every_format_is_exported(alice: Client, bob: Client, name: str, kind: str) -> None:
     exported = alice.give(alice.chat("s", "hello"), name)
@@ -161,7 +196,9 @@ def test_files_of_other_programs_are_recognised(alice: Client, sample: str) -> N
     assert report["imported"] + report["failed"] == len(report["data"])
     assert report["failed"] == (1 if name == "chatgpt" else 0)
     assert alice.count() == report["imported"]
-    assert alice.take((SAMPLES / sample).read_bytes(), format=name)["imported"] == report["imported"]
+    assert (
+        alice.take((SAMPLES / sample).read_bytes(), format=name)["imported"] == report["imported"]
+    )
     for row in report["data"]:
         assert set(row) == ROW
         assert (row["id"] is None) == (row["error"] is not None)
@@ -191,7 +228,9 @@ def test_anothers_conversation_is_like_one_that_nobody_has(alice: Client, bob: C
         (b"[" + b"1," * 2**20 + b"1]", "", 413, "larger than"),
     ],
 )
-def test_what_is_no_file_of_conversations_is_refused(alice: Client, content: bytes, query: str, status: int, words: str) -> None:
+def test_what_is_no_file_of_conversations_is_refused(
+    alice: Client, content: bytes, query: str, status: int, words: str
+) -> None:
     refused = alice("POST", f"/v1/conversations/import{query}", content)
     assert refused.status_code == status, refused.text
     error = refused.json()["error"]
@@ -200,7 +239,9 @@ def test_what_is_no_file_of_conversations_is_refused(alice: Client, content: byt
     assert alice.count() == 0
 
 
-def test_only_who_has_a_key_may_and_only_known_formats_and_encodings_are_taken(server: Chattable, alice: Client) -> None:
+def test_only_who_has_a_key_may_and_only_known_formats_and_encodings_are_taken(
+    server: Chattable, alice: Client
+) -> None:
     alice.key, key = "sk-nobody", alice.key
     assert alice.give("x").status_code == 401
     assert alice("POST", "/v1/conversations/import", b"{}").status_code == 401
@@ -209,12 +250,17 @@ def test_only_who_has_a_key_may_and_only_known_formats_and_encodings_are_taken(s
     wrong = alice.give(id, "chatgpt")
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "format")
     packed = gzip.compress(b'{"messages": [{"role": "user", "content": "q"}]}')
-    assert alice("POST", "/v1/conversations/import", packed, content_encoding="gzip").status_code == 415
+    assert (
+        alice("POST", "/v1/conversations/import", packed, content_encoding="gzip").status_code
+        == 415
+    )
 
 
 def test_a_broken_conversation_keeps_no_other_out(alice: Client) -> None:
     good = {"messages": [{"role": "user", "content": "q"}, {"role": "wizard", "content": "z"}]}
-    report = alice.take(b"\n".join([json.dumps(good).encode(), b'{"messages": [', json.dumps(good).encode()]))
+    report = alice.take(
+        b"\n".join([json.dumps(good).encode(), b'{"messages": [', json.dumps(good).encode()])
+    )
     assert (report["imported"], report["failed"], alice.count()) == (2, 1, 2)
     first, broken, _ = report["data"]
     assert [note["index"] for note in first["warnings"]] == [1]
@@ -224,7 +270,12 @@ def test_a_broken_conversation_keeps_no_other_out(alice: Client) -> None:
 def test_one_request_reports_on_so_many_conversations_and_no_more(alice: Client) -> None:
     good = b'{"messages": [{"role": "user", "content": "q"}]}'
     report = alice.take(b"\n".join([good, *[b"{}"] * 10_000, good]))
-    assert (report["imported"], report["failed"], len(report["data"]), alice.count()) == (1, 10_000, 10_001, 1)
+    assert (report["imported"], report["failed"], len(report["data"]), alice.count()) == (
+        1,
+        10_000,
+        10_001,
+        1,
+    )
     last = report["data"][-1]["error"]
     assert (last["code"], last["line"]) == ("too_many", 10_000)
 
@@ -232,14 +283,18 @@ def test_one_request_reports_on_so_many_conversations_and_no_more(alice: Client)
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_a_users_conversations_go_out_and_come_in(server: Chattable, alice: Client, bob: Client, tmp_path: Path) -> None:
+def test_a_users_conversations_go_out_and_come_in(
+    server: Chattable, alice: Client, bob: Client, tmp_path: Path
+) -> None:
     ids = {alice.chat("a", "one"), alice.chat("b", "two")}
     file = tmp_path / "chats.jsonl"
     done = command(server, "export", str(file), "--user", alice.name)
     assert (done.stdout, done.stderr) == (b"2 conversations exported\n", b"")
     assert file.stat().st_mode & 0o777 == 0o600
     assert {
-        row["id"] for line in file.read_bytes().splitlines() if (row := json.loads(line))["object"] == "chattable.session"
+        row["id"]
+        for line in file.read_bytes().splitlines()
+        if (row := json.loads(line))["object"] == "chattable.session"
     } == ids
     done = command(server, "import", str(file), "--user", bob.name)
     assert (done.stdout, done.stderr) == (b"2 conversations imported (format native)\n", b"")
@@ -248,9 +303,19 @@ def test_a_users_conversations_go_out_and_come_in(server: Chattable, alice: Clie
     everybody = command(server, "export", "-", "--format", "openai")
     assert everybody.stdout.count(b'{"messages":[') >= 4
     assert everybody.stderr.endswith(b"conversations exported\n")
-    piped = command(server, "import", "-", "--user", bob.name, stdin=command(server, "export", "-", "--user", alice.name).stdout)
+    piped = command(
+        server,
+        "import",
+        "-",
+        "--user",
+        bob.name,
+        stdin=command(server, "export", "-", "--user", alice.name).stdout,
+    )
     assert b"2 conversations imported, 2 with warnings (format native)\n" in piped.stdout
-    assert server.admin("GET", "/admin/audit?action=conversation.import")["data"][0]["target_name"] == bob.name
+    assert (
+        server.admin("GET", "/admin/audit?action=conversation.import")["data"][0]["target_name"]
+        == bob.name
+    )
 
 
 def test_the_report_of_an_import_names_what_failed(server: Chattable, alice: Client) -> None:
@@ -258,13 +323,17 @@ def test_the_report_of_an_import_names_what_failed(server: Chattable, alice: Cli
     told = done.stdout.decode().splitlines()
     assert told[0] == "1. Tide tables: 8 messages"
     assert any(line.startswith("   message 9: the attachment 'chart.pdf'") for line in told)
-    assert any(line.startswith("2. ") and "failed: 'mapping' must be an object" in line for line in told)
+    assert any(
+        line.startswith("2. ") and "failed: 'mapping' must be an object" in line for line in told
+    )
     assert told[-1] == "2 conversations imported, 1 failed, 2 with warnings (format chatgpt)"
     assert done.stderr == b""
     assert alice.count() == 2
 
 
-def test_commands_that_cannot_be_done_say_why(server: Chattable, alice: Client, tmp_path: Path) -> None:
+def test_commands_that_cannot_be_done_say_why(
+    server: Chattable, alice: Client, tmp_path: Path
+) -> None:
     def why(*arguments: str) -> str:
         done = command(server, *arguments, code=1)
         assert done.stdout == b""
@@ -273,7 +342,9 @@ def test_commands_that_cannot_be_done_say_why(server: Chattable, alice: Client, 
     junk = tmp_path / "junk.txt"
     junk.write_text("hello\n")
     assert "No user has the id or name 'nobody'" in why("import", str(junk), "--user", "nobody")
-    assert "No user has the id or name 'nobody'" in why("export", str(tmp_path / "x"), "--user", "nobody")
+    assert "No user has the id or name 'nobody'" in why(
+        "export", str(tmp_path / "x"), "--user", "nobody"
+    )
     assert "no conversation in this file" in why("import", str(junk), "--user", alice.name)
     assert "No such file" in why("import", str(tmp_path / "none"), "--user", alice.name)
     assert "cannot be written" in why("export", str(tmp_path / "none" / "x"))

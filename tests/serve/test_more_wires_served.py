@@ -17,7 +17,11 @@ from chattable.proxy import configfile
 from chattable.proxy.yaml import ConfigError
 
 ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-KEYS = {"AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AZURE_KEY": "azure-key-of-the-server"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": ID,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AZURE_KEY": "azure-key-of-the-server",
+}
 CONFIG = """
 providers:
   azure: {{kind: azure, api_key: "${{AZURE_KEY}}", base_url: "{url}/openai/v1/", api_version: "2024-10-21", retries: 0}}
@@ -33,7 +37,11 @@ models:
   bedrock: {{provider: aws, model: "anthropic.claude-sonnet-4-5-20250929-v1:0"}}
   ollama: {{provider: ollama, model: "qwen3:8b"}}
 """
-FRAMED = {"azure": "text/event-stream", "bedrock": "application/vnd.amazon.eventstream", "ollama": "application/x-ndjson"}
+FRAMED = {
+    "azure": "text/event-stream",
+    "bedrock": "application/vnd.amazon.eventstream",
+    "ollama": "application/x-ndjson",
+}
 MODELS = list(FRAMED)
 
 
@@ -47,7 +55,12 @@ def model_of(request: Request) -> str:
     """Who is asked, if the request is as that one wants it."""
     path = request.path
     if path == "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21":
-        return "azure" if request.headers["api-key"] == KEYS["AZURE_KEY"] and "authorization" not in request.headers else ""
+        return (
+            "azure"
+            if request.headers["api-key"] == KEYS["AZURE_KEY"]
+            and "authorization" not in request.headers
+            else ""
+        )
     if path.startswith("/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse"):
         return "bedrock" if f"Credential={ID}/" in request.headers["authorization"] else ""
     return "ollama" if path == "/api/chat" and "authorization" not in request.headers else ""
@@ -60,7 +73,12 @@ def reply(request: Request) -> Answer:
     stream = request.json.get("stream") or request.path.endswith("-stream")
     what = "tools" if "tools" in request.json or "toolConfig" in request.json else "text"
     if stream:
-        return Raw([head(200, {"content-type": FRAMED[model], "connection": "close"}), data_of(model, what)])
+        return Raw(
+            [
+                head(200, {"content-type": FRAMED[model], "connection": "close"}),
+                data_of(model, what),
+            ]
+        )
     return Plain(200, data_of(model, "plain"), {"content-type": "application/json"})
 
 
@@ -80,7 +98,9 @@ def server(upstream: ScriptedUpstream) -> Iterator[Chattable]:
 @pytest.fixture
 def client(server: Chattable, upstream: ScriptedUpstream) -> Iterator[OpenAI]:
     upstream.clear()
-    with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0) as client:
+    with OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+    ) as client:
         yield client
 
 
@@ -89,34 +109,53 @@ def asked(model: str, **params: Any) -> Any:
 
 
 CITY: Any = {"type": "object", "properties": {"city": {"type": "string"}}}
-TOOLS: list[Any] = [{"type": "function", "function": {"name": name, "parameters": CITY}} for name in ("get_weather", "get_time")]
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": name, "parameters": CITY}}
+    for name in ("get_weather", "get_time")
+]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_chat(client: OpenAI, model: str) -> None:
     answer = client.chat.completions.create(**asked(model, max_tokens=50))
     [choice] = answer.choices
-    assert choice.message.content in ("Grüß dich 👋", '{"city": "Paris"}') and choice.finish_reason == "stop"
-    assert answer.usage and answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
+    assert (
+        choice.message.content in ("Grüß dich 👋", '{"city": "Paris"}')
+        and choice.finish_reason == "stop"
+    )
+    assert (
+        answer.usage
+        and answer.usage.total_tokens
+        == answer.usage.prompt_tokens + answer.usage.completion_tokens
+        > 0
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_stream(client: OpenAI, model: str) -> None:
-    with client.chat.completions.stream(**asked(model), stream_options={"include_usage": True}) as stream:
+    with client.chat.completions.stream(
+        **asked(model), stream_options={"include_usage": True}
+    ) as stream:
         final = stream.get_final_completion()
-    assert final.choices[0].message.content == "Grüß dich 👋" and final.choices[0].finish_reason == "stop"
+    assert (
+        final.choices[0].message.content == "Grüß dich 👋"
+        and final.choices[0].finish_reason == "stop"
+    )
     assert final.usage and final.usage.completion_tokens
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_streamed_calls_and_their_answers(client: OpenAI, upstream: ScriptedUpstream, model: str) -> None:
+def test_streamed_calls_and_their_answers(
+    client: OpenAI, upstream: ScriptedUpstream, model: str
+) -> None:
     params = asked(model, tools=TOOLS)
     with client.chat.completions.stream(**params) as stream:
         message = stream.get_final_completion().choices[0].message
     assert message.tool_calls and len(message.tool_calls) >= 2
     params["messages"] += [message.model_dump(exclude_none=True)]
     params["messages"] += [
-        {"role": "tool", "tool_call_id": call.id, "content": f"answer {i}"} for i, call in enumerate(message.tool_calls)
+        {"role": "tool", "tool_call_id": call.id, "content": f"answer {i}"}
+        for i, call in enumerate(message.tool_calls)
     ]
     with client.chat.completions.stream(**params) as stream:
         stream.until_done()
@@ -124,7 +163,9 @@ def test_streamed_calls_and_their_answers(client: OpenAI, upstream: ScriptedUpst
     assert "answer 0" in sent and "answer 1" in sent and message.tool_calls[0].function.name in sent
 
 
-def test_a_blocked_prompt_is_the_clients_to_mend(client: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_a_blocked_prompt_is_the_clients_to_mend(
+    client: OpenAI, upstream: ScriptedUpstream
+) -> None:
     upstream.script(Plain(400, data_of("azure", "blocked")))
     with pytest.raises(BadRequestError) as caught:
         client.chat.completions.create(**asked("azure"))
@@ -146,7 +187,10 @@ MISTAKES = [
     ("{kind: azure}", "providers.p: `base_url` is needed"),
     ("{kind: bedrock}", "providers.p: `region` is needed"),
     ("{kind: bedrock, region: Frankfurt}", "providers.p.region: must be a region of AWS"),
-    ("{kind: openai, region: eu-central-1}", "providers.p.region: `region` is not a setting of this kind"),
+    (
+        "{kind: openai, region: eu-central-1}",
+        "providers.p.region: `region` is not a setting of this kind",
+    ),
 ]
 
 

@@ -8,7 +8,14 @@ from openai import AsyncOpenAI, NotFoundError
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
-from agents import Agent, OpenAIChatCompletionsModel, OpenAIConversationsSession, Runner, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    OpenAIChatCompletionsModel,
+    OpenAIConversationsSession,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 
 CONFIG = """
 providers: {{stub: {{kind: openai, base_url: "{url}", api_key: x}}}}
@@ -31,7 +38,9 @@ def server(upstream: ScriptedUpstream) -> Iterator[Chattable]:
 
 @pytest.fixture
 async def client(server: Chattable) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0) as ready:
+    async with AsyncOpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+    ) as ready:
         yield ready
 
 
@@ -52,7 +61,12 @@ def user(text: str) -> Any:
 
 
 def words(items: Any) -> list[str]:
-    return [item["content"][0]["text"] if item["type"] == "message" else f"{item['type']} {item['call_id']}" for item in items]
+    return [
+        item["content"][0]["text"]
+        if item["type"] == "message"
+        else f"{item['type']} {item['call_id']}"
+        for item in items
+    ]
 
 
 async def test_a_session_is_a_conversation(client: AsyncOpenAI) -> None:
@@ -120,12 +134,22 @@ async def test_an_agents_run_with_tools_is_kept_and_goes_on_from_either_side(
     second = await Runner.run(agent, [*items, user("and thanks")])
     assert second.final_output == "and thanks"
     asked = upstream.requests[-1].json["messages"]
-    assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool", "tool", "assistant", "user"]
+    assert [message["role"] for message in asked] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "assistant",
+        "user",
+    ]
     assert [call["id"] for call in asked[2]["tool_calls"]] == calls
     # and so does the server
     upstream.clear()
     ask: Any = user("and from elsewhere")
-    await client.chat.completions.create(model="m", messages=[ask], extra_body={"conversation": session.session_id})
+    await client.chat.completions.create(
+        model="m", messages=[ask], extra_body={"conversation": session.session_id}
+    )
     asked = upstream.requests[-1].json["messages"]
     assert [call["id"] for message in asked for call in message.get("tool_calls") or ()] == calls
     assert [message["tool_call_id"] for message in asked if message["role"] == "tool"] == calls

@@ -22,7 +22,9 @@ sys.exit(main())
 def test_chats_are_answered_and_booked_without_linux_calls() -> None:
     with (
         ScriptedUpstream() as upstream,
-        chattable(CONFIG.format(url=upstream.url), program=(sys.executable, "-c", AS_ON_MACOS)) as server,
+        chattable(
+            CONFIG.format(url=upstream.url), program=(sys.executable, "-c", AS_ON_MACOS)
+        ) as server,
     ):
         client = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(), max_retries=0)
         messages = [{"role": "user", "content": "one two"}]

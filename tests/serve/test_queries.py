@@ -29,7 +29,9 @@ def routes(client: httpx.Client) -> Iterator[tuple[str, str, list[str]]]:
     """Every route with what it declares of its query."""
     for path, methods in client.get("/schema/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
-            declared = [given["name"] for given in operation.get("parameters", []) if given["in"] == "query"]
+            declared = [
+                given["name"] for given in operation.get("parameters", []) if given["in"] == "query"
+            ]
             yield method.upper(), path, declared
 
 
@@ -43,12 +45,16 @@ def test_every_route_of_ours_refuses_what_it_does_not_know(admin: httpx.Client) 
     assert len(ours) > 30
     for method, path, declared in ours:
         address = path.replace("{", "").replace("}", "")
-        answer = admin.request(method, address, params=dict.fromkeys(declared, "x") | {"limitt": "1"})
+        answer = admin.request(
+            method, address, params=dict.fromkeys(declared, "x") | {"limitt": "1"}
+        )
         assert answer.status_code == 400, (method, path, answer.text)
         error = refusal(answer)
         assert error["param"] == "limitt", (method, path)
         assert error["message"].startswith("Unknown parameter: 'limitt'. There ")
-        told = re.split(r", | and ", error["message"].rstrip(".").removeprefix("Unknown parameter: 'limitt'. "))
+        told = re.split(
+            r", | and ", error["message"].rstrip(".").removeprefix("Unknown parameter: 'limitt'. ")
+        )
         assert told == ([f"There are {declared[0]}", *declared[1:]] if declared[1:] else told)
         assert declared or told == ["There are none here"]
 

@@ -45,7 +45,10 @@ def server(request: pytest.FixtureRequest, upstream: ScriptedUpstream) -> Iterat
         with chattable(CONFIG.format(url=upstream.url, redis="", workers=1)) as running:
             yield running
         return
-    with valkey_server() as valkey, chattable(CONFIG.format(url=upstream.url, redis=valkey.url, workers=4)) as running:
+    with (
+        valkey_server() as valkey,
+        chattable(CONFIG.format(url=upstream.url, redis=valkey.url, workers=4)) as running,
+    ):
         yield running
 
 
@@ -55,15 +58,21 @@ def clear(upstream: ScriptedUpstream) -> None:
 
 
 def client(server: Chattable, name: str, *, retries: int = 0) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=retries)
+    return OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=retries
+    )
 
 
 def ask(sdk: OpenAI, text: str = "hi", model: str = "m") -> str:
-    answer = sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], max_tokens=5)
+    answer = sdk.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": text}], max_tokens=5
+    )
     return answer.choices[0].message.content or ""
 
 
-def test_a_default_client_that_hits_a_limit_recovers_by_itself(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_default_client_that_hits_a_limit_recovers_by_itself(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "quick", retries=5)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(sdk), range(62)))  # 60 at once, then one a second
@@ -71,7 +80,9 @@ def test_a_default_client_that_hits_a_limit_recovers_by_itself(server: Chattable
     assert all(answers)
 
 
-def test_a_refusal_says_what_limits_and_how_long(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_refusal_says_what_limits_and_how_long(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "rare")
     ask(sdk)
     with pytest.raises(RateLimitError) as refused:
@@ -90,7 +101,9 @@ def test_headers_tell_what_is_left_on_plain_answers_and_streams(server: Chattabl
     sdk = client(server, "somebody")
     raw = sdk.chat.completions.with_raw_response
     seen = [
-        raw.create(model="m", messages=[{"role": "user", "content": "hi"}], max_tokens=5, stream=stream).headers
+        raw.create(
+            model="m", messages=[{"role": "user", "content": "hi"}], max_tokens=5, stream=stream
+        ).headers
         for stream in (False, True)
     ]
     assert [headers["x-ratelimit-limit-requests"] for headers in seen] == ["600", "600"]
@@ -98,7 +111,9 @@ def test_headers_tell_what_is_left_on_plain_answers_and_streams(server: Chattabl
     assert "x-ratelimit-limit-tokens" not in seen[0]
 
 
-def test_tokens_used_beyond_the_estimate_are_waited_for(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_tokens_used_beyond_the_estimate_are_waited_for(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "wordy")
     ask(sdk, "a " * 80)  # 160 bytes are estimated as 40 tokens, and are 80
     with pytest.raises(RateLimitError) as refused:
@@ -124,7 +139,9 @@ def test_a_models_rate_counts_the_agents_that_ask_it(server: Chattable) -> None:
 
 def test_one_call_at_a_time(server: Chattable, upstream: ScriptedUpstream) -> None:
     sdk = client(server, "lonely")
-    stream = sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "a b c"}], max_tokens=5, stream=True)
+    stream = sdk.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "a b c"}], max_tokens=5, stream=True
+    )
     first = next(iter(stream))
     assert first.choices
     stream.close()
@@ -132,7 +149,9 @@ def test_one_call_at_a_time(server: Chattable, upstream: ScriptedUpstream) -> No
     assert ask(other)  # the turn that was left is finished, and then there is room again
 
 
-def test_a_burst_is_let_in_to_the_last_place_and_no_further(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_burst_is_let_in_to_the_last_place_and_no_further(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "burst")
 
     def one(_: int) -> int:

@@ -1,4 +1,7 @@
-"""A real model behind the real server, asked by the unmodified SDK: what stubs cannot show. Its wisdom is not on trial."""
+"""A real model behind the real server, asked by the unmodified SDK: what stubs cannot show.
+
+Its wisdom is not on trial.
+"""
 
 import asyncio
 import os
@@ -46,19 +49,29 @@ def server() -> Iterator[Chattable]:
 
 @pytest.fixture
 def client(server: Chattable) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0) as client:
+    with OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+    ) as client:
         yield client
 
 
 def model_server(server: Chattable) -> psutil.Process:
-    [child] = [process for process in server.tree() if "chattable.adapters.local" in " ".join(process.cmdline())]
+    [child] = [
+        process
+        for process in server.tree()
+        if "chattable.adapters.local" in " ".join(process.cmdline())
+    ]
     return child
 
 
 def test_a_chat(client: OpenAI) -> None:
     answer = client.chat.completions.create(messages=[QUESTION], **ASK)
     [choice] = answer.choices
-    assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason in ("stop", "length")
+    assert (
+        choice.message.role == "assistant"
+        and choice.message.content
+        and choice.finish_reason in ("stop", "length")
+    )
     assert answer.model == "small" and answer.object == "chat.completion"
     usage = answer.usage
     assert usage and usage.prompt_tokens > 0 and 0 < usage.completion_tokens <= 12
@@ -67,14 +80,26 @@ def test_a_chat(client: OpenAI) -> None:
 
 def test_a_stream_says_what_the_whole_answer_says(client: OpenAI) -> None:
     whole = client.chat.completions.create(messages=[QUESTION], **ASK)
-    chunks = list(client.chat.completions.create(messages=[QUESTION], stream=True, stream_options={"include_usage": True}, **ASK))
-    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    chunks = list(
+        client.chat.completions.create(
+            messages=[QUESTION], stream=True, stream_options={"include_usage": True}, **ASK
+        )
+    )
+    pieces = [
+        chunk.choices[0].delta.content
+        for chunk in chunks
+        if chunk.choices and chunk.choices[0].delta.content
+    ]
     assert len(pieces) > 1 and "".join(pieces) == whole.choices[0].message.content
-    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[
+        0
+    ].finish_reason
     [usage] = [chunk.usage for chunk in chunks if chunk.usage]
     assert whole.usage and usage.total_tokens == whole.usage.total_tokens
     assert chunks[-1].usage == usage and chunks[-1].choices == []
-    assert len({chunk.id for chunk in chunks}) == 1 and {chunk.model for chunk in chunks} == {"small"}
+    assert len({chunk.id for chunk in chunks}) == 1 and {chunk.model for chunk in chunks} == {
+        "small"
+    }
 
 
 def test_a_schema_binds_the_answer(client: OpenAI) -> None:
@@ -83,7 +108,9 @@ def test_a_schema_binds_the_answer(client: OpenAI) -> None:
     answer = client.chat.completions.parse(messages=[question], response_format=Colour, **request)
     assert answer.choices[0].finish_reason == "stop"
     assert isinstance(answer.choices[0].message.parsed, Colour)
-    with client.chat.completions.stream(messages=[question], response_format=Colour, **request) as stream:
+    with client.chat.completions.stream(
+        messages=[question], response_format=Colour, **request
+    ) as stream:
         streamed = stream.get_final_completion()
     assert streamed.choices[0].message.parsed == answer.choices[0].message.parsed
 
@@ -91,7 +118,9 @@ def test_a_schema_binds_the_answer(client: OpenAI) -> None:
 def test_the_second_turn_sees_the_first(client: OpenAI) -> None:
     first = client.chat.completions.create(messages=[QUESTION], **ASK)
     told = {"role": "assistant", "content": first.choices[0].message.content}
-    second = client.chat.completions.create(messages=[QUESTION, told, {"role": "user", "content": "And of Italy?"}], **ASK)
+    second = client.chat.completions.create(
+        messages=[QUESTION, told, {"role": "user", "content": "And of Italy?"}], **ASK
+    )
     assert first.usage and second.usage and second.choices[0].message.content
     assert second.usage.prompt_tokens > first.usage.prompt_tokens + first.usage.completion_tokens
 
@@ -101,28 +130,39 @@ def test_an_agent_in_front_of_it_pays_for_what_it_adds(client: OpenAI) -> None:
     agent = client.chat.completions.create(messages=[QUESTION], **ASK | {"model": "terse"})
     assert agent.choices[0].message.content and agent.model == "terse"
     assert agent.usage and bare.usage and agent.usage.completion_tokens > 0
-    assert agent.usage.prompt_tokens != bare.usage.prompt_tokens  # its own first words replace the model's default ones
+    # its own first words replace the model's default ones
+    assert agent.usage.prompt_tokens != bare.usage.prompt_tokens
 
 
 async def test_several_at_once(server: Chattable) -> None:
-    async with AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=server.admin_key, max_retries=0) as client:
-        answers = await asyncio.gather(*(client.chat.completions.create(messages=[QUESTION], **ASK) for _ in range(4)))
+    async with AsyncOpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.admin_key, max_retries=0
+    ) as client:
+        answers = await asyncio.gather(
+            *(client.chat.completions.create(messages=[QUESTION], **ASK) for _ in range(4))
+        )
     assert all(answer.choices[0].message.content for answer in answers)
 
 
 def test_zero_config_lists_and_serves_it() -> None:
     with chattable(CHATTABLE_HOME=home()) as server:
-        with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.admin_key, max_retries=0) as client:
+        with OpenAI(
+            base_url=f"{server.base_url}/v1", api_key=server.admin_key, max_retries=0
+        ) as client:
             assert {model.id for model in client.models.list()} == {"echo", NAME}
             answer = client.chat.completions.create(messages=[QUESTION], **ASK | {"model": NAME})
         assert answer.choices[0].message.content
 
 
-@pytest.mark.parametrize("end", [lambda server: server.popen.send_signal(signal.SIGTERM), lambda server: server.popen.kill()])
+@pytest.mark.parametrize(
+    "end",
+    [lambda server: server.popen.send_signal(signal.SIGTERM), lambda server: server.popen.kill()],
+)
 def test_no_model_server_outlives_the_proxy(end: Callable[[Chattable], None]) -> None:
     with chattable(CONFIG, CHATTABLE_HOME=home()) as server:
         child = model_server(server)
-        assert not ended(child) and os.getpgid(child.pid) != os.getpgid(server.pid)  # a Ctrl-C is not for it
+        # a Ctrl-C is not for it
+        assert not ended(child) and os.getpgid(child.pid) != os.getpgid(server.pid)
         end(server)
         server.popen.wait(20)
         deadline = time.monotonic() + 10
@@ -151,13 +191,23 @@ models:
 
 def test_one_of_two_is_killed_and_the_other_answers() -> None:
     with chattable(PAIR, CHATTABLE_HOME=home()) as server:
-        models = [process for process in server.tree() if "chattable.adapters.local" in " ".join(process.cmdline())]
+        models = [
+            process
+            for process in server.tree()
+            if "chattable.adapters.local" in " ".join(process.cmdline())
+        ]
         first, second = sorted(models, key=psutil.Process.create_time)
-        with OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0) as client:
+        with OpenAI(
+            base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+        ) as client:
 
             def ask() -> tuple[str, str]:
-                raw = client.chat.completions.with_raw_response.create(messages=[QUESTION], **ASK | {"model": "either"})
-                return raw.headers["x-chattable-model"].partition("/")[0], raw.parse().choices[0].message.content or ""
+                raw = client.chat.completions.with_raw_response.create(
+                    messages=[QUESTION], **ASK | {"model": "either"}
+                )
+                return raw.headers["x-chattable-model"].partition("/")[0], raw.parse().choices[
+                    0
+                ].message.content or ""
 
             before = ask()
             assert before[0] == "one"

@@ -84,7 +84,10 @@ def expire(house: House, name: str) -> None:
     if house.here is not house.there:
         asyncio.run(execute(house.database, statement))
         return
-    with closing(sqlite3.connect(house.database.partition("///")[2], timeout=10)) as connection, connection:
+    with (
+        closing(sqlite3.connect(house.database.partition("///")[2], timeout=10)) as connection,
+        connection,
+    ):
         connection.execute(statement)
 
 
@@ -122,7 +125,9 @@ def cut(
         with OpenAI(base_url=sdk.base_url, api_key=sdk.api_key, max_retries=0, timeout=30) as own:
             return talk(own, "one two three", f"s{i}", stream=True, headers=headers)
 
-    other: Future[Told] = pool.submit(talk, house.client("somebody-else"), "one two three", stream=True)
+    other: Future[Told] = pool.submit(
+        talk, house.client("somebody-else"), "one two three", stream=True
+    )
     told = [pool.submit(stream, i) for i in range(STREAMS)]
     for gate in gates:
         gate.wait()
@@ -165,7 +170,15 @@ def test_streams_of_a_trusted_key_end_with_its_owner_and_with_its_end_user(
 ) -> None:
     owner, user = f"ui-{which[0]}", f"eva-{which[0]}"
     sdk = house.client(owner, trusted=True)
-    cut(house, upstream, pool, gates, sdk, lambda: disable(house, user if which == "end user" else owner), user)
+    cut(
+        house,
+        upstream,
+        pool,
+        gates,
+        sdk,
+        lambda: disable(house, user if which == "end user" else owner),
+        user,
+    )
 
 
 def test_nothing_is_kept_of_a_stream_that_was_cut_and_its_session_goes_on(

@@ -59,7 +59,9 @@ class Relay:
         back, forth = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(self._pass(reader, forth, self.pieces), self._pass(back, writer, []))
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: list[bytes]) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: list[bytes]
+    ) -> None:
         while piece := await reader.read(2**20):
             seen.append(piece)
             writer.write(piece)
@@ -75,8 +77,13 @@ def relay() -> Iterator[Relay]:
 
 
 def test_one_before_the_upstream_and_one_after(relay: Relay) -> None:
-    with ScriptedUpstream() as upstream, chattable(CONFIG.format(url=upstream.url, redis=relay.url)) as server:
-        sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0)
+    with (
+        ScriptedUpstream() as upstream,
+        chattable(CONFIG.format(url=upstream.url, redis=relay.url)) as server,
+    ):
+        sdk = OpenAI(
+            base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0
+        )
 
         def ask(text: str) -> str:
             return str(sdk.chat.completions.with_raw_response.create(

@@ -11,7 +11,14 @@ import pytest
 from answers import Answer, Plain, Request, Reset, Silent, Sse, error, proper
 from echo_model import ask as asked
 from echo_model import chat_chunks
-from openai import APIError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError, OpenAI
+from openai import (
+    APIError,
+    AsyncOpenAI,
+    BadRequestError,
+    InternalServerError,
+    NotFoundError,
+    OpenAI,
+)
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
@@ -57,7 +64,9 @@ def server(upstreams: Pair) -> Iterator[Chattable]:
 
 
 def sdk(server: Chattable, **key: Any) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("alice", **key), max_retries=0)
+    return OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice", **key), max_retries=0
+    )
 
 
 def ask(client: OpenAI, model: str, text: str = "hello there", **fields: Any) -> tuple[str, Any]:
@@ -66,7 +75,9 @@ def ask(client: OpenAI, model: str, text: str = "hello there", **fields: Any) ->
     raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, **fields)
     answer: Any = raw.parse()
     if fields.get("stream"):
-        return "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices), raw.headers
+        return "".join(
+            chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices
+        ), raw.headers
     return answer.choices[0].message.content, raw.headers
 
 
@@ -98,9 +109,10 @@ def test_a_failure_before_the_first_token_is_not_seen(server: Chattable, upstrea
             text, headers = ask(client, "fast", stream=stream, max_tokens=50)
             assert (text, headers["x-chattable-model"]) == ("hello there", "two/big"), name
             assert headers["x-chattable-attempts"] == "2", name
-            assert ([r.json["model"] for r in one.requests], [r.json["model"] for r in two.requests]) == (["small"], ["big"]), (
-                name
-            )
+            assert (
+                [r.json["model"] for r in one.requests],
+                [r.json["model"] for r in two.requests],
+            ) == (["small"], ["big"]), name
             assert two.requests[0].headers["authorization"] == "Bearer key-of-two"
             one.clear()
             two.clear()
@@ -124,23 +136,34 @@ def test_a_clients_own_mistake_is_asked_once(server: Chattable, upstreams: Pair)
     with pytest.raises(BadRequestError) as refused:
         ask(sdk(server), "fast", temperature=9)
     assert (refused.value.param, len(one.requests), len(two.requests)) == ("temperature", 1, 0)
-    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "alone"]
+    (state,) = [
+        model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "alone"
+    ]
     assert (state["targets"][0]["failed"], state["targets"][0]["circuit"]) == (0, "closed")
 
 
-def test_a_prompt_that_is_too_long_goes_to_who_can_read_it(server: Chattable, upstreams: Pair) -> None:
+def test_a_prompt_that_is_too_long_goes_to_who_can_read_it(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, _ = upstreams
-    one.script(error(400, "This model's maximum context length is 100 tokens.", "context_length_exceeded"))
+    one.script(
+        error(400, "This model's maximum context length is 100 tokens.", "context_length_exceeded")
+    )
     text, headers = ask(sdk(server), "tight")
     assert (text, headers["x-chattable-model"]) == ("hello there", "two/big")
-    assert [request.json["model"] for request in one.requests] == ["small"]  # and not `tiny`, which reads even less
-    one.script(error(400, "This model's maximum context length is 100 tokens.", "context_length_exceeded"))
+    # and not `tiny`, which reads even less
+    assert [request.json["model"] for request in one.requests] == ["small"]
+    one.script(
+        error(400, "This model's maximum context length is 100 tokens.", "context_length_exceeded")
+    )
     with pytest.raises(BadRequestError) as refused:
         ask(sdk(server), "alone")
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_a_key_gets_no_model_in_place_of_another_that_it_may_not_use(server: Chattable, upstreams: Pair) -> None:
+def test_a_key_gets_no_model_in_place_of_another_that_it_may_not_use(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, two = upstreams
     one.script(error(500, "boom"))
     with pytest.raises(InternalServerError):
@@ -150,23 +173,35 @@ def test_a_key_gets_no_model_in_place_of_another_that_it_may_not_use(server: Cha
         ask(sdk(server, models=["fast"]), "other")
 
 
-def test_each_attempt_is_charged_at_its_own_models_price(server: Chattable, upstreams: Pair) -> None:
+def test_each_attempt_is_charged_at_its_own_models_price(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, two = upstreams
     client = sdk(server)
-    server.admin("POST", "/admin/budgets", {"subject": {"user": "alice"}, "per": "day", "tokens": 100_000})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "alice"}, "per": "day", "tokens": 100_000}
+    )
     one.script(error(500, "boom"), Silent())
     for _ in range(2):
         assert ask(client, "fast", max_tokens=50)[0] == "hello there"
     entries = server.admin("GET", "/admin/ledger?user=alice&limit=100")["data"]
     assert sum(entry["held"]["tokens"] for entry in entries) == 0
-    rows = {row["model"]: row for row in server.admin("GET", "/admin/usage?group_by=model&user=alice")["data"]}
+    rows = {
+        row["model"]: row
+        for row in server.admin("GET", "/admin/usage?group_by=model&user=alice")["data"]
+    }
     assert rows["other"]["total_tokens"] == two.tokens
     assert rows["other"]["cost_usd"] == pytest.approx(
         sum(2 * spent.prompt_tokens + 3 * spent.completion_tokens for spent in two.usage_log) / 1e6
     )
     assert rows["fast"]["requests"] == 1  # the silent one: nobody knows what it used
     assert (
-        two.requests[0].json["max_completion_tokens" if "max_completion_tokens" in two.requests[0].json else "max_tokens"] == 50
+        two.requests[0].json[
+            "max_completion_tokens"
+            if "max_completion_tokens" in two.requests[0].json
+            else "max_tokens"
+        ]
+        == 50
     )
 
 
@@ -176,15 +211,23 @@ def test_an_agent_does_not_see_it_either(server: Chattable, upstreams: Pair) -> 
     assert ask(sdk(server), "persona")[0] == "hello there"
 
 
-def test_a_provider_that_is_away_is_left_alone_for_a_while(server: Chattable, upstreams: Pair) -> None:
+def test_a_provider_that_is_away_is_left_alone_for_a_while(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, two = upstreams
     one.reply = lambda request: error(500, "boom")
     client = sdk(server)
     for _ in range(12):
         assert ask(client, "fast")[0] == "hello there"
     assert (len(one.requests), len(two.requests)) == (5, 12)
-    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "fast"]
-    assert (state["targets"][0]["circuit"], state["targets"][0]["asked"], state["fallbacks"]) == ("open", "one/small", ["other"])
+    (state,) = [
+        model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "fast"
+    ]
+    assert (state["targets"][0]["circuit"], state["targets"][0]["asked"], state["fallbacks"]) == (
+        "open",
+        "one/small",
+        ["other"],
+    )
     with pytest.raises(InternalServerError):  # it has nobody else: asking is better than not
         ask(client, "alone")
     one.reply = proper
@@ -192,11 +235,15 @@ def test_a_provider_that_is_away_is_left_alone_for_a_while(server: Chattable, up
     deadline = time.monotonic() + 15
     while ask(client, "fast")[1]["x-chattable-model"] != "one/small":
         assert time.monotonic() < deadline
-    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "fast"]
+    (state,) = [
+        model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "fast"
+    ]
     assert state["targets"][0]["circuit"] == "closed"
 
 
-def test_weights_are_shares_and_a_session_stays_where_it_is(server: Chattable, upstreams: Pair) -> None:
+def test_weights_are_shares_and_a_session_stays_where_it_is(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, two = upstreams
     client = sdk(server)
     for n in range(120):
@@ -205,7 +252,12 @@ def test_weights_are_shares_and_a_session_stays_where_it_is(server: Chattable, u
     assert 70 <= len(one.requests) <= 108  # three quarters, give or take four deviations
     used = Counter()
     for n in range(30):
-        homes = {ask(client, "pair", f"{i}", extra_headers={"x-session-id": f"s{n}"})[1]["x-chattable-model"] for i in range(2)}
+        homes = {
+            ask(client, "pair", f"{i}", extra_headers={"x-session-id": f"s{n}"})[1][
+                "x-chattable-model"
+            ]
+            for i in range(2)
+        }
         assert len(homes) == 1
         used[homes.pop()] += 1
     assert len(used) == 2  # not all of them in one place
@@ -215,7 +267,9 @@ def test_weights_are_shares_and_a_session_stays_where_it_is(server: Chattable, u
     assert ask(client, "spare")[1]["x-chattable-model"] == "two/spare"
 
 
-def test_without_weights_the_quicker_is_asked_more_often(server: Chattable, upstreams: Pair) -> None:
+def test_without_weights_the_quicker_is_asked_more_often(
+    server: Chattable, upstreams: Pair
+) -> None:
     one, two = upstreams
     one.reply = lambda request: Sse(delay_s=0.05) if request.json["stream"] else proper(request)
     client = sdk(server)
@@ -224,7 +278,9 @@ def test_without_weights_the_quicker_is_asked_more_often(server: Chattable, upst
     assert len(two.requests) > 2 * len(one.requests) > 0
 
 
-async def test_two_hundred_clients_and_a_healthy_fallback(server: Chattable, upstreams: Pair) -> None:
+async def test_two_hundred_clients_and_a_healthy_fallback(
+    server: Chattable, upstreams: Pair
+) -> None:
     """One target fails 30 % of its calls, hangs or dies in turns; before the first token nobody is told."""
     one, two = upstreams
     chance = random.Random(7)
@@ -232,12 +288,17 @@ async def test_two_hundred_clients_and_a_healthy_fallback(server: Chattable, ups
     def reply(request: Request) -> Answer:
         draw = chance.random()
         if draw < 0.3:
-            return chance.choice([error(500, "boom"), error(429, "slow"), Reset(), error(503, "busy")])
+            return chance.choice(
+                [error(500, "boom"), error(429, "slow"), Reset(), error(503, "busy")]
+            )
         return Silent() if draw < 0.33 else proper(request)
 
     one.reply = reply
     async with AsyncOpenAI(
-        base_url=f"{server.base_url}/v1", api_key=server.user_key("alice"), max_retries=0, timeout=60
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key("alice"),
+        max_retries=0,
+        timeout=60,
     ) as client:
 
         async def one_client(number: int) -> list[str]:
@@ -246,8 +307,16 @@ async def test_two_hundred_clients_and_a_healthy_fallback(server: Chattable, ups
                 text = f"client {number} turn {turn}"
                 messages: Any = [{"role": "user", "content": text}]
                 if number % 2:
-                    stream = await client.chat.completions.create(model="fast", messages=messages, stream=True)
-                    said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+                    stream = await client.chat.completions.create(
+                        model="fast", messages=messages, stream=True
+                    )
+                    said = "".join(
+                        [
+                            chunk.choices[0].delta.content or ""
+                            async for chunk in stream
+                            if chunk.choices
+                        ]
+                    )
                 else:
                     whole = await client.chat.completions.create(model="fast", messages=messages)
                     said = whole.choices[0].message.content or ""
@@ -267,18 +336,25 @@ def test_keys_take_turns_and_a_dead_one_rests(server: Chattable, upstreams: Pair
     client = sdk(server)
 
     def keys() -> list[str]:
-        return [request.headers["authorization"].removeprefix("Bearer ") for request in one.requests]
+        return [
+            request.headers["authorization"].removeprefix("Bearer ") for request in one.requests
+        ]
 
     for n in range(6):
         ask(client, "turns", f"{n}")
     assert keys() == ["first-key", "second-key", "third-key"] * 2
     one.clear()
-    one.script(error(401, "Incorrect API key provided: first-key."), error(429, "slow down", headers={"retry-after": "30"}))
+    one.script(
+        error(401, "Incorrect API key provided: first-key."),
+        error(429, "slow down", headers={"retry-after": "30"}),
+    )
     assert ask(client, "turns")[1]["x-chattable-attempts"] == "3"  # the third one is well
     for n in range(4):
         ask(client, "turns", f"{n}")
     assert keys() == ["first-key", "second-key", *["third-key"] * 5]
-    (state,) = [model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "turns"]
+    (state,) = [
+        model for model in server.admin("GET", "/admin/models")["data"] if model["id"] == "turns"
+    ]
     assert (state["targets"][0]["keys"], state["targets"][0]["keys_resting"]) == (3, 2)
     one.script(error(403, "no"))
     with pytest.raises(InternalServerError) as refused:  # all rest

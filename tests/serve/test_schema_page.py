@@ -16,7 +16,10 @@ PAGES = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[httpx.Client]:
-    with chattable(CONFIG) as server, httpx.Client(base_url=server.base_url, trust_env=False) as client:
+    with (
+        chattable(CONFIG) as server,
+        httpx.Client(base_url=server.base_url, trust_env=False) as client,
+    ):
         yield client
 
 
@@ -27,7 +30,9 @@ def test_no_page_names_another_host(browser: httpx.Client) -> None:
     answers = [browser.get(path) for path in (*plain, *PAGES)]
     html = [answer.text for answer in answers if "html" in answer.headers.get("content-type", "")]
     assert len(html) >= len(PAGES)
-    assert not [page for page in html if re.search(r"(?:https?:)?//\w|<script|<iframe|@import", page)]
+    assert not [
+        page for page in html if re.search(r"(?:https?:)?//\w|<script|<iframe|@import", page)
+    ]
 
 
 def test_the_page_names_every_operation(browser: httpx.Client) -> None:
@@ -37,7 +42,9 @@ def test_the_page_names_every_operation(browser: httpx.Client) -> None:
     rows = re.findall(r"<code>([A-Z]+)</code></td><td><code>([^<?]+)(?:\?[^<]*)?</code>", page.text)
     assert "<code>/admin/cache?user&amp;model</code>" in page.text
     paths = browser.get("/schema/openapi.json").json()["paths"]
-    assert sorted(rows) == sorted((method.upper(), path) for path, of in paths.items() for method in of)
+    assert sorted(rows) == sorted(
+        (method.upper(), path) for path, of in paths.items() for method in of
+    )
 
 
 def test_the_document_is_there_for_programs(browser: httpx.Client) -> None:

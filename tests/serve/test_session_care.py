@@ -83,19 +83,28 @@ def plain(upstream: ScriptedUpstream, scribe: ScriptedUpstream) -> Iterator[Chat
 @pytest.fixture(scope="module")
 def cared(upstream: ScriptedUpstream, scribe: ScriptedUpstream) -> Iterator[Chattable]:
     """Sums up after 8 messages, of which all would fit."""
-    with chattable((CONFIG + CARE).format(url=upstream.url, scribe=scribe.url, after=8, most=100)) as running:
+    with chattable(
+        (CONFIG + CARE).format(url=upstream.url, scribe=scribe.url, after=8, most=100)
+    ) as running:
         yield running
 
 
 def written(request: Request, number: int) -> Answer:
     """A title, or notes."""
-    words = '"Ada\'s Otters"\n' if "title" in request.json["messages"][0]["content"] else f"notes {number}"
+    words = (
+        '"Ada\'s Otters"\n'
+        if "title" in request.json["messages"][0]["content"]
+        else f"notes {number}"
+    )
     asked = {"messages": [{"role": "user", "content": words}]}
-    return Plain(200, chat_completion(asked, lambda text: -(-len(text) // 4)))  # nearly as tokenisers count
+    # nearly as tokenisers count
+    return Plain(200, chat_completion(asked, lambda text: -(-len(text) // 4)))
 
 
 def client(server: Chattable, name: str) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=0, timeout=20)
+    return OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=0, timeout=20
+    )
 
 
 def usage(server: Chattable, user: str) -> dict[str, int]:
@@ -135,16 +144,21 @@ def test_a_title_is_made_of_the_first_words(plain: Chattable, said: str, title: 
     assert Kept(plain).title(name, "s") == title
 
 
-def test_a_title_is_written_by_the_model_that_the_config_names(cared: Chattable, scribe: ScriptedUpstream) -> None:
+def test_a_title_is_written_by_the_model_that_the_config_names(
+    cared: Chattable, scribe: ScriptedUpstream
+) -> None:
     talk(client(cared, "ada"), "Where do otters sleep?", "s")
     assert Kept(cared).title("ada", "s") == "Ada's Otters"
     (prompt,) = asked(scribe)
-    assert prompt.count("Where do otters sleep?") == 2  # the question, and the answer, which repeats it
+    # the question, and the answer, which repeats it
+    assert prompt.count("Where do otters sleep?") == 2
     until(lambda: set(usage(cared, "ada")) == {"", "title"}, "the title is charged")
     assert usage(cared, "ada")["title"] == scribe.tokens
 
 
-def test_a_title_that_cannot_be_written_is_made_of_words(cared: Chattable, scribe: ScriptedUpstream) -> None:
+def test_a_title_that_cannot_be_written_is_made_of_words(
+    cared: Chattable, scribe: ScriptedUpstream
+) -> None:
     scribe.script(error(500, "no"))
     talk(client(cared, "bea"), "Where do otters sleep?", "s")
     assert Kept(cared).title("bea", "s") == "Where do otters sleep?"
@@ -180,14 +194,18 @@ def test_what_is_old_is_summed_up_and_the_sum_stands_for_it(
     assert asked(upstream)[1].startswith("s:") and asked(upstream)[1].endswith(summary.text)
     assert asked(upstream)[2:] == ["u:3", "a:3", "u:4", "a:4", "u:5"]
     assert told.injected == 6
-    (prompt,) = (line for i in range(len(scribe.requests)) if "Notes:" in (line := asked(scribe, i)[0]))
+    (prompt,) = (
+        line for i in range(len(scribe.requests)) if "Notes:" in (line := asked(scribe, i)[0])
+    )
     assert all(f"user: {i}" in prompt for i in range(3)) and "user: 3" not in prompt
     assert kept.said("sue", "s")[:3] == ["s:be brief", "u:0", "a:0"]  # nothing is lost by it
     until(lambda: usage(cared, "sue").keys() == {"", "title", "summary"}, "the summary is charged")
     assert usage(cared, "sue")["summary"] + usage(cared, "sue")["title"] == scribe.tokens
 
 
-def test_a_summary_grows(cared: Chattable, upstream: ScriptedUpstream, scribe: ScriptedUpstream) -> None:
+def test_a_summary_grows(
+    cared: Chattable, upstream: ScriptedUpstream, scribe: ScriptedUpstream
+) -> None:
     sdk, kept = client(cared, "gus"), Kept(cared)
     first = None
     for i in range(30):
@@ -203,7 +221,9 @@ def test_a_summary_grows(cared: Chattable, upstream: ScriptedUpstream, scribe: S
     assert "user: 0" in notes[0] and "user: 0\n" not in notes[1]
 
 
-def test_a_summary_that_fails_loses_nothing(cared: Chattable, upstream: ScriptedUpstream, scribe: ScriptedUpstream) -> None:
+def test_a_summary_that_fails_loses_nothing(
+    cared: Chattable, upstream: ScriptedUpstream, scribe: ScriptedUpstream
+) -> None:
     scribe.reply, before = lambda _: error(500, "no"), scribe.reply
     try:
         sdk = client(cared, "flo")
@@ -227,8 +247,14 @@ def test_what_does_not_fit_is_summed_up_before_it_is_missed(
             session = kept.session("pam", "s")
             sent = asked(upstream)
             known = [f"u:say {k}" in sent for k in range(i)]
-            summed = [line for k in range(len(scribe.requests)) if "Notes:" in (line := asked(scribe, k)[0])]
-            assert all(known[k] or any(f"user: say {k}" in line for line in summed) for k in range(i)), (sent, summed)
+            summed = [
+                line
+                for k in range(len(scribe.requests))
+                if "Notes:" in (line := asked(scribe, k)[0])
+            ]
+            assert all(
+                known[k] or any(f"user: say {k}" in line for line in summed) for k in range(i)
+            ), (sent, summed)
             assert len(sent) <= most + 2
         assert session.summary is not None
 
@@ -236,14 +262,28 @@ def test_what_does_not_fit_is_summed_up_before_it_is_missed(
 # --- retention -------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_sessions_and_messages_are_kept(plain: Chattable, upstream: ScriptedUpstream) -> None:
+def test_the_newest_sessions_and_messages_are_kept(
+    plain: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept = client(plain, "rex"), Kept(plain)
     for name in "abcd":
-        history = [{"role": role, "content": f"{name}{i}"} for i in range(4) for role in ("user", "assistant")][:-1]
+        history = [
+            {"role": role, "content": f"{name}{i}"}
+            for i in range(4)
+            for role in ("user", "assistant")
+        ][:-1]
         talk(sdk, history, name, mode="mirror")
     talk(sdk, "e0", "e")
-    until(lambda: {session.alias for session in kept.sessions("rex")} == set("cde"), "three sessions are left", 10)
-    until(lambda: kept.said("rex", "d") == ["u:d2", "a:d2", "u:d3", "a:d3"], "of four messages each", 10)
+    until(
+        lambda: {session.alias for session in kept.sessions("rex")} == set("cde"),
+        "three sessions are left",
+        10,
+    )
+    until(
+        lambda: kept.said("rex", "d") == ["u:d2", "a:d2", "u:d3", "a:d3"],
+        "of four messages each",
+        10,
+    )
     talk(sdk, "d4", "d")
     assert asked(upstream) == ["u:d2", "a:d2", "u:d3", "a:d3", "u:d4"]
     assert talk(sdk, "a4", "a").injected == 0
@@ -256,14 +296,22 @@ def test_the_history_is_paid_for(plain: Chattable, upstream: ScriptedUpstream) -
     sdk = client(plain, "bud")
     for text in ("one two three", "four five", "six"):
         talk(sdk, text, "s", max_tokens=5)
-    assert [spent.prompt_tokens for spent in upstream.usage_log] == [3, 3 + 3 + 2, 3 + 3 + 2 + 2 + 1]
+    assert [spent.prompt_tokens for spent in upstream.usage_log] == [
+        3,
+        3 + 3 + 2,
+        3 + 3 + 2 + 2 + 1,
+    ]
     charged(plain, "bud", upstream)
 
 
-def test_a_budget_without_room_for_the_history_refuses_the_turn(plain: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_budget_without_room_for_the_history_refuses_the_turn(
+    plain: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept = client(plain, "ben"), Kept(plain)
     talk(sdk, "otter " * 400, "s", max_tokens=1)
-    plain.admin("POST", "/admin/budgets", {"subject": {"user": "ben"}, "per": "total", "tokens": 300})
+    plain.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "ben"}, "per": "total", "tokens": 300}
+    )
     with pytest.raises(RateLimitError) as refused:
         talk(sdk, "hi", "s", max_tokens=5)
     assert refused.value.code == "insufficient_quota"
@@ -273,13 +321,20 @@ def test_a_budget_without_room_for_the_history_refuses_the_turn(plain: Chattable
     assert talk(sdk, "hi", "t", max_tokens=5).text == "hi"
 
 
-def test_a_cached_answer_is_one_to_the_same_history(plain: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_cached_answer_is_one_to_the_same_history(
+    plain: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept = client(plain, "cas"), Kept(plain)
     for name, first in (("a", "red"), ("b", "blue"), ("c", "red")):
         talk(sdk, first, name)
         told = talk(sdk, "which colour", name)
         assert told.headers["x-cache"] == ("HIT" if name == "c" else "MISS")
-        assert kept.said("cas", name) == [f"u:{first}", f"a:{first}", "u:which colour", "a:which colour"]
+        assert kept.said("cas", name) == [
+            f"u:{first}",
+            f"a:{first}",
+            "u:which colour",
+            "a:which colour",
+        ]
     assert len(upstream.requests) == 4
 
 
@@ -287,26 +342,38 @@ def test_a_cached_answer_is_one_to_the_same_history(plain: Chattable, upstream: 
 
 
 @pytest.fixture(scope="module")
-def noted(upstream: ScriptedUpstream, scribe: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chattable]:
+def noted(
+    upstream: ScriptedUpstream, scribe: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chattable]:
     folder = tmp_path_factory.mktemp("store")
     (folder / "session_store.py").write_text(STORES)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    config = CONFIG.format(url=upstream.url, scribe=scribe.url) + 'sessions: {store: "session_store:Notebook"}\n'
+    config = (
+        CONFIG.format(url=upstream.url, scribe=scribe.url)
+        + 'sessions: {store: "session_store:Notebook"}\n'
+    )
     prefix = ["env", "-C", str(folder)]
     with chattable(config, directory=folder, prefix=prefix, PYTHONPATH=path) as running:
         yield running
 
 
-def test_sessions_are_kept_where_the_config_says(noted: Chattable, upstream: ScriptedUpstream) -> None:
+def test_sessions_are_kept_where_the_config_says(
+    noted: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(noted, "sam")
     talk(sdk, "one", "s")
     talk(sdk, "two", "s", stream=True)
     assert asked(upstream) == ["u:one", "a:one", "u:two"]
-    assert Path(noted.directory, "notebook").read_text() == "user: one\nassistant: one\nuser: two\nassistant: two\n"
+    assert (
+        Path(noted.directory, "notebook").read_text()
+        == "user: one\nassistant: one\nuser: two\nassistant: two\n"
+    )
     assert Kept(noted).sessions("sam") == []
 
 
-def test_a_store_that_is_away_is_a_quick_503_and_others_are_answered(noted: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_store_that_is_away_is_a_quick_503_and_others_are_answered(
+    noted: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, away = client(noted, "sid"), Path(noted.directory, "no-open")
     talk(sdk, "one", "s")
     away.touch()
@@ -325,7 +392,9 @@ def test_a_store_that_is_away_is_a_quick_503_and_others_are_answered(noted: Chat
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_cannot_be_kept_is_not_called_complete(noted: Chattable, upstream: ScriptedUpstream, stream: bool) -> None:
+def test_an_answer_that_cannot_be_kept_is_not_called_complete(
+    noted: Chattable, upstream: ScriptedUpstream, stream: bool
+) -> None:
     name = f"una-{stream}"
     sdk, away = client(noted, name), Path(noted.directory, "no-commit")
     talk(sdk, "one", "s")

@@ -61,7 +61,14 @@ def prompt(window: Window) -> list[str]:
 
 def another(text: str) -> Sse:
     """A streamed answer with these words."""
-    return Sse(chat_chunks({"messages": [{"role": "user", "content": text}], "stream_options": {"include_usage": True}}))
+    return Sse(
+        chat_chunks(
+            {
+                "messages": [{"role": "user", "content": text}],
+                "stream_options": {"include_usage": True},
+            }
+        )
+    )
 
 
 def test_three_turns(window: Window, upstream: ScriptedUpstream) -> None:
@@ -83,7 +90,9 @@ def sent_to(upstream: ScriptedUpstream) -> list[str]:
     return ["s:" + "\n\n".join(system), *(line for line in said if not line.startswith("s:"))]
 
 
-def test_the_title_is_asked_for_while_the_first_turn_is_under_way(window: Window, upstream: ScriptedUpstream) -> None:
+def test_the_title_is_asked_for_while_the_first_turn_is_under_way(
+    window: Window, upstream: ScriptedUpstream
+) -> None:
     held = Gate(1)
     upstream.script(held)
     with ThreadPoolExecutor(1) as pool:
@@ -102,7 +111,9 @@ def test_the_title_is_asked_for_while_the_first_turn_is_under_way(window: Window
 
 
 @pytest.mark.parametrize("timing", ["before", "after"])
-def test_a_title_is_no_turn_whenever_it_comes(window: Window, upstream: ScriptedUpstream, timing: str) -> None:
+def test_a_title_is_no_turn_whenever_it_comes(
+    window: Window, upstream: ScriptedUpstream, timing: str
+) -> None:
     if timing == "after":
         window.say("one")
     told = window.post(window.ui.title("one", "one" if timing == "after" else ""))
@@ -121,7 +132,9 @@ def test_the_title_that_the_ui_shows_is_the_sessions(
         for window, words in ((open_webui, '{ "title": "Otters 🦦" }'), (librechat, '"Otters 🦦"')):
             other = Window(window.ui, titled, "ute")
             upstream.clear()
-            upstream.script(Plain(200, chat_completion({"messages": [{"role": "user", "content": words}]})))
+            upstream.script(
+                Plain(200, chat_completion({"messages": [{"role": "user", "content": words}]}))
+            )
             assert other.post(other.ui.title("Where do otters sleep")).text == words
             assert upstream.requests[-1].json["model"] == "titler"
             assert other.kept.title("ute", other.chat) == "Otters 🦦"
@@ -129,7 +142,12 @@ def test_the_title_that_the_ui_shows_is_the_sessions(
             other.agrees()
             assert other.kept.title("ute", other.chat) == "Otters 🦦"
     for window in (open_webui, librechat):
-        upstream.script(Plain(200, chat_completion({"messages": [{"role": "user", "content": '{"title": "Rivers"}'}]})))
+        upstream.script(
+            Plain(
+                200,
+                chat_completion({"messages": [{"role": "user", "content": '{"title": "Rivers"}'}]}),
+            )
+        )
         window.post(window.ui.title("Where do rivers sleep") | {"model": "m"})
         assert window.kept.title(window.user, window.chat) == "Rivers"
 
@@ -142,9 +160,14 @@ def test_a_title_is_json_only_where_it_is_asked_for(librechat: Window) -> None:
 def test_a_title_may_be_asked_for_by_schema(librechat: Window, upstream: ScriptedUpstream) -> None:
     """LibreChat's method `structured`."""
     wish = "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise title\n\n"
-    schema = {"type": "object", "properties": {"language": {"type": "string"}, "title": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"language": {"type": "string"}, "title": {"type": "string"}},
+    }
     form = {"type": "json_schema", "json_schema": {"name": "extract", "schema": schema}}
-    told = librechat.post(librechat.ui.chore(f"{wish}User: where is it\nAI: ") | {"response_format": form})
+    told = librechat.post(
+        librechat.ui.chore(f"{wish}User: where is it\nAI: ") | {"response_format": form}
+    )
     assert json.loads(told.text)["title"] == "where is it"
     assert upstream.requests == []
     librechat.say("where is it")
@@ -177,7 +200,9 @@ def test_an_edit_in_the_middle_is_a_branch(window: Window) -> None:
     assert len(window.all()) == 8
 
 
-def test_regenerate_makes_a_second_answer_to_one_question(window: Window, upstream: ScriptedUpstream) -> None:
+def test_regenerate_makes_a_second_answer_to_one_question(
+    window: Window, upstream: ScriptedUpstream
+) -> None:
     for text in ("one", "two", "three"):
         window.say(text)
     window.shown.pop()
@@ -199,7 +224,9 @@ def test_regenerate_the_only_answer(window: Window, upstream: ScriptedUpstream) 
     assert len(window.all()) == 3
 
 
-def test_who_goes_back_to_a_branch_goes_on_there(window: Window, upstream: ScriptedUpstream) -> None:
+def test_who_goes_back_to_a_branch_goes_on_there(
+    window: Window, upstream: ScriptedUpstream
+) -> None:
     for text in ("one", "two"):
         window.say(text)
     first = list(window.shown)
@@ -227,7 +254,10 @@ def test_pictures_and_parts_do_not_branch(window: Window) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     window.shown.append({"role": "user", "content": [{"type": "text", "text": "look "}, picture]})
     window.answer()
-    window.shown[1] = {"role": "assistant", "content": [{"type": "text", "text": window.shown[1]["content"]}]}
+    window.shown[1] = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": window.shown[1]["content"]}],
+    }
     assert window.say("more").mode == "mirrored"
     assert len(window.all()) == 4
 
@@ -240,7 +270,9 @@ def test_an_answer_that_the_user_stopped_goes_on_from_what_they_saw(window: Wind
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["by prompt", "by X-Task"])
-def test_tags_and_follow_ups_are_answered_without_a_model(open_webui: Window, upstream: ScriptedUpstream, named: bool) -> None:
+def test_tags_and_follow_ups_are_answered_without_a_model(
+    open_webui: Window, upstream: ScriptedUpstream, named: bool
+) -> None:
     window, ui = open_webui, OpenWebUI()
     said = "a title for the conversation about tags"
     window.say(said)
@@ -249,7 +281,9 @@ def test_tags_and_follow_ups_are_answered_without_a_model(open_webui: Window, up
     wish = "Suggest 3-5 relevant follow-up questions that the user might naturally ask next in this conversation."
     follow_ups = ui.chore(wish, '{ "follow_ups": ["Question 1?"] }', said, said)
     assert json.loads(window.post(tags, "tags_generation" if named else "").text) == {"tags": []}
-    assert json.loads(window.post(follow_ups, "follow_up_generation" if named else "").text) == {"follow_ups": []}
+    assert json.loads(window.post(follow_ups, "follow_up_generation" if named else "").text) == {
+        "follow_ups": []
+    }
     assert len(upstream.requests) == 1
     window.say("two")
     window.agrees()
@@ -264,7 +298,9 @@ def test_a_search_is_asked_of_a_model_and_is_no_turn(
     if not first:
         window.say("one")
     search = OpenWebUI().chore(
-        "Analyze the chat history to determine the necessity of search queries.", '{ "queries": [] }', "two"
+        "Analyze the chat history to determine the necessity of search queries.",
+        '{ "queries": [] }',
+        "two",
     )
     told = window.post(search | {"model": "m"}, "query_generation" if named else "")
     assert told.mode == "side"
@@ -275,8 +311,17 @@ def test_a_search_is_asked_of_a_model_and_is_no_turn(
 
 def test_any_task_of_open_webui_is_no_turn_when_it_is_named(open_webui: Window) -> None:
     window = open_webui
-    for task in ("emoji_generation", "function_calling", "moa_response_generation", "autocomplete_generation", "brand_new"):
-        messages = [{"role": "system", "content": "Available Tools: []"}, {"role": "user", "content": f"Query: {task}"}]
+    for task in (
+        "emoji_generation",
+        "function_calling",
+        "moa_response_generation",
+        "autocomplete_generation",
+        "brand_new",
+    ):
+        messages = [
+            {"role": "system", "content": "Available Tools: []"},
+            {"role": "user", "content": f"Query: {task}"},
+        ]
         assert window.post(window.ui.body(messages) | {"model": "m"}, task).mode == "side"
     assert window.kept.said(window.user, window.chat) == []
     assert window.kept.session(window.user, window.chat).title is None
@@ -287,12 +332,17 @@ def test_any_task_of_open_webui_is_no_turn_when_it_is_named(open_webui: Window) 
 def test_a_lone_prompt_beside_a_conversation_is_no_turn(window: Window) -> None:
     """A prompt for titles of the operator's own, which nothing recognises."""
     window.say("one")
-    body = {"model": "m", "messages": [{"role": "user", "content": "Nenne mir einen Titel: one / one"}]}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Nenne mir einen Titel: one / one"}],
+    }
     assert window.post(body).mode == "side"
     window.agrees()
 
 
-def test_a_lone_prompt_beside_the_first_turn_is_no_turn(window: Window, upstream: ScriptedUpstream) -> None:
+def test_a_lone_prompt_beside_the_first_turn_is_no_turn(
+    window: Window, upstream: ScriptedUpstream
+) -> None:
     """The same while the first turn is under way, and answered after it."""
     held, slow = Gate(1), Gate()
     upstream.script(held, slow)
@@ -309,8 +359,14 @@ def test_a_lone_prompt_beside_the_first_turn_is_no_turn(window: Window, upstream
     window.agrees()
 
 
-def test_somebody_who_asks_for_a_title_gets_a_turn(window: Window, upstream: ScriptedUpstream) -> None:
-    for text in ("Suggest a title for the conversation below", "### Task: name ten tags", "Summarize this conversation"):
+def test_somebody_who_asks_for_a_title_gets_a_turn(
+    window: Window, upstream: ScriptedUpstream
+) -> None:
+    for text in (
+        "Suggest a title for the conversation below",
+        "### Task: name ten tags",
+        "Summarize this conversation",
+    ):
         window.say(text)
         assert sent_to(upstream) == prompt(window)[:-1]
     window.agrees()
@@ -318,7 +374,9 @@ def test_somebody_who_asks_for_a_title_gets_a_turn(window: Window, upstream: Scr
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_summary_that_the_ui_makes_is_no_turn(librechat: Window, upstream: ScriptedUpstream, again: bool) -> None:
+def test_a_summary_that_the_ui_makes_is_no_turn(
+    librechat: Window, upstream: ScriptedUpstream, again: bool
+) -> None:
     """LibreChat asks for it behind the messages that it stands for, and streams it."""
     window = librechat
     for text in ("one", "two", "three"):
@@ -334,7 +392,9 @@ def test_a_summary_that_the_ui_makes_is_no_turn(librechat: Window, upstream: Scr
     window.agrees()
 
 
-def test_two_users_of_one_ui_share_no_chat(window: Window, server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_two_users_of_one_ui_share_no_chat(
+    window: Window, server: Chattable, upstream: ScriptedUpstream
+) -> None:
     """Who guesses the id of another's chat begins one of their own."""
     window.say("the canary sings")
     other = Window(window.ui, server, f"{window.user}-2")

@@ -35,14 +35,20 @@ def clear(upstream: ScriptedUpstream) -> None:
     upstream.clear()
 
 
-def send(server: Chattable, user: str, *headers: bytes, **fields: Any) -> tuple[int, dict[str, str], Any]:
+def send(
+    server: Chattable, user: str, *headers: bytes, **fields: Any
+) -> tuple[int, dict[str, str], Any]:
     """One request with these header lines as they are."""
     said = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
     body = json.dumps(said).encode()
     first = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(user)}\r\n"
     first += f"connection: close\r\ncontent-length: {len(body)}\r\n"
-    with socket.create_connection(("127.0.0.1", int(server.base_url.rpartition(":")[2])), timeout=10) as line:
-        line.sendall(first.encode() + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body)
+    with socket.create_connection(
+        ("127.0.0.1", int(server.base_url.rpartition(":")[2])), timeout=10
+    ) as line:
+        line.sendall(
+            first.encode() + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
+        )
         seen = b""
         while block := line.recv(65536):
             seen += block
@@ -67,20 +73,29 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD.values(), ids=BAD.keys())
-def test_a_name_that_is_none_is_refused(server: Chattable, upstream: ScriptedUpstream, name: bytes) -> None:
+def test_a_name_that_is_none_is_refused(
+    server: Chattable, upstream: ScriptedUpstream, name: bytes
+) -> None:
     status, _, answer = send(server, "bad", b"x-session-id: " + name)
     assert status == 400
     assert answer["error"].keys() == {"message", "type", "param", "code"}
     if answer["error"]["code"] != "invalid_http":  # else the HTTP parser has refused it
-        assert (answer["error"]["param"], answer["error"]["code"]) == ("X-Session-Id", "invalid_value")
+        assert (answer["error"]["param"], answer["error"]["code"]) == (
+            "X-Session-Id",
+            "invalid_value",
+        )
         assert answer["error"]["message"].isprintable()
         assert len(answer["error"]["message"]) < 300
     assert upstream.requests == []
     assert Kept(server).sessions("bad") == []
 
 
-@pytest.mark.parametrize("name", ["a\x07b", "a\r\nx-evil: 1", "a\x00b", "x" * 513, "x" * 10_240, "\u2028", "a\ud83d"])
-def test_a_name_in_the_body_is_refused_for_the_same_reasons(server: Chattable, upstream: ScriptedUpstream, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["a\x07b", "a\r\nx-evil: 1", "a\x00b", "x" * 513, "x" * 10_240, "\u2028", "a\ud83d"]
+)
+def test_a_name_in_the_body_is_refused_for_the_same_reasons(
+    server: Chattable, upstream: ScriptedUpstream, name: str
+) -> None:
     for conversation in (name, {"id": name}):
         status, headers, answer = send(server, "body", conversation=conversation)
         assert status == 400
@@ -90,7 +105,12 @@ def test_a_name_in_the_body_is_refused_for_the_same_reasons(server: Chattable, u
     assert Kept(server).sessions("body") == []
 
 
-EMPTY = {"empty": b"", "spaces": b"   ", "placeholder": b"{{LIBRECHAT_BODY_CONVERSATIONID}}", "other": b"{{CHAT_ID}}"}
+EMPTY = {
+    "empty": b"",
+    "spaces": b"   ",
+    "placeholder": b"{{LIBRECHAT_BODY_CONVERSATIONID}}",
+    "other": b"{{CHAT_ID}}",
+}
 NOTHING = [
     "null", "NULL", "undefined", "None", "none", "nil", "NaN", "(null)", "<nil>", "n/a", '""', "[]",
     "{}", "{chat_id}", "${CHAT_ID}", "$CHAT_ID", "<chat_id>", "%CHAT_ID%", "[object Object]",
@@ -100,8 +120,12 @@ LEFT_OUT = {**EMPTY, **{name: name.encode() for name in NOTHING}}
 
 
 @pytest.mark.parametrize("name", LEFT_OUT.values(), ids=LEFT_OUT.keys())
-def test_a_name_that_a_client_left_out_is_no_session(server: Chattable, upstream: ScriptedUpstream, name: bytes) -> None:
-    status, headers, _ = send(server, "nobody", b"x-session-id: " + name, b"x-conversation-id: " + name)
+def test_a_name_that_a_client_left_out_is_no_session(
+    server: Chattable, upstream: ScriptedUpstream, name: bytes
+) -> None:
+    status, headers, _ = send(
+        server, "nobody", b"x-session-id: " + name, b"x-conversation-id: " + name
+    )
     assert (status, headers["x-session-mode"]) == (200, "off")
     assert "x-session-id" not in headers
 
@@ -148,7 +172,10 @@ def test_no_conversation_is_given_a_name_by_which_no_request_finds_it(
 
 
 def test_an_empty_header_lets_the_next_one_speak(server: Chattable) -> None:
-    for lines, wanted in (([b"x-session-id:", b"x-conversation-id: c"], "c"), ([b"x-conversation-id: {{X}}"], "b")):
+    for lines, wanted in (
+        ([b"x-session-id:", b"x-conversation-id: c"], "c"),
+        ([b"x-conversation-id: {{X}}"], "b"),
+    ):
         _, headers, _ = send(server, "next", *lines, conversation="b")
         assert Kept(server).session("next", wanted).id == headers["x-session-id"]
 
@@ -170,7 +197,9 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD.values(), ids=GOOD.keys())
-def test_any_printable_name_is_one(server: Chattable, upstream: ScriptedUpstream, name: bytes) -> None:
+def test_any_printable_name_is_one(
+    server: Chattable, upstream: ScriptedUpstream, name: bytes
+) -> None:
     status, headers, _ = send(server, "good", b"x-session-id: " + name)
     assert (status, headers["x-session-injected"]) == (200, "0")
     text = name.decode("latin-1" if name == GOOD["latin-1"] else "utf-8")
@@ -185,14 +214,23 @@ def test_names_are_compared_letter_by_letter(server: Chattable) -> None:
     assert len(set(sessions)) == len(names)
 
 
-def test_a_line_break_in_a_header_is_never_a_header(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_line_break_in_a_header_is_never_a_header(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     """What follows it is a header line of the request, or refused; it is in no answer and in no name."""
-    for bad in (b"x-session-id: a\r\n b", b"x-session-id: a\rb", b"x-session-id: a\nx-evil: 1", b"x-session-id: a\x00b"):
+    for bad in (
+        b"x-session-id: a\r\n b",
+        b"x-session-id: a\rb",
+        b"x-session-id: a\nx-evil: 1",
+        b"x-session-id: a\x00b",
+    ):
         status, headers, _ = send(server, "breaks", bad)
         assert status in (200, 400), bad
         assert "x-evil" not in headers
         assert all(name.isascii() for name in headers)
-    assert all(session.alias.isprintable() for session in Kept(server).sessions("breaks") if session.alias)
+    assert all(
+        session.alias.isprintable() for session in Kept(server).sessions("breaks") if session.alias
+    )
     assert not any("evil" in name for request in upstream.requests for name in request.headers)
 
 
@@ -205,14 +243,26 @@ def test_a_header_that_says_two_things_is_refused(server: Chattable) -> None:
 
 
 def test_no_name_reaches_the_upstream(server: Chattable, upstream: ScriptedUpstream) -> None:
-    send(server, "leak", b"x-session-id: canary", b"x-conversation-id: canary", b"x-task: canary", conversation="canary")
+    send(
+        server,
+        "leak",
+        b"x-session-id: canary",
+        b"x-conversation-id: canary",
+        b"x-task: canary",
+        conversation="canary",
+    )
     request = upstream.requests[-1]
     assert "canary" not in json.dumps(request.headers)
     assert b"canary" not in request.body
 
 
 def test_a_mode_and_a_task_are_words(server: Chattable, upstream: ScriptedUpstream) -> None:
-    sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("words"), max_retries=0, timeout=20)
+    sdk = OpenAI(
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key("words"),
+        max_retries=0,
+        timeout=20,
+    )
     assert talk(sdk, "one", "s", mode="APPEND").mode == "appended"
     assert talk(sdk, "two", "s", mode="{{MODE}}", task="{{TASK}}").mode == "appended"
     with pytest.raises(BadRequestError):

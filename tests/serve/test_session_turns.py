@@ -35,14 +35,18 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module")
 def server(upstream: ScriptedUpstream) -> Iterator[Chattable]:
     """Where an answer is drained when its client leaves, as by default."""
-    with chattable(CONFIG.format(url=upstream.url, policy="drain", wait="10s", partial="true")) as running:
+    with chattable(
+        CONFIG.format(url=upstream.url, policy="drain", wait="10s", partial="true")
+    ) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def hasty(upstream: ScriptedUpstream) -> Iterator[Chattable]:
     """Where an answer ends when its client leaves, and nobody waits."""
-    with chattable(CONFIG.format(url=upstream.url, policy="cancel", wait="0.2s", partial="true")) as running:
+    with chattable(
+        CONFIG.format(url=upstream.url, policy="cancel", wait="0.2s", partial="true")
+    ) as running:
         yield running
 
 
@@ -62,7 +66,10 @@ def clear(upstream: ScriptedUpstream) -> None:
 
 def client(server: Chattable, name: str, retries: int = 0, **options: Any) -> OpenAI:
     return OpenAI(
-        base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=retries, **({"timeout": 20} | options)
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key(name),
+        max_retries=retries,
+        **({"timeout": 20} | options),
     )
 
 
@@ -78,7 +85,9 @@ def leave(
 ) -> None:
     """Asks for a stream and hangs up in its middle."""
     upstream.script(gate)
-    body = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
+    body = json.dumps(
+        {"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}
+    ).encode()
     lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(name)}\r\n"
     lines += f"x-session-id: {session}\r\nx-session-mode: {mode}\r\nidempotency-key: {key}\r\n"
     lines += f"content-length: {len(body)}\r\n\r\n"
@@ -91,7 +100,9 @@ def leave(
 
 
 def rows(server: Chattable, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(server.directory / "chattable.db", timeout=10, isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(server.directory / "chattable.db", timeout=10, isolation_level=None)
+    ) as connection:
         return connection.execute(sql).fetchall()
 
 
@@ -103,11 +114,17 @@ change = rows
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("how", ["refused", "reset", "dies"])
-def test_a_turn_that_fails_leaves_nothing(server: Chattable, upstream: ScriptedUpstream, how: str, stream: bool) -> None:
+def test_a_turn_that_fails_leaves_nothing(
+    server: Chattable, upstream: ScriptedUpstream, how: str, stream: bool
+) -> None:
     name = f"fails-{how}-{stream}"
     sdk, kept = client(server, name), Kept(server)
     talk(sdk, "one", "s")
-    half = Sse(chat_chunks({"messages": [{"role": "user", "content": "t w o"}]})[:3], done=False, end="reset")
+    half = Sse(
+        chat_chunks({"messages": [{"role": "user", "content": "t w o"}]})[:3],
+        done=False,
+        end="reset",
+    )
     upstream.script({"refused": error(500, "boom"), "reset": Reset(), "dies": half}[how])
     with pytest.raises(APIError):
         talk(sdk, "two", "s", stream=stream)
@@ -117,7 +134,9 @@ def test_a_turn_that_fails_leaves_nothing(server: Chattable, upstream: ScriptedU
     assert asked(upstream) == ["u:one", "a:one", "u:three"]
 
 
-def test_a_first_turn_that_fails_leaves_an_empty_session(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_first_turn_that_fails_leaves_an_empty_session(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept = client(server, "first"), Kept(server)
     upstream.script(error(500, "boom"))
     with pytest.raises(APIError):
@@ -131,30 +150,45 @@ def test_a_first_turn_that_fails_leaves_an_empty_session(server: Chattable, upst
 # --- clients that leave ----------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_leaves_finds_its_whole_answer_later(server: Chattable, upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_a_client_that_leaves_finds_its_whole_answer_later(
+    server: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
     kept = Kept(server)
     leave(server, "lea", "one two three", "s", upstream, gate)
     assert kept.said("lea", "s") == []
     gate.release()
-    until(lambda: kept.said("lea", "s") == ["u:one two three", "a:one two three"], "the drained turn is kept")
+    until(
+        lambda: kept.said("lea", "s") == ["u:one two three", "a:one two three"],
+        "the drained turn is kept",
+    )
     assert not any(item.incomplete for item in kept.path("lea", "s"))
 
 
-def test_with_cancel_the_words_so_far_are_kept_and_marked(hasty: Chattable, upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_with_cancel_the_words_so_far_are_kept_and_marked(
+    hasty: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
     kept = Kept(hasty)
     leave(hasty, "cal", "one two three", "s", upstream, gate)
-    until(lambda: kept.said("cal", "s") == ["u:one two three", "a:one two"], "what was said is kept")
+    until(
+        lambda: kept.said("cal", "s") == ["u:one two three", "a:one two"], "what was said is kept"
+    )
     assert [item.incomplete for item in kept.path("cal", "s")] == [False, True]
     upstream.wait(lambda: upstream.aborted == 1)
     talk(client(hasty, "cal"), "go on", "s")
     assert asked(upstream) == ["u:one two three", "a:one two", "u:go on"]
 
 
-def test_a_client_that_left_may_ask_again_for_the_whole_answer(hasty: Chattable, upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_a_client_that_left_may_ask_again_for_the_whole_answer(
+    hasty: Chattable, upstream: ScriptedUpstream, gate: Gate
+) -> None:
     kept = Kept(hasty)
     leave(hasty, "ann", "one two three", "s", upstream, gate)
-    until(lambda: kept.said("ann", "s") == ["u:one two three", "a:one two"], "what was said is kept")
-    told = talk(client(hasty, "ann"), "one two three", "s", headers={"x-stainless-retry-count": "1"})
+    until(
+        lambda: kept.said("ann", "s") == ["u:one two three", "a:one two"], "what was said is kept"
+    )
+    told = talk(
+        client(hasty, "ann"), "one two three", "s", headers={"x-stainless-retry-count": "1"}
+    )
     assert told.text == "one two three"
     assert asked(upstream) == ["u:one two three"]
     assert kept.said("ann", "s") == ["u:one two three", "a:one two three"]
@@ -166,18 +200,28 @@ def test_an_idempotency_key_of_a_client_that_left_is_good_for_the_whole_answer(
     kept = Kept(hasty)
     leave(hasty, "kay", "one two three", "s", upstream, gate, key="k")
     until(lambda: len(kept.said("kay", "s")) == 2, "what was said is kept")
-    body = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "stream": True}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "one two three"}],
+        "stream": True,
+    }
     told = httpx.post(
         f"{hasty.base_url}/v1/chat/completions",
         json=body,
-        headers={"authorization": f"Bearer {hasty.user_key('kay')}", "x-session-id": "s", "idempotency-key": "k"},
+        headers={
+            "authorization": f"Bearer {hasty.user_key('kay')}",
+            "x-session-id": "s",
+            "idempotency-key": "k",
+        },
     )
     assert told.text.endswith("data: [DONE]\n\n")
     assert kept.said("kay", "s")[-2:] == ["u:one two three", "a:one two three"]
 
 
 def test_words_so_far_need_not_be_kept(upstream: ScriptedUpstream, gate: Gate) -> None:
-    with chattable(CONFIG.format(url=upstream.url, policy="cancel", wait="5s", partial="false")) as server:
+    with chattable(
+        CONFIG.format(url=upstream.url, policy="cancel", wait="5s", partial="false")
+    ) as server:
         leave(server, "ned", "one two three", "s", upstream, gate)
         upstream.wait(lambda: upstream.aborted == 1)
         talk(client(server, "ned"), "again", "s")
@@ -185,13 +229,20 @@ def test_words_so_far_need_not_be_kept(upstream: ScriptedUpstream, gate: Gate) -
         assert Kept(server).said("ned", "s") == ["u:again", "a:again"]
 
 
-def test_the_words_so_far_of_a_turn_that_gave_its_connection_to_somebody_are_kept(upstream: ScriptedUpstream, gate: Gate) -> None:
+def test_the_words_so_far_of_a_turn_that_gave_its_connection_to_somebody_are_kept(
+    upstream: ScriptedUpstream, gate: Gate
+) -> None:
     config = CONFIG.replace("retries: 0", "retries: 0, max_connections: 1")
-    with chattable(config.format(url=upstream.url, policy="drain", wait="5s", partial="true")) as server:
+    with chattable(
+        config.format(url=upstream.url, policy="drain", wait="5s", partial="true")
+    ) as server:
         kept = Kept(server)
         leave(server, "wes", "one two three", "s", upstream, gate)
         assert talk(client(server, "wim"), "hi").text == "hi"
-        until(lambda: kept.said("wes", "s") == ["u:one two three", "a:one two"], "what was said is kept")
+        until(
+            lambda: kept.said("wes", "s") == ["u:one two three", "a:one two"],
+            "what was said is kept",
+        )
         assert [item.incomplete for item in kept.path("wes", "s")] == [False, True]
 
 
@@ -336,7 +387,10 @@ def test_who_asks_again_behind_another_question_gets_the_whole_answer_in_its_pla
     talk(sdk, "three", "s", headers=RETRY)
     used = sdk.get("/conversations/s/usage", cast_to=httpx.Response).json()["total_tokens"]
     told = talk(sdk, "one two three", "s", headers=RETRY, stream=stream)
-    assert (told.text, asked(upstream)) == ("one two three", ["u:before", "a:before", "u:one two three"])
+    assert (told.text, asked(upstream)) == (
+        "one two three",
+        ["u:before", "a:before", "u:one two three"],
+    )
     whole = ["u:one two three", "a:one two three", "u:two", "a:two", "u:three", "a:three"]
     assert kept.said(name, "s") == ["u:before", "a:before", *whole]
     assert not any(item.incomplete for item in kept.path(name, "s"))
@@ -367,7 +421,9 @@ def test_who_asks_the_same_after_a_part_of_its_answer_gets_the_whole_in_its_plac
 ) -> None:
     kept = Kept(hasty)
     leave(hasty, "isa", "one two three", "s", upstream, gate)
-    until(lambda: kept.said("isa", "s") == ["u:one two three", "a:one two"], "what was said is kept")
+    until(
+        lambda: kept.said("isa", "s") == ["u:one two three", "a:one two"], "what was said is kept"
+    )
     upstream.script(error(400, "no"))
     sdk = client(hasty, "isa")
     with pytest.raises(APIError):
@@ -400,13 +456,17 @@ def test_a_retry_after_a_timeout_is_answered_from_the_turn_that_went_on(
     before = len(upstream.requests)
     told = talk(sdk, "two", "s", headers={"x-stainless-retry-count": "2"})
     assert (told.text, told.message["role"]) == ("two", "assistant")
-    assert talk(sdk, "two", "s", stream=True, headers={"x-stainless-retry-count": "3"}).text == "two"
+    assert (
+        talk(sdk, "two", "s", stream=True, headers={"x-stainless-retry-count": "3"}).text == "two"
+    )
     assert len(upstream.requests) == before == 2
     assert kept.said("tim", "s") == ["u:one", "a:one", "u:two", "a:two"]
     assert len(kept.all("tim", "s")) == 4
 
 
-def test_a_retry_that_waits_gets_the_answer_of_the_first_try(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_retry_that_waits_gets_the_answer_of_the_first_try(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept, held = client(server, "wes"), Kept(server), Gate()
     upstream.script(held)
     with ThreadPoolExecutor(2) as pool:
@@ -420,7 +480,9 @@ def test_a_retry_that_waits_gets_the_answer_of_the_first_try(server: Chattable, 
     assert kept.said("wes", "s") == ["u:one", "a:one"]
 
 
-def test_an_answer_of_long_ago_is_not_what_a_retry_waits_for(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_an_answer_of_long_ago_is_not_what_a_retry_waits_for(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     """Another process may have failed to give the one that it waits for."""
     sdk, kept = client(server, "old"), Kept(server)
     talk(sdk, "more", "s")
@@ -430,7 +492,9 @@ def test_an_answer_of_long_ago_is_not_what_a_retry_waits_for(server: Chattable, 
     assert kept.said("old", "s") == ["u:more", "a:more"] * 2
 
 
-def test_a_retry_finds_its_answer_behind_another_writers_turn(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_retry_finds_its_answer_behind_another_writers_turn(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept = client(server, "two"), Kept(server)
     talk(sdk, "mine", "s")
     talk(sdk, "another's", "s")
@@ -438,16 +502,25 @@ def test_a_retry_finds_its_answer_behind_another_writers_turn(server: Chattable,
     assert kept.said("two", "s") == ["u:mine", "a:mine", "u:another's", "a:another's"]
 
 
-def test_a_stored_tool_call_is_told_again_as_it_was(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_stored_tool_call_is_told_again_as_it_was(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(server, "tom")
-    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+        }
+    ]
     first = talk(sdk, "call weather", "s", tools=tools)
     again = talk(sdk, "call weather", "s", tools=tools, headers={"x-stainless-retry-count": "1"})
     assert again.message == first.message
     assert len(upstream.requests) == 1
 
 
-def test_the_same_words_again_are_another_turn(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_the_same_words_again_are_another_turn(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept = client(server, "rob"), Kept(server)
     for _ in range(2):
         talk(sdk, "more", "s")
@@ -468,7 +541,9 @@ def test_the_same_words_again_are_another_turn_also_where_the_sdk_had_to_try_twi
 
 
 @pytest.mark.parametrize("mode", ["append", "mirror"])
-def test_an_idempotency_key_makes_one_turn_of_all_repeats(server: Chattable, upstream: ScriptedUpstream, mode: str) -> None:
+def test_an_idempotency_key_makes_one_turn_of_all_repeats(
+    server: Chattable, upstream: ScriptedUpstream, mode: str
+) -> None:
     name = f"ida-{mode}"
     sdk, kept = client(server, name), Kept(server)
     told = [talk(sdk, "one", "s", mode=mode, headers={"idempotency-key": "k1"}) for _ in range(3)]
@@ -511,7 +586,9 @@ def test_an_idempotency_key_that_was_not_filled_in_is_none(
 # --- turns at once ---------------------------------------------------------------------------------------------------
 
 
-def test_the_second_of_two_waits_and_knows_the_first(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_the_second_of_two_waits_and_knows_the_first(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, kept, held = client(server, "una"), Kept(server), Gate()
     upstream.script(held)
     with ThreadPoolExecutor(2) as pool:
@@ -526,7 +603,9 @@ def test_the_second_of_two_waits_and_knows_the_first(server: Chattable, upstream
     assert kept.said("una", "s") == ["u:one", "a:one", "u:two", "a:two"]
 
 
-def test_a_turn_that_takes_long_keeps_its_session(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_turn_that_takes_long_keeps_its_session(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     """Its lease is renewed before it ends."""
     sdk, held = client(server, "len"), Gate()
     upstream.script(held)
@@ -535,7 +614,13 @@ def test_a_turn_that_takes_long_keeps_its_session(server: Chattable, upstream: S
         held.wait()
         change(server, "UPDATE sessions SET locked_until = locked_until - 14 WHERE locked_by <> ''")
         until(
-            lambda: rows(server, "SELECT MAX(locked_until) - unixepoch() FROM sessions WHERE locked_by <> ''")[0][0] > 9,
+            lambda: (
+                rows(
+                    server,
+                    "SELECT MAX(locked_until) - unixepoch() FROM sessions WHERE locked_by <> ''",
+                )[0][0]
+                > 9
+            ),
             "renewed",
         )
         held.release()
@@ -543,7 +628,9 @@ def test_a_turn_that_takes_long_keeps_its_session(server: Chattable, upstream: S
     assert rows(server, "SELECT COUNT(*) FROM sessions WHERE locked_by <> ''") == [(0,)]
 
 
-def test_who_cannot_wait_is_told_to_come_again(hasty: Chattable, upstream: ScriptedUpstream) -> None:
+def test_who_cannot_wait_is_told_to_come_again(
+    hasty: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk, held = client(hasty, "bob"), Gate()
     upstream.script(held)
     with ThreadPoolExecutor(1) as pool:
@@ -563,7 +650,9 @@ def test_who_cannot_wait_is_told_to_come_again(hasty: Chattable, upstream: Scrip
     assert talk(client(hasty, "bob"), "two", "s").injected == 2
 
 
-def test_a_default_sdk_gets_through_a_busy_session(hasty: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_default_sdk_gets_through_a_busy_session(
+    hasty: Chattable, upstream: ScriptedUpstream
+) -> None:
     """It is told to try again, and does."""
     sdk, held = client(hasty, "pat", retries=3), Gate()
     upstream.script(held)
@@ -571,7 +660,9 @@ def test_a_default_sdk_gets_through_a_busy_session(hasty: Chattable, upstream: S
         first = pool.submit(talk, sdk, "one", "s")
         held.wait()
         second = pool.submit(talk, sdk, "two", "s")
-        until(lambda: hasty.log().count("409") > 0 or second.done(), "the second is refused once", 10)
+        until(
+            lambda: hasty.log().count("409") > 0 or second.done(), "the second is refused once", 10
+        )
         held.release()
         first.result()
         second.result()
@@ -592,7 +683,9 @@ def test_mirror_never_waits(hasty: Chattable, upstream: ScriptedUpstream) -> Non
     assert len(kept.all("mia", "s")) == 4
 
 
-def test_a_turn_that_is_refused_before_it_is_asked_frees_the_session(hasty: Chattable, upstream: ScriptedUpstream) -> None:
+def test_a_turn_that_is_refused_before_it_is_asked_frees_the_session(
+    hasty: Chattable, upstream: ScriptedUpstream
+) -> None:
     sdk = client(hasty, "ron")
     for _ in range(3):
         with pytest.raises(BadRequestError):

@@ -40,7 +40,10 @@ agents:
 sessions: {{window: {{messages: 6}}}}
 """
 
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,9 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chattable]:
+def server(
+    upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chattable]:
     folder = tmp_path_factory.mktemp("agents")
     (folder / "session_agents.py").write_text(AGENTS)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
@@ -72,7 +77,9 @@ def name(request: pytest.FixtureRequest, upstream: ScriptedUpstream) -> str:
 
 @pytest.fixture
 def sdk(server: Chattable, name: str) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=0, timeout=20)
+    return OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key(name), max_retries=0, timeout=20
+    )
 
 
 # --- who keeps the history -------------------------------------------------------------------------------------------
@@ -82,34 +89,60 @@ def sdk(server: Chattable, name: str) -> OpenAI:
 def test_turn_2_knows_turn_1_with_only_the_new_message_sent(
     sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str, stream: bool
 ) -> None:
-    one, two, three = (talk(sdk, text, "s", stream=stream) for text in ("my name is Ada", "what is it", "thanks"))
-    assert asked(upstream) == ["u:my name is Ada", "a:my name is Ada", "u:what is it", "a:what is it", "u:thanks"]
+    one, two, three = (
+        talk(sdk, text, "s", stream=stream) for text in ("my name is Ada", "what is it", "thanks")
+    )
+    assert asked(upstream) == [
+        "u:my name is Ada",
+        "a:my name is Ada",
+        "u:what is it",
+        "a:what is it",
+        "u:thanks",
+    ]
     assert asked(upstream) == [*kept.said(name, "s")[:-2], "u:thanks"]
     assert kept.said(name, "s")[-1] == "a:thanks"
     assert {told.session for told in (one, two, three)} == {kept.session(name, "s").id}
-    assert [(told.mode, told.injected) for told in (one, two, three)] == [("appended", 0), ("appended", 2), ("appended", 4)]
+    assert [(told.mode, told.injected) for told in (one, two, three)] == [
+        ("appended", 0),
+        ("appended", 2),
+        ("appended", 4),
+    ]
     assert "conversation" not in upstream.requests[-1].json
     assert not [header for header in upstream.requests[-1].headers if "session" in header]
 
 
-def test_append_takes_every_message_as_new(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_append_takes_every_message_as_new(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     talk(sdk, "one", "s", mode="append")
-    history = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "one"}, {"role": "user", "content": "two"}]
+    history = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "two"},
+    ]
     assert talk(sdk, history, "s", mode="append").injected == 2
     assert asked(upstream) == ["u:one", "a:one", "u:one", "a:one", "u:two"]
     assert len(kept.said(name, "s")) == 6
 
 
-def test_append_takes_a_prompt_for_a_title_as_what_it_is(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_append_takes_a_prompt_for_a_title_as_what_it_is(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     told = talk(sdk, "Suggest a title for this conversation:\nUser: hi", "s", mode="append")
     assert told.mode == "appended"
     assert len(upstream.requests) == 1
     assert len(kept.said(name, "s")) == 2
 
 
-def test_mirror_sends_the_body_and_nothing_else(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_mirror_sends_the_body_and_nothing_else(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     talk(sdk, "one", "s", mode="mirror")
-    history = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "one"}, {"role": "user", "content": "two"}]
+    history = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "two"},
+    ]
     told = talk(sdk, history, "s", mode="mirror")
     assert (told.mode, told.injected) == ("mirrored", 0)
     assert upstream.requests[-1].json["messages"] == history
@@ -117,14 +150,24 @@ def test_mirror_sends_the_body_and_nothing_else(sdk: OpenAI, upstream: ScriptedU
     assert len(kept.all(name, "s")) == 4
 
 
-def test_auto_sees_who_keeps_the_history(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_auto_sees_who_keeps_the_history(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     talk(sdk, "one", "s")
-    history = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "one"}, {"role": "user", "content": "two"}]
+    history = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "two"},
+    ]
     assert talk(sdk, history, "s").mode == "mirrored"
     assert asked(upstream) == ["u:one", "a:one", "u:two"]
     assert talk(sdk, "three", "s").mode == "appended"
     assert asked(upstream) == ["u:one", "a:one", "u:two", "a:two", "u:three"]
-    edited = [{"role": "user", "content": "uno"}, {"role": "assistant", "content": "uno"}, {"role": "user", "content": "dos"}]
+    edited = [
+        {"role": "user", "content": "uno"},
+        {"role": "assistant", "content": "uno"},
+        {"role": "user", "content": "dos"},
+    ]
     assert talk(sdk, edited, "s").mode == "branched"
     assert asked(upstream) == ["u:uno", "a:uno", "u:dos"]
     assert kept.said(name, "s") == ["u:uno", "a:uno", "u:dos", "a:dos"]
@@ -173,7 +216,9 @@ def test_new_messages_that_only_resemble_the_old_ones_are_new(
     assert kept.said(name, "s")[6:] == [*(f"u:{text}" for text in said), f"a:{said[-1]}"]
 
 
-def test_off_keeps_and_knows_nothing(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_off_keeps_and_knows_nothing(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     talk(sdk, "one", "s")
     told = talk(sdk, "two", "s", mode="off")
     assert (told.mode, told.session) == ("off", None)
@@ -194,12 +239,15 @@ def test_a_mode_that_is_none_is_refused(sdk: OpenAI, upstream: ScriptedUpstream)
 # --- how a session is named ------------------------------------------------------------------------------------------
 
 
-def test_the_body_names_it_too_and_the_header_comes_first(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_the_body_names_it_too_and_the_header_comes_first(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     talk(sdk, "one", conversation="s")
     talk(sdk, "two", conversation={"id": "s"})
     assert asked(upstream) == ["u:one", "a:one", "u:two"]
     assert (
-        upstream.requests[-1].json.keys() == {"model", "messages", "stream"} or "conversation" not in upstream.requests[-1].json
+        upstream.requests[-1].json.keys() == {"model", "messages", "stream"}
+        or "conversation" not in upstream.requests[-1].json
     )
     talk(sdk, "three", "other", conversation="s")
     assert asked(upstream) == ["u:three"]
@@ -210,7 +258,9 @@ def test_the_body_names_it_too_and_the_header_comes_first(sdk: OpenAI, upstream:
 
 
 @pytest.mark.parametrize("conversation", [7, ["s"], {"name": "s"}, {"id": None}, {"id": 7}, True])
-def test_a_conversation_that_is_no_name_is_refused(sdk: OpenAI, upstream: ScriptedUpstream, conversation: Any) -> None:
+def test_a_conversation_that_is_no_name_is_refused(
+    sdk: OpenAI, upstream: ScriptedUpstream, conversation: Any
+) -> None:
     with pytest.raises(BadRequestError) as refused:
         talk(sdk, "one", conversation=conversation)
     assert refused.value.param == "conversation"
@@ -223,7 +273,9 @@ def test_headers_are_read_in_the_order_of_the_config(sdk: OpenAI, kept: Kept, na
     assert {session.alias for session in kept.sessions(name)} == {"a", "c"}
 
 
-def test_new_asks_for_a_fresh_session_each_time(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_new_asks_for_a_fresh_session_each_time(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     one, two = talk(sdk, "one", "new"), talk(sdk, "two", conversation="new")
     assert one.session != two.session
     talk(sdk, "three", one.session)
@@ -231,7 +283,9 @@ def test_new_asks_for_a_fresh_session_each_time(sdk: OpenAI, upstream: ScriptedU
     assert [session.alias for session in kept.sessions(name)] == [None, None]
 
 
-def test_an_alias_and_the_id_are_the_same_session(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_an_alias_and_the_id_are_the_same_session(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     told = talk(sdk, "one", conversation="müsli 🥣")
     talk(sdk, "two", told.session)
     talk(sdk, "three", conversation="müsli 🥣")
@@ -243,7 +297,9 @@ def test_another_users_session_is_simply_another(
     server: Chattable, sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
 ) -> None:
     theirs = talk(sdk, "the canary sings", "shared")
-    eve = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("eve"), max_retries=0, timeout=20)
+    eve = OpenAI(
+        base_url=f"{server.base_url}/v1", api_key=server.user_key("eve"), max_retries=0, timeout=20
+    )
     for guess in ("shared", theirs.session, "conv_nobody-has-this"):
         told = talk(eve, "what was said", guess)
         assert asked(upstream) == ["u:what was said"]
@@ -253,8 +309,15 @@ def test_another_users_session_is_simply_another(
     assert kept.said(name, "shared") == ["u:the canary sings", "a:the canary sings"]
 
 
-def test_one_key_that_asks_for_two_users_has_two_sessions(server: Chattable, upstream: ScriptedUpstream, name: str) -> None:
-    ui = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key(name, trusted=True), max_retries=0, timeout=20)
+def test_one_key_that_asks_for_two_users_has_two_sessions(
+    server: Chattable, upstream: ScriptedUpstream, name: str
+) -> None:
+    ui = OpenAI(
+        base_url=f"{server.base_url}/v1",
+        api_key=server.user_key(name, trusted=True),
+        max_retries=0,
+        timeout=20,
+    )
     for user in ("uma", "umberto"):
         talk(ui, f"I am {user}", "s", headers={"X-User-Id": user})
         assert asked(upstream) == [f"u:I am {user}"]
@@ -265,7 +328,12 @@ def test_one_key_that_asks_for_two_users_has_two_sessions(server: Chattable, ups
 def test_unknown_sessions_may_be_refused(upstream: ScriptedUpstream) -> None:
     config = CONFIG.format(url=upstream.url).partition("agents:")[0] + "sessions: {unknown: reject}"
     with chattable(config) as server:
-        sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=server.user_key("rita"), max_retries=0, timeout=20)
+        sdk = OpenAI(
+            base_url=f"{server.base_url}/v1",
+            api_key=server.user_key("rita"),
+            max_retries=0,
+            timeout=20,
+        )
         upstream.clear()
         with pytest.raises(NotFoundError) as refused:
             talk(sdk, "one", "typo")
@@ -281,11 +349,15 @@ def test_unknown_sessions_may_be_refused(upstream: ScriptedUpstream) -> None:
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
-def test_a_system_message_of_the_request_stands_in_the_place_of_the_stored_one(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_a_system_message_of_the_request_stands_in_the_place_of_the_stored_one(
+    sdk: OpenAI, upstream: ScriptedUpstream
+) -> None:
     talk(sdk, [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}], "s")
     talk(sdk, "two", "s")
     assert asked(upstream) == ["s:be brief", "u:one", "a:one", "u:two"]
-    talk(sdk, [{"role": "developer", "content": "rhyme"}, {"role": "user", "content": "three"}], "s")
+    talk(
+        sdk, [{"role": "developer", "content": "rhyme"}, {"role": "user", "content": "three"}], "s"
+    )
     assert asked(upstream)[0] == "d:rhyme"
     assert not any("brief" in line for line in asked(upstream))
     talk(sdk, "four", "s")
@@ -293,7 +365,9 @@ def test_a_system_message_of_the_request_stands_in_the_place_of_the_stored_one(s
     assert len(asked(upstream)) == 1 + 6 + 1
 
 
-def test_the_window_is_the_newest_messages_and_the_system_message(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_the_window_is_the_newest_messages_and_the_system_message(
+    sdk: OpenAI, upstream: ScriptedUpstream
+) -> None:
     talk(sdk, [{"role": "system", "content": "be brief"}, {"role": "user", "content": "0"}], "s")
     for i in range(1, 8):
         told = talk(sdk, str(i), "s")
@@ -306,20 +380,30 @@ def test_the_window_leaves_room_for_the_answer(sdk: OpenAI, upstream: ScriptedUp
     for i in range(4):
         talk(sdk, f"{i} " + "x" * 58, "s", max_tokens=20)
     assert talk(sdk, "y" * 60, "s", model="small", max_tokens=20).injected == 2
-    assert [line[2] for line in asked(upstream)] == ["3", "3", "y"]  # the answer to 2 would fit, without its question
+    # the answer to 2 would fit, without its question
+    assert [line[2] for line in asked(upstream)] == ["3", "3", "y"]
     assert talk(sdk, "z" * 60, "s", model="small", max_tokens=60).injected == 0
 
 
-def test_the_window_leaves_room_for_the_stored_system_message(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_the_window_leaves_room_for_the_stored_system_message(
+    sdk: OpenAI, upstream: ScriptedUpstream
+) -> None:
     """It is estimated at 34 tokens, so of the 57 that are left no two questions fit beside it."""
-    talk(sdk, [{"role": "system", "content": "w" * 120}, {"role": "user", "content": "0 " + "x" * 26}], "s", max_tokens=20)
+    talk(
+        sdk,
+        [{"role": "system", "content": "w" * 120}, {"role": "user", "content": "0 " + "x" * 26}],
+        "s",
+        max_tokens=20,
+    )
     for i in range(1, 4):
         talk(sdk, f"{i} " + "x" * 26, "s", max_tokens=20)
     talk(sdk, "y" * 60, "s", model="small", max_tokens=20)
     assert [line[:3] for line in asked(upstream)] == ["s:w", "u:3", "a:3", "u:y"]
 
 
-def test_tool_calls_go_on_in_the_next_turn(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_tool_calls_go_on_in_the_next_turn(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     said = talk(sdk, "call weather", "s", tools=[WEATHER]).message
     (call,) = said["tool_calls"]
     answer = {"role": "tool", "tool_call_id": call["id"], "content": "it rains"}
@@ -330,7 +414,14 @@ def test_tool_calls_go_on_in_the_next_turn(sdk: OpenAI, upstream: ScriptedUpstre
     assert told.mode == "appended"
     talk(sdk, "and now", "s")
     assert asked(upstream)[:4] == ["u:call weather", "a:", "t:it rains", "a:it rains"]
-    assert [item.message.role for item in kept.path(name, "s")] == ["user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert [item.message.role for item in kept.path(name, "s")] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+        "assistant",
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -346,10 +437,17 @@ def test_an_answer_to_a_call_that_nobody_made_is_refused(
     assert kept.said(name, "s") == ["u:one", "a:one"]
 
 
-def test_a_window_never_parts_a_call_from_its_answer(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_a_window_never_parts_a_call_from_its_answer(
+    sdk: OpenAI, upstream: ScriptedUpstream
+) -> None:
     for i in range(6):
         (call,) = talk(sdk, "call weather", "s", tools=[WEATHER]).message["tool_calls"]
-        talk(sdk, [{"role": "tool", "tool_call_id": call["id"], "content": f"rain {i}"}], "s", tools=[WEATHER])
+        talk(
+            sdk,
+            [{"role": "tool", "tool_call_id": call["id"], "content": f"rain {i}"}],
+            "s",
+            tools=[WEATHER],
+        )
         sent = upstream.requests[-1].json["messages"]
         open_calls: set[str] = set()
         for message in sent:
@@ -359,14 +457,20 @@ def test_a_window_never_parts_a_call_from_its_answer(sdk: OpenAI, upstream: Scri
         assert sent[-1]["tool_call_id"] == call["id"]
 
 
-def test_a_call_that_nobody_answers_is_left_out_when_the_talk_goes_on(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
+def test_a_call_that_nobody_answers_is_left_out_when_the_talk_goes_on(
+    sdk: OpenAI, upstream: ScriptedUpstream
+) -> None:
     talk(sdk, "call weather", "s", tools=[WEATHER])
     talk(sdk, "never mind", "s", tools=[WEATHER])
     assert asked(upstream) == ["u:call weather", "u:never mind"]
 
 
-@pytest.mark.parametrize("text", ["nul \x00 here", "half \ud83d of it", "\U0001f9d1\u200d\U0001f680 👩🏽", "x" * 200_000])
-def test_any_text_is_kept_as_it_is(server: Chattable, upstream: ScriptedUpstream, kept: Kept, name: str, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["nul \x00 here", "half \ud83d of it", "\U0001f9d1\u200d\U0001f680 👩🏽", "x" * 200_000]
+)
+def test_any_text_is_kept_as_it_is(
+    server: Chattable, upstream: ScriptedUpstream, kept: Kept, name: str, text: str
+) -> None:
     import httpx
 
     key = server.user_key(name)
@@ -375,10 +479,15 @@ def test_any_text_is_kept_as_it_is(server: Chattable, upstream: ScriptedUpstream
         told = httpx.post(
             f"{server.base_url}/v1/chat/completions",
             content=json.dumps(said).encode(),
-            headers={"authorization": f"Bearer {key}", "x-session-id": "s", "content-type": "application/json"},
+            headers={
+                "authorization": f"Bearer {key}",
+                "x-session-id": "s",
+                "content-type": "application/json",
+            },
             timeout=20,
         )
-        if "\ud83d" in text and said is body and told.status_code == 400:  # no JSON text has one: the body is refused as it is
+        # no JSON text has one: the body is refused as it is
+        if "\ud83d" in text and said is body and told.status_code == 400:
             assert told.json()["error"]["param"] is None
             assert upstream.requests == []
             return
@@ -387,15 +496,27 @@ def test_any_text_is_kept_as_it_is(server: Chattable, upstream: ScriptedUpstream
     assert kept.path(name, "s")[0].message.text == text
 
 
-def test_parts_and_unknown_fields_of_messages_come_back_as_they_were(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
-    first = {"role": "user", "content": [{"type": "text", "text": "look"}, picture], "name": "ada", "x_mark": {"deep": [1]}}
+def test_parts_and_unknown_fields_of_messages_come_back_as_they_were(
+    sdk: OpenAI, upstream: ScriptedUpstream
+) -> None:
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"},
+    }
+    first = {
+        "role": "user",
+        "content": [{"type": "text", "text": "look"}, picture],
+        "name": "ada",
+        "x_mark": {"deep": [1]},
+    }
     talk(sdk, [first], "s")
     talk(sdk, "two", "s")
     assert upstream.requests[-1].json["messages"][0] == first
 
 
-def test_reasoning_is_kept_and_extra_choices_are_not(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_reasoning_is_kept_and_extra_choices_are_not(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     thought = chat_completion({"messages": [{"role": "user", "content": "42"}]})
     thought["choices"][0]["message"]["reasoning_content"] = "six times seven"
     upstream.script(Plain(200, thought))
@@ -411,7 +532,9 @@ def test_params_of_the_session_stand_until_the_request_says_otherwise(
     talk(sdk, "one", "s")
     kept.update(name, "s", params={"temperature": 0.25, "top_p": 0.5})
     talk(sdk, "two", "s", top_p=0.75)
-    assert {k: v for k, v in upstream.requests[-1].json.items() if k in ("temperature", "top_p")} == {
+    assert {
+        k: v for k, v in upstream.requests[-1].json.items() if k in ("temperature", "top_p")
+    } == {
         "temperature": 0.25,
         "top_p": 0.75,
     }
@@ -420,14 +543,26 @@ def test_params_of_the_session_stand_until_the_request_says_otherwise(
 # --- who speaks ------------------------------------------------------------------------------------------------------
 
 
-def test_models_and_agents_take_turns_in_one_session(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_models_and_agents_take_turns_in_one_session(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     talk(sdk, "one", "s", model="m")
     talk(sdk, "two", "s", model="other")
     assert talk(sdk, "three", "s", model="passes").text == "three kept"
-    assert asked(upstream) == ["u:one", "a:one", "u:two", "a:two", "u:three"]  # the agent is given the history like any model
+    # the agent is given the history like any model
+    assert asked(upstream) == ["u:one", "a:one", "u:two", "a:two", "u:three"]
     talk(sdk, "four", "s", model="m")
     assert asked(upstream)[-2:] == ["a:three kept", "u:four"]
-    assert [item.speaker for item in kept.path(name, "s")] == ["", "m", "", "other", "", "passes", "", "m"]
+    assert [item.speaker for item in kept.path(name, "s")] == [
+        "",
+        "m",
+        "",
+        "other",
+        "",
+        "passes",
+        "",
+        "m",
+    ]
     session = kept.session(name, "s")
     assert session.model == "m"
     assert session.usage.total_tokens == upstream.tokens  # the agent used what it asked for, once
@@ -437,7 +572,10 @@ def test_models_and_agents_take_turns_in_one_session(sdk: OpenAI, upstream: Scri
 
 
 def test_what_an_agent_remembers_is_kept_with_the_turn(sdk: OpenAI, kept: Kept, name: str) -> None:
-    one, two = talk(sdk, "one", "s", model="counts"), talk(sdk, "two", "s", model="counts", stream=True)
+    one, two = (
+        talk(sdk, "one", "s", model="counts"),
+        talk(sdk, "two", "s", model="counts", stream=True),
+    )
     assert [told.text for told in (one, two)] == [f"turn {i} of {one.session}" for i in (1, 2)]
     with pytest.raises(Exception, match="500"):
         talk(sdk, "three", "s", model="fails")
@@ -446,7 +584,9 @@ def test_what_an_agent_remembers_is_kept_with_the_turn(sdk: OpenAI, kept: Kept, 
     assert talk(sdk, "five", model="passes").text == "five"  # without a session there is none
 
 
-def test_a_nested_call_of_an_agent_is_no_turn(sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str) -> None:
+def test_a_nested_call_of_an_agent_is_no_turn(
+    sdk: OpenAI, upstream: ScriptedUpstream, kept: Kept, name: str
+) -> None:
     upstream.script(Sse())
     talk(sdk, "one", "s", model="passes")
     assert kept.said(name, "s") == ["u:one", "a:one kept"]

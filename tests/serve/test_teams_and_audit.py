@@ -43,10 +43,14 @@ class Office:
         self.server, self.url = server, url
         self.http = httpx.Client(base_url=server.base_url, trust_env=False, timeout=30)
 
-    def __call__(self, method: str, path: str, body: Any = None, *, key: str | None = None, **query: Any) -> httpx.Response:
+    def __call__(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None, **query: Any
+    ) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.server.admin_key if key is None else key}"}
         content = None if body is None else json.dumps(body)
-        return self.http.request(method, path, headers=headers, content=content, params=query or None)
+        return self.http.request(
+            method, path, headers=headers, content=content, params=query or None
+        )
 
     def made(self, path: str, **body: Any) -> Any:
         answer = self("POST", path, body)
@@ -60,7 +64,11 @@ class Office:
 
     def newest(self, answer: httpx.Response) -> Any:
         """The one entry of a request."""
-        [entry] = [entry for entry in self.audit(limit=50) if entry["request_id"] == answer.headers["x-request-id"]]
+        [entry] = [
+            entry
+            for entry in self.audit(limit=50)
+            if entry["request_id"] == answer.headers["x-request-id"]
+        ]
         return entry
 
     def sql(self, statement: str) -> list[Any]:
@@ -85,14 +93,19 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def office(request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_factory: Any) -> Iterator[Office]:
+def office(
+    request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_factory: Any
+) -> Iterator[Office]:
     config = CONFIG.format(url=upstream.url)
     if request.param == "sqlite":
         folder = tmp_path_factory.mktemp("serve")
         with chattable(config, directory=folder) as server:
             yield Office(server, f"sqlite:///{folder}/chattable.db")
         return
-    with held(migrated_postgres()) as url, chattable(f"database_url: {json.dumps(url)}\n{config}") as server:
+    with (
+        held(migrated_postgres()) as url,
+        chattable(f"database_url: {json.dumps(url)}\n{config}") as server,
+    ):
         yield Office(server, url)
 
 
@@ -113,17 +126,24 @@ def name() -> str:
 def test_a_team_has_the_fields_of_the_contract(office: Office) -> None:
     red = office.made("/admin/teams", name=(called := name()))
     assert red.keys() == TEAM and red["id"].startswith("team_")
-    assert (red["object"], red["name"]) == ("team", called) and abs(red["created_at"] - time.time()) < 60
+    assert (red["object"], red["name"]) == ("team", called) and abs(
+        red["created_at"] - time.time()
+    ) < 60
     for word in (called, red["id"]):
         assert office("GET", f"/admin/teams/{word}").json() == red
     refused(office("POST", "/admin/teams", {"name": called}), 409, "already_exists", "name")
     gone = office("DELETE", f"/admin/teams/{called}")
-    assert (gone.status_code, gone.json()) == (200, {"id": red["id"], "object": "team.deleted", "deleted": True})
+    assert (gone.status_code, gone.json()) == (
+        200,
+        {"id": red["id"], "object": "team.deleted", "deleted": True},
+    )
     for method, body in (("GET", None), ("PATCH", {"name": "x"}), ("DELETE", None)):
         refused(office(method, f"/admin/teams/{red['id']}", body), 404, "not_found")
 
 
-@pytest.mark.parametrize("called", ["Zoë Müller", "名前", "50% off", "team_red", "?q=1#f", "👩\u200d💻"])
+@pytest.mark.parametrize(
+    "called", ["Zoë Müller", "名前", "50% off", "team_red", "?q=1#f", "👩\u200d💻"]
+)
 def test_any_printable_name_is_an_address(called: str, office: Office) -> None:
     team = office.made("/admin/teams", name=called)
     assert office("GET", f"/admin/teams/{quote(called, safe='')}").json() == team
@@ -135,7 +155,11 @@ def test_teams_come_in_pages(office: Office) -> None:
     query: dict[str, Any] = {"limit": 2}
     while True:
         page = office("GET", "/admin/teams", **query).json()
-        assert (page["object"], page["first_id"], page["last_id"]) == ("list", page["data"][0]["id"], page["data"][-1]["id"])
+        assert (page["object"], page["first_id"], page["last_id"]) == (
+            "list",
+            page["data"][0]["id"],
+            page["data"][-1]["id"],
+        )
         seen += [team["id"] for team in page["data"]]
         if not page["has_more"]:
             break
@@ -161,12 +185,17 @@ def test_one_team_made_many_times_at_once_is_one(office: Office) -> None:
     called = name()
 
     def make(i: int) -> int:
-        path, body = ("/admin/teams", {"name": called}) if i % 2 else ("/admin/users", {"name": name(), "team": called})
+        path, body = (
+            ("/admin/teams", {"name": called})
+            if i % 2
+            else ("/admin/users", {"name": name(), "team": called})
+        )
         return office("POST", path, body).status_code
 
     with ThreadPoolExecutor(8) as pool:
         codes = Counter(pool.map(make, range(16)))
-    assert codes[201] in (8, 9) and codes[201] + codes[409] == 16  # all of the users, and the team unless a user came first
+    # all of the users, and the team unless a user came first
+    assert codes[201] in (8, 9) and codes[201] + codes[409] == 16
     assert office.sql(f"SELECT count(*) FROM teams WHERE name = '{called}'") == [(1,)]
 
 
@@ -228,11 +257,19 @@ def test_a_renamed_team_keeps_its_budget(office: Office, upstream: ScriptedUpstr
     assert budget["subject"] == {"team": called}
 
     def ask(key: str) -> int:
-        body = {"model": "gpt-small", "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}]}
+        body = {
+            "model": "gpt-small",
+            "max_tokens": 3,
+            "messages": [{"role": "user", "content": "hello"}],
+        }
         return office("POST", "/v1/chat/completions", body, key=key).status_code
 
     def row() -> Any:
-        return next(row for row in office("GET", "/admin/budgets").json()["data"] if row["id"] == budget["id"])
+        return next(
+            row
+            for row in office("GET", "/admin/budgets").json()["data"]
+            if row["id"] == budget["id"]
+        )
 
     assert ask(keys[0]) == 200
     spent = row()["spent"]
@@ -268,18 +305,35 @@ def test_a_subject_is_named_as_its_admin_knows_it(office: Office) -> None:
         ({"user": "nobody"}, 404, "subject.user", "No user has the id or name 'nobody'."),
         ({"team": "nobody"}, 404, "subject.team", "No team has the id or name 'nobody'."),
         ({"key": "key_nothing"}, 404, "subject.key", "No key has the id or name 'key_nothing'."),
-        ({"model": "gpt-smal"}, 400, "subject.model", "there is no model 'gpt-smal' (did you mean `gpt-small`?)"),
+        (
+            {"model": "gpt-smal"},
+            400,
+            "subject.model",
+            "there is no model 'gpt-smal' (did you mean `gpt-small`?)",
+        ),
         ({"model": "gpt-*"}, 400, "subject.model", "list the beginning in 'models'"),
         ({"model": "parrot"}, 400, "subject.model", "'parrot' is an agent: give {\"agent\": …}"),
-        ({"agent": "parot"}, 400, "subject.agent", "there is no agent 'parot' (did you mean `parrot`?)"),
-        ({"agent": "gpt-small"}, 400, "subject.agent", "'gpt-small' is a model: give {\"model\": …}"),
+        (
+            {"agent": "parot"},
+            400,
+            "subject.agent",
+            "there is no agent 'parot' (did you mean `parrot`?)",
+        ),
+        (
+            {"agent": "gpt-small"},
+            400,
+            "subject.agent",
+            "'gpt-small' is a model: give {\"model\": …}",
+        ),
         ({"team": "x" * 10_240}, 400, "subject.team", "10240"),
         ({"user": "\n"}, 400, "subject.user", "unusable"),
         ({"key": ""}, 400, "subject.key", "expected a name"),
         ({"key": True}, 400, "subject.key", "expected a name"),
     ],
 )
-def test_a_budget_for_what_is_not_there(subject: Any, status: int, param: str, told: str, office: Office) -> None:
+def test_a_budget_for_what_is_not_there(
+    subject: Any, status: int, param: str, told: str, office: Office
+) -> None:
     answer = office("POST", "/admin/budgets", {"subject": subject, "per": "day", "tokens": 1})
     assert told in refused(answer, status, "not_found" if status == 404 else "invalid_value", param)
 
@@ -301,14 +355,28 @@ def test_an_entry_has_the_fields_of_the_contract(office: Office) -> None:
     called = name()
     answer = office("POST", "/admin/users", {"name": called, "team": "red", "admin": True})
     entry = office.newest(answer)
-    assert entry.keys() == ENTRY and entry["id"].startswith("aud_") and abs(entry["created_at"] - time.time()) < 60
-    assert (entry["object"], entry["action"], entry["outcome"]) == ("audit.entry", "user.create", "done")
+    assert (
+        entry.keys() == ENTRY
+        and entry["id"].startswith("aud_")
+        and abs(entry["created_at"] - time.time()) < 60
+    )
+    assert (entry["object"], entry["action"], entry["outcome"]) == (
+        "audit.entry",
+        "user.create",
+        "done",
+    )
     assert (entry["target"], entry["target_name"]) == (answer.json()["id"], called)
     assert entry["details"] == {"name": called, "team": "red", "admin": True}
-    assert entry["actor"] == "admin key" and entry["actor_name"].startswith("sk-adm") and "…" in entry["actor_name"]
+    assert (
+        entry["actor"] == "admin key"
+        and entry["actor_name"].startswith("sk-adm")
+        and "…" in entry["actor_name"]
+    )
 
     secret = office.made(f"/admin/users/{called}/keys")["key"]
-    entry = office.newest(office("PATCH", f"/admin/users/{called}", {"disabled": False}, key=secret))
+    entry = office.newest(
+        office("PATCH", f"/admin/users/{called}", {"disabled": False}, key=secret)
+    )
     assert (entry["actor"], entry["actor_name"]) == (answer.json()["id"], called)
     assert (entry["action"], entry["details"]) == ("user.update", {"disabled": False})
 
@@ -330,7 +398,10 @@ def bodies(office: Office) -> dict[tuple[str, str], tuple[str, Any]]:
         ("post", "/admin/teams"): ("/admin/teams", {"name": name()}),
         ("patch", "/admin/teams/{team}"): (f"/admin/teams/{team}", {"name": name()}),
         ("delete", "/admin/teams/{team}"): (f"/admin/teams/{team}", None),
-        ("post", "/admin/budgets"): ("/admin/budgets", {"subject": {"user": user}, "per": "day", "tokens": 5}),
+        ("post", "/admin/budgets"): (
+            "/admin/budgets",
+            {"subject": {"user": user}, "per": "day", "tokens": 5},
+        ),
         ("patch", "/admin/budgets/{limit_id}"): (of, {"tokens": 7}),
         ("post", "/admin/budgets/{limit_id}/grant"): (f"{of}/grant", change),
         ("post", "/admin/budgets/{limit_id}/refund"): (f"{of}/refund", change),
@@ -346,7 +417,12 @@ UNCHANGING = {("post", "/admin/ledger/verify")}  # reads, whatever its method
 
 def test_every_change_has_one_entry_and_no_read_has_any(office: Office) -> None:
     paths = office("GET", "/schema/openapi.json").json()["paths"]
-    routes = {(method, path) for path, methods in paths.items() if path.startswith("/admin/") for method in methods}
+    routes = {
+        (method, path)
+        for path, methods in paths.items()
+        if path.startswith("/admin/")
+        for method in methods
+    }
     requests = bodies(office)
     changing = {route for route in routes if route[0] != "get"} - UNCHANGING
     assert requests.keys() == changing, "give the new route a request here, and an entry of its own"
@@ -368,7 +444,12 @@ def test_an_effect_that_fails_has_its_entry_too(office: Office) -> None:
         ("DELETE", "/admin/users/nobody", None, "user.delete"),
         ("POST", "/admin/users/nobody/keys", {}, "key.create"),
         ("DELETE", "/admin/teams/nobody", None, "team.delete"),
-        ("POST", "/admin/budgets", {"subject": {"user": "nobody"}, "per": "day", "tokens": 1}, "budget.create"),
+        (
+            "POST",
+            "/admin/budgets",
+            {"subject": {"user": "nobody"}, "per": "day", "tokens": 1},
+            "budget.create",
+        ),
         ("POST", "/admin/budgets/lim_nothing/grant", {"tokens": 1, "reason": "x"}, "budget.grant"),
         ("DELETE", "/admin/budgets/no%00ne", None, "budget.delete"),
     ):
@@ -377,7 +458,11 @@ def test_an_effect_that_fails_has_its_entry_too(office: Office) -> None:
         entry = office.newest(answer)
         assert (entry["action"], entry["target"]) == (action, None)
         assert entry["outcome"].startswith("refused: ")
-        assert answer.json()["error"]["message"].replace("\0", "\ufffd").startswith(entry["outcome"][9:40])
+        assert (
+            answer.json()["error"]["message"]
+            .replace("\0", "\ufffd")
+            .startswith(entry["outcome"][9:40])
+        )
 
 
 def test_without_an_entry_there_is_no_change(office: Office) -> None:
@@ -400,7 +485,9 @@ def test_without_an_entry_there_is_no_change(office: Office) -> None:
     finally:
         office.sql("ALTER TABLE hidden RENAME TO audit")
     assert office.sql(counts) == before
-    assert [row for row in office("GET", "/admin/budgets").json()["data"] if row["tokens"] == 0] == []
+    assert [
+        row for row in office("GET", "/admin/budgets").json()["data"] if row["tokens"] == 0
+    ] == []
     assert office("DELETE", f"/admin/users/{user['id']}").status_code == 200
 
 
@@ -408,13 +495,27 @@ def test_no_secret_is_anywhere_in_the_trail(office: Office) -> None:
     user = office.made("/admin/users", name=name())["name"]
     imported = [f"canary-{uuid4().hex}", f"my own pass phrase {uuid4().hex}", f"sk-{uuid4().hex}"]
     made = [office.made(f"/admin/users/{user}/keys", name=f"k{i}")["key"] for i in range(2)]
-    refusals = [f"canary-\u00e9-{uuid4().hex}", f"canary-{uuid4().hex}\nbroken", f"canary-{uuid4().hex}" * 20]
+    refusals = [
+        f"canary-\u00e9-{uuid4().hex}",
+        f"canary-{uuid4().hex}\nbroken",
+        f"canary-{uuid4().hex}" * 20,
+    ]
     for secret in imported:
         office.made(f"/admin/users/{user}/keys", key=secret, models=["a"])
-        refused(office("POST", f"/admin/users/{user}/keys", {"key": secret}), 409, "already_exists", "key")
+        refused(
+            office("POST", f"/admin/users/{user}/keys", {"key": secret}),
+            409,
+            "already_exists",
+            "key",
+        )
         refused(office("POST", "/admin/users/nobody/keys", {"key": secret}), 404, "not_found")
     for secret in refusals:
-        refused(office("POST", f"/admin/users/{user}/keys", {"key": secret}), 400, "invalid_value", "key")
+        refused(
+            office("POST", f"/admin/users/{user}/keys", {"key": secret}),
+            400,
+            "invalid_value",
+            "key",
+        )
     office("DELETE", f"/admin/users/{user}/keys/{made[0]}")  # a secret where its id belongs
     office("GET", f"/admin/users/{user}", key=imported[0])
     trail = office("GET", "/admin/audit", limit=1000).text
@@ -422,21 +523,36 @@ def test_no_secret_is_anywhere_in_the_trail(office: Office) -> None:
     for secret in (*imported, *made, *refusals, office.server.admin_key):
         for place in (trail, rows):
             assert secret not in place and secret[7:-4] not in place
-    details = [entry["details"] for entry in office.audit(action="key.create") if entry["details"]["user"] == user]
+    details = [
+        entry["details"]
+        for entry in office.audit(action="key.create")
+        if entry["details"]["user"] == user
+    ]
     assert Counter(detail["imported"] for detail in details) == {True: 8, False: 2}
-    assert {"models": ["a"], "imported": True, "trusted": False}.items() <= next(d for d in details if d["models"]).items()
+    assert {"models": ["a"], "imported": True, "trusted": False}.items() <= next(
+        d for d in details if d["models"]
+    ).items()
 
 
 def test_who_is_not_an_admin_is_noted_now_and_then(office: Office) -> None:
     mallory = office.made("/admin/users", name=name())
     key = office.made(f"/admin/users/{mallory['id']}/keys")
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda i: office("DELETE", f"/admin/users/{i}", key=key["key"]), range(40)))
+        answers = list(
+            pool.map(lambda i: office("DELETE", f"/admin/users/{i}", key=key["key"]), range(40))
+        )
     for answer in answers:
         refused(answer, 403, "forbidden")
     [entry] = office.audit(action="denied", actor=mallory["name"])
-    assert (entry["actor"], entry["details"], entry["target"]) == (mallory["id"], {"key": key["id"]}, None)
-    assert entry["target_name"].startswith("DELETE /admin/users/") and entry["outcome"] == "refused: not an admin"
+    assert (entry["actor"], entry["details"], entry["target"]) == (
+        mallory["id"],
+        {"key": key["id"]},
+        None,
+    )
+    assert (
+        entry["target_name"].startswith("DELETE /admin/users/")
+        and entry["outcome"] == "refused: not an admin"
+    )
     before = len(office.audit())
     for unknown in ("-", "sk-" + "x" * 40, "nonsense"):
         assert office("DELETE", "/admin/users/x", key=unknown).status_code == 401
@@ -448,11 +564,15 @@ def test_entries_are_found_and_come_in_pages_newest_first(office: Office) -> Non
     secret = office.made(f"/admin/users/{boss['id']}/keys")["key"]
     made = [office("POST", "/admin/teams", {"name": name()}, key=secret).json() for _ in range(5)]
     office("DELETE", f"/admin/teams/{made[0]['id']}", key=secret)
-    assert [entry["target"] for entry in office.audit(actor=boss["name"], action="team.create")] == [
-        team["id"] for team in reversed(made)
-    ]
+    assert [
+        entry["target"] for entry in office.audit(actor=boss["name"], action="team.create")
+    ] == [team["id"] for team in reversed(made)]
     actions = [entry["action"] for entry in office.audit(target=made[0]["name"])]
-    assert actions == [entry["action"] for entry in office.audit(target=made[0]["id"])] == ["team.delete", "team.create"]
+    assert (
+        actions
+        == [entry["action"] for entry in office.audit(target=made[0]["id"])]
+        == ["team.delete", "team.create"]
+    )
     seen: list[str] = []
     query: dict[str, Any] = {"actor": boss["id"], "limit": 4}
     for count, more in ((4, True), (2, False)):
@@ -475,8 +595,17 @@ def test_the_command_line_leaves_entries(office: Office) -> None:
     user = name()
 
     def shell(*arguments: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "chattable.proxy", *arguments, "--config", str(office.server.directory / "config.yaml")]
-        done = subprocess.run(command, cwd=office.server.directory, capture_output=True, text=True, timeout=30)
+        command = [
+            sys.executable,
+            "-m",
+            "chattable.proxy",
+            *arguments,
+            "--config",
+            str(office.server.directory / "config.yaml"),
+        ]
+        done = subprocess.run(
+            command, cwd=office.server.directory, capture_output=True, text=True, timeout=30
+        )
         assert done.returncode == code, done.stderr
         return done.stdout
 
@@ -493,6 +622,12 @@ def test_the_command_line_leaves_entries(office: Office) -> None:
         ("key.create", "done"), ("user.create", "done"),
     ]  # fmt: skip
     assert [entry["target"] for entry in entries[2:4]] == [key_id, key_id]
-    assert entries[3]["details"] == {"user": user, "name": "laptop", "models": None, "expires_at": None, "trusted": False}
+    assert entries[3]["details"] == {
+        "user": user,
+        "name": "laptop",
+        "models": None,
+        "expires_at": None,
+        "trusted": False,
+    }
     assert {entry["request_id"] for entry in entries} == {None}
     assert secret[7:-4] not in repr(office.audit())

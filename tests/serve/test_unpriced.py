@@ -86,7 +86,9 @@ def test_b4_budgets_in_dollars_name_them(server: Chattable) -> None:
     body = {"subject": {"user": "carol"}, "per": "day", "tokens": 1000}
     assert server.admin("POST", "/admin/budgets", body)["unpriced_models"] == []
     listed = server.admin("GET", "/admin/budgets?user=carol")["data"]
-    assert {"lim_default": ["bare", "any/*"]}.items() <= {row["id"]: row["unpriced_models"] for row in listed}.items()
+    assert {"lim_default": ["bare", "any/*"]}.items() <= {
+        row["id"]: row["unpriced_models"] for row in listed
+    }.items()
 
 
 def test_b4_an_unknown_price_is_null(server: Chattable) -> None:
@@ -94,5 +96,12 @@ def test_b4_an_unknown_price_is_null(server: Chattable) -> None:
     assert rows["bare"] is None
     assert rows["free"]["input"] == 0
     assert json.dumps(rows["m"]) == json.dumps(
-        {"input": 1.0, "output": 2.0, "cached": None, "cache_write": None, "cache_write_1h": None, "image": 0.0}
+        {
+            "input": 1.0,
+            "output": 2.0,
+            "cached": None,
+            "cache_write": None,
+            "cache_write_1h": None,
+            "image": 0.0,
+        }
     )

@@ -43,7 +43,9 @@ class Hook:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                hook.posts.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                hook.posts.append(
+                    ({name.lower(): value for name, value in self.headers.items()}, body)
+                )
                 self.send_response(204)
                 self.end_headers()
 
@@ -83,10 +85,19 @@ def clear(upstream: ScriptedUpstream) -> None:
     upstream.clear()
 
 
-def ask(server: Chattable, key: str, text: str = "one two three", *, headers: dict[str, str] | None = None, **fields: Any) -> Any:
+def ask(
+    server: Chattable,
+    key: str,
+    text: str = "one two three",
+    *,
+    headers: dict[str, str] | None = None,
+    **fields: Any,
+) -> Any:
     sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)
     fields = {"model": "m", "max_tokens": 5} | fields
-    return sdk.chat.completions.create(messages=[{"role": "user", "content": text}], extra_headers=headers, **fields)
+    return sdk.chat.completions.create(
+        messages=[{"role": "user", "content": text}], extra_headers=headers, **fields
+    )
 
 
 def soon(look: Callable[[], Any], wanted: Any) -> None:
@@ -100,14 +111,21 @@ def soon(look: Callable[[], Any], wanted: Any) -> None:
 def tokens(server: Chattable, query: str) -> dict[str, int]:
     rows = server.admin("GET", f"/admin/usage?{query}")["data"]
     return {
-        "/".join(str(row[name]) for name in query.partition("=")[2].partition("&")[0].split(",")): row["total_tokens"]
+        "/".join(
+            str(row[name]) for name in query.partition("=")[2].partition("&")[0].split(",")
+        ): row["total_tokens"]
         for row in rows
     }
 
 
-def test_usage_of_everybody_is_grouped_and_equals_the_upstreams_log(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_usage_of_everybody_is_grouped_and_equals_the_upstreams_log(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     alice, bob = server.user_key("alice"), server.user_key("bob")
-    server.admin("POST", "/admin/budgets", {"subject": {"user": "bob"}, "per": "day", "tokens": 100_000})  # one held, one not
+    # one held, one not
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "bob"}, "per": "day", "tokens": 100_000}
+    )
     ask(server, alice)
     used_by_alice = upstream.tokens
     ask(server, bob)
@@ -128,16 +146,22 @@ def test_usage_of_everybody_is_grouped_and_equals_the_upstreams_log(server: Chat
     assert tokens(server, "group_by=day&to=2026-01-01") == {}
 
 
-def test_an_agents_turn_is_charged_as_the_models_it_asked(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_an_agents_turn_is_charged_as_the_models_it_asked(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     key = server.user_key("agentic")
     ask(server, key, model="twice")
     soon(lambda: tokens(server, "group_by=agent,model&user=agentic"), {"twice/m": upstream.tokens})
     assert server.admin("GET", "/admin/usage?user=agentic")["data"][0]["requests"] == 2
 
 
-def test_one_sees_ones_own_usage_and_budgets_and_no_others(server: Chattable, upstream: ScriptedUpstream) -> None:
+def test_one_sees_ones_own_usage_and_budgets_and_no_others(
+    server: Chattable, upstream: ScriptedUpstream
+) -> None:
     key, other = server.user_key("carol"), server.user_key("dora")
-    server.admin("POST", "/admin/budgets", {"subject": {"user": "carol"}, "per": "day", "tokens": 5000})
+    server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "carol"}, "per": "day", "tokens": 5000}
+    )
     ask(server, key)
     mine = upstream.tokens
     ask(server, other)
@@ -146,13 +170,23 @@ def test_one_sees_ones_own_usage_and_budgets_and_no_others(server: Chattable, up
         answer = httpx.get(server.base_url + path, headers={"authorization": f"Bearer {key}"})
         return answer.json()
 
-    soon(lambda: [row["total_tokens"] for row in get("/v1/me/usage", other)["data"]], [upstream.tokens - mine])
+    soon(
+        lambda: [row["total_tokens"] for row in get("/v1/me/usage", other)["data"]],
+        [upstream.tokens - mine],
+    )
     for attempt in ("group_by=user", "group_by=user&user=dora"):
-        assert [(row["user"], row["total_tokens"]) for row in get(f"/v1/me/usage?{attempt}")["data"]] == [("carol", mine)]
+        assert [
+            (row["user"], row["total_tokens"]) for row in get(f"/v1/me/usage?{attempt}")["data"]
+        ] == [("carol", mine)]
     (budget,) = get("/v1/me/budgets")["data"]
     assert (budget["tokens"], budget["spent"], budget["remaining"]) == (5000, mine, 5000 - mine)
     assert get("/v1/me/budgets", other)["data"] == []
-    assert httpx.get(server.base_url + "/admin/usage", headers={"authorization": f"Bearer {key}"}).status_code == 403
+    assert (
+        httpx.get(
+            server.base_url + "/admin/usage", headers={"authorization": f"Bearer {key}"}
+        ).status_code
+        == 403
+    )
     assert httpx.get(server.base_url + "/v1/me/usage").status_code == 401
 
 
@@ -160,7 +194,8 @@ def test_a_spreadsheet_gets_values_and_no_formulas(server: Chattable) -> None:
     ask(server, server.user_key("=1+1"))
     soon(lambda: "=1+1" in tokens(server, "group_by=user"), True)
     request = urllib.request.Request(
-        server.base_url + "/admin/usage?group_by=user&format=csv", headers={"authorization": f"Bearer {server.admin_key}"}
+        server.base_url + "/admin/usage?group_by=user&format=csv",
+        headers={"authorization": f"Bearer {server.admin_key}"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.headers["content-type"].startswith("text/csv")
@@ -199,16 +234,22 @@ def test_the_command_line_prints_the_same(server: Chattable) -> None:
     assert ["eve", "m", "1"] in [line[:3] for line in lines]
 
 
-def test_a_threshold_is_told_once_signed_and_listed(server: Chattable, upstream: ScriptedUpstream, hook: Hook) -> None:
+def test_a_threshold_is_told_once_signed_and_listed(
+    server: Chattable, upstream: ScriptedUpstream, hook: Hook
+) -> None:
     key = server.user_key("frank")
     ask(server, key, max_tokens=3)
     amount = 10 * upstream.tokens
-    budget = server.admin("POST", "/admin/budgets", {"subject": {"user": "frank"}, "per": "day", "tokens": amount})
+    budget = server.admin(
+        "POST", "/admin/budgets", {"subject": {"user": "frank"}, "per": "day", "tokens": amount}
+    )
     for _ in range(6):
         ask(server, key, max_tokens=3)
     events = server.admin("GET", "/admin/events")["data"]
     mine = [event for event in events if event["data"]["budget"] == budget["id"]]
-    assert [(event["kind"], event["data"]["percent"]) for event in mine] == [("budget.threshold", 50)]
+    assert [(event["kind"], event["data"]["percent"]) for event in mine] == [
+        ("budget.threshold", 50)
+    ]
 
     def posted() -> list[Any]:
         found = [(headers, body, json.loads(body)) for headers, body in hook.posts]
@@ -216,11 +257,22 @@ def test_a_threshold_is_told_once_signed_and_listed(server: Chattable, upstream:
 
     soon(lambda: len(posted()), 1)
     headers, body, told = posted()[0]
-    assert (told["type"], told["data"]["percent"], told["data"]["amount"]) == ("budget.threshold", 50, amount)
-    OpenAI(api_key="x", webhook_secret="whsec_" + base64.b64encode(SECRET.encode()).decode()).webhooks.verify_signature(
-        body, headers
+    assert (told["type"], told["data"]["percent"], told["data"]["amount"]) == (
+        "budget.threshold",
+        50,
+        amount,
     )
-    soon(lambda: [e["state"] for e in server.admin("GET", "/admin/events")["data"] if e["id"] == mine[0]["id"]], ["done"])
+    OpenAI(
+        api_key="x", webhook_secret="whsec_" + base64.b64encode(SECRET.encode()).decode()
+    ).webhooks.verify_signature(body, headers)
+    soon(
+        lambda: [
+            e["state"]
+            for e in server.admin("GET", "/admin/events")["data"]
+            if e["id"] == mine[0]["id"]
+        ],
+        ["done"],
+    )
 
 
 class TestOnBehalf:
@@ -234,7 +286,9 @@ class TestOnBehalf:
         ask(server, server.user_key("librechat", trusted=True), headers=headers)
         soon(lambda: tokens(server, "group_by=user").get(name), upstream.tokens)
 
-    def test_the_body_names_the_user_for_a_trusted_key(self, server: Chattable, upstream: ScriptedUpstream) -> None:
+    def test_the_body_names_the_user_for_a_trusted_key(
+        self, server: Chattable, upstream: ScriptedUpstream
+    ) -> None:
         ask(server, server.user_key("webui", trusted=True), user="u-19")
         soon(lambda: tokens(server, "group_by=user").get("u-19"), upstream.tokens)
 
@@ -280,32 +334,55 @@ class TestOnBehalf:
         assert upstream.requests == []
 
     def test_a_placeholder_is_nobody(self, server: Chattable, upstream: ScriptedUpstream) -> None:
-        ask(server, server.user_key("raw", trusted=True), headers={"x-user-id": "{{LIBRECHAT_USER_ID}}"})
+        ask(
+            server,
+            server.user_key("raw", trusted=True),
+            headers={"x-user-id": "{{LIBRECHAT_USER_ID}}"},
+        )
         soon(lambda: tokens(server, "group_by=user").get("raw"), upstream.tokens)
 
-    def test_no_other_key_moves_the_charge(self, server: Chattable, upstream: ScriptedUpstream) -> None:
+    def test_no_other_key_moves_the_charge(
+        self, server: Chattable, upstream: ScriptedUpstream
+    ) -> None:
         key = server.user_key("mallory")
         for i in range(3):
-            ask(server, key, user=f"victim{i}", headers={"x-user-id": f"victim{i}", "x-openwebui-user-id": f"victim{i}"})
+            ask(
+                server,
+                key,
+                user=f"victim{i}",
+                headers={"x-user-id": f"victim{i}", "x-openwebui-user-id": f"victim{i}"},
+            )
         soon(lambda: tokens(server, "group_by=user").get("mallory"), upstream.tokens)
         assert not [name for name in tokens(server, "group_by=user") if name.startswith("victim")]
-        assert not [user for user in server.admin("GET", "/admin/users?limit=100")["data"] if user["name"].startswith("victim")]
+        assert not [
+            user
+            for user in server.admin("GET", "/admin/users?limit=100")["data"]
+            if user["name"].startswith("victim")
+        ]
 
-    def test_the_named_users_budget_binds(self, server: Chattable, upstream: ScriptedUpstream) -> None:
+    def test_the_named_users_budget_binds(
+        self, server: Chattable, upstream: ScriptedUpstream
+    ) -> None:
         server.admin("POST", "/admin/users", {"name": "u-20"})
-        server.admin("POST", "/admin/budgets", {"subject": {"user": "u-20"}, "per": "day", "tokens": 0})
+        server.admin(
+            "POST", "/admin/budgets", {"subject": {"user": "u-20"}, "per": "day", "tokens": 0}
+        )
         with pytest.raises(RateLimitError, match="user u-20"):
             ask(server, server.user_key("front", trusted=True), headers={"x-user-id": "u-20"})
         assert upstream.requests == []
 
-    def test_a_name_that_cannot_be_is_refused(self, server: Chattable, upstream: ScriptedUpstream) -> None:
+    def test_a_name_that_cannot_be_is_refused(
+        self, server: Chattable, upstream: ScriptedUpstream
+    ) -> None:
         with pytest.raises(BadRequestError):
             ask(server, server.user_key("odd", trusted=True), headers={"x-user-id": "a%00b"})
         assert upstream.requests == []
 
 
 @pytest.mark.parametrize("name", ["wild/a\0b", "wild/\x1b[2J", "wild/" + "x" * 300])
-def test_a_name_that_nobody_would_want_in_a_report_is_no_model(server: Chattable, upstream: ScriptedUpstream, name: str) -> None:
+def test_a_name_that_nobody_would_want_in_a_report_is_no_model(
+    server: Chattable, upstream: ScriptedUpstream, name: str
+) -> None:
     with pytest.raises(NotFoundError):
         ask(server, server.user_key("namer"), model=name)
     assert upstream.requests == []

@@ -1,7 +1,7 @@
 """Calls that go well and badly, drawn by seed, through the real pipeline, wires, journal and ledger, without a socket.
 
-What is booked is compared with an oracle that is the table of decision 011 in words of its own; then mistakes are planted,
-each of which must be found.
+What is booked is compared with an oracle that is the table of decision 011 in words of its own;
+then mistakes are planted, each of which must be found.
 """
 
 from __future__ import annotations
@@ -44,7 +44,21 @@ from chattable.proxy.store.database import Database
 
 SEEDS = 600
 PRICE = Price(input=3_000_000, output=15_000_000, cached=300_000, cache_write=3_750_000)
-WORDS = ["the", "harbour", "was", "quiet", "and", "ships", "slept", "under", "grey", "light", "\n", "until", "noon"]
+WORDS = [
+    "the",
+    "harbour",
+    "was",
+    "quiet",
+    "and",
+    "ships",
+    "slept",
+    "under",
+    "grey",
+    "light",
+    "\n",
+    "until",
+    "noon",
+]
 PLENTY = 10_000_000
 EARLY = {"openai": 1, "anthropic": 0}  # tokens of output in a usage that comes with the first words
 
@@ -72,21 +86,39 @@ def shapes(dice: random.Random, prompt: int, output: int) -> Shape:
             Shape(plain, prompt, output),
             Shape({name: float(figure) for name, figure in plain.items()}, prompt, output),
             Shape(plain | {"total_tokens": None, "prompt_tokens_details": []}, prompt, output),
-            Shape(plain | {"total_tokens": total + extra}, prompt, output + extra),  # reasoning is told by the total only
+            # reasoning is told by the total only
+            Shape(plain | {"total_tokens": total + extra}, prompt, output + extra),
             Shape({"prompt_tokens": prompt, "total_tokens": total}, prompt, output),
             Shape({"prompt_tokens": prompt, "completion_tokens": "many"}, prompt, 0),
             Shape({"prompt_tokens": prompt, "completion_tokens": -5}, prompt, 0),
             Shape(dict.fromkeys(plain, 0)),
-            Shape(plain | {"completion_tokens": 1, "total_tokens": prompt + 1}, prompt, 1),  # a placeholder
-            Shape(plain | {"completion_tokens": max(1, output // 2), "total_tokens": None}, prompt, max(1, output // 2)),
-            Shape(plain | {"completion_tokens": output + extra, "total_tokens": None}, prompt, output + extra),
+            # a placeholder
+            Shape(plain | {"completion_tokens": 1, "total_tokens": prompt + 1}, prompt, 1),
+            Shape(
+                plain | {"completion_tokens": max(1, output // 2), "total_tokens": None},
+                prompt,
+                max(1, output // 2),
+            ),
+            Shape(
+                plain | {"completion_tokens": output + extra, "total_tokens": None},
+                prompt,
+                output + extra,
+            ),
             Shape(plain | {"completion_tokens": 10**12, "total_tokens": None}, prompt, 10**12),
             Shape(None),
             Shape("none"),
             Shape({"input_tokens": prompt, "output_tokens": output}, prompt, output),
             Shape(plain | {"prompt_cache_hit_tokens": cached}, prompt, output, cached),
-            Shape(plain | {"prompt_tokens_details": {"cached_tokens": cached}}, prompt, output, cached),
-            Shape(plain | {"prompt_tokens_details": {"cache_write_tokens": cached}}, prompt, output, 0, cached),
+            Shape(
+                plain | {"prompt_tokens_details": {"cached_tokens": cached}}, prompt, output, cached
+            ),
+            Shape(
+                plain | {"prompt_tokens_details": {"cache_write_tokens": cached}},
+                prompt,
+                output,
+                0,
+                cached,
+            ),
         ]
     )
 
@@ -95,7 +127,8 @@ def shapes(dice: random.Random, prompt: int, output: int) -> Shape:
 class Act:
     """What becomes of one request."""
 
-    kind: str  # ok, cut, reset, silent, no_connection, connect_timeout, refused, error_200, html, never
+    # ok, cut, reset, silent, no_connection, connect_timeout, refused, error_200, html, never
+    kind: str
     text: str = ""
     wire: str = "openai"
     blocks: list[bytes] = field(default_factory=list)
@@ -170,14 +203,17 @@ def event(body: Any) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-def openai_act(dice: random.Random, kind: str, *, stream: bool, choices: int, prompt: int, fat: bool) -> Act:
+def openai_act(
+    dice: random.Random, kind: str, *, stream: bool, choices: int, prompt: int, fat: bool
+) -> Act:
     texts = [" ".join(dice.choices(WORDS, k=dice.randint(1, 60))) for _ in range(choices)]
     output = sum(count(text, "m") for text in texts)
     act = Act(kind, texts[0], stream=stream, told=prompt, shape=shapes(dice, prompt, output))
     usage = {} if act.shape.raw is None else {"usage": act.shape.raw}
     if not stream:
         said = [
-            {"index": i, "message": {"role": "assistant", "content": t}, "finish_reason": "stop"} for i, t in enumerate(texts)
+            {"index": i, "message": {"role": "assistant", "content": t}, "finish_reason": "stop"}
+            for i, t in enumerate(texts)
         ]
         body = json.dumps({"id": "x", "choices": said} | usage).encode()
         act.blocks = [body[: len(body) // 2], body[len(body) // 2 :]]
@@ -190,13 +226,20 @@ def openai_act(dice: random.Random, kind: str, *, stream: bool, choices: int, pr
         size = 400 if fat else dice.choice([1, 4, 15])
         pieces += [(i, text[at : at + size]) for at in range(0, len(text), size)]
     if choices > 1:
-        pieces.sort(key=lambda _: dice.random())  # interleaved; what one choice says stays readable as a count
+        # interleaved; what one choice says stays readable as a count
+        pieces.sort(key=lambda _: dice.random())
         pieces.sort(key=lambda piece: piece[0] if dice.random() < 0 else 0)
-    events: list[Any] = [{"choices": [{"index": i, "delta": {"content": piece}}]} for i, piece in pieces]
+    events: list[Any] = [
+        {"choices": [{"index": i, "delta": {"content": piece}}]} for i, piece in pieces
+    ]
     early = bool(usage) and dice.random() < 0.3 and isinstance(act.shape.raw, dict)
     if early and events:  # vLLM's running totals
-        events[0] |= {"usage": {"prompt_tokens": prompt, "completion_tokens": 1, "total_tokens": prompt + 1}}
-    ends = [{"choices": [{"index": i, "delta": {}, "finish_reason": "stop"}]} for i in range(choices)]
+        events[0] |= {
+            "usage": {"prompt_tokens": prompt, "completion_tokens": 1, "total_tokens": prompt + 1}
+        }
+    ends = [
+        {"choices": [{"index": i, "delta": {}, "finish_reason": "stop"}]} for i in range(choices)
+    ]
     if dice.random() < 0.5:
         rest: list[Any] = [*ends, {"choices": []} | usage]
     else:
@@ -212,7 +255,11 @@ def openai_act(dice: random.Random, kind: str, *, stream: bool, choices: int, pr
 def anthropic_act(dice: random.Random, kind: str, *, stream: bool, prompt: int) -> Act:
     text = " ".join(dice.choices(WORDS, k=dice.randint(1, 60)))
     output, cached = count(text, "m"), dice.choice([0, dice.randint(1, prompt)])
-    fresh = {"input_tokens": prompt - cached, "cache_read_input_tokens": cached, "cache_creation_input_tokens": None}
+    fresh = {
+        "input_tokens": prompt - cached,
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": None,
+    }
     reports = dice.random() < 0.7
     act = Act(
         kind,
@@ -226,19 +273,41 @@ def anthropic_act(dice: random.Random, kind: str, *, stream: bool, prompt: int) 
     )
     if not stream:
         usage = fresh | ({"output_tokens": output} if reports else {})
-        body = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
+        body = {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+        }
         act.blocks = [json.dumps(body | {"usage": usage}).encode()]
         if kind != "ok":
             act.blocks, act.said, act.early = [], [], False
         return act
-    start = {"type": "message_start", "message": {"role": "assistant", "content": [], "usage": fresh | {"output_tokens": 1}}}
+    start = {
+        "type": "message_start",
+        "message": {"role": "assistant", "content": [], "usage": fresh | {"output_tokens": 1}},
+    }
     pieces = [text[at : at + 12] for at in range(0, len(text), 12)]
-    deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}} for piece in pieces]
+    deltas = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}
+        for piece in pieces
+    ]
     end: dict[str, Any] = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
     if reports:
         end["usage"] = {"output_tokens": output}
-    begin = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    events = [start, begin, *deltas, {"type": "content_block_stop", "index": 0}, end, {"type": "message_stop"}]
+    begin = {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "text", "text": ""},
+    }
+    events = [
+        start,
+        begin,
+        *deltas,
+        {"type": "content_block_stop", "index": 0},
+        end,
+        {"type": "message_stop"},
+    ]
     blocks = [b"event: " + each["type"].encode() + b"\n" + event(each) for each in events]
     if kind != "ok":
         cut = dice.randint(0, len(pieces))
@@ -263,19 +332,29 @@ class Booked:
     @property
     def cost(self) -> int:
         fresh = self.prompt - self.cached - self.written
-        micro = fresh * 3_000_000 + self.cached * 300_000 + self.written * 3_750_000 + self.output * 15_000_000
+        micro = (
+            fresh * 3_000_000
+            + self.cached * 300_000
+            + self.written * 3_750_000
+            + self.output * 15_000_000
+        )
         return -(-micro // 1_000_000)
 
 
 def expected(act: Act, counted: int, how: str) -> Booked | None:
-    """The table of decision 011. `how`: the asker stays, gives up, or the process is stopped or killed."""
+    """The table of decision 011.
+
+    `how`: the asker stays, gives up, or the process is stopped or killed.
+    """
     if act.kind in ("no_connection", "connect_timeout", "refused", "error_200"):
         return None
     early = act.early and act.kind in ("ok", "cut", "late", "never")
     told = act.told if early else 0
     prompt = told or counted
     if how in ("gave up", "stopped") and act.kind == "never":
-        caps = [act.sent[name] for name in ("max_tokens", "max_completion_tokens") if name in act.sent]
+        caps = [
+            act.sent[name] for name in ("max_tokens", "max_completion_tokens") if name in act.sent
+        ]
         return Booked(prompt, caps[0] * (act.sent.get("n") or 1), unknown=True)
     if act.kind in ("silent", "reset") or (act.kind == "late" and act.stream and not any(act.said)):
         return Booked(prompt, 0, unknown=True)
@@ -285,7 +364,10 @@ def expected(act: Act, counted: int, how: str) -> Booked | None:
         return Booked(counted, 0)
     shape = act.shape if act.kind == "ok" else Shape(None)
     spoken = sum(count(text, "m") for text in act.said)
-    size, output = sum(len(text.encode()) for text in act.said), shape.output or EARLY[act.wire] * early
+    size, output = (
+        sum(len(text.encode()) for text in act.said),
+        shape.output or EARLY[act.wire] * early,
+    )
     wrong = not output or output > 10**9 or spoken > output * 4 / 3 + 3
     if wrong and (size > 5 * output or output > 10**9):
         output = spoken
@@ -319,14 +401,18 @@ class World:
         return Metering(self.ledger, Journal(self.folder), patience=0.0)
 
     def entry(self, wire: Wire, fallbacks: tuple[str, ...] = ()) -> Entry:
-        provider = Provider("vendor", wire, "https://vendor.test/v1", self.stage, api_key="sk-secret")
+        provider = Provider(
+            "vendor", wire, "https://vendor.test/v1", self.stage, api_key="sk-secret"
+        )
         upstream = Upstream(provider, "vendor-model", timeouts=Timeouts(), retries=0)
         return Entry("m", upstream, "vendor", 0, price=PRICE, kind="openai", fallbacks=fallbacks)
 
     async def play(self, seed: int) -> None:
         """One call, and what the ledger has of it beside what it must have."""
         dice, user = random.Random(seed), f"user_{next(self.numbers)}"
-        await self.ledger.put_limit(Limit(id=f"lim_{user}", kind="user", subject=user, per="total", tokens=PLENTY))
+        await self.ledger.put_limit(
+            Limit(id=f"lim_{user}", kind="user", subject=user, per="total", tokens=PLENTY)
+        )
         claude, stream = dice.random() < 0.3, dice.random() < 0.6
         how = dice.choices(["stays", "gave up", "stopped", "killed"], [12, 2, 1, 1])[0]
         kinds = ["ok"] * 5 + [
@@ -350,7 +436,9 @@ class World:
         if claude:
             act = anthropic_act(dice, kind, stream=stream, prompt=prompt)
         else:
-            act = openai_act(dice, kind, stream=stream, choices=choices, prompt=prompt, fat=dice.random() < 0.2)
+            act = openai_act(
+                dice, kind, stream=stream, choices=choices, prompt=prompt, fat=dice.random() < 0.2
+            )
         params: dict[str, Any] = {"max_tokens": 900} | ({"n": choices} if choices > 1 else {})
         counted = count("\n".join(message.text for message in messages), "m")
         if picture:
@@ -358,7 +446,13 @@ class World:
         self.stage.acts = [act]
         entry = self.entry(AnthropicWire() if claude else OpenAIWire())
         held = await self.call(act, Chat("m", messages, stream, params), entry, user, how)
-        await self.check(user, expected(act, counted, how), how, held, f"seed {seed}: {act.kind}, {how}, {act.shape}")
+        await self.check(
+            user,
+            expected(act, counted, how),
+            how,
+            held,
+            f"seed {seed}: {act.kind}, {how}, {act.shape}",
+        )
 
     async def call(self, act: Act, chat: Chat, entry: Entry, user: str, how: str) -> int:
         """Asks, until the answer ends or it ends as `how` says; returns the tokens that were held meanwhile."""
@@ -418,7 +512,9 @@ class World:
         if right is None:
             assert (room.spent.tokens, room.spent.cost) == (0, 0), what
             return
-        assert (room.spent.tokens, room.spent.cost) == (right.prompt + right.output, right.cost), f"{what}: {right}"
+        assert (room.spent.tokens, room.spent.cost) == (right.prompt + right.output, right.cost), (
+            f"{what}: {right}"
+        )
         assert bool(upper) == right.unknown, what
         if upper:
             self.flagged += 1
@@ -429,12 +525,18 @@ class World:
     async def follow(self, seed: int) -> None:
         """A silent target, and one behind it that must find room in a budget for one call."""
         dice, user = random.Random(seed), f"user_{next(self.numbers)}"
-        chat = Chat("m", [Message("user", "word " * dice.randint(20, 60))], False, {"max_tokens": 20})
+        chat = Chat(
+            "m", [Message("user", "word " * dice.randint(20, 60))], False, {"max_tokens": 20}
+        )
         prompt = count(chat.messages[0].text, "m")
         first = Act(dice.choice(["silent", "reset"]))
-        second = openai_act(random.Random(seed), "ok", stream=False, choices=1, prompt=prompt, fat=False)
+        second = openai_act(
+            random.Random(seed), "ok", stream=False, choices=1, prompt=prompt, fat=False
+        )
         room = prompt + 16 + 20
-        await self.ledger.put_limit(Limit(id=f"lim_{user}", kind="user", subject=user, per="total", tokens=room))
+        await self.ledger.put_limit(
+            Limit(id=f"lim_{user}", kind="user", subject=user, per="total", tokens=room)
+        )
         self.stage.acts = [first, second]
         run, catalog = self.metering(), NoCatalog()
         catalog.entries["next"] = self.entry(OpenAIWire())
@@ -452,8 +554,15 @@ class World:
 def shown(dice: random.Random, text: str) -> Message:
     """A message with a picture of some size in pixels and another in bytes."""
     width, height = dice.randint(20, 3000), dice.randint(20, 3000)
-    head = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">II", width, height) + b"\x08\x02\x00\x00\x00"
-    url = "data:image/png;base64," + base64.b64encode(head + bytes(dice.randint(100, 60_000))).decode()
+    head = (
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+        + struct.pack(">II", width, height)
+        + b"\x08\x02\x00\x00\x00"
+    )
+    url = (
+        "data:image/png;base64,"
+        + base64.b64encode(head + bytes(dice.randint(100, 60_000))).decode()
+    )
     part = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
     return Message("user", [{"type": "text", "text": text}, part])
 
@@ -480,7 +589,9 @@ def world(tmp_path: Path) -> Iterator[tuple[asyncio.Runner, World]]:
             clock = Clock(database)
             await clock.make()
             opening = open_ledger(url, database)
-            return (database, opening), World(await opening.__aenter__(), clock, tmp_path / "journal")
+            return (database, opening), World(
+                await opening.__aenter__(), clock, tmp_path / "journal"
+            )
 
         (database, opening), built = runner.run(opened())
         yield runner, built
@@ -560,7 +671,9 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_planted_mistake_is_found(mistake: str, world: tuple[asyncio.Runner, World], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_mistake_is_found(
+    mistake: str, world: tuple[asyncio.Runner, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, name, wrong = MISTAKES[mistake]
     if mistake == "the fallback pays for the silent target":
         book: Callable[..., Any] = Metering.book

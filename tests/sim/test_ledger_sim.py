@@ -1,6 +1,7 @@
 """The ledger in a simulated world: workers that crash at any statement, lost answers, retrying clients, a jumping clock.
 
-Every seed is one world, run in virtual time on a real SQLite in memory through the very law that serves both databases.
+Every seed is one world, run in virtual time on a real SQLite in memory through the very law that
+serves both databases.
 """
 
 import json
@@ -62,9 +63,23 @@ class World:
         self.database.create_function("test_now", 0, lambda: self.now)
         self.dialect = Dialect("test_now()", UTC, locks=False)
         self.limits = [
-            Limit(id="day", kind="key", subject="k1", per="day", tokens=self.random.randint(50, 400)),
-            Limit(id="team", kind="team", subject="red", per="hour", tokens=self.random.randint(50, 400)),
-            Limit(id="each", kind="each_user", subject="", per="total", tokens=self.random.randint(50, 800)),
+            Limit(
+                id="day", kind="key", subject="k1", per="day", tokens=self.random.randint(50, 400)
+            ),
+            Limit(
+                id="team",
+                kind="team",
+                subject="red",
+                per="hour",
+                tokens=self.random.randint(50, 400),
+            ),
+            Limit(
+                id="each",
+                kind="each_user",
+                subject="",
+                per="total",
+                tokens=self.random.randint(50, 800),
+            ),
         ]
         for limit in self.limits:
             self.run(lambda limit=limit: law.put_limit(limit))
@@ -100,8 +115,18 @@ class World:
     def request(self, name: str) -> None:
         """One request, with everything that can go wrong on its way."""
         chance = self.random.choice([0.0, 0.0, 0.05])
-        asker = Asker(user=self.random.choice(["alice", "bob"]), key=self.random.choice(["k1", "k2"]), team="red")
-        wish = Wish(id=name, asker=asker, model="m", prompt=self.random.randint(1, 20), most=self.random.randint(1, 40))
+        asker = Asker(
+            user=self.random.choice(["alice", "bob"]),
+            key=self.random.choice(["k1", "k2"]),
+            team="red",
+        )
+        wish = Wish(
+            id=name,
+            asker=asker,
+            model="m",
+            prompt=self.random.randint(1, 20),
+            most=self.random.randint(1, 40),
+        )
         try:
             hold = self.run(lambda: one(self.dialect, wish), crash=chance)
         except (BudgetExceededError, Crashed):
@@ -121,13 +146,18 @@ class World:
         if self.random.random() < 0.15:
             return  # died after the answer: forfeited
         for _ in range(self.random.randint(1, 3)):  # journal replays and retries
-            self.finish(lambda: one(self.dialect, End(name, "settled", Used(completion=used))), name, chance)
+            self.finish(
+                lambda: one(self.dialect, End(name, "settled", Used(completion=used))), name, chance
+            )
 
     def burst(self, names: list[str]) -> None:
         """Requests that come at once: their holds in one batch, then what became of them in another, in any order."""
         chance = self.random.choice([0.0, 0.0, 0.02])
         asker = Asker(user=self.random.choice(["alice", "bob"]), key="k1", team="red")
-        wishes = [Wish(id=name, asker=asker, model="m", prompt=self.random.randint(1, 9), most=9) for name in names]
+        wishes = [
+            Wish(id=name, asker=asker, model="m", prompt=self.random.randint(1, 9), most=9)
+            for name in names
+        ]
         try:
             holds = self.run(lambda: work(self.dialect, wishes), crash=chance)
         except Crashed:
@@ -165,7 +195,9 @@ class World:
         """P1 and P6: no account beyond its limit, every balance the sum of its entries."""
         assert self.run(law.verify) == []
         by_id = {limit.id: limit.tokens or 0 for limit in self.limits}
-        for limit_id, spent, held in self.database.execute("SELECT limit_id, spent_tokens, held_tokens FROM accounts"):
+        for limit_id, spent, held in self.database.execute(
+            "SELECT limit_id, spent_tokens, held_tokens FROM accounts"
+        ):
             assert held >= 0
             assert spent + held <= by_id[limit_id], limit_id
 
@@ -231,26 +263,45 @@ def planted(fault: str, steps: Any) -> Any:
         while True:
             sql, parameters = statement
             if fault == "forgets an entry" and sql.startswith("INSERT INTO entries"):
-                parameters = spoiled(parameters, lambda row: [*row[:6], 0, *row[7:]] if row[1] == "settle" else row)
-            elif fault == "believes every call pending" and sql.startswith("UPDATE calls SET state"):
+                parameters = spoiled(
+                    parameters, lambda row: [*row[:6], 0, *row[7:]] if row[1] == "settle" else row
+                )
+            elif fault == "believes every call pending" and sql.startswith(
+                "UPDATE calls SET state"
+            ):
                 parameters = spoiled(parameters, lambda row: [row[0], "pending", *row[2:]])
             statement = steps.send((yield sql, parameters))
     except StopIteration as done:
         return done.value
 
 
-@pytest.mark.parametrize("fault", ["believes every call pending", "forgets an entry", "counts output only", "keeps the forfeit"])
+@pytest.mark.parametrize(
+    "fault",
+    ["believes every call pending", "forgets an entry", "counts output only", "keeps the forfeit"],
+)
 def test_a_planted_mistake_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "counts output only":
-        monkeypatch.setattr(books.Account, "fits", lambda self, wish, most, held=None: min(most, self.room().remaining.tokens))
+        monkeypatch.setattr(
+            books.Account,
+            "fits",
+            lambda self, wish, most, held=None: min(most, self.room().remaining.tokens),
+        )
     elif fault == "keeps the forfeit":
         real = books.Books.book
         monkeypatch.setattr(
-            books.Books, "book", lambda self, key, kind, *a, **k: None if kind == "correct" else real(self, key, kind, *a, **k)
+            books.Books,
+            "book",
+            lambda self, key, kind, *a, **k: (
+                None if kind == "correct" else real(self, key, kind, *a, **k)
+            ),
         )
     else:
         whole = World.run
-        monkeypatch.setattr(World, "run", lambda self, operation, **k: whole(self, lambda: planted(fault, operation()), **k))
+        monkeypatch.setattr(
+            World,
+            "run",
+            lambda self, operation, **k: whole(self, lambda: planted(fault, operation()), **k),
+        )
     with pytest.raises(AssertionError):
         for seed in range(300):
             live(seed)

@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from anthropic.types.message_create_params import MessageCreateParamsNonStreaming, MessageCreateParamsStreaming
+from anthropic.types.message_create_params import (
+    MessageCreateParamsNonStreaming,
+    MessageCreateParamsStreaming,
+)
 from pydantic import TypeAdapter, ValidationError
 
 from chattable.adapters.anthropic import AnthropicWire
@@ -19,16 +22,39 @@ from chattable.agents.errors import InvalidRequest
 from chattable.agents.fold import Fold, Normal, as_message
 from chattable.agents.parsing import parse
 
-OLDEST, OLD, NEW, NEXT = "claude-3-5-haiku-20241022", "claude-sonnet-4-5-20250929", "claude-opus-4-6", "claude-sonnet-5-5"
-LOST = ("temperature", "top_p", "top_k")  # by the newest models and so by the types; older models have them
-BODIES = {True: TypeAdapter[Any](MessageCreateParamsStreaming), False: TypeAdapter[Any](MessageCreateParamsNonStreaming)}
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
-WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Tells it.", "parameters": SCHEMA}}
+OLDEST, OLD, NEW, NEXT = (
+    "claude-3-5-haiku-20241022",
+    "claude-sonnet-4-5-20250929",
+    "claude-opus-4-6",
+    "claude-sonnet-5-5",
+)
+# by the newest models and so by the types; older models have them
+LOST = ("temperature", "top_p", "top_k")
+BODIES = {
+    True: TypeAdapter[Any](MessageCreateParamsStreaming),
+    False: TypeAdapter[Any](MessageCreateParamsNonStreaming),
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Tells it.", "parameters": SCHEMA},
+}
 PNG, PDF = "iVBORw0KGgo=", "JVBERi0xLjQ="
 HI = {"role": "user", "content": "hi"}
 
 
-def sent(*messages: Json, model: str = OLD, stream: bool = False, wire: AnthropicWire | None = None, **params: Any) -> Json:
+def sent(
+    *messages: Json,
+    model: str = OLD,
+    stream: bool = False,
+    wire: AnthropicWire | None = None,
+    **params: Any,
+) -> Json:
     """The body that a request in OpenAI's form becomes."""
     chat = parse({"model": "ours", "messages": list(messages) or [HI], "stream": stream, **params})
     body: Json = json.loads((wire or AnthropicWire()).request(chat, model))
@@ -66,12 +92,21 @@ def test_the_judge_has_eyes() -> None:
         {"messages": [{"role": "tool", "content": "x"}]},
         {
             "messages": [
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}]}
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}
+                    ],
+                }
             ]
         },
         {"messages": [], "tools": [{"name": "x"}]},
         {"messages": [], "reasoning_effort": "low"},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "colour": "red"}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x", "colour": "red"}]}
+            ]
+        },
     ):
         with pytest.raises((ValidationError, AssertionError)):
             accepted({"model": "m", "max_tokens": 1, **wrong})
@@ -93,7 +128,10 @@ def test_instructions_from_anywhere_are_the_system_prompt() -> None:
         HI,
         {
             "role": "developer",
-            "content": [{"type": "text", "text": "be brief", "cache_control": mark}, {"type": "text", "text": ""}],
+            "content": [
+                {"type": "text", "text": "be brief", "cache_control": mark},
+                {"type": "text", "text": ""},
+            ],
         },
         {"role": "system", "content": "be right", "cache_control": {"type": "ephemeral"}},
     )
@@ -107,7 +145,9 @@ def test_instructions_from_anywhere_are_the_system_prompt() -> None:
 
 def test_instructions_alone_are_a_question() -> None:
     body = sent({"role": "system", "content": "Name a colour."})
-    assert "system" not in body and body["messages"][0]["content"] == [{"type": "text", "text": "Name a colour."}]
+    assert "system" not in body and body["messages"][0]["content"] == [
+        {"type": "text", "text": "Name a colour."}
+    ]
 
 
 def test_neighbours_of_one_role_are_one_turn() -> None:
@@ -127,12 +167,21 @@ def test_nothing_said_is_refused() -> None:
 
 def test_words_put_into_the_mouth_end_in_no_white_space() -> None:
     body = sent(HI, {"role": "assistant", "content": "The answer is \n"})
-    assert body["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "The answer is"}]}
-    assert sent({"role": "user", "content": "as it is \n"})["messages"][0]["content"][0]["text"] == "as it is \n"
+    assert body["messages"][-1] == {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "The answer is"}],
+    }
+    assert (
+        sent({"role": "user", "content": "as it is \n"})["messages"][0]["content"][0]["text"]
+        == "as it is \n"
+    )
 
 
 def calls(*made: tuple[str, str, str], **fields: Any) -> Json:
-    made_calls = [{"id": i, "type": "function", "function": {"name": name, "arguments": text}} for i, name, text in made]
+    made_calls = [
+        {"id": i, "type": "function", "function": {"name": name, "arguments": text}}
+        for i, name, text in made
+    ]
     return {"role": "assistant", "content": None, "tool_calls": made_calls, **fields}
 
 
@@ -140,11 +189,29 @@ def test_calls_and_their_answers() -> None:
     picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     body = sent(
         HI,
-        calls(("toolu_1", "get_weather", '{"a": 1}'), ("functions.get_time:0", "get_time", ""), content="I look."),
+        calls(
+            ("toolu_1", "get_weather", '{"a": 1}'),
+            ("functions.get_time:0", "get_time", ""),
+            content="I look.",
+        ),
         {"role": "user", "content": "hurry"},
-        {"role": "tool", "tool_call_id": "toolu_1", "content": [{"type": "text", "text": "sun"}, picture]},
-        {"role": "tool", "tool_call_id": "functions.get_time:0", "content": "no clock", "is_error": True},
-        {"role": "tool", "tool_call_id": "toolu_1", "content": "", "cache_control": {"type": "ephemeral"}},
+        {
+            "role": "tool",
+            "tool_call_id": "toolu_1",
+            "content": [{"type": "text", "text": "sun"}, picture],
+        },
+        {
+            "role": "tool",
+            "tool_call_id": "functions.get_time:0",
+            "content": "no clock",
+            "is_error": True,
+        },
+        {
+            "role": "tool",
+            "tool_call_id": "toolu_1",
+            "content": "",
+            "cache_control": {"type": "ephemeral"},
+        },
         tools=[WEATHER],
     )
     assert body["messages"][1]["content"] == [
@@ -169,13 +236,24 @@ def test_calls_and_their_answers() -> None:
 
 @pytest.mark.parametrize("text", ['{"a": ', "[1]", "5", "[" * 10**4])
 def test_arguments_that_are_no_object_are_kept(text: str) -> None:
-    body = sent(HI, calls(("a", "f", text)), {"role": "tool", "tool_call_id": "a", "content": "x"}, tools=[WEATHER])
+    body = sent(
+        HI,
+        calls(("a", "f", text)),
+        {"role": "tool", "tool_call_id": "a", "content": "x"},
+        tools=[WEATHER],
+    )
     assert body["messages"][1]["content"][0]["input"] == {"arguments": text}
 
 
 def test_calls_of_the_past_bring_their_tools() -> None:
-    body = sent(HI, calls(("a", "f", "{}"), ("b", "g", "{}")), {"role": "tool", "tool_call_id": "a", "content": "x"})
-    assert [tool["name"] for tool in body["tools"]] == ["f", "g"] and body["tool_choice"] == {"type": "none"}
+    body = sent(
+        HI,
+        calls(("a", "f", "{}"), ("b", "g", "{}")),
+        {"role": "tool", "tool_call_id": "a", "content": "x"},
+    )
+    assert [tool["name"] for tool in body["tools"]] == ["f", "g"] and body["tool_choice"] == {
+        "type": "none"
+    }
 
 
 def test_pictures_and_files() -> None:
@@ -194,14 +272,30 @@ def test_pictures_and_files() -> None:
         file(filename="a.md", file_data=f"data:text/markdown;charset=utf-8;base64,{text}"),
         file(file_data=f"data:image/webp;base64,{PNG}"),
         file(file_id="file_011C"),
-        {"type": "document", "source": {"type": "url", "url": "https://docs.example/a.pdf"}, "citations": {"enabled": True}},
+        {
+            "type": "document",
+            "source": {"type": "url", "url": "https://docs.example/a.pdf"},
+            "citations": {"enabled": True},
+        },
     ]
     [turn] = sent({"role": "user", "content": parts})["messages"]
     assert turn["content"] == [
-        {"type": "image", "source": {"type": "url", "url": "https://pics.example/a.png"}, "cache_control": {"type": "ephemeral"}},
+        {
+            "type": "image",
+            "source": {"type": "url", "url": "https://pics.example/a.png"},
+            "cache_control": {"type": "ephemeral"},
+        },
         {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": PNG}},
-        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": PDF}, "title": "a.pdf"},
-        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Grüße"}, "title": "a.md"},
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": PDF},
+            "title": "a.pdf",
+        },
+        {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Grüße"},
+            "title": "a.md",
+        },
         {"type": "image", "source": {"type": "base64", "media_type": "image/webp", "data": PNG}},
         {"type": "document", "source": {"type": "file", "file_id": "file_011C"}},
         parts[-1],
@@ -221,20 +315,38 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("part, field", UNUSABLE)
 def test_parts_it_cannot_read(part: Json, field: str) -> None:
-    refused(HI, {"role": "user", "content": [part]}, param=f"messages[1].content[0].{field}", code="invalid_value")
+    refused(
+        HI,
+        {"role": "user", "content": [part]},
+        param=f"messages[1].content[0].{field}",
+        code="invalid_value",
+    )
 
 
 def test_messages_it_cannot_read() -> None:
-    refused({"role": "function", "name": "f", "content": "x"}, param="messages[0].role", code="invalid_value")
+    refused(
+        {"role": "function", "name": "f", "content": "x"},
+        param="messages[0].role",
+        code="invalid_value",
+    )
     picture = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
-    refused({"role": "system", "content": [picture]}, HI, param="messages[0].content", code="invalid_value")
+    refused(
+        {"role": "system", "content": [picture]},
+        HI,
+        param="messages[0].content",
+        code="invalid_value",
+    )
 
 
 # --- tools and formats -----------------------------------------------------------------------------------------------
 
 
 def test_tools() -> None:
-    bare = {"type": "function", "function": {"name": "now", "strict": True}, "cache_control": {"type": "ephemeral"}}
+    bare = {
+        "type": "function",
+        "function": {"name": "now", "strict": True},
+        "cache_control": {"type": "ephemeral"},
+    }
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
     assert sent(tools=[WEATHER, bare, search])["tools"] == [
         {"name": "get_weather", "description": "Tells it.", "input_schema": SCHEMA},
@@ -249,7 +361,11 @@ def test_tools() -> None:
     assert "strict" not in sent(tools=[bare], model=OLDEST)["tools"][0]
     refused(tools=[WEATHER, bare], model=OLDEST, wire=STRICTLY, param="tools[1].function.strict")
     refused(tools=[{"type": "custom", "custom": {"name": "x"}}], param="tools[0].type")
-    refused(tools=[{"type": "function", "function": {}}], param="tools[0].function.name", code="missing_required_parameter")
+    refused(
+        tools=[{"type": "function", "function": {}}],
+        param="tools[0].function.name",
+        code="missing_required_parameter",
+    )
 
 
 CHOICES = [
@@ -261,9 +377,16 @@ CHOICES = [
 @pytest.mark.parametrize("choice, meant", CHOICES)
 def test_tool_choice(choice: Any, meant: Json | None) -> None:
     assert sent(tools=[WEATHER], tool_choice=choice).get("tool_choice") == meant
-    assert sent(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=True).get("tool_choice") == meant
-    alone = {**(meant or {"type": "auto"})} | ({} if choice == "none" else {"disable_parallel_tool_use": True})
-    assert sent(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False)["tool_choice"] == alone
+    assert (
+        sent(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=True).get("tool_choice")
+        == meant
+    )
+    alone = {**(meant or {"type": "auto"})} | (
+        {} if choice == "none" else {"disable_parallel_tool_use": True}
+    )
+    assert (
+        sent(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False)["tool_choice"] == alone
+    )
 
 
 def test_choices_that_are_none() -> None:
@@ -278,17 +401,26 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "s
 
 def test_a_schema_for_the_answer() -> None:
     body = sent(response_format=FORMAT, tools=[WEATHER])
-    assert body["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}} and len(body["tools"]) == 1
+    assert (
+        body["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
+        and len(body["tools"]) == 1
+    )
     forced = sent(response_format=FORMAT, model=OLDEST)
     assert forced["tools"][0]["input_schema"] == SCHEMA
     assert forced["tool_choice"] == {"type": "tool", "name": forced["tools"][0]["name"]}
     refused(response_format=FORMAT, model=OLDEST, tools=[WEATHER], param="response_format")
     missing = {"type": "json_schema", "json_schema": {"name": "n"}}
-    refused(response_format=missing, param="response_format.json_schema.schema", code="missing_required_parameter")
+    refused(
+        response_format=missing,
+        param="response_format.json_schema.schema",
+        code="missing_required_parameter",
+    )
 
 
 def test_any_json_for_the_answer() -> None:
-    body = sent({"role": "system", "content": "be kind"}, HI, response_format={"type": "json_object"})
+    body = sent(
+        {"role": "system", "content": "be kind"}, HI, response_format={"type": "json_object"}
+    )
     assert body["system"][0]["text"] == "be kind" and "JSON object" in body["system"][1]["text"]
     assert "system" not in sent(response_format={"type": "text"})
     refused(response_format={"type": "grammar"}, param="response_format")
@@ -298,11 +430,15 @@ def test_any_json_for_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "effort, cap, budget", [("minimal", 20000, 2000), ("low", 4096, 1024), ("medium", 4096, 2048), ("high", 10000, 8000)]
+    "effort, cap, budget",
+    [("minimal", 20000, 2000), ("low", 4096, 1024), ("medium", 4096, 2048), ("high", 10000, 8000)],
 )
 def test_effort_is_a_share_of_the_cap(effort: str, cap: int, budget: int) -> None:
     body = sent(reasoning_effort=effort, max_tokens=cap)
-    assert body["thinking"] == {"type": "enabled", "budget_tokens": budget} and budget < body["max_tokens"] == cap
+    assert (
+        body["thinking"] == {"type": "enabled", "budget_tokens": budget}
+        and budget < body["max_tokens"] == cap
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,7 +448,10 @@ def test_effort_is_a_share_of_the_cap(effort: str, cap: int, budget: int) -> Non
 def test_later_models_take_effort(model: str, effort: str, meant: str) -> None:
     body = sent(reasoning_effort=effort, model=model, response_format=FORMAT)
     assert body["thinking"] == {"type": "adaptive", "display": "summarized"}
-    assert body["output_config"] == {"effort": meant, "format": {"type": "json_schema", "schema": SCHEMA}}
+    assert body["output_config"] == {
+        "effort": meant,
+        "format": {"type": "json_schema", "schema": SCHEMA},
+    }
 
 
 def test_no_effort() -> None:
@@ -328,12 +467,18 @@ def test_their_own_words_for_thinking_win() -> None:
     assert sent(thinking=own, reasoning_effort="high")["thinking"] == own
     body = sent(thinking={"type": "adaptive"}, output_config={"effort": "max"}, model=NEXT)
     assert (body["thinking"], body["output_config"]) == ({"type": "adaptive"}, {"effort": "max"})
-    both = sent(output_config={"effort": "max"}, response_format=FORMAT, model=NEXT)["output_config"]
+    both = sent(output_config={"effort": "max"}, response_format=FORMAT, model=NEXT)[
+        "output_config"
+    ]
     assert both == {"effort": "max", "format": {"type": "json_schema", "schema": SCHEMA}}
     refused(thinking="much", param="thinking", code="invalid_value")
 
 
-ASKED = [HI, calls(("a", "get_weather", "{}")), {"role": "tool", "tool_call_id": "a", "content": "sun"}]
+ASKED = [
+    HI,
+    calls(("a", "get_weather", "{}")),
+    {"role": "tool", "tool_call_id": "a", "content": "sun"},
+]
 OBSTACLES: list[tuple[list[Json], Json]] = [
     ([], {"model": OLDEST}), ([], {"max_tokens": 1024}), ([], {"tools": [WEATHER], "tool_choice": "required"}),
     ([HI, {"role": "assistant", "content": "So"}], {}), (ASKED, {"tools": [WEATHER]}),
@@ -376,15 +521,29 @@ OTHER = {"type": "tool_use", "id": "toolu_2", "name": "get_weather", "input": {}
 def test_an_answer_goes_back_as_it_came(content: list[Json]) -> None:
     """Law: through our messages, through JSON and through a client that keeps what it does not know, block by block."""
     kept = msgspec.json.decode(msgspec.json.encode(answer(*content).to_json()))
-    results = [{"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in content if call["type"] == "tool_use"]
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": "x"}
+        for call in content
+        if call["type"] == "tool_use"
+    ]
     body = sent(HI, kept, *results, HI, tools=[WEATHER], reasoning_effort="low", model=NEW)
     assert body["messages"][1] == {"role": "assistant", "content": content}
 
 
 def test_thoughts_let_it_think_on_after_a_call() -> None:
-    kept = as_message({"content": None, **calls(("a", "get_weather", "{}")), "thinking_blocks": [{"index": 0, **THOUGHT}]})
+    kept = as_message(
+        {
+            "content": None,
+            **calls(("a", "get_weather", "{}")),
+            "thinking_blocks": [{"index": 0, **THOUGHT}],
+        }
+    )
     messages = [Message("user", "hi"), kept, Message("tool", "sun", tool_call_id="a")]
-    body = json.loads(AnthropicWire().request(Chat("m", messages, False, {"reasoning_effort": "low", "tools": [WEATHER]}), OLD))
+    body = json.loads(
+        AnthropicWire().request(
+            Chat("m", messages, False, {"reasoning_effort": "low", "tools": [WEATHER]}), OLD
+        )
+    )
     accepted(body)
     assert body["thinking"]["type"] == "enabled" and body["messages"][1]["content"][0] == THOUGHT
 
@@ -394,14 +553,27 @@ def test_thoughts_let_it_think_on_after_a_call() -> None:
                [{"type": "text", "text": "x"}], [{"type": "redacted_thinking", "data": 5}]],
 )  # fmt: skip
 def test_thoughts_of_others_stay_behind(blocks: Any) -> None:
-    body = sent(HI, {"role": "assistant", "content": "a", "thinking_blocks": blocks, "reasoning_content": "psst"}, HI)
+    body = sent(
+        HI,
+        {
+            "role": "assistant",
+            "content": "a",
+            "thinking_blocks": blocks,
+            "reasoning_content": "psst",
+        },
+        HI,
+    )
     assert body["messages"][1]["content"] == [{"type": "text", "text": "a"}]
 
 
 def test_no_turn_ends_in_a_thought() -> None:
     alone = {"role": "assistant", "content": "", "thinking_blocks": [THOUGHT]}
     assert [turn["role"] for turn in sent(HI, alone, HI)["messages"]] == ["user"]
-    placed = {"role": "assistant", "content": "a", "thinking_blocks": [{**THOUGHT, "index": 10**9}, {**THOUGHT, "index": "x"}]}
+    placed = {
+        "role": "assistant",
+        "content": "a",
+        "thinking_blocks": [{**THOUGHT, "index": 10**9}, {**THOUGHT, "index": "x"}],
+    }
     assert sent(HI, placed, HI)["messages"][1]["content"] == [{"type": "text", "text": "a"}]
 
 
@@ -436,7 +608,8 @@ def test_sampling_that_later_models_and_thought_have_lost(param: str, value: flo
     assert param not in sent(reasoning_effort="low", **given)
     refused(model=NEXT, param=param, wire=STRICTLY, **given)
     refused(reasoning_effort="low", param=param, wire=STRICTLY, **given)
-    assert param == "top_k" or param not in sent(model=NEXT, wire=STRICTLY, **{param: 1})  # what it does anyway
+    # what it does anyway
+    assert param == "top_k" or param not in sent(model=NEXT, wire=STRICTLY, **{param: 1})
 
 
 @pytest.mark.parametrize(
@@ -479,14 +652,24 @@ def test_the_user(params: Json, user: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "tier, meant", [("auto", "auto"), ("priority", "auto"), ("default", "standard_only"), ("standard_only", "standard_only")]
+    "tier, meant",
+    [
+        ("auto", "auto"),
+        ("priority", "auto"),
+        ("default", "standard_only"),
+        ("standard_only", "standard_only"),
+    ],
 )
 def test_service_tiers(tier: str, meant: str) -> None:
     assert sent(service_tier=tier)["service_tier"] == meant
 
 
 def test_their_own_parameters_pass() -> None:
-    own = {"cache_control": {"type": "ephemeral"}, "inference_geo": "eu", "container": "container_1"}
+    own = {
+        "cache_control": {"type": "ephemeral"},
+        "inference_geo": "eu",
+        "container": "container_1",
+    }
     assert {k: sent(**own)[k] for k in own} == own
 
 
@@ -530,7 +713,21 @@ def inside(holder: Any) -> list[Any]:
 def test_a_damaged_request_never_does_worse_than_be_refused(seed: int) -> None:
     """What the house lets in, with values of any type anywhere: a body or a proper refusal."""
     dice, bodies = random.Random(seed), 0
-    junk: list[Any] = [None, 0, -1, 1.5, "x", "", [], [None], [5], {}, {"type": "x"}, {"type": "tool_use"}, True]
+    junk: list[Any] = [
+        None,
+        0,
+        -1,
+        1.5,
+        "x",
+        "",
+        [],
+        [None],
+        [5],
+        {},
+        {"type": "x"},
+        {"type": "tool_use"},
+        True,
+    ]
     for _ in range(300):
         body = json.loads(json.dumps(EVERYTHING))
         for _ in range(dice.randint(1, 3)):
@@ -539,7 +736,11 @@ def test_a_damaged_request_never_does_worse_than_be_refused(seed: int) -> None:
                 if dice.random() < 0.3:
                     break
                 holder = dice.choice(inner)
-            at = dice.choice(list(holder)) if isinstance(holder, dict) else dice.randrange(len(holder))
+            at = (
+                dice.choice(list(holder))
+                if isinstance(holder, dict)
+                else dice.randrange(len(holder))
+            )
             holder[at] = dice.choice(junk)
         try:
             chat = parse(body)
@@ -565,5 +766,7 @@ GENERATIONS = [
 @pytest.mark.parametrize("model, takes", GENERATIONS)
 def test_generations(model: str, takes: str) -> None:
     kind = generation(model)
-    assert {name for name in ("thinks", "formats", "adaptive", "xhigh") if getattr(kind, name)} == set(takes.split())
+    assert {
+        name for name in ("thinks", "formats", "adaptive", "xhigh") if getattr(kind, name)
+    } == set(takes.split())
     assert kind.samples is not kind.xhigh  # they left and came with the same generation

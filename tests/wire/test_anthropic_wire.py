@@ -1,4 +1,7 @@
-"""What Anthropic sends, in bytes, and what it means. The data has the shapes that Anthropic documents and its SDK expects."""
+"""What Anthropic sends, in bytes, and what it means.
+
+The data has the shapes that Anthropic documents and its SDK expects.
+"""
 
 import json
 import random
@@ -29,7 +32,9 @@ def events(name: str) -> list[Json]:
 
 def read(blocks: list[bytes]) -> tuple[list[Chunk], bool]:
     decoder, reader = SseDecoder(), AnthropicWire().stream()
-    chunks = [chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)]
+    chunks = [
+        chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
+    ]
     return chunks, reader.complete and reader.ended
 
 
@@ -44,7 +49,9 @@ def folded(chunks: list[Chunk]) -> Fold:
     out = [out for chunk in chunks for out in normal.feed(chunk)] + normal.end()
     said = [chunk for chunk in out if chunk.usage is None]
     assert [i for i, chunk in enumerate(said) if "role" in chunk.delta] == [0]
-    assert [i for i, chunk in enumerate(said) if chunk.finish_reason] == [len(said) - 1] and said[-1].delta == {}
+    assert [i for i, chunk in enumerate(said) if chunk.finish_reason] == [len(said) - 1] and said[
+        -1
+    ].delta == {}
     assert all(chunk.usage is None for chunk in out[:-1])
     for chunk in out:
         fold.add(chunk)
@@ -71,7 +78,13 @@ def test_the_data_is_what_their_sdk_expects(name: str) -> None:
         if event["type"] not in ("ping", "error"):
             EVENT.validate_python(event)
     with pytest.raises(ValidationError):
-        EVENT.validate_python({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": None}})
+        EVENT.validate_python(
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": None},
+            }
+        )
 
 
 @pytest.mark.parametrize("name", ["anthropic_plain.json", "anthropic_cited.json"])
@@ -102,17 +115,34 @@ def test_parallel_calls() -> None:
     choice = only(stream("anthropic_tools_stream.txt"))
     assert choice.message["content"] == "I look both up." and choice.finish_reason == "tool_calls"
     assert choice.message["tool_calls"] == [
-        {"id": "toolu_01Pa", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Orléans 🌦"}'}},
-        {"id": "toolu_01Qb", "type": "function", "function": {"name": "get_time", "arguments": "{}"}},
+        {
+            "id": "toolu_01Pa",
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": '{"city": "Orléans 🌦"}'},
+        },
+        {
+            "id": "toolu_01Qb",
+            "type": "function",
+            "function": {"name": "get_time", "arguments": "{}"},
+        },
     ]
 
 
 def test_calls_are_numbered_as_they_begin() -> None:
     pieces = [
-        chunk.delta["tool_calls"][0] for chunk in heard(*events("anthropic_tools_stream.txt")) if "tool_calls" in chunk.delta
+        chunk.delta["tool_calls"][0]
+        for chunk in heard(*events("anthropic_tools_stream.txt"))
+        if "tool_calls" in chunk.delta
     ]
     assert [piece["index"] for piece in pieces] == [0, 0, 0, 0, 1, 1]
-    assert [piece.get("id") for piece in pieces] == ["toolu_01Pa", None, None, None, "toolu_01Qb", None]
+    assert [piece.get("id") for piece in pieces] == [
+        "toolu_01Pa",
+        None,
+        None,
+        None,
+        "toolu_01Qb",
+        None,
+    ]
 
 
 def test_thoughts_are_told_and_kept() -> None:
@@ -120,10 +150,17 @@ def test_thoughts_are_told_and_kept() -> None:
     message = only(fold).message
     assert (message["reasoning_content"], message["content"]) == ("Seven times eight…", "56")
     assert message["thinking_blocks"] == [
-        {"index": 0, "type": "thinking", "thinking": "Seven times eight…", "signature": "EqQBCgIYAhIMxThought"},
+        {
+            "index": 0,
+            "type": "thinking",
+            "thinking": "Seven times eight…",
+            "signature": "EqQBCgIYAhIMxThought",
+        },
         {"index": 1, "type": "redacted_thinking", "data": "EmwKAhgBEgyHidden"},
     ]
-    assert fold.usage is not None and fold.usage.completion_tokens_details == {"reasoning_tokens": 51}
+    assert fold.usage is not None and fold.usage.completion_tokens_details == {
+        "reasoning_tokens": 51
+    }
 
 
 def test_sources() -> None:
@@ -149,11 +186,16 @@ def test_what_belongs_to_the_end_is_told_once() -> None:
     for name in ("anthropic_citations_stream.txt", "anthropic_refusal_stream.txt"):
         said = events(name)
         at = next(i for i, event in enumerate(said) if event["type"] == "message_delta")
-        assert only(folded(heard(*said[:at], said[at], *said[at:]))).message == only(stream(name)).message
+        assert (
+            only(folded(heard(*said[:at], said[at], *said[at:]))).message
+            == only(stream(name)).message
+        )
 
 
 def test_the_last_count_stands() -> None:
-    assert stream("anthropic_citations_stream.txt").usage == Usage(2700, 120, 2820, {"cached_tokens": 0})
+    assert stream("anthropic_citations_stream.txt").usage == Usage(
+        2700, 120, 2820, {"cached_tokens": 0}
+    )
 
 
 def test_a_refusal_says_why() -> None:
@@ -172,9 +214,18 @@ def test_a_whole_message() -> None:
     fold = folded(AnthropicWire().reply((DATA / "anthropic_plain.json").read_bytes()))
     message = only(fold).message
     assert (message["content"], message["reasoning_content"]) == ("One moment.", "Both at once.")
-    assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [{"city": "Köln"}, {}]
-    assert message["thinking_blocks"][0]["signature"] == "c2lnLXBsYWlu" and only(fold).finish_reason == "tool_calls"
-    assert fold.usage == Usage(120, 44, 164, {"cached_tokens": 20}) and fold.facts["service_tier"] == "priority"
+    assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [
+        {"city": "Köln"},
+        {},
+    ]
+    assert (
+        message["thinking_blocks"][0]["signature"] == "c2lnLXBsYWlu"
+        and only(fold).finish_reason == "tool_calls"
+    )
+    assert (
+        fold.usage == Usage(120, 44, 164, {"cached_tokens": 20})
+        and fold.facts["service_tier"] == "priority"
+    )
 
 
 def test_a_whole_message_with_sources_means_what_its_stream_means() -> None:
@@ -186,7 +237,10 @@ def test_a_whole_message_with_sources_means_what_its_stream_means() -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_stream_and_the_same_message_at_once_are_one_answer(name: str) -> None:
-    """Law: nothing depends on how an answer came. Their own rules of accumulation make the message."""
+    """Law: nothing depends on how an answer came.
+
+    Their own rules of accumulation make the message.
+    """
     message: Json = {}
     for event in events(name):
         if event["type"] == "message_start":
@@ -215,7 +269,11 @@ def test_a_stream_and_the_same_message_at_once_are_one_answer(name: str) -> None
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
         if "schema" in name:
             only(fold).message["content"] = json.loads(only(fold).message["content"])
-    assert (only(whole), whole.usage, whole.facts) == (only(streamed), streamed.usage, streamed.facts)
+    assert (only(whole), whole.usage, whole.facts) == (
+        only(streamed),
+        streamed.usage,
+        streamed.facts,
+    )
 
 
 FINISHES = [
@@ -294,7 +352,9 @@ def test_usage_in_several_deltas_each_field_as_it_was_last_said() -> None:
 
 
 def test_an_answer_without_usage_has_an_end() -> None:
-    chunks = heard({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"})
+    chunks = heard(
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"}
+    )
     assert [chunk.finish_reason for chunk in chunks] == ["stop"]
 
 
@@ -310,7 +370,11 @@ def test_an_error_inside_a_stream_keeps_its_meaning() -> None:
     data = (DATA / "anthropic_error_stream.txt").read_bytes()
     with pytest.raises(Refused) as caught:
         read([data])
-    assert (caught.value.status, caught.value.message, caught.value.retries) == (529, "Overloaded", None)
+    assert (caught.value.status, caught.value.message, caught.value.retries) == (
+        529,
+        "Overloaded",
+        None,
+    )
     chunks, complete = read([data.partition(b"event: error")[0]])
     assert not complete and "".join(chunk.text for chunk in chunks) == "Hel"
 
@@ -319,12 +383,28 @@ def test_what_does_not_exist_yet_is_passed_over() -> None:
     chunks = heard(
         {"type": "ping"},
         {"type": "hologram_start", "index": 0},
-        {"type": "content_block_start", "index": 7, "content_block": {"type": "hologram", "text": "x"}},
-        {"type": "content_block_delta", "index": 7, "delta": {"type": "hologram_delta", "light": 5}},
-        {"type": "content_block_delta", "index": 7, "delta": {"type": "text_delta", "text": "inside"}},
+        {
+            "type": "content_block_start",
+            "index": 7,
+            "content_block": {"type": "hologram", "text": "x"},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 7,
+            "delta": {"type": "hologram_delta", "light": 5},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 7,
+            "delta": {"type": "text_delta", "text": "inside"},
+        },
         {"type": "content_block_stop", "index": 7},
         {"type": "content_block_start", "index": 9, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 9, "delta": {"type": "text_delta", "text": "after a gap"}},
+        {
+            "type": "content_block_delta",
+            "index": 9,
+            "delta": {"type": "text_delta", "text": "after a gap"},
+        },
     )
     assert [chunk.delta for chunk in chunks] == [{"content": "after a gap"}]
 
@@ -365,7 +445,9 @@ def test_a_damaged_stream_never_does_worse_than_fail(name: str, seed: int) -> No
                 dice.shuffle(damaged)
             else:
                 holder = damaged[at]
-                while (inner := [v for v in holder.values() if isinstance(v, dict) and v]) and dice.random() < 0.6:
+                while (
+                    inner := [v for v in holder.values() if isinstance(v, dict) and v]
+                ) and dice.random() < 0.6:
                     holder = dice.choice(inner)
                 if holder:
                     holder[dice.choice(list(holder))] = dice.choice(values)
@@ -418,7 +500,12 @@ ERRORS = [
 def test_errors(status: int, kind: str, message: str, meant: tuple[Any, ...]) -> None:
     body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
     error = AnthropicWire().error(status, json.dumps(body).encode())
-    assert (error.status, error.param, error.code, error.retries) == meant and error.message == message
+    assert (
+        error.status,
+        error.param,
+        error.code,
+        error.retries,
+    ) == meant and error.message == message
     with pytest.raises(Refused) as inside:  # the same, in a stream that had begun
         heard(body)
     assert (inside.value.status, inside.value.code) == (error.status, error.code)
@@ -428,13 +515,27 @@ def test_errors(status: int, kind: str, message: str, meant: tuple[Any, ...]) ->
 
 
 def test_an_errors_own_code_passes() -> None:
-    error = {"type": "invalid_request_error", "message": "gone", "details": {"error_code": "file_expired"}}
+    error = {
+        "type": "invalid_request_error",
+        "message": "gone",
+        "details": {"error_code": "file_expired"},
+    }
     assert AnthropicWire().error(400, json.dumps({"error": error}).encode()).code == "file_expired"
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"error": []}', b'{"error": {"type": [], "message": 5}}', b"[" * 10**5],
+    [
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[]",
+        b"5",
+        b'"x"',
+        b'{"error": []}',
+        b'{"error": {"type": [], "message": 5}}',
+        b"[" * 10**5,
+    ],
 )
 def test_errors_of_no_shape(body: bytes) -> None:
     error = AnthropicWire().error(503, body)

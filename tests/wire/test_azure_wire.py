@@ -20,7 +20,9 @@ STREAMS = sorted(path.name for path in DATA.glob("azure_*_stream.txt"))
 WIRE = AzureWire()
 
 
-def sent(params: Any = None, *, version: str = "", stream: bool = False, messages: Any = None) -> Any:
+def sent(
+    params: Any = None, *, version: str = "", stream: bool = False, messages: Any = None
+) -> Any:
     chat = Chat("ours", messages or [Message("user", "hi")], stream, params or {})
     return json.loads(AzureWire(version).request(chat, "my-deployment"))
 
@@ -40,11 +42,15 @@ def test_a_deployments_address_and_key_are_those_of_openais_sdk(model: str, vers
     def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
         return httpx2.Response(
-            200, content=(DATA / "azure_plain.json").read_bytes(), headers={"content-type": "application/json"}
+            200,
+            content=(DATA / "azure_plain.json").read_bytes(),
+            headers={"content-type": "application/json"},
         )
 
     http = httpx2.Client(transport=httpx2.MockTransport(answer))
-    client = AzureOpenAI(azure_endpoint=RESOURCE, api_version=version, api_key="secret", http_client=http)
+    client = AzureOpenAI(
+        azure_endpoint=RESOURCE, api_version=version, api_key="secret", http_client=http
+    )
     client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hi"}])
     [theirs] = seen
     wire = VENDORS["azure"].wire.told({"api_version": version})
@@ -58,7 +64,9 @@ def test_a_deployments_address_and_key_are_those_of_openais_sdk(model: str, vers
 
 def test_the_v1_path_names_no_deployment() -> None:
     assert WIRE.path("my-deployment", True) == "/openai/v1/chat/completions"
-    assert AzureWire("preview").path("x", False) == "/openai/v1/chat/completions?api-version=preview"
+    assert (
+        AzureWire("preview").path("x", False) == "/openai/v1/chat/completions?api-version=preview"
+    )
     assert sent()["model"] == "my-deployment" and WIRE.headers("") == []
 
 
@@ -69,11 +77,16 @@ def test_addresses_are_taken_as_azure_shows_them(end: str) -> None:
 
 def test_what_the_settings_lack() -> None:
     mistakes = VENDORS["azure"].mistakes
-    assert [name for name, _ in mistakes(None, {})] == ["base_url"] and not list(mistakes(RESOURCE, {"api_version": GA}))
+    assert [name for name, _ in mistakes(None, {})] == ["base_url"] and not list(
+        mistakes(RESOURCE, {"api_version": GA})
+    )
     assert [name for name, _ in mistakes(RESOURCE, {"region": "x"})] == ["region"]
     assert [name for name, _ in VENDORS["bedrock"].mistakes(None, {"region": ""})] == ["region"]
     assert not list(VENDORS["bedrock"].mistakes("https://x", {}))
-    assert VENDORS["bedrock"].address(None, {"region": "eu-west-1"}) == "https://bedrock-runtime.eu-west-1.amazonaws.com"
+    assert (
+        VENDORS["bedrock"].address(None, {"region": "eu-west-1"})
+        == "https://bedrock-runtime.eu-west-1.amazonaws.com"
+    )
     assert [name for name, _ in VENDORS["openai"].mistakes(None, {"region": "x"})] == ["region"]
 
 
@@ -81,7 +94,13 @@ def test_what_the_settings_lack() -> None:
 
 
 def test_the_v1_api_gets_what_openai_gets() -> None:
-    params = {"temperature": 0.1, "max_completion_tokens": 5, "store": True, "x_unknown": [1], "user": "u"}
+    params = {
+        "temperature": 0.1,
+        "max_completion_tokens": 5,
+        "store": True,
+        "x_unknown": [1],
+        "user": "u",
+    }
     body = sent(params, stream=True, messages=[Message("developer", "be kind")])
     assert body == {
         "model": "my-deployment", "messages": [{"role": "developer", "content": "be kind"}], **params,
@@ -90,13 +109,23 @@ def test_the_v1_api_gets_what_openai_gets() -> None:
 
 
 @pytest.mark.parametrize(
-    "version, usage, role", [(GA, True, "system"), (OLD, False, "system"), ("2025-01-01-preview", True, "developer")]
+    "version, usage, role",
+    [(GA, True, "system"), (OLD, False, "system"), ("2025-01-01-preview", True, "developer")],
 )
 def test_older_versions_get_what_they_know(version: str, usage: bool, role: str) -> None:
-    params = {"max_tokens": 5, "store": True, "safety_identifier": "s", "tools": [{"type": "function"}]}
+    params = {
+        "max_tokens": 5,
+        "store": True,
+        "safety_identifier": "s",
+        "tools": [{"type": "function"}],
+    }
     body = sent(params, version=version, stream=True, messages=[Message("developer", "be kind")])
     assert ("stream_options" in body, body["messages"][0]["role"]) == (usage, role)
-    assert body["max_tokens"] == 5 and body["tools"] and not body.keys() & {"store", "safety_identifier"}
+    assert (
+        body["max_tokens"] == 5
+        and body["tools"]
+        and not body.keys() & {"store", "safety_identifier"}
+    )
 
 
 # --- what it means ----------------------------------------------------------------------------------------------------
@@ -110,7 +139,11 @@ def test_every_cut_of_every_stream_means_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", STREAMS)
 def test_openais_own_types_take_what_is_read_here(name: str) -> None:
     events = SseDecoder().feed((DATA / name).read_bytes())
-    assert [ChatCompletionChunk.model_validate_json(event) for event in events if event != b"[DONE]" and b'"delta"' in event]
+    assert [
+        ChatCompletionChunk.model_validate_json(event)
+        for event in events
+        if event != b"[DONE]" and b'"delta"' in event
+    ]
     assert ChatCompletion.model_validate_json((DATA / "azure_plain.json").read_bytes())
 
 
@@ -118,35 +151,63 @@ def test_text_usage_and_what_the_filters_found() -> None:
     whole = folded(WIRE.reply((DATA / "azure_plain.json").read_bytes()))
     for fold in (stream("azure_text_stream.txt"), whole):
         assert (only(fold).message["content"], only(fold).finish_reason) == ("Grüß dich 👋", "stop")
-        assert fold.usage and (fold.usage.prompt_tokens, fold.usage.completion_tokens, fold.usage.total_tokens) == (19, 10, 29)
-        assert fold.usage.prompt_tokens_details and fold.usage.prompt_tokens_details["cached_tokens"] == 4
+        assert fold.usage and (
+            fold.usage.prompt_tokens,
+            fold.usage.completion_tokens,
+            fold.usage.total_tokens,
+        ) == (19, 10, 29)
+        assert (
+            fold.usage.prompt_tokens_details
+            and fold.usage.prompt_tokens_details["cached_tokens"] == 4
+        )
         assert fold.facts["system_fingerprint"] == "fp_b705f0c291"
-        [prompt], [found] = fold.facts["prompt_filter_results"], fold.facts["content_filter_results"]
+        [prompt], [found] = (
+            fold.facts["prompt_filter_results"],
+            fold.facts["content_filter_results"],
+        )
         assert prompt["prompt_index"] == 0 and prompt["content_filter_results"]["jailbreak"] == {
             "filtered": False,
             "detected": False,
         }
-        assert found["index"] == 0 and found["content_filter_results"]["hate"] == {"filtered": False, "severity": "safe"}
+        assert found["index"] == 0 and found["content_filter_results"]["hate"] == {
+            "filtered": False,
+            "severity": "safe",
+        }
     assert "protected_material_code" in found["content_filter_results"]
 
 
 def test_findings_are_no_output_and_are_told_once() -> None:
     chunks, _, _ = read(WIRE, [(DATA / "azure_text_stream.txt").read_bytes()])
     assert [chunk.delta.get("content") for chunk in chunks] == ["", "Grüß ", "dich 👋", None, None]
-    assert ["prompt_filter_results" in (chunk.facts or {}) for chunk in chunks] == [False, False, False, True, True]
+    assert ["prompt_filter_results" in (chunk.facts or {}) for chunk in chunks] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_late_filter_ends_the_answer_and_keeps_what_was_said() -> None:
     fold = stream("azure_late_filter_stream.txt")
-    assert (only(fold).message["content"], only(fold).finish_reason) == ("One does not", "content_filter")
+    assert (only(fold).message["content"], only(fold).finish_reason) == (
+        "One does not",
+        "content_filter",
+    )
     [found] = fold.facts["content_filter_results"]
     assert found["content_filter_results"]["violence"] == {"filtered": True, "severity": "medium"}
-    assert found["content_filter_results"]["protected_material_text"] == {"filtered": False, "detected": False}
+    assert found["content_filter_results"]["protected_material_text"] == {
+        "filtered": False,
+        "detected": False,
+    }
 
 
 def test_parallel_calls() -> None:
     choice = only(stream("azure_tools_stream.txt"))
-    assert [(c["id"], c["function"]["name"], json.loads(c["function"]["arguments"])) for c in choice.message["tool_calls"]] == [
+    assert [
+        (c["id"], c["function"]["name"], json.loads(c["function"]["arguments"]))
+        for c in choice.message["tool_calls"]
+    ] == [
         ("call_Az1", "get_weather", {"city": "Zürich"}),
         ("call_Az2", "get_time", {}),
     ]
@@ -158,7 +219,12 @@ def test_parallel_calls() -> None:
 
 def test_a_blocked_prompt_keeps_its_meaning() -> None:
     error = WIRE.error(400, (DATA / "azure_blocked.json").read_bytes())
-    assert (error.status, error.code, error.param, error.retries) == (400, "content_filter", "messages", 0)
+    assert (error.status, error.code, error.param, error.retries) == (
+        400,
+        "content_filter",
+        "messages",
+        0,
+    )
     assert "content management policy" in error.message
 
 
@@ -182,12 +248,37 @@ def test_errors_of_azure(status: int, body: Any, meant: Any) -> None:
     assert (error.status, error.param, error.code) == meant and error.message == body["message"]
 
 
-ODD: list[Any] = [None, 5, "x", [], {}, [None], {"index": "x"}, {"index": 0, "content_filter_results": 5}, {"delta": {}}]
+ODD: list[Any] = [
+    None,
+    5,
+    "x",
+    [],
+    {},
+    [None],
+    {"index": "x"},
+    {"index": 0, "content_filter_results": 5},
+    {"delta": {}},
+]
 
 
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_findings_harm_nothing(odd: Any) -> None:
     events = [{"choices": [], "prompt_filter_results": odd}]
-    events += [{"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop", "content_filter_results": odd}]}]
-    fold = streamed(WIRE, b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n")
+    events += [
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "delta": {"content": "x"},
+                    "finish_reason": "stop",
+                    "content_filter_results": odd,
+                }
+            ]
+        }
+    ]
+    fold = streamed(
+        WIRE,
+        b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+        + b"data: [DONE]\n\n",
+    )
     assert only(fold).message["content"] == "x"

@@ -1,4 +1,7 @@
-"""What Bedrock sends, in frames of the documented events, and what it means. AWS's own parser reads the same."""
+"""What Bedrock sends, in frames of the documented events, and what it means.
+
+AWS's own parser reads the same.
+"""
 
 import base64
 import json
@@ -39,7 +42,13 @@ def plain(name: str):
 
 
 def answer(*blocks: Any, reason: Any = "end_turn", **fields: Any) -> bytes:
-    return json.dumps({"output": {"message": {"role": "assistant", "content": blocks}}, "stopReason": reason, **fields}).encode()
+    return json.dumps(
+        {
+            "output": {"message": {"role": "assistant", "content": blocks}},
+            "stopReason": reason,
+            **fields,
+        }
+    ).encode()
 
 
 def events(*said: tuple[str, Any]) -> bytes:
@@ -65,12 +74,19 @@ class Raw:
 def test_awss_own_sdk_reads_every_event(name: str) -> None:
     """Every event is one of the service's, and none of its fields is unknown to it, but for the padding."""
     shape = SERVICE.operation_model("ConverseStream").output_shape
-    response = {"headers": {}, "status_code": 200, "body": Raw(bytes_of(name)), "context": {"operation_name": "ConverseStream"}}
+    response = {
+        "headers": {},
+        "status_code": 200,
+        "body": Raw(bytes_of(name)),
+        "context": {"operation_name": "ConverseStream"},
+    }
     theirs = list(create_parser("rest-json").parse(response, shape)["stream"])
     ours = [json.loads(line) for line in (DATA / name).open()]
     assert [next(iter(seen)) for seen in theirs] == [next(iter(said)) for said in ours]
     for seen, said in zip(theirs, ours, strict=True):
-        assert _plain(seen) == {kind: {k: v for k, v in body.items() if k != "p"} for kind, body in said.items()}
+        assert _plain(seen) == {
+            kind: {k: v for k, v in body.items() if k != "p"} for kind, body in said.items()
+        }
 
 
 def _plain(value: Any) -> Any:
@@ -108,13 +124,19 @@ def test_text_usage_and_facts() -> None:
 def test_parallel_calls() -> None:
     choice = only(stream("bedrock_tools_stream.jsonl"))
     assert (choice.message["content"], choice.finish_reason) == ("I look both up.", "tool_calls")
-    assert [(c["id"], c["function"]["name"], json.loads(c["function"]["arguments"])) for c in choice.message["tool_calls"]] == [
+    assert [
+        (c["id"], c["function"]["name"], json.loads(c["function"]["arguments"]))
+        for c in choice.message["tool_calls"]
+    ] == [
         ("tooluse_kZJMlvQmRJ6eAyJE5GIl7Q", "get_weather", {"city": "Orléans 🌦"}),
         ("tooluse_2", "get_time", {}),
     ]
     choice = only(plain("bedrock_tools.json"))
     assert (choice.message["content"], choice.finish_reason) == ("Both.", "tool_calls")
-    assert [(c["id"], c["function"]["name"], json.loads(c["function"]["arguments"])) for c in choice.message["tool_calls"]] == [
+    assert [
+        (c["id"], c["function"]["name"], json.loads(c["function"]["arguments"]))
+        for c in choice.message["tool_calls"]
+    ] == [
         ("tooluse_a", "get_weather", {"city": "Paris", "at": 12345678901234}),
         ("tooluse_b", "get_time", {}),
     ]
@@ -123,11 +145,23 @@ def test_parallel_calls() -> None:
 def test_thoughts_come_back_with_the_next_turn() -> None:
     """What it thought, streamed to a client and sent back by it, is what Bedrock said."""
     message = only(stream("bedrock_thinking_stream.jsonl")).message
-    assert message["reasoning_content"] == "Tenths first: 9.8 has more." and message["content"] == "9.8 is larger."
+    assert (
+        message["reasoning_content"] == "Tenths first: 9.8 has more."
+        and message["content"] == "9.8 is larger."
+    )
     kept = as_message(json.loads(json.dumps(message)))
-    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), kept]), SONNET))["messages"]
+    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), kept]), SONNET))[
+        "messages"
+    ]
     assert turn["content"] == [
-        {"reasoningContent": {"reasoningText": {"text": "Tenths first: 9.8 has more.", "signature": "EqoBCkgIARABGAIiQL2U"}}},
+        {
+            "reasoningContent": {
+                "reasoningText": {
+                    "text": "Tenths first: 9.8 has more.",
+                    "signature": "EqoBCkgIARABGAIiQL2U",
+                }
+            }
+        },
         {"reasoningContent": {"redactedContent": "EmwKAhgBEgy3"}},
         {"text": "9.8 is larger."},
         {"toolUse": {"toolUseId": "tooluse_3", "name": "note", "input": {"larger": 9.8}}},
@@ -137,7 +171,9 @@ def test_thoughts_come_back_with_the_next_turn() -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_answer_goes_back_as_it_came(name: str) -> None:
     message = as_message(only(plain(name)).message)
-    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), message]), SONNET))["messages"]
+    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), message]), SONNET))[
+        "messages"
+    ]
     assert turn == json.loads((DATA / name).read_bytes())["output"]["message"]
 
 
@@ -146,12 +182,17 @@ def test_a_whole_answer_with_thoughts() -> None:
     message = only(fold).message
     assert (message["reasoning_content"], message["content"]) == ("They greet.", "Grüß dich 👋")
     assert only(fold).finish_reason == "stop" and fold.usage == Usage(30, 12, 42)
-    assert fold.facts == {"stop_reason": "stop_sequence", "additional_model_response_fields": {"stop_sequence": "END"}}
+    assert fold.facts == {
+        "stop_reason": "stop_sequence",
+        "additional_model_response_fields": {"stop_sequence": "END"},
+    }
 
 
 def test_a_guardrail_is_a_filter_and_its_words_stay() -> None:
     fold = stream("bedrock_guardrail_stream.jsonl")
-    assert only(fold).finish_reason == "content_filter" and only(fold).message["content"].startswith("Sorry")
+    assert only(fold).finish_reason == "content_filter" and only(fold).message[
+        "content"
+    ].startswith("Sorry")
     assert fold.facts["trace"]["guardrail"]["inputAssessment"]
 
 
@@ -159,20 +200,34 @@ def test_citations_pictures_and_its_own_tools() -> None:
     fold = stream("bedrock_cited_stream.jsonl")
     message = only(fold).message
     assert message["content"] == "It is 51." and message["citations"][0]["title"] == "sums"
-    assert message["images"] == [{"index": 0, "type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}]
+    assert message["images"] == [
+        {"index": 0, "type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+    ]
     assert "tool_calls" not in message and only(fold).finish_reason == "length"
     assert fold.facts["additional_model_response_fields"] == {"stop_sequence": None}
     image = {"image": {"format": "png", "source": {"bytes": "aGVsbG8="}}}
-    cited = {"citationsContent": {"content": [{"text": "It is "}, {"text": "51."}], "citations": [{"title": "sums"}]}}
+    cited = {
+        "citationsContent": {
+            "content": [{"text": "It is "}, {"text": "51."}],
+            "citations": [{"title": "sums"}],
+        }
+    }
     whole = only(folded(WIRE.reply(answer(cited, image)))).message
-    assert (whole["content"], whole["citations"], whole["images"]) == ("It is 51.", [{"title": "sums"}], message["images"])
+    assert (whole["content"], whole["citations"], whole["images"]) == (
+        "It is 51.",
+        [{"title": "sums"}],
+        message["images"],
+    )
 
 
 def test_what_belongs_to_the_end_is_told_once() -> None:
     cited = {"contentBlockIndex": 0, "delta": {"citation": {"title": "sums"}}}
     end = ("messageStop", {"stopReason": "end_turn"})
     data = events(
-        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "51."}}), ("contentBlockDelta", cited), end, end
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "51."}}),
+        ("contentBlockDelta", cited),
+        end,
+        end,
     )
     assert only(folded(read(WIRE, [data])[0])).message["citations"] == [{"title": "sums"}]
 
@@ -188,11 +243,19 @@ def test_the_call_that_is_the_answer_itself() -> None:
     name = body["toolConfig"]["toolChoice"]["tool"]["name"]
     call = {"toolUse": {"toolUseId": "t", "name": name, "input": {"city": "Paris"}}}
     choice = only(folded(WIRE.reply(answer(call, reason="tool_use"))))
-    assert json.loads(choice.message["content"]) == {"city": "Paris"} and choice.finish_reason == "stop"
+    assert (
+        json.loads(choice.message["content"]) == {"city": "Paris"}
+        and choice.finish_reason == "stop"
+    )
     assert "tool_calls" not in choice.message
 
 
-ENDS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_context_window_exceeded": "length"} | {
+ENDS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+} | {
     "tool_use": "stop",
     "guardrail_intervened": "content_filter",
     "content_filtered": "content_filter",
@@ -206,7 +269,10 @@ def test_every_end_that_aws_knows(reason: str) -> None:
         with pytest.raises(BrokenAnswer):
             WIRE.reply(answer({"text": "x"}, reason=reason))
     else:
-        assert only(folded(WIRE.reply(answer({"text": "x"}, reason=reason)))).finish_reason == ENDS[reason]
+        assert (
+            only(folded(WIRE.reply(answer({"text": "x"}, reason=reason)))).finish_reason
+            == ENDS[reason]
+        )
 
 
 def usage(**counts: Any) -> Any:
@@ -242,10 +308,18 @@ def test_usage_is_read_field_by_field(raw: Any, meant: Any) -> None:
 def test_events_and_blocks_of_tomorrow_say_nothing() -> None:
     start = ("contentBlockStart", {"contentBlockIndex": 0, "start": {"hologram": {}}})
     delta = ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"hologram": {}}})
-    data = events(("initial-response", {}), start, delta, ("newsFlash", {"a": 1}), ("messageStop", {"stopReason": "end_turn"}))
+    data = events(
+        ("initial-response", {}),
+        start,
+        delta,
+        ("newsFlash", {"a": 1}),
+        ("messageStop", {"stopReason": "end_turn"}),
+    )
     chunks, complete, ended = read(WIRE, [data])
     assert complete and not ended and only(folded(chunks)).message["content"] == ""
-    assert only(folded(WIRE.reply(answer({"hologram": {}}, {"text": "x"})))).message["content"] == "x"
+    assert (
+        only(folded(WIRE.reply(answer({"hologram": {}}, {"text": "x"})))).message["content"] == "x"
+    )
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -255,15 +329,30 @@ def test_an_exception_inside_a_stream_has_the_status_of_its_kind() -> None:
     with pytest.raises(Refused) as caught:
         read(WIRE, [bytes_of("bedrock_error_stream.jsonl")])
     assert (caught.value.status, caught.value.retries) == (429, None)
-    chunks, complete, _ = read(WIRE, [framed(b"\n".join((DATA / "bedrock_error_stream.jsonl").read_bytes().splitlines()[:2]))])
+    chunks, complete, _ = read(
+        WIRE,
+        [framed(b"\n".join((DATA / "bedrock_error_stream.jsonl").read_bytes().splitlines()[:2]))],
+    )
     assert not complete and "".join(chunk.text for chunk in chunks) == "Hel"
 
 
 EXCEPTIONS = [
     ("throttlingException", {"message": "Too many requests"}, (429, None, None)),
-    ("validationException", {"message": "Input is too long for requested model."}, (400, "messages", "context_length_exceeded")),
-    ("validationException", {"message": "The toolConfig field must be defined"}, (400, "tools", None)),
-    ("modelStreamErrorException", {"message": "x", "originalStatusCode": 424, "originalMessage": "y"}, (502, None, None)),
+    (
+        "validationException",
+        {"message": "Input is too long for requested model."},
+        (400, "messages", "context_length_exceeded"),
+    ),
+    (
+        "validationException",
+        {"message": "The toolConfig field must be defined"},
+        (400, "tools", None),
+    ),
+    (
+        "modelStreamErrorException",
+        {"message": "x", "originalStatusCode": 424, "originalMessage": "y"},
+        (502, None, None),
+    ),
     ("internalServerException", {"message": "x"}, (500, None, None)),
     ("serviceUnavailableException", {"message": "x"}, (503, None, None)),
     ("modelTimeoutException", {"message": "x"}, (408, None, None)),
@@ -296,7 +385,10 @@ def test_errors_of_the_stream_itself() -> None:
     assert (caught.value.status, caught.value.message) == (429, "slow")
     with pytest.raises(Refused) as caught:
         WIRE.stream().feed(b'{"error": {"code": "", "message": ""}}')
-    assert (caught.value.status, caught.value.message) == (502, "The upstream answered with status 502.")
+    assert (caught.value.status, caught.value.message) == (
+        502,
+        "The upstream answered with status 502.",
+    )
 
 
 ERRORS = [
@@ -338,7 +430,10 @@ SECRET = [
 
 @pytest.mark.parametrize("text", SECRET)
 def test_accounts_and_keys_are_nobodys_business(text: str) -> None:
-    for refused in (WIRE.error(403, json.dumps({"message": text}).encode()), _thrown({"message": text})):
+    for refused in (
+        WIRE.error(403, json.dumps({"message": text}).encode()),
+        _thrown({"message": text}),
+    ):
         for secret in ("123456789012", "prod-role", "AKIA", "YmVk", "QmVk", "FwoG"):
             assert secret not in refused.message
         assert refused.message.isprintable() and "…" in refused.message
@@ -350,7 +445,9 @@ def _thrown(body: Any) -> Refused:
     return caught.value
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"message": []}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"message": []}', b"[" * 10**5]
+)
 def test_errors_of_no_shape(body: bytes) -> None:
     assert WIRE.error(503, body).message == "The upstream answered with status 503."
 
@@ -389,17 +486,25 @@ def test_events_that_are_none(said: Any) -> None:
 
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=5,
 )
-TOOL = ODD | st.fixed_dictionaries({"name": st.text(max_size=3) | ODD}, optional={"toolUseId": ODD | st.text(), "type": ODD})
+TOOL = ODD | st.fixed_dictionaries(
+    {"name": st.text(max_size=3) | ODD}, optional={"toolUseId": ODD | st.text(), "type": ODD}
+)
 PIECE = st.fixed_dictionaries(
     {},
     optional={
         "text": st.text() | ODD,
         "toolUse": ODD | st.fixed_dictionaries({"input": st.text() | ODD}),
-        "reasoningContent": ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(("text", "signature"), st.text() | ODD)),
-        "image": ODD | st.fixed_dictionaries({"source": ODD | st.fixed_dictionaries({"bytes": ODD | st.text()})}),
+        "reasoningContent": ODD
+        | st.fixed_dictionaries({}, optional=dict.fromkeys(("text", "signature"), st.text() | ODD)),
+        "image": ODD
+        | st.fixed_dictionaries(
+            {"source": ODD | st.fixed_dictionaries({"bytes": ODD | st.text()})}
+        ),
         "citation": ODD,
     },
 )
@@ -410,8 +515,14 @@ EVENT = st.one_of(
     st.tuples(st.just("contentBlockStart"), st.fixed_dictionaries({**INDEX, "start": START})),
     st.tuples(st.just("contentBlockDelta"), st.fixed_dictionaries({**INDEX, "delta": ODD | PIECE})),
     st.tuples(st.just("contentBlockStop"), st.fixed_dictionaries(INDEX)),
-    st.tuples(st.just("messageStop"), st.fixed_dictionaries({"stopReason": ODD | st.sampled_from(["end_turn", *STOPS])})),
-    st.tuples(st.just("metadata"), st.fixed_dictionaries({}, optional={"usage": ODD, "trace": ODD, "serviceTier": ODD})),
+    st.tuples(
+        st.just("messageStop"),
+        st.fixed_dictionaries({"stopReason": ODD | st.sampled_from(["end_turn", *STOPS])}),
+    ),
+    st.tuples(
+        st.just("metadata"),
+        st.fixed_dictionaries({}, optional={"usage": ODD, "trace": ODD, "serviceTier": ODD}),
+    ),
     st.tuples(st.sampled_from(["throttlingException", "error", "x"]), ERROR),
 )
 
@@ -426,7 +537,12 @@ def test_hostile_streams_break_in_the_known_ways_only(said: Any) -> None:
     json.dumps([choice.message for choice in folded(chunks).choices()])
 
 
-@given(st.lists(PIECE | st.fixed_dictionaries({"toolUse": TOOL, "citationsContent": ODD}) | ODD, max_size=3), ODD)
+@given(
+    st.lists(
+        PIECE | st.fixed_dictionaries({"toolUse": TOOL, "citationsContent": ODD}) | ODD, max_size=3
+    ),
+    ODD,
+)
 def test_hostile_answers_break_in_the_known_ways_only(blocks: Any, counts: Any) -> None:
     try:
         chunks = WIRE.reply(answer(*blocks, usage=counts))

@@ -18,7 +18,10 @@ from chattable.agents.fold import as_message
 HI: Json = {"role": "user", "content": "hi"}
 SAID: Json = {"role": "assistant", "content": "So."}
 TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-WIRES: list[tuple[Wire, str]] = [(AnthropicWire(), "{}"), (BedrockWire(), "global.anthropic.{}-v1:0")]
+WIRES: list[tuple[Wire, str]] = [
+    (AnthropicWire(), "{}"),
+    (BedrockWire(), "global.anthropic.{}-v1:0"),
+]
 
 
 def sent(wire: Wire, model: str, *messages: Json, **params: Any) -> Json:
@@ -66,16 +69,24 @@ def words(body: Json) -> str:
         ("claude-opus-5", "disabled", "disabled"),
     ],
 )
-def test_c2_models_that_think_by_themselves(wire: Wire, name: str, model: str, off: str | None, forced: str | None) -> None:
+def test_c2_models_that_think_by_themselves(
+    wire: Wire, name: str, model: str, off: str | None, forced: str | None
+) -> None:
     model = name.format(model)
     body = sent(wire, model, reasoning_effort="none")
     assert thinking(body) == ({"type": off} if off else None)
     assert effort(body) == (None if off else "low"), "the least that there is"
     must = sent(wire, model, tools=[TOOL], tool_choice="required")
-    assert thinking(must) == ({"type": forced} if forced else None), "a forced call and a thought are refused together"
+    assert thinking(must) == ({"type": forced} if forced else None), (
+        "a forced call and a thought are refused together"
+    )
     assert bool(choice(must)) is bool(forced)
-    assert ("one of the tools" in words(must)) is not bool(forced), "what cannot be forced is asked for"
-    named = sent(wire, model, tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}})
+    assert ("one of the tools" in words(must)) is not bool(forced), (
+        "what cannot be forced is asked for"
+    )
+    named = sent(
+        wire, model, tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}
+    )
     assert bool(choice(named)) is bool(forced) and ("tool `f`" in words(named)) is not bool(forced)
     strict = wire.ruled("reject")
     if not off:
@@ -89,7 +100,9 @@ def test_c2_older_models_think_when_they_are_told_to(wire: Wire, name: str) -> N
     for model in ("claude-opus-4-7", "claude-sonnet-4-5"):
         body = sent(wire, name.format(model), tools=[TOOL], tool_choice="required")
         assert thinking(body) is None and choice(body)
-        assert thinking(sent(wire, name.format(model), reasoning_effort="none")) == {"type": "disabled"}
+        assert thinking(sent(wire, name.format(model), reasoning_effort="none")) == {
+            "type": "disabled"
+        }
 
 
 # --- C3: schemas --------------------------------------------------------------------------------------------------------
@@ -99,8 +112,16 @@ SCHEMA: Json = {
     "type": "object",
     "properties": {
         "age": {"type": "integer", "minimum": 0, "maximum": 150, "description": "In years."},
-        "tags": {"type": "array", "items": {"type": "string", "maxLength": 9}, "minItems": 1, "maxItems": 3},
-        "at": {"type": "object", "properties": {"x": {"oneOf": [{"type": "string"}, {"type": "null"}]}}},
+        "tags": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 9},
+            "minItems": 1,
+            "maxItems": 3,
+        },
+        "at": {
+            "type": "object",
+            "properties": {"x": {"oneOf": [{"type": "string"}, {"type": "null"}]}},
+        },
         "when": {"type": "string", "format": "date"},
         "odd": {"type": "string", "format": "colour", "pattern": "(?=x)y"},
     },
@@ -112,9 +133,14 @@ def test_c3_a_schema_becomes_what_claude_takes_and_the_rest_is_told() -> None:
     before = json.dumps(SCHEMA)
     out = closed(SCHEMA)
     assert json.dumps(SCHEMA) == before
-    assert out["additionalProperties"] is False and "$schema" not in out and out["required"] == ["age"]
+    assert (
+        out["additionalProperties"] is False and "$schema" not in out and out["required"] == ["age"]
+    )
     inner = out["properties"]
-    assert inner["age"] == {"type": "integer", "description": "In years. (minimum: 0, maximum: 150)"}
+    assert inner["age"] == {
+        "type": "integer",
+        "description": "In years. (minimum: 0, maximum: 150)",
+    }
     assert inner["tags"]["minItems"] == 1 and inner["tags"]["description"] == "maxItems: 3"
     assert inner["tags"]["items"] == {"type": "string", "description": "maxLength: 9"}
     assert inner["at"]["additionalProperties"] is False
@@ -127,22 +153,36 @@ def test_c3_a_schema_becomes_what_claude_takes_and_the_rest_is_told() -> None:
 
 @pytest.mark.parametrize("wire, name", WIRES)
 def test_c3_an_answer_is_held_to_the_closed_schema(wire: Wire, name: str) -> None:
-    body = sent(wire, name.format("claude-opus-4-7"), response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}})
+    body = sent(
+        wire,
+        name.format("claude-opus-4-7"),
+        response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    )
     if "output_config" in body:
         assert body["output_config"]["format"]["schema"] == closed(SCHEMA)
     else:
-        assert json.loads(body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]) == closed(SCHEMA)
+        assert json.loads(
+            body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]
+        ) == closed(SCHEMA)
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
 def test_c3_a_schema_without_an_end_is_told_in_words(wire: Wire, name: str) -> None:
-    tree: Json = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}}}
+    tree: Json = {
+        "$ref": "#/$defs/n",
+        "$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}},
+    }
     assert endless(tree) and endless({"$ref": "#"}) and endless({"$ref": "https://example.com/x"})
-    assert not endless({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {}}})
+    assert not endless(
+        {"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {}}}
+    )
     wanted = {"type": "json_schema", "json_schema": {"schema": tree}}
     body = sent(wire, name.format("claude-opus-4-7"), response_format=wanted)
     assert "#/$defs/n" in words(body) and effort(body) is None and "format" not in json.dumps(body)
-    assert refused(wire.ruled("reject"), name.format("claude-opus-4-7"), response_format=wanted) == "response_format"
+    assert (
+        refused(wire.ruled("reject"), name.format("claude-opus-4-7"), response_format=wanted)
+        == "response_format"
+    )
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
@@ -157,11 +197,16 @@ def test_c3_a_tool_with_alternatives_at_the_top(wire: Wire, name: str) -> None:
         "description": f"Either. (anyOf: {json.dumps([one, other], separators=(',', ':'))})",
     }
     assert flat({"allOf": [one, other]})["required"] == ["a", "b", "c"]
-    assert flat({"anyOf": [{"required": ["a"]}, {"required": ["b"]}], "properties": {"a": {}, "b": {}}})["properties"] == {
+    assert flat(
+        {"anyOf": [{"required": ["a"]}, {"required": ["b"]}], "properties": {"a": {}, "b": {}}}
+    )["properties"] == {
         "a": {},
         "b": {},
     }
-    assert flat(5) == {"type": "object"} and flat({"anyOf": [5, None], "type": ["object", "null"]})["type"] == "object"
+    assert (
+        flat(5) == {"type": "object"}
+        and flat({"anyOf": [5, None], "type": ["object", "null"]})["type"] == "object"
+    )
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     body = sent(wire, name.format("claude-sonnet-4-5"), tools=[tool])
     if "tools" in body:
@@ -183,17 +228,30 @@ def test_c5_an_empty_last_message_is_refused(wire: Wire, name: str) -> None:
     model = name.format("claude-sonnet-4-5")
     assert refused(wire, model, HI, SAID, {"role": "user", "content": ""}) == "messages[2].content"
     assert (
-        refused(wire, model, HI, SAID, {"role": "user", "content": " "}, {"role": "system", "content": "s"})
+        refused(
+            wire,
+            model,
+            HI,
+            SAID,
+            {"role": "user", "content": " "},
+            {"role": "system", "content": "s"},
+        )
         == "messages[2].content"
     )
     assert roles(sent(wire, model, HI, {"role": "user", "content": ""})) == ["user"]
-    assert roles(sent(wire, model, HI, SAID)) == ["user", "assistant"], "words to go on with are no mistake"
-    assert refused(wire, name.format("claude-opus-4-6"), HI, SAID) == "messages", "newer models do not go on with them"
+    assert roles(sent(wire, model, HI, SAID)) == ["user", "assistant"], (
+        "words to go on with are no mistake"
+    )
+    assert refused(wire, name.format("claude-opus-4-6"), HI, SAID) == "messages", (
+        "newer models do not go on with them"
+    )
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
 def test_c6_somebody_must_have_asked_first(wire: Wire, name: str) -> None:
-    body = sent(wire, name.format("claude-sonnet-4-5"), {"role": "system", "content": "s"}, SAID, HI)
+    body = sent(
+        wire, name.format("claude-sonnet-4-5"), {"role": "system", "content": "s"}, SAID, HI
+    )
     assert roles(body) == ["user", "assistant", "user"] and "s" in words(body)
 
 
@@ -208,14 +266,29 @@ def test_c6_points_to_cache_up_to_go_by_family() -> None:
         "mistral.mistral-large-2512-v1:0": 0,
     }
     for model, count in points.items():
-        body = json.dumps(sent(BedrockWire(), model, {"role": "system", "content": "s", **mark}, marked, tools=[TOOL | mark]))
+        body = json.dumps(
+            sent(
+                BedrockWire(),
+                model,
+                {"role": "system", "content": "s", **mark},
+                marked,
+                tools=[TOOL | mark],
+            )
+        )
         assert (body.count("cachePoint"), "1h" in body) == (count, count == 3), model
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
 def test_c11_instructions_that_stand_last_keep_their_place(wire: Wire, name: str) -> None:
     again = {"role": "system", "content": "Please return text."}
-    body = sent(wire, name.format("claude-opus-4-7"), {"role": "system", "content": "be kind"}, HI, SAID, again)
+    body = sent(
+        wire,
+        name.format("claude-opus-4-7"),
+        {"role": "system", "content": "be kind"},
+        HI,
+        SAID,
+        again,
+    )
     assert roles(body) == ["user", "assistant", "user"]
     assert "Please return text." in json.dumps(body["messages"][-1]) and "be kind" in words(body)
     assert roles(sent(wire, name.format("claude-opus-4-7"), HI, again)) == ["user"]
@@ -233,8 +306,13 @@ def test_calls_of_several_turns_may_have_one_id(wire: Wire, name: str) -> None:
 
 
 @pytest.mark.parametrize("wire, name", WIRES)
-@pytest.mark.parametrize("given", [["a/1", "a_1"], ["a_1", "a/1", "a:1"], ["x", "x", "x_2"], ["x_2", "x", "x"], ["", "_"]])
-def test_no_two_calls_share_the_id_that_a_vendor_wants(wire: Wire, name: str, given: list[str]) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [["a/1", "a_1"], ["a_1", "a/1", "a:1"], ["x", "x", "x_2"], ["x_2", "x", "x"], ["", "_"]],
+)
+def test_no_two_calls_share_the_id_that_a_vendor_wants(
+    wire: Wire, name: str, given: list[str]
+) -> None:
     made, ids = [], []
     for i, call_id in enumerate(given):
         call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -253,14 +331,19 @@ def test_no_two_calls_share_the_id_that_a_vendor_wants(wire: Wire, name: str, gi
 @pytest.mark.parametrize("wire, name", WIRES)
 def test_a_call_that_nobody_answered_has_an_answer(wire: Wire, name: str) -> None:
     """Who speaks on instead of answering a call is no mistake of the conversation's for ever."""
-    calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ("a", "b")]
+    calls = [
+        {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        for i in ("a", "b")
+    ]
     made = {"role": "assistant", "content": None, "tool_calls": calls}
     done = {"role": "tool", "tool_call_id": "a", "content": "x"}
     model = name.format("claude-sonnet-4-5")
     for rest in ([HI], [SAID, HI]):
         body = sent(wire, model, HI, made, done, *rest)
         answers = json.dumps(body["messages"][2])
-        assert answers.count('"a"') == answers.count('"b"') == 1 and "There was no answer." in answers
+        assert (
+            answers.count('"a"') == answers.count('"b"') == 1 and "There was no answer." in answers
+        )
     late = sent(wire, model, HI, made, HI, done, done | {"tool_call_id": "b"})
     assert "There was no answer." not in json.dumps(late)
     assert roles(sent(wire, model, HI, made)) == ["user", "assistant"]
@@ -292,7 +375,11 @@ def chain(size: int) -> object:
 def documents(size: int) -> object:
     """As many documents of one name."""
     file = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,eA=="}
-    return sent(BedrockWire(), "amazon.nova-pro-v1:0", {"role": "user", "content": [{"type": "file", "file": file}] * size})
+    return sent(
+        BedrockWire(),
+        "amazon.nova-pro-v1:0",
+        {"role": "user", "content": [{"type": "file", "file": file}] * size},
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,9 +425,9 @@ def test_c7_what_a_client_asks_for_passes_from_a_list() -> None:
     wire = AnthropicWire().ruled("drop")
     wanted = "interleaved-thinking-2025-05-14, context-1m-2025-08-07,oauth-2025-04-20,interleaved-thinking-2025-05-14"
     assert features(wire, anthropic_beta=wanted) == "interleaved-thinking-2025-05-14"
-    assert features(AnthropicWire().ruled("drop", ["anthropic_beta"]), anthropic_beta=["context-1m-2025-08-07"]) == (
-        "context-1m-2025-08-07"
-    )
+    assert features(
+        AnthropicWire().ruled("drop", ["anthropic_beta"]), anthropic_beta=["context-1m-2025-08-07"]
+    ) == ("context-1m-2025-08-07")
     own = features(wire, anthropic_beta=["context-management-2099-01-01"], context_management={})
     assert own == "context-management-2099-01-01", "the client's own version of a feature counts"
     for bad in (5, [5], ["a\r\nb"], {"a": 1}, ["x" * 200], ["x"] * 100):
@@ -348,17 +435,29 @@ def test_c7_what_a_client_asks_for_passes_from_a_list() -> None:
             features(wire, anthropic_beta=bad)
         assert caught.value.param == "anthropic_beta"
     body = sent(BedrockWire().ruled("drop"), "anthropic.claude-opus-4-7-v1", anthropic_beta=wanted)
-    assert body["additionalModelRequestFields"] == {"anthropic_beta": ["interleaved-thinking-2025-05-14"]}
-    assert "additionalModelRequestFields" not in sent(BedrockWire(), "amazon.nova-pro-v1:0", anthropic_beta=wanted)
+    assert body["additionalModelRequestFields"] == {
+        "anthropic_beta": ["interleaved-thinking-2025-05-14"]
+    }
+    assert "additionalModelRequestFields" not in sent(
+        BedrockWire(), "amazon.nova-pro-v1:0", anthropic_beta=wanted
+    )
 
 
-@pytest.mark.parametrize("user", ["alice@example.com", "+49 170 1234567", "00491701234567", "Ann Lee", "x" * 300, "Grüße"])
+@pytest.mark.parametrize(
+    "user",
+    ["alice@example.com", "+49 170 1234567", "00491701234567", "Ann Lee", "x" * 300, "Grüße"],
+)
 def test_c8_who_asks_is_told_as_a_digest_where_it_says_who_that_is(user: str) -> None:
     told = sent(AnthropicWire(), "claude-opus-4-7", user=user)["metadata"]["user_id"]
     assert (
-        len(told) == 64 and told.isalnum() and told == sent(AnthropicWire(), "claude-opus-4-7", user=user)["metadata"]["user_id"]
+        len(told) == 64
+        and told.isalnum()
+        and told == sent(AnthropicWire(), "claude-opus-4-7", user=user)["metadata"]["user_id"]
     )
-    assert sent(AnthropicWire(), "claude-opus-4-7", user="user_5f-A")["metadata"]["user_id"] == "user_5f-A"
+    assert (
+        sent(AnthropicWire(), "claude-opus-4-7", user="user_5f-A")["metadata"]["user_id"]
+        == "user_5f-A"
+    )
 
 
 # --- F11: what is withheld ----------------------------------------------------------------------------------------------
@@ -368,9 +467,16 @@ def test_f11_what_costs_more_is_withheld_unless_allowed() -> None:
     costly = {"service_tier": "priority", "speed": "fast", "inference_geo": "us"}
     plain = sent(AnthropicWire(), "claude-opus-4-7")
     assert sent(AnthropicWire().ruled("drop"), "claude-opus-4-7", **costly) == plain
-    assert sent(AnthropicWire().ruled("drop", costly.keys()), "claude-opus-4-7", **costly).keys() == plain.keys() | costly.keys()
+    assert (
+        sent(AnthropicWire().ruled("drop", costly.keys()), "claude-opus-4-7", **costly).keys()
+        == plain.keys() | costly.keys()
+    )
     assert refused(AnthropicWire().ruled("reject"), "claude-opus-4-7", **costly) == "inference_geo"
-    nova = sent(BedrockWire().ruled("drop"), "amazon.nova-pro-v1:0", performanceConfig={"latency": "optimized"})
+    nova = sent(
+        BedrockWire().ruled("drop"),
+        "amazon.nova-pro-v1:0",
+        performanceConfig={"latency": "optimized"},
+    )
     assert "performanceConfig" not in nova
 
 
@@ -378,7 +484,16 @@ def test_f11_a_models_own_fields_are_no_way_around_it() -> None:
     model, own = "anthropic.claude-opus-4-7-v1", "additionalModelRequestFields"
     wanted = ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]
     fields = {own: {"anthropic_beta": wanted, "speed": "fast", "top_k": 5}}
-    assert sent(BedrockWire().ruled("drop"), model, **fields)[own] == {"anthropic_beta": wanted[:1], "top_k": 5}
-    assert sent(BedrockWire().ruled("drop", ["speed", "anthropic_beta"]), model, **fields)[own] == fields[own]
+    assert sent(BedrockWire().ruled("drop"), model, **fields)[own] == {
+        "anthropic_beta": wanted[:1],
+        "top_k": 5,
+    }
+    assert (
+        sent(BedrockWire().ruled("drop", ["speed", "anthropic_beta"]), model, **fields)[own]
+        == fields[own]
+    )
     assert refused(BedrockWire().ruled("reject"), model, **fields) == "speed"
-    assert refused(BedrockWire().ruled("drop"), model, **{own: {"anthropic_beta": 5}}) == "anthropic_beta"
+    assert (
+        refused(BedrockWire().ruled("drop"), model, **{own: {"anthropic_beta": 5}})
+        == "anthropic_beta"
+    )

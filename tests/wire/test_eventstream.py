@@ -21,7 +21,18 @@ STREAM = framed((DATA / "bedrock_tools_stream.jsonl").read_bytes())
 TYPES = b"".join(
     b"\x01%c" % (97 + kind) + bytes([kind]) + value
     for kind, value in enumerate(
-        [b"", b"", b"\x01", b"\x00\x02", bytes(4), bytes(8), b"\x00\x03abc", b"\x00\x02hi", bytes(8), bytes(16)]
+        [
+            b"",
+            b"",
+            b"\x01",
+            b"\x00\x02",
+            bytes(4),
+            bytes(8),
+            b"\x00\x03abc",
+            b"\x00\x02hi",
+            bytes(8),
+            bytes(16),
+        ]
     )
 )
 
@@ -35,7 +46,11 @@ def test_awss_own_parser_reads_the_same():
     buffer = EventStreamBuffer()
     buffer.add_data(STREAM)
     theirs = [{message.headers[":event-type"]: json.loads(message.payload)} for message in buffer]
-    assert theirs == decode(STREAM) == [json.loads(line) for line in (DATA / "bedrock_tools_stream.jsonl").open()]
+    assert (
+        theirs
+        == decode(STREAM)
+        == [json.loads(line) for line in (DATA / "bedrock_tools_stream.jsonl").open()]
+    )
 
 
 def test_headers_of_every_type_are_read_over():
@@ -47,8 +62,14 @@ def test_headers_of_every_type_are_read_over():
 
 
 def test_exceptions_and_errors_are_events_too():
-    assert decode(event("throttlingException", {"message": "m"})) == [{"throttlingException": {"message": "m"}}]
-    headers = header(":message-type", "error") + header(":error-code", "InternalFailure") + header(":error-message", "ü")
+    assert decode(event("throttlingException", {"message": "m"})) == [
+        {"throttlingException": {"message": "m"}}
+    ]
+    headers = (
+        header(":message-type", "error")
+        + header(":error-code", "InternalFailure")
+        + header(":error-message", "ü")
+    )
     assert decode(frame(headers, b"")) == [{"error": {"code": "InternalFailure", "message": "ü"}}]
     assert decode(frame(header(":event-type", "x"), b"")) == [{"x": {}}]
 

@@ -1,4 +1,7 @@
-"""What is sent to Gemini. Google's own SDK says whether it has the right shape: its types forbid what they do not know."""
+"""What is sent to Gemini.
+
+Google's own SDK says whether it has the right shape: its types forbid what they do not know.
+"""
 
 import json
 import sys
@@ -30,8 +33,16 @@ KINDS = {
     "toolConfig": types.ToolConfig,
     "safetySettings": types.SafetySetting,
 }
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA},
+}
 PIXEL = "iVBORw0KGgo="
 
 
@@ -63,7 +74,12 @@ def refused(params=None, messages=HI, **options):
 
 
 def called(call_id, name="get_weather", arguments='{"city":"Paris"}', **extra):
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}, **extra}
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+        **extra,
+    }
 
 
 def signed(signature):
@@ -89,12 +105,18 @@ def test_the_path_names_the_model_and_leads_nowhere_else(model, stream, path):
 
 
 def test_the_key_is_a_header_of_its_own():
-    assert GeminiWire().headers("secret") == [("x-goog-api-key", "secret")] and GeminiWire().headers("") == []
+    assert (
+        GeminiWire().headers("secret") == [("x-goog-api-key", "secret")]
+        and GeminiWire().headers("") == []
+    )
 
 
 def test_the_vendor_is_native():
     vendor = VENDORS["gemini"]
-    assert (vendor.key_env, type(vendor.wire)) == ("GEMINI_API_KEY", GeminiWire) and vendor.base_url.endswith("/v1beta")
+    assert (vendor.key_env, type(vendor.wire)) == (
+        "GEMINI_API_KEY",
+        GeminiWire,
+    ) and vendor.base_url.endswith("/v1beta")
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -122,23 +144,34 @@ def test_instructions_roles_and_neighbours():
 
 
 def test_instructions_alone_are_a_question():
-    assert sent(messages=[Message("system", "Greet.")]) == {"contents": [{"role": "user", "parts": [{"text": "Greet."}]}]}
+    assert sent(messages=[Message("system", "Greet.")]) == {
+        "contents": [{"role": "user", "parts": [{"text": "Greet."}]}]
+    }
     assert refused(messages=[Message("user", "")]) == "messages"
 
 
 def test_calls_and_their_answers_find_each_other():
     turns = contents(
         Message("user", "weather?"),
-        Message("assistant", "Looking.", tool_calls=[called("c1", **signed("c2lnbmVk")), called("c2", "get_time", "{}")]),
+        Message(
+            "assistant",
+            "Looking.",
+            tool_calls=[called("c1", **signed("c2lnbmVk")), called("c2", "get_time", "{}")],
+        ),
         Message("tool", "12:00", tool_call_id="c2"),
         Message(
-            "tool", [{"type": "text", "text": '{"$ref": '}, {"type": "text", "text": "9007199254740993}"}], tool_call_id="c1"
+            "tool",
+            [{"type": "text", "text": '{"$ref": '}, {"type": "text", "text": "9007199254740993}"}],
+            tool_call_id="c1",
         ),
         Message("user", "and now?"),
     )
     assert turns[1]["parts"] == [
         {"text": "Looking."},
-        {"functionCall": {"id": "c1", "name": "get_weather", "args": {"city": "Paris"}}, "thoughtSignature": "c2lnbmVk"},
+        {
+            "functionCall": {"id": "c1", "name": "get_weather", "args": {"city": "Paris"}},
+            "thoughtSignature": "c2lnbmVk",
+        },
         {"functionCall": {"id": "c2", "name": "get_time", "args": {}}},
     ]
     answers = [part["functionResponse"] for part in turns[2]["parts"]]
@@ -146,7 +179,9 @@ def test_calls_and_their_answers_find_each_other():
         {"id": "c1", "name": "get_weather", "response": {"output": '{"$ref": 9007199254740993}'}},
         {"id": "c2", "name": "get_time", "response": {"output": "12:00"}},
     ]
-    assert [turn["role"] for turn in turns] == ["user", "model", "user", "user"] and turns[3]["parts"] == [{"text": "and now?"}]
+    assert [turn["role"] for turn in turns] == ["user", "model", "user", "user"] and turns[3][
+        "parts"
+    ] == [{"text": "and now?"}]
 
 
 def test_every_call_of_a_turn_is_answered_in_one_content():
@@ -166,11 +201,20 @@ def test_every_call_of_a_turn_is_answered_in_one_content():
 def test_calls_of_others_are_marked_as_unsigned_where_signatures_are_wanted():
     calls = [called("c1"), called("c2")]
     [_, turn] = contents(HI[0], Message("assistant", None, tool_calls=calls))
-    assert [part.get("thoughtSignature") for part in turn["parts"]] == ["skip_thought_signature_validator", None]
-    [_, turn] = contents(HI[0], Message("assistant", None, tool_calls=calls), model="gemini-2.5-pro")
+    assert [part.get("thoughtSignature") for part in turn["parts"]] == [
+        "skip_thought_signature_validator",
+        None,
+    ]
+    [_, turn] = contents(
+        HI[0], Message("assistant", None, tool_calls=calls), model="gemini-2.5-pro"
+    )
     assert [part.get("thoughtSignature") for part in turn["parts"]] == [None, None]
     odd = {"extra_content": {"google": {"thought_signature": 5}, "x": 1}}
-    [_, turn] = contents(HI[0], Message("assistant", "x", extra=odd, tool_calls=[called("c1", extra_content=[])]), model=OLD)
+    [_, turn] = contents(
+        HI[0],
+        Message("assistant", "x", extra=odd, tool_calls=[called("c1", extra_content=[])]),
+        model=OLD,
+    )
     assert not any("thoughtSignature" in part for part in turn["parts"])
 
 
@@ -180,12 +224,17 @@ def test_calls_of_others_are_marked_as_unsigned_where_signatures_are_wanted():
      {"n": 98765432109876543210})],
 )  # fmt: skip
 def test_arguments_that_are_no_object_keep_their_words(arguments, meant):
-    [_, turn] = contents(HI[0], Message("assistant", None, tool_calls=[called("c", arguments=arguments)]))
+    [_, turn] = contents(
+        HI[0], Message("assistant", None, tool_calls=[called("c", arguments=arguments)])
+    )
     assert turn["parts"][0]["functionCall"]["args"] == meant
 
 
 def test_an_answer_to_no_call():
-    assert refused(messages=[Message("user", "x"), Message("tool", "y", tool_call_id="nobody")]) == "messages[1].tool_call_id"
+    assert (
+        refused(messages=[Message("user", "x"), Message("tool", "y", tool_call_id="nobody")])
+        == "messages[1].tool_call_id"
+    )
     assert refused(messages=[Message("function", "y", name="f")]) == "messages[0].role"
 
 
@@ -220,7 +269,9 @@ def test_pictures_in_answers_to_calls():
     answer = Message("tool", [{"type": "text", "text": "seen"}, MEDIA[0][0]], tool_call_id="c")
     [*_, turn] = contents(HI[0], asked, answer)
     response = turn["parts"][0]["functionResponse"]
-    assert (response["response"], response["parts"]) == ({"output": "seen"}, [MEDIA[0][1]]) and len(turn["parts"]) == 1
+    assert (response["response"], response["parts"]) == ({"output": "seen"}, [MEDIA[0][1]]) and len(
+        turn["parts"]
+    ) == 1
     [*_, turn] = contents(HI[0], asked, answer, model="gemini-2.5-flash")
     assert "parts" not in turn["parts"][0]["functionResponse"] and turn["parts"][1] == MEDIA[0][1]
 
@@ -241,14 +292,24 @@ BAD_PARTS = [
 
 @pytest.mark.parametrize("part, path", BAD_PARTS)
 def test_parts_that_cannot_be_sent_are_named(part, path):
-    assert refused(messages=[*HI, Message("user", [{"type": "text", "text": "x"}, part])]) == f"messages[1].content[1]{path}"
+    assert (
+        refused(messages=[*HI, Message("user", [{"type": "text", "text": "x"}, part])])
+        == f"messages[1].content[1]{path}"
+    )
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 
 def test_tools_are_declared_with_their_json_schema():
-    [tool] = sent({"tools": [TOOL, {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]})["tools"]
+    [tool] = sent(
+        {
+            "tools": [
+                TOOL,
+                {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}},
+            ]
+        }
+    )["tools"]
     assert tool["functionDeclarations"] == [
         {"name": "get_weather", "description": "The weather.", "parametersJsonSchema": SCHEMA},
         {"name": "now", "description": "now"},
@@ -262,13 +323,18 @@ def test_a_schema_loses_only_what_is_refused():
         "properties": {
             "a": {"$ref": "#/$defs/A", "description": "kept", "title": "gone", "examples": [1]},
             "$ref": {"type": "string", "title": "kept: a property of that name"},
-            "u": {"anyOf": [{"type": "string", "pattern": "^x"}, {"type": "null"}], "default": None},
+            "u": {
+                "anyOf": [{"type": "string", "pattern": "^x"}, {"type": "null"}],
+                "default": None,
+            },
         },
         "$defs": {"A": {"type": "array", "items": {"const": 1}}},
     }
     before = json.dumps(schema)
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-    declared = sent({"tools": [tool]})["tools"][0]["functionDeclarations"][0]["parametersJsonSchema"]
+    declared = sent({"tools": [tool]})["tools"][0]["functionDeclarations"][0][
+        "parametersJsonSchema"
+    ]
     assert json.dumps(schema) == before, "the client's own request stays as it was"
     del schema["$schema"], schema["properties"]["a"]["title"], schema["properties"]["a"]["examples"]
     assert declared == schema
@@ -294,7 +360,14 @@ def test_choices_of_tools(choice, meant):
 
 
 @pytest.mark.parametrize(
-    "choice", ["any", {}, {"function": "f"}, {"type": "custom", "custom": {"name": "f"}}, {"allowed_tools": {"tools": []}}]
+    "choice",
+    [
+        "any",
+        {},
+        {"function": "f"},
+        {"type": "custom", "custom": {"name": "f"}},
+        {"allowed_tools": {"tools": []}},
+    ],
 )
 def test_choices_that_are_none(choice):
     assert refused({"tools": [TOOL], "tool_choice": choice}) == "tool_choice"
@@ -305,9 +378,13 @@ def test_a_choice_without_tools():
 
 
 def test_googles_own_tools():
-    body = sent({"tools": [{"type": "google_search"}, {"type": "code_execution"}], "web_search_options": {}})
+    body = sent(
+        {"tools": [{"type": "google_search"}, {"type": "code_execution"}], "web_search_options": {}}
+    )
     assert body["tools"] == [{"googleSearch": {}}, {"codeExecution": {}}, {"googleSearch": {}}]
-    assert refused({"tools": [TOOL, {"type": "custom", "custom": {"name": "f"}}]}) == "tools[1].type"
+    assert (
+        refused({"tools": [TOOL, {"type": "custom", "custom": {"name": "f"}}]}) == "tools[1].type"
+    )
     assert refused({"tools": [{"type": "function", "function": {}}]}) == "tools[0].function.name"
 
 
@@ -340,16 +417,27 @@ def test_several_answers_at_once_but_not_in_a_stream():
 
 def test_probabilities():
     assert config({"logprobs": True}) == {"responseLogprobs": True}
-    assert config({"logprobs": True, "top_logprobs": 5}) == {"responseLogprobs": True, "logprobs": 5}
+    assert config({"logprobs": True, "top_logprobs": 5}) == {
+        "responseLogprobs": True,
+        "logprobs": 5,
+    }
     assert refused({"top_logprobs": 5}) == "top_logprobs"
 
 
 def test_formats():
     assert config({"response_format": {"type": "text"}}) == {}
-    assert config({"response_format": {"type": "json_object"}}) == {"responseMimeType": "application/json"}
+    assert config({"response_format": {"type": "json_object"}}) == {
+        "responseMimeType": "application/json"
+    }
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
-    assert config({"response_format": wanted}) == {"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}
-    assert refused({"response_format": {"type": "json_schema", "json_schema": {}}}) == "response_format.json_schema.schema"
+    assert config({"response_format": wanted}) == {
+        "responseMimeType": "application/json",
+        "responseJsonSchema": SCHEMA,
+    }
+    assert (
+        refused({"response_format": {"type": "json_schema", "json_schema": {}}})
+        == "response_format.json_schema.schema"
+    )
     assert refused({"response_format": {"type": "grammar"}}) == "response_format"
 
 
@@ -357,7 +445,10 @@ def test_modalities():
     assert config({"modalities": ["text"]}) == {}
     assert config({"modalities": ["text", "image"]}) == {"responseModalities": ["TEXT", "IMAGE"]}
     for rule in get_args(Unsupported):
-        assert refused({"modalities": ["text", "audio"], "audio": {"voice": "x"}}, unsupported=rule) == "modalities"
+        assert (
+            refused({"modalities": ["text", "audio"], "audio": {"voice": "x"}}, unsupported=rule)
+            == "modalities"
+        )
 
 
 def test_penalties_go_where_they_are_known():
@@ -367,7 +458,9 @@ def test_penalties_go_where_they_are_known():
     assert refused(both, unsupported="reject") == "presence_penalty"
 
 
-@pytest.mark.parametrize("tier, meant", [("auto", None), ("default", None), ("flex", "flex"), ("priority", "priority")])
+@pytest.mark.parametrize(
+    "tier, meant", [("auto", None), ("default", None), ("flex", "flex"), ("priority", "priority")]
+)
 def test_tiers(tier, meant):
     assert sent({"service_tier": tier}, unsupported="reject").get("serviceTier") == meant
 
@@ -394,15 +487,27 @@ EFFORTS_OF = [
 def test_efforts(model, effort, meant):
     assert config({"reasoning_effort": effort}, model=model).get("thinkingConfig") == meant
     assert config({"reasoning": {"effort": effort}}, model=model).get("thinkingConfig") == meant
-    lacks = (effort != "none") if meant is None else (effort == "none" and not generation(model).stops_thinking)
+    lacks = (
+        (effort != "none")
+        if meant is None
+        else (effort == "none" and not generation(model).stops_thinking)
+    )
     if lacks:
-        assert refused({"reasoning_effort": effort}, model=model, unsupported="reject") == "reasoning_effort"
+        assert (
+            refused({"reasoning_effort": effort}, model=model, unsupported="reject")
+            == "reasoning_effort"
+        )
     else:
         assert sent({"reasoning_effort": effort}, model=model, unsupported="reject")
-    assert "thinkingConfig" not in config({}, model=model), "who asks for nothing gets the model's own way"
+    assert "thinkingConfig" not in config({}, model=model), (
+        "who asks for nothing gets the model's own way"
+    )
 
 
-@pytest.mark.parametrize("model", ["gemini-2.5-pro", "gemini-2.5-flash", "gemini-3-flash", "gemini-4-pro", "gemini-pro-latest"])
+@pytest.mark.parametrize(
+    "model",
+    ["gemini-2.5-pro", "gemini-2.5-flash", "gemini-3-flash", "gemini-4-pro", "gemini-pro-latest"],
+)
 def test_every_effort_has_a_meaning_for_every_model_that_thinks(model):
     for effort in EFFORTS:
         thinking = config({"reasoning_effort": effort}, model=model)["thinkingConfig"]
@@ -411,12 +516,26 @@ def test_every_effort_has_a_meaning_for_every_model_that_thinks(model):
 
 
 def test_googles_own_words_win():
-    own = {"google": {"thinking_config": {"thinking_budget": 99, "include_thoughts": True}, "cached_content": "cachedContents/x"}}
+    own = {
+        "google": {
+            "thinking_config": {"thinking_budget": 99, "include_thoughts": True},
+            "cached_content": "cachedContents/x",
+        }
+    }
     for params in (own, {"extra_body": own}):
-        body = sent(params | {"reasoning_effort": "high"}, model="gemini-2.5-flash", unsupported="reject")
-        assert body["generationConfig"]["thinkingConfig"] == {"thinkingBudget": 99, "includeThoughts": True}
+        body = sent(
+            params | {"reasoning_effort": "high"}, model="gemini-2.5-flash", unsupported="reject"
+        )
+        assert body["generationConfig"]["thinkingConfig"] == {
+            "thinkingBudget": 99,
+            "includeThoughts": True,
+        }
         assert body["cachedContent"] == "cachedContents/x"
-        ruled = json.loads(GeminiWire().ruled("reject").request(Chat("ours", HI, False, params), "gemini-2.5-flash"))
+        ruled = json.loads(
+            GeminiWire()
+            .ruled("reject")
+            .request(Chat("ours", HI, False, params), "gemini-2.5-flash")
+        )
         assert ruled["cachedContent"] == "cachedContents/x", "they are not withheld"
     assert "base" not in json.dumps(sent({"extra_body": {"api_base": "http://x"}}))
     assert refused({"extra_body": {"api_base": "http://x"}}, unsupported="reject") == "extra_body"
@@ -447,8 +566,19 @@ def test_what_it_has_no_place_for_goes_by_the_rule(name, value):
 
 
 def test_what_is_ours_or_changes_nothing_is_no_matter():
-    params = {"user": {"id": 1}, "metadata": {"a": "b"}, "store": True, "stream_options": {"include_usage": True}}
-    params |= {"logit_bias": {}, "parallel_tool_calls": True, "safety_identifier": "s", "cache": {"ttl": 5}, "unheard_of": None}
+    params = {
+        "user": {"id": 1},
+        "metadata": {"a": "b"},
+        "store": True,
+        "stream_options": {"include_usage": True},
+    }
+    params |= {
+        "logit_bias": {},
+        "parallel_tool_calls": True,
+        "safety_identifier": "s",
+        "cache": {"ttl": 5},
+        "unheard_of": None,
+    }
     assert sent(params, unsupported="reject", stream=True) == sent()
 
 
@@ -467,12 +597,21 @@ JSON = st.recursive(
 )  # fmt: skip
 OBJECT = st.dictionaries(st.text(max_size=6), JSON, max_size=3)
 TYPES = st.sampled_from(["function", "custom", "google_search", "x"])
-NAMED = st.fixed_dictionaries({"name": st.just("f") | JSON}, optional={"parameters": JSON, "description": JSON})
+NAMED = st.fixed_dictionaries(
+    {"name": st.just("f") | JSON}, optional={"parameters": JSON, "description": JSON}
+)
 PARAMS = {
-    "tools": st.lists(st.fixed_dictionaries({"type": TYPES}, optional={"function": NAMED, "custom": JSON}), max_size=2),
+    "tools": st.lists(
+        st.fixed_dictionaries({"type": TYPES}, optional={"function": NAMED, "custom": JSON}),
+        max_size=2,
+    ),
     "tool_choice": st.sampled_from(["auto", "none", "required"])
-    | st.fixed_dictionaries({}, optional={"function": JSON | NAMED, "allowed_tools": JSON, "custom": JSON})
-    | st.fixed_dictionaries({"allowed_tools": st.fixed_dictionaries({"tools": JSON | st.lists(JSON | NAMED)})}),
+    | st.fixed_dictionaries(
+        {}, optional={"function": JSON | NAMED, "allowed_tools": JSON, "custom": JSON}
+    )
+    | st.fixed_dictionaries(
+        {"allowed_tools": st.fixed_dictionaries({"tools": JSON | st.lists(JSON | NAMED)})}
+    ),
     "response_format": st.fixed_dictionaries(
         {"type": st.sampled_from(["text", "json_object", "json_schema", "x"])},
         optional={"json_schema": st.fixed_dictionaries({"schema": JSON | OBJECT})},
@@ -492,17 +631,33 @@ PARAMS = {
     "web_search_options": JSON,
 }
 ADDRESS = JSON | st.sampled_from(["data:image/png;base64,eA==", "https://x/y.png", "wav", "data:"])
-FILE = st.fixed_dictionaries({}, optional=dict.fromkeys(("data", "format", "file_id", "file_data"), ADDRESS))
+FILE = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("data", "format", "file_id", "file_data"), ADDRESS)
+)
 PART = st.one_of(
     st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=4)}),
-    st.fixed_dictionaries({"type": st.just("image_url"), "image_url": st.fixed_dictionaries({"url": ADDRESS.map(str)})}),
-    st.fixed_dictionaries({"type": st.sampled_from(["input_audio", "file"]), "input_audio": FILE, "file": FILE}),
-    st.fixed_dictionaries({"type": st.just("video_url"), "video_url": JSON | st.fixed_dictionaries({"url": ADDRESS})}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("image_url"),
+            "image_url": st.fixed_dictionaries({"url": ADDRESS.map(str)}),
+        }
+    ),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["input_audio", "file"]), "input_audio": FILE, "file": FILE}
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("video_url"), "video_url": JSON | st.fixed_dictionaries({"url": ADDRESS})}
+    ),
 )
-SIGNED = JSON | st.fixed_dictionaries({"google": JSON | st.fixed_dictionaries({"thought_signature": JSON})})
-FUNCTION = st.fixed_dictionaries({"name": st.text(max_size=3), "arguments": st.text(max_size=3) | JSON.map(json.dumps)})
+SIGNED = JSON | st.fixed_dictionaries(
+    {"google": JSON | st.fixed_dictionaries({"thought_signature": JSON})}
+)
+FUNCTION = st.fixed_dictionaries(
+    {"name": st.text(max_size=3), "arguments": st.text(max_size=3) | JSON.map(json.dumps)}
+)
 CALL = st.fixed_dictionaries(
-    {"id": st.sampled_from("cd")}, optional={"type": TYPES, "function": FUNCTION, "custom": JSON | NAMED, "extra_content": SIGNED}
+    {"id": st.sampled_from("cd")},
+    optional={"type": TYPES, "function": FUNCTION, "custom": JSON | NAMED, "extra_content": SIGNED},
 )
 CONTENT = st.text(max_size=5) | st.lists(PART, max_size=2)
 SAYING = st.one_of(
@@ -518,7 +673,9 @@ SAYING = st.one_of(
 )
 FEW = st.lists(st.sampled_from(sorted(PARAMS)), max_size=3, unique=True)
 SAYINGS = {"messages": st.lists(SAYING, min_size=1, max_size=4)}
-BODY = FEW.flatmap(lambda names: st.fixed_dictionaries(SAYINGS | {name: PARAMS[name] for name in names}))
+BODY = FEW.flatmap(
+    lambda names: st.fixed_dictionaries(SAYINGS | {name: PARAMS[name] for name in names})
+)
 
 
 @given(BODY, st.sampled_from(get_args(Unsupported)))
@@ -535,7 +692,9 @@ def test_a_schema_as_deep_as_json_may_be():
     schema = {"type": "object", "properties": {"x": {}}}
     for _ in range(300):
         schema = {"type": "object", "properties": {"x": schema}}
-    assert sent({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})["tools"]
+    assert sent({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})[
+        "tools"
+    ]
 
 
 def test_deeper_than_that_is_refused_politely():
@@ -545,13 +704,20 @@ def test_deeper_than_that_is_refused_politely():
     # Newer Pythons may have room for it; this one has not.
     old = sys.version_info < (3, 12)
     with pytest.raises(InvalidRequest) if old else suppress(InvalidRequest):
-        assert sent({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})
+        assert sent(
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
+        )
 
 
 def test_a_turn_survives_the_way_through_a_client():
     """What we answer, sent back by a client as JSON, is what Gemini said."""
-    part = {"functionCall": {"id": "c9", "name": "f", "args": {"a": [1, None]}}, "thoughtSignature": "c2ln"}
-    body = json.dumps({"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}).encode()
+    part = {
+        "functionCall": {"id": "c9", "name": "f", "args": {"a": [1, None]}},
+        "thoughtSignature": "c2ln",
+    }
+    body = json.dumps(
+        {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}
+    ).encode()
     [chunk] = GeminiWire().reply(body)
     raw = json.loads(msgspec.json.encode(as_message({"content": None} | chunk.delta).to_json()))
     again = parse({"model": "m", "messages": [{"role": "user", "content": "x"}, raw]})

@@ -1,4 +1,7 @@
-"""What Gemini sends, in bytes of the documented shapes, and what it means. Google's own SDK says whether the shapes are right."""
+"""What Gemini sends, in bytes of the documented shapes, and what it means.
+
+Google's own SDK says whether the shapes are right.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +18,11 @@ from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import FINISHES, Fold, Normal, as_message
 
 DATA = Path(__file__).parent / "data"
-NATIVE = [path for path in sorted(DATA.glob("gemini_*")) if b"chat.completion.chunk" not in path.read_bytes()]
+NATIVE = [
+    path
+    for path in sorted(DATA.glob("gemini_*"))
+    if b"chat.completion.chunk" not in path.read_bytes()
+]
 STREAMS = [path.name for path in NATIVE if path.suffix == ".txt"]
 WHOLE = [path.name for path in NATIVE if path.suffix == ".json"]
 
@@ -23,7 +30,9 @@ WHOLE = [path.name for path in NATIVE if path.suffix == ".json"]
 def read(blocks):
     """The chunks of a stream that comes in these blocks, and whether it came to its end."""
     decoder, reader = SseDecoder(), GeminiWire().stream()
-    chunks = [chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)]
+    chunks = [
+        chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
+    ]
     return chunks, reader.complete, reader.ended
 
 
@@ -41,7 +50,12 @@ def folded(chunks) -> Fold:
         assert sorted(roles) == list(range(len(roles)))
         for call in out.delta.get("tool_calls", ()):
             known = calls.setdefault(out.index, set())
-            assert call["index"] == len(known) and call["id"] and call["type"] == "function" and call["id"] not in known
+            assert (
+                call["index"] == len(known)
+                and call["id"]
+                and call["type"] == "function"
+                and call["id"] not in known
+            )
             known.add(call["id"])
         if out.finish_reason:
             assert out.delta == {} and out.finish_reason in FINISHES
@@ -66,7 +80,9 @@ def only(fold: Fold):
 
 
 def answer(*parts, finish="STOP", **fields):
-    return json.dumps({"candidates": [{"content": {"parts": parts}, "finishReason": finish}], **fields}).encode()
+    return json.dumps(
+        {"candidates": [{"content": {"parts": parts}, "finishReason": finish}], **fields}
+    ).encode()
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -76,7 +92,8 @@ def answer(*parts, finish="STOP", **fields):
 def test_googles_own_sdk_takes_what_is_read_here(name):
     data = (DATA / name).read_bytes()
     for event in SseDecoder().feed(data) if name.endswith(".txt") else [data]:
-        known = types.GenerateContentResponse.model_validate_json(event)  # forbids what it does not know
+        # forbids what it does not know
+        known = types.GenerateContentResponse.model_validate_json(event)
         assert known.candidates or known.prompt_feedback
 
 
@@ -113,7 +130,8 @@ def test_thoughts_are_reasoning_and_count_as_completion():
     fold = stream("gemini_thinking_stream.txt")
     message = only(fold).message
     assert (
-        message["reasoning_content"] == "**Compare**\n\nTenths first: 9.8 has more.\n" and message["content"] == "9.8 is larger."
+        message["reasoning_content"] == "**Compare**\n\nTenths first: 9.8 has more.\n"
+        and message["content"] == "9.8 is larger."
     )
     assert only(fold).finish_reason == "length"
     assert fold.usage == Usage(21, 36, 57, None, {"reasoning_tokens": 30})
@@ -129,22 +147,40 @@ def test_parallel_calls_without_ids():
         ("get_time", {}),
     ]
     assert [("extra_content" in call) for call in calls] == [True, False, False]
-    assert calls == only(stream("gemini_tools_stream.txt")).message["tool_calls"], "the ids are the same for the same bytes"
+    assert calls == only(stream("gemini_tools_stream.txt")).message["tool_calls"], (
+        "the ids are the same for the same bytes"
+    )
     other = (DATA / "gemini_tools_stream.txt").read_bytes().replace(b"Tools-1", b"Tools-9")
-    assert not {c["id"] for c in calls} & {c["id"] for c in only(folded(read([other])[0])).message["tool_calls"]}
+    assert not {c["id"] for c in calls} & {
+        c["id"] for c in only(folded(read([other])[0])).message["tool_calls"]
+    }
 
 
 def test_ids_that_are_given_are_kept():
     fold = plain("gemini_tools.json")
     message = only(fold).message
-    assert [call["id"] for call in message["tool_calls"]] == ["a1b2c3d4", "e5f6a7b8"] and message["content"] is None
-    assert json.loads(message["tool_calls"][1]["function"]["arguments"]) == {"tz": "CET", "at": 12345678901234}
-    assert message["reasoning_content"] == "The user wants two things." and only(fold).finish_reason == "tool_calls"
+    assert [call["id"] for call in message["tool_calls"]] == ["a1b2c3d4", "e5f6a7b8"] and message[
+        "content"
+    ] is None
+    assert json.loads(message["tool_calls"][1]["function"]["arguments"]) == {
+        "tz": "CET",
+        "at": 12345678901234,
+    }
+    assert (
+        message["reasoning_content"] == "The user wants two things."
+        and only(fold).finish_reason == "tool_calls"
+    )
     assert fold.usage == Usage(80, 81, 161, None, {"reasoning_tokens": 50})
 
 
 def test_calls_without_any_id_still_get_different_ones():
-    calls = only(folded(GeminiWire().reply(answer({"functionCall": {"name": "f"}}, {"functionCall": {"name": "f"}})))).message
+    calls = only(
+        folded(
+            GeminiWire().reply(
+                answer({"functionCall": {"name": "f"}}, {"functionCall": {"name": "f"}})
+            )
+        )
+    ).message
     assert len({call["id"] for call in calls["tool_calls"]} - {None, ""}) == 2
     same = [{"functionCall": {"name": "f", "id": "x"}}, {"functionCall": {"name": "g", "id": "x"}}]
     calls = only(folded(GeminiWire().reply(answer(*same)))).message
@@ -168,7 +204,9 @@ def test_several_candidates_with_probabilities():
     ]
     first, second = fold.choices()[0].logprobs["content"]
     assert (first["token"], first["logprob"], first["bytes"]) == ("Ja", -0.5, [74, 97])
-    assert [top["token"] for top in first["top_logprobs"]] == ["Ja", "Jé"] and first["top_logprobs"][1]["bytes"][1:] == [195, 169]
+    assert [top["token"] for top in first["top_logprobs"]] == ["Ja", "Jé"] and first[
+        "top_logprobs"
+    ][1]["bytes"][1:] == [195, 169]
     assert (second["token"], second["logprob"]) == ("!", 0.0)
     assert fold.choices()[1].logprobs is None and fold.usage == Usage(7, 5, 12)
 
@@ -176,9 +214,13 @@ def test_several_candidates_with_probabilities():
 def test_its_own_tools_and_pictures():
     fold = plain("gemini_search.json")
     message = only(fold).message
-    assert "print(17 * 3)" in message["reasoning_content"] and "51\n" in message["reasoning_content"]
+    assert (
+        "print(17 * 3)" in message["reasoning_content"] and "51\n" in message["reasoning_content"]
+    )
     assert message["content"] == "It is 51." and "tool_calls" not in message
-    assert message["images"] == [{"index": 0, "type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}]
+    assert message["images"] == [
+        {"index": 0, "type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+    ]
     assert fold.facts["grounding_metadata"]["groundingChunks"][0]["web"]["title"] == "51"
     assert fold.usage == Usage(45, 9, 54)
 
@@ -191,19 +233,38 @@ def test_a_filtered_answer_keeps_what_was_said():
 
 def test_a_blocked_prompt_is_a_filtered_answer():
     fold = plain("gemini_blocked.json")
-    assert only(fold).message["content"] is None and "PROHIBITED_CONTENT" in only(fold).message["refusal"]
+    assert (
+        only(fold).message["content"] is None
+        and "PROHIBITED_CONTENT" in only(fold).message["refusal"]
+    )
     assert only(fold).finish_reason == "content_filter" and fold.usage == Usage(8, 0, 8)
 
 
-FILTERS = {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "ESCALATION", "MODEL_ARMOR"} | {
+FILTERS = {
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "ESCALATION",
+    "MODEL_ARMOR",
+} | {
     "IMAGE_SAFETY",
     "IMAGE_PROHIBITED_CONTENT",
     "IMAGE_RECITATION",
 }
-BROKEN = {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
+BROKEN = {
+    "MALFORMED_FUNCTION_CALL",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MALFORMED_RESPONSE",
+}
 
 
-@pytest.mark.parametrize("reason", [reason.value for reason in types.FinishReason] + ["OF_TOMORROW"])
+@pytest.mark.parametrize(
+    "reason", [reason.value for reason in types.FinishReason] + ["OF_TOMORROW"]
+)
 def test_every_end_that_google_knows(reason):
     ask = lambda *parts: GeminiWire().reply(answer(*parts, finish=reason))  # noqa: E731
     if reason in BROKEN:
@@ -258,12 +319,18 @@ def test_signatures_come_back_with_the_next_turn():
     chat = Chat("m", [Message("user", "hi"), message])
     [_, turn] = json.loads(GeminiWire().request(chat, "gemini-3.8-flash"))["contents"]
     sent = json.loads((DATA / "gemini_tools.json").read_bytes())["candidates"][0]["content"]
-    assert turn == {"role": "model", "parts": [part for part in sent["parts"] if "functionCall" in part]}
+    assert turn == {
+        "role": "model",
+        "parts": [part for part in sent["parts"] if "functionCall" in part],
+    }
     message = as_message(only(stream("gemini_text_stream.txt")).message)
     chat = Chat("m", [Message("user", "hi"), message])
     [_, turn] = json.loads(GeminiWire().request(chat, "gemini-3.8-flash"))["contents"]
     [part] = turn["parts"]
-    assert part["text"] == "Grüß dich 👋" and part["thoughtSignature"].encode() in (DATA / "gemini_text_stream.txt").read_bytes()
+    assert (
+        part["text"] == "Grüß dich 👋"
+        and part["thoughtSignature"].encode() in (DATA / "gemini_text_stream.txt").read_bytes()
+    )
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -282,7 +349,11 @@ def error(code, message, status, *details):
     return {"error": {"code": code, "message": message, "status": status, "details": list(details)}}
 
 
-INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
+INFO = {
+    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+    "reason": "API_KEY_INVALID",
+    "domain": "googleapis.com",
+}
 RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "38.25s"}
 KEY = "AIza" + "SyD-0123456789_abcdefghijklmnopqrs"
 ERRORS = [
@@ -313,18 +384,28 @@ ERRORS = [
 @pytest.mark.parametrize("status, body, meant, param, code, wait", ERRORS)
 def test_errors_of_google(status, body, meant, param, code, wait):
     refused = GeminiWire().error(status, json.dumps(body).encode())
-    assert (refused.status, refused.param, refused.code, refused.retry_after) == (meant, param, code, wait)
+    assert (refused.status, refused.param, refused.code, refused.retry_after) == (
+        meant,
+        param,
+        code,
+        wait,
+    )
     assert refused.message and refused.message.isprintable() and KEY not in refused.message
 
 
 def test_an_overflow_is_told_in_the_words_that_clients_look_for():
     refused = GeminiWire().error(400, json.dumps(ERRORS[6][1]).encode())
-    assert refused.message.startswith("This model's maximum context length is 1048576 tokens. ") and "1200293" in refused.message
+    assert (
+        refused.message.startswith("This model's maximum context length is 1048576 tokens. ")
+        and "1200293" in refused.message
+    )
 
 
 def test_numbers_of_projects_are_nobodys_business():
     text = "Quota exceeded for consumer 'project_number:123456789' in projects/my-secret/locations"
-    message = GeminiWire().error(429, json.dumps(error(429, text, "RESOURCE_EXHAUSTED")).encode()).message
+    message = (
+        GeminiWire().error(429, json.dumps(error(429, text, "RESOURCE_EXHAUSTED")).encode()).message
+    )
     assert "123456789" not in message and "my-secret" not in message and "Quota exceeded" in message
 
 
@@ -338,7 +419,9 @@ def test_a_wait_that_makes_no_sense_is_none(delay):
     assert waited is None or 0 <= waited < 1e9
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5]
+)
 def test_errors_of_no_shape(body):
     assert GeminiWire().error(503, body).message == "The upstream answered with status 503."
 
@@ -359,35 +442,63 @@ def test_answers_that_are_none(body):
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 ODD = st.recursive(
-    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=5
+    LEAF,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=5,
 )
-REASON = st.sampled_from(["STOP", "STOP", *[reason.value for reason in types.FinishReason], "OF_TOMORROW"])
+REASON = st.sampled_from(
+    ["STOP", "STOP", *[reason.value for reason in types.FinishReason], "OF_TOMORROW"]
+)
 
 
 def events(odd):
     """Events whose fields may be anything that Gemini might send, or `odd`."""
     text, count = odd | st.text(max_size=4), odd | st.integers(-1, 99)
-    call = st.fixed_dictionaries({"name": text}, optional={"args": odd | st.dictionaries(st.text(max_size=3), ODD), "id": text})
-    blob = st.fixed_dictionaries(
-        {}, optional={"mimeType": text | st.just("image/png"), "data": text, "code": text, "output": text}
+    call = st.fixed_dictionaries(
+        {"name": text},
+        optional={"args": odd | st.dictionaries(st.text(max_size=3), ODD), "id": text},
     )
-    kinds = {"text": text, "thought": odd | st.booleans(), "thoughtSignature": text, "functionCall": odd | call}
+    blob = st.fixed_dictionaries(
+        {},
+        optional={
+            "mimeType": text | st.just("image/png"),
+            "data": text,
+            "code": text,
+            "output": text,
+        },
+    )
+    kinds = {
+        "text": text,
+        "thought": odd | st.booleans(),
+        "thoughtSignature": text,
+        "functionCall": odd | call,
+    }
     kinds |= dict.fromkeys(("inlineData", "executableCode", "codeExecutionResult"), odd | blob)
-    token = st.fixed_dictionaries({}, optional={"token": text, "logProbability": odd | st.floats(-9, 0)})
+    token = st.fixed_dictionaries(
+        {}, optional={"token": text, "logProbability": odd | st.floats(-9, 0)}
+    )
     tokens = odd | st.lists(token, max_size=2)
     tops = odd | st.lists(st.fixed_dictionaries({"candidates": tokens}), max_size=3)
     candidate = st.fixed_dictionaries(
         {"index": odd | st.integers(0, 3)},
         optional={
             "content": odd
-            | st.fixed_dictionaries({"parts": st.lists(odd | st.fixed_dictionaries({}, optional=kinds), max_size=3)}),
+            | st.fixed_dictionaries(
+                {"parts": st.lists(odd | st.fixed_dictionaries({}, optional=kinds), max_size=3)}
+            ),
             "finishReason": odd | REASON,
             "finishMessage": text,
-            "logprobsResult": ODD | st.fixed_dictionaries({"chosenCandidates": tokens, "topCandidates": tops}),
+            "logprobsResult": ODD
+            | st.fixed_dictionaries({"chosenCandidates": tokens, "topCandidates": tops}),
             "groundingMetadata": ODD,
         },
     )
-    usage = st.fixed_dictionaries({}, optional={"promptTokenCount": count, "thoughtsTokenCount": count, "totalTokenCount": count})
+    usage = st.fixed_dictionaries(
+        {},
+        optional={"promptTokenCount": count, "thoughtsTokenCount": count, "totalTokenCount": count},
+    )
     fields = {
         "candidates": odd | st.lists(candidate, max_size=3),
         "usageMetadata": ODD | usage,
@@ -398,8 +509,15 @@ def events(odd):
     return st.lists(st.fixed_dictionaries({}, optional=fields), max_size=4)
 
 
-ERROR = st.fixed_dictionaries({}, optional={"message": ODD, "code": ODD | st.integers(399, 601), "details": ODD, "status": ODD})
-HOSTILE = events(st.nothing()) | events(ODD) | st.lists(ODD | st.fixed_dictionaries({"error": ERROR | ODD}), max_size=2)
+ERROR = st.fixed_dictionaries(
+    {},
+    optional={"message": ODD, "code": ODD | st.integers(399, 601), "details": ODD, "status": ODD},
+)
+HOSTILE = (
+    events(st.nothing())
+    | events(ODD)
+    | st.lists(ODD | st.fixed_dictionaries({"error": ERROR | ODD}), max_size=2)
+)
 
 
 @given(HOSTILE, st.booleans())

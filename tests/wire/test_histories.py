@@ -28,8 +28,18 @@ HI: Json = {"role": "user", "content": "hi"}
 PNG = "data:image/png;base64,iVBORw0KGgo="
 SIGNED = {"index": 0, "type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
 # A turn of Claude's, of an open model, of OpenRouter's and of Gemini's.
-CLAUDE: Json = {"role": "assistant", "content": "Sure.", "reasoning_content": "Hm.", "thinking_blocks": [SIGNED]}
-OPEN: Json = {"role": "assistant", "content": "Sure.", "reasoning": "Hm.", "reasoning_content": "Hm."}
+CLAUDE: Json = {
+    "role": "assistant",
+    "content": "Sure.",
+    "reasoning_content": "Hm.",
+    "thinking_blocks": [SIGNED],
+}
+OPEN: Json = {
+    "role": "assistant",
+    "content": "Sure.",
+    "reasoning": "Hm.",
+    "reasoning_content": "Hm.",
+}
 PIECES = [
     {"type": "reasoning.text", "text": "Let ", "index": 0, "format": "anthropic-claude-v1"},
     {"type": "reasoning.text", "text": "me see.", "index": 0, "format": "anthropic-claude-v1"},
@@ -80,7 +90,9 @@ def compatible(kind: str, *messages: Json, model: str = "m", **params: Any) -> l
     ],
 )
 @pytest.mark.parametrize("turn", [CLAUDE, OPEN])
-def test_c1_thoughts_go_where_a_vendor_looks_for_them(kind: str, model: str, kept: Json, turn: Json) -> None:
+def test_c1_thoughts_go_where_a_vendor_looks_for_them(
+    kind: str, model: str, kept: Json, turn: Json
+) -> None:
     said = compatible(kind, HI, turn, HI, model=model)
     assert said == [HI, {"role": "assistant", "content": "Sure.", **kept}, HI]
 
@@ -94,14 +106,26 @@ def test_c1_an_unknown_server_gets_a_history_as_it_came() -> None:
 def test_c1_a_vendor_is_known_by_its_address() -> None:
     wire = wire_of("openai", "https://api.groq.com/openai/v1", {})
     chat = Chat("ours", [as_message(HI), as_message(CLAUDE), as_message(HI)])
-    assert json.loads(wire.request(chat, "llama"))["messages"] == [HI, {"role": "assistant", "content": "Sure."}, HI]
+    assert json.loads(wire.request(chat, "llama"))["messages"] == [
+        HI,
+        {"role": "assistant", "content": "Sure."},
+        HI,
+    ]
 
 
 def test_words_alone_are_passed_on_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the usual conversation costs no look at a row."""
     wire = wire_of("groq", None, {})
     monkeypatch.setattr(OpenAIWire, "_takes", None)
-    chat = Chat("m", [Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c")])
+    chat = Chat(
+        "m",
+        [
+            Message("system", "s"),
+            Message("user", "a"),
+            Message("assistant", "b"),
+            Message("user", "c"),
+        ],
+    )
     assert len(json.loads(wire.request(chat, "m"))["messages"]) == 4
 
 
@@ -110,10 +134,17 @@ def test_c1_signatures_marks_and_parts_of_others_stay_behind() -> None:
     part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
     history = [
         {"role": "user", "content": [part], "cache_control": {"type": "ephemeral"}},
-        {"role": "assistant", "content": None, "tool_calls": [called("c1", index=0, **signed)], **signed},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [called("c1", index=0, **signed)],
+            **signed,
+        },
         {"role": "tool", "tool_call_id": "c1", "content": "x", "is_error": True},
     ]
-    tools = [{"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}]
+    tools = [
+        {"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}
+    ]
     assert compatible("openai", *history, tools=tools) == [
         {"role": "user", "content": [{"type": "text", "text": "a"}]},
         {"role": "assistant", "content": None, "tool_calls": [called("c1")]},
@@ -122,8 +153,12 @@ def test_c1_signatures_marks_and_parts_of_others_stay_behind() -> None:
     assert compatible("openrouter", *history)[0] == history[0]
     chat = Chat("ours", [as_message(m) for m in history], False, {"tools": tools})
     google = wire_of("openai", "https://generativelanguage.googleapis.com/v1beta/openai", {})
-    assert json.loads(google.request(chat, "gemini"))["messages"][1]["tool_calls"] == [called("c1", **signed)]
-    assert json.loads(wire_of("groq", None, {}).request(chat, "m"))["tools"] == [{"type": "function", "function": {"name": "f"}}]
+    assert json.loads(google.request(chat, "gemini"))["messages"][1]["tool_calls"] == [
+        called("c1", **signed)
+    ]
+    assert json.loads(wire_of("groq", None, {}).request(chat, "m"))["tools"] == [
+        {"type": "function", "function": {"name": "f"}}
+    ]
     assert tools[0]["cache_control"], "what was given stays as it is"
 
 
@@ -132,8 +167,16 @@ def test_words_survive_where_their_field_does_not() -> None:
     spoken = {"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "Hello."}}
     assert compatible("openai", HI, refused, spoken)[1:] == [refused, spoken]
     assert [m["content"] for m in compatible("groq", HI, refused, spoken)[1:]] == ["No.", "Hello."]
-    assert compatible("groq", HI, {"role": "assistant", "content": None, "thinking_blocks": [SIGNED]})[1]["content"] == ""
-    parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    assert (
+        compatible("groq", HI, {"role": "assistant", "content": None, "thinking_blocks": [SIGNED]})[
+            1
+        ]["content"]
+        == ""
+    )
+    parts = {
+        "role": "user",
+        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    }
     assert compatible("deepseek", parts)[0]["content"] == "ab"
     assert compatible("groq", parts)[0] == parts
 
@@ -144,17 +187,40 @@ def test_c4_mistral_wants_ids_of_nine_letters() -> None:
     made = [call["id"] for call in said[1]["tool_calls"]]
     assert made == [message["tool_call_id"] for message in said[2:]] and len({*made}) == 4
     assert all(re.fullmatch("[a-zA-Z0-9]{9}", i) for i in made) and made[3] == foreign[3]
-    longer = compatible("mistral", HI, *asked(*foreign), {"role": "assistant", "content": "a"}, HI, model="mistral-large-2512")
+    longer = compatible(
+        "mistral",
+        HI,
+        *asked(*foreign),
+        {"role": "assistant", "content": "a"},
+        HI,
+        model="mistral-large-2512",
+    )
     assert longer[: len(said)] == said, "the same in every turn of a conversation"
-    assert compatible("vllm", HI, *asked("call_1"), model="mistralai/Devstral-2")[1]["tool_calls"][0]["id"] != "call_1"
-    assert compatible("vllm", HI, *asked("call_1"), model="qwen3")[1]["tool_calls"][0]["id"] == "call_1"
+    assert (
+        compatible("vllm", HI, *asked("call_1"), model="mistralai/Devstral-2")[1]["tool_calls"][0][
+            "id"
+        ]
+        != "call_1"
+    )
+    assert (
+        compatible("vllm", HI, *asked("call_1"), model="qwen3")[1]["tool_calls"][0]["id"]
+        == "call_1"
+    )
     assert len(compatible("openai", HI, *asked("x" * 64))[1]["tool_calls"][0]["id"]) == 40
 
 
 def test_c4_mistral_wants_an_order() -> None:
     said = compatible("mistral", HI, *asked("abcDEF123"), HI, model="mistral-large-2512")
-    assert [message["role"] for message in said] == ["user", "assistant", "tool", "assistant", "user"]
-    going_on = compatible("mistral", HI, {"role": "assistant", "content": "So"}, model="mistral-large-2512")
+    assert [message["role"] for message in said] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+    going_on = compatible(
+        "mistral", HI, {"role": "assistant", "content": "So"}, model="mistral-large-2512"
+    )
     assert going_on[-1] == {"role": "assistant", "content": "So", "prefix": True}
 
 
@@ -162,24 +228,39 @@ def test_c4_mistrals_thoughts_are_parts_in_both_directions() -> None:
     [_, turn] = compatible("mistral", HI, CLAUDE, model="mistral-medium-3.5")
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     assert turn["content"] == [thought, {"type": "text", "text": "Sure."}]
-    answer = {"choices": [{"message": {"role": "assistant", "content": turn["content"]}, "finish_reason": "stop"}]}
+    answer = {
+        "choices": [
+            {"message": {"role": "assistant", "content": turn["content"]}, "finish_reason": "stop"}
+        ]
+    }
     [chunk] = OpenAIWire().reply(json.dumps(answer).encode())
     assert chunk.delta["reasoning_content"] == "Hm."
 
 
 def test_c4_calls_that_nobody_thought_about_bring_an_empty_thought() -> None:
     for kind, model in (("deepseek", "deepseek-v4-pro"), ("moonshot", "kimi-k2.6")):
-        said = compatible(kind, HI, *asked("c1"), {"role": "assistant", "content": "a"}, HI, model=model)
+        said = compatible(
+            kind, HI, *asked("c1"), {"role": "assistant", "content": "a"}, HI, model=model
+        )
         assert said[1]["reasoning_content"] == "" and "reasoning_content" not in said[3]
         thought = compatible(kind, HI, *asked("c1", reasoning_content="Hm."), model=model)
         assert thought[1]["reasoning_content"] == "Hm."
-    assert "reasoning_content" not in compatible("moonshot", HI, *asked("c1"), model="moonshot-v1-8k")[1]
+    assert (
+        "reasoning_content"
+        not in compatible("moonshot", HI, *asked("c1"), model="moonshot-v1-8k")[1]
+    )
 
 
 def test_c4_openrouters_pieces_go_back_as_thoughts() -> None:
     [_, turn] = compatible("openrouter", HI, ROUTED)
     assert turn["reasoning_details"] == [
-        {"type": "reasoning.text", "text": "Let me see.", "signature": "c2ln", "index": 0, "format": "anthropic-claude-v1"},
+        {
+            "type": "reasoning.text",
+            "text": "Let me see.",
+            "signature": "c2ln",
+            "index": 0,
+            "format": "anthropic-claude-v1",
+        },
         {"type": "reasoning.text", "text": "Again.", "index": 0, "format": "anthropic-claude-v1"},
         {"type": "reasoning.encrypted", "data": "eA==", "id": "rs_1", "index": 1},
     ]
@@ -193,20 +274,31 @@ def test_c4_openrouters_pieces_go_back_as_thoughts() -> None:
 def test_every_vendor_that_is_compatible_has_a_row_with_its_source() -> None:
     kinds = {kind for kind, vendor in VENDORS.items() if isinstance(vendor.wire, OpenAIWire)}
     assert kinds <= ROWS.keys()
-    assert all(row.source.startswith("https://") and re.fullmatch(r"20\d\d-\d\d", row.since) for row in ROWS.values())
+    assert all(
+        row.source.startswith("https://") and re.fullmatch(r"20\d\d-\d\d", row.since)
+        for row in ROWS.values()
+    )
     assert takes("nobody", "m") is ANYTHING
 
 
 EVERYTHING: Json = {
     "model": "ours",
     "messages": [
-        {"role": "user", "content": [{"type": "text", "text": "t"}, {"type": "image_url", "image_url": {"url": PNG}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "t"},
+                {"type": "image_url", "image_url": {"url": PNG}},
+            ],
+        },
         {**ROUTED, **CLAUDE, "audio": {"transcript": "x"}, "refusal": "No.", "name": "ann"},
         *asked("c1", "c2", extra_content={"google": {"thought_signature": "x"}}),
         HI,
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
     ],
-    "tools": [{"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}],
+    "tools": [
+        {"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}
+    ],
     "anthropic_beta": ["x"],
     "service_tier": "auto",
 }
@@ -215,7 +307,10 @@ EVERYTHING: Json = {
 @pytest.mark.parametrize("kind", ["groq", "mistral", "openrouter", "deepseek", "openai", "vllm"])
 def test_a_damaged_history_never_does_worse_than_be_refused(kind: str) -> None:
     wire = wire_of(kind, None, {}).ruled("drop")
-    assert bodies(damaged(EVERYTHING, 5, 200), lambda chat: wire.request(chat, "mistral-large-2512")) > 50
+    assert (
+        bodies(damaged(EVERYTHING, 5, 200), lambda chat: wire.request(chat, "mistral-large-2512"))
+        > 50
+    )
 
 
 # --- drawn histories ----------------------------------------------------------------------------------------------------
@@ -223,16 +318,25 @@ def test_a_damaged_history_never_does_worse_than_be_refused(kind: str) -> None:
 CLAUDES = ("claude-sonnet-4-5", "claude-opus-5-5")
 NATIVE: list[tuple[Wire, str]] = [
     *((AnthropicWire(), name) for name in CLAUDES),
-    *((BedrockWire(), name) for name in ("anthropic.claude-sonnet-4-5-v1:0", "amazon.nova-pro-v1:0", "meta.llama4-v1:0")),
+    *(
+        (BedrockWire(), name)
+        for name in ("anthropic.claude-sonnet-4-5-v1:0", "amazon.nova-pro-v1:0", "meta.llama4-v1:0")
+    ),
     *((GeminiWire(), name) for name in ("gemini-2.5-flash", "gemini-3.8-flash")),
     (OllamaWire(), "qwen3"),
 ]
-COMPATIBLE = [(kind, model) for kind in sorted(ROWS.keys() - {"azure", "gemini"}) for model in ("m", "mistral-large-2512")]
+COMPATIBLE = [
+    (kind, model)
+    for kind in sorted(ROWS.keys() - {"azure", "gemini"})
+    for model in ("m", "mistral-large-2512")
+]
 
 text = st.sampled_from(["", " ", "Hello.", "Grüße 👋", "x\n"])
 ids = st.sampled_from(["call_1", "toolu_01A", "functions.f:0", "abcDEF123", "c" * 70])
 picture = st.just({"type": "image_url", "image_url": {"url": PNG, "detail": "low"}})
-words = text.map(lambda said: {"type": "text", "text": said, "cache_control": {"type": "ephemeral"}})
+words = text.map(
+    lambda said: {"type": "text", "text": said, "cache_control": {"type": "ephemeral"}}
+)
 content = text | st.lists(words | picture, min_size=1, max_size=3)
 foreign = st.fixed_dictionaries(
     {},
@@ -281,13 +385,20 @@ def test_a_compatible_target_is_sent_what_its_row_takes(history: list[Message]) 
         answered: set[str] = set()
         for i, message in enumerate(body["messages"]):
             thoughts = {*row.thoughts} | ({"reasoning_content"} if row.wants_thoughts else set())
-            fields = message.keys() - {"role", "content", "tool_calls", "tool_call_id"} - row.fields - thoughts
+            fields = (
+                message.keys()
+                - {"role", "content", "tool_calls", "tool_call_id"}
+                - row.fields
+                - thoughts
+            )
             fields -= {"name"} if row.names or message["role"] == "tool" else set()
             fields -= {"refusal"} if row.refusals else set()
             fields -= {row.prefix}
             assert not fields, (kind, fields)
             parts = message["content"] if isinstance(message["content"], list) else []
-            assert row.others or all(part.keys() <= {"type", part["type"]} | row.fields for part in parts)
+            assert row.others or all(
+                part.keys() <= {"type", part["type"]} | row.fields for part in parts
+            )
             for call in message.get("tool_calls", ()):
                 assert not call.keys() & (FOREIGN - row.fields)
                 answered.add(call["id"])
@@ -298,7 +409,9 @@ def test_a_compatible_target_is_sent_what_its_row_takes(history: list[Message]) 
                 assert message["tool_call_id"] in answered
             if row.bridge and i and message["role"] == "user":
                 assert body["messages"][i - 1]["role"] != "tool"
-    assert msgspec.json.encode([message.to_json() for message in history]) == given, "what is kept stays as it was said"
+    assert msgspec.json.encode([message.to_json() for message in history]) == given, (
+        "what is kept stays as it was said"
+    )
 
 
 @few
@@ -317,10 +430,17 @@ def test_a_native_target_is_sent_turns_in_an_order_that_it_takes(history: list[M
             continue
         turns = body.get("messages") or body["contents"]
         roles = ["assistant" if turn["role"] == "model" else turn["role"] for turn in turns]
-        assert roles[0] == "user" and all(one != other for one, other in pairwise(roles) if "contents" not in body)
-        assert not silent or roles[-1] == "user", "the assistant is not made to go on with its own words"
+        assert roles[0] == "user" and all(
+            one != other for one, other in pairwise(roles) if "contents" not in body
+        )
+        assert not silent or roles[-1] == "user", (
+            "the assistant is not made to go on with its own words"
+        )
         made = [
-            block for turn in turns for block in turn.get("content", ()) if block.get("type") == "tool_use" or "toolUse" in block
+            block
+            for turn in turns
+            for block in turn.get("content", ())
+            if block.get("type") == "tool_use" or "toolUse" in block
         ]
         names = [block.get("id") or block["toolUse"]["toolUseId"] for block in made]
         assert len(names) == len({*names}), "no two calls share an id"
@@ -328,4 +448,6 @@ def test_a_native_target_is_sent_turns_in_an_order_that_it_takes(history: list[M
             assert roles[-1] == "user"
         if "nova" not in model and "claude" not in model:
             assert "cachePoint" not in json.dumps(turns)
-    assert msgspec.json.encode([message.to_json() for message in history]) == given, "what is kept stays as it was said"
+    assert msgspec.json.encode([message.to_json() for message in history]) == given, (
+        "what is kept stays as it was said"
+    )

@@ -17,15 +17,28 @@ from chattable.agents.errors import InvalidRequest
 
 HI = [Message("user", "hi")]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA},
+}
 TIME = {"type": "function", "function": {"name": "get_time"}}
 PIXEL = "iVBORw0KGgo="
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
 
-def sent(params: Any = None, messages: Any = HI, *, stream: bool = False, unsupported: Unsupported = "drop") -> Any:
+def sent(
+    params: Any = None,
+    messages: Any = HI,
+    *,
+    stream: bool = False,
+    unsupported: Unsupported = "drop",
+) -> Any:
     """The body, once Ollama's types have taken it and know all that is in it."""
-    body = json.loads(OllamaWire(unsupported=unsupported).request(Chat("ours", messages, stream, params or {}), "qwen3:8b"))
+    body = json.loads(
+        OllamaWire(unsupported=unsupported).request(
+            Chat("ours", messages, stream, params or {}), "qwen3:8b"
+        )
+    )
     ChatRequest.model_validate(body)
     assert body.keys() <= {*ChatRequest.model_fields, "truncate", "shift"}
     assert body.get("options", {}).keys() <= {*Options.model_fields, "min_p"}
@@ -51,11 +64,17 @@ def test_where_it_goes() -> None:
     assert wire.path("x/../y", True) == "/api/chat" == wire.path("x", False)
     assert wire.headers("") == [] and wire.headers("k") == [("authorization", "Bearer k")]
     vendor = VENDORS["ollama-native"]
-    assert {vendor.address(end and f"http://h:11434{end}", {}) for end in ("/v1", "/api/", "/")} == {"http://h:11434"}
+    assert {
+        vendor.address(end and f"http://h:11434{end}", {}) for end in ("/v1", "/api/", "/")
+    } == {"http://h:11434"}
 
 
 def test_streams_are_said_to_be_none_where_they_are_none() -> None:
-    assert sent() == {"model": "qwen3:8b", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    assert sent() == {
+        "model": "qwen3:8b",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": False,
+    }
     assert sent(stream=True)["stream"] is True
 
 
@@ -66,8 +85,15 @@ def test_roles_names_and_thoughts() -> None:
     said = messages(
         Message("system", "Be kind."),
         Message("developer", "Be short."),
-        Message("user", [{"type": "text", "text": "weather"}, {"type": "text", "text": "?"}], name="eve"),
-        Message("assistant", None, tool_calls=[called("c1"), called("c2", "get_time", "")], reasoning_content="Two things."),
+        Message(
+            "user", [{"type": "text", "text": "weather"}, {"type": "text", "text": "?"}], name="eve"
+        ),
+        Message(
+            "assistant",
+            None,
+            tool_calls=[called("c1"), called("c2", "get_time", "")],
+            reasoning_content="Two things.",
+        ),
         Message("tool", "12:00", tool_call_id="c2"),
         Message("tool", "rain", tool_call_id="c1"),
         Message("assistant", ""),
@@ -118,17 +144,27 @@ def test_messages_that_are_none() -> None:
 
 
 def test_tools() -> None:
-    bare = {"name": "get_time", "description": "", "parameters": {"type": "object", "properties": {}}}
+    bare = {
+        "name": "get_time",
+        "description": "",
+        "parameters": {"type": "object", "properties": {}},
+    }
     assert sent({"tools": [TOOL, TIME]})["tools"] == [TOOL, {"type": "function", "function": bare}]
-    assert refused({"tools": [TOOL, {"type": "custom", "custom": {"name": "f"}}]}) == "tools[1].type"
+    assert (
+        refused({"tools": [TOOL, {"type": "custom", "custom": {"name": "f"}}]}) == "tools[1].type"
+    )
     assert refused({"tools": [{"type": "function", "function": {}}]}) == "tools[0].function.name"
 
 
 def test_choices() -> None:
     tools = {"tools": [TOOL, TIME]}
-    assert "tools" not in sent(tools | {"tool_choice": "none"}) and "tools" not in sent({"tool_choice": "none"})
+    assert "tools" not in sent(tools | {"tool_choice": "none"}) and "tools" not in sent(
+        {"tool_choice": "none"}
+    )
     assert sent(tools | {"tool_choice": "auto"}, unsupported="reject") == sent(tools)
-    only = sent(tools | {"tool_choice": {"type": "function", "function": {"name": "get_time"}}})["tools"]
+    only = sent(tools | {"tool_choice": {"type": "function", "function": {"name": "get_time"}}})[
+        "tools"
+    ]
     assert [tool["function"]["name"] for tool in only] == ["get_time"]
     assert sent(tools | {"tool_choice": "required"}) == sent(tools)
     for choice in ("required", {"function": {"name": "get_time"}}):
@@ -136,24 +172,47 @@ def test_choices() -> None:
         assert refused({"tool_choice": choice}) == "tool_choice"
     assert refused(tools | {"tool_choice": {"function": {"name": "x"}}}) == "tool_choice"
     assert refused(tools | {"tool_choice": {}}) == "tool_choice"
-    assert refused(tools | {"parallel_tool_calls": False}, unsupported="reject") == "parallel_tool_calls"
+    assert (
+        refused(tools | {"parallel_tool_calls": False}, unsupported="reject")
+        == "parallel_tool_calls"
+    )
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
 def test_sampling_is_options() -> None:
-    params = {"temperature": 0, "top_p": 0.5, "seed": 7, "max_tokens": 9, "max_completion_tokens": 8, "stop": "END"}
-    params |= {"presence_penalty": 0.5, "frequency_penalty": 0.25, "top_k": 40, "min_p": 0.1, "num_ctx": 8192}
+    params = {
+        "temperature": 0,
+        "top_p": 0.5,
+        "seed": 7,
+        "max_tokens": 9,
+        "max_completion_tokens": 8,
+        "stop": "END",
+    }
+    params |= {
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "top_k": 40,
+        "min_p": 0.1,
+        "num_ctx": 8192,
+    }
     assert sent(params, unsupported="reject")["options"] == {
         "temperature": 0, "top_p": 0.5, "seed": 7, "num_predict": 8, "stop": ["END"], "presence_penalty": 0.5,
         "frequency_penalty": 0.25, "top_k": 40, "min_p": 0.1, "num_ctx": 8192,
     }  # fmt: skip
-    assert sent({"stop": ["a", "", "b"]})["options"] == {"stop": ["a", "b"]} and "options" not in sent({"stop": []})
+    assert sent({"stop": ["a", "", "b"]})["options"] == {
+        "stop": ["a", "b"]
+    } and "options" not in sent({"stop": []})
 
 
 def test_ollamas_own_words_win() -> None:
-    params = {"options": {"num_ctx": 4096, "temperature": 1}, "temperature": 0, "keep_alive": "5m", "think": "low"}
+    params = {
+        "options": {"num_ctx": 4096, "temperature": 1},
+        "temperature": 0,
+        "keep_alive": "5m",
+        "think": "low",
+    }
     params |= {"reasoning_effort": "high", "truncate": False}
     body = sent(params, unsupported="reject")
     assert body["options"] == {"num_ctx": 4096, "temperature": 1} and body["keep_alive"] == "5m"
@@ -182,12 +241,19 @@ def test_formats() -> None:
     assert "format" not in sent({"response_format": {"type": "text"}})
     assert sent({"response_format": {"type": "json_object"}})["format"] == "json"
     assert sent({"response_format": FORMAT})["format"] == SCHEMA
-    assert refused({"response_format": {"type": "json_schema", "json_schema": {}}}) == "response_format.json_schema.schema"
+    assert (
+        refused({"response_format": {"type": "json_schema", "json_schema": {}}})
+        == "response_format.json_schema.schema"
+    )
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_efforts(effort: str) -> None:
-    assert sent({"reasoning_effort": effort})["think"] == sent({"reasoning": {"effort": effort}})["think"] == EFFORTS[effort]
+    assert (
+        sent({"reasoning_effort": effort})["think"]
+        == sent({"reasoning": {"effort": effort}})["think"]
+        == EFFORTS[effort]
+    )
     assert (EFFORTS[effort] is False) == (effort == "none")
 
 
@@ -202,24 +268,38 @@ def test_an_effort_that_is_none() -> None:
 def test_probabilities() -> None:
     body = sent({"logprobs": True, "top_logprobs": 3})
     assert (body["logprobs"], body["top_logprobs"]) == (True, 3)
-    assert refused({"top_logprobs": 3}) == "top_logprobs" and "logprobs" not in sent({"logprobs": False})
+    assert refused({"top_logprobs": 3}) == "top_logprobs" and "logprobs" not in sent(
+        {"logprobs": False}
+    )
 
 
 @pytest.mark.parametrize("rule", get_args(Unsupported))
 def test_what_changes_the_kind_of_answer_is_refused(rule: Unsupported) -> None:
-    for name, value in (("n", 2), ("modalities", ["audio"]), ("functions", [{"name": "f"}]), ("function_call", "auto")):
+    for name, value in (
+        ("n", 2),
+        ("modalities", ["audio"]),
+        ("functions", [{"name": "f"}]),
+        ("function_call", "auto"),
+    ):
         assert refused({name: value}, unsupported=rule) == name
 
 
 @pytest.mark.parametrize(
-    "name, value", [("logit_bias", {"5": 1}), ("verbosity", "low"), ("service_tier", "flex"), ("unheard", 1)]
+    "name, value",
+    [("logit_bias", {"5": 1}), ("verbosity", "low"), ("service_tier", "flex"), ("unheard", 1)],
 )
 def test_what_it_has_no_place_for_goes_by_the_rule(name: str, value: Any) -> None:
     assert refused({name: value}, unsupported="reject") == name and sent({name: value}) == sent()
 
 
 def test_what_is_ours_or_changes_nothing_is_no_matter() -> None:
-    params = {"user": "u", "metadata": {"a": "b"}, "store": True, "stream_options": {"include_usage": True}, "logit_bias": {}}
+    params = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": True,
+        "stream_options": {"include_usage": True},
+        "logit_bias": {},
+    }
     assert sent(params, unsupported="reject", stream=True) == sent(stream=True)
 
 
@@ -244,7 +324,9 @@ EVERYTHING: Any = {
 @pytest.mark.parametrize("rule", get_args(Unsupported))
 def test_a_damaged_request_never_does_worse_than_be_refused(seed: int, rule: Unsupported) -> None:
     whole = {
-        k: v for k, v in EVERYTHING.items() if rule == "drop" or k not in ("tool_choice", "parallel_tool_calls", "logit_bias")
+        k: v
+        for k, v in EVERYTHING.items()
+        if rule == "drop" or k not in ("tool_choice", "parallel_tool_calls", "logit_bias")
     }
     wire = OllamaWire(unsupported=rule)
     assert bodies(damaged(whole, seed), partial(wire.request, model="m")) > 20

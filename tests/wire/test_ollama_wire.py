@@ -1,4 +1,7 @@
-"""What Ollama sends, in bytes of the documented shapes, and what it means. Ollama's own package judges the shapes."""
+"""What Ollama sends, in bytes of the documented shapes, and what it means.
+
+Ollama's own package judges the shapes.
+"""
 
 import json
 from typing import Any
@@ -31,13 +34,19 @@ def plain(name: str):
 
 
 def answer(message: Any = None, **fields: Any) -> bytes:
-    return json.dumps({"model": "m", "created_at": "t", "message": message or {}, "done": True, **fields}).encode()
+    return json.dumps(
+        {"model": "m", "created_at": "t", "message": message or {}, "done": True, **fields}
+    ).encode()
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.binary(max_size=5).map(lambda line: line.replace(b"\n", b"x")), max_size=5), st.binary(max_size=3), st.data())
+@given(
+    st.lists(st.binary(max_size=5).map(lambda line: line.replace(b"\n", b"x")), max_size=5),
+    st.binary(max_size=3),
+    st.data(),
+)
 def test_lines_however_they_are_cut(lines, rest, data):
     rest = rest.replace(b"\n", b"x")
     whole = b"".join(line + b"\n" for line in lines) + rest
@@ -45,7 +54,9 @@ def test_lines_however_they_are_cut(lines, rest, data):
     decoder, out = LineDecoder(), []
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
         out += decoder.feed(whole[start:end])
-    assert out == [line for line in lines if line.strip()], "a line without its end is never given out"
+    assert out == [line for line in lines if line.strip()], (
+        "a line without its end is never given out"
+    )
 
 
 def test_a_line_without_an_end():
@@ -91,7 +102,10 @@ def test_text_usage_and_facts():
 
 def test_thoughts_are_reasoning():
     choice = only(stream("ollama_thinking_stream.jsonl"))
-    assert (choice.message["reasoning_content"], choice.message["content"]) == ("Tenths first: 9.8 has more.", "9.8 is larger.")
+    assert (choice.message["reasoning_content"], choice.message["content"]) == (
+        "Tenths first: 9.8 has more.",
+        "9.8 is larger.",
+    )
     assert choice.finish_reason == "length"
     message = only(plain("ollama_plain.json")).message
     assert (message["reasoning_content"], message["content"]) == ("JSON then.", '{"city": "Paris"}')
@@ -106,22 +120,31 @@ def test_parallel_calls_without_ids():
         ("get_weather", {"city": "Paris"}),
         ("get_time", {}),
     ]
-    assert calls == only(stream("ollama_tools_stream.jsonl")).message["tool_calls"], "the ids are the same for the same bytes"
+    assert calls == only(stream("ollama_tools_stream.jsonl")).message["tool_calls"], (
+        "the ids are the same for the same bytes"
+    )
     other = (DATA / "ollama_tools_stream.jsonl").read_bytes().replace(b"2026-11-03", b"2026-11-04")
-    assert not {c["id"] for c in calls} & {c["id"] for c in only(streamed(WIRE, other)).message["tool_calls"]}
+    assert not {c["id"] for c in calls} & {
+        c["id"] for c in only(streamed(WIRE, other)).message["tool_calls"]
+    }
 
 
 def test_ids_that_are_given_are_kept_and_numbers_stay_whole():
     choice = only(plain("ollama_tools.json"))
     assert [call["id"] for call in choice.message["tool_calls"]] == ["call_ol1", "call_ol2"]
-    assert json.loads(choice.message["tool_calls"][0]["function"]["arguments"]) == {"city": "Paris", "at": 12345678901234}
+    assert json.loads(choice.message["tool_calls"][0]["function"]["arguments"]) == {
+        "city": "Paris",
+        "at": 12345678901234,
+    }
     assert choice.finish_reason == "tool_calls"
 
 
 def test_probabilities():
     first, second = only(stream("ollama_logprobs_stream.jsonl")).logprobs["content"]
     assert (first["token"], first["logprob"], first["bytes"]) == ("Ja", -0.5, [74, 97])
-    assert [top["bytes"] for top in first["top_logprobs"]] == [[74, 97], [74, 195, 169]] and second["top_logprobs"] == []
+    assert [top["bytes"] for top in first["top_logprobs"]] == [[74, 97], [74, 195, 169]] and second[
+        "top_logprobs"
+    ] == []
 
 
 def test_a_turn_goes_back_as_it_came():
@@ -152,9 +175,15 @@ def test_usage_is_read_field_by_field(counts, meant):
     assert fold.usage == meant and only(fold).message["content"] == "x"
 
 
-@pytest.mark.parametrize("reason, meant", [("stop", "stop"), ("length", "length"), (None, "stop"), ("of_tomorrow", "stop")])
+@pytest.mark.parametrize(
+    "reason, meant",
+    [("stop", "stop"), ("length", "length"), (None, "stop"), ("of_tomorrow", "stop")],
+)
 def test_ends(reason, meant):
-    assert only(folded(WIRE.reply(answer({"content": "x"}, done_reason=reason)))).finish_reason == meant
+    assert (
+        only(folded(WIRE.reply(answer({"content": "x"}, done_reason=reason)))).finish_reason
+        == meant
+    )
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -165,7 +194,10 @@ def test_an_error_inside_a_stream():
     with pytest.raises(Refused) as caught:
         read(WIRE, [data])
     assert (caught.value.status, caught.value.retries) == (502, None)
-    assert caught.value.message.startswith("an error was encountered") and "41327" not in caught.value.message
+    assert (
+        caught.value.message.startswith("an error was encountered")
+        and "41327" not in caught.value.message
+    )
     assert "/usr/share" not in caught.value.message
     chunks, complete, _ = read(WIRE, [data.splitlines(keepends=True)[0]])
     assert not complete and "".join(chunk.text for chunk in chunks) == "Hel"
@@ -204,7 +236,20 @@ def test_where_things_are_on_the_server_is_nobodys_business(text, kept):
     assert WIRE.error(500, json.dumps({"error": text}).encode()).message == kept
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"error": []}', b'{"error": {}}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[]",
+        b"5",
+        b'"x"',
+        b'{"error": []}',
+        b'{"error": {}}',
+        b"[" * 10**5,
+    ],
+)
 def test_errors_of_no_shape(body):
     assert WIRE.error(503, body).message == "The upstream answered with status 503."
 
@@ -222,15 +267,29 @@ def test_answers_that_are_none(body):
 
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=5,
 )
-CALL = ODD | st.fixed_dictionaries({"function": ODD | st.fixed_dictionaries({"name": st.text(max_size=3), "arguments": ODD})})
-SAID = st.fixed_dictionaries({}, optional={"content": st.text() | ODD, "thinking": st.text(), "tool_calls": st.lists(CALL)})
+CALL = ODD | st.fixed_dictionaries(
+    {"function": ODD | st.fixed_dictionaries({"name": st.text(max_size=3), "arguments": ODD})}
+)
+SAID = st.fixed_dictionaries(
+    {}, optional={"content": st.text() | ODD, "thinking": st.text(), "tool_calls": st.lists(CALL)}
+)
 LINE = st.fixed_dictionaries(
     {"message": SAID | ODD},
-    optional={"done": st.booleans(), "done_reason": st.text() | ODD, "logprobs": ODD | st.lists(ODD), "error": ODD}
-    | dict.fromkeys(("prompt_eval_count", "eval_count", "total_duration", "created_at", "model", "StatusCode"), ODD),
+    optional={
+        "done": st.booleans(),
+        "done_reason": st.text() | ODD,
+        "logprobs": ODD | st.lists(ODD),
+        "error": ODD,
+    }
+    | dict.fromkeys(
+        ("prompt_eval_count", "eval_count", "total_duration", "created_at", "model", "StatusCode"),
+        ODD,
+    ),
 )
 
 

@@ -16,13 +16,17 @@ from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import Fold, Normal
 
 DATA = Path(__file__).parent / "data"
-STREAMS = sorted(path.name for path in DATA.glob("*_stream.txt") if b"chat.completion.chunk" in path.read_bytes())
+STREAMS = sorted(
+    path.name for path in DATA.glob("*_stream.txt") if b"chat.completion.chunk" in path.read_bytes()
+)
 
 
 def read(blocks):
     """The chunks of a stream that comes in these blocks, and whether it came to its end."""
     decoder, reader = SseDecoder(), OpenAIWire().stream()
-    chunks = [chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)]
+    chunks = [
+        chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
+    ]
     return chunks, reader.complete
 
 
@@ -62,9 +66,16 @@ def test_every_cut_of_every_stream_means_the_same(name):
 
 def test_llamacpp():
     fold = stream("llamacpp_stream.txt")
-    assert only(fold).message["content"].startswith("Hello,") and only(fold).finish_reason in ("stop", "length")
+    assert only(fold).message["content"].startswith("Hello,") and only(fold).finish_reason in (
+        "stop",
+        "length",
+    )
     whole = plain("llamacpp_plain.json")
-    assert only(whole).message == {"role": "assistant", "content": only(whole).message["content"], "refusal": None}
+    assert only(whole).message == {
+        "role": "assistant",
+        "content": only(whole).message["content"],
+        "refusal": None,
+    }
     assert whole.usage == Usage(36, 12, 48, {"cached_tokens": 0})
     assert "timings" in whole.facts
 
@@ -72,17 +83,27 @@ def test_llamacpp():
 def test_openai_usage_and_facts():
     fold = stream("openai_usage_stream.txt")
     assert only(fold).message["content"] == "Grüß dich 👋"
-    assert (fold.usage.prompt_tokens, fold.usage.completion_tokens, fold.usage.total_tokens) == (19, 10, 29)
+    assert (fold.usage.prompt_tokens, fold.usage.completion_tokens, fold.usage.total_tokens) == (
+        19,
+        10,
+        29,
+    )
     assert fold.usage.prompt_tokens_details["cached_tokens"] == 4
     assert fold.usage.completion_tokens_details["reasoning_tokens"] == 3
-    assert (fold.facts["service_tier"], fold.facts["system_fingerprint"]) == ("default", "fp_06737a9306")
+    assert (fold.facts["service_tier"], fold.facts["system_fingerprint"]) == (
+        "default",
+        "fp_06737a9306",
+    )
     assert not fold.facts.keys() & {"id", "model", "created", "object", "choices", "usage"}
 
 
 def test_openai_parallel_tools():
     message = only(stream("openai_parallel_tools_stream.txt")).message
     assert message["content"] is None
-    assert [(c["id"], c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message["tool_calls"]] == [
+    assert [
+        (c["id"], c["function"]["name"], json.loads(c["function"]["arguments"]))
+        for c in message["tool_calls"]
+    ] == [
         ("call_DdmO9pD3xa9XTPNJ32zg2hcA", "get_weather", {"city": "Paris"}),
         ("call_ABCf9pD3xa9XTPNJ32zg2xyz", "get_time", {"tz": "CET"}),
     ]
@@ -137,14 +158,22 @@ def test_vllm_reasoning():
 
 def test_deepseek_reasoning_and_usage_beside_the_last_delta():
     for fold in (stream("deepseek_reasoning_stream.txt"), plain("deepseek_plain.json")):
-        assert only(fold).message["reasoning_content"] == "9.11 is smaller." and only(fold).message["content"] == "9.8"
-        assert fold.usage.total_tokens == 27 and fold.usage.completion_tokens_details == {"reasoning_tokens": 8}
+        assert (
+            only(fold).message["reasoning_content"] == "9.11 is smaller."
+            and only(fold).message["content"] == "9.8"
+        )
+        assert fold.usage.total_tokens == 27 and fold.usage.completion_tokens_details == {
+            "reasoning_tokens": 8
+        }
         assert only(fold).finish_reason == "stop"
 
 
 def test_openrouter_reasoning_by_another_name_and_comments():
     fold = stream("openrouter_reasoning_stream.txt")
-    assert only(fold).message["reasoning_content"] == "Thinking." and only(fold).message["content"] == "Done"
+    assert (
+        only(fold).message["reasoning_content"] == "Thinking."
+        and only(fold).message["content"] == "Done"
+    )
     assert only(fold).finish_reason == "stop" and fold.usage.total_tokens == 82
     assert fold.facts["provider"] == "Groq"
 
@@ -173,25 +202,46 @@ def sent(params=None, *, streaming=False, messages=None, **quirks):
 
 
 def test_a_request_goes_out_as_it_came():
-    params = {"temperature": 0.1, "x_unknown": {"a": [1, None]}, "max_tokens": 5, "stop": None, "seed": 2**62}
-    assert sent(params) == {"model": "theirs", "messages": [{"role": "user", "content": "hi"}], **params}
+    params = {
+        "temperature": 0.1,
+        "x_unknown": {"a": [1, None]},
+        "max_tokens": 5,
+        "stop": None,
+        "seed": 2**62,
+    }
+    assert sent(params) == {
+        "model": "theirs",
+        "messages": [{"role": "user", "content": "hi"}],
+        **params,
+    }
 
 
 def test_unknown_fields_of_messages_survive():
-    raw = {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}], "prefix": True}
+    raw = {
+        "role": "user",
+        "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
+        "prefix": True,
+    }
     message = Message("user", raw["content"], extra={"prefix": True})
     assert sent(messages=[message])["messages"] == [raw]
 
 
-@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": True}, {"include_obfuscation": False}])
+@pytest.mark.parametrize(
+    "options",
+    [None, {}, {"include_usage": False}, {"include_usage": True}, {"include_obfuscation": False}],
+)
 def test_the_usage_of_a_stream_is_always_asked_for(options):
     body = sent({"stream_options": options} if options is not None else {}, streaming=True)
-    assert body["stream"] is True and body["stream_options"] == (options or {}) | {"include_usage": True}
+    assert body["stream"] is True and body["stream_options"] == (options or {}) | {
+        "include_usage": True
+    }
 
 
 def test_stream_options_go_only_where_they_are_known():
     assert "stream_options" not in sent({"stream_options": {"include_usage": True}})
-    assert "stream_options" not in sent({"stream_options": {"include_usage": True}}, streaming=True, stream_usage=False)
+    assert "stream_options" not in sent(
+        {"stream_options": {"include_usage": True}}, streaming=True, stream_usage=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,14 +256,28 @@ def test_one_name_for_the_cap_on_output(params, cap):
 
 def test_quirks_are_applied():
     body = sent(
-        {"store": True, "user": "u"}, developer=False, drops=frozenset({"store"}), messages=[Message("developer", "be kind")]
+        {"store": True, "user": "u"},
+        developer=False,
+        drops=frozenset({"store"}),
+        messages=[Message("developer", "be kind")],
     )
-    assert body == {"model": "theirs", "messages": [{"role": "system", "content": "be kind"}], "user": "u"}
+    assert body == {
+        "model": "theirs",
+        "messages": [{"role": "system", "content": "be kind"}],
+        "user": "u",
+    }
 
 
-@pytest.mark.parametrize("name", [name for name, vendor in VENDORS.items() if isinstance(vendor.wire, OpenAIWire)])
+@pytest.mark.parametrize(
+    "name", [name for name, vendor in VENDORS.items() if isinstance(vendor.wire, OpenAIWire)]
+)
 def test_every_compatible_vendor_gets_a_request_that_keeps_the_words(name):
-    chat = Chat("m", [Message("developer", "be kind"), Message("user", "hi")], True, {"max_completion_tokens": 3})
+    chat = Chat(
+        "m",
+        [Message("developer", "be kind"), Message("user", "hi")],
+        True,
+        {"max_completion_tokens": 3},
+    )
     body = json.loads(VENDORS[name].wire.request(chat, "theirs"))
     assert [m["content"] for m in body["messages"]] == ["be kind", "hi"] and body["stream"] is True
     assert 3 in (body.get("max_tokens"), body.get("max_completion_tokens"))
@@ -241,12 +305,17 @@ def test_errors_of_every_shape(status, body, meant):
     assert (error.status, error.message, error.param, error.code) == meant
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5]
+)
 def test_errors_of_no_shape(body):
     assert OpenAIWire().error(503, body).message == "The upstream answered with status 503."
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"choices": []}', b'{"choices": [5]}', b'{"choices": [{}]}', b"[]", b"", b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b'{"choices": []}', b'{"choices": [5]}', b'{"choices": [{}]}', b"[]", b"", b"\xff"],
+)
 def test_answers_that_are_none(body):
     with pytest.raises(BrokenAnswer):
         OpenAIWire().reply(body)

@@ -66,14 +66,25 @@ def clean(name: str) -> bytes:
 
 
 async def chunks(
-    name: str, blocks: Iterable[bytes], media: str | None = "", *, stream: bool = True, timeouts: Timeouts | None = None
+    name: str,
+    blocks: Iterable[bytes],
+    media: str | None = "",
+    *,
+    stream: bool = True,
+    timeouts: Timeouts | None = None,
 ) -> list[Chunk]:
     """What is made of a body."""
     kind = name.split()[0]
     vendor = VENDORS[kind]
     options = {"region": "eu-central-1", "api_version": "2024-10-21"}
     media = STREAMS[name][0] if media == "" else media
-    provider = Provider(kind, vendor.wire.told(options), "http://x.test", Answering(media, blocks), api_key="key-of-x")
+    provider = Provider(
+        kind,
+        vendor.wire.told(options),
+        "http://x.test",
+        Answering(media, blocks),
+        api_key="key-of-x",
+    )
     upstream = Upstream(provider, "m", retries=0, timeouts=timeouts)
     ctx = Context(Anyone(), Chat("m", [Message("user", "Hi")], stream, {}), User("u", "u"), "m")
     return [chunk async for chunk in drive(upstream, ctx)]
@@ -103,7 +114,9 @@ def mangled(name: str) -> dict[str, bytes]:
         "blank lines": data.replace(end, end + b"\n\r\n"),
     }
     if name in EVENTS:
-        beats = data.replace(end, end + b": still here\n\ndata:\n\ndata: ping\n\nid: 1\nretry: 5\n\n")
+        beats = data.replace(
+            end, end + b": still here\n\ndata:\n\ndata: ping\n\nid: 1\nretry: 5\n\n"
+        )
         ways |= {
             "CR": data.replace(b"\n", b"\r"),
             "heartbeats": b"\n: hello\n\n" + beats,
@@ -117,7 +130,10 @@ def mangled(name: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", STREAMS)
 async def test_d_a_stream_is_the_same_in_any_bytes(name: str) -> None:
     meant = await chunks(name, [clean(name)])
-    assert [chunk.finish_reason for chunk in meant if chunk.usage is None][-1] in ("stop", "tool_calls")
+    assert [chunk.finish_reason for chunk in meant if chunk.usage is None][-1] in (
+        "stop",
+        "tool_calls",
+    )
     for way, data in mangled(name).items():
         for blocks in ([data], bytewise(data)):
             assert await chunks(name, blocks) == meant, way
@@ -126,9 +142,18 @@ async def test_d_a_stream_is_the_same_in_any_bytes(name: str) -> None:
 @pytest.mark.parametrize("name", STREAMS)
 async def test_d_a_stream_is_the_same_under_any_type(name: str) -> None:
     meant = await chunks(name, [clean(name)])
-    for media in (None, "application/json", "text/plain; charset=utf-8", "application/octet-stream", SSE):
+    for media in (
+        None,
+        "application/json",
+        "text/plain; charset=utf-8",
+        "application/octet-stream",
+        SSE,
+    ):
         for data in mangled(name).values():
-            assert await chunks(name, [data[at : at + 50] for at in range(0, len(data), 50)], media) == meant, media
+            assert (
+                await chunks(name, [data[at : at + 50] for at in range(0, len(data), 50)], media)
+                == meant
+            ), media
 
 
 @pytest.mark.parametrize("name", WIRES)
@@ -142,16 +167,30 @@ async def test_d_a_stream_is_the_same_split_at_every_byte(name: str) -> None:
 def pieces(name: str) -> list[bytes]:
     """The events of a stream."""
     if name == "bedrock":
-        return [framed(line) for line in (DATA / STREAMS[name][1]).read_bytes().splitlines(keepends=True)]
+        return [
+            framed(line)
+            for line in (DATA / STREAMS[name][1]).read_bytes().splitlines(keepends=True)
+        ]
     end = b"\n\n" if name in EVENTS else b"\n"
     return [event + end for event in clean(name).split(end) if event.strip()]
 
 
 def last(name: str, events: list[bytes]) -> int:
     """The event that says that the answer is over."""
-    words = {"gemini": b'"finishReason"', "anthropic": b'"stop_reason": "', "ollama": b'"done":true', "bedrock": b"messageStop"}
-    word = next((word for kind, word in words.items() if name.startswith(kind)), b'"finish_reason":"')
-    return next(at for at, event in enumerate(events) if word in event.replace(b'_reason": "', b'_reason":"') or word in event)
+    words = {
+        "gemini": b'"finishReason"',
+        "anthropic": b'"stop_reason": "',
+        "ollama": b'"done":true',
+        "bedrock": b"messageStop",
+    }
+    word = next(
+        (word for kind, word in words.items() if name.startswith(kind)), b'"finish_reason":"'
+    )
+    return next(
+        at
+        for at, event in enumerate(events)
+        if word in event.replace(b'_reason": "', b'_reason":"') or word in event
+    )
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -163,7 +202,11 @@ async def test_a_stream_that_is_cut_is_an_error(name: str) -> None:
                 await chunks(name, [*events[:at], half] if half else events[:at])
 
 
-ERRORS = [b'{"error": {"code": 429, "message": "slow"}}', b'{"code": 429, "message": "slow"}', b'{"errors": [{"status": 429}]}']
+ERRORS = [
+    b'{"error": {"code": 429, "message": "slow"}}',
+    b'{"code": 429, "message": "slow"}',
+    b'{"errors": [{"status": 429}]}',
+]
 ERRORS += [b'{"detail": "Too Many Requests"}', b'{"error": "Too Many Requests"}']
 
 
@@ -176,7 +219,9 @@ async def test_a1_an_error_is_one_on_every_wire(name: str) -> None:
                     continue
                 with pytest.raises(UpstreamError) as caught:
                     await chunks(name, [error], media, stream=stream)
-                assert name == "bedrock" or (isinstance(caught.value, Refused) and caught.value.status == 429)
+                assert name == "bedrock" or (
+                    isinstance(caught.value, Refused) and caught.value.status == 429
+                )
         if name != "bedrock":
             for event in (b"data: %b\n\n" if name in EVENTS else b"%b\n",):
                 with pytest.raises(Refused) as refused:
@@ -226,24 +271,38 @@ async def test_d_a_model_may_think_for_minutes_in_silence(clock: Clock) -> None:
             await chunks("openai", clock.late(*before, (299.0, b"da"), (2.0, b"ta"), (1.0, WORD)))
 
 
-@pytest.mark.parametrize("beat", [b": thinking\n\n", b"\n", b"event: ping\ndata: {}\n\n", b"data: ping\n\n", b"\r"])
-async def test_d_heartbeats_are_life_until_the_time_for_all_is_up(clock: Clock, beat: bytes) -> None:
+@pytest.mark.parametrize(
+    "beat", [b": thinking\n\n", b"\n", b"event: ping\ndata: {}\n\n", b"data: ping\n\n", b"\r"]
+)
+async def test_d_heartbeats_are_life_until_the_time_for_all_is_up(
+    clock: Clock, beat: bytes
+) -> None:
     limits = Timeouts(first_token=10, between_tokens=5, total=100)
-    said = await chunks("openai", clock.late(*[(9.0, beat)] * 9, (9.0, WORD), (1.0, END)), timeouts=limits)
+    said = await chunks(
+        "openai", clock.late(*[(9.0, beat)] * 9, (9.0, WORD), (1.0, END)), timeouts=limits
+    )
     assert "".join(chunk.text for chunk in said) == "a"
     with pytest.raises(TimedOut, match="did not finish its answer within 100 seconds"):
         await chunks("openai", clock.late(*[(9.0, beat)] * 20), timeouts=limits)
     with pytest.raises(TimedOut, match="stopped sending within 5 seconds"):
         await chunks(
-            "openai", clock.late((9.0, WORD), *[(4.0, beat)] * 3, (4.0, b"d"), (2.0, b"a"), (1.0, WORD)), timeouts=limits
+            "openai",
+            clock.late((9.0, WORD), *[(4.0, beat)] * 3, (4.0, b"d"), (2.0, b"a"), (1.0, WORD)),
+            timeouts=limits,
         )
 
 
 async def test_a3_gemini_goes_on_after_a_finish_until_its_stream_ends(clock: Clock) -> None:
     def event(*parts: Any, finish: str | None = "STOP") -> bytes:
-        candidate = {"content": {"parts": list(parts)}} | ({"finishReason": finish} if finish else {})
+        candidate = {"content": {"parts": list(parts)}} | (
+            {"finishReason": finish} if finish else {}
+        )
         usage = {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2}
-        return b"data: " + json.dumps({"candidates": [candidate], "usageMetadata": usage}).encode() + b"\r\n\r\n"
+        return (
+            b"data: "
+            + json.dumps({"candidates": [candidate], "usageMetadata": usage}).encode()
+            + b"\r\n\r\n"
+        )
 
     code, output = {"executableCode": {"code": "1+1"}}, {"codeExecutionResult": {"output": "2"}}
     rounds = [
@@ -277,4 +336,6 @@ async def test_c9_calls_are_no_plain_end_on_any_wire() -> None:
     }
     for name, body in calls.items():
         said = await chunks(name, [body], "application/json", stream=False)
-        assert [chunk.finish_reason for chunk in said if chunk.finish_reason] == ["tool_calls"], name
+        assert [chunk.finish_reason for chunk in said if chunk.finish_reason] == ["tool_calls"], (
+            name
+        )

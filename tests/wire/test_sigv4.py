@@ -49,28 +49,47 @@ class At(SigV4Auth):
         request.context["timestamp"] = NOW.strftime("%Y%m%dT%H%M%SZ")
         self._modify_request_before_signing(request)
         canonical = self.canonical_request(request)
-        self._inject_signature_to_request(request, self.signature(self.string_to_sign(request, canonical), request))
+        self._inject_signature_to_request(
+            request, self.signature(self.string_to_sign(request, canonical), request)
+        )
 
 
 # "." and ".." are steps of a path, which AWS's own signer takes out, and no model's name.
-MODEL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda name: name not in (".", ".."))
+MODEL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+    lambda name: name not in (".", "..")
+)
 
 
-@given(MODEL, st.binary(max_size=50), st.sampled_from(["", "FwoGZXIvYXdzEJr//token=="]), st.booleans())
+@given(
+    MODEL, st.binary(max_size=50), st.sampled_from(["", "FwoGZXIvYXdzEJr//token=="]), st.booleans()
+)
 def test_awss_own_signer_agrees(model, body, token, stream):
     host, path = "bedrock-runtime.eu-central-1.amazonaws.com", BedrockWire().path(model, stream)
     key = f"{KEY.id}:{KEY.secret}" + (f":{token}" if token else "")
     ours = dict(BedrockWire(now=lambda: NOW).signature(key, host, path, body))
-    request = AWSRequest("POST", f"https://{host}{path}", {"Content-Type": "application/json"}, body)
+    request = AWSRequest(
+        "POST", f"https://{host}{path}", {"Content-Type": "application/json"}, body
+    )
     At(Credentials(KEY.id, KEY.secret, token or None), "bedrock", "eu-central-1").add_auth(request)
     theirs = {name.lower(): value for name, value in request.headers.items()}
-    assert ours["authorization"] == theirs["authorization"] and ours["x-amz-date"] == theirs["x-amz-date"]
+    assert (
+        ours["authorization"] == theirs["authorization"]
+        and ours["x-amz-date"] == theirs["x-amz-date"]
+    )
     assert ours.get("x-amz-security-token") == theirs.get("x-amz-security-token")
 
 
-@given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=5), st.text(max_size=5), max_size=4))
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="ascii"), min_size=1, max_size=5),
+        st.text(max_size=5),
+        max_size=4,
+    )
+)
 def test_it_agrees_about_queries(query):
-    target = "/x?" + "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in query.items())
+    target = "/x?" + "&".join(
+        f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in query.items()
+    )
     ours = dict(sign(KEY, SUITE, NOW, "GET", target, [HOST], b""))
     request = AWSRequest("GET", f"https://example.amazonaws.com{target}")
     At(Credentials(KEY.id, KEY.secret), "service", "us-east-1").add_auth(request)
@@ -95,7 +114,11 @@ def test_the_region_is_the_settings_or_the_addresss(region, host, meant):
 def test_which_keys_sign():
     wire = BedrockWire()
     assert wire.headers("ABSKQmVkcm9jaw==") == [("authorization", "Bearer ABSKQmVkcm9jaw==")]
-    assert wire.signature("ABSKQmVkcm9jaw==", "h", "/", b"") == [] == wire.signature("", "h", "/", b"")
+    assert (
+        wire.signature("ABSKQmVkcm9jaw==", "h", "/", b"") == [] == wire.signature("", "h", "/", b"")
+    )
     assert wire.headers("AKID:secret") == [] == wire.headers("")
-    assert "x-amz-security-token" not in dict(wire.signature("AKID:secret:", "h", "/", b"")), "an empty one is none"
+    assert "x-amz-security-token" not in dict(wire.signature("AKID:secret:", "h", "/", b"")), (
+        "an empty one is none"
+    )
     assert dict(wire.signature("AKID:secret:a:b", "h", "/", b""))["x-amz-security-token"] == "a:b"

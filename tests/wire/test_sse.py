@@ -10,7 +10,10 @@ from chattable.adapters.sse import EventTooLargeError, SseDecoder
 
 line = st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b""))
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
-events = st.lists(st.tuples(st.lists(line, min_size=1, max_size=3), ends, st.booleans(), st.booleans()), max_size=6)
+events = st.lists(
+    st.tuples(st.lists(line, min_size=1, max_size=3), ends, st.booleans(), st.booleans()),
+    max_size=6,
+)
 
 
 def framed(parts) -> tuple[bytes, list[bytes]]:
@@ -18,7 +21,18 @@ def framed(parts) -> tuple[bytes, list[bytes]]:
     data, meant = b"", []
     for lines, end, spaced, decorated in parts:
         if decorated:
-            data += b": data: comment" + end + b"event: x" + end + b"id" + end + b"retry: 5" + end + b"database: no" + end
+            data += (
+                b": data: comment"
+                + end
+                + b"event: x"
+                + end
+                + b"id"
+                + end
+                + b"retry: 5"
+                + end
+                + b"database: no"
+                + end
+            )
         for text in lines:
             data += b"data:" + (b" " if spaced or text.startswith(b" ") else b"") + text + end
         data += end
@@ -52,7 +66,10 @@ def test_d_an_event_without_its_blank_line_is_given_out_at_the_end_only(parts, t
 @pytest.mark.parametrize(
     "data, meant",
     [
-        (b'{"type": "error", "error": {"message": "m"}}', b'{"type": "error", "error": {"message": "m"}}'),
+        (
+            b'{"type": "error", "error": {"message": "m"}}',
+            b'{"type": "error", "error": {"message": "m"}}',
+        ),
         (b'{"message": "m"}', b'{"error":{"message":"m"}}'),
         (b"overloaded", b'{"error":"overloaded"}'),
         (b"\xff", '{"error":"\N{REPLACEMENT CHARACTER}"}'.encode()),
@@ -77,11 +94,15 @@ def test_the_events_of_a_block_come_with_the_block():
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef", b"\xef\xbb", b""])
 def test_only_a_whole_mark_at_the_start_is_passed_over(start):
     whole = start == b"\xef\xbb\xbf"
-    assert read([start, b"data: 1\n\ndata: \xef\xbb\xbf2\n\n"]) == ([b"1"] if whole or not start else []) + [b"\xef\xbb\xbf2"]
+    assert read([start, b"data: 1\n\ndata: \xef\xbb\xbf2\n\n"]) == (
+        [b"1"] if whole or not start else []
+    ) + [b"\xef\xbb\xbf2"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-@pytest.mark.parametrize("what", [b"x", b"data: x", b"data: x\n", b"data: x\r\n"], ids=["noise", "line", "lines", "crlf"])
+@pytest.mark.parametrize(
+    "what", [b"x", b"data: x", b"data: x\n", b"data: x\r\n"], ids=["noise", "line", "lines", "crlf"]
+)
 def test_an_event_without_an_end_has_a_limit(what, size):
     decoder, fed = SseDecoder(limit=1000), 0
     stream = what * 3000

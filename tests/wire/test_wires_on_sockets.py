@@ -22,22 +22,44 @@ from chattable.agents.chattable import Context, User
 from chattable.agents.drive import drive
 from chattable.agents.fold import Fold
 
-ID, SECRET, TOKEN = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "FwoGZXIvYXdzEJrEXAMPLETOKEN=="
+ID, SECRET, TOKEN = (
+    "AKIAIOSFODNN7EXAMPLE",
+    "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "FwoGZXIvYXdzEJrEXAMPLETOKEN==",
+)
 AZURE_KEY = "0123456789abcdef-of-azure"
-KEYS = {"azure": AZURE_KEY, "ollama-native": "ollama-key-of-the-server", "bedrock": f"{ID}:{SECRET}:{TOKEN}"}
+KEYS = {
+    "azure": AZURE_KEY,
+    "ollama-native": "ollama-key-of-the-server",
+    "bedrock": f"{ID}:{SECRET}:{TOKEN}",
+}
 OPTIONS = {"azure": {"api_version": "2024-10-21"}, "bedrock": {"region": "eu-central-1"}}
-MODELS = {"azure": "my-deployment", "ollama-native": "qwen3:8b", "bedrock": "anthropic.claude-sonnet-4-5-20250929-v1:0"}
+MODELS = {
+    "azure": "my-deployment",
+    "ollama-native": "qwen3:8b",
+    "bedrock": "anthropic.claude-sonnet-4-5-20250929-v1:0",
+}
 PATHS = {
     "azure": ["/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21"] * 2,
     "ollama-native": ["/api/chat"] * 2,
-    "bedrock": [f"/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse{end}" for end in ("", "-stream")],
+    "bedrock": [
+        f"/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse{end}"
+        for end in ("", "-stream")
+    ],
 }
 STREAMS = {
     "azure": (b"text/event-stream", (DATA / "azure_text_stream.txt").read_bytes()),
     "ollama-native": (b"application/x-ndjson", (DATA / "ollama_text_stream.jsonl").read_bytes()),
-    "bedrock": (b"application/vnd.amazon.eventstream", framed((DATA / "bedrock_text_stream.jsonl").read_bytes())),
+    "bedrock": (
+        b"application/vnd.amazon.eventstream",
+        framed((DATA / "bedrock_text_stream.jsonl").read_bytes()),
+    ),
 }
-WHOLE = {"azure": "azure_plain.json", "ollama-native": "ollama_plain.json", "bedrock": "bedrock_plain.json"}
+WHOLE = {
+    "azure": "azure_plain.json",
+    "ollama-native": "ollama_plain.json",
+    "bedrock": "bedrock_plain.json",
+}
 WORDS = "Grüß dich 👋"
 
 Ask = Callable[..., Any]
@@ -64,13 +86,17 @@ def server() -> Iterator[ScriptedUpstream]:
 async def ask(server: ScriptedUpstream) -> AsyncIterator[Ask]:
     transport = AiohttpTransport()
 
-    async def ask(kind: str, *, stream: bool = False, key: str | None = None, max_output: int | None = None) -> Fold:
+    async def ask(
+        kind: str, *, stream: bool = False, key: str | None = None, max_output: int | None = None
+    ) -> Fold:
         vendor, options = VENDORS[kind], OPTIONS.get(kind, {})
         url = vendor.address(f"http://127.0.0.1:{server.port}", options)
         key = KEYS.get(kind, "") if key is None else key
         provider = Provider(kind, vendor.wire.told(options), url, transport, api_key=key)
         upstream = Upstream(provider, MODELS.get(kind, "m"), max_output=max_output)
-        ctx = Context(Alone(), Chat("m", [Message("user", "Hi 👋")], stream, {}), User("u", "u"), "m")
+        ctx = Context(
+            Alone(), Chat("m", [Message("user", "Hi 👋")], stream, {}), User("u", "u"), "m"
+        )
         fold = Fold()
         async for chunk in drive(upstream, ctx):
             fold.add(chunk)
@@ -109,7 +135,9 @@ async def test_a_stream_byte_by_byte(kind: str, server: ScriptedUpstream, ask: A
 
 
 @pytest.mark.parametrize("kind", KEYS)
-async def test_a_stream_that_ends_in_the_middle(kind: str, server: ScriptedUpstream, ask: Ask) -> None:
+async def test_a_stream_that_ends_in_the_middle(
+    kind: str, server: ScriptedUpstream, ask: Ask
+) -> None:
     media, data = STREAMS[kind]
     server.script(streaming(media, data[: len(data) // 3]))
     with pytest.raises(BrokenAnswer):
@@ -123,9 +151,16 @@ async def test_a_stream_of_something_else(kind: str, server: ScriptedUpstream, a
         await ask(kind, stream=True)
 
 
-async def test_what_comes_after_an_exception_is_not_read(server: ScriptedUpstream, ask: Ask) -> None:
+async def test_what_comes_after_an_exception_is_not_read(
+    server: ScriptedUpstream, ask: Ask
+) -> None:
     said = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Hel"}})
-    server.script(streaming(STREAMS["bedrock"][0], said + event("throttlingException", {"message": f"{SECRET} is slow"}) + said))
+    server.script(
+        streaming(
+            STREAMS["bedrock"][0],
+            said + event("throttlingException", {"message": f"{SECRET} is slow"}) + said,
+        )
+    )
     with pytest.raises(Refused) as caught:
         await ask("bedrock", stream=True)
     assert (caught.value.status, caught.value.message) == (429, "… is slow")
@@ -148,7 +183,9 @@ async def test_an_error_loses_its_secrets(kind: str, server: ScriptedUpstream, a
     assert caught.value.message.startswith("no …")
 
 
-async def test_aws_finds_the_signature_of_every_attempt_right(server: ScriptedUpstream, ask: Ask) -> None:
+async def test_aws_finds_the_signature_of_every_attempt_right(
+    server: ScriptedUpstream, ask: Ask
+) -> None:
     """A server that has the secret computes the same from the bytes that it received."""
     server.script(Plain(503, {"message": "busy"}), whole("bedrock"))
     with pytest.raises(UpstreamError):
@@ -157,7 +194,10 @@ async def test_aws_finds_the_signature_of_every_attempt_right(server: ScriptedUp
     assert len(server.requests) == 2
     for request in server.requests:
         assert _signed(request) == request.headers["authorization"]
-        assert SECRET not in json.dumps(request.headers) and request.headers["x-amz-security-token"] == TOKEN
+        assert (
+            SECRET not in json.dumps(request.headers)
+            and request.headers["x-amz-security-token"] == TOKEN
+        )
 
 
 def _signed(request: Request) -> str:
@@ -178,11 +218,16 @@ async def test_a_bedrock_key_is_sent_and_none_is_none(server: ScriptedUpstream, 
     await ask("bedrock", key="ABSKQmVkcm9jaw==")
     await ask("bedrock", key="")
     first, second = server.requests
-    assert first.headers["authorization"] == "Bearer ABSKQmVkcm9jaw==" and "x-amz-date" not in first.headers
+    assert (
+        first.headers["authorization"] == "Bearer ABSKQmVkcm9jaw=="
+        and "x-amz-date" not in first.headers
+    )
     assert "authorization" not in second.headers
 
 
-async def test_a_models_cap_is_the_answers_where_there_must_be_one(server: ScriptedUpstream, ask: Ask) -> None:
+async def test_a_models_cap_is_the_answers_where_there_must_be_one(
+    server: ScriptedUpstream, ask: Ask
+) -> None:
     def reply(request: Request) -> Answer:
         body = {"content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn"}
         return Plain(200, body)

@@ -1,7 +1,8 @@
 """Gives each worker its own failpoint: Python runs this when it starts, before anything of the server.
 
-The folder `CHATTABLE_TEST_PLANS` has one file for each worker to come, in their order; a worker takes the first that is
-left and writes down, under its pid, what it was given. When none is left a worker lives.
+The folder `CHATTABLE_TEST_PLANS` has one file for each worker to come, in their order; a worker
+takes the first that is left and writes down, under its pid, what it was given. When none is left a
+worker lives.
 """
 
 import os
@@ -23,5 +24,6 @@ def _take(folder: Path) -> str:
 
 
 _folder = os.environ.get("CHATTABLE_TEST_PLANS")
-if _folder and "--multiprocessing-fork" in sys.orig_argv:  # a worker, and not the supervisor or its resource tracker
+# a worker, and not the supervisor or its resource tracker
+if _folder and "--multiprocessing-fork" in sys.orig_argv:
     os.environ[FAILPOINT] = _take(Path(_folder))

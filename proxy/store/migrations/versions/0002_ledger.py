@@ -6,7 +6,14 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-BALANCE = ("spent_tokens", "held_tokens", "granted_tokens", "spent_cost", "held_cost", "granted_cost")
+BALANCE = (
+    "spent_tokens",
+    "held_tokens",
+    "granted_tokens",
+    "spent_cost",
+    "held_cost",
+    "granted_cost",
+)
 
 
 def upgrade() -> None:
@@ -49,16 +56,26 @@ def upgrade() -> None:
     op.create_index(op.f("ix_holds_state_lease_until"), "holds", ["state", "lease_until"])
     op.create_table(
         "entries",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("hold_id", sa.String(), nullable=False),
         sa.Column("limit_id", sa.String(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("period", sa.BigInteger(), nullable=False),
-        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in (*BALANCE, "overdraft_tokens", "overdraft_cost")),
+        *(
+            sa.Column(name, sa.BigInteger(), nullable=False)
+            for name in (*BALANCE, "overdraft_tokens", "overdraft_cost")
+        ),
         sa.Column("reason", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_entries")),
     )
     op.create_index(op.f("ix_entries_hold_id"), "entries", ["hold_id"])
-    op.create_index(op.f("ix_entries_limit_id_owner_period"), "entries", ["limit_id", "owner", "period"])
+    op.create_index(
+        op.f("ix_entries_limit_id_owner_period"), "entries", ["limit_id", "owner", "period"]
+    )

@@ -38,7 +38,9 @@ def upgrade() -> None:
     op.drop_index(op.f("ix_holds_state_lease_until"), "holds")
     op.drop_table("holds")
     pending = sa.text("state = 'pending'")
-    op.create_index("ix_calls_pending", "calls", ["lease_until"], sqlite_where=pending, postgresql_where=pending)
+    op.create_index(
+        "ix_calls_pending", "calls", ["lease_until"], sqlite_where=pending, postgresql_where=pending
+    )
     op.create_index(op.f("ix_calls_day"), "calls", ["day"])
     op.create_index(op.f("ix_calls_user_id_day"), "calls", ["user_id", "day"])
     op.create_table(
@@ -53,4 +55,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notices")),
     )
     waiting = sa.text("state = 'waiting'")
-    op.create_index("ix_notices_waiting", "notices", ["due"], sqlite_where=waiting, postgresql_where=waiting)
+    op.create_index(
+        "ix_notices_waiting", "notices", ["due"], sqlite_where=waiting, postgresql_where=waiting
+    )

@@ -43,12 +43,26 @@ def _names_become_rows() -> None:
     """Teams were names in two places, the users and the budgets; both refer to rows from now on."""
     connection, now = op.get_bind(), time.time()
     names = connection.execute(
-        sa.text("SELECT team FROM users WHERE team IS NOT NULL UNION SELECT subject FROM limits WHERE kind = 'team'")
+        sa.text(
+            "SELECT team FROM users WHERE team IS NOT NULL UNION SELECT subject FROM limits WHERE kind = 'team'"
+        )
     ).scalars()
     rows = [
-        {"id": f"team_{int(now * 1000):012x}{secrets.token_urlsafe(15)}", "name": name, "created_at": int(now)} for name in names
+        {
+            "id": f"team_{int(now * 1000):012x}{secrets.token_urlsafe(15)}",
+            "name": name,
+            "created_at": int(now),
+        }
+        for name in names
     ]
     if rows:
-        connection.execute(sa.text("INSERT INTO teams (id, name, created_at) VALUES (:id, :name, :created_at)"), rows)
-    op.execute("UPDATE users SET team = (SELECT id FROM teams WHERE teams.name = users.team) WHERE team IS NOT NULL")
-    op.execute("UPDATE limits SET subject = (SELECT id FROM teams WHERE teams.name = limits.subject) WHERE kind = 'team'")
+        connection.execute(
+            sa.text("INSERT INTO teams (id, name, created_at) VALUES (:id, :name, :created_at)"),
+            rows,
+        )
+    op.execute(
+        "UPDATE users SET team = (SELECT id FROM teams WHERE teams.name = users.team) WHERE team IS NOT NULL"
+    )
+    op.execute(
+        "UPDATE limits SET subject = (SELECT id FROM teams WHERE teams.name = limits.subject) WHERE kind = 'team'"
+    )

@@ -8,5 +8,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    unknown: sa.Column[bool] = sa.Column("unknown", sa.Boolean(), nullable=False, server_default=sa.false())
+    unknown: sa.Column[bool] = sa.Column(
+        "unknown", sa.Boolean(), nullable=False, server_default=sa.false()
+    )
     op.add_column("calls", unknown)
