@@ -24,6 +24,7 @@ class ApiKey:
         self.secret = secret
         self.headers = headers
         self.rests_until = 0.0
+        self.dead_until = 0.0  # rests because it is refused, not because it was used too fast
 
 
 class Keys:
@@ -75,7 +76,7 @@ class Keys:
         now = self._clock()
         cause = cause_of(error)
         if cause in (Cause.KEY, Cause.ACCOUNT):
-            key.rests_until = now + DEAD
+            key.rests_until = key.dead_until = now + DEAD
         elif error.status == 429:
             key.rests_until = now + min(
                 HASTY if error.retry_after is None else error.retry_after, HASTIEST
@@ -83,3 +84,12 @@ class Keys:
         else:
             return False
         return any(other.rests_until <= now for other in self._keys)
+
+    def of_all(self, error: Refused) -> Refused:
+        """What one key's refusal is for the provider: while another key is good, worth a wait for it."""
+        now = self._clock()
+        good = [key.rests_until for key in self._keys if key.dead_until <= now]
+        if not good or cause_of(error) not in (Cause.KEY, Cause.ACCOUNT):
+            return error
+        message = "One of the provider's keys was refused: ask again for another one."
+        return Refused(429, message, retry_after=max(0.0, min(good) - now))

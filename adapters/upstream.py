@@ -170,8 +170,8 @@ class Upstream(Chattable):
                     within = patience if progress.followed else self.timeouts.total
                     read = self._stream if stream or events else self._whole
                     blocks = response.stream.__aiter__()  # type: ignore[union-attr]
+                    first = True
                     async with aclosing(read(blocks, begun, n, within)) as chunks:
-                        first = True
                         async for chunk in chunks:
                             if first and chunk.usage is None:
                                 first = False
@@ -179,7 +179,9 @@ class Upstream(Chattable):
                             yield chunk
                 except Refused as error:
                     provider.keys.refused(key, error)
-                    raise
+                    if not first:
+                        raise
+                    raise self._of_all_keys(error, slot) from None
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
@@ -217,6 +219,13 @@ class Upstream(Chattable):
             )
         return error
 
+    def _of_all_keys(self, error: Refused, slot: Slot) -> Refused:
+        """What a refusal of one key means for the request; the key's own is noted for the operator."""
+        instead = self.provider.keys.of_all(error)
+        if instead is not error:
+            self._told(error, slot)
+        return instead
+
     def _patience(self, progress: Progress, *, stream: bool) -> float:
         """Seconds until an answer must have begun; a whole one must be there by then if somebody else can be asked."""
         limits = self.timeouts
@@ -253,7 +262,7 @@ class Upstream(Chattable):
                 ), key
             except Refused as error:
                 if not keys.refused(key, error):
-                    raise
+                    raise self._of_all_keys(error, slot) from None
                 self._told(error, slot)
 
     async def _send(

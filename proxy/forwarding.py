@@ -72,7 +72,7 @@ class Forwarding:
                 most = given.estimate(target.kind, upstream.model, target.price)
                 capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
                 call = self._pipeline.metering.call(
-                    capped, target, caller, caller.parent, routes.follows, most
+                    capped, target, caller, caller.parent, routes.followed, most
                 )
                 try:
                     async with call as hold:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from enum import Enum, auto
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -39,22 +38,14 @@ LONG_TOKENS = 5
 SPOKEN = ("content", "reasoning_content", "refusal")
 
 
-class Follow(Enum):
-    """Who is asked after a target that failed."""
-
-    NOBODY = auto()
-    OTHER = auto()
-    AGAIN = auto()  # the same one: what it may have seen is charged with the last attempt
-
-
 class MeteredCall:
     """One call of a model. Left in any way, it is charged by what is known of it.
 
     Law: never sent, or refused before the first word: nothing. Words came: the prompt as reported,
     else counted, and the larger of what was said and what was reported. Sent, and no word: the
-    prompt as counted, flagged unknown, up to what was held; where the same target is asked again at
-    once, with what comes of that. Given up by whoever asked, and ended here for whatever reason:
-    the cap besides, flagged the same, so that leaving makes no call cheaper.
+    prompt as counted, flagged unknown, up to what was held. Given up by whoever asked, and ended
+    here for whatever reason: the cap besides, flagged the same, so that leaving makes no call
+    cheaper.
     """
 
     def __init__(
@@ -64,7 +55,7 @@ class MeteredCall:
         entry: Entry,
         caller: Caller,
         agent: str,
-        follows: Callable[[BaseException | None], Follow],
+        followed: Callable[[BaseException | None], bool],
         estimate: Estimate,
     ) -> None:
         self.chat = chat  # with its output capped to what is held
@@ -75,7 +66,7 @@ class MeteredCall:
         self._entry = entry
         self._caller = caller
         self._agent = agent
-        self._follows = follows
+        self._followed = followed
         self._estimate = estimate
         self._hold: Hold | None = None
         self._reported: Usage | None = None
@@ -113,12 +104,10 @@ class MeteredCall:
         self._metering.reach("after_answer")
         try:
             used = await self._charge(error)
-            follow = self._follows(error) if used is not None and used.unknown else Follow.NOBODY
-            line = self._line(
-                None if follow is Follow.AGAIN else used, type(error).__name__ if error else ""
-            )
+            line = self._line(used, type(error).__name__ if error else "")
             if line is not None:
-                await self._metering.book(line, later=follow is Follow.OTHER)
+                later = used is not None and used.unknown and self._followed(error)
+                await self._metering.book(line, later=later)
         finally:
             self._metering.calls.discard(self)
 

@@ -22,7 +22,7 @@ from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
 from chattable.proxy.forwarded import NOTHING_BESIDES, Estimate
-from chattable.proxy.metered_call import Follow, MeteredCall
+from chattable.proxy.metered_call import MeteredCall
 from chattable.proxy.quota import refusal, used_up
 
 log = logging.getLogger("chattable")
@@ -105,15 +105,16 @@ class Metering:
         entry: Entry,
         caller: Caller,
         parent: Context | None,
-        follows: Callable[[BaseException | None], Follow] = lambda _: Follow.NOBODY,
+        followed: Callable[[BaseException | None], bool] = lambda _: False,
         estimate: Estimate = NOTHING_BESIDES,
     ) -> MeteredCall:
         """The right to ask `entry` this, for as long as the context lasts.
 
-        `follows` says who is asked if it fails; `estimate` what it may use that is no chat.
+        `followed` says whether somebody else is asked if it fails, or the same again; `estimate`
+        what it may use that is no chat.
         """
         return MeteredCall(
-            self, chat, entry, caller, parent.path[0] if parent else "", follows, estimate
+            self, chat, entry, caller, parent.path[0] if parent else "", followed, estimate
         )
 
     async def spared(

@@ -196,7 +196,9 @@ class Pipeline:
         for target in routes:
             leaf = target.model.leaf
             try:
-                async with self.metering.call(chat, target, caller, parent, routes.follows) as call:
+                async with self.metering.call(
+                    chat, target, caller, parent, routes.followed
+                ) as call:
                     reply.headers |= call.headers
                     ctx = self._context(call.chat, target, caller, parent, reply)
                     call.progress = ctx.progress = routes.progress

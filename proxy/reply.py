@@ -42,6 +42,7 @@ class Reply:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
+        self._failed = False
         self.ended = False  # nothing more comes
         self._left = False
         self._closed = False  # the client has said that it sends nothing more
@@ -72,7 +73,7 @@ class Reply:
     def end(self, error: BaseException | None = None) -> None:
         """Says that nothing more comes, because of `error` if there is one; the first word counts."""
         if not self.ended:
-            self.ended, self._error = True, error
+            self.ended, self._error, self._failed = True, error, error is not None
             _wake(self._reader)
 
     async def take(self, wait: float | None = None) -> list[Chunk] | None:
@@ -94,14 +95,19 @@ class Reply:
             return items
         if not self.ended:
             return []
-        if self._error is not None:
-            raise self._error
+        if self._failed:
+            raise self._told()
         return None
+
+    def _told(self) -> BaseException:
+        """The turn's error; kept no longer, as its traceback leads back here: a circle is memory."""
+        error, self._error = self._error, None
+        return error or ClientLeftError()
 
     @property
     def complete(self) -> bool:
         """Whether the turn has ended well and everything was taken."""
-        return self.ended and self._error is None and not self._items
+        return self.ended and not self._failed and not self._items
 
     @property
     def left(self) -> bool:

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from chattable.adapters.errors import Busy, GaveWay, Overtaken, Refused, Unreachable, UpstreamError
+from chattable.adapters.errors import Busy, GaveWay, Overtaken, Refused, UpstreamError
 from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.refusals import Cause, cause_of
 from chattable.agents.chat import Chat
@@ -21,7 +21,6 @@ from chattable.agents.errors import ChatError, ModelNotFound
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Catalog, Entry
 from chattable.proxy.health import LastError, State
-from chattable.proxy.metered_call import Follow
 
 OVERFLOW = "context_length_exceeded"
 # below 500, what another target may not say
@@ -40,7 +39,6 @@ class _Tried(Struct):
     times: int  # that it was asked
     began: float
     due: float
-    sent: bool  # it may have seen the request, and has not refused it
 
 
 class Routes:
@@ -97,7 +95,6 @@ class Routes:
                 self._trace.affinity = AT_HOME if entry is self._home else AWAY
             again = self._again
             self.progress = Progress(
-                sent=again is not None and again.sent,
                 began=again.began if again is not None else 0.0,
                 followed=followed,
                 home=self._session,
@@ -105,13 +102,11 @@ class Routes:
             )
             yield entry
 
-    def follows(self, error: BaseException | None) -> Follow:
-        """Who is asked next, if the target asked last has failed like this."""
+    def followed(self, error: BaseException | None) -> bool:
+        """Whether a target is asked next, if the one asked last has failed like this."""
         if self._first is not None or not (isinstance(error, Exception) and _another_may(error)):
-            return Follow.NOBODY
-        if self.progress.followed or self._tried:
-            return Follow.OTHER
-        return Follow.AGAIN if self._repeatable(error) else Follow.NOBODY
+            return False
+        return self.progress.followed or bool(self._tried or self._repeatable(error))
 
     def answering(self) -> None:
         """Notes that the target asked last has begun to answer."""
@@ -191,8 +186,7 @@ class Routes:
         if now + delay > began + patience:
             return []
         # see `Follow.AGAIN`
-        sent = self.progress.sent and isinstance(error, Unreachable) and not self._tried
-        return [_Tried(asked, times, began, now + delay, sent)]
+        return [_Tried(asked, times, began, now + delay)]
 
     async def _after_a_wait(self) -> Entry | None:
         """Of those that failed, the one that may be asked first; None: none soon enough."""

@@ -177,8 +177,8 @@ def test_e4_an_outage_is_told_once_a_second(tmp_path: Path, upstreams: Pair) -> 
         assert len([line for line in said if "Traceback" in line]) <= 4 * (seconds + 1)
 
 
-def test_e6_a_reset_that_is_repeated_is_charged_once(server: Chattable, upstreams: Pair) -> None:
-    """A connection that had gone stale costs nobody a prompt; one that was carried to another target may have cost one."""
+def test_e6_every_attempt_that_was_sent_is_charged(server: Chattable, upstreams: Pair) -> None:
+    """A reset may have cost a prompt, whoever is asked next: it is charged at once or a moment later."""
     one, two = upstreams
     client = sdk(server)
     server.admin(
@@ -191,20 +191,56 @@ def test_e6_a_reset_that_is_repeated_is_charged_once(server: Chattable, upstream
             entry["held"]["tokens"] for entry in entries
         )
 
+    def becomes(tokens: int) -> None:
+        until = time.monotonic() + 10
+        while spent() != (tokens, 0):  # the charge of one that is followed comes a second later
+            assert time.monotonic() < until, (spent(), tokens, one.tokens, two.tokens)
+
+    one.script(Reset())
+    with pytest.raises(InternalServerError):
+        ask(client, "alone", max_tokens=50)
+    prompt, held = spent()
+    assert prompt > 0 and held == 0
     one.script(Reset())
     assert ask(client, "stubborn", max_tokens=50).headers["x-chattable-attempts"] == "2"
-    assert spent() == (one.tokens, 0)
+    becomes(2 * prompt + one.tokens)
     one.script(Reset(), Reset())
     with pytest.raises(InternalServerError):
         ask(client, "stubborn", max_tokens=50)
-    both = spent()[0] - one.tokens
-    assert both > 0  # the prompt, once
+    becomes(4 * prompt + one.tokens)
     one.script(Reset())
     assert ask(client, "fast", max_tokens=50).headers["x-chattable-model"] == "two/big"
-    until = time.monotonic() + 10
-    # the charge of the first follows a second later
-    while spent() != (one.tokens + two.tokens + 2 * both, 0):
-        assert time.monotonic() < until, (spent(), one.tokens, two.tokens, both)
+    becomes(5 * prompt + one.tokens + two.tokens)
+
+
+def test_e3_one_keys_empty_account_rests_that_key_only(server: Chattable, upstreams: Pair) -> None:
+    one, _ = upstreams
+    client = sdk(server)
+    hasty, empty = error(429, "slow down"), error(402, "Insufficient credits")
+    one.script(hasty, hasty, empty)
+    with pytest.raises(RateLimitError) as told:
+        ask(client, "keys")
+    assert 1 <= int(told.value.response.headers["retry-after"]) <= 5
+    state = target(server, "keys")
+    assert state["circuit"] == "closed" and state["keys_resting"] == 3
+    assert len(one.requests) == 3
+    # nor is it told as the account of all keys next time: the key that is free first is asked
+    assert ask(client, "keys").parse().choices[0].message.content == "hello there"
+    one.script(empty)
+    with pytest.raises(RateLimitError):
+        ask(client, "keys")
+
+
+def test_e3_an_empty_account_of_one_key_inside_a_200(server: Chattable, upstreams: Pair) -> None:
+    one, _ = upstreams
+    body = {"error": {"message": "Insufficient credits", "code": 402}}
+    one.script(Plain(200, body))
+    with pytest.raises(RateLimitError) as told:
+        ask(sdk(server), "keys")
+    assert told.value.response.headers["retry-after"] in ("0", "1")
+    assert target(server, "keys")["circuit"] == "closed"
+    assert ask(sdk(server), "keys").parse().choices[0].message.content == "hello there"
+    assert len({request.headers["authorization"] for request in one.requests}) == 2
 
 
 def test_e3_a_429_that_names_no_time_is_worth_a_retry(server: Chattable, upstreams: Pair) -> None:

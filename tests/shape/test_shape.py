@@ -1,5 +1,6 @@
 """`make shape` counts right, on a tree so small that one can count along."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,11 @@ def test_chats_are_walked() -> None:
     rows = dict(line.strip("| ").split(" | ")[:2] for line in table.splitlines()[2:])
     plain, session = rows["files that a plain chat runs through"], rows["files, with a session"]
     assert 10 < int(plain) < int(session)
+
+
+def test_no_chat_leaves_a_circle() -> None:
+    """What a chat leaves is freed at once: the garbage collector stops every request when it runs."""
+    command = [sys.executable, str(Path(__file__).with_name("circles.py"))]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
+    left = json.loads(told.splitlines()[-1])
+    assert len(left) > 5 and not any(left.values()), left

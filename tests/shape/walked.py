@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -32,8 +33,10 @@ BEHIND = 0.25  # seconds in which what follows an answer is done: it is booked, 
 START = 60.0  # seconds that the server may take to start
 
 CONFIG = """
-providers: {{stub: {{kind: openai, base_url: "{url}", api_key: x}}}}
-models: {{m: {{provider: stub}}}}
+providers:
+  stub: {{kind: openai, base_url: "{url}", api_key: x}}
+  away: {{kind: openai, base_url: "http://127.0.0.1:9/v1", api_key: x, retries: 0}}
+models: {{m: {{provider: stub}}, away: {{provider: away}}}}
 budgets: {{default: {{tokens: 1000000000, per: day}}}}
 rate_limits:
   default: {{requests_per_minute: 100000, tokens_per_minute: 100000000, parallel: 100}}
@@ -77,15 +80,20 @@ def asked(port: int, path: str, body: Any, headers: dict[str, str]) -> Any:
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(request, timeout=30) as answer:
-        return json.loads(answer.read())
+        text = answer.read()
+    return text if body.get("stream") else json.loads(text)
+
+
+def user_key(port: int) -> str:
+    """The key of a new user."""
+    admin = {"authorization": f"Bearer {os.environ['CHATTABLE_ADMIN_KEY']}"}
+    asked(port, "/admin/users", {"name": "walker"}, admin)
+    return asked(port, "/admin/users/walker/keys", {}, admin)["key"]
 
 
 def measured(walk: Walk, port: int) -> dict[str, set[CodeType]]:
     """What each kind of chat runs through, whenever it is asked."""
-    admin = {"authorization": f"Bearer {os.environ['CHATTABLE_ADMIN_KEY']}"}
-    asked(port, "/admin/users", {"name": "walker"}, admin)
-    key = asked(port, "/admin/users/walker/keys", {}, admin)["key"]
-    found = {}
+    key, found = user_key(port), {}
     for kind, headers in CHATS.items():
         walks = [walk.of(headers, number, port, key) for number in range(WARM_UP + MEASURED)]
         found[kind] = set.intersection(*walks[WARM_UP:])
@@ -103,16 +111,17 @@ def wait_ready(port: int) -> None:
     raise TimeoutError(f"no server within {START:g} s")
 
 
-def walked() -> dict[str, set[CodeType]]:
-    """Serves in this thread, while another asks."""
+def served(ask: Callable[[int], None]) -> None:
+    """Serves in this thread, while another asks at the port that it is told."""
     from chattable.proxy.__main__ import main
 
-    port, walk, found = free_port(), Walk(), {}
+    port, asked_all = free_port(), threading.Event()
 
-    def ask() -> None:
+    def asking() -> None:
         try:
             wait_ready(port)
-            found.update(measured(walk, port))
+            ask(port)
+            asked_all.set()
         finally:
             signal.raise_signal(signal.SIGTERM)
 
@@ -120,13 +129,19 @@ def walked() -> dict[str, set[CodeType]]:
         os.chdir(home)
         Path("config.yaml").write_text(CONFIG.format(url=upstream.url))
         os.environ["CHATTABLE_ADMIN_KEY"] = "sk-admin-4f9a0c6b2e7d8135"
-        threading.Thread(target=ask, name="asking").start()
-        sys.setprofile(walk.watch)
+        threading.Thread(target=asking, name="asking").start()
         code = main(["serve", "--port", str(port)])
-        sys.setprofile(None)
         os.chdir(ROOT)
-    if code or not found:
+    if code or not asked_all.is_set():
         raise RuntimeError(f"the server ended with {code}")
+
+
+def walked() -> dict[str, set[CodeType]]:
+    """What each kind of chat runs through."""
+    walk, found = Walk(), {}
+    sys.setprofile(walk.watch)
+    served(lambda port: found.update(measured(walk, port)))
+    sys.setprofile(None)
     return found
 
 
