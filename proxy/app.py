@@ -34,7 +34,7 @@ from chattable.proxy.house import House
 from chattable.proxy.idempotency import Idempotency
 from chattable.proxy.loopback import loopback
 from chattable.proxy.metering import Metering
-from chattable.proxy.pace import Pace, open_rates
+from chattable.proxy.pace import RateLimiter, open_rates
 from chattable.proxy.paths import restore_names, shown
 from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.prices import warn_of_unpriced
@@ -67,6 +67,7 @@ from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
+from chattable.proxy.turns import Turns
 from chattable.proxy.usage import Usage
 from chattable.proxy.version import VERSION
 from chattable.proxy.webhooks import Deliveries, Webhook
@@ -130,7 +131,7 @@ def build(config: Config) -> Edge:
     )
     catalog = catalogs.build(config, transport)
     line = Line(config.redis_url) if config.redis_url else None
-    pace = Pace(open_rates(line), config.rate_limits)
+    rate_limiter = RateLimiter(open_rates(line), config.rate_limits)
     idempotency = Idempotency(ledger)
     answers = open_cache(config, line)
     session_store = open_store(config, database)
@@ -138,9 +139,10 @@ def build(config: Config) -> Edge:
         session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
     )
     sessions = Sessions(session_store, config.sessions, catalog, scribe)
-    pipeline = Pipeline(catalog, idempotency, sessions, pace, answers, metering)
+    pipeline = Pipeline(catalog, idempotency, sessions, rate_limiter, answers, metering)
+    turns = Turns(pipeline)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
-    revocation = Revocation(users, pipeline)
+    revocation = Revocation(users, turns)
     teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
     deliveries = (
         [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)]
@@ -156,6 +158,7 @@ def build(config: Config) -> Edge:
         auth,
         catalog,
         pipeline,
+        turns,
         metering,
         Usage(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
         outbox,
@@ -166,7 +169,7 @@ def build(config: Config) -> Edge:
     )
 
     async def stop() -> None:
-        await pipeline.stop(config.server.grace)
+        await turns.stop(config.server.grace)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -185,7 +188,7 @@ def build(config: Config) -> Edge:
             await start(metering)
             await warn_of_unpriced(ledger, config)
             await start(idempotency)
-            await start(pace.rates)
+            await start(rate_limiter.rates)
             running.push_async_callback(transport.aclose)
             others: list[Service] = [sessions, catalog, revocation, *deliveries, answers]
             for service in others:
@@ -194,7 +197,8 @@ def build(config: Config) -> Edge:
             # a request makes some 700 objects; the default would collect on every one
             gc.set_threshold(20_000, 20, 20)
             gc.freeze()  # what lives as long as the server need not be looked at again
-            pipeline.base_url = await running.enter_async_context(loopback(edge))
+            base_url = await running.enter_async_context(loopback(edge))
+            pipeline.gateway.base_url = base_url
             running.push_async_callback(stop)
             with on_stop_signal(stop, metering.stop_at_once), ignoring_hangups():
                 yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -16,11 +17,12 @@ from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
+from chattable.proxy.attempts import Question, ask_targets
 from chattable.proxy.auth import Caller
 from chattable.proxy.catalog import Entry
-from chattable.proxy.forwarded import Kind
+from chattable.proxy.forwarded import Body, Estimate, Kind
+from chattable.proxy.metered_call import MeteredCall
 from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.router import Routes
 
 
 class Forwarded(Struct, frozen=True):
@@ -33,6 +35,42 @@ class Forwarded(Struct, frozen=True):
 
 
 _decode = msgspec.json.Decoder(Forwarded).decode
+
+
+class _Question(Question):
+    """What is passed on as it is, and its answer."""
+
+    kind: Kind
+    fields: Json
+    given: Body
+    content_type = ""
+    body = b""
+
+    def held(self, target: Entry) -> tuple[Chat, Estimate]:
+        """By what the kind may use at most at this target."""
+        model = _upstream(self.kind, target).model
+        most = self.given.estimate(target.kind, model, target.price)
+        params = {"max_tokens": most.output, "n": most.answers}
+        return replace(self.chat, params=params), most
+
+    async def answer(self, target: Entry, call: MeteredCall) -> AsyncGenerator[Chunk]:
+        """What is to be booked of the answer, which is kept aside."""
+        upstream = _upstream(self.kind, target)
+        asked = upstream.provider.wire.allowed(self.fields) | {"model": upstream.model}
+        if "max_tokens" in call.chat.params and self.kind.path == "/completions":
+            asked["max_tokens"] = call.chat.params["max_tokens"]
+        user, body = self.caller.principal.user.id, msgspec.json.encode(asked)
+        self.content_type, self.body = await upstream.forward(
+            self.kind.path, body, user, self.trace, call.progress
+        )
+        answer = _object(self.content_type, self.body)
+        usage = _usage(answer) or (NO_USAGE if self.kind.free else None)
+        if usage is not None:
+            yield Chunk(usage=usage)
+        for index, text in enumerate(_texts(answer)):
+            yield Chunk(index, {"content": text})
+        if "model" in answer:
+            self.body = msgspec.json.encode(answer | {"model": self.entry.name})
 
 
 class Forwarding:
@@ -58,52 +96,22 @@ class Forwarding:
             return answer
 
     async def _ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
-        entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
+        pipeline, parent = self._pipeline, caller.parent
+        entry = pipeline.find(self._model(fields), caller, parent)
         trace.model = entry.name
         given = kind.parse(fields)
         chat = Chat(entry.name, [Message("user", given.words)])
-        async with self._pipeline.pace.call(
-            chat, entry, caller, nested=caller.parent is not None
-        ) as paced:
-            headers = dict(await paced.admitted())
-            routes = Routes(self._pipeline.catalog, chat, entry, caller, trace)
-            for target in routes:
-                upstream = _upstream(kind, target)
-                most = given.estimate(target.kind, upstream.model, target.price)
-                capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
-                call = self._pipeline.metering.call(
-                    capped, target, caller, caller.parent, routes.followed, most
-                )
-                try:
-                    async with call as hold:
-                        asked = upstream.provider.wire.allowed(fields) | {"model": upstream.model}
-                        if "max_tokens" in hold.chat.params and kind.path == "/completions":
-                            asked["max_tokens"] = hold.chat.params["max_tokens"]
-                        hold.progress = routes.progress
-                        content_type, body = await upstream.forward(
-                            kind.path,
-                            msgspec.json.encode(asked),
-                            caller.principal.user.id,
-                            trace,
-                            hold.progress,
-                        )
-                        answer = _object(content_type, body)
-                        usage = _usage(answer) or (NO_USAGE if kind.free else None)
-                        if usage is not None:
-                            hold.see(Chunk(usage=usage))
-                        for index, text in enumerate(_texts(answer)):
-                            hold.see(Chunk(index, {"content": text}))
-                        paced.see(Chunk(usage=await hold.usage()))
-                        routes.ended(True)
-                    if "model" in answer:
-                        body = msgspec.json.encode(answer | {"model": entry.name})
-                    return Forwarded(content_type, body, headers | hold.headers, trace)
-                except Exception as error:
-                    if not await routes.failed(error):
-                        raise
-                finally:
-                    routes.ended()
-        raise AssertionError("a name has at least one target")
+        nested = parent is not None
+        async with pipeline.rate_limiter.call(chat, entry, caller, nested=nested) as admission:
+            question = _Question(
+                chat, entry, caller, parent, trace, pipeline.gateway, admission, {}
+            )
+            question.kind, question.fields, question.given = kind, fields, given
+            answer = ask_targets(question, pipeline.catalog, pipeline.metering)
+            async with aclosing(answer) as chunks:
+                async for chunk in chunks:
+                    admission.see(chunk)
+        return Forwarded(question.content_type, question.body, question.headers, trace)
 
     def _model(self, fields: Json) -> str:
         name = fields.get("model") or self._default

@@ -17,6 +17,7 @@ from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions import SessionStore
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
+from chattable.proxy.turns import Turns
 from chattable.proxy.usage import Usage
 
 
@@ -31,6 +32,7 @@ class House(Struct, frozen=True):
     auth: Auth
     catalog: Catalog
     pipeline: Pipeline
+    turns: Turns
     metering: Metering
     usage: Usage
     outbox: Outbox

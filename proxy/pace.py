@@ -32,7 +32,7 @@ class _Turn(Struct, frozen=True):
     reply: Reply
 
 
-class Entered:
+class Admission:
     """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Entered:
         self.asking: asyncio.Task[Pass] | None = None
         self.used = 0
 
-    async def admitted(self) -> dict[str, str]:
+    async def wait(self) -> dict[str, str]:
         """Waits until the call is let in, for the headers that say so; `TooFastError` if it is not."""
         if self.passed is None and self.asking is not None:
             self.passed = await asyncio.shield(self.asking)
@@ -49,7 +49,7 @@ class Entered:
     async def known(self) -> Pass | None:
         """What was answered, which takes a moment at most; None: it was not let in."""
         with suppress(TooFastError):
-            await self.admitted()
+            await self.wait()
         return self.passed
 
     def see(self, chunk: Chunk) -> None:
@@ -58,7 +58,7 @@ class Entered:
             self.used += chunk.usage.total_tokens
 
 
-class Pace:
+class RateLimiter:
     """Lets calls in.
 
     Law: a turn counts once against its user, key and team, and every model it asks against that
@@ -83,15 +83,15 @@ class Pace:
     @asynccontextmanager
     async def call(
         self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool, reply: Reply | None = None
-    ) -> AsyncGenerator[Entered]:
-        """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `admitted`.
+    ) -> AsyncGenerator[Admission]:
+        """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `Admission.wait`.
 
-        Where entering takes a round trip, the call hears of it in `admitted` only: what else is
+        Where entering takes a round trip, the call hears of it in `Admission.wait` only: what else is
         asked meanwhile shares the trip.
         """
         bounds = self._bounds(entry, caller, nested=nested)
         if not bounds:
-            yield Entered()
+            yield Admission()
             return
         call_id = (
             f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
@@ -101,18 +101,18 @@ class Pace:
         if reply is not None and not nested:
             self._turns[call_id] = _Turn(user, bounds, reply)
         asking = self._enter(bounds, call_id, estimate, user)
-        entered = Entered()
+        admission = Admission()
         try:
             if self.rates.shared:
-                entered.asking = asyncio.create_task(asking)
+                admission.asking = asyncio.create_task(asking)
             else:
-                entered.passed = await asking
-            yield entered
+                admission.passed = await asking
+            yield admission
         finally:
             if call_id in self._turns:
                 del self._turns[call_id]
-            if (passed := await entered.known()) is not None:
-                await self.rates.leave(passed, entered.used)
+            if (passed := await admission.known()) is not None:
+                await self.rates.leave(passed, admission.used)
 
     async def _enter(self, bounds: list[Bound], call_id: str, estimate: int, user: str) -> Pass:
         """Enters, if need be in the place of a turn of the same user that nobody reads."""

@@ -30,7 +30,7 @@ async def remove_user(house: House, id_or_name: str) -> User:
         return who.user.id == user.id or who.key_id in keys
 
     pipeline = house.pipeline
-    if ending := pipeline.drop(theirs, UnauthorizedError(GONE, "invalid_api_key")):
+    if ending := house.turns.drop(theirs, UnauthorizedError(GONE, "invalid_api_key")):
         await asyncio.wait(ending, timeout=PATIENCE)
     if house.config.sessions.retention.deleted_users == "delete":
         await pipeline.sessions.forget(user.id)

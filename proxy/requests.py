@@ -76,7 +76,8 @@ async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
     """Who asks, or `UnauthorizedError`."""
     secret = bearer(request)
     scope: Any = request.scope
-    parent = house.pipeline.lent.get(secret) if house.pipeline.lent else None
+    run_keys = house.pipeline.gateway.run_keys
+    parent = run_keys.get(secret) if run_keys else None
     principal = parent.caller.principal if parent else await house.auth.principal(secret)
     if principal.trusted and (name := end_user(request)):
         principal = await house.auth.acting(principal, name)

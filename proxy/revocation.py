@@ -5,9 +5,9 @@ from __future__ import annotations
 from chattable.budget.periodic import Periodic
 from chattable.proxy.auth import Principal
 from chattable.proxy.errors import UnauthorizedError
-from chattable.proxy.pipeline import Pipeline
 from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.users import Users
+from chattable.proxy.turns import Turns
 
 TICK = 0.5  # seconds between two looks; a turn that is over within them is never looked up
 OVER = (
@@ -23,9 +23,9 @@ class Revocation:
     that is away ends none.
     """
 
-    def __init__(self, users: Users, pipeline: Pipeline) -> None:
+    def __init__(self, users: Users, turns: Turns) -> None:
         self._users = users
-        self._pipeline = pipeline
+        self._turns = turns
         self._known: set[Principal] = set()  # who had turns under way at the last look
         self._watch = Periodic("keys of turns under way", self.look, TICK, expected=(StoreError,))
 
@@ -39,7 +39,7 @@ class Revocation:
 
     async def look(self) -> None:
         """Ends the turns of those who may ask no more; asks nothing about turns that are new."""
-        now = {who for who in self._pipeline.askers() if who.key_id}
+        now = {who for who in self._turns.principals() if who.key_id}
         long, self._known = now & self._known, now
         if not long:
             return
@@ -49,4 +49,4 @@ class Revocation:
         def over(who: Principal) -> bool:
             return who in long and not {who.key_id, who.user.id} <= good
 
-        self._pipeline.drop(over, UnauthorizedError(OVER, "invalid_api_key"))
+        self._turns.drop(over, UnauthorizedError(OVER, "invalid_api_key"))

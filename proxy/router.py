@@ -41,7 +41,7 @@ class _Tried(Struct):
     due: float
 
 
-class Routes:
+class TargetSelector:
     """The targets of one call, best first.
 
     Law: another target comes before a wait. Each is asked once, and one whose circuit is open only

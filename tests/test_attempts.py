@@ -22,7 +22,7 @@ from chattable.proxy.catalog import Catalog, build
 from chattable.proxy.configfile import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.health import FAILURES, Health, State
-from chattable.proxy.router import Routes
+from chattable.proxy.router import TargetSelector
 
 CONFIG = """
 providers:
@@ -100,7 +100,7 @@ class World:
         caller = Caller(
             ADMIN, "req_1", 0.0, session=Session(session, None, {}, {}) if session else None
         )
-        routes = Routes(
+        routes = TargetSelector(
             self.catalog, chat, self.catalog.find(model, ADMIN), caller, trace, self._wait
         )
         for target in routes:

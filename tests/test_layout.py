@@ -17,8 +17,8 @@ MAY_IMPORT = {
 }
 # Inside proxy, from the top down: a module imports only what stands lower.
 ORDER = [
-    "__main__", "serve", "setup", "app", "routes", "transcripts", "house", "pipeline",
-    "router", "metering", "cache", "sessions", "catalog", "auth",
+    "__main__", "serve", "setup", "app", "routes", "transcripts", "house", "turns", "pipeline",
+    "agent_gateway", "attempts", "router", "metering", "cache", "sessions", "catalog", "auth",
 ]  # fmt: skip
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from chattable.agents.chat import Chat
 from chattable.agents.errors import InvalidRequest, clip
+
+if TYPE_CHECKING:
+    from chattable.proxy.auth import Caller
 
 LONGEST = 30 * 86400  # seconds that an answer may be kept
 FLAGS = {
@@ -46,17 +49,18 @@ def of_header(value: str) -> Controls:
     return found
 
 
-def take(chat: Chat, before: Controls | None) -> tuple[Chat, Controls]:
-    """The request without its field `cache`, which no upstream sees, and what the field adds to what was said before."""
-    found = before or PLAIN
+def pop_controls(chat: Chat, caller: Caller) -> tuple[Chat, Caller]:
+    """The request without its field `cache`, which no upstream sees, and its caller, whose terms have it.
+
+    What the field says adds to what was said before, and counts for all that an agent asks as well.
+    """
     if "cache" not in chat.params:
-        return chat, found
+        return chat, caller
     said = chat.params["cache"]
     if said is not None:
-        found = _body(said, found)
-    return replace(
-        chat, params={name: value for name, value in chat.params.items() if name != "cache"}
-    ), found
+        caller = replace(caller, cache=_body(said, caller.cache or PLAIN))
+    params = {name: value for name, value in chat.params.items() if name != "cache"}
+    return replace(chat, params=params), caller
 
 
 def _body(said: Any, found: Controls) -> Controls:

@@ -14,6 +14,7 @@ from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
+from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.errors import describe
 from chattable.proxy.house import House
 from chattable.proxy.leaving import on_leave
@@ -43,8 +44,9 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
         if door is not caller.door:
             caller = replace(caller, door=door)
+        chat, caller = pop_controls(chat, caller)
         caller = await on_behalf(caller, chat.params, house)
-        reply = house.pipeline.start(chat, caller)
+        reply = house.turns.start(chat, caller)
         scope: Any = request.scope
         scope["caller"], scope["trace"] = caller, reply.trace
         reply.trace.model = chat.model if chat.model.isprintable() else ""

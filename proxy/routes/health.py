@@ -41,7 +41,7 @@ def routes(house: House) -> list[ControllerRouterHandler]:
 async def _problems(house: House) -> dict[str, str]:
     """What keeps this process from serving."""
     problems = {}
-    if house.pipeline.stopping:
+    if house.turns.stopping:
         problems["server"] = "shutting down"
     if trouble := await house.database.trouble():
         problems["database"] = trouble
@@ -54,7 +54,7 @@ async def _problems(house: House) -> dict[str, str]:
 
 def _degraded(house: House) -> dict[str, str]:
     """What is not as it should be, though everybody is served."""
-    found, redis, uncounted = {}, house.redis, house.pipeline.pace.rates.failures
+    found, redis, uncounted = {}, house.redis, house.pipeline.rate_limiter.rates.failures
     if redis is not None and redis.away:
         found["redis"] = f"Redis {redis.trouble}: nothing is kept or counted there"
     if redis is not None and uncounted:

@@ -61,7 +61,7 @@ class Served:
     @staticmethod
     def turns() -> list[asyncio.Task]:
         """The turns that are under way."""
-        return [t for t in asyncio.all_tasks() if t.get_coro().__qualname__ == "Pipeline._pump"]
+        return [t for t in asyncio.all_tasks() if t.get_coro().__qualname__ == "Turns._pump"]
 
     async def settled(self) -> None:
         """Nothing is under way any more, every slot is free, and the pool works."""

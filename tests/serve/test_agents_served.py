@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from answers import Plain
 from echo_model import ask
 from openai import (
     APIError,
@@ -77,6 +78,12 @@ def keeps_the_key(message, ctx):
         said = client.chat.completions.create(model="echo", messages=talk(message)).choices[0].message.content
     return json.dumps([ctx.base_url, ctx.api_key, said])
 
+def embeds(message, ctx):
+    with openai.OpenAI(base_url=ctx.base_url, api_key=ctx.api_key, max_retries=0) as client:
+        for _ in range(int(message.text)):
+            client.embeddings.create(model="m", input="x")
+    return "all of them"
+
 async def twice(message, ctx):
     return (await ctx.chat("echo")).text + (await ctx.chat("m")).text
 
@@ -93,7 +100,16 @@ def whoami(message, ctx):
 """
 
 WAYS = ("by_chat", "by_stream", "by_client", "by_client_stream", "by_socket", "by_socket_stream")
-NAMES = ("parses", "other_paths", "keeps_the_key", "twice", "raises", "raises_later", "whoami")
+NAMES = (
+    "parses",
+    "other_paths",
+    "keeps_the_key",
+    "embeds",
+    "twice",
+    "raises",
+    "raises_later",
+    "whoami",
+)
 
 CONFIG = """
 providers: {{stub: {{kind: openai, base_url: "{url}", api_key: x, retries: 0}}}}
@@ -171,7 +187,11 @@ def test_a_client_in_process_says_what_it_cannot(client: OpenAI) -> None:
     assert "only POST /chat/completions" in text_of(client, "other_paths", "hi")
 
 
-def test_a_borrowed_key_dies_with_its_turn(client: OpenAI, server: Chattable) -> None:
+@pytest.mark.parametrize("headers", [{}, {"X-Session-Id": "borrows"}], ids=["alone", "session"])
+def test_a_borrowed_key_dies_with_its_turn(
+    client: OpenAI, server: Chattable, headers: dict[str, str]
+) -> None:
+    client = client.with_options(default_headers=headers)
     door, key, said = json.loads(text_of(client, "keeps_the_key", "hello"))
     assert said == "hello" and key not in server.log()
     for base_url in (door, f"{server.base_url}/v1"):
@@ -203,6 +223,22 @@ def test_the_cap_counts_what_comes_by_socket(client: OpenAI, upstream: ScriptedU
     with pytest.raises(InternalServerError):  # the agent did not catch its client's error
         text_of(capped, "above-by_socket", "hi")
     assert not upstream.requests
+
+
+def test_b13_embeddings_count_as_calls_of_the_turn(
+    client: OpenAI, upstream: ScriptedUpstream
+) -> None:
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    body = {"data": [vector], "usage": {"prompt_tokens": 7, "total_tokens": 7}}
+    upstream.script(*[Plain(200, body)] * 2)
+    capped = client.with_options(default_headers={"X-Max-Calls": "2"})
+    answer = capped.chat.completions.create(**ask("2") | {"model": "embeds"})
+    assert answer.usage and answer.usage.total_tokens == 14
+    upstream.clear()
+    upstream.script(*[Plain(200, body)] * 2)
+    with pytest.raises(InternalServerError):  # the agent did not catch its client's error
+        capped.chat.completions.create(**ask("6") | {"model": "embeds"})
+    assert len(upstream.requests) == 2
 
 
 @pytest.mark.parametrize("calls", ["many", "-1", "1.5", "1" * 30, "²"])

@@ -27,19 +27,19 @@ from chattable.adapters.openai import OpenAIWire
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import User
+from chattable.agents.chattable import Trace, User
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import LEASE, Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.budget.tokens import count
 from chattable.proxy import metered_call, metering
+from chattable.proxy.attempts import Question, ask_targets
 from chattable.proxy.auth import Caller, Principal
 from chattable.proxy.catalog import Entry
 from chattable.proxy.metered_call import MeteredCall
 from chattable.proxy.metering import Metering
-from chattable.proxy.pace import Entered
+from chattable.proxy.pace import Admission
 from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.reply import Reply
 from chattable.proxy.store.database import Database
 
 SEEDS = 600
@@ -494,7 +494,8 @@ class World:
         task.cancel()
 
     async def read(self, pipeline: Pipeline, chat: Chat, entry: Entry, caller: Caller) -> None:
-        answer = pipeline._ask(chat, entry, caller, None, Reply(), Entered())
+        question = Question(chat, entry, caller, None, Trace(), pipeline.gateway, Admission(), {})
+        answer = ask_targets(question, pipeline.catalog, pipeline.metering)
         with suppress(Exception):
             async with aclosing(answer) as chunks:
                 async for _ in chunks:
