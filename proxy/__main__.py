@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from chattable.adapters.local import LocalError, data_home, pull
+from chattable.adapters.local.server import LocalError, data_home, pull
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chattable.adapters import discovery
-from chattable.adapters.local import LocalServer, data_home, model_path
+from chattable.adapters.local.server import LocalServer, data_home, model_path
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.adapters.vendors.services import VENDORS, wire_of
 from chattable.agents.chattable import Chattable, Limits

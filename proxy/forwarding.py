@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chattable.adapters.errors import BrokenAnswer
-from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
 from chattable.agents.chattable import Trace

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from chattable.adapters.local import MODEL_NAME, data_home, model_path
+from chattable.adapters.local.server import MODEL_NAME, data_home, model_path
 from chattable.adapters.vendors.services import VENDORS
 from chattable.proxy import config as settings
 from chattable.proxy import configfile

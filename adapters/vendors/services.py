@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.azure import AzureWire
-from chattable.adapters.bedrock import BedrockWire
-from chattable.adapters.gemini import GeminiWire
-from chattable.adapters.ollama import OllamaWire
-from chattable.adapters.openai import OPENAI_ONLY, OpenAIWire, Quirks
+from chattable.adapters.anthropic.wire import AnthropicWire
+from chattable.adapters.azure.wire import AzureWire
+from chattable.adapters.bedrock.wire import BedrockWire
+from chattable.adapters.gemini.wire import GeminiWire
+from chattable.adapters.ollama.wire import OllamaWire
+from chattable.adapters.openai.wire import OPENAI_ONLY, OpenAIWire, Quirks
 from chattable.adapters.wire import Wire
 
 QUIRKS = Quirks(developer=False, max_tokens="max_tokens", drops=OPENAI_ONLY)

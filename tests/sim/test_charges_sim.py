@@ -22,8 +22,8 @@ import httpx
 import pytest
 from ledgers import Clock, open_ledger
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.anthropic.wire import AnthropicWire
+from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message

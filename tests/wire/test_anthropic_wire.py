@@ -13,7 +13,7 @@ from anthropic.types import Message as TheirMessage
 from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter, ValidationError
 
-from chattable.adapters.anthropic import AnthropicWire
+from chattable.adapters.anthropic.wire import AnthropicWire
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.sse import SseDecoder
 from chattable.adapters.vendors.services import VENDORS

@@ -6,7 +6,7 @@ import re
 
 from msgspec import Struct
 
-from chattable.adapters.anthropic_models import Generation, generation
+from chattable.adapters.anthropic.models import Generation, generation
 
 # of a model as Bedrock counts it, which is no version of Claude
 RELEASE = re.compile(r"(?<=\d)-v\d+(:\w+)*$")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from chattable.adapters.decoding import read_error
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.ndjson import LineDecoder
-from chattable.adapters.ollama_reader import OllamaStream, reported
-from chattable.adapters.ollama_request import Body
-from chattable.adapters.openai import write
+from chattable.adapters.ollama.ndjson import LineDecoder
+from chattable.adapters.ollama.reader import OllamaStream, reported
+from chattable.adapters.ollama.request import Body
+from chattable.adapters.openai.wire import write
 from chattable.adapters.params import Unsupported
 from chattable.adapters.wire import Frames, Wire
 from chattable.agents.chat import Chat, Chunk

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from chattable.adapters.anthropic_messages import called, starts_with_thoughts, translate
-from chattable.adapters.anthropic_models import EFFORTS, generation
-from chattable.adapters.anthropic_schemas import closed, endless, flat
+from chattable.adapters.anthropic.messages import called, starts_with_thoughts, translate
+from chattable.adapters.anthropic.models import EFFORTS, generation
+from chattable.adapters.anthropic.schemas import closed, endless, flat
 from chattable.adapters.params import (
     Asked,
     Unsupported,

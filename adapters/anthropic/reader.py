@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from chattable.adapters.anthropic_request import JSON_TOOL
+from chattable.adapters.anthropic.request import JSON_TOOL
 from chattable.adapters.decoding import hidden_error, read_object, status_of, text_of
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.adapters.vendors.usage import ANTHROPIC, ANTHROPIC_PROMPT, Places, read_usage

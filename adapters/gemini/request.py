@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from chattable.adapters.gemini_messages import Contents
-from chattable.adapters.gemini_models import EFFORTS, generation
+from chattable.adapters.gemini.messages import Contents
+from chattable.adapters.gemini.models import EFFORTS, generation
 from chattable.adapters.params import (
     Asked,
     Unsupported,

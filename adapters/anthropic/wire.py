@@ -5,12 +5,12 @@ What was meant by which field is in anthropic_request.py and anthropic_messages.
 
 from __future__ import annotations
 
-from chattable.adapters.anthropic_betas import Headed, betas, with_betas
-from chattable.adapters.anthropic_reader import AnthropicStream, reported
-from chattable.adapters.anthropic_request import Body
+from chattable.adapters.anthropic.betas import Headed, betas, with_betas
+from chattable.adapters.anthropic.reader import AnthropicStream, reported
+from chattable.adapters.anthropic.request import Body
 from chattable.adapters.decoding import hidden_error, read_error, read_object
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import write
+from chattable.adapters.openai.wire import write
 from chattable.adapters.params import Unsupported
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.adapters.wire import Wire

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from chattable.adapters.anthropic_reader import object_in, text_in
-from chattable.adapters.anthropic_request import JSON_TOOL
-from chattable.adapters.bedrock_errors import reported
+from chattable.adapters.anthropic.reader import object_in, text_in
+from chattable.adapters.anthropic.request import JSON_TOOL
+from chattable.adapters.bedrock.errors import reported
 from chattable.adapters.decoding import hidden_error, read_object
 from chattable.adapters.errors import BrokenAnswer
 from chattable.adapters.vendors.usage import BEDROCK, BEDROCK_HOUR, read_usage

@@ -190,7 +190,7 @@ class LocalServer:
             )
         if self.pid:
             return
-        command = [sys.executable, "-P", "-m", "chattable.adapters.local", *self._options]
+        command = [sys.executable, "-P", "-m", "chattable.adapters.local.server", *self._options]
         # In a session of its own: a Ctrl-C is for the owner, who may still have replies to finish.
         self._process = child = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
@@ -245,7 +245,7 @@ class LocalServer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve a model until standard input ends, saying the address on the first line of standard output."""
     parser = argparse.ArgumentParser(
-        prog="python -m chattable.adapters.local", description=main.__doc__
+        prog="python -m chattable.adapters.local.server", description=main.__doc__
     )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0, help="0: a free one")

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from chattable.adapters.bedrock_errors import reported
-from chattable.adapters.bedrock_reader import BedrockStream, events_of
-from chattable.adapters.bedrock_request import Body
+from chattable.adapters.bedrock.errors import reported
+from chattable.adapters.bedrock.eventstream import EventStreamDecoder
+from chattable.adapters.bedrock.reader import BedrockStream, events_of
+from chattable.adapters.bedrock.request import Body
+from chattable.adapters.bedrock.sigv4 import Key, Scope, sign
 from chattable.adapters.decoding import read_error, read_object
 from chattable.adapters.errors import Refused
-from chattable.adapters.eventstream import EventStreamDecoder
-from chattable.adapters.openai import write
+from chattable.adapters.openai.wire import write
 from chattable.adapters.params import Unsupported
-from chattable.adapters.sigv4 import Key, Scope, sign
 from chattable.adapters.wire import Frames, Wire
 from chattable.agents.chat import Chat, Chunk
 

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from chattable.adapters.decoding import hidden_error, read_error
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.gemini_errors import reported
-from chattable.adapters.gemini_reader import GeminiStream
-from chattable.adapters.gemini_request import Body
-from chattable.adapters.openai import write
+from chattable.adapters.gemini.errors import reported
+from chattable.adapters.gemini.reader import GeminiStream
+from chattable.adapters.gemini.request import Body
+from chattable.adapters.openai.wire import write
 from chattable.adapters.params import Unsupported
 from chattable.adapters.wire import SSE, Frames, Wire
 from chattable.agents.chat import Chat, Chunk

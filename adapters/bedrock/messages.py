@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from chattable.adapters.bedrock_models import Family
+from chattable.adapters.bedrock.models import Family
 from chattable.adapters.params import invalid
 from chattable.adapters.turns import call_of, data_url, fitting, take_turns, thoughts, weave
 from chattable.adapters.vendors.history import BEDROCK_IDS

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from chattable.adapters.decoding import hidden_error, read_error, read_object, status_of, text_of
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai_messages import marked, translate, unmarked
+from chattable.adapters.openai.messages import marked, translate, unmarked
 from chattable.adapters.params import HARMLESS, Unsupported, unsupported_parameter
 from chattable.adapters.vendors.history import ANYTHING, Takes, takes
 from chattable.adapters.vendors.usage import read_answer

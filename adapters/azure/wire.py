@@ -14,7 +14,7 @@ from urllib.parse import quote
 from msgspec import structs
 
 from chattable.adapters.errors import Refused
-from chattable.adapters.openai import OPENAI_ONLY, OpenAIStream, OpenAIWire, Quirks
+from chattable.adapters.openai.wire import OPENAI_ONLY, OpenAIStream, OpenAIWire, Quirks
 from chattable.agents.chat import Chunk, Json
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d")

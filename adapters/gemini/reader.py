@@ -13,8 +13,8 @@ from msgspec import Meta, Struct
 
 from chattable.adapters.decoding import hidden_error, read_as, read_object
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.gemini_errors import reported
-from chattable.adapters.openai import MAX_CHOICES
+from chattable.adapters.gemini.errors import reported
+from chattable.adapters.openai.wire import MAX_CHOICES
 from chattable.adapters.vendors.usage import GEMINI, read_usage
 from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip

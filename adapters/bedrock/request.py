@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from chattable.adapters.anthropic_betas import asked
-from chattable.adapters.anthropic_models import EFFORTS, Generation
-from chattable.adapters.anthropic_request import (
+from chattable.adapters.anthropic.betas import asked
+from chattable.adapters.anthropic.models import EFFORTS, Generation
+from chattable.adapters.anthropic.request import (
     ALWAYS_THINKS,
     ENDLESS,
     JSON_ONLY,
@@ -18,9 +18,9 @@ from chattable.adapters.anthropic_request import (
     must_call,
     no_prefill,
 )
-from chattable.adapters.anthropic_schemas import closed, endless, flat
-from chattable.adapters.bedrock_messages import Conversation, cache_point
-from chattable.adapters.bedrock_models import NOVA_EFFORTS, OSS_EFFORTS, family
+from chattable.adapters.anthropic.schemas import closed, endless, flat
+from chattable.adapters.bedrock.messages import Conversation, cache_point
+from chattable.adapters.bedrock.models import NOVA_EFFORTS, OSS_EFFORTS, family
 from chattable.adapters.params import (
     Asked,
     function_of,
