@@ -12,10 +12,10 @@ from chattable.agents.chattable import User
 from chattable.agents.echo import Echo
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
-from chattable.proxy.auth import Principal
-from chattable.proxy.cache.controls import LONGEST, PLAIN, Controls, of_header, take
+from chattable.proxy.cache.controls import LONGEST, PLAIN, Controls, of_header, pop_controls
 from chattable.proxy.cache.keys import digest, key_of
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Caller, Principal
 
 
 class Leaf(Echo):
@@ -65,10 +65,16 @@ bodies = st.fixed_dictionaries(
 )
 
 
+def take(chat: Chat, before: Controls | None = None) -> tuple[Chat, Controls]:
+    """The chat without the field, and what its caller wants of the cache then."""
+    chat, caller = pop_controls(chat, Caller(ALICE, "req_1", 0.0, cache=before))
+    return chat, caller.cache or PLAIN
+
+
 def key(
     body: dict[str, Any], entry: Entry = ENTRY, who: Principal = ALICE, scope: Any = "user"
 ) -> bytes:
-    found = key_of(take(parse(json.loads(json.dumps(body))), None)[0], entry, who, scope)
+    found = key_of(take(parse(json.loads(json.dumps(body))))[0], entry, who, scope)
     assert found is not None and len(found) == 32
     return found
 
@@ -237,7 +243,7 @@ def test_what_is_no_json_has_no_key() -> None:
 )
 def test_silly_times(ttl: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"cache\.ttl") as refused:
-        take(Chat("m", [], False, {"cache": {"ttl": ttl}}), None)
+        take(Chat("m", [], False, {"cache": {"ttl": ttl}}))
     assert refused.value.param == "cache.ttl"
 
 
@@ -248,7 +254,7 @@ def test_silly_times(ttl: Any) -> None:
 )  # fmt: skip
 def test_silly_controls(said: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        take(Chat("m", [], False, {"cache": said}), None)
+        take(Chat("m", [], False, {"cache": said}))
     assert refused.value.param == param
 
 
@@ -267,7 +273,7 @@ def test_silly_controls(said: Any, param: str) -> None:
     ],
 )
 def test_controls_of_the_body(said: Any, means: Controls) -> None:
-    chat, controls = take(Chat("m", [], False, {"seed": 1, "cache": said}), None)
+    chat, controls = take(Chat("m", [], False, {"seed": 1, "cache": said}))
     assert (chat.params, controls) == ({"seed": 1}, means)
 
 

@@ -18,23 +18,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy import config as configuration
-from chattable.proxy import configfile
-from chattable.proxy.config import (
-    CodeAgent,
-    Config,
-    ModelEntry,
-    PromptAgent,
-    Provider,
-    Target,
-    Timeouts,
-    match,
-)
-from chattable.proxy.configfile import defaults, load, parse, schema
-from chattable.proxy.store.database import Database
-from chattable.proxy.values import Secret, admin_key, seconds
-from chattable.proxy.yaml import (
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config import settings as configuration
+from chattable.proxy.config.document import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_VALUES,
@@ -44,6 +30,21 @@ from chattable.proxy.yaml import (
     expand,
     read,
 )
+from chattable.proxy.config.reader import defaults, load, parse
+from chattable.proxy.config.schema import schema
+from chattable.proxy.config.schema import settings as setting_names
+from chattable.proxy.config.setting_types import Secret, admin_key, seconds
+from chattable.proxy.config.settings import (
+    CodeAgent,
+    Config,
+    ModelEntry,
+    PromptAgent,
+    Provider,
+    Target,
+    Timeouts,
+    match,
+)
+from chattable.proxy.store.database import Database
 
 ROOT = Path(__file__).parent.parent
 KINDS = {
@@ -951,9 +952,7 @@ def test_the_examples_in_the_shipped_file_are_right() -> None:
 def test_the_shipped_file_mentions_every_setting() -> None:
     text = uncommented()
     assert [
-        name
-        for name in configfile.settings()
-        if not re.search(rf"\b{name.rpartition('.')[2]}:", text)
+        name for name in settings() if not re.search(rf"\b{name.rpartition('.')[2]}:", text)
     ] == []
 
 
@@ -964,7 +963,7 @@ def test_the_shipped_file_points_editors_to_the_schema() -> None:
 
 def test_the_schema_on_disk_is_the_one_the_structs_make() -> None:
     stored = (ROOT / "config.schema.json").read_text()
-    make = "python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))'"
+    make = "python -c 'import json; from chattable.proxy.config.schema import schema; print(json.dumps(schema(), indent=2))'"
     assert stored == json.dumps(schema(), indent=2) + "\n", (
         f"write it anew: {make} > config.schema.json"
     )
@@ -988,7 +987,7 @@ def test_the_schema_says_what_the_loader_does() -> None:
 
 
 def test_settings_are_derived_from_the_structs() -> None:
-    names = configfile.settings()
+    names = setting_names()
     assert len(names) == len(set(names))
     assert {"server.port", "database_url", "admin_keys", "providers.*.timeouts.total", "models.*.provider", "agents.*.use",
             "models.*.timeouts.total", "agents.*.limits.calls", "agents.*.params", "default_model"} <= set(names)  # fmt: skip
@@ -1035,10 +1034,7 @@ def test_any_yaml_is_read_or_refused(text: str) -> None:
 
 
 KEYS = st.sampled_from(
-    sorted(
-        {part for name in configfile.settings() for part in name.split(".")}
-        | {"a", "openai", "x/*"}
-    )
+    sorted({part for name in setting_names() for part in name.split(".")} | {"a", "openai", "x/*"})
 )
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), KEYS,
                     st.sampled_from(["${PORT}", "${NONE}", "${NIL}", "${WORD}", "5s", "*", "m:A", "http://h"]))  # fmt: skip

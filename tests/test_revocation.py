@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chattable.agents.chattable import User
-from chattable.proxy.auth import ADMIN, Principal
-from chattable.proxy.reply import Reply
-from chattable.proxy.revocation import TICK, Revocation
+from chattable.proxy.identity.auth import ADMIN, Principal
+from chattable.proxy.pipeline.revocation import TICK, Revocation
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.store.errors import Unavailable
 
 ADA = Principal(User("user_a", "ada"), "key_a")
@@ -33,7 +33,7 @@ class World:
             raise Unavailable
         return self.active_ids & set(ids)
 
-    def askers(self) -> list[Principal]:
+    def principals(self) -> list[Principal]:
         return [who for who, _ in self.turns]
 
     def drop(self, whose: Callable[[Principal], bool], error: BaseException) -> None:

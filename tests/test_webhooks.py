@@ -20,14 +20,13 @@ from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.outbox import Notice
-from chattable.proxy.webhooks import (
+from chattable.proxy.config.webhook_settings import check_secret, check_url
+from chattable.proxy.people.webhooks import (
     AT_ONCE,
     ATTEMPTS,
     Deliveries,
     Webhook,
     backoff,
-    check_secret,
-    check_url,
 )
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -12,7 +12,7 @@ from chattable.agents.chat import Chat
 from chattable.agents.errors import InvalidRequest, clip
 
 if TYPE_CHECKING:
-    from chattable.proxy.auth import Caller
+    from chattable.proxy.identity.auth import Caller
 
 LONGEST = 30 * 86400  # seconds that an answer may be kept
 FLAGS = {

@@ -13,10 +13,10 @@ from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.house import House
-from chattable.proxy.removal import remove_user
-from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
+from chattable.proxy.routes.removal import remove_user
+from chattable.proxy.routes.request_context import integer
+from chattable.proxy.services import House
 from chattable.proxy.store.users import Key, User
 
 

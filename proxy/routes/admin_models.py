@@ -11,10 +11,10 @@ from msgspec.structs import asdict
 from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import Json
 from chattable.budget.ledger import Price
-from chattable.proxy.auth import ADMIN
-from chattable.proxy.catalog import Entry
-from chattable.proxy.house import House
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import ADMIN
 from chattable.proxy.routes.bodies import admin_only, page
+from chattable.proxy.services import House
 
 STEP = ("above", "long")  # shown only where a long prompt costs something else
 

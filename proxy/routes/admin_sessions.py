@@ -10,11 +10,11 @@ from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
-from chattable.proxy.auth import ADMIN
-from chattable.proxy.house import House
-from chattable.proxy.requests import integer
+from chattable.proxy.identity.auth import ADMIN
 from chattable.proxy.routes.bodies import admin_only, page
 from chattable.proxy.routes.conversations import answer, row
+from chattable.proxy.routes.request_context import integer
+from chattable.proxy.services import House
 from chattable.proxy.store import tables
 from chattable.proxy.store.ids import names
 from chattable.proxy.store.sessions import Session

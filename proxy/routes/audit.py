@@ -12,9 +12,9 @@ from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy.house import House
-from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_only, page
+from chattable.proxy.routes.request_context import integer
+from chattable.proxy.services import House
 from chattable.proxy.store.audit import AuditEntry
 
 

@@ -17,11 +17,11 @@ from chattable.agents.chat import Json
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Entry, Room
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
-from chattable.proxy.house import House
-from chattable.proxy.prices import unpriced, unpriced_under
-from chattable.proxy.requests import integer
+from chattable.proxy.catalog.prices import unpriced, unpriced_under
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
+from chattable.proxy.routes.request_context import integer
 from chattable.proxy.routes.subjects import Subjects, invalid
+from chattable.proxy.services import House
 from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.text import printable, short
 

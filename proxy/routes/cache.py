@@ -11,8 +11,8 @@ from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
 from chattable.proxy.errors import CacheAwayError
-from chattable.proxy.house import House
 from chattable.proxy.routes.bodies import admin_only
+from chattable.proxy.services import House
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:

@@ -15,14 +15,14 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import check_params, fitting
 from chattable.agents.parsing import explain
-from chattable.proxy import halves
-from chattable.proxy.auth import Caller
-from chattable.proxy.bounds import TooComplex
-from chattable.proxy.house import House
-from chattable.proxy.itemlist import find
-from chattable.proxy.items import message_of
-from chattable.proxy.requests import caller_of, integer, read_body, read_json
+from chattable.proxy.conversations.item_pages import find
+from chattable.proxy.conversations.items import message_of
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.parsing import surrogates as halves
+from chattable.proxy.parsing.json_bounds import TooComplex
 from chattable.proxy.routes.bodies import page
+from chattable.proxy.routes.request_context import caller_of, integer, read_body, read_json
+from chattable.proxy.services import House
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.session_values import cleaned, tokens_of
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore

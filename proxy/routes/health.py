@@ -6,7 +6,7 @@ from litestar import Response, get
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
-from chattable.proxy.house import House
+from chattable.proxy.services import House
 from chattable.proxy.version import VERSION
 
 

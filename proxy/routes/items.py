@@ -11,8 +11,7 @@ from msgspec import Struct
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy.house import House
-from chattable.proxy.itemlist import Listing, find, listed, read
+from chattable.proxy.conversations.item_pages import Listing, find, listed, read
 from chattable.proxy.routes.conversations import (
     answer,
     body_of,
@@ -22,6 +21,7 @@ from chattable.proxy.routes.conversations import (
     named,
     own,
 )
+from chattable.proxy.services import House
 from chattable.proxy.sessions.locks import Claim, new_holder
 from chattable.proxy.store.sessions import Turn
 

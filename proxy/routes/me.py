@@ -9,12 +9,12 @@ from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
-from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of
 from chattable.proxy.routes.bodies import known_queries, page
 from chattable.proxy.routes.budgets import shown_budget
+from chattable.proxy.routes.request_context import caller_of
 from chattable.proxy.routes.subjects import Subjects
 from chattable.proxy.routes.usage import REPORT, ReportQuery, answer
+from chattable.proxy.services import House
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:

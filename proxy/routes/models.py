@@ -9,9 +9,9 @@ from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
-from chattable.proxy.catalog import Entry
-from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.routes.request_context import caller_of
+from chattable.proxy.services import House
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:

@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
-from chattable.proxy.house import House
-from chattable.proxy.requests import integer
 from chattable.proxy.routes.bodies import admin_body, admin_only, page
+from chattable.proxy.routes.request_context import integer
+from chattable.proxy.services import House
 from chattable.proxy.store.teams import Team
 
 

@@ -18,10 +18,10 @@ from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy import halves
-from chattable.proxy.house import House
-from chattable.proxy.requests import caller_of, header, read_body
+from chattable.proxy.parsing import surrogates as halves
 from chattable.proxy.routes.conversations import own
+from chattable.proxy.routes.request_context import caller_of, header, read_body
+from chattable.proxy.services import House
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported

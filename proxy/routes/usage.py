@@ -12,11 +12,11 @@ from litestar.types import ControllerRouterHandler
 from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
-from chattable.proxy.house import House
-from chattable.proxy.requests import integer
+from chattable.proxy.people.usage import as_csv
 from chattable.proxy.routes.bodies import admin_only, page
+from chattable.proxy.routes.request_context import integer
+from chattable.proxy.services import House
 from chattable.proxy.store.text import printable
-from chattable.proxy.usage import as_csv
 
 FILTERS = ("user", "team", "key", "model", "agent", "session", "tag")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json
+from chattable.proxy.config import ui_tasks
 from chattable.proxy.sessions import chores
 from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.titles import UNTITLED, titled
@@ -19,13 +20,13 @@ def answered(chore: Chore, chat: Chat) -> list[Chunk]:
 
     What only a model can write is left empty: the UIs know what to do then.
     """
-    if chore.kind == chores.MERGED:
+    if chore.kind == ui_tasks.MERGED:
         return whole(_first_response(chat.messages[-1].text))
-    if chore.kind not in chores.KEYS:
+    if chore.kind not in ui_tasks.KEYS:
         return whole("")
     schema, function = chores.wanted(chat)
     formed = chores.keyed(chore.wish) or schema or "response_format" in chat.params
-    if chore.kind == chores.TITLE and not formed:
+    if chore.kind == ui_tasks.TITLE and not formed:
         return whole(_title(chore))
     value = json.dumps(_empty(schema) | {chore.kind: _value(chore)}, ensure_ascii=False)
     return called(function, value) if function else whole(value)
@@ -53,13 +54,13 @@ def _title(chore: Chore) -> str:
 
 def _value(chore: Chore) -> Any:
     last = chore.said[-1][:QUERY] if chore.said else ""
-    if chore.kind == chores.TITLE:
+    if chore.kind == ui_tasks.TITLE:
         return _title(chore)
-    if chore.kind == chores.QUERIES:
+    if chore.kind == ui_tasks.QUERIES:
         return [last] if last else []
-    if chore.kind == chores.IMAGE:
+    if chore.kind == ui_tasks.IMAGE:
         return last
-    return "" if chore.kind == chores.COMPLETION else []
+    return "" if chore.kind == ui_tasks.COMPLETION else []
 
 
 def _empty(schema: Mapping[str, Any]) -> Json:

@@ -7,15 +7,19 @@ from contextlib import suppress
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.prompt import PromptAgent
-from chattable.proxy import config as settings
-from chattable.proxy.auth import Caller
-from chattable.proxy.catalog import Catalog, Entry
+from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.config import settings, ui_tasks
+from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions import chores
 from chattable.proxy.sessions.chore_answers import answered
 from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.doors import Door
 
-TITLED = (chores.TITLE, chores.TAGS, chores.FOLLOW_UPS)  # what the model for titles does as well
+TITLED = (
+    ui_tasks.TITLE,
+    ui_tasks.TAGS,
+    ui_tasks.FOLLOW_UPS,
+)  # what the model for titles does as well
 
 Answering = tuple[Entry, list[Chunk] | None]
 

@@ -15,28 +15,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chattable.agents.chat import Chat, Message
+from chattable.proxy.config.ui_tasks import (
+    FOLLOW_UPS,
+    KEYS,
+    MERGED,
+    OTHER,
+    SUMMARY,
+    TAGS,
+    TASKS,
+    TITLE,
+    TOOLS,
+)
 from chattable.proxy.store.session_chain import spoken
-
-# The kinds of chores. Those that are answered in JSON are called as the key that UIs read.
-TITLE, TAGS, FOLLOW_UPS, QUERIES = "title", "tags", "follow_ups", "queries"
-COMPLETION, IMAGE, TOOLS, MEMORY = "text", "prompt", "tool_calls", "operations"
-MERGED, SUMMARY, OTHER = "merged", "summary", "other"
-KEYS = (TITLE, TAGS, FOLLOW_UPS, QUERIES, COMPLETION, IMAGE, TOOLS, MEMORY)
-
-TASKS = {  # what Open WebUI calls them
-    "title_generation": TITLE,
-    "tags_generation": TAGS,
-    "follow_up_generation": FOLLOW_UPS,
-    "query_generation": QUERIES,
-    "autocomplete_generation": COMPLETION,
-    "image_prompt_generation": IMAGE,
-    "function_calling": TOOLS,
-    "memory_review": MEMORY,
-    "moa_response_generation": MERGED,
-    "context_compaction": SUMMARY,
-    "emoji_generation": OTHER,
-    "other": OTHER,
-}
 
 HEAD = 600  # characters in which a prompt says what it wants, where it does not name a key
 WISH = 20_000  # characters of a prompt, besides what it quotes, in which a key is looked for

@@ -18,11 +18,11 @@ from chattable.adapters.errors import GaveWay
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
-from chattable.proxy import config as settings
-from chattable.proxy.auth import TTL, Caller
-from chattable.proxy.catalog import Catalog, Entry
-from chattable.proxy.reply import Reply
-from chattable.proxy.sessions import chores, turns
+from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.config import settings, ui_tasks
+from chattable.proxy.identity.auth import TTL, Caller
+from chattable.proxy.reply_stream import Reply
+from chattable.proxy.sessions import turns
 from chattable.proxy.sessions.chore_routing import ChoreRouting
 from chattable.proxy.sessions.chores import Chore
 from chattable.proxy.sessions.doors import Door, Doors
@@ -251,7 +251,7 @@ class Sessions:
         """What the client need not wait for."""
         plan, session, caller = turn.plan, turn.session, turn.caller
         if chore is not None:
-            if chore.kind == chores.TITLE:
+            if chore.kind == ui_tasks.TITLE:
                 self._later(self.scribe.adopt(session, turn.answer_text))
         elif not plan.side:
             if session.title is None:

@@ -32,14 +32,14 @@ from chattable.budget.journal import Journal
 from chattable.budget.ledger import LEASE, Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.budget.tokens import count
-from chattable.proxy import metered_call, metering
-from chattable.proxy.attempts import Question, ask_targets
-from chattable.proxy.auth import Caller, Principal
-from chattable.proxy.catalog import Entry
-from chattable.proxy.metered_call import MeteredCall
-from chattable.proxy.metering import Metering
-from chattable.proxy.pace import Admission
-from chattable.proxy.pipeline import Pipeline
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Caller, Principal
+from chattable.proxy.pipeline import metered_call, metering
+from chattable.proxy.pipeline.attempts import Question, ask_targets
+from chattable.proxy.pipeline.metered_call import MeteredCall
+from chattable.proxy.pipeline.metering import Metering
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.pipeline.rate_limits import Admission
 from chattable.proxy.store.database import Database
 
 SEEDS = 600

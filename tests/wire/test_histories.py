@@ -17,8 +17,8 @@ from chattable.adapters.bedrock.wire import BedrockWire
 from chattable.adapters.gemini.wire import GeminiWire
 from chattable.adapters.ollama.wire import OllamaWire
 from chattable.adapters.openai.wire import OpenAIWire
+from chattable.adapters.services import VENDORS, wire_of
 from chattable.adapters.vendors.history import ANYTHING, FOREIGN, ROWS, takes
-from chattable.adapters.vendors.services import VENDORS, wire_of
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest

@@ -11,7 +11,7 @@ from wired import bodies, damaged
 from chattable.adapters.ollama.request import EFFORTS
 from chattable.adapters.ollama.wire import OllamaWire
 from chattable.adapters.params import Unsupported
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import InvalidRequest
 

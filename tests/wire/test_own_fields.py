@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from chattable.adapters.azure.wire import AzureWire
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.services import VENDORS
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
 

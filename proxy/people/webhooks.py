@@ -1,0 +1,228 @@
+"""Tells a webhook of budget events as the Standard Webhooks specification has it: signed, retried, and in the end put aside."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import httpx
+import msgspec
+
+from chattable.budget.outbox import Notice, Outbox
+from chattable.budget.periodic import Periodic
+from chattable.proxy.config.webhook_settings import check_url, signing_key
+
+log = logging.getLogger("chattable")
+
+ATTEMPTS = 10
+# seconds; each one is three times the one before, so that ten attempts take a little over a day
+FIRST_DELAY = 10.0
+GROWTH = 3.0
+LONGEST_WAIT = 86_400.0  # seconds of Retry-After that are obeyed
+DEADLINE = 10.0  # seconds that an attempt may take in all
+AT_ONCE = 4  # attempts under way
+INTERVAL = 5.0  # seconds between two looks into the outbox when nobody pokes
+GRACE = 1.0  # seconds that a stop waits for attempts under way
+MAX_ANSWER = 16 * 2**10  # bytes of an answer that are read
+
+
+class Undelivered(Exception):
+    """An attempt failed; the text says how, without the URL."""
+
+    def __init__(self, why: str, *, final: bool = False, wait: float = 0.0) -> None:
+        super().__init__(why)
+        self.final = final
+        self.wait = wait
+
+
+class Webhook:
+    """Where notices go and the key that signs them; printing it shows the origin only, for a path or query may be a secret."""
+
+    def __init__(self, url: str, secret: str) -> None:
+        self._url = httpx.URL(check_url(url))
+        self._key = signing_key(secret)
+
+    def __repr__(self) -> str:
+        return f"{self._url.scheme}://{self._url.netloc.decode()}"
+
+    def request(self, notice: Notice, now: int) -> httpx.Request:
+        """One attempt.
+
+        Law: id and body are the same for every attempt, timestamp and signature are this one's.
+        """
+        happened = f"{datetime.fromtimestamp(notice.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        body = msgspec.json.encode(
+            {"type": notice.kind, "timestamp": happened, "data": notice.data}
+        )
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "chattable",
+            "webhook-id": notice.id,
+            "webhook-timestamp": str(now),
+            "webhook-signature": self._sign(notice.id, now, body),
+        }
+        return httpx.Request("POST", self._url, headers=headers, content=body)
+
+    def _sign(self, notice_id: str, now: int, body: bytes) -> str:
+        signed = b"%s.%d.%s" % (notice_id.encode(), now, body)
+        return "v1," + base64.b64encode(hmac.digest(self._key, signed, hashlib.sha256)).decode()
+
+
+class Deliveries:
+    """Posts what waits in the outbox, a few notices at a time.
+
+    Law: a notice is delivered at least once or ends dead, and then the log says so; two replicas
+    never post the same one at the same time.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        webhook: Webhook,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        interval: float = INTERVAL,
+        deadline: float = DEADLINE,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._outbox = outbox
+        self._webhook = webhook
+        self._transport = transport
+        self._deadline = deadline
+        self._lease = 6 * deadline
+        self._clock = clock
+        self._chance = chance
+        self._poked = asyncio.Event()
+        self._polling = Periodic(
+            f"webhook {webhook!r}, looking into the outbox",
+            self._take,
+            interval,
+            at_once=True,
+            expected=(Exception,),
+            sleep=self._until_poked,
+        )
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begins to look into the outbox."""
+        self._polling.start()
+
+    async def stop(self) -> None:
+        """Ends in a second or two, whatever hangs; what is cut off is posted again when its lease ends, with the same id."""
+        await self._polling.stop()
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running, timeout=GRACE)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=GRACE)
+
+    def poke(self) -> None:
+        """Looks into the outbox now: there may be something."""
+        self._poked.set()
+
+    async def _until_poked(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._poked.wait()
+        self._poked.clear()
+
+    async def _take(self) -> None:
+        """Begins as many deliveries as there are free places."""
+        free = AT_ONCE - len(self._running)
+        if not free:
+            return  # the next one that ends pokes
+        asked = self._clock()
+        notices = await self._outbox.claim(free, self._lease)
+        if self._clock() - asked > self._lease / 2:
+            # the database was so slow that a lease could end before its attempt does: somebody
+            # claims them again
+            return
+        for notice in notices:
+            task = asyncio.create_task(self._deliver(notice))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self.poke()
+
+    async def _deliver(self, notice: Notice) -> None:
+        try:
+            try:
+                await self._post(notice)
+            except Undelivered as error:
+                await self._fail(notice, error)
+            else:
+                await self._outbox.done([notice.id])
+        except Exception as error:
+            log.warning(
+                "webhook %r: %s may come twice, the outbox did not note its fate: %s",
+                self._webhook,
+                notice.id,
+                error,
+            )
+
+    async def _post(self, notice: Notice) -> None:
+        """One attempt; raises `Undelivered` unless it is answered with 2xx."""
+        end = asyncio.get_running_loop().time() + self._deadline
+        try:
+            async with asyncio.timeout_at(end):
+                response = await self._transport.handle_async_request(
+                    self._webhook.request(notice, int(self._clock()))
+                )
+        except TimeoutError:
+            raise Undelivered(f"no answer within {self._deadline:g} s") from None
+        except Exception as error:  # only its name: its text may hold the URL
+            raise Undelivered(type(error).__name__) from None
+        await _drain(response, end)
+        status = response.status_code
+        if not 200 <= status < 300:
+            raise Undelivered(f"status {status}", final=status == 410, wait=_retry_after(response))
+
+    async def _fail(self, notice: Notice, error: Undelivered) -> None:
+        if error.final or notice.attempts >= ATTEMPTS:
+            await self._outbox.dead(notice.id)
+            text = "webhook %r: %s (%s) is given up at attempt %d and kept as dead: %s"
+            log.error(text, self._webhook, notice.id, notice.kind, notice.attempts, error)
+            return
+        delay = max(error.wait, backoff(notice.attempts, self._chance()))
+        await self._outbox.failed(notice.id, delay)
+        text = "webhook %r: attempt %d at %s (%s) failed, the next is in %.0f s: %s"
+        log.warning(text, self._webhook, notice.attempts, notice.id, notice.kind, delay, error)
+
+
+def backoff(attempt: int, chance: float) -> float:
+    """Seconds until the attempt after this one, up to a fifth more or less by `chance`, which is in [0, 1)."""
+    return FIRST_DELAY * GROWTH ** (attempt - 1) * (0.8 + 0.4 * chance)
+
+
+async def _drain(response: httpx.Response, end: float) -> None:
+    """Reads a short answer to its end, so that the connection can be used again, and leaves a long one."""
+    stream, size = response.stream, 0
+    assert isinstance(stream, httpx.AsyncByteStream)
+    try:
+        with suppress(Exception):  # the status has said what counts
+            async with asyncio.timeout_at(end):
+                async for block in stream:
+                    size += len(block)
+                    if size > MAX_ANSWER:
+                        break
+    finally:
+        await stream.aclose()
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the endpoint asks to wait; 0 when it does not say, or gives a date."""
+    text = response.headers.get("retry-after", "")
+    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else 0.0

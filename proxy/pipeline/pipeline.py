@@ -1,0 +1,126 @@
+"""One chat, top to bottom: history, rate limits, cache, model, hold, answer; each has its room, this file has their order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from chattable.agents.chat import Chat, Chunk
+from chattable.agents.chattable import Context
+from chattable.agents.fold import Fold
+from chattable.agents.parsing import check_tool_replies
+from chattable.proxy.cache.cache import Cache
+from chattable.proxy.cache.controls import PLAIN
+from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.pipeline.agent_gateway import AgentGateway
+from chattable.proxy.pipeline.attempts import Question, ask_targets
+from chattable.proxy.pipeline.idempotency import Idempotency
+from chattable.proxy.pipeline.metering import Metering
+from chattable.proxy.pipeline.rate_limits import RateLimiter
+from chattable.proxy.reply_stream import Reply
+from chattable.proxy.sessions.sessions import Sessions
+
+
+class Pipeline:
+    """The order of what happens to a chat.
+
+    A turn of an HTTP request takes all steps: a repeat is answered as before, a session adds its
+    history. What an agent asks within its turn, and what the server asks for itself, begins at the
+    rate limits. `reply` is who reads the answer; the facts for its headers are joined here.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        idempotency: Idempotency,
+        sessions: Sessions,
+        rate_limiter: RateLimiter,
+        cache: Cache,
+        metering: Metering,
+    ) -> None:
+        self.catalog = catalog
+        self.idempotency = idempotency
+        self.sessions = sessions
+        self.rate_limiter = rate_limiter
+        self.cache = cache
+        self.metering = metering
+        self.gateway = AgentGateway(self)
+
+    def find(self, model: str, caller: Caller, parent: Context | None) -> Entry:
+        """What a name stands for; within an agent's turn, one call of those that it may make."""
+        entry = self.catalog.find(model, caller.principal)
+        if parent is not None:
+            parent.enter(entry.name)
+        return entry
+
+    def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
+        """Answers an HTTP request."""
+        steps = self._once if caller.idempotency_key else self._in_session
+        return steps(chat, entry, caller, reply)
+
+    async def _once(
+        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+    ) -> AsyncGenerator[Chunk]:
+        async with self.idempotency.once(chat, caller, reply) as once:
+            reply.headers |= once.headers
+            for chunk in once.replay or ():
+                yield chunk
+            if once.replay is None:
+                async with aclosing(self._in_session(chat, entry, caller, reply)) as chunks:
+                    async for chunk in chunks:
+                        once.see(chunk)
+                        yield chunk
+
+    async def _in_session(
+        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+    ) -> AsyncGenerator[Chunk]:
+        async with self.sessions.turn(chat, entry, caller, reply) as turn:
+            reply.headers |= turn.headers
+            for chunk in turn.replay or ():
+                turn.see(chunk)
+                yield chunk
+            if turn.replay is None:
+                check_tool_replies(turn.chat.messages)
+                answer = self.answer(turn.chat, turn.entry, turn.caller, caller.parent, reply)
+                async with aclosing(answer) as chunks:
+                    async for chunk in chunks:
+                        turn.see(chunk)
+                        yield chunk
+
+    async def answer(
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
+    ) -> AsyncGenerator[Chunk]:
+        """Answers a chat whose history is complete."""
+
+        def ask() -> AsyncGenerator[Chunk]:
+            reply.headers |= cached.headers  # noqa: F821 - until the end
+            question = Question(
+                chat, entry, caller, parent, reply.trace, self.gateway, admission, reply.headers
+            )
+            return ask_targets(question, self.catalog, self.metering)
+
+        nested = parent is not None
+        limited = self.rate_limiter.call(chat, entry, caller, nested=nested, reply=reply)
+        async with limited as admission:
+            controls = caller.cache or PLAIN
+            cached = self.cache.lookup(chat, entry, caller, controls, ask, reply.trace)
+            async with cached:
+                reply.headers |= await admission.wait() | cached.headers
+                async with aclosing(cached.answer()) as chunks:
+                    async for chunk in chunks:
+                        if cached.asked:  # what costs nothing counts for nothing
+                            admission.see(chunk)
+                        yield chunk
+                if cached.saved is not None:
+                    await self.metering.spared(chat, entry, caller, parent, cached.saved)
+        del cached  # it holds `ask`, which holds it: a circle is memory until it is collected
+
+    async def write(self, chat: Chat, caller: Caller) -> str:
+        """The words of an answer that belongs to no turn: a title, a summary."""
+        fold = Fold()
+        entry = self.catalog.find(chat.model, caller.principal)
+        async with aclosing(self.answer(chat, entry, caller, None, Reply())) as chunks:
+            async for chunk in chunks:
+                fold.add(chunk)
+        return fold.message().text

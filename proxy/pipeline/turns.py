@@ -1,0 +1,90 @@
+"""Turns of HTTP requests: each is a task of its own, so what follows an answer happens whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, nullcontext
+
+from chattable.agents.chat import Chat
+from chattable.agents.errors import TurnTimeout
+from chattable.proxy.errors import ShuttingDownError, known
+from chattable.proxy.identity.auth import Caller, Principal
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.reply_stream import Reply
+
+log = logging.getLogger("chattable")
+
+CANCEL_WAIT_S = 5  # seconds that turns may take to end once they were told to
+
+
+class Turns:
+    """The turns under way in this process."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.stopping = False
+        self._pipeline = pipeline
+        self._running: dict[asyncio.Task[None], Reply] = {}
+
+    def start(self, chat: Chat, caller: Caller) -> Reply:
+        """Begins a turn; once the server is stopping, only within turns that are under way."""
+        if self.stopping and caller.parent is None:
+            raise ShuttingDownError
+        reply = Reply()
+        reply.principal = caller.principal
+        reply.task = asyncio.create_task(self._pump(chat, caller, reply))
+        self._running[reply.task] = reply
+        reply.task.add_done_callback(self._ended)
+        return reply
+
+    async def _pump(self, chat: Chat, caller: Caller, reply: Reply) -> None:
+        """Moves the answer from the pipeline to the reply."""
+        pipeline = self._pipeline
+        try:
+            entry = pipeline.find(chat.model, caller, caller.parent)
+            limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
+            async with limit, aclosing(pipeline.turn(chat, entry, caller, reply)) as chunks:
+                async for chunk in chunks:
+                    await reply.put(chunk)
+            reply.end()
+        except TimeoutError:
+            seconds = f"{entry.limits.seconds:g} seconds"
+            reply.end(TurnTimeout(f"The agent `{chat.model}` did not answer within {seconds}."))
+        except Exception as error:
+            if not known(error) or error.__cause__ is not None:
+                log.exception("request %s failed", caller.request_id)
+            reply.end(error)
+        finally:
+            if pipeline.gateway.run_keys:
+                pipeline.gateway.forget(reply.trace)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        reply = self._running.pop(task)
+        if not reply.ended:  # it was cancelled
+            reply.end(ShuttingDownError())
+
+    def principals(self) -> Iterator[Principal]:
+        """Who has turns under way."""
+        return (reply.principal for reply in self._running.values() if reply.principal)
+
+    def drop(
+        self, whose: Callable[[Principal], bool], error: BaseException
+    ) -> list[asyncio.Task[None]]:
+        """Ends turns of which nothing is to be kept, and returns those that are yet to end."""
+        dropped = []
+        for task, reply in self._running.items():
+            if reply.principal and whose(reply.principal):
+                reply.drop(error)
+                dropped.append(task)
+        return dropped
+
+    async def stop(self, grace: float) -> None:
+        """Lets running turns end, for `grace` seconds; then ends them with an error."""
+        self.stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace)
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CANCEL_WAIT_S)
