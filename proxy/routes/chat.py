@@ -19,6 +19,7 @@ from chattable.proxy.house import House
 from chattable.proxy.leaving import on_leave
 from chattable.proxy.reply import Reply
 from chattable.proxy.requests import caller_of, header, on_behalf, read_json, upstream_headers
+from chattable.proxy.routes.documented import ASKED, BEARER, CHAT, errors
 from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -31,7 +32,15 @@ SSE_HEADERS = [
 def routes(house: House) -> list[ControllerRouterHandler]:
     """The route of chat completions."""
 
-    @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
+    @post(
+        "/v1/chat/completions",
+        status_code=200,
+        operation_class=CHAT,
+        responses=errors(*ASKED),
+        security=BEARER,
+        tags=["Models"],
+        summary="Create a chat completion",
+    )
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
         spent = partial(house.metering.refuse_spent, caller)

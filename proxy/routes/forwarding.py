@@ -16,6 +16,7 @@ from chattable.proxy.forwarding import Forwarding
 from chattable.proxy.house import House
 from chattable.proxy.leaving import on_leave
 from chattable.proxy.requests import caller_of, on_behalf, read_json, upstream_headers
+from chattable.proxy.routes.documented import ASKED, BEARER, FORWARDED, errors
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:
@@ -28,6 +29,11 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
     @post(
         f"/v1{kind.path}",
         status_code=200,
+        operation_class=FORWARDED,
+        operation_id="forward" + kind.path.replace("/", "_"),
+        responses=errors(*ASKED),
+        security=BEARER,
+        tags=["Models"],
         summary=f"Pass a request for {kind.what} on",
         name=kind.path,
     )
