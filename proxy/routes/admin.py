@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import Router, delete, get, patch, post
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
@@ -91,7 +91,9 @@ class CreatedKey(KeyObject, kw_only=True):
 
 
 @post("/users", summary="Create a user")
-async def create_user(data: NewUser, actor: InjectedActor, house: InjectedHouse) -> UserObject:
+async def create_user(
+    data: JSONBody[NewUser], actor: InjectedActor, house: InjectedHouse
+) -> UserObject:
     async with house.audit.entry(actor, "user.create", data.name, asdict(data)) as effect:
         user = await house.users.create(data.name, data.team, admin=data.admin)
         effect.about(user.id, user.name)
@@ -115,7 +117,7 @@ async def get_user(user: FromPath[str], house: InjectedHouse) -> UserObject:
 
 @patch("/users/{user:str}", summary="Change a user")
 async def update_user(
-    user: FromPath[str], data: UserChange, actor: InjectedActor, house: InjectedHouse
+    user: FromPath[str], data: JSONBody[UserChange], actor: InjectedActor, house: InjectedHouse
 ) -> UserObject:
     given = msgspec.to_builtins(data)
     async with house.audit.entry(actor, "user.update", user, given) as effect:
@@ -136,7 +138,7 @@ async def delete_user(user: FromPath[str], actor: InjectedActor, house: Injected
 
 @post("/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
 async def create_key(
-    user: FromPath[str], data: NewKey, actor: InjectedActor, house: InjectedHouse
+    user: FromPath[str], data: JSONBody[NewKey], actor: InjectedActor, house: InjectedHouse
 ) -> CreatedKey:
     if data.key is not None and not data.key.isascii():
         message = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from litestar import Router, delete, get, patch, post
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Struct, UnsetType
 
 from chattable.budget.errors import UnknownLimitError
@@ -120,7 +120,7 @@ class LedgerCheck(Struct, kw_only=True):
 
 @post("/budgets", summary="Create a budget")
 async def create_budget(
-    data: NewBudget, actor: InjectedActor, house: InjectedHouse
+    data: JSONBody[NewBudget], actor: InjectedActor, house: InjectedHouse
 ) -> BudgetObject:
     subjects = Subjects(house)
     kind, name = subjects.parse(data.subject)
@@ -168,7 +168,10 @@ async def list_budgets(house: InjectedHouse, user: FromQuery[str] = "") -> Budge
 
 @patch("/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
 async def change_budget(
-    limit_id: FromPath[str], data: BudgetChange, actor: InjectedActor, house: InjectedHouse
+    limit_id: FromPath[str],
+    data: JSONBody[BudgetChange],
+    actor: InjectedActor,
+    house: InjectedHouse,
 ) -> BudgetObject:
     told = msgspec.to_builtins(data)
     given = dict(told)
@@ -192,7 +195,10 @@ async def delete_budget(
 
 @post("/budgets/{limit_id:str}/grant", status_code=200, summary="Add room to the present window")
 async def grant_budget(
-    limit_id: FromPath[str], data: BudgetAmount, actor: InjectedActor, house: InjectedHouse
+    limit_id: FromPath[str],
+    data: JSONBody[BudgetAmount],
+    actor: InjectedActor,
+    house: InjectedHouse,
 ) -> BudgetObject:
     return await _booked(house, actor, "grant", limit_id, data)
 
@@ -203,7 +209,10 @@ async def grant_budget(
     summary="Take back spending of the present window",
 )
 async def refund_budget(
-    limit_id: FromPath[str], data: BudgetAmount, actor: InjectedActor, house: InjectedHouse
+    limit_id: FromPath[str],
+    data: JSONBody[BudgetAmount],
+    actor: InjectedActor,
+    house: InjectedHouse,
 ) -> BudgetObject:
     return await _booked(house, actor, "refund", limit_id, data)
 
@@ -263,7 +272,7 @@ async def _changing(
 
 
 async def _booked(
-    house: House, actor: Actor, action: str, limit_id: str, data: BudgetAmount
+    house: House, actor: Actor, action: str, limit_id: str, data: JSONBody[BudgetAmount]
 ) -> BudgetObject:
     """Books a grant or a refund."""
     ledger = house.metering.ledger

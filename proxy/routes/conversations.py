@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Router, delete, get, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, FromQuery, SkipValidation
+from litestar.params import FromPath, FromQuery, JSONBody, SkipValidation
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
@@ -122,7 +122,7 @@ SESSION = {"session": Provide(own_session)}
 
 @post("/conversations", status_code=200, summary="Create a conversation")
 async def create_conversation(
-    data: NewConversation, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewConversation], caller: InjectedCaller, house: InjectedHouse
 ) -> ConversationObject:
     given = _fields(house, caller, data)
     items = _items(entries(data.items or []))
@@ -161,7 +161,7 @@ async def get_conversation(session: InjectedSession) -> ConversationObject:
     summary="Change a conversation's fields",
 )
 async def update_conversation(
-    data: ConversationChange,
+    data: JSONBody[ConversationChange],
     session: InjectedSession,
     caller: InjectedCaller,
     house: InjectedHouse,
@@ -193,7 +193,7 @@ async def get_conversation_usage(session: InjectedSession) -> ConversationUsage:
     summary="Give a conversation a title, or have one made",
 )
 async def title_conversation(
-    data: NewTitle, session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewTitle], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
 ) -> ConversationObject:
     if not cleaned(data.title or ""):
         return conversation(await house.pipeline.sessions.scribe.retitle(session, caller))
@@ -206,7 +206,7 @@ async def title_conversation(
     summary="Copy a conversation, up to an item",
 )
 async def fork_conversation(
-    data: NewFork, session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewFork], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
 ) -> ConversationObject:
     store = house.session_store
     try:

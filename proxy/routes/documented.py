@@ -17,7 +17,7 @@ from litestar.openapi.spec import (
     Schema,
     SecurityScheme,
 )
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 
@@ -50,7 +50,7 @@ CSV = {"text/csv": _TEXT}
 EVENTS = {"text/event-stream": _TEXT}
 FILE = {
     "application/octet-stream": OpenAPIMediaType(
-        schema=Schema(type=OpenAPIType.STRING, content_media_type="application/octet-stream")
+        schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
     )
 }
 

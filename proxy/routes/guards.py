@@ -1,4 +1,4 @@
-"""Who may call a route, judged before its handler is: a guard of a router holds for all below it."""
+"""Who may call a route: a guard of a router holds for every route below it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Welcome(Struct, kw_only=True):
 
 
 class HealthStatus(Struct, kw_only=True):
-    """`ok`, or `unavailable` with the reasons; `degraded` is what is amiss though all are served."""
+    """`ok`, or `unavailable` with the reasons; `degraded` is what is amiss meanwhile."""
 
     status: str = "ok"
     problems: dict[str, str] | UnsetType = UNSET

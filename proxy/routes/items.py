@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Router, delete, get, post
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
@@ -49,7 +49,7 @@ class ItemPage(Struct, kw_only=True):
 
 @post(PATH, status_code=200, summary="Add items to the end of a conversation")
 async def add_items(
-    data: NewItems, session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewItems], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
 ) -> ItemPage:
     todo = entries(data.items)
     store, locks = house.session_store, house.pipeline.sessions.locks

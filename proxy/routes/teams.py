@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from litestar import Router, delete, get, patch, post
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -39,7 +39,9 @@ class TeamPage(ListPage[TeamObject], kw_only=True):
 
 
 @post("/teams", summary="Create a team")
-async def create_team(data: TeamName, actor: InjectedActor, house: InjectedHouse) -> TeamObject:
+async def create_team(
+    data: JSONBody[TeamName], actor: InjectedActor, house: InjectedHouse
+) -> TeamObject:
     async with house.audit.entry(actor, "team.create", data.name) as effect:
         team = await house.teams.create(data.name)
         effect.about(team.id, team.name)
@@ -63,7 +65,7 @@ async def get_team(team: FromPath[str], house: InjectedHouse) -> TeamObject:
 
 @patch("/teams/{team:str}", summary="Rename a team; its users and budgets stay with it")
 async def rename_team(
-    team: FromPath[str], data: TeamName, actor: InjectedActor, house: InjectedHouse
+    team: FromPath[str], data: JSONBody[TeamName], actor: InjectedActor, house: InjectedHouse
 ) -> TeamObject:
     async with house.audit.entry(actor, "team.update", team, {"name": data.name}) as effect:
         renamed = await house.teams.rename(team, data.name)

@@ -20,7 +20,7 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy.requests import header, read_body
 from chattable.proxy.routes.conversations import SESSION, InjectedSession
-from chattable.proxy.routes.documented import FILE, operation
+from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session
@@ -68,6 +68,7 @@ async def export_conversation(
     "/conversations/import",
     status_code=200,
     operation_class=operation(body=FILE),
+    responses=errors(*BODY),
     summary="Import a file of conversations; its format is recognised where none is given",
 )
 async def import_conversations(
