@@ -71,7 +71,7 @@ bench: $(VENV)/dev  ## measure against nginx and a direct call; prints a table, 
 	$(BIN)/python tests/bench/run.py
 
 schema: $(BIN)/chattable  ## write config.schema.json anew
-	$(BIN)/python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))' > config.schema.json
+	$(BIN)/python -c 'import json; from chattable.proxy.config.reader import schema; print(json.dumps(schema(), indent=2))' > config.schema.json
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-emit-index-url --no-header --no-annotate

@@ -13,20 +13,22 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from chattable.adapters.local import LocalError, data_home, pull
+from chattable.adapters.local.server import LocalError, data_home, pull
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError
 from chattable.budget.ledger import GROUPS, Difference
-from chattable.proxy.accounts import open_ledger
-from chattable.proxy.catalog import declared
-from chattable.proxy.checks import absent_subjects
-from chattable.proxy.config import Config, ModelEntry, Target
-from chattable.proxy.facts import UnknownModelError, describe
-from chattable.proxy.prices import known_of, price_of, unpriced, warning
-from chattable.proxy.progress import show_progress
+from chattable.proxy.catalog.catalog import declared
+from chattable.proxy.catalog.prices import known_of, price_of, unpriced, warning
+from chattable.proxy.cli.absent_subjects import absent_subjects
+from chattable.proxy.cli.known_models import UnknownModelError, describe
+from chattable.proxy.cli.progress import show_progress
+from chattable.proxy.cli.startup import StartError, find_config
+from chattable.proxy.config.document import ConfigError
+from chattable.proxy.config.settings import Config, ModelEntry, Target
+from chattable.proxy.ledger_setup import open_ledger
+from chattable.proxy.people.usage import Usage, as_csv, as_table
 from chattable.proxy.sessions.sessions import open_store
-from chattable.proxy.setup import StartError, find_config
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
@@ -34,9 +36,7 @@ from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE
 from chattable.proxy.transfer import TransferError, export_file, import_file
-from chattable.proxy.usage import Usage, as_csv, as_table
 from chattable.proxy.version import VERSION
-from chattable.proxy.yaml import ConfigError
 
 REFUSALS = (
     StoreError,
@@ -192,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from chattable.proxy.serve import serve
+    from chattable.proxy.cli.serve import serve
 
     serve(
         find_config(args.config, host=args.host, port=args.port, workers=args.workers, code=True),

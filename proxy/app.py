@@ -19,39 +19,39 @@ from litestar.exceptions import NotFoundException
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
-from chattable.proxy import catalog as catalogs
 from chattable.proxy import failpoints
-from chattable.proxy.accesslog import AccessLog
-from chattable.proxy.accounts import open_journal, open_ledger, put_default
-from chattable.proxy.auth import Auth
 from chattable.proxy.cache.cache import open_cache
-from chattable.proxy.config import Config
-from chattable.proxy.edge import Edge
+from chattable.proxy.catalog import catalog as catalogs
+from chattable.proxy.catalog.prices import warn_of_unpriced
+from chattable.proxy.config.settings import Config
 from chattable.proxy.errors import NowhereError, describe, known
-from chattable.proxy.house import House
-from chattable.proxy.idempotency import Idempotency
-from chattable.proxy.loopback import loopback
-from chattable.proxy.metering import Metering
-from chattable.proxy.pace import Pace, open_rates
-from chattable.proxy.paths import shown
-from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.prices import warn_of_unpriced
-from chattable.proxy.redaction import redactor
-from chattable.proxy.requests import upstream_headers
-from chattable.proxy.revocation import Revocation
+from chattable.proxy.http.edge import Edge
+from chattable.proxy.http.loopback import loopback
+from chattable.proxy.http.paths import shown
+from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
+from chattable.proxy.identity.auth import Auth
+from chattable.proxy.ledger_setup import open_journal, open_ledger, put_default
+from chattable.proxy.people.usage import Usage
+from chattable.proxy.people.webhooks import Deliveries, Webhook
+from chattable.proxy.pipeline.idempotency import Idempotency
+from chattable.proxy.pipeline.metering import Metering
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.pipeline.rate_limits import Pace, open_rates
+from chattable.proxy.pipeline.revocation import Revocation
 from chattable.proxy.routes import chat, forwarding, health
 from chattable.proxy.routes.documented import CommonErrors, document
 from chattable.proxy.routes.guarded import guarded
+from chattable.proxy.routes.request_context import upstream_headers
 from chattable.proxy.routes.typed import HOUSE
+from chattable.proxy.services import House
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
-from chattable.proxy.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
-from chattable.proxy.usage import Usage
-from chattable.proxy.webhooks import Deliveries, Webhook
+from chattable.proxy.telemetry.access_log import AccessLog
+from chattable.proxy.telemetry.redaction import redactor
 
 log = logging.getLogger("chattable")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chattable.agents.errors import clip
-from chattable.proxy.progress import Progress, show_progress
+from chattable.proxy.cli.progress import Progress, show_progress
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.sessions import Session, SessionStore

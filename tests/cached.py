@@ -7,11 +7,11 @@ from contextlib import aclosing
 from chattable.agents.chat import Chat, Chunk, Message, Usage
 from chattable.agents.chattable import Trace, User
 from chattable.agents.echo import Echo
-from chattable.proxy.auth import Caller, Principal
 from chattable.proxy.cache.cache import Answers
 from chattable.proxy.cache.controls import PLAIN, Controls
 from chattable.proxy.cache.lookups import Lookup
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Caller, Principal
 
 USAGE = Usage(3, 4, 7)
 

@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from chattable.adapters.local import pull
+from chattable.adapters.local.server import pull
 
 
 @cache

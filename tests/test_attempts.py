@@ -17,12 +17,12 @@ from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Context, Session, Trace, User
 from chattable.agents.drive import drive
 from chattable.agents.fold import Fold
-from chattable.proxy.auth import ADMIN, Caller
-from chattable.proxy.catalog import Catalog, build
-from chattable.proxy.configfile import parse
+from chattable.proxy.catalog.catalog import Catalog, build
+from chattable.proxy.catalog.circuits import FAILURES, Health, State
+from chattable.proxy.config.reader import parse
 from chattable.proxy.errors import describe
-from chattable.proxy.health import FAILURES, Health, State
-from chattable.proxy.router import Routes
+from chattable.proxy.identity.auth import ADMIN, Caller
+from chattable.proxy.pipeline.targets import Routes
 
 CONFIG = """
 providers:

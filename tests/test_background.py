@@ -16,11 +16,11 @@ from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.sqlite import SqliteLedger
 from chattable.proxy.app import build
 from chattable.proxy.cache.cache import Answers
-from chattable.proxy.catalog import Catalog
-from chattable.proxy.config import Cache, Config
-from chattable.proxy.idempotency import Idempotency
-from chattable.proxy.metering import Metering
-from chattable.proxy.revocation import Revocation
+from chattable.proxy.catalog.catalog import Catalog
+from chattable.proxy.config.settings import Cache, Config
+from chattable.proxy.pipeline.idempotency import Idempotency
+from chattable.proxy.pipeline.metering import Metering
+from chattable.proxy.pipeline.revocation import Revocation
 from chattable.proxy.sessions import locks
 from chattable.proxy.sessions.locks import Claim, Locks, new_holder
 from chattable.proxy.sessions.sessions import Sessions

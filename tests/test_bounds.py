@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from chattable.proxy.bounds import Bounds, TooComplex
+from chattable.proxy.parsing.json_bounds import Bounds, TooComplex
 
 TEXTS = [
     "",

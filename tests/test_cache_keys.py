@@ -12,10 +12,10 @@ from chattable.agents.chattable import User
 from chattable.agents.echo import Echo
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
-from chattable.proxy.auth import Principal
 from chattable.proxy.cache.controls import LONGEST, PLAIN, Controls, of_header, take
 from chattable.proxy.cache.keys import digest, key_of
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Principal
 
 
 class Leaf(Echo):

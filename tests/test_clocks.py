@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from chattable.agents.chat import Chat, Message
-from chattable.proxy.auth import TTL, Auth
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
+from chattable.proxy.identity.auth import TTL, Auth
 from chattable.proxy.sessions import turns
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions import Entry, Turn

@@ -18,23 +18,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy import config as configuration
-from chattable.proxy import configfile
-from chattable.proxy.config import (
-    CodeAgent,
-    Config,
-    ModelEntry,
-    PromptAgent,
-    Provider,
-    Target,
-    Timeouts,
-    match,
-)
-from chattable.proxy.configfile import defaults, load, parse, schema
-from chattable.proxy.store.database import Database
-from chattable.proxy.values import Secret, admin_key, seconds
-from chattable.proxy.yaml import (
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config import reader as configfile
+from chattable.proxy.config import settings as configuration
+from chattable.proxy.config.document import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_VALUES,
@@ -44,6 +31,19 @@ from chattable.proxy.yaml import (
     expand,
     read,
 )
+from chattable.proxy.config.reader import defaults, load, parse, schema
+from chattable.proxy.config.setting_types import Secret, admin_key, seconds
+from chattable.proxy.config.settings import (
+    CodeAgent,
+    Config,
+    ModelEntry,
+    PromptAgent,
+    Provider,
+    Target,
+    Timeouts,
+    match,
+)
+from chattable.proxy.store.database import Database
 
 ROOT = Path(__file__).parent.parent
 KINDS = {
@@ -964,7 +964,7 @@ def test_the_shipped_file_points_editors_to_the_schema() -> None:
 
 def test_the_schema_on_disk_is_the_one_the_structs_make() -> None:
     stored = (ROOT / "config.schema.json").read_text()
-    make = "python -c 'import json; from chattable.proxy.configfile import schema; print(json.dumps(schema(), indent=2))'"
+    make = "python -c 'import json; from chattable.proxy.config.schema import schema; print(json.dumps(schema(), indent=2))'"
     assert stored == json.dumps(schema(), indent=2) + "\n", (
         f"write it anew: {make} > config.schema.json"
     )

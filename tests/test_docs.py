@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from litestar import Litestar
 
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.services import VENDORS
 from chattable.proxy.__main__ import parser
 from chattable.proxy.app import EXPOSED, build
-from chattable.proxy.config import Config
-from chattable.proxy.configfile import settings
+from chattable.proxy.config.reader import settings
+from chattable.proxy.config.settings import Config
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy import configfile
+from chattable.adapters.services import VENDORS
 from chattable.proxy.__main__ import main
-from chattable.proxy.facts import UnknownModelError, describe
+from chattable.proxy.cli.known_models import UnknownModelError, describe
+from chattable.proxy.config import reader as configfile
 
 CONFIG = """
 providers:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chattable.proxy.floods import Floods
+from chattable.proxy.telemetry.log_floods import Floods
 
 LONG = "x" * 100_000
 

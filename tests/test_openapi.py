@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from chattable.proxy.app import build
-from chattable.proxy.config import Config
+from chattable.proxy.config.settings import Config
 from chattable.proxy.routes.guards import known_queries, require_admin, require_key
 
 OPEN = {"get_root", "get_health", "get_readiness"}

@@ -4,15 +4,12 @@ from typing import Any
 
 import pytest
 
-from chattable.adapters.vendors.services import VENDORS, vendor_at
+from chattable.adapters.services import VENDORS, vendor_at
 from chattable.agents.chat import Chat, Message
 from chattable.budget.ledger import FREE, Price
 from chattable.budget.limits import Limit
-from chattable.proxy import configfile
-from chattable.proxy.catalog import Entry, build
-from chattable.proxy.config import Config, LongPrice, ModelEntry, ModelPrice, Target
-from chattable.proxy.forwarded import Images
-from chattable.proxy.prices import (
+from chattable.proxy.catalog.catalog import Entry, build
+from chattable.proxy.catalog.prices import (
     held_price,
     known_of,
     price_of,
@@ -20,6 +17,9 @@ from chattable.proxy.prices import (
     unpriced_under,
     warning,
 )
+from chattable.proxy.config import reader as configfile
+from chattable.proxy.config.settings import Config, LongPrice, ModelEntry, ModelPrice, Target
+from chattable.proxy.pipeline.forwarded_kinds import Images
 
 OWN = [
     ("openai", "https://api.openai.com/v1", "openai"),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chattable.agents.chattable import User
-from chattable.proxy.auth import ADMIN, Principal
-from chattable.proxy.reply import Reply
-from chattable.proxy.revocation import TICK, Revocation
+from chattable.proxy.identity.auth import ADMIN, Principal
+from chattable.proxy.pipeline.revocation import TICK, Revocation
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.store.errors import Unavailable
 
 ADA = Principal(User("user_a", "ada"), "key_a")

@@ -6,7 +6,7 @@ import pytest
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import LockedError
-from chattable.proxy.reply import Reply
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.store.sessions_memory import MemorySessions

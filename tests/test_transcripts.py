@@ -19,7 +19,7 @@ from session_stores import Stores, in_memory, in_sql
 from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
-from chattable.proxy.bounds import Bounds
+from chattable.proxy.parsing.json_bounds import Bounds
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.session_chain import paired
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn

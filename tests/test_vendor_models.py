@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chattable.adapters.services import VENDORS
 from chattable.adapters.vendors import anthropic, models, openai, others
 from chattable.adapters.vendors.models import TABLE, known
-from chattable.adapters.vendors.services import VENDORS
 
 ROWS = [(kind, name) for kind, table in TABLE.items() for name in table]
 row = st.sampled_from(ROWS)

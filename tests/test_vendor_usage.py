@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.vendors import usage as table
 from chattable.adapters.vendors.usage import ABSURD, read_usage
 from chattable.agents.chat import Usage

@@ -20,7 +20,7 @@ from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.outbox import Notice
-from chattable.proxy.webhooks import (
+from chattable.proxy.people.webhooks import (
     AT_ONCE,
     ATTEMPTS,
     Deliveries,

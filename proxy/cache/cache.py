@@ -11,8 +11,6 @@ from chattable.agents.chat import Chat
 from chattable.agents.chattable import Trace
 from chattable.budget.line import Line
 from chattable.budget.periodic import Periodic
-from chattable.proxy import config as settings
-from chattable.proxy.auth import Caller
 from chattable.proxy.cache import entries
 from chattable.proxy.cache.controls import Controls
 from chattable.proxy.cache.flights import Flight
@@ -22,7 +20,9 @@ from chattable.proxy.cache.members import Ask, Attempt, Member
 from chattable.proxy.cache.memory import MemoryStore
 from chattable.proxy.cache.redis import RedisStore
 from chattable.proxy.cache.store import Follow, Found, Lead, Place, Store
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.config import settings
+from chattable.proxy.identity.auth import Caller
 
 RENEW = 1.0  # seconds between two renewals of leases
 SLICE = 256  # leases in one step

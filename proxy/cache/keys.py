@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from chattable.agents.chat import Chat
-from chattable.proxy.auth import Principal
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Principal
 
 Scope = Literal["user", "team", "shared"]
 

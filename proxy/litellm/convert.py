@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy import configfile
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config import reader as configfile
+from chattable.proxy.config.document import MAX_BYTES, ConfigError, Problem, dotted, read
 from chattable.proxy.litellm.general import add_general
 from chattable.proxy.litellm.given import Input
 from chattable.proxy.litellm.models import add_models
 from chattable.proxy.litellm.plan import Plan
 from chattable.proxy.litellm.report import Note, Outcome
 from chattable.proxy.litellm.routing import add_routing
-from chattable.proxy.yaml import MAX_BYTES, ConfigError, Problem, dotted, read
 
 INCOMPLETE = 3  # the exit code where something has no counterpart; 2 is misuse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from chattable.proxy.config import match
+from chattable.proxy.config.settings import match
 from chattable.proxy.litellm.given import Given, Input, is_reference
 from chattable.proxy.litellm.models import duration
 from chattable.proxy.litellm.plan import Plan, escaped

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config.document import Document, Where
 from chattable.proxy.litellm.report import Notes
-from chattable.proxy.yaml import Document, Where
 
 _REFERENCE = re.compile(r"os\.environ/(.+)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)

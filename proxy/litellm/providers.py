@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy import values
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config import setting_types as values
 from chattable.proxy.litellm.given import SECRET, Given, Variables, is_reference
 
 KINDS = {  # LiteLLM's prefix → our kind

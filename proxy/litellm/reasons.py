@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chattable.proxy.yaml import Where
+from chattable.proxy.config.document import Where
 
 _PARAMETERS = {
     "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "n", "stop", "seed", "presence_penalty", "user",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from chattable.proxy.config.document import Document, Where, dotted
 from chattable.proxy.litellm.reasons import why
-from chattable.proxy.yaml import Document, Where, dotted
 
 
 class Outcome(IntEnum):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from chattable.proxy.config import match
+from chattable.proxy.config.document import Where
+from chattable.proxy.config.settings import match
 from chattable.proxy.litellm.given import Given, Input
 from chattable.proxy.litellm.models import MOST_RETRIES, timeouts
 from chattable.proxy.litellm.plan import Plan, escaped
-from chattable.proxy.yaml import Where
 
 STRATEGIES = {
     "simple-shuffle": "",

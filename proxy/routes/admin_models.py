@@ -11,9 +11,9 @@ from msgspec.structs import asdict
 from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import Json
 from chattable.budget.ledger import Price
-from chattable.proxy.auth import ADMIN
-from chattable.proxy.catalog import Entry
-from chattable.proxy.health import LastError
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.catalog.circuits import LastError
+from chattable.proxy.identity.auth import ADMIN
 from chattable.proxy.routes.typed import InjectedHouse, ListPage, page
 
 STEP = ("above", "long")  # shown only where a long prompt costs something else

@@ -7,8 +7,7 @@ from litestar.params import FromPath, FromQuery
 from msgspec.structs import asdict
 
 from chattable.agents.chat import Usage
-from chattable.proxy.auth import ADMIN
-from chattable.proxy.house import House
+from chattable.proxy.identity.auth import ADMIN
 from chattable.proxy.routes.conversations import ConversationRow, row
 from chattable.proxy.routes.typed import (
     PAGE,
@@ -19,6 +18,7 @@ from chattable.proxy.routes.typed import (
     ListPage,
     page,
 )
+from chattable.proxy.services import House
 from chattable.proxy.store import tables
 from chattable.proxy.store.ids import names
 from chattable.proxy.store.sessions import Session

@@ -15,8 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Difference, Entry, Room
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
-from chattable.proxy.house import House
-from chattable.proxy.prices import unpriced, unpriced_under
+from chattable.proxy.catalog.prices import unpriced, unpriced_under
 from chattable.proxy.routes.subjects import Subjects, invalid
 from chattable.proxy.routes.typed import (
     FIRST,
@@ -29,6 +28,7 @@ from chattable.proxy.routes.typed import (
     page,
 )
 from chattable.proxy.routes.typed import Limit as PageSize
+from chattable.proxy.services import House
 from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.text import printable, short
 

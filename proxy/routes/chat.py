@@ -14,13 +14,19 @@ from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
+from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
 from chattable.proxy.errors import describe
-from chattable.proxy.house import House
-from chattable.proxy.leaving import on_leave
-from chattable.proxy.reply import Reply
-from chattable.proxy.requests import caller_of, header, on_behalf, read_json, upstream_headers
+from chattable.proxy.http.leaving import on_leave
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.routes.documented import ASKED, BEARER, CHAT, errors
-from chattable.proxy.sse import DONE, KEEPALIVE, Frames, error_frame
+from chattable.proxy.routes.request_context import (
+    caller_of,
+    header,
+    on_behalf,
+    read_json,
+    upstream_headers,
+)
+from chattable.proxy.services import House
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 SSE_HEADERS = [

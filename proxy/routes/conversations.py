@@ -15,10 +15,9 @@ from msgspec.structs import asdict
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import check_params, fitting
-from chattable.proxy.auth import Caller
-from chattable.proxy.house import House
-from chattable.proxy.itemlist import find
-from chattable.proxy.items import message_of
+from chattable.proxy.conversations.item_pages import find
+from chattable.proxy.conversations.items import message_of
+from chattable.proxy.identity.auth import Caller
 from chattable.proxy.routes.typed import (
     FEW,
     Deleted,
@@ -29,6 +28,7 @@ from chattable.proxy.routes.typed import (
     ListPage,
     page,
 )
+from chattable.proxy.services import House
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.session_values import cleaned, tokens_of
 from chattable.proxy.store.sessions import Entry, Item, Session

@@ -22,8 +22,8 @@ from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 
 from chattable.proxy.errors import Error
+from chattable.proxy.http.schema_page import SchemaPage
 from chattable.proxy.routes.guards import require_admin, require_key
-from chattable.proxy.schema_page import SchemaPage
 from chattable.proxy.version import VERSION
 
 BEARER = [{"bearer": list[str]()}]

@@ -11,12 +11,12 @@ from litestar.types import ControllerRouterHandler
 
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.forwarded import KINDS, Kind
-from chattable.proxy.forwarding import Forwarding
-from chattable.proxy.house import House
-from chattable.proxy.leaving import on_leave
-from chattable.proxy.requests import caller_of, on_behalf, read_json, upstream_headers
+from chattable.proxy.http.leaving import on_leave
+from chattable.proxy.pipeline.forwarded_kinds import KINDS, Kind
+from chattable.proxy.pipeline.forwarding import Forwarding
 from chattable.proxy.routes.documented import ASKED, BEARER, FORWARDED, errors
+from chattable.proxy.routes.request_context import caller_of, on_behalf, read_json, upstream_headers
+from chattable.proxy.services import House
 
 
 def routes(house: House) -> list[ControllerRouterHandler]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Router
 
-from chattable.proxy.paths import restore_names
+from chattable.proxy.http.paths import restore_names
 from chattable.proxy.routes import (
     admin,
     admin_models,

@@ -11,9 +11,9 @@ from litestar.params import QueryParameter
 from chattable.agents.chattable import User
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.errors import ForbiddenError
-from chattable.proxy.house import House
-from chattable.proxy.paths import shown
-from chattable.proxy.requests import bearer, caller_of
+from chattable.proxy.http.paths import shown
+from chattable.proxy.routes.request_context import bearer, caller_of
+from chattable.proxy.services import House
 from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.secret import masked
 

@@ -6,8 +6,8 @@ from litestar import Response, Router, get
 from litestar.openapi import ResponseSpec
 from msgspec import UNSET, Struct, UnsetType
 
-from chattable.proxy.house import House
 from chattable.proxy.routes.typed import InjectedHouse
+from chattable.proxy.services import House
 from chattable.proxy.version import VERSION
 
 

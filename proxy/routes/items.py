@@ -9,7 +9,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy.itemlist import Listing, find, listed, read
+from chattable.proxy.conversations.item_pages import Listing, find, listed, read
 from chattable.proxy.routes.conversations import (
     SESSION,
     ConversationObject,

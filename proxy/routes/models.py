@@ -6,7 +6,7 @@ from litestar import Router, get
 from litestar.params import FromPath
 from msgspec import UNSET, Struct, UnsetType
 
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
 
 

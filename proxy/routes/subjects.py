@@ -6,11 +6,11 @@ from typing import Any
 
 from chattable.agents.errors import InvalidRequest, ModelNotFound, clip
 from chattable.budget.limits import Limit
-from chattable.proxy.auth import ADMIN
-from chattable.proxy.house import House
+from chattable.proxy.config.hints import hint
+from chattable.proxy.identity.auth import ADMIN
+from chattable.proxy.services import House
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.text import short
-from chattable.proxy.yaml import hint
 
 KINDS = ("user", "key", "team", "session", "agent", "model", "each_user", "everyone")
 ALL = ("each_user", "everyone")  # name nobody

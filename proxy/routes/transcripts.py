@@ -18,9 +18,9 @@ from msgspec import Struct
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.requests import header, read_body
 from chattable.proxy.routes.conversations import SESSION, InjectedSession
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
+from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session

@@ -14,12 +14,12 @@ from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import explain
-from chattable.proxy import halves
-from chattable.proxy.auth import Caller
-from chattable.proxy.bounds import TooComplex
-from chattable.proxy.house import House
-from chattable.proxy.requests import integer, read_body, read_json
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.parsing import surrogates as halves
+from chattable.proxy.parsing.json_bounds import TooComplex
 from chattable.proxy.routes.guards import house_of
+from chattable.proxy.routes.request_context import integer, read_body, read_json
+from chattable.proxy.services import House
 from chattable.proxy.store.audit import Actor
 
 T = TypeVar("T")

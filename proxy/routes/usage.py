@@ -12,11 +12,11 @@ from litestar.params import FromQuery, QueryParameter
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
-from chattable.proxy.house import House
+from chattable.proxy.people.usage import as_csv
 from chattable.proxy.routes.documented import CSV, operation
 from chattable.proxy.routes.typed import PAGE, InjectedHouse, Limit, ListPage, page
+from chattable.proxy.services import House
 from chattable.proxy.store.text import printable
-from chattable.proxy.usage import as_csv
 
 FILTERS = ("user", "team", "key", "model", "agent", "session", "tag")
 BY = "What to group by, with commas between: user, team, key, model, agent, session, tag, day"

@@ -7,9 +7,9 @@ from contextlib import suppress
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.prompt import PromptAgent
-from chattable.proxy import config as settings
-from chattable.proxy.auth import Caller
-from chattable.proxy.catalog import Catalog, Entry
+from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.config import settings
+from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions import chores
 from chattable.proxy.sessions.chore_answers import answered
 from chattable.proxy.sessions.chores import Chore

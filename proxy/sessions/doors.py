@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from chattable.agents.chat import Chat
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy import config as settings
+from chattable.proxy.config import settings
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.session_values import NEW, checked_alias
 from chattable.proxy.store.text import is_placeholder

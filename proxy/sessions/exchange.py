@@ -14,8 +14,8 @@ from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
 from chattable.agents.errors import clip
 from chattable.agents.fold import INCOMPLETE, Fold
 from chattable.agents.params import fitting
-from chattable.proxy.auth import Caller
-from chattable.proxy.catalog import Entry
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.locks import Claim, Held
 from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import sessions as stored

@@ -22,7 +22,7 @@ from msgspec import Struct
 from chattable.agents.chat import Chat
 from chattable.budget.periodic import Periodic
 from chattable.proxy.errors import LockedError
-from chattable.proxy.reply import Reply
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.store.errors import NotFound, StoreError
 from chattable.proxy.store.session_chain import said, spoken
 from chattable.proxy.store.sessions import Session, SessionStore, Window

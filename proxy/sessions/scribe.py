@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec.structs import replace
 
 from chattable.agents.chat import Chat, Message
-from chattable.proxy import config as settings
-from chattable.proxy.auth import Caller
+from chattable.proxy.config import settings
 from chattable.proxy.errors import known
+from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.titles import UNTITLED, title_in, titled
 from chattable.proxy.store.sessions import Item, Session, SessionStore, Summary
 

@@ -18,10 +18,10 @@ from chattable.adapters.errors import GaveWay
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
-from chattable.proxy import config as settings
-from chattable.proxy.auth import TTL, Caller
-from chattable.proxy.catalog import Catalog, Entry
-from chattable.proxy.reply import Reply
+from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.config import settings
+from chattable.proxy.identity.auth import TTL, Caller
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.sessions import chores, turns
 from chattable.proxy.sessions.chore_routing import ChoreRouting
 from chattable.proxy.sessions.chores import Chore

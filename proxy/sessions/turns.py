@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import UNSET, Struct, UnsetType, to_builtins
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
-from chattable.proxy.items import asked as askable
+from chattable.proxy.conversations.items import asked as askable
 from chattable.proxy.store.page import MAX_LIMIT
 from chattable.proxy.store.session_chain import UNSAID, paired, said, spoken
 from chattable.proxy.store.session_values import tokens_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from chattable.proxy.bounds import FILE, TooComplex
+from chattable.proxy.parsing.json_bounds import FILE, TooComplex
 from chattable.proxy.transcripts.transcript import Unreadable
 
 WORD = re.compile(r'[\[\]{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"|"|[^ \t\r\n\[\]{},:"]++', re.S)

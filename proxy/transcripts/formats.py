@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
+from chattable.proxy.config.hints import hint
 from chattable.proxy.store.sessions import Item, Session, SessionStore
 from chattable.proxy.transcripts import (
     chatgpt,
@@ -21,7 +22,6 @@ from chattable.proxy.transcripts import (
 from chattable.proxy.transcripts.messages import json_kind
 from chattable.proxy.transcripts.transcript import Notes, Transcript, Unreadable
 from chattable.proxy.transcripts.values import Value, values_in
-from chattable.proxy.yaml import hint
 
 BATCH = 500  # messages in memory at a time
 PATIENCE = 100  # values looked at for a format that is known

@@ -14,13 +14,13 @@ from chattable.adapters.errors import BrokenAnswer, Refused, Unreachable
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy import config as settings
 from chattable.proxy.cache import entries
 from chattable.proxy.cache.cache import Answers
 from chattable.proxy.cache.controls import Controls
 from chattable.proxy.cache.memory import OVERHEAD, MemoryStore
 from chattable.proxy.cache.redis import RedisStore
 from chattable.proxy.cache.store import DONE, NEVER, Follow, Found, Lead, Place, Store
+from chattable.proxy.config import settings
 from chattable.proxy.errors import QuotaError
 
 ONE, TWO = Place(b"1" * 32, ("user:a", "model:m")), Place(b"2" * 32, ("user:b", "model:m"))
@@ -473,8 +473,8 @@ def _arguments(**changes: Any) -> Any:
 
     from chattable.agents.chat import Chat, Message
     from chattable.agents.chattable import User
-    from chattable.proxy.auth import Caller, Principal
     from chattable.proxy.cache.controls import PLAIN
+    from chattable.proxy.identity.auth import Caller, Principal
 
     caller = Caller(Principal(User("user_a", "a")), "req_1", 0.0)
     return Chat("m", [Message("user", "hi")], True, {}), ENTRY, caller, PLAIN

@@ -17,11 +17,11 @@ from echo_model import ask, chat_chunks
 from faults.agents import Blocking
 from upstream import ScriptedUpstream
 
-from chattable.proxy import reply
+from chattable.proxy import reply_stream as reply
 from chattable.proxy.app import build
-from chattable.proxy.configfile import parse
-from chattable.proxy.http import BoundedHttp
-from chattable.proxy.setup import prepare
+from chattable.proxy.cli.startup import prepare
+from chattable.proxy.config.reader import parse
+from chattable.proxy.http.protocol import BoundedHttp
 
 KEY = "sk-admin-of-clients-that-leave"
 SLOTS = 64

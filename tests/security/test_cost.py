@@ -13,8 +13,8 @@ import pytest
 from process import Chattable, chattable
 from upstream import ScriptedUpstream
 
-from chattable.proxy.bounds import MAX_DEPTH
-from chattable.proxy.redaction import LOOKS
+from chattable.proxy.parsing.json_bounds import MAX_DEPTH
+from chattable.proxy.telemetry.redaction import LOOKS
 
 SIZE = 2**20  # bytes of each body
 MEMORY = 100  # bytes that a byte of a request may cost

@@ -9,8 +9,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from chattable.proxy.edge import Edge
-from chattable.proxy.http import LINGER, MAX_HEAD, PROGRESS, BoundedHttp
+from chattable.proxy.http.edge import Edge
+from chattable.proxy.http.protocol import LINGER, MAX_HEAD, PROGRESS, BoundedHttp
 
 PATIENCE = 30.0
 MAX_BODY = 10 * PROGRESS

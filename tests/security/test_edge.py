@@ -17,7 +17,7 @@ from process import chattable
 from security.victim import Got, Victim, refused
 from upstream import ScriptedUpstream
 
-from chattable.proxy import bounds
+from chattable.proxy.parsing import json_bounds as bounds
 
 try:
     from compression import zstd  # of the standard library, from Python 3.14 on

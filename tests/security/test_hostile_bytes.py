@@ -17,9 +17,9 @@ from process import chattable
 from security.victim import Got, Victim, refused
 from upstream import ScriptedUpstream
 
-from chattable.proxy.bounds import MAX_DEPTH, MAX_PARTS, MAX_VALUES
-from chattable.proxy.catalog import MAX_NAME
-from chattable.proxy.http import MAX_HEAD
+from chattable.proxy.catalog.catalog import MAX_NAME
+from chattable.proxy.http.protocol import MAX_HEAD
+from chattable.proxy.parsing.json_bounds import MAX_DEPTH, MAX_PARTS, MAX_VALUES
 
 MAX_BODY = 2**20
 CONFIG = """

@@ -19,7 +19,7 @@ from process import Chattable, chattable
 from security.victim import Victim
 
 from chattable.proxy.app import build
-from chattable.proxy.config import Config
+from chattable.proxy.config.settings import Config
 
 CONFIG = """
 agents:

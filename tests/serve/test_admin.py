@@ -14,7 +14,7 @@ from echo_model import ask
 from process import Chattable, chattable
 
 from chattable.proxy.app import build
-from chattable.proxy.config import Config
+from chattable.proxy.config.settings import Config
 
 CONFIG = """
 agents:

@@ -12,9 +12,9 @@ from process import Chattable, chattable
 from upstream import ScriptedUpstream
 from wired import DATA
 
-from chattable.adapters.vendors.services import VENDORS
-from chattable.proxy import configfile
-from chattable.proxy.yaml import ConfigError
+from chattable.adapters.services import VENDORS
+from chattable.proxy.config import reader as configfile
+from chattable.proxy.config.document import ConfigError
 
 ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 KEYS = {

@@ -18,9 +18,9 @@ from faults.world import wait_for
 from process import Chattable, chattable, free_port
 from valkeys import Valkey, valkey_server
 
-from chattable.proxy.configfile import parse
-from chattable.proxy.redaction import HIDDEN, RedactingFormatter, redactor
-from chattable.proxy.serve import Losses
+from chattable.proxy.cli.serve import Losses
+from chattable.proxy.config.reader import parse
+from chattable.proxy.telemetry.redaction import HIDDEN, RedactingFormatter, redactor
 
 KEY, OWN, WEBHOOK = (
     "upstream-key-0123456789",

@@ -59,7 +59,7 @@ def model_server(server: Chattable) -> psutil.Process:
     [child] = [
         process
         for process in server.tree()
-        if "chattable.adapters.local" in " ".join(process.cmdline())
+        if "chattable.adapters.local.server" in " ".join(process.cmdline())
     ]
     return child
 
@@ -194,7 +194,7 @@ def test_one_of_two_is_killed_and_the_other_answers() -> None:
         models = [
             process
             for process in server.tree()
-            if "chattable.adapters.local" in " ".join(process.cmdline())
+            if "chattable.adapters.local.server" in " ".join(process.cmdline())
         ]
         first, second = sorted(models, key=psutil.Process.create_time)
         with OpenAI(

@@ -22,8 +22,8 @@ import httpx
 import pytest
 from ledgers import Clock, open_ledger
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.anthropic.wire import AnthropicWire
+from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
@@ -32,14 +32,14 @@ from chattable.budget.journal import Journal
 from chattable.budget.ledger import LEASE, Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.budget.tokens import count
-from chattable.proxy import metered_call, metering
-from chattable.proxy.auth import Caller, Principal
-from chattable.proxy.catalog import Entry
-from chattable.proxy.metered_call import MeteredCall
-from chattable.proxy.metering import Metering
-from chattable.proxy.pace import Entered
-from chattable.proxy.pipeline import Pipeline
-from chattable.proxy.reply import Reply
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Caller, Principal
+from chattable.proxy.pipeline import metered_call, metering
+from chattable.proxy.pipeline.metered_call import MeteredCall
+from chattable.proxy.pipeline.metering import Metering
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.pipeline.rate_limits import Entered
+from chattable.proxy.reply_stream import Reply
 from chattable.proxy.store.database import Database
 
 SEEDS = 600

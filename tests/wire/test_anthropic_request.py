@@ -15,8 +15,8 @@ from anthropic.types.message_create_params import (
 )
 from pydantic import TypeAdapter, ValidationError
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.anthropic_models import generation
+from chattable.adapters.anthropic.models import generation
+from chattable.adapters.anthropic.wire import AnthropicWire
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.fold import Fold, Normal, as_message

@@ -13,10 +13,10 @@ from anthropic.types import Message as TheirMessage
 from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter, ValidationError
 
-from chattable.adapters.anthropic import AnthropicWire
+from chattable.adapters.anthropic.wire import AnthropicWire
 from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.services import VENDORS
 from chattable.adapters.sse import SseDecoder
-from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chunk, Json, Usage
 from chattable.agents.fold import Choice, Fold, Normal
 

@@ -9,9 +9,9 @@ from openai import AzureOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
-from chattable.adapters.azure import AzureWire
+from chattable.adapters.azure.wire import AzureWire
+from chattable.adapters.services import VENDORS
 from chattable.adapters.sse import SseDecoder
-from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 
 RESOURCE = "https://my-resource.openai.azure.com"

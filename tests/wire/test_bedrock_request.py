@@ -14,9 +14,9 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 from wired import bodies, damaged
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.bedrock import BedrockWire
-from chattable.adapters.bedrock_models import family
+from chattable.adapters.anthropic.wire import AnthropicWire
+from chattable.adapters.bedrock.models import family
+from chattable.adapters.bedrock.wire import BedrockWire
 from chattable.adapters.params import Unsupported
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
-from chattable.adapters.bedrock import BedrockWire
+from chattable.adapters.bedrock.wire import BedrockWire
 from chattable.adapters.errors import BrokenAnswer, Refused
 from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import as_message

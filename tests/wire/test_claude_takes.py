@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.anthropic_schemas import closed, endless, flat
-from chattable.adapters.bedrock import BedrockWire
+from chattable.adapters.anthropic.schemas import closed, endless, flat
+from chattable.adapters.anthropic.wire import AnthropicWire
+from chattable.adapters.bedrock.wire import BedrockWire
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest

@@ -11,8 +11,8 @@ from frames import event, frame, framed, header
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chattable.adapters.bedrock.eventstream import EventStreamDecoder
 from chattable.adapters.errors import BrokenAnswer
-from chattable.adapters.eventstream import EventStreamDecoder
 from chattable.adapters.sse import EventTooLargeError
 
 DATA = Path(__file__).parent / "data"

@@ -14,10 +14,10 @@ from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.gemini import GeminiWire
-from chattable.adapters.gemini_models import EFFORTS, generation
+from chattable.adapters.gemini.models import EFFORTS, generation
+from chattable.adapters.gemini.wire import GeminiWire
 from chattable.adapters.params import Unsupported
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import ChatError, InvalidRequest
 from chattable.agents.fold import as_message

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.gemini import GeminiWire
+from chattable.adapters.gemini.wire import GeminiWire
 from chattable.adapters.sse import SseDecoder
 from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import FINISHES, Fold, Normal, as_message

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wired import bodies, damaged
 
-from chattable.adapters.anthropic import AnthropicWire
-from chattable.adapters.bedrock import BedrockWire
-from chattable.adapters.gemini import GeminiWire
-from chattable.adapters.ollama import OllamaWire
-from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.anthropic.wire import AnthropicWire
+from chattable.adapters.bedrock.wire import BedrockWire
+from chattable.adapters.gemini.wire import GeminiWire
+from chattable.adapters.ollama.wire import OllamaWire
+from chattable.adapters.openai.wire import OpenAIWire
+from chattable.adapters.services import VENDORS, wire_of
 from chattable.adapters.vendors.history import ANYTHING, FOREIGN, ROWS, takes
-from chattable.adapters.vendors.services import VENDORS, wire_of
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest

@@ -8,10 +8,10 @@ import pytest
 from ollama._types import ChatRequest, Options
 from wired import bodies, damaged
 
-from chattable.adapters.ollama import OllamaWire
-from chattable.adapters.ollama_request import EFFORTS
+from chattable.adapters.ollama.request import EFFORTS
+from chattable.adapters.ollama.wire import OllamaWire
 from chattable.adapters.params import Unsupported
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.errors import InvalidRequest
 

@@ -13,8 +13,8 @@ from ollama._types import ChatResponse
 from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.ndjson import LineDecoder
-from chattable.adapters.ollama import OllamaWire
+from chattable.adapters.ollama.ndjson import LineDecoder
+from chattable.adapters.ollama.wire import OllamaWire
 from chattable.adapters.sse import EventTooLargeError
 from chattable.agents.chat import Chat, Usage
 from chattable.agents.fold import as_message

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.openai import OpenAIWire, Quirks
+from chattable.adapters.openai.wire import OpenAIWire, Quirks
+from chattable.adapters.services import VENDORS
 from chattable.adapters.sse import SseDecoder
-from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import Fold, Normal
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from chattable.adapters.azure import AzureWire
-from chattable.adapters.vendors.services import VENDORS
+from chattable.adapters.azure.wire import AzureWire
+from chattable.adapters.services import VENDORS
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
 

@@ -12,8 +12,8 @@ from wired import DATA
 
 from chattable.adapters import upstream as module
 from chattable.adapters.errors import BrokenAnswer, Refused, TimedOut, UpstreamError
+from chattable.adapters.services import VENDORS
 from chattable.adapters.upstream import Provider, Timeouts, Upstream
-from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Chunk, Message
 from chattable.agents.chattable import Context, User
 from chattable.agents.drive import drive

@@ -9,7 +9,7 @@ import pytest
 import respx
 
 from chattable.adapters.errors import Refused
-from chattable.adapters.openai import OpenAIWire
+from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.upstream import Provider, Upstream
 from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Context, User

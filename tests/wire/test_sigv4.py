@@ -10,8 +10,8 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.bedrock import BedrockWire
-from chattable.adapters.sigv4 import Key, Scope, sign
+from chattable.adapters.bedrock.sigv4 import Key, Scope, sign
+from chattable.adapters.bedrock.wire import BedrockWire
 
 # The example account of AWS's documents and of its published test suite.
 KEY = Key("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")

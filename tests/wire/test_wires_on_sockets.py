@@ -14,9 +14,9 @@ from upstream import ScriptedUpstream
 from wired import DATA
 
 from chattable.adapters.errors import BrokenAnswer, Refused, UpstreamError
+from chattable.adapters.services import VENDORS
 from chattable.adapters.transport import AiohttpTransport
 from chattable.adapters.upstream import Provider, Upstream
-from chattable.adapters.vendors.services import VENDORS
 from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Context, User
 from chattable.agents.drive import drive

@@ -1,0 +1,77 @@
+"""Opens the ledger in the server's own database."""
+
+from __future__ import annotations
+
+import logging
+import os
+from hashlib import sha256
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from chattable.budget import postgres, sqlite
+from chattable.budget.errors import LedgerUnavailableError
+from chattable.budget.journal import Journal
+from chattable.budget.ledger import Ledger
+from chattable.budget.limits import Limit
+from chattable.budget.postgres import PostgresLedger
+from chattable.budget.sql import SqlLedger
+from chattable.budget.sqlite import SqliteLedger
+from chattable.proxy.config.settings import Config, DefaultBudget
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.errors import Contended, Unavailable
+
+log = logging.getLogger("chattable")
+
+DEFAULT = "lim_default"
+# an SQL expression in place of the database's clock, for tests of midnights and leases
+CLOCK = "CHATTABLE_LEDGER_CLOCK"
+
+
+def open_ledger(config: Config, database: Database) -> SqlLedger:
+    """The ledger for the database: commits in groups for SQLite, a transaction each for PostgreSQL."""
+    zone, clock = ZoneInfo(config.budgets.timezone), os.environ.get(CLOCK)
+    if database.transactions is not None:
+        thresholds = config.budgets.thresholds
+        return SqliteLedger(
+            database.transactions, zone=zone, now=clock or sqlite.NOW, thresholds=thresholds
+        )
+    return PostgresLedger(
+        database.begin,
+        away=(Unavailable,),
+        contended=(Contended,),
+        zone=zone,
+        now=clock or postgres.NOW,
+        thresholds=config.budgets.thresholds,
+    )
+
+
+def open_journal(config: Config, database: Database) -> Journal:
+    """The journal: beside a SQLite file unless the config says where; a folder for each database."""
+    beside = f"{database.file}.settling" if database.is_file else "chattable.settling"
+    name = sha256((database.file or config.database_url).encode()).hexdigest()[:16]
+    return Journal(Path(config.budgets.journal or beside) / name)
+
+
+async def put_default(ledger: Ledger, default: DefaultBudget | None) -> None:
+    """Makes the config's default budget the limit of every user who has none of their own, or drops it.
+
+    A database that is away keeps the one it has: a worker that is started anew in an outage must
+    not end the server.
+    """
+    try:
+        if default is None:
+            await ledger.drop_limit(DEFAULT)
+            return
+        cost = None if default.cost_usd is None else round(default.cost_usd * 1_000_000)
+        await ledger.put_limit(
+            Limit(
+                id=DEFAULT,
+                kind="each_user",
+                subject="",
+                per=default.per,
+                tokens=default.tokens,
+                cost=cost,
+            )
+        )
+    except LedgerUnavailableError as error:
+        log.warning("the default budget stays as it was: %s", error)

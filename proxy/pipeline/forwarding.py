@@ -1,0 +1,171 @@
+"""What is no chat, passed through to a provider that has it: under the same keys, limits, budgets and fallbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chattable.adapters.errors import BrokenAnswer
+from chattable.adapters.openai.wire import OpenAIWire
+from chattable.adapters.upstream import Upstream
+from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
+from chattable.agents.chattable import Trace
+from chattable.agents.errors import InvalidRequest, MissingParameter, clip
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.pipeline.forwarded_kinds import Kind
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.pipeline.targets import Routes
+
+
+class Forwarded(Struct, frozen=True):
+    """An answer as it came, but for the model's name."""
+
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str]
+    trace: Trace
+
+
+_decode = msgspec.json.Decoder(Forwarded).decode
+
+
+class Forwarding:
+    """Passes requests on."""
+
+    def __init__(self, pipeline: Pipeline, default_model: str) -> None:
+        self._pipeline = pipeline
+        self._default = default_model
+
+    async def ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
+        """The provider's answer. What was used is booked whether or not somebody waits for it."""
+        return await asyncio.shield(asyncio.create_task(self._once(kind, fields, caller, trace)))
+
+    async def _once(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
+        """The answer, or that of the request before with the same Idempotency-Key."""
+        if not caller.idempotency_key:
+            return await self._ask(kind, fields, caller, trace)
+        async with self._pipeline.idempotency.claim(caller, [kind.path, fields]) as claim:
+            if claim.kept is not None:
+                return replace(_decode(claim.kept), headers={"idempotency-replayed": "true"})
+            answer = await self._ask(kind, fields, caller, trace)
+            claim.answer = msgspec.json.encode(answer)
+            return answer
+
+    async def _ask(self, kind: Kind, fields: Json, caller: Caller, trace: Trace) -> Forwarded:
+        entry = self._pipeline.catalog.find(self._model(fields), caller.principal)
+        trace.model = entry.name
+        given = kind.parse(fields)
+        chat = Chat(entry.name, [Message("user", given.words)])
+        async with self._pipeline.pace.call(
+            chat, entry, caller, nested=caller.parent is not None
+        ) as paced:
+            headers = dict(await paced.admitted())
+            routes = Routes(self._pipeline.catalog, chat, entry, caller, trace)
+            for target in routes:
+                upstream = _upstream(kind, target)
+                most = given.estimate(target.kind, upstream.model, target.price)
+                capped = replace(chat, params={"max_tokens": most.output, "n": most.answers})
+                call = self._pipeline.metering.call(
+                    capped, target, caller, caller.parent, routes.follows, most
+                )
+                try:
+                    async with call as hold:
+                        asked = upstream.provider.wire.allowed(fields) | {"model": upstream.model}
+                        if "max_tokens" in hold.chat.params and kind.path == "/completions":
+                            asked["max_tokens"] = hold.chat.params["max_tokens"]
+                        hold.progress = routes.progress
+                        content_type, body = await upstream.forward(
+                            kind.path,
+                            msgspec.json.encode(asked),
+                            caller.principal.user.id,
+                            trace,
+                            hold.progress,
+                        )
+                        answer = _object(content_type, body)
+                        usage = _usage(answer) or (NO_USAGE if kind.free else None)
+                        if usage is not None:
+                            hold.see(Chunk(usage=usage))
+                        for index, text in enumerate(_texts(answer)):
+                            hold.see(Chunk(index, {"content": text}))
+                        paced.see(Chunk(usage=await hold.usage()))
+                        routes.ended(True)
+                    if "model" in answer:
+                        body = msgspec.json.encode(answer | {"model": entry.name})
+                    return Forwarded(content_type, body, headers | hold.headers, trace)
+                except Exception as error:
+                    if not await routes.failed(error):
+                        raise
+                finally:
+                    routes.ended()
+        raise AssertionError("a name has at least one target")
+
+    def _model(self, fields: Json) -> str:
+        name = fields.get("model") or self._default
+        if not name:
+            raise MissingParameter("model")
+        if not isinstance(name, str):
+            raise InvalidRequest(
+                f"Invalid type for 'model': expected a string, but got {clip(name)}.",
+                param="model",
+                code="invalid_type",
+            )
+        return name
+
+
+def _upstream(kind: Kind, target: Entry) -> Upstream:
+    model = target.model
+    if not isinstance(model, Upstream) or not isinstance(model.provider.wire, OpenAIWire):
+        message = f"The model `{target.name}` does no {kind.what}: only a provider that speaks OpenAI's API is asked for them."
+        raise InvalidRequest(message, param="model", code="unsupported_model")
+    return model
+
+
+def _object(content_type: str, body: bytes) -> dict[str, Any]:
+    """The answer if it is JSON, else nothing: sound passes as it is."""
+    if "json" not in content_type:
+        return {}
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        raise BrokenAnswer("sent an answer that is no JSON") from None
+    return answer if isinstance(answer, dict) else {}
+
+
+def _texts(answer: Mapping[str, Any]) -> list[str]:
+    """What a completion says, choice by choice."""
+    choices = answer.get("choices")
+    found = (
+        [choice.get("text") for choice in choices if isinstance(choice, dict)]
+        if isinstance(choices, list)
+        else []
+    )
+    return [text for text in found if isinstance(text, str)]
+
+
+def _usage(answer: Mapping[str, Any]) -> Usage | None:
+    used = answer.get("usage")
+    if not isinstance(used, dict):
+        return None
+    prompt, completion = (
+        next(
+            (
+                used[name]
+                for name in names
+                if type(used.get(name)) is int and 0 <= used[name] < 2**53
+            ),
+            None,
+        )
+        for names in (
+            ("prompt_tokens", "input_tokens", "total_tokens"),
+            ("completion_tokens", "output_tokens"),
+        )
+    )
+    if prompt is None:
+        return None
+    return Usage(prompt, completion or 0, prompt + (completion or 0))

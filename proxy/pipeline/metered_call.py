@@ -1,0 +1,310 @@
+"""One call of a model under its hold: what it may use is held before, what it did use is charged after."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from enum import Enum, auto
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from chattable.adapters.errors import BrokenAnswer, GaveWay, Refused
+from chattable.adapters.upstream import Upstream
+from chattable.adapters.vendors.media import media_tokens
+from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
+from chattable.agents.chattable import Progress
+from chattable.budget.calls import End, Record
+from chattable.budget.journal import Line
+from chattable.budget.ledger import FREE, Hold, Used, Wish
+from chattable.budget.limits import Asker
+from chattable.budget.tokens import bound, count_async, count_at_once
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.catalog.prices import held_price
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.pipeline.forwarded_kinds import Estimate
+from chattable.proxy.pipeline.output_caps import asked_cap, capped, least_output
+from chattable.proxy.pipeline.prompt_tokens import bound_prompt, count_prompt, to_count
+
+if TYPE_CHECKING:
+    from chattable.proxy.pipeline.metering import Metering
+
+DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
+# tokens that no answer has: neither what a client asks for nor a report is believed beyond
+MOST_OUTPUT = 10**9
+# bytes that a reported token of text may have on average before the words are counted
+LONG_TOKENS = 5
+SPOKEN = ("content", "reasoning_content", "refusal")
+
+
+class Follow(Enum):
+    """Who is asked after a target that failed."""
+
+    NOBODY = auto()
+    OTHER = auto()
+    AGAIN = auto()  # the same one: what it may have seen is charged with the last attempt
+
+
+class MeteredCall:
+    """One call of a model. Left in any way, it is charged by what is known of it.
+
+    Law: never sent, or refused before the first word: nothing. Words came: the prompt as reported,
+    else counted, and the larger of what was said and what was reported. Sent, and no word: the
+    prompt as counted, flagged unknown, up to what was held; where the same target is asked again at
+    once, with what comes of that. Given up by whoever asked, and ended here for whatever reason:
+    the cap besides, flagged the same, so that leaving makes no call cheaper.
+    """
+
+    def __init__(
+        self,
+        metering: Metering,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        agent: str,
+        follows: Callable[[BaseException | None], Follow],
+        estimate: Estimate,
+    ) -> None:
+        self.chat = chat  # with its output capped to what is held
+        self.headers: dict[str, str] = {}
+        self.progress = Progress()
+        self.suspect = False  # whether what was said may be more than is held: its bytes are
+        self._metering = metering
+        self._entry = entry
+        self._caller = caller
+        self._agent = agent
+        self._follows = follows
+        self._estimate = estimate
+        self._hold: Hold | None = None
+        self._reported: Usage | None = None
+        self.facts: Json | None = None  # that came with the usage
+        self._said: dict[int, list[str]] = {}  # by choice
+        self._size = 0  # bytes that were said, of a stream that may be cut
+        # tokens of those that were counted, and how many bytes these were
+        self._counted, self._counted_size = 0, 0
+        self._most_said: int | None = None  # tokens after which a stream is cut
+        self._usage: Usage | None = None
+        self._guessed = False  # whether any of it was counted here
+
+    async def __aenter__(self) -> MeteredCall:
+        if self._entry.model.leaf:
+            if await self._metering.bounded():
+                wish = self.wish(bound_prompt(self.chat, self._media))
+                hold = await self._metering.admit(wish, self._count_prompt, self._caller)
+                self._hold = hold if hold.bound else None
+                if hold.warnings:
+                    self.headers["x-budget-warning"] = ", ".join(hold.warnings)
+            if self._hold is not None and self._hold.hard:
+                self._cap(self._hold)
+                self._most_said = self._hold.output if self.chat.stream else None
+            self._metering.calls.add(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._entry.model.leaf:
+            return
+        self._metering.reach("after_answer")
+        try:
+            used = await self._charge(error)
+            follow = self._follows(error) if used is not None and used.unknown else Follow.NOBODY
+            line = self._line(
+                None if follow is Follow.AGAIN else used, type(error).__name__ if error else ""
+            )
+            if line is not None:
+                await self._metering.book(line, later=follow is Follow.OTHER)
+        finally:
+            self._metering.calls.discard(self)
+
+    def cut_short(self) -> Line | None:
+        """What is booked where the process ends now; None: nothing."""
+        used = None
+        if self.progress.sent:
+            text, pictures = to_count(self.chat, self._media)
+            counted = count_at_once(text, self._entry.name) + pictures + self._estimate.prompt
+            used = self._unknown(counted, self._most)
+        return self._line(used, "stopped")
+
+    def see(self, chunk: Chunk) -> None:
+        """Notes a step of the answer."""
+        if chunk.usage is not None:
+            self._reported, self.facts = chunk.usage, chunk.facts
+            return
+        if not self._said:
+            self._metering.reach("first_chunk")
+        said = self._said.get(chunk.index)
+        if said is None:
+            said = self._said[chunk.index] = []
+        delta, before = chunk.delta, 0 if self._most_said is None else len(said)
+        for key in delta:
+            if key in SPOKEN and delta[key]:
+                said.append(delta[key])
+            elif key == "tool_calls":
+                for call in delta[key] or ():
+                    said += [text for text in (call.get("function") or {}).values() if text]
+        if self._most_said is not None:
+            for text in said[before:]:
+                self._size += bound(text)
+            self.suspect = self._counted + self._size - self._counted_size > self._most_said
+
+    async def overrun(self) -> bool:
+        """Whether more tokens were said than are held: the upstream ignores the cap that it was sent."""
+        self._counted, self._counted_size = await self._count_said(), self._size
+        return self._most_said is not None and self._counted > self._most_said
+
+    async def _count_said(self) -> int:
+        return sum(
+            [await count_async("".join(said), self._entry.name) for said in self._said.values()]
+        )
+
+    @property
+    def choices(self) -> list[int]:
+        """The choices that have begun, in their order."""
+        return sorted(self._said)
+
+    async def usage(self) -> Usage:
+        """What the call used: as reported where that can be, else counted."""
+        if self._usage is not None:
+            return self._usage
+        reported = self._reported or self.progress.usage or NO_USAGE
+        prompt, output = reported.prompt_tokens, reported.completion_tokens
+        if not prompt and self._reported is not NO_USAGE:
+            prompt, self._guessed = await self._count_prompt(0), True
+        elif self._estimate.prompts > 1:  # llama.cpp reports the first of several only
+            counted = await self._count_prompt(0)
+            if counted > prompt * 4 / 3 + 3:
+                prompt, self._guessed = counted, True
+        if self._estimate.whole and self._reported is None:
+            output, self._guessed = self._most, True
+        size = 0
+        for index in self._said:
+            size += bound("".join(self._said[index]))
+        # Too few tokens for so many bytes, or more than any answer has: only then it is worth
+        # counting.
+        if size > LONG_TOKENS * output or output > MOST_OUTPUT:
+            counted = await self._count_said()
+            # Another tokeniser may need a quarter fewer tokens for the same words, and a few.
+            if not output or output > MOST_OUTPUT or counted > output * 4 / 3 + 3:
+                if self._reported is not None:
+                    self._tell_implausible(output, counted)
+                output, self._guessed = counted, True
+        if self._guessed or reported.total_tokens != prompt + output:
+            figures = {"prompt_tokens": prompt, "completion_tokens": output}
+            reported = msgspec.structs.replace(reported, **figures, total_tokens=prompt + output)
+        self._usage = reported
+        return reported
+
+    def _tell_implausible(self, reported: int, counted: int) -> None:
+        facts = {"reported": reported, "counted": counted, "model": self._entry.name}
+        asked_by = {"request": self._caller.request_id, "user": self._caller.principal.user.name}
+        self._metering.notice("usage.implausible", facts | asked_by)
+
+    async def _charge(self, error: BaseException | None) -> Used | None:
+        """What the call is charged; None: nothing at all."""
+        if error is None or self._reported is not None:
+            return self._used(self._usage or await self.usage())
+        gave_up = isinstance(error, (asyncio.CancelledError, GaveWay))
+        if self._said and not gave_up:
+            return self._used(await self.usage())
+        if not self.progress.sent or isinstance(error, Refused):
+            return None
+        if isinstance(error, BrokenAnswer):  # bytes came, if not words
+            return self._used(await self.usage())
+        return self._unknown(await self._count_prompt(0), self._most if gave_up else 0)
+
+    def _used(self, usage: Usage) -> Used:
+        cached = written = longer = 0
+        if details := usage.prompt_tokens_details:
+            cached = _part(details, "cached_tokens", usage)
+            written = _part(details, "cache_write_tokens", usage)
+            longer = _part(details, "cache_write_1h_tokens", usage)
+        prompt, output = usage.prompt_tokens, usage.completion_tokens
+        cost = (self._entry.price or FREE).of(prompt, output, cached, written, longer)
+        cost += self._estimate.fixed
+        return Used(
+            prompt=prompt, completion=output, cached=cached, cost=cost, estimated=self._guessed
+        )
+
+    def _unknown(self, prompt: int, output: int) -> Used:
+        """A charge of which nobody knows more than that it is at least this."""
+        if self.progress.usage is not None and self.progress.usage.prompt_tokens:
+            prompt = self.progress.usage.prompt_tokens
+        cost = (self._entry.price or FREE).of(prompt, output)
+        if output:
+            cost += self._estimate.fixed
+        return Used(prompt=prompt, completion=output, cost=cost, estimated=True, unknown=True)
+
+    def _line(self, used: Used | None, reason: str) -> Line | None:
+        if self._hold is not None:
+            return End(
+                self._hold.id, "voided" if used is None else "settled", used or Used(), reason
+            )
+        return None if used is None else Record(self.wish(0), used)
+
+    @property
+    def _most(self) -> int:
+        """The most output that the upstream was told."""
+        return self._hold.output if self._hold is not None else self.wish(0).most
+
+    def wish(self, prompt: int) -> Wish:
+        """The call, as the ledger knows it."""
+        params, principal = self.chat.params, self._caller.principal
+        asked, of_model = asked_cap(params), self._entry.max_output
+        most = of_model if asked is None else asked
+        if most is None:
+            most = DEFAULT_OUTPUT
+        elif of_model is not None and of_model < most:
+            most = of_model
+        most = min(most, MOST_OUTPUT)
+        choices = (params["n"] or 1) if "n" in params else 1
+        least = least_output(params) if "thinking" in params or "reasoning" in params else 1
+        return Wish(
+            id=f"hold_{random.getrandbits(128):032x}",
+            asker=Asker(
+                user=principal.user.id,
+                key=principal.key_id,
+                team=principal.team or "",
+                agent=self._agent,
+                session=self._caller.session.id if self._caller.session else "",
+            ),
+            model=self._entry.name,
+            prompt=prompt + self._estimate.prompt,
+            most=most * choices,
+            least=(most if self._estimate.whole or most < least else least) * choices,
+            price=held_price(self._entry.price, self.chat) if self._entry.price else FREE,
+            priced=self._entry.priced,
+            fixed=self._estimate.fixed,
+            uncapped=asked is None,
+            request=self._caller.request_id,
+            tag=self._caller.tag,
+        )
+
+    async def _count_prompt(self, per_message: int = 8) -> int:
+        counted = await count_prompt(self.chat, self._entry.name, self._media, per_message)
+        return counted + self._estimate.prompt
+
+    def _media(self, part: Json) -> int:
+        entry = self._entry
+        model = entry.model.model if isinstance(entry.model, Upstream) else entry.name
+        return media_tokens(entry.kind, model, part, entry.picture_tokens)
+
+    def _cap(self, hold: Hold) -> None:
+        params = self.chat.params
+        each = hold.output // (params.get("n") or 1)
+        self.chat = msgspec.structs.replace(self.chat, params=capped(params, each))
+        if hold.remaining is not None:
+            self.headers["x-budget-remaining-tokens"] = str(hold.remaining)
+        if hold.resets_at is not None:
+            self.headers["x-budget-reset"] = str(hold.resets_at)
+
+
+def _part(details: Json, name: str, usage: Usage) -> int:
+    """A part of the prompt, which is no more than all of it."""
+    value = details.get(name)
+    return min(value, usage.prompt_tokens) if type(value) is int and value > 0 else 0

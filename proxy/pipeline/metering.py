@@ -1,0 +1,331 @@
+"""Joins chats and budgets: what a request may use is held before an upstream is asked, what it did use is booked after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from chattable.agents.chat import Chat, Json, Usage
+from chattable.agents.chattable import Context
+from chattable.budget.calls import End, Record
+from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
+from chattable.budget.journal import Journal, Line
+from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
+from chattable.budget.limits import Asker
+from chattable.budget.periodic import Periodic
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.errors import BudgetAwayError
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.pipeline.budget_refusals import refusal, used_up
+from chattable.proxy.pipeline.forwarded_kinds import NOTHING_BESIDES, Estimate
+from chattable.proxy.pipeline.metered_call import Follow, MeteredCall
+
+log = logging.getLogger("chattable")
+
+BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
+TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
+ABANDONED = "abandoned"  # the reason of a void whose hold may not be there
+SWEEP = 10  # ticks between two looks for holds that nobody renews
+MOST_NOTICES = 1000  # that wait to be written
+LOOK_AGAIN = 0.1  # seconds until room that another process has freed is seen
+
+
+class Metering:
+    """Admits requests and books what they use.
+
+    Law: charged at leaves; an agent's turn is the sum of the models it asked. What was used is in
+    the journal before the ledger is told, and stays there until the ledger has it. `reach` is
+    called at every point where a crash must do no harm.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        *,
+        patience: float = 2.0,
+        reach: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ledger = ledger
+        self.reach = reach
+        self._patience = patience  # seconds that a call waits for room that others only hold
+        self._journal = journal
+        self._journal_full = False
+        self._moved = False  # whether anything was booked since the last flush
+        self._clock = clock
+        self._bounded = True
+        self._believed_until = 0.0
+        self._open: set[str] = set()  # holds of this process, whose leases it renews
+        self._unbooked: dict[str, Line] = {}  # what the ledger has not taken yet
+        self._later: dict[str, tuple[float, End]] = {}  # and what it is told only then
+        self.calls: set[MeteredCall] = set()  # under way
+        self._waiting: set[asyncio.Future[None]] = set()  # for room
+        self._notices: list[tuple[str, Json]] = []
+        self._upkeep = Periodic(
+            "the ledger's upkeep", self._tick, TICK, expected=(LedgerUnavailableError, OSError)
+        )
+        self._ticks = 0
+        self._abandoning: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Books what a crash left behind; begins to renew leases and to sweep."""
+        try:
+            await self._recover()
+        except LedgerUnavailableError as error:
+            log.warning("what was not booked yet stays in the journal: %s", error)
+        self._upkeep.start()
+
+    async def stop(self) -> None:
+        """Ends; what could not be booked stays in the journal."""
+        await self._upkeep.stop()
+        with suppress(LedgerUnavailableError):
+            await self._catch_up(all_of_it=True)
+        self._journal.close()
+
+    def stop_at_once(self) -> None:
+        """Journals what every call under way is charged: the process ends now, and whoever comes next books it."""
+        for call in list(self.calls):
+            if (line := call.cut_short()) is not None:
+                with suppress(OSError):
+                    self._journal.write(line)
+
+    def forget(self) -> None:
+        """Limits have changed here."""
+        self._believed_until = 0.0
+
+    def call(
+        self,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        parent: Context | None,
+        follows: Callable[[BaseException | None], Follow] = lambda _: Follow.NOBODY,
+        estimate: Estimate = NOTHING_BESIDES,
+    ) -> MeteredCall:
+        """The right to ask `entry` this, for as long as the context lasts.
+
+        `follows` says who is asked if it fails; `estimate` what it may use that is no chat.
+        """
+        return MeteredCall(
+            self, chat, entry, caller, parent.path[0] if parent else "", follows, estimate
+        )
+
+    async def spared(
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage
+    ) -> None:
+        """Notes what a call would have used that was answered without one; nothing where that is nothing."""
+        if not usage.total_tokens:
+            return
+        wish = self.call(chat, entry, caller, parent).wish(0)
+        await self.book(Record(wish, Used(saved=usage.total_tokens)))
+
+    def notice(self, kind: str, data: Json) -> None:
+        """Something that somebody wants to be told of, within a moment."""
+        if len(self._notices) < MOST_NOTICES:
+            self._notices.append((kind, data))
+
+    async def bounded(self) -> bool:
+        """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
+        if self._believed_until <= self._clock():
+            try:
+                self._bounded = await self.ledger.bounded()
+            except LedgerUnavailableError as error:
+                log.warning("budgets are unknown: %s", error)
+                raise BudgetAwayError from None
+            self._believed_until = self._clock() + BELIEVE
+        return self._bounded
+
+    async def refuse_spent(self, caller: Caller) -> None:
+        """Raises for somebody who has no tokens left, whatever they ask."""
+        if await self.bounded():
+            who = caller.principal
+            asker = Asker(user=who.user.id, key=who.key_id, team=who.team or "")
+            if (error := used_up(await self.ledger.rooms(asker, ""), who)) is not None:
+                raise error
+
+    async def admit(self, wish: Wish, count: Callable[[], Awaitable[int]], caller: Caller) -> Hold:
+        """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds.
+
+        `count` counts the prompt, whose bound may be far above it.
+        """
+        if self._journal_full:
+            raise BudgetAwayError
+        self.reach("before_hold")
+        try:
+            hold = await self._held(wish, count)
+        except BudgetExceededError as error:
+            raise refusal(error, caller.principal) from None
+        except LedgerUnavailableError as error:  # the database may hold it all the same
+            self._abandon(wish.id)
+            log.warning("no budget for %s: %s", caller.request_id, error)
+            raise BudgetAwayError from None
+        except asyncio.CancelledError:
+            self._abandon(wish.id)
+            raise
+        if hold.bound:
+            self._open.add(hold.id)
+        self.reach("after_hold")
+        return hold
+
+    async def _held(self, wish: Wish, count: Callable[[], Awaitable[int]]) -> Hold:
+        try:
+            return await self.ledger.hold(msgspec.structs.replace(wish, least=wish.most))
+        except (
+            BudgetExceededError
+        ):  # the bound on the prompt is coarse: only now is it worth counting
+            wish = msgspec.structs.replace(wish, prompt=min(wish.prompt, await count()))
+        until = self._clock() + self._patience
+        while True:
+            try:
+                return await self.ledger.hold(wish)
+            except BudgetExceededError as error:  # what is only held will mostly come back
+                left = until - self._clock()
+                if not error.busy or left <= 0:
+                    raise
+                await self._room_freed(min(left, LOOK_AGAIN))
+
+    async def _room_freed(self, seconds: float) -> None:
+        """Waits until a call of this process is booked, or so long."""
+        freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(freed)
+        try:
+            await asyncio.wait([freed], timeout=seconds)
+        finally:
+            self._waiting.discard(freed)
+
+    async def book(self, line: Line, *, later: bool = False) -> None:
+        """Takes note of what became of a call: of a held one at once, of others within a moment.
+
+        `later` is for a charge that must not refuse the target that is asked next: what is held is
+        released at once, and the charge follows.
+        """
+        try:
+            self._journal.write(line)
+        except OSError as error:
+            self._journal_full = True
+            log.error("the journal takes nothing, so no new holds are given: %s", error)  # noqa: TRY400 - one line
+        self._moved = True
+        self.reach("after_journal")
+        if isinstance(line, Record):
+            self._unbooked[line.id] = line
+            return
+        if later:
+            self._later[line.id] = self._clock() + TICK, line
+            line = msgspec.structs.replace(line, used=Used(unknown=True))
+        try:
+            await _end(self.ledger, line)
+        except LedgerUnavailableError as error:
+            log.warning("the settlement of %s waits: %s", line.id, error)
+            self._unbooked[line.id] = line
+            await asyncio.to_thread(self._journal.sync)
+        except asyncio.CancelledError:  # it may be booked: asked again it counts once
+            self._unbooked[line.id] = line
+            raise
+        except Exception:  # nothing renews what cannot be settled: the sweep forfeits it
+            self._open.discard(line.id)
+            raise
+        else:
+            if later:
+                self._freed(line.id)
+            else:
+                self._booked(line.id)
+        self.reach("after_settle")
+
+    def _freed(self, call_id: str) -> None:
+        """Nothing is held for a call any more."""
+        self._open.discard(call_id)
+        if self._waiting:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
+
+    def _booked(self, call_id: str) -> None:
+        self._journal.done(call_id)
+        self._unbooked.pop(call_id, None)
+        self._freed(call_id)
+
+    def _abandon(self, hold_id: str) -> None:
+        """Voids a hold that may exist, of a request that goes no further."""
+
+        async def void() -> None:
+            try:
+                with suppress(KeyError):
+                    await self.ledger.void(hold_id, ABANDONED)
+            except LedgerUnavailableError:
+                self._unbooked[hold_id] = End(hold_id, "voided", reason=ABANDONED)
+
+        task = asyncio.create_task(void())
+        self._abandoning.add(task)
+        task.add_done_callback(self._abandoning.discard)
+
+    async def _tick(self) -> None:
+        self._ticks += 1
+        # first: what follows may fail, and leases must not end for it
+        if self._ticks % SWEEP == 0 and self._open:
+            await self.ledger.renew(list(self._open))
+        await self._catch_up()
+        if self._moved:
+            self._moved = False
+            await self.ledger.flush()
+        if self._ticks % SWEEP == 0:
+            self.reach("in_upkeep")
+            await self._recover()
+
+    async def _catch_up(self, *, all_of_it: bool = False) -> None:
+        """Books what the ledger has not taken yet."""
+        now = self._clock()
+        for end in [end for due, end in self._later.values() if due <= now or all_of_it]:
+            del self._later[end.id]
+            self._unbooked[end.id] = end
+        while self._notices:
+            await self.ledger.notify(*self._notices[0])
+            del self._notices[0]
+        if self._journal_full:
+            self._journal.probe()
+            self._journal_full = False
+        if self._unbooked:
+            lines = list(self._unbooked.values())
+            await _replay(self.ledger, lines)
+            for line in lines:
+                self._booked(line.id)
+
+    async def _recover(self) -> None:
+        """Books what processes that are dead left in their journals, then forfeits what nobody can settle any more."""
+        for path, lines in self._journal.orphans():
+            await _replay(self.ledger, lines)
+            log.info(
+                "%s: %d settlements of a process that ended early are booked", path.name, len(lines)
+            )
+        for hold_id in await self.ledger.sweep():
+            log.warning("hold %s was forfeited: nobody renewed it for %d seconds", hold_id, LEASE)
+
+
+async def _replay(ledger: Ledger, lines: Sequence[Line]) -> None:
+    """Books lines, however often they were booked before."""
+    records = [(line.call, line.used) for line in lines if isinstance(line, Record)]
+    if records:
+        await ledger.record(records)
+    ends = [line for line in lines if isinstance(line, End)]
+    outcomes = await asyncio.gather(*(_end(ledger, end) for end in ends), return_exceptions=True)
+    for end, outcome in zip(ends, outcomes, strict=True):
+        if isinstance(outcome, KeyError):
+            if end.reason != ABANDONED:
+                log.error(
+                    "the ledger has no hold %s, whose settlement is in a journal: is this another database?",
+                    end.id,
+                )
+        elif isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _end(ledger: Ledger, end: End) -> None:
+    if end.state == "voided":
+        await ledger.void(end.id, end.reason)
+    else:
+        await ledger.settle(end.id, end.used, end.reason)

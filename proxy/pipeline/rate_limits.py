@@ -1,0 +1,167 @@
+"""Which rate limits a call counts against: those of its user, key and team once, those of a model for whoever asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+from msgspec import Struct
+
+from chattable.agents.chat import Chat, Chunk
+from chattable.budget.line import Line
+from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates, headers
+from chattable.budget.rates_memory import MemoryRates
+from chattable.budget.rates_redis import RedisRates
+from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.config import settings
+from chattable.proxy.errors import TooFastError
+from chattable.proxy.identity.auth import Caller
+from chattable.proxy.reply_stream import Reply
+
+YIELD = 5.0  # seconds that a turn may take to end
+BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
+
+
+class _Turn(Struct, frozen=True):
+    """A turn under way: whose it is, and what it counts against."""
+
+    user: str
+    bounds: list[Bound]
+    reply: Reply
+
+
+class Entered:
+    """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
+
+    def __init__(self) -> None:
+        self.passed: Pass | None = None
+        self.asking: asyncio.Task[Pass] | None = None
+        self.used = 0
+
+    async def admitted(self) -> dict[str, str]:
+        """Waits until the call is let in, for the headers that say so; `TooFastError` if it is not."""
+        if self.passed is None and self.asking is not None:
+            self.passed = await asyncio.shield(self.asking)
+        return headers(self.passed) if self.passed else {}
+
+    async def known(self) -> Pass | None:
+        """What was answered, which takes a moment at most; None: it was not let in."""
+        with suppress(TooFastError):
+            await self.admitted()
+        return self.passed
+
+    def see(self, chunk: Chunk) -> None:
+        """Notes a step of the answer."""
+        if chunk.usage is not None:
+            self.used += chunk.usage.total_tokens
+
+
+class Pace:
+    """Lets calls in.
+
+    Law: a turn counts once against its user, key and team, and every model it asks against that
+    model. A turn that nobody reads any more ends when its own user needs its place for another.
+    """
+
+    def __init__(self, rates: Rates, limits: settings.RateLimits) -> None:
+        self.rates = rates
+        self._turns: dict[str, _Turn] = {}  # those that count against somebody, by call
+        self._default = None if limits.default is None else _rate(limits.default)
+        self._named = {
+            f"{kind}:{name}": _rate(rate)
+            for kind, named in (
+                ("user", limits.users),
+                ("team", limits.teams),
+                ("key", limits.keys),
+                ("model", limits.models),
+            )
+            for name, rate in named.items()
+        }
+
+    @asynccontextmanager
+    async def call(
+        self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool, reply: Reply | None = None
+    ) -> AsyncGenerator[Entered]:
+        """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `admitted`.
+
+        Where entering takes a round trip, the call hears of it in `admitted` only: what else is
+        asked meanwhile shares the trip.
+        """
+        bounds = self._bounds(entry, caller, nested=nested)
+        if not bounds:
+            yield Entered()
+            return
+        call_id = (
+            f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
+        )
+        estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
+        user = caller.principal.user.id
+        if reply is not None and not nested:
+            self._turns[call_id] = _Turn(user, bounds, reply)
+        asking = self._enter(bounds, call_id, estimate, user)
+        entered = Entered()
+        try:
+            if self.rates.shared:
+                entered.asking = asyncio.create_task(asking)
+            else:
+                entered.passed = await asking
+            yield entered
+        finally:
+            if call_id in self._turns:
+                del self._turns[call_id]
+            if (passed := await entered.known()) is not None:
+                await self.rates.leave(passed, entered.used)
+
+    async def _enter(self, bounds: list[Bound], call_id: str, estimate: int, user: str) -> Pass:
+        """Enters, if need be in the place of a turn of the same user that nobody reads."""
+        try:
+            try:
+                return await self.rates.enter(bounds, call_id, estimate)
+            except RateLimitedError as error:
+                parallel = error.kind == "parallel"
+                if not parallel or not await self._yielded(error.subject, user, call_id):
+                    raise
+            return await self.rates.enter(bounds, call_id, estimate)
+        except RateLimitedError as error:
+            raise TooFastError(error) from None
+
+    async def _yielded(self, subject: str, user: str, but: str) -> bool:
+        """Ends this user's oldest turn that counts against the subject and that nobody reads."""
+        for call_id, turn in list(self._turns.items()):
+            task = turn.reply.task if turn.reply.left else None
+            counts = any(bound.subject == subject for bound in turn.bounds)
+            if task and turn.user == user and counts and call_id != but:
+                turn.reply.stop()
+                await asyncio.wait([task], timeout=YIELD)
+                return True
+        return False
+
+    def _bounds(self, entry: Entry, caller: Caller, *, nested: bool) -> list[Bound]:
+        if not self._named and self._default is None:
+            return []
+        who, found = caller.principal, []
+        if not nested:
+            own = self._named.get(f"user:{who.user.name}", self._default)
+            if own is not None:
+                found.append(Bound(f"user {who.user.name}", own))
+            for subject, name in (("team", who.team_name), ("key", who.key_id)):
+                if name and (rate := self._named.get(f"{subject}:{name}")):
+                    found.append(Bound(f"{subject} {name}", rate))
+        if rate := self._named.get(f"model:{entry.name}"):
+            found.append(Bound(f"model {entry.name}", rate))
+        return found
+
+
+def open_rates(line: Line | None) -> Rates:
+    """Rates that all processes share by way of Redis, if there is a line to one, else this one's own."""
+    return RedisRates(line) if line else MemoryRates()
+
+
+def _rate(rate: settings.Rate) -> Rate:
+    return Rate(
+        requests_per_minute=rate.requests_per_minute,
+        tokens_per_minute=rate.tokens_per_minute,
+        parallel=rate.parallel,
+    )

@@ -1,0 +1,52 @@
+"""What becomes of turns whose key or user may ask no more: they end."""
+
+from __future__ import annotations
+
+from chattable.budget.periodic import Periodic
+from chattable.proxy.errors import UnauthorizedError
+from chattable.proxy.identity.auth import Principal
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.store.errors import StoreError
+from chattable.proxy.store.users import Users
+
+TICK = 0.5  # seconds between two looks; a turn that is over within them is never looked up
+OVER = (
+    "The API key of this request was revoked or has expired, or its user was disabled or deleted."
+)
+
+
+class Revocation:
+    """Looks whether those may still ask whose turns are under way.
+
+    Law: within two ticks a turn ends, and is not kept, whose key was revoked or has expired, or
+    whose user, or the key's owner, was disabled or deleted, wherever that was done. A database
+    that is away ends none.
+    """
+
+    def __init__(self, users: Users, pipeline: Pipeline) -> None:
+        self._users = users
+        self._pipeline = pipeline
+        self._known: set[Principal] = set()  # who had turns under way at the last look
+        self._watch = Periodic("keys of turns under way", self.look, TICK, expected=(StoreError,))
+
+    async def start(self) -> None:
+        """Begins to look."""
+        self._watch.start()
+
+    async def stop(self) -> None:
+        """Ends."""
+        await self._watch.stop()
+
+    async def look(self) -> None:
+        """Ends the turns of those who may ask no more; asks nothing about turns that are new."""
+        now = {who for who in self._pipeline.askers() if who.key_id}
+        long, self._known = now & self._known, now
+        if not long:
+            return
+        ids = {who.key_id for who in long} | {who.user.id for who in long}
+        good = await self._users.active(ids)
+
+        def over(who: Principal) -> bool:
+            return who in long and not {who.key_id, who.user.id} <= good
+
+        self._pipeline.drop(over, UnauthorizedError(OVER, "invalid_api_key"))

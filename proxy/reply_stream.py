@@ -1,0 +1,164 @@
+"""The queue between a turn that runs in its own task and the response that reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from chattable.agents.chat import Chunk
+from chattable.agents.chattable import Trace
+from chattable.agents.errors import ChatError
+from chattable.proxy.errors import ClientLeftError
+
+if TYPE_CHECKING:
+    from chattable.proxy.identity.auth import Principal
+
+FULL = 64  # chunks waiting for the client at which the turn pauses
+PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
+BREATHE = 64  # chunks after which a turn that never waits lets others run
+
+
+class Reply:
+    """One answer on its way: the turn puts chunks in, the response takes them out in batches.
+
+    Law: `put` never waits for a reader that has left, so a turn always reaches its end; `take`
+    hands out everything that waits, so a reader that lags behind catches up in one step, and never
+    an answer with a hole in it.
+    """
+
+    def __init__(self) -> None:
+        self.id = f"chatcmpl-{random.getrandbits(96):024x}"
+        self.created = int(time.time())
+        # facts for the response headers, complete once the first chunk is there
+        self.headers: dict[str, str] = {}
+        self.trace = Trace()
+        self.task: asyncio.Task[None] | None = None
+        self.principal: Principal | None = None  # who asks
+        self._loop = asyncio.get_running_loop()
+        self._items: list[Chunk] = []
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self.ended = False  # nothing more comes
+        self._left = False
+        self._closed = False  # the client has said that it sends nothing more
+        self._on_leave: list[Callable[[], None]] = []
+        self._stopped = False
+        self._sealed = False
+        self.dropped = False  # nothing of it is to be kept
+        self._count = 0
+
+    async def put(self, chunk: Chunk) -> None:
+        """Adds a chunk, waiting while the queue is full and somebody may still read it."""
+        self._count += 1
+        if self._count % BREATHE == 0:
+            await asyncio.sleep(0)
+        if self._left:
+            return
+        self._items.append(chunk)
+        _wake(self._reader)
+        if len(self._items) >= FULL:
+            self._writer = self._loop.create_future()
+            alarm = self._loop.call_later(PATIENCE, self._give_up)
+            try:
+                await self._writer
+            finally:
+                alarm.cancel()
+                self._writer = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Says that nothing more comes, because of `error` if there is one; the first word counts."""
+        if not self.ended:
+            self.ended, self._error = True, error
+            _wake(self._reader)
+
+    async def take(self, wait: float | None = None) -> list[Chunk] | None:
+        """All waiting chunks; an empty list after `wait` seconds of silence; None at the end; raises the turn's error."""
+        if not self._items and not self.ended:
+            self._reader = self._loop.create_future()
+            alarm: Any = (
+                self._loop.call_later(wait, _wake, self._reader) if wait is not None else None
+            )
+            try:
+                await self._reader
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
+                self._reader = None
+        if self._items:
+            items, self._items = self._items, []
+            _wake(self._writer)
+            return items
+        if not self.ended:
+            return []
+        if self._error is not None:
+            raise self._error
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the turn has ended well and everything was taken."""
+        return self.ended and self._error is None and not self._items
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody reads it any more, as far as one can tell."""
+        return self._left or self._closed
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        """Has something called when nobody reads any more: at once if that is so already."""
+        self._on_leave.append(call)
+        if self.left:
+            call()
+
+    def close(self) -> None:
+        """Says that the client closed its own direction: it has left, most likely, or still reads."""
+        if not self._closed:
+            self._closed = self.trace.left = True
+            for call in self._on_leave:
+                call()
+
+    def leave(self, *, cancel: bool = False) -> None:
+        """Says that nobody reads any more; with `cancel`, that the turn should stop as well."""
+        if not self.ended:
+            self.close()
+        self._left = True
+        # what they hold may hold this: a circle is memory until it is collected
+        self._on_leave = []
+        self._items.clear()
+        _wake(self._writer)
+        if cancel:
+            self.end(ClientLeftError())
+            self.stop()
+
+    def seal(self) -> None:
+        """Says that the answer is whole and is being kept: the turn is no longer ended early."""
+        self._sealed = True
+
+    def stop(self) -> None:
+        """Ends the turn, once; what was said until now may be kept."""
+        if self.task is not None and not self._stopped and not self._sealed:
+            self._stopped = True
+            self.task.cancel()
+
+    def drop(self, error: BaseException) -> None:
+        """Ends the turn, of which nothing is to be kept, and says why to whoever reads it."""
+        if not self._sealed:
+            self.dropped = True
+            self.end(error)
+            self.stop()
+
+    def _give_up(self) -> None:
+        """The reader is there and does not read: what it missed makes the rest useless to it."""
+        self.leave()
+        self.end(
+            ChatError(f"The answer was not read for {PATIENCE:g} seconds.", code="reader_too_slow")
+        )
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

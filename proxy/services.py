@@ -1,0 +1,40 @@
+"""What the routes share: built once, by app.py, and handed to each of them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from chattable.budget.journal import Journal
+from chattable.budget.line import Line
+from chattable.budget.outbox import Outbox
+from chattable.proxy.catalog.catalog import Catalog
+from chattable.proxy.config.settings import Config
+from chattable.proxy.identity.auth import Auth
+from chattable.proxy.people.usage import Usage
+from chattable.proxy.pipeline.metering import Metering
+from chattable.proxy.pipeline.pipeline import Pipeline
+from chattable.proxy.store.audit import Audit
+from chattable.proxy.store.database import Database
+from chattable.proxy.store.sessions import SessionStore
+from chattable.proxy.store.teams import Teams
+from chattable.proxy.store.users import Users
+
+
+class House(Struct, frozen=True):
+    """The collaborators of a running server."""
+
+    config: Config
+    database: Database
+    users: Users
+    teams: Teams
+    audit: Audit
+    auth: Auth
+    catalog: Catalog
+    pipeline: Pipeline
+    metering: Metering
+    usage: Usage
+    outbox: Outbox
+    session_store: SessionStore
+    max_body: int  # bytes
+    journal: Journal
+    redis: Line | None
