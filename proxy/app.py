@@ -5,18 +5,16 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-from litestar import Litestar, Request, Response, Router
+from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
-from litestar.types import ControllerRouterHandler
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.line import Line
@@ -29,8 +27,7 @@ from chattable.proxy.config.settings import Config
 from chattable.proxy.errors import NowhereError, describe, known
 from chattable.proxy.http.edge import Edge
 from chattable.proxy.http.loopback import loopback
-from chattable.proxy.http.paths import restore_names, shown
-from chattable.proxy.http.schema_page import SchemaPage
+from chattable.proxy.http.paths import shown
 from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.identity.auth import Auth
 from chattable.proxy.ledger_setup import open_journal, open_ledger, put_default
@@ -42,25 +39,11 @@ from chattable.proxy.pipeline.pipeline import Pipeline
 from chattable.proxy.pipeline.rate_limits import RateLimiter, open_rates
 from chattable.proxy.pipeline.revocation import Revocation
 from chattable.proxy.pipeline.turns import Turns
-from chattable.proxy.routes import (
-    admin,
-    admin_models,
-    admin_sessions,
-    audit,
-    budgets,
-    cache,
-    chat,
-    conversations,
-    forwarding,
-    health,
-    items,
-    me,
-    models,
-    teams,
-    transcripts,
-    usage,
-)
+from chattable.proxy.routes import chat, forwarding, health
+from chattable.proxy.routes.documented import CommonErrors, document
+from chattable.proxy.routes.guarded import guarded
 from chattable.proxy.routes.request_context import upstream_headers
+from chattable.proxy.routes.typed import HOUSE
 from chattable.proxy.services import House
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
@@ -70,14 +53,9 @@ from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.access_log import AccessLog
 from chattable.proxy.telemetry.redaction import redactor
-from chattable.proxy.version import VERSION
 
 log = logging.getLogger("chattable")
 
-ROOMS = (chat, forwarding, me, usage, admin_models, cache, audit, health)
-# Those with names in their paths.
-NAMED = (conversations, items, transcripts, models, admin, teams, budgets, admin_sessions)
-SCHEMA = (SchemaPage(), JsonRenderPlugin(), YamlRenderPlugin())
 EXPOSED = [
     "x-request-id",
     "retry-after",
@@ -203,19 +181,21 @@ def build(config: Config) -> Edge:
             with on_stop_signal(stop, metering.stop_at_once), ignoring_hangups():
                 yield
 
-    unnamed = [handler for room in ROOMS for handler in room.routes(house)]
-    named = [handler for room in NAMED for handler in room.routes(house)]
-    handlers = [*unnamed, *named]
+    served: list[str] = []
     app = Litestar(
-        [*unnamed, Router("/", route_handlers=named, before_request=restore_names)],
+        [*chat.routes(house), *forwarding.routes(house), health.ROUTES, *guarded()],
         lifespan=[lifespan],
-        exception_handlers={Exception: partial(_answer_error, _served(handlers))},
+        dependencies=HOUSE,
+        state=State({"house": house}, deep_copy=False),
+        exception_handlers={Exception: partial(_answer_error, served)},
         request_max_body_size=house.max_body,
         cors_config=_cors(config.server.cors_origins),
-        openapi_config=OpenAPIConfig("Chattable", VERSION, path="/schema", render_plugins=SCHEMA),
+        openapi_config=document(),
+        plugins=[CommonErrors()],
         logging_config=None,
         debug=False,
     )
+    served += _served(app)
     redact = redactor(config, os.environ)
     edge = Edge(
         app, access_log, patience=config.server.receive, max_body=house.max_body, redact=redact
@@ -223,9 +203,9 @@ def build(config: Config) -> Edge:
     return edge
 
 
-def _served(handlers: Iterable[ControllerRouterHandler]) -> list[str]:
+def _served(app: Litestar) -> list[str]:
     """The paths below /v1 that clients ask, without those of single objects."""
-    paths = {path for handler in handlers for path in getattr(handler, "paths", ())}
+    paths = {route.path for route in app.routes}
     return sorted(path for path in paths if path.startswith("/v1/") and "{" not in path)
 
 

@@ -165,6 +165,21 @@ class NowhereError(Exception):
             super().__init__(f"{what} The API is below /v1, for example POST /v1/chat/completions.")
 
 
+class ErrorDetail(Struct):
+    """What is wrong, for people and for programs; `param` is the field that it is about."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(Struct):
+    """OpenAI's envelope of an error, with all its four keys."""
+
+    error: ErrorDetail
+
+
 class Failure(Struct):
     """An error as the client gets it."""
 
@@ -176,17 +191,9 @@ class Failure(Struct):
     headers: dict[str, str] = {}
 
     def body(self) -> bytes:
-        """OpenAI's envelope with all its four keys."""
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.type,
-                    "param": self.param,
-                    "code": self.code,
-                }
-            }
-        )
+        """The answer's body."""
+        detail = ErrorDetail(self.message, self.type, self.param, self.code)
+        return msgspec.json.encode(Error(detail))
 
 
 # class → status, type, code when the error has none of its own; the first class that matches counts

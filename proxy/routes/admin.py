@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from litestar import Request, delete, get, patch, post
-from litestar.params import FromPath, FromQuery
-from litestar.types import ControllerRouterHandler
+from litestar import Router, delete, get, patch, post
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
-from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.routes.bodies import admin_body, admin_only, page
 from chattable.proxy.routes.removal import remove_user
-from chattable.proxy.routes.request_context import integer
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import (
+    PAGE,
+    Deleted,
+    InjectedActor,
+    InjectedHouse,
+    Limit,
+    ListPage,
+    page,
+)
 from chattable.proxy.store.users import Key, User
 
 
@@ -47,87 +49,133 @@ class NewKey(Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """User and key administration, for admins only."""
-    users = house.users
+class UserObject(Struct, kw_only=True):
+    """A user as the API shows one; `team` is its name."""
 
-    @post("/admin/users", summary="Create a user")
-    async def create_user(request: Request[Any, Any, Any]) -> Json:
-        actor, new = await admin_body(request, house, NewUser)
-        async with house.audit.entry(actor, "user.create", new.name, asdict(new)) as effect:
-            user = await users.create(new.name, new.team, admin=new.admin)
-            effect.about(user.id, user.name)
-        return _user(user)
+    id: str
+    object: str = "user"
+    name: str
+    team: str | None
+    disabled: bool
+    admin: bool
+    created_at: int
 
-    @get("/admin/users", summary="List users, oldest first")
-    async def list_users(
-        request: Request[Any, Any, Any],
-        limit: FromQuery[str] = "100",
-        after: FromQuery[str | None] = None,
-    ) -> Json:
-        await admin_only(request, house)
-        found = await users.list(integer(limit, "limit"), after)
-        return page([_user(user) for user in found.data], more=found.has_more)
 
-    @get("/admin/users/{user:str}", summary="Describe a user, by id or name")
-    async def get_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        await admin_only(request, house)
-        return _user(await users.get(user))
+class UserPage(ListPage[UserObject], kw_only=True):
+    """A page of users."""
 
-    @patch("/admin/users/{user:str}", summary="Change a user")
-    async def update_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        actor, change = await admin_body(request, house, UserChange)
-        given = msgspec.to_builtins(change)
-        async with house.audit.entry(actor, "user.update", user, given) as effect:
-            changed = await users.update(user, **given)
-            effect.about(changed.id, changed.name)
-        house.auth.forget()
-        return _user(changed)
 
-    @delete("/admin/users/{user:str}", status_code=200, summary="Delete a user with all they have")
-    async def delete_user(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        actor = await admin_only(request, house)
-        async with house.audit.entry(actor, "user.delete", user) as effect:
-            gone = await remove_user(house, user)
-            effect.about(gone.id, gone.name)
-        house.auth.forget()
-        return {"id": gone.id, "object": "user.deleted", "deleted": True}
+class KeyObject(Struct, kw_only=True):
+    """A key without its secret; `models` null means all."""
 
-    @post(
-        "/admin/users/{user:str}/keys",
-        summary="Create or import a key; its secret is shown this once",
-    )
-    async def create_key(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        actor, new = await admin_body(request, house, NewKey)
-        if new.key is not None and not new.key.isascii():
-            message = "key may hold ASCII characters only: clients do not agree on how to send others in a header."
-            raise InvalidRequest(message, param="key", code="invalid_value")
-        fields = asdict(new)
-        imported = fields.pop("key")  # which no entry may hold
-        details = {"user": user, **fields, "imported": imported is not None}
-        async with house.audit.entry(actor, "key.create", new.name, details) as effect:
-            key, secret = await users.create_key(user, **fields, secret=imported)
-            effect.about(key.id, key.name)
-        house.auth.forget()
-        return _key(key) | {"key": secret}
+    id: str
+    object: str = "key"
+    user_id: str
+    name: str
+    prefix: str
+    models: tuple[str, ...] | None
+    trusted: bool
+    expires_at: int | None
+    revoked_at: int | None
+    created_at: int
 
-    @get("/admin/users/{user:str}/keys", summary="List a user's keys, without their secrets")
-    async def list_keys(request: Request[Any, Any, Any], user: FromPath[str]) -> Json:
-        await admin_only(request, house)
-        return page([_key(key) for key in await users.list_keys(user)], more=False)
 
-    @delete("/admin/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
-    async def revoke_key(
-        request: Request[Any, Any, Any], user: FromPath[str], key_id: FromPath[str]
-    ) -> Json:
-        actor = await admin_only(request, house)
-        async with house.audit.entry(actor, "key.revoke", key_id, {"user": user}) as effect:
-            revoked = await users.revoke_key(key_id, user)
-            effect.about(revoked.id, revoked.name)
-        house.auth.forget()
-        return _key(revoked)
+class KeyPage(ListPage[KeyObject], kw_only=True):
+    """A page of keys."""
 
-    return [
+
+class CreatedKey(KeyObject, kw_only=True):
+    """A key that was just made, with its secret."""
+
+    key: str
+
+
+@post("/users", summary="Create a user")
+async def create_user(
+    data: JSONBody[NewUser], actor: InjectedActor, house: InjectedHouse
+) -> UserObject:
+    async with house.audit.entry(actor, "user.create", data.name, asdict(data)) as effect:
+        user = await house.users.create(data.name, data.team, admin=data.admin)
+        effect.about(user.id, user.name)
+    return _user(user)
+
+
+@get("/users", summary="List users, oldest first")
+async def list_users(
+    house: InjectedHouse,
+    limit: Limit = PAGE,
+    after: FromQuery[str | None] = None,
+) -> UserPage:
+    found = await house.users.list(limit, after)
+    return page(UserPage, [_user(user) for user in found.data], more=found.has_more)
+
+
+@get("/users/{user:str}", summary="Describe a user, by id or name")
+async def get_user(user: FromPath[str], house: InjectedHouse) -> UserObject:
+    return _user(await house.users.get(user))
+
+
+@patch("/users/{user:str}", summary="Change a user")
+async def update_user(
+    user: FromPath[str], data: JSONBody[UserChange], actor: InjectedActor, house: InjectedHouse
+) -> UserObject:
+    given = msgspec.to_builtins(data)
+    async with house.audit.entry(actor, "user.update", user, given) as effect:
+        changed = await house.users.update(user, **given)
+        effect.about(changed.id, changed.name)
+    house.auth.forget()
+    return _user(changed)
+
+
+@delete("/users/{user:str}", status_code=200, summary="Delete a user with all they have")
+async def delete_user(user: FromPath[str], actor: InjectedActor, house: InjectedHouse) -> Deleted:
+    async with house.audit.entry(actor, "user.delete", user) as effect:
+        gone = await remove_user(house, user)
+        effect.about(gone.id, gone.name)
+    house.auth.forget()
+    return Deleted(id=gone.id, object="user.deleted")
+
+
+@post("/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
+async def create_key(
+    user: FromPath[str], data: JSONBody[NewKey], actor: InjectedActor, house: InjectedHouse
+) -> CreatedKey:
+    if data.key is not None and not data.key.isascii():
+        message = (
+            "key may hold ASCII characters only: clients do not agree on how to send others in a"
+            " header."
+        )
+        raise InvalidRequest(message, param="key", code="invalid_value")
+    fields = asdict(data)
+    imported = fields.pop("key")  # which no entry may hold
+    details = {"user": user, **fields, "imported": imported is not None}
+    async with house.audit.entry(actor, "key.create", data.name, details) as effect:
+        key, secret = await house.users.create_key(user, **fields, secret=imported)
+        effect.about(key.id, key.name)
+    house.auth.forget()
+    return CreatedKey(**asdict(key), key=secret)
+
+
+@get("/users/{user:str}/keys", summary="List a user's keys, without their secrets")
+async def list_keys(user: FromPath[str], house: InjectedHouse) -> KeyPage:
+    return page(KeyPage, [_key(key) for key in await house.users.list_keys(user)])
+
+
+@delete("/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
+async def revoke_key(
+    user: FromPath[str], key_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
+) -> KeyObject:
+    async with house.audit.entry(actor, "key.revoke", key_id, {"user": user}) as effect:
+        revoked = await house.users.revoke_key(key_id, user)
+        effect.about(revoked.id, revoked.name)
+    house.auth.forget()
+    return _key(revoked)
+
+
+ROUTES = Router(
+    "/",
+    tags=["Users and keys"],
+    route_handlers=[
         create_user,
         list_users,
         get_user,
@@ -136,14 +184,13 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         create_key,
         list_keys,
         revoke_key,
-    ]
+    ],
+)
 
 
-def _user(user: User) -> Json:
-    fields = asdict(user)
-    del fields["team_id"]
-    return {"id": user.id, "object": "user", **fields}
+def _user(user: User) -> UserObject:
+    return msgspec.convert(user, UserObject, from_attributes=True)
 
 
-def _key(key: Key) -> Json:
-    return {"id": key.id, "object": "key", **asdict(key)}
+def _key(key: Key) -> KeyObject:
+    return KeyObject(**asdict(key))

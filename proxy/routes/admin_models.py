@@ -4,47 +4,72 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, get
-from litestar.types import ControllerRouterHandler
+from litestar import Router, get
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import Json
 from chattable.budget.ledger import Price
 from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.catalog.circuits import LastError
 from chattable.proxy.identity.auth import ADMIN
-from chattable.proxy.routes.bodies import admin_only, page
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import InjectedHouse, ListPage, page
 
 STEP = ("above", "long")  # shown only where a long prompt costs something else
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """The state of models, for admins only."""
+class TargetState(Struct, kw_only=True):
+    """One model of one provider that serves a name, and how it is doing."""
 
-    @get(
-        "/admin/models",
-        summary="Models and agents with their targets: circuits, latencies, outcomes",
-    )
-    async def list_targets(request: Request[Any, Any, Any]) -> Json:
-        await admin_only(request, house)
-        return page([_entry(entry) for entry in house.catalog.visible(ADMIN)], more=False)
+    asked: str
+    keys: int
+    keys_resting: int
+    weight: float | None
+    circuit: str
+    first_token_ms: float | None
+    under_way: int
+    succeeded: int
+    failed: int
+    last_error: LastError | None
 
-    return [list_targets]
+
+class ModelState(Struct, kw_only=True):
+    """A name with its targets; dollars are per million tokens, of a picture made per piece."""
+
+    id: str
+    object: str = "model"
+    kind: str
+    price: dict[str, Any] | None
+    context_length: int | None
+    max_output: int | None
+    targets: list[TargetState]
+    fallbacks: list[str]
 
 
-def _entry(entry: Entry) -> Json:
+class ModelStatePage(ListPage[ModelState], kw_only=True):
+    """A page of names that are served."""
+
+
+@get("/models", summary="Models and agents with their targets: circuits, latencies, outcomes")
+async def list_targets(house: InjectedHouse) -> ModelStatePage:
+    return page(ModelStatePage, [_entry(entry) for entry in house.catalog.visible(ADMIN)])
+
+
+ROUTES = Router("/", tags=["Models"], route_handlers=[list_targets])
+
+
+def _entry(entry: Entry) -> ModelState:
     targets = [_target(target) for target in entry.targets or (entry,) if target.health is not None]
-    return {
-        "id": entry.name,
-        "object": "model",
-        "kind": "model" if entry.model.leaf else "agent",
-        "price": entry.price and _dollars(entry.price),
-        "context_length": entry.context_length,
-        "max_output": entry.max_output,
-        "targets": targets,
-        "fallbacks": list(entry.fallbacks),
-    }
+    return ModelState(
+        id=entry.name,
+        kind="model" if entry.model.leaf else "agent",
+        price=None if entry.price is None else _dollars(entry.price),
+        context_length=entry.context_length,
+        max_output=entry.max_output,
+        targets=targets,
+        fallbacks=list(entry.fallbacks),
+    )
 
 
 def _dollars(price: Price) -> Json:
@@ -59,18 +84,18 @@ def _dollar(cost: int | None) -> float | None:
     return None if cost is None else cost / 1e6
 
 
-def _target(entry: Entry) -> Json:
+def _target(entry: Entry) -> TargetState:
     health, model = entry.health, entry.model
     assert health is not None and isinstance(model, Upstream)
-    return {
-        "asked": model.asked,
-        "keys": len(model.provider.keys),
-        "keys_resting": model.provider.keys.resting,
-        "weight": entry.weight,
-        "circuit": str(health.state),
-        "first_token_ms": None if health.latency is None else round(health.latency * 1000, 1),
-        "under_way": health.under_way,
-        "succeeded": health.succeeded,
-        "failed": health.failed,
-        "last_error": health.last and asdict(health.last),
-    }
+    return TargetState(
+        asked=model.asked,
+        keys=len(model.provider.keys),
+        keys_resting=model.provider.keys.resting,
+        weight=entry.weight,
+        circuit=str(health.state),
+        first_token_ms=None if health.latency is None else round(health.latency * 1000, 1),
+        under_way=health.under_way,
+        succeeded=health.succeeded,
+        failed=health.failed,
+        last_error=health.last,
+    )

@@ -2,78 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-from litestar import Request, Response, delete, get
+from litestar import Router, delete, get
 from litestar.params import FromPath, FromQuery
-from litestar.types import ControllerRouterHandler
+from msgspec.structs import asdict
 
-from chattable.agents.chat import Json
+from chattable.agents.chat import Usage
 from chattable.proxy.identity.auth import ADMIN
-from chattable.proxy.routes.bodies import admin_only, page
-from chattable.proxy.routes.conversations import answer, row
-from chattable.proxy.routes.request_context import integer
+from chattable.proxy.routes.conversations import ConversationRow, row
+from chattable.proxy.routes.typed import (
+    PAGE,
+    Deleted,
+    InjectedActor,
+    InjectedHouse,
+    Limit,
+    ListPage,
+    page,
+)
 from chattable.proxy.services import House
 from chattable.proxy.store import tables
 from chattable.proxy.store.ids import names
 from chattable.proxy.store.sessions import Session
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """Session administration, for admins only."""
-    store = house.session_store
+class SessionObject(ConversationRow, kw_only=True):
+    """A session as admins see it; `user` is a name, or the id of one who is gone."""
 
-    async def owner_of(name: str) -> str | None:
-        """The id of a user, by id or name; of what admin keys began too, which belongs to no user in the table."""
-        if name in ("", ADMIN.user.id):
-            return name or None
-        return (await house.users.get(name)).id
+    object: str = "session"
+    user: str
+    user_id: str
+    usage: Usage
 
-    async def shown(found: list[Session]) -> list[Json]:
-        known = await names(
-            house.database, tables.users, sorted({session.user_id for session in found})
+
+class SessionPage(ListPage[SessionObject], kw_only=True):
+    """A page of sessions."""
+
+
+@get("/sessions", summary="List sessions, the one that something was last said in first")
+async def list_sessions(
+    house: InjectedHouse,
+    user: FromQuery[str] = "",
+    limit: Limit = PAGE,
+    after: FromQuery[str | None] = None,
+) -> SessionPage:
+    found = await house.session_store.list(await _owner_of(house, user), limit, after)
+    return page(SessionPage, await _shown(house, list(found.data)), more=found.has_more)
+
+
+@get("/sessions/{session_id:str}", summary="Describe a session")
+async def get_session(session_id: FromPath[str], house: InjectedHouse) -> SessionObject:
+    [session] = await _shown(house, [await house.session_store.find(session_id)])
+    return session
+
+
+@delete(
+    "/sessions/{session_id:str}",
+    status_code=200,
+    summary="Delete a session with everything that was said in it",
+)
+async def delete_session(
+    session_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
+) -> Deleted:
+    async with house.audit.entry(actor, "session.delete", session_id) as effect:
+        session = await house.session_store.find(session_id)
+        [shown] = await _shown(house, [session])
+        effect.about(session.id, f"session of {shown.user}")
+        await house.session_store.delete(session)
+    return Deleted(id=session.id, object="session.deleted")
+
+
+ROUTES = Router("/", tags=["Sessions"], route_handlers=[list_sessions, get_session, delete_session])
+
+
+async def _owner_of(house: House, name: str) -> str | None:
+    """The id of a user, by id or name; of what admin keys began too, which no user has."""
+    if name in ("", ADMIN.user.id):
+        return name or None
+    return (await house.users.get(name)).id
+
+
+async def _shown(house: House, found: list[Session]) -> list[SessionObject]:
+    ids = sorted({session.user_id for session in found})
+    known = await names(house.database, tables.users, ids)
+    return [
+        SessionObject(
+            **asdict(row(session)) | {"object": "session"},
+            user=known.get(session.user_id) or session.user_id,
+            user_id=session.user_id,
+            usage=session.usage,
         )
-        return [_session(session, known.get(session.user_id)) for session in found]
-
-    @get("/admin/sessions", summary="List sessions, the one that something was last said in first")
-    async def listed(
-        request: Request[Any, Any, Any],
-        user: FromQuery[str] = "",
-        limit: FromQuery[str] = "100",
-        after: FromQuery[str | None] = None,
-    ) -> Response[bytes]:
-        await admin_only(request, house)
-        found = await store.list(await owner_of(user), integer(limit, "limit"), after)
-        return answer(page(await shown(list(found.data)), more=found.has_more))
-
-    @get("/admin/sessions/{session_id:str}", summary="Describe a session")
-    async def describe(
-        request: Request[Any, Any, Any], session_id: FromPath[str]
-    ) -> Response[bytes]:
-        await admin_only(request, house)
-        [session] = await shown([await store.find(session_id)])
-        return answer(session)
-
-    @delete(
-        "/admin/sessions/{session_id:str}",
-        status_code=200,
-        summary="Delete a session with everything that was said in it",
-    )
-    async def remove(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
-        actor = await admin_only(request, house)
-        async with house.audit.entry(actor, "session.delete", session_id) as effect:
-            session = await store.find(session_id)
-            owner = (await names(house.database, tables.users, [session.user_id])).get(
-                session.user_id, session.user_id
-            )
-            effect.about(session.id, f"session of {owner}")
-            await store.delete(session)
-        return answer({"id": session.id, "object": "session.deleted", "deleted": True})
-
-    return [listed, describe, remove]
-
-
-def _session(session: Session, user: str | None) -> Json:
-    owner = {"object": "session", "user": user or session.user_id, "user_id": session.user_id}
-    return row(session) | owner | {"usage": msgspec.to_builtins(session.usage)}
+        for session in found
+    ]

@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Request, delete, get
+from litestar import Router, delete, get
 from litestar.params import FromQuery
-from litestar.types import ControllerRouterHandler
+from msgspec import Struct
 from msgspec.structs import asdict
 
-from chattable.agents.chat import Json
 from chattable.proxy.errors import CacheAwayError
-from chattable.proxy.routes.bodies import admin_only
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import InjectedActor, InjectedHouse
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """The response cache, for admins only."""
-    cache, config = house.pipeline.cache, house.config.cache
+class CacheState(Struct, kw_only=True):
+    """How often answers came from the cache, in this process, and what that saved everywhere."""
 
-    @get(
-        "/admin/cache",
-        summary="How often answers came from the cache, in this process, and what that saved everywhere",
+    object: str = "cache"
+    enabled: bool
+    scope: str | None
+    ttl: float | None
+    shared: bool
+    hit_rate: float | None
+    tokens_saved: int
+    hits: int
+    misses: int
+    joins: int
+    bypasses: int
+    stores: int
+    bytes: int
+    flights: int
+
+
+class CachePurged(Struct, kw_only=True):
+    """Whose answers were forgotten, and of which model; null: of all."""
+
+    object: str = "cache.purged"
+    user: str | None
+    model: str | None
+
+
+@get("/cache", summary="How often answers came from the cache, and what that saved")
+async def get_cache(house: InjectedHouse) -> CacheState:
+    config, stats = house.config.cache, house.pipeline.cache.stats()
+    answered = stats.hits + stats.joins
+    looked_up = answered + stats.misses
+    return CacheState(
+        enabled=config is not None and config.enabled,
+        scope=config.scope if config else None,
+        ttl=config.ttl if config else None,
+        shared=bool(house.config.redis_url),
+        hit_rate=answered / looked_up if looked_up else None,
+        tokens_saved=sum(row["tokens_saved"] for row in await house.usage.report([])),
+        **asdict(stats),
     )
-    async def cache_stats(request: Request[Any, Any, Any]) -> Json:
-        await admin_only(request, house)
-        stats = cache.stats()
-        answered = stats.hits + stats.joins
-        looked_up = answered + stats.misses
-        saved = sum(row["tokens_saved"] for row in await house.usage.report([]))
-        return {
-            "object": "cache",
-            "enabled": config is not None and config.enabled,
-            "scope": config.scope if config else None,
-            "ttl": config.ttl if config else None,
-            "shared": bool(house.config.redis_url),
-            "hit_rate": answered / looked_up if looked_up else None,
-            "tokens_saved": saved,
-            **asdict(stats),
-        }
 
-    @delete(
-        "/admin/cache",
-        status_code=200,
-        summary="Forget kept answers: of a user, of a model, of both, or all",
-    )
-    async def purge_cache(
-        request: Request[Any, Any, Any],
-        user: FromQuery[str | None] = None,
-        model: FromQuery[str] = "",
-    ) -> Json:
-        actor = await admin_only(request, house)
-        user_id = (await house.users.get(user)).id if user is not None else ""
-        what = user or model or "all"
-        async with house.audit.entry(
-            actor, "cache.purge", what, dict(request.query_params)
-        ) as effect:
-            if not await cache.purge(user=user_id, model=model):
-                raise CacheAwayError
-            effect.about("cache", what)
-        return {"object": "cache.purged", "user": user_id or None, "model": model or None}
 
-    return [cache_stats, purge_cache]
+@delete(
+    "/cache",
+    status_code=200,
+    summary="Forget kept answers: of a user, of a model, of both, or all",
+)
+async def purge_cache(
+    actor: InjectedActor,
+    house: InjectedHouse,
+    user: FromQuery[str | None] = None,
+    model: FromQuery[str | None] = None,
+) -> CachePurged:
+    user_id = (await house.users.get(user)).id if user is not None else ""
+    what = user or model or "all"
+    given = {"user": user, "model": model}
+    details = {name: value for name, value in given.items() if value is not None}
+    async with house.audit.entry(actor, "cache.purge", what, details) as effect:
+        if not await house.pipeline.cache.purge(user=user_id, model=model or ""):
+            raise CacheAwayError
+        effect.about("cache", what)
+    return CachePurged(user=user_id or None, model=model or None)
+
+
+ROUTES = Router("/", tags=["Cache"], route_handlers=[get_cache, purge_cache])

@@ -14,11 +14,12 @@ from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
-from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
+from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.errors import describe
 from chattable.proxy.http.leaving import on_leave
 from chattable.proxy.reply_stream import Reply
+from chattable.proxy.routes.documented import ASKED, BEARER, CHAT, errors
 from chattable.proxy.routes.request_context import (
     caller_of,
     header,
@@ -38,7 +39,15 @@ SSE_HEADERS = [
 def routes(house: House) -> list[ControllerRouterHandler]:
     """The route of chat completions."""
 
-    @post("/v1/chat/completions", status_code=200, summary="Create a chat completion")
+    @post(
+        "/v1/chat/completions",
+        status_code=200,
+        operation_class=CHAT,
+        responses=errors(*ASKED),
+        security=BEARER,
+        tags=["Models"],
+        summary="Create a chat completion",
+    )
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = await caller_of(request, house)
         spent = partial(house.metering.refuse_spent, caller)

@@ -1,269 +1,284 @@
-"""/v1/conversations: the sessions that a user's clients began, by whatever door, in the shapes of OpenAI's API."""
+"""/v1/conversations: the sessions that a user's clients began, in the shapes of OpenAI's API."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from litestar import Request, Response, delete, get, post
-from litestar.params import FromPath
-from litestar.types import ControllerRouterHandler
+from litestar import Router, delete, get, post
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, FromQuery, JSONBody, SkipValidation
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import asdict
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import check_params, fitting
-from chattable.agents.parsing import explain
 from chattable.proxy.conversations.item_pages import find
 from chattable.proxy.conversations.items import message_of
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.parsing.json_bounds import TooComplex
-from chattable.proxy.routes.bodies import page
-from chattable.proxy.routes.request_context import caller_of, integer, read_body, read_json
+from chattable.proxy.routes.typed import (
+    FEW,
+    Deleted,
+    InjectedCaller,
+    InjectedHouse,
+    Items,
+    LenientRequest,
+    ListPage,
+    page,
+)
 from chattable.proxy.services import House
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.session_values import cleaned, tokens_of
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore
+from chattable.proxy.store.sessions import Entry, Item, Session
 
-B = TypeVar("B")
-
-MOST = 20  # items in one request
-LIMIT = 100  # rows of a page
+MAX_NEW_ITEMS = 20  # in one request
 
 
-class Settings(Struct, forbid_unknown_fields=True):
+class ConversationChange(Struct, forbid_unknown_fields=True):
     """Body of POST /v1/conversations/{id}: what is given is replaced."""
 
     metadata: dict[str, str] | UnsetType | None = UNSET
     title: str | UnsetType | None = UNSET
     model: str | UnsetType | None = UNSET
-    params: Json | UnsetType | None = UNSET
-    state: Json | UnsetType | None = UNSET
+    params: dict[str, Any] | UnsetType | None = UNSET
+    state: dict[str, Any] | UnsetType | None = UNSET
 
 
-class New(Settings, forbid_unknown_fields=True):
+class NewConversation(ConversationChange, forbid_unknown_fields=True):
     """Body of POST /v1/conversations."""
 
-    items: list[Json] | None = None
+    items: list[dict[str, Any]] | None = None
     alias: str | None = None
 
 
-class Title(Struct, forbid_unknown_fields=True):
-    """Body of POST /v1/conversations/{id}/title."""
+class NewTitle(Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/conversations/{id}/title; without one, the title is made."""
 
     title: str | None = None
 
 
-class Fork(Struct, forbid_unknown_fields=True):
+class NewFork(Struct, forbid_unknown_fields=True):
     """Body of POST /v1/conversations/{id}/fork."""
 
     at: str | None = None
     alias: str | None = None
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """Conversations; another user's do not exist."""
+class ConversationRow(Struct, kw_only=True):
+    """A conversation as a list has it: without what may be large."""
+
+    id: str
+    object: str = "conversation"
+    created_at: int
+    metadata: dict[str, str]
+    alias: str | None
+    title: str | None
+    model: str | None
+    message_count: int
+    updated_at: int
+
+
+class ConversationPage(ListPage[ConversationRow], kw_only=True):
+    """A page of conversations."""
+
+
+class ConversationObject(ConversationRow, kw_only=True):
+    """A conversation in OpenAI's form, with what ours have besides."""
+
+    params: dict[str, Any]
+    state: dict[str, Any]
+
+
+class ConversationUsage(Struct, kw_only=True):
+    """What all turns of a conversation used, also on other branches."""
+
+    id: str
+    object: str = "conversation.usage"
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, Any] | UnsetType = UNSET
+    completion_tokens_details: dict[str, Any] | UnsetType = UNSET
+    message_count: int
+
+
+async def own_session(
+    conversation_id: FromPath[str], caller: InjectedCaller, house: InjectedHouse
+) -> Session:
+    """The caller's conversation of this id or alias, or `NotFound`."""
+    try:
+        return await house.session_store.open(
+            caller.principal.user.id, conversation_id, create=False
+        )
+    except (Invalid, NotFound):
+        raise NotFound("conversation", conversation_id) from None
+
+
+InjectedSession = NamedDependency[SkipValidation[Session]]
+SESSION = {"session": Provide(own_session)}
+
+
+@post("/conversations", status_code=200, summary="Create a conversation")
+async def create_conversation(
+    data: JSONBody[NewConversation], caller: InjectedCaller, house: InjectedHouse
+) -> ConversationObject:
+    given = _fields(house, caller, data)
+    items = _items(entries(data.items or []))
+    like = Session(id="", user_id="", head=items[-1].id if items else None, **given)
     store = house.session_store
+    try:
+        made = await store.restore(caller.principal.user.id, like, items, alias=data.alias)
+    except (Conflict, Invalid) as error:
+        raise _of_alias(error) from None
+    return conversation(made)
 
-    @post("/v1/conversations", status_code=200, summary="Create a conversation")
-    async def create(request: Request[Any, Any, Any]) -> Response[bytes]:
-        caller, new = await body_of(request, house, New)
-        given = _fields(house, caller, new)
-        items = _items(entries(new.items or []))
-        like = Session(id="", user_id="", head=items[-1].id if items else None, **given)
-        try:
-            made = await store.restore(caller.principal.user.id, like, items, alias=new.alias)
-        except (Conflict, Invalid) as error:
-            raise _of_alias(error) from None
-        return answer(conversation(made))
 
-    @get(
-        "/v1/conversations",
-        summary="List conversations, the one that something was last said in first",
+@get(
+    "/conversations",
+    summary="List conversations, the one that something was last said in first",
+)
+async def list_conversations(
+    caller: InjectedCaller,
+    house: InjectedHouse,
+    limit: Items = FEW,
+    after: FromQuery[str | None] = None,
+) -> ConversationPage:
+    found = await house.session_store.list(caller.principal.user.id, max(1, limit), after)
+    rows = [row(session) for session in found.data[:limit]]
+    return page(ConversationPage, rows, more=found.has_more or len(found.data) > limit)
+
+
+@get("/conversations/{conversation_id:str}", summary="Describe a conversation, by id or alias")
+async def get_conversation(session: InjectedSession) -> ConversationObject:
+    return conversation(session)
+
+
+@post(
+    "/conversations/{conversation_id:str}",
+    status_code=200,
+    summary="Change a conversation's fields",
+)
+async def update_conversation(
+    data: JSONBody[ConversationChange],
+    session: InjectedSession,
+    caller: InjectedCaller,
+    house: InjectedHouse,
+) -> ConversationObject:
+    fields = _fields(house, caller, data, session)
+    return conversation(await house.session_store.update(session, **fields))
+
+
+@delete(
+    "/conversations/{conversation_id:str}",
+    status_code=200,
+    summary="Delete a conversation with its items",
+)
+async def delete_conversation(session: InjectedSession, house: InjectedHouse) -> Deleted:
+    await house.session_store.delete(session)
+    return Deleted(id=session.id, object="conversation.deleted")
+
+
+@get("/conversations/{conversation_id:str}/usage", summary="What a conversation used")
+async def get_conversation_usage(session: InjectedSession) -> ConversationUsage:
+    return ConversationUsage(
+        id=session.id, message_count=session.message_count, **msgspec.to_builtins(session.usage)
     )
-    async def listed(request: Request[Any, Any, Any]) -> Response[bytes]:
-        caller, limit = await caller_of(request, house), limit_of(request)
-        found = await store.list(
-            caller.principal.user.id, max(1, limit), request.query_params.get("after")
-        )
-        rows = [row(session) for session in found.data[:limit]]
-        return answer(page(rows, more=found.has_more or len(found.data) > limit))
-
-    @get(
-        "/v1/conversations/{conversation_id:str}", summary="Describe a conversation, by id or alias"
-    )
-    async def describe(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Response[bytes]:
-        return answer(conversation(await own(request, house, conversation_id)))
-
-    @post(
-        "/v1/conversations/{conversation_id:str}",
-        status_code=200,
-        summary="Change a conversation's fields",
-    )
-    async def change(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Response[bytes]:
-        caller, given = await body_of(request, house, Settings)
-        session = await named(store, caller, conversation_id)
-        fields = _fields(house, caller, given, session)
-        return answer(conversation(await store.update(session, **fields)))
-
-    @delete(
-        "/v1/conversations/{conversation_id:str}",
-        status_code=200,
-        summary="Delete a conversation with its items",
-    )
-    async def remove(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Response[bytes]:
-        session = await own(request, house, conversation_id)
-        await store.delete(session)
-        return answer({"id": session.id, "object": "conversation.deleted", "deleted": True})
-
-    @get("/v1/conversations/{conversation_id:str}/usage", summary="What a conversation used")
-    async def usage(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Response[bytes]:
-        session = await own(request, house, conversation_id)
-        used = msgspec.to_builtins(session.usage)
-        return answer(
-            {
-                "id": session.id,
-                "object": "conversation.usage",
-                **used,
-                "message_count": session.message_count,
-            }
-        )
-
-    @post(
-        "/v1/conversations/{conversation_id:str}/title",
-        status_code=200,
-        summary="Give a conversation a title, or have one made",
-    )
-    async def entitle(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Response[bytes]:
-        caller, given = await body_of(request, house, Title)
-        session = await named(store, caller, conversation_id)
-        if not cleaned(given.title or ""):
-            return answer(
-                conversation(await house.pipeline.sessions.scribe.retitle(session, caller))
-            )
-        return answer(conversation(await store.update(session, title=given.title)))
-
-    @post(
-        "/v1/conversations/{conversation_id:str}/fork",
-        status_code=200,
-        summary="Copy a conversation, up to an item",
-    )
-    async def fork(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Response[bytes]:
-        caller, given = await body_of(request, house, Fork)
-        session = await named(store, caller, conversation_id)
-        try:
-            end = None if given.at is None else (await find(store, session, given.at))[0].id
-            made = await store.fork(session, end, alias=given.alias)
-        except (Conflict, Invalid) as error:
-            raise _of_alias(error) from None
-        params = fitting(made.params, house.catalog.accepts(made.model, caller.principal))
-        if params != made.params:  # an older version let them in
-            made = await store.update(made, params=params)
-        return answer(conversation(made))
-
-    return [create, listed, describe, change, remove, usage, entitle, fork]
 
 
-def conversation(session: Session) -> Json:
+@post(
+    "/conversations/{conversation_id:str}/title",
+    status_code=200,
+    summary="Give a conversation a title, or have one made",
+)
+async def title_conversation(
+    data: JSONBody[NewTitle], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+) -> ConversationObject:
+    if not cleaned(data.title or ""):
+        return conversation(await house.pipeline.sessions.scribe.retitle(session, caller))
+    return conversation(await house.session_store.update(session, title=data.title))
+
+
+@post(
+    "/conversations/{conversation_id:str}/fork",
+    status_code=200,
+    summary="Copy a conversation, up to an item",
+)
+async def fork_conversation(
+    data: JSONBody[NewFork], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+) -> ConversationObject:
+    store = house.session_store
+    try:
+        end = None if data.at is None else (await find(store, session, data.at))[0].id
+        made = await store.fork(session, end, alias=data.alias)
+    except (Conflict, Invalid) as error:
+        raise _of_alias(error) from None
+    params = fitting(made.params, house.catalog.accepts(made.model, caller.principal))
+    if params != made.params:  # an older version let them in
+        made = await store.update(made, params=params)
+    return conversation(made)
+
+
+ROUTES = Router(
+    "/",
+    dependencies=SESSION,
+    request_class=LenientRequest,
+    tags=["Conversations"],
+    route_handlers=[
+        create_conversation,
+        list_conversations,
+        get_conversation,
+        update_conversation,
+        delete_conversation,
+        get_conversation_usage,
+        title_conversation,
+        fork_conversation,
+    ],
+)
+
+
+def conversation(session: Session) -> ConversationObject:
     """A session in OpenAI's form, with what ours have besides."""
-    return row(session) | {"params": session.params, "state": session.state}
+    return ConversationObject(**asdict(row(session)), params=session.params, state=session.state)
 
 
-def row(session: Session) -> Json:
+def row(session: Session) -> ConversationRow:
     """A session as a list has it: without what may be large."""
-    return {
-        "id": session.id,
-        "object": "conversation",
-        "created_at": session.created_at,
-        "metadata": session.metadata,
-        "alias": session.alias,
-        "title": session.title,
-        "model": session.model,
-        "message_count": session.message_count,
-        "updated_at": int(session.updated_at),
-    }
+    return ConversationRow(
+        id=session.id,
+        created_at=session.created_at,
+        metadata=session.metadata,
+        alias=session.alias,
+        title=session.title,
+        model=session.model,
+        message_count=session.message_count,
+        updated_at=int(session.updated_at),
+    )
 
 
 def entries(items: list[Json]) -> list[Entry]:
     """What a request's items become, or `InvalidRequest` naming the field that is wrong."""
-    if len(items) > MOST:
-        message = f"Invalid 'items': array too long. Expected an array with maximum length {MOST}, but got one with {len(items)}."
+    if len(items) > MAX_NEW_ITEMS:
+        message = (
+            "Invalid 'items': array too long. Expected an array with maximum length"
+            f" {MAX_NEW_ITEMS}, but got one with {len(items)}."
+        )
         raise InvalidRequest(message, param="items", code="array_above_max_length")
     return [Entry(message=message_of(item, f"items[{i}]")) for i, item in enumerate(items)]
-
-
-async def own(request: Request[Any, Any, Any], house: House, name: str) -> Session:
-    """The caller's conversation of this id or alias, or `NotFound`."""
-    return await named(house.session_store, await caller_of(request, house), name)
-
-
-async def named(store: SessionStore, caller: Caller, name: str) -> Session:
-    """The caller's conversation of this id or alias, or `NotFound`."""
-    try:
-        return await store.open(caller.principal.user.id, name, create=False)
-    except (Invalid, NotFound):
-        raise NotFound("conversation", name) from None
-
-
-async def body_of(request: Request[Any, Any, Any], house: House, kind: type[B]) -> tuple[Caller, B]:
-    """Who asks, and the request body as a struct, or `InvalidRequest` naming the field; no body is an empty one."""
-    caller, body = await caller_of(request, house), await read_body(request, house.max_body)
-    try:
-        given = await read_json(request, house.max_body) if body else {}
-    except TooComplex:
-        raise
-    except InvalidRequest:
-        try:
-            given = halves.decode(body)
-        except ValueError:
-            given = None
-        if not isinstance(given, dict):
-            raise
-    try:
-        return caller, halves.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise explain(error) from None
-
-
-def answer(value: Json) -> Response[bytes]:
-    """An answer, whatever characters are in it."""
-    return Response(halves.encode(value), media_type="application/json")
-
-
-def limit_of(request: Request[Any, Any, Any]) -> int:
-    """How many rows a page may have; 0 is a page without any."""
-    limit = integer(request.query_params.get("limit", "20"), "limit")
-    if limit > LIMIT:
-        message = f"Invalid value for 'limit': expected a value <= {LIMIT}, but got {limit}."
-        raise InvalidRequest(message, param="limit", code="integer_above_max_value")
-    return limit
 
 
 def _fields(
     house: House,
     caller: Caller,
-    given: Settings,
+    given: ConversationChange,
     before: Session | None = None,
 ) -> dict[str, Any]:
     """What is given of a session's fields; null empties one.
 
     Refuses a model that the caller cannot ask, and params that are not for this model.
     """
-    fields = {name: getattr(given, name) for name in Settings.__struct_fields__}
+    fields = {name: getattr(given, name) for name in ConversationChange.__struct_fields__}
     fields = {name: value for name, value in fields.items() if value is not UNSET}
     for name in ("metadata", "params", "state"):
         if name in fields and fields[name] is None:

@@ -14,6 +14,7 @@ from chattable.agents.errors import InvalidRequest
 from chattable.proxy.http.leaving import on_leave
 from chattable.proxy.pipeline.forwarded_kinds import KINDS, Kind
 from chattable.proxy.pipeline.forwarding import Forwarding
+from chattable.proxy.routes.documented import ASKED, BEARER, FORWARDED, errors
 from chattable.proxy.routes.request_context import caller_of, on_behalf, read_json, upstream_headers
 from chattable.proxy.services import House
 
@@ -28,6 +29,11 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
     @post(
         f"/v1{kind.path}",
         status_code=200,
+        operation_class=FORWARDED,
+        operation_id="forward" + kind.path.replace("/", "_"),
+        responses=errors(*ASKED),
+        security=BEARER,
+        tags=["Models"],
         summary=f"Pass a request for {kind.what} on",
         name=kind.path,
     )

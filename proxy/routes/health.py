@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-from litestar import Response, get
-from litestar.types import ControllerRouterHandler
+from litestar import Response, Router, get
+from litestar.openapi import ResponseSpec
+from msgspec import UNSET, Struct, UnsetType
 
-from chattable.agents.chat import Json
+from chattable.proxy.routes.typed import InjectedHouse
 from chattable.proxy.services import House
 from chattable.proxy.version import VERSION
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """What a load balancer or a curious person asks; never a model."""
+class Welcome(Struct, kw_only=True):
+    """What this server is."""
 
-    @get("/", summary="Say what this is")
-    async def root() -> Json:
-        return {
-            "name": "chattable",
-            "version": VERSION,
-            "message": "An OpenAI-compatible API. Point an SDK's base URL at /v1; POST /v1/chat/completions answers.",
-        }
+    name: str = "chattable"
+    version: str = VERSION
+    message: str = (
+        "An OpenAI-compatible API. Point an SDK's base URL at /v1; POST /v1/chat/completions"
+        " answers."
+    )
 
-    @get("/health", summary="Liveness")
-    async def health() -> Json:
-        return {"status": "ok"}
 
-    @get("/health/ready", summary="Readiness: database and journal can be written")
-    async def ready() -> Response[Json]:
-        problems = await _problems(house)
-        status: Json = (
-            {"status": "unavailable", "problems": problems} if problems else {"status": "ok"}
-        )
-        if degraded := _degraded(house):
-            status["degraded"] = degraded
-        return Response(status, status_code=503 if problems else 200)
+class HealthStatus(Struct, kw_only=True):
+    """`ok`, or `unavailable` with the reasons; `degraded` is what is amiss meanwhile."""
 
-    return [root, health, ready]
+    status: str = "ok"
+    problems: dict[str, str] | UnsetType = UNSET
+    degraded: dict[str, str] | UnsetType = UNSET
+
+
+@get("/", summary="Say what this is")
+async def get_root() -> Welcome:
+    return Welcome()
+
+
+@get("/health", summary="Liveness")
+async def get_health() -> HealthStatus:
+    return HealthStatus()
+
+
+@get(
+    "/health/ready",
+    responses={503: ResponseSpec(HealthStatus, description="Not now", generate_examples=False)},
+    summary="Readiness: database and journal can be written",
+)
+async def get_readiness(house: InjectedHouse) -> Response[HealthStatus]:
+    problems = await _problems(house)
+    status = HealthStatus(
+        status="unavailable" if problems else "ok",
+        problems=problems or UNSET,
+        degraded=_degraded(house) or UNSET,
+    )
+    return Response(status, status_code=503 if problems else 200)
+
+
+# What a load balancer or a curious person asks; never a model.
+ROUTES = Router("/", tags=["Health"], route_handlers=[get_root, get_health, get_readiness])
 
 
 async def _problems(house: House) -> dict[str, str]:

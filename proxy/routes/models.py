@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Request, get
+from litestar import Router, get
 from litestar.params import FromPath
-from litestar.types import ControllerRouterHandler
+from msgspec import UNSET, Struct, UnsetType
 
-from chattable.agents.chat import Json
 from chattable.proxy.catalog.catalog import Entry
-from chattable.proxy.routes.request_context import caller_of
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """The routes that list models; they never ask an upstream."""
+class ModelObject(Struct, kw_only=True):
+    """A model or an agent in OpenAI's form, with what we know of it besides."""
 
-    @get("/v1/models", summary="List the models this key may use")
-    async def list_models(request: Request[Any, Any, Any]) -> Json:
-        caller = await caller_of(request, house)
-        return {
-            "object": "list",
-            "data": [_model(entry) for entry in house.catalog.visible(caller.principal)],
-        }
-
-    @get("/v1/models/{name:path}", summary="Describe one model")
-    async def retrieve_model(request: Request[Any, Any, Any], name: FromPath[str]) -> Json:
-        caller = await caller_of(request, house)
-        return _model(house.catalog.find(str(name).removeprefix("/"), caller.principal))
-
-    return [list_models, retrieve_model]
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+    description: str | UnsetType = UNSET
+    context_length: int | UnsetType = UNSET
 
 
-def _model(entry: Entry) -> Json:
-    model: Json = {
-        "id": entry.name,
-        "object": "model",
-        "created": entry.created,
-        "owned_by": entry.owned_by,
-    }
-    if entry.description:
-        model["description"] = entry.description
-    if entry.context_length:
-        model["context_length"] = entry.context_length
-    return model
+class ModelList(Struct, kw_only=True):
+    """The models that a key may use."""
+
+    object: str = "list"
+    data: list[ModelObject]
+
+
+@get("/models", summary="List the models this key may use")
+async def list_models(caller: InjectedCaller, house: InjectedHouse) -> ModelList:
+    return ModelList(data=[_model(entry) for entry in house.catalog.visible(caller.principal)])
+
+
+@get("/models/{name:path}", summary="Describe one model")
+async def get_model(
+    name: FromPath[str], caller: InjectedCaller, house: InjectedHouse
+) -> ModelObject:
+    return _model(house.catalog.find(str(name).removeprefix("/"), caller.principal))
+
+
+ROUTES = Router("/", tags=["Models"], route_handlers=[list_models, get_model])
+
+
+def _model(entry: Entry) -> ModelObject:
+    return ModelObject(
+        id=entry.name,
+        created=entry.created,
+        owned_by=entry.owned_by,
+        description=entry.description or UNSET,
+        context_length=entry.context_length or UNSET,
+    )

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 from litestar import Request
+from litestar.connection import ASGIConnection
 from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from msgspec.structs import replace
@@ -65,14 +66,15 @@ async def read_json(
 async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
     """The body as it came."""
     try:
-        return await request.body()
+        # a typed request's own `body` comes here
+        return await Request.body(request)
     except RequestEntityTooLarge:
         raise TooLargeError(limit) from None
     except InternalServerException:  # Litestar's word for a client that left
         raise ClientLeftError from None
 
 
-async def caller_of(request: Request[Any, Any, Any], house: House) -> Caller:
+async def caller_of(request: ASGIConnection[Any, Any, Any, Any], house: House) -> Caller:
     """Who asks, or `UnauthorizedError`."""
     secret = bearer(request)
     scope: Any = request.scope
@@ -146,7 +148,7 @@ def _user(given: Any) -> str:
     return "" if given is None or is_placeholder(given) else given
 
 
-def end_user(request: Request[Any, Any, Any]) -> str:
+def end_user(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Whom a chat UI asks for, by its headers; what stands for no name is nobody."""
     for name in END_USER:
         value = unquote(header(request, name))
@@ -155,7 +157,7 @@ def end_user(request: Request[Any, Any, Any]) -> str:
     return ""
 
 
-def bearer(request: Request[Any, Any, Any]) -> str:
+def bearer(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """The key of a request: everything behind `Bearer`, spaces included, or the header `x-api-key`; empty if there is none."""
     value = header(request, b"authorization")
     scheme, _, secret = value.partition(" ")
@@ -164,7 +166,7 @@ def bearer(request: Request[Any, Any, Any]) -> str:
     return value or header(request, b"x-api-key")
 
 
-def header(request: Request[Any, Any, Any], name: bytes) -> str:
+def header(request: ASGIConnection[Any, Any, Any, Any], name: bytes) -> str:
     """A header without the space around it, empty if absent; a plain scan, for Litestar parses all of them first."""
     for key, value in request.scope["headers"]:
         if key == name:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Request, delete, get, patch, post
-from litestar.params import FromPath, FromQuery
-from litestar.types import ControllerRouterHandler
+from litestar import Router, delete, get, patch, post
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from chattable.agents.chat import Json
-from chattable.proxy.routes.bodies import admin_body, admin_only, page
-from chattable.proxy.routes.request_context import integer
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import (
+    PAGE,
+    Deleted,
+    InjectedActor,
+    InjectedHouse,
+    Limit,
+    ListPage,
+    page,
+)
 from chattable.proxy.store.teams import Team
 
 
@@ -23,52 +25,69 @@ class TeamName(Struct, forbid_unknown_fields=True):
     name: str
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """Team administration, for admins only."""
-    teams = house.teams
+class TeamObject(Struct, kw_only=True):
+    """A team as the API shows one."""
 
-    @post("/admin/teams", summary="Create a team")
-    async def create_team(request: Request[Any, Any, Any]) -> Json:
-        actor, new = await admin_body(request, house, TeamName)
-        async with house.audit.entry(actor, "team.create", new.name) as effect:
-            team = await teams.create(new.name)
-            effect.about(team.id, team.name)
-        return _team(team)
-
-    @get("/admin/teams", summary="List teams, oldest first")
-    async def list_teams(
-        request: Request[Any, Any, Any],
-        limit: FromQuery[str] = "100",
-        after: FromQuery[str | None] = None,
-    ) -> Json:
-        await admin_only(request, house)
-        found = await teams.list(integer(limit, "limit"), after)
-        return page([_team(team) for team in found.data], more=found.has_more)
-
-    @get("/admin/teams/{team:str}", summary="Describe a team, by id or name")
-    async def get_team(request: Request[Any, Any, Any], team: FromPath[str]) -> Json:
-        await admin_only(request, house)
-        return _team(await teams.get(team))
-
-    @patch("/admin/teams/{team:str}", summary="Rename a team; its users and budgets stay with it")
-    async def rename_team(request: Request[Any, Any, Any], team: FromPath[str]) -> Json:
-        actor, change = await admin_body(request, house, TeamName)
-        async with house.audit.entry(actor, "team.update", team, {"name": change.name}) as effect:
-            renamed = await teams.rename(team, change.name)
-            effect.about(renamed.id, renamed.name)
-        house.auth.forget()
-        return _team(renamed)
-
-    @delete("/admin/teams/{team:str}", status_code=200, summary="Delete a team that has no users")
-    async def delete_team(request: Request[Any, Any, Any], team: FromPath[str]) -> Json:
-        actor = await admin_only(request, house)
-        async with house.audit.entry(actor, "team.delete", team) as effect:
-            gone = await teams.delete(team)
-            effect.about(gone.id, gone.name)
-        return {"id": gone.id, "object": "team.deleted", "deleted": True}
-
-    return [create_team, list_teams, get_team, rename_team, delete_team]
+    id: str
+    object: str = "team"
+    name: str
+    created_at: int
 
 
-def _team(team: Team) -> Json:
-    return {"id": team.id, "object": "team", **asdict(team)}
+class TeamPage(ListPage[TeamObject], kw_only=True):
+    """A page of teams."""
+
+
+@post("/teams", summary="Create a team")
+async def create_team(
+    data: JSONBody[TeamName], actor: InjectedActor, house: InjectedHouse
+) -> TeamObject:
+    async with house.audit.entry(actor, "team.create", data.name) as effect:
+        team = await house.teams.create(data.name)
+        effect.about(team.id, team.name)
+    return _team(team)
+
+
+@get("/teams", summary="List teams, oldest first")
+async def list_teams(
+    house: InjectedHouse,
+    limit: Limit = PAGE,
+    after: FromQuery[str | None] = None,
+) -> TeamPage:
+    found = await house.teams.list(limit, after)
+    return page(TeamPage, [_team(team) for team in found.data], more=found.has_more)
+
+
+@get("/teams/{team:str}", summary="Describe a team, by id or name")
+async def get_team(team: FromPath[str], house: InjectedHouse) -> TeamObject:
+    return _team(await house.teams.get(team))
+
+
+@patch("/teams/{team:str}", summary="Rename a team; its users and budgets stay with it")
+async def rename_team(
+    team: FromPath[str], data: JSONBody[TeamName], actor: InjectedActor, house: InjectedHouse
+) -> TeamObject:
+    async with house.audit.entry(actor, "team.update", team, {"name": data.name}) as effect:
+        renamed = await house.teams.rename(team, data.name)
+        effect.about(renamed.id, renamed.name)
+    house.auth.forget()
+    return _team(renamed)
+
+
+@delete("/teams/{team:str}", status_code=200, summary="Delete a team that has no users")
+async def delete_team(team: FromPath[str], actor: InjectedActor, house: InjectedHouse) -> Deleted:
+    async with house.audit.entry(actor, "team.delete", team) as effect:
+        gone = await house.teams.delete(team)
+        effect.about(gone.id, gone.name)
+    return Deleted(id=gone.id, object="team.deleted")
+
+
+ROUTES = Router(
+    "/",
+    tags=["Teams"],
+    route_handlers=[create_team, list_teams, get_team, rename_team, delete_team],
+)
+
+
+def _team(team: Team) -> TeamObject:
+    return TeamObject(**asdict(team))

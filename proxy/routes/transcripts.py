@@ -7,21 +7,21 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from litestar import Request, Response, get, post
+from litestar import Request, Router, get, post
 from litestar.exceptions import HTTPException
-from litestar.params import FromPath
+from litestar.params import QueryParameter
 from litestar.response import Stream
-from litestar.types import ControllerRouterHandler
+from msgspec import Struct
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.routes.conversations import own
-from chattable.proxy.routes.request_context import caller_of, header, read_body
-from chattable.proxy.services import House
+from chattable.proxy.routes.conversations import SESSION, InjectedSession
+from chattable.proxy.routes.documented import BODY, FILE, errors, operation
+from chattable.proxy.routes.request_context import header, read_body
+from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
 from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
@@ -35,49 +35,69 @@ UNSAFE = re.compile(
 LONGEST = 80  # characters of a file's name
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """Conversations as files; another user's do not exist."""
-    store = house.session_store
+class ImportReport(Struct, kw_only=True):
+    """What became of each conversation of a file."""
 
-    @get(
-        "/v1/conversations/{conversation_id:str}/export",
-        summary="A conversation as a file; ?format=",
-    )
-    async def export_conversation(
-        request: Request[Any, Any, Any], conversation_id: FromPath[str]
-    ) -> Stream:
-        session = await own(request, house, conversation_id)
-        form = chosen(request.query_params.get("format", "native"), WRITABLE)
-        blocks = exported(store, session, form)
-        first = await anext(blocks, b"")  # what fails at once is answered as an error
-        headers = {"content-disposition": disposition(session, form)}
-        return Stream(_with(first, blocks), media_type=form.media_type, headers=headers)
+    object: str = "import"
+    format: str
+    imported: int
+    failed: int
+    data: list[dict[str, Any]]
 
-    @post(
-        "/v1/conversations/import",
-        status_code=200,
-        summary="Import a file of conversations; ?format=, or it is recognised",
-    )
-    async def import_conversations(request: Request[Any, Any, Any]) -> Response[bytes]:
-        caller = await caller_of(request, house)
-        if header(request, b"content-encoding").lower() not in ("", "identity"):
-            raise HTTPException(
-                "Send the file as it is, without a Content-Encoding.", status_code=415
-            )
-        name = request.query_params.get("format", "")
-        if name:
-            chosen(name, READABLE)
-        who, body = caller.principal, io.BytesIO(await read_body(request, house.max_body))
-        accepts = partial(house.catalog.accepts, principal=who)
-        outcomes = imported(store, who.user.id, body, name, accepts)
-        try:
-            return Response(
-                halves.encode(await _report(outcomes, name)), media_type="application/json"
-            )
-        except Unreadable as error:
-            raise InvalidRequest(error.message, param=error.param, code=error.code) from None
 
-    return [export_conversation, import_conversations]
+@get(
+    "/conversations/{conversation_id:str}/export",
+    operation_class=operation(answer=FILE),
+    summary="A conversation as a file",
+)
+async def export_conversation(
+    session: InjectedSession,
+    house: InjectedHouse,
+    form: Annotated[
+        str, QueryParameter(name="format", schema_extra={"enum": list(WRITABLE)})
+    ] = "native",
+) -> Stream:
+    kind = chosen(form, WRITABLE)
+    blocks = exported(house.session_store, session, kind)
+    first = await anext(blocks, b"")  # what fails at once is answered as an error
+    headers = {"content-disposition": disposition(session, kind)}
+    return Stream(_with(first, blocks), media_type=kind.media_type, headers=headers)
+
+
+@post(
+    "/conversations/import",
+    status_code=200,
+    operation_class=operation(body=FILE),
+    responses=errors(*BODY),
+    summary="Import a file of conversations; its format is recognised where none is given",
+)
+async def import_conversations(
+    request: Request[Any, Any, Any],
+    caller: InjectedCaller,
+    house: InjectedHouse,
+    form: Annotated[
+        str, QueryParameter(name="format", schema_extra={"enum": ["", *READABLE]})
+    ] = "",
+) -> ImportReport:
+    if header(request, b"content-encoding").lower() not in ("", "identity"):
+        raise HTTPException("Send the file as it is, without a Content-Encoding.", status_code=415)
+    if form:
+        chosen(form, READABLE)
+    who, body = caller.principal, io.BytesIO(await read_body(request, house.max_body))
+    accepts = partial(house.catalog.accepts, principal=who)
+    outcomes = imported(house.session_store, who.user.id, body, form, accepts)
+    try:
+        return await _report(outcomes, form)
+    except Unreadable as error:
+        raise InvalidRequest(error.message, param=error.param, code=error.code) from None
+
+
+ROUTES = Router(
+    "/",
+    dependencies=SESSION,
+    tags=["Conversations"],
+    route_handlers=[export_conversation, import_conversations],
+)
 
 
 def disposition(session: Session, form: Format) -> str:
@@ -95,7 +115,7 @@ async def _with(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[byt
         yield block
 
 
-async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> Json:
+async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
     """What became of each conversation.
 
     Law: `Unavailable` only where nothing was imported, so that a retry does no harm.
@@ -117,16 +137,13 @@ async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> Json:
             if len(data) == MOST:
                 data.append(_cut(outcome))
                 break
-    return {
-        "object": "import",
-        "format": form,
-        "imported": good,
-        "failed": len(data) - good,
-        "data": data,
-    }
+    return ImportReport(format=form, imported=good, failed=len(data) - good, data=data)
 
 
 def _cut(last: Outcome) -> Json:
-    message = f"One request imports {MOST:,} conversations: what comes behind this one was not read. Send the rest by itself."
+    message = (
+        f"One request imports {MOST:,} conversations: what comes behind this one was not read."
+        " Send the rest by itself."
+    )
     error = {"message": message, "param": None, "code": "too_many", "line": last.line}
     return Outcome(last.index + 1, last.line, last.format, "", error=error).shown()

@@ -5,29 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from litestar import Request, Response, get
+import msgspec
+from litestar import Response, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromQuery, QueryParameter
-from litestar.types import ControllerRouterHandler
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
-from chattable.agents.chat import Json
 from chattable.proxy.people.usage import as_csv
-from chattable.proxy.routes.bodies import admin_only, page
-from chattable.proxy.routes.request_context import integer
+from chattable.proxy.routes.documented import CSV, operation
+from chattable.proxy.routes.typed import PAGE, InjectedHouse, Limit, ListPage, page
 from chattable.proxy.services import House
 from chattable.proxy.store.text import printable
 
 FILTERS = ("user", "team", "key", "model", "agent", "session", "tag")
+BY = "What to group by, with commas between: user, team, key, model, agent, session, tag, day"
+MOMENT = "A date, by the budgets' time zone, a time, or unix seconds"
 
 
 @dataclass(frozen=True)
 class ReportQuery:
     """What a query may ask of a report; `FILTERS` are names of subjects."""
 
-    group_by: FromQuery[str] = ""
-    since: Annotated[str, QueryParameter(name="from")] = ""
-    until: Annotated[str, QueryParameter(name="to")] = ""
+    group_by: Annotated[str, QueryParameter(description=BY)] = ""
+    since: Annotated[str, QueryParameter(name="from", description=MOMENT)] = ""
+    until: Annotated[str, QueryParameter(name="to", description=MOMENT)] = ""
     user: FromQuery[str] = ""
     team: FromQuery[str] = ""
     key: FromQuery[str] = ""
@@ -35,37 +37,83 @@ class ReportQuery:
     agent: FromQuery[str] = ""
     session: FromQuery[str] = ""
     tag: FromQuery[str] = ""
-    format: FromQuery[str] = ""
+    format: Annotated[str, QueryParameter(description="`csv` for a spreadsheet")] = ""
+
+
+class UsageFigures(Struct, kw_only=True):
+    """What a group of calls used; it has the fields that the report is grouped by."""
+
+    user: str | UnsetType = UNSET
+    team: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
+    session: str | UnsetType = UNSET
+    tag: str | UnsetType = UNSET
+    day: str | UnsetType = UNSET
+    requests: int
+    cached_requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    tokens_saved: int
+    cost_usd: float
+
+
+class UsageReport(Struct, kw_only=True):
+    """All rows of a report."""
+
+    object: str = "list"
+    data: list[UsageFigures]
+    has_more: bool = False
+
+
+class BudgetEvent(Struct, kw_only=True):
+    """Something that happened to a budget, and what became of telling the webhook of it."""
+
+    object: str = "budget.event"
+    id: str
+    at: int
+    kind: str
+    data: dict[str, Any]
+    attempts: int
+    state: str
+
+
+class BudgetEventPage(ListPage[BudgetEvent], kw_only=True):
+    """A page of budget events."""
 
 
 REPORT = {"report": Provide(ReportQuery, sync_to_thread=False)}
+REPORTS = operation(answers=CSV)
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
-    """Reports, for admins only."""
+@get(
+    "/usage",
+    dependencies=REPORT,
+    operation_class=REPORTS,
+    summary="Usage, grouped and filtered as the query says",
+)
+async def get_usage(
+    report: NamedDependency[ReportQuery], house: InjectedHouse
+) -> Response[UsageReport]:
+    return await answer(report, house, {})
 
-    @get(
-        "/admin/usage", dependencies=REPORT, summary="Usage, grouped and filtered as the query says"
-    )
-    async def usage(
-        request: Request[Any, Any, Any], report: NamedDependency[ReportQuery]
-    ) -> Response[Any]:
-        await admin_only(request, house)
-        return await answer(report, house, {})
 
-    @get("/admin/events", summary="Budget events, newest first")
-    async def events(
-        request: Request[Any, Any, Any], limit: FromQuery[str] = "100", after: FromQuery[str] = ""
-    ) -> Json:
-        await admin_only(request, house)
-        most = min(max(1, integer(limit, "limit")), 1000)
-        found = await house.outbox.newest(most + 1, printable(after, "after"))
-        return page(
-            [{"object": "budget.event", **asdict(notice)} for notice in found[:most]],
-            more=len(found) > most,
-        )
+@get("/events", summary="Budget events, newest first")
+async def list_events(
+    house: InjectedHouse,
+    limit: Limit = PAGE,
+    after: FromQuery[str] = "",
+) -> BudgetEventPage:
+    most = min(max(1, limit), 1000)
+    found = await house.outbox.newest(most + 1, printable(after, "after"))
+    events = [BudgetEvent(**asdict(notice)) for notice in found[:most]]
+    return page(BudgetEventPage, events, more=len(found) > most)
 
-    return [usage, events]
+
+ROUTES = Router("/", tags=["Usage"], route_handlers=[get_usage, list_events])
 
 
 async def answer(query: ReportQuery, house: House, only: dict[str, str]) -> Response[Any]:
@@ -75,4 +123,4 @@ async def answer(query: ReportQuery, house: House, only: dict[str, str]) -> Resp
     rows = await house.usage.report(by, query.since, query.until, given | only)
     if query.format == "csv":
         return Response(as_csv(by, rows), media_type="text/csv; charset=utf-8")
-    return Response({"object": "list", "data": rows, "has_more": False})
+    return Response(UsageReport(data=msgspec.convert(rows, list[UsageFigures])))

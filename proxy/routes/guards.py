@@ -1,49 +1,52 @@
-"""What admin routes share: who may call them, typed bodies, pages."""
+"""Who may call a route: a guard of a router holds for every route below it."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
-import msgspec
-from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 
-from chattable.agents.chat import Json
 from chattable.agents.chattable import User
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.agents.parsing import explain
 from chattable.proxy.errors import ForbiddenError
 from chattable.proxy.http.paths import shown
-from chattable.proxy.routes.request_context import bearer, read_json
+from chattable.proxy.routes.request_context import bearer, caller_of
 from chattable.proxy.services import House
 from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.secret import masked
 
-B = TypeVar("B")
+Connection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 
 
-async def admin_only(request: Request[Any, Any, Any], house: House) -> Actor:
-    """Who administers.
+async def require_key(connection: Connection, _: BaseRouteHandler) -> None:
+    """Lets in whoever has a key, and notes whose it is."""
+    if not _asks_for_methods(connection):
+        await caller_of(connection, house_of(connection))
 
-    Refuses everybody without an admin's key, and notes it where the key is good for other things.
+
+async def require_admin(connection: Connection, _: BaseRouteHandler) -> None:
+    """Lets in admins only, and notes who it is.
+
+    The attempt of a key that is good for other things goes into the audit trail.
     """
-    secret, scope = bearer(request), cast(Any, request.scope)
+    if _asks_for_methods(connection):
+        return
+    house, secret, scope = house_of(connection), bearer(connection), cast(Any, connection.scope)
     principal = await house.auth.principal(secret)
     who = principal.user if principal.key_id else User("admin key", masked(secret))
-    actor = Actor(who.id, who.name, scope["request_id"])
+    actor = scope["actor"] = Actor(who.id, who.name, scope["request_id"])
     if not principal.admin:
         attempt = f"{scope['method']} {shown(scope['path'])}"
         await house.audit.denied(actor, principal.key_id, attempt)
         raise ForbiddenError("This needs an admin key.")
-    known_queries(request)
-    return actor
 
 
-def known_queries(request: Request[Any, Any, Any]) -> None:
+async def known_queries(connection: Connection, handler: BaseRouteHandler) -> None:
     """Refuses query parameters that the route does not declare in its signature."""
-    if not request.query_params:
+    if not connection.query_params or _asks_for_methods(connection):
         return
-    handler = request.route_handler
     providers = handler.resolve_dependencies().values()
     signatures = [
         handler.parsed_fn_signature,
@@ -55,37 +58,24 @@ def known_queries(request: Request[Any, Any, Any]) -> None:
         for name, field in signature.parameters.items()
         if isinstance(field.kwarg_definition, QueryParameter)
     ]
-    for name in request.query_params:
+    for name in connection.query_params:
         if name not in known:
             message = f"Unknown parameter: '{clip(name)}'. {_there_are(known)}"
             raise InvalidRequest(message, param=clip(name), code="unknown_parameter")
 
 
-async def admin_body(
-    request: Request[Any, Any, Any], house: House, kind: type[B]
-) -> tuple[Actor, B]:
-    """Who administers, and the request body as a struct, or `InvalidRequest` naming the field."""
-    actor = await admin_only(request, house)
-    body = await read_json(request, house.max_body)
-    try:
-        return actor, msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        raise explain(error) from None
+def house_of(connection: Connection) -> House:
+    """What the application was built of."""
+    house: House = connection.app.state.house
+    return house
+
+
+def _asks_for_methods(connection: Connection) -> bool:
+    """Whether it is the framework that answers: no handler of ours takes OPTIONS."""
+    return bool(cast(Any, connection.scope)["method"] == "OPTIONS")
 
 
 def _there_are(known: list[str]) -> str:
     if len(known) < 2:
         return f"There is only {known[0]}." if known else "There are none here."
     return f"There are {', '.join(known[:-1])} and {known[-1]}."
-
-
-def page(data: list[Json], *, more: bool) -> Json:
-    """A page of a list, in OpenAI's form."""
-    ids = [row["id"] for row in data]
-    return {
-        "object": "list",
-        "data": data,
-        "has_more": more,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }
