@@ -14,8 +14,8 @@ from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
-from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
 from chattable.proxy.cache.controls import pop_controls
+from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
 from chattable.proxy.errors import describe
 from chattable.proxy.http.leaving import on_leave
 from chattable.proxy.reply_stream import Reply

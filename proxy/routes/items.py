@@ -24,7 +24,6 @@ from chattable.proxy.routes.typed import (
     Items,
     LenientRequest,
 )
-from chattable.proxy.services import House
 from chattable.proxy.sessions.locks import Claim, new_holder
 from chattable.proxy.store.sessions import Turn
 
