@@ -7,10 +7,10 @@ nothing more.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar.exceptions import HTTPException
@@ -26,6 +26,7 @@ from chattable.proxy.store.sessions import HeadMoved
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+UPSTREAM = "upstream_error"
 CLIENT_LEFT = 499  # as nginx logs a client that left before its answer; nobody is sent it
 MAX_RETRY_AFTER = 60.0  # seconds; some SDKs obey any figure, so a longer wait is not passed on
 
@@ -196,128 +197,129 @@ class Failure(Struct):
         return msgspec.json.encode(Error(detail))
 
 
-# class → status, type, code when the error has none of its own; the first class that matches counts
-TABLE: list[tuple[type[Exception], int, str, str | None]] = [
-    (chat.InvalidRequest, 400, INVALID, None),
-    (KeyReusedError, 422, INVALID, None),
-    (UnpricedModelError, 403, INVALID, None),
-    (chat.ModelNotFound, 404, INVALID, "model_not_found"),
-    (chat.LimitReached, 400, INVALID, None),
-    (chat.TurnTimeout, 504, SERVER, "agent_timeout"),
-    (chat.AgentFailed, 500, SERVER, "agent_error"),
-    (upstream.Unreachable, 502, "upstream_error", None),
-    (upstream.TimedOut, 504, "upstream_error", None),
-    (upstream.BrokenAnswer, 502, "upstream_error", None),
-    (upstream.Busy, 503, "upstream_error", None),
-    (chat.ChatError, 500, SERVER, "agent_error"),
-    (store.NotFound, 404, INVALID, "not_found"),
-    (store.Conflict, 409, INVALID, "already_exists"),
-    (store.Invalid, 400, INVALID, "invalid_value"),
-    (budget.UnknownLimitError, 404, INVALID, "not_found"),
-    (ForbiddenError, 403, INVALID, "forbidden"),
-    (ShuttingDownError, 503, SERVER, "shutting_down"),
-    (CacheAwayError, 503, SERVER, "cache_unavailable"),
-    (NowhereError, 404, INVALID, "not_found"),
-    (TooLargeError, 413, INVALID, "request_too_large"),
-    (ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
-]
+RETRY_SOON = {"retry-after": "1"}
+ASK_AGAIN = {"retry-after": "1", "x-should-retry": "true"}
+
+
+class Row(NamedTuple):
+    """What the errors of a class are to a client, besides what an error says itself."""
+
+    error: type[Exception]
+    status: int
+    type: str  # empty: the error's own `kind`
+    code: str | None = None  # where the error has none of its own
+    headers: Mapping[str, str] = {}
+
+
+# The first row that matches counts.
+TABLE = (
+    # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and
+    # in x-budget-reset.
+    Row(QuotaError, 429, "insufficient_quota", headers={"x-should-retry": "false"}),
+    # held is not spent: it is worth asking again
+    Row(BudgetBusyError, 429, "rate_limit_error", headers=ASK_AGAIN),
+    Row(TooFastError, 429, ""),
+    Row(InProgressError, 409, INVALID, headers=ASK_AGAIN),
+    Row(LockedError, 409, INVALID, headers=ASK_AGAIN),
+    Row(HeadMoved, 409, INVALID, headers=ASK_AGAIN),
+    Row(BudgetAwayError, 503, SERVER, headers=RETRY_SOON),
+    Row(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
+    Row(chat.InvalidRequest, 400, INVALID),
+    Row(KeyReusedError, 422, INVALID),
+    Row(UnpricedModelError, 403, INVALID),
+    Row(chat.ModelNotFound, 404, INVALID, "model_not_found"),
+    Row(chat.LimitReached, 400, INVALID),
+    Row(chat.TurnTimeout, 504, SERVER, "agent_timeout"),
+    Row(chat.AgentFailed, 500, SERVER, "agent_error"),
+    Row(upstream.Unreachable, 502, UPSTREAM),
+    Row(upstream.TimedOut, 504, UPSTREAM),
+    Row(upstream.BrokenAnswer, 502, UPSTREAM),
+    Row(upstream.Busy, 503, UPSTREAM),
+    Row(chat.ChatError, 500, SERVER, "agent_error"),
+    Row(store.NotFound, 404, INVALID, "not_found"),
+    Row(store.Conflict, 409, INVALID, "already_exists"),
+    Row(store.Invalid, 400, INVALID, "invalid_value"),
+    Row(budget.UnknownLimitError, 404, INVALID, "not_found"),
+    Row(ForbiddenError, 403, INVALID, "forbidden"),
+    Row(ShuttingDownError, 503, SERVER, "shutting_down"),
+    Row(CacheAwayError, 503, SERVER, "cache_unavailable"),
+    Row(NowhereError, 404, INVALID, "not_found"),
+    Row(TooLargeError, 413, INVALID, "request_too_large"),
+    Row(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
+)
+OUTAGES = (store.Unavailable, budget.LedgerUnavailableError)  # whose texts are for the log
 
 
 def describe(error: BaseException, *, request_id: str = "") -> Failure:
     """What the client is told of an error."""
     if isinstance(error, upstream.Refused):
         return _refused(error)
-    if isinstance(error, UnauthorizedError):
-        return Failure(401, str(error), INVALID, None, error.code, {"www-authenticate": "Bearer"})
     if isinstance(error, HTTPException):
         return _http(error)
-    if isinstance(error, QuotaError):
-        # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message
-        # and in x-budget-reset.
-        headers = {"x-should-retry": "false", **error.headers}
-        return Failure(429, str(error), "insufficient_quota", None, "insufficient_quota", headers)
-    if isinstance(error, BudgetBusyError):  # held is not spent: it is worth asking again
-        headers = {"x-should-retry": "true", "retry-after": "1", **error.headers}
-        return Failure(429, error.message, "rate_limit_error", None, error.code, headers)
-    if isinstance(error, TooFastError):
-        return Failure(429, error.message, error.kind, None, error.code, error.headers)
-    if isinstance(error, (InProgressError, LockedError, HeadMoved)):
-        param = error.field if isinstance(error, HeadMoved) else error.param
-        return Failure(
-            409,
-            str(error),
-            INVALID,
-            param,
-            error.code,
-            {"retry-after": "1", "x-should-retry": "true"},
-        )
-    # its text is for the log
-    if isinstance(error, (store.Unavailable, budget.LedgerUnavailableError)):
+    if isinstance(error, OUTAGES):
         error = BudgetAwayError()
-    if isinstance(error, BudgetAwayError):
-        return Failure(503, error.message, SERVER, None, error.code, {"retry-after": "1"})
-    for kind, status, type_, code in TABLE:
-        if isinstance(error, kind):
-            message = getattr(error, "message", None) or str(error)
-            param = getattr(error, "param", None) or getattr(error, "field", None)
-            return Failure(status, message, type_, param, getattr(error, "code", None) or code)
-    where = f" Please quote the request id {request_id}." if request_id else ""
+    row = next((row for row in TABLE if isinstance(error, row.error)), None)
+    if row is None:
+        where = f" Please quote the request id {request_id}." if request_id else ""
+        message = f"The server had an error while processing your request.{where}"
+        return Failure(500, message, SERVER, None, "internal_error")
     return Failure(
-        500,
-        f"The server had an error while processing your request.{where}",
-        SERVER,
-        None,
-        "internal_error",
+        row.status,
+        getattr(error, "message", None) or str(error),
+        row.type or getattr(error, "kind", INVALID),
+        getattr(error, "param", None) or getattr(error, "field", None),
+        getattr(error, "code", None) or row.code,
+        {**row.headers, **getattr(error, "headers", {})},
     )
 
 
 def known(error: BaseException) -> bool:
-    """Whether the table has a place for this error; any other is a fault of this program and belongs in the log."""
-    direct = (upstream.Refused, UnauthorizedError, HTTPException)
-    return isinstance(error, (*direct, *(row[0] for row in TABLE)))
+    """Whether the table has a place for this error; any other is a fault of this program."""
+    return isinstance(error, (upstream.Refused, HTTPException, *(row.error for row in TABLE)))
+
+
+# What a client is told where an upstream's own words say nothing to it: by the upstream's status.
+UPSTREAM_FAILURES = {
+    403: (502, HOUSE[Cause.KEY], "upstream_auth_error"),
+    407: (502, HOUSE[Cause.KEY], "upstream_auth_error"),
+    408: (504, "The upstream timed out.", "upstream_timeout"),
+    503: (503, "The upstream is overloaded.", "upstream_overloaded"),
+    504: (504, "The upstream timed out.", "upstream_timeout"),
+    529: (503, "The upstream is overloaded.", "upstream_overloaded"),
+}
+UPSTREAM_FAILED = (502, "The upstream failed.", "upstream_error")
 
 
 def _refused(error: upstream.Refused) -> Failure:
-    """An upstream's own refusal: its meaning passes, its secrets and its opinion of our key and account do not."""
+    """An upstream's own refusal: its meaning passes, its secrets and its opinion of our account do not."""
     status, cause = error.status, cause_of(error)
-    headers: dict[str, str] = {}
     if cause in HOUSE:
-        headers = {"x-should-retry": "false"} if cause is Cause.ACCOUNT else {}
-        return Failure(502, HOUSE[cause], "upstream_error", None, "upstream_auth_error", headers)
+        final = {"x-should-retry": "false"} if cause is Cause.ACCOUNT else {}
+        return Failure(502, HOUSE[cause], UPSTREAM, None, "upstream_auth_error", final)
     if status == 403 and cause is not Cause.OTHER:  # what was asked for is refused, or the prompt
         code, param = PASSED[cause]
         if error.code and not error.code.isdigit():
             code = error.code
         return Failure(403, ACCOUNTS.sub("…", error.message), INVALID, error.param or param, code)
-    # some SDKs ask again only where they are told when
-    if error.retry_after is None and status == 429:
-        headers = {"retry-after": "1"}
-    elif error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER:
-        headers = {
-            "retry-after": str(-int(-error.retry_after // 1)),
-            "retry-after-ms": str(int(error.retry_after * 1000)),
-        }
     if status == 429:
         message = f"The upstream limits its requests: {error.message}"
-        return Failure(
-            429, message, "upstream_error", None, error.code or "rate_limit_exceeded", headers
-        )
+        code = error.code or "rate_limit_exceeded"
+        return Failure(429, message, UPSTREAM, None, code, _retry_after(error))
     if status in (400, 404, 409, 413, 415, 422):
         return Failure(status, error.message, INVALID, error.param, error.code)
-    if status in (403, 407):
-        return Failure(502, HOUSE[Cause.KEY], "upstream_error", None, "upstream_auth_error")
-    if status in (408, 504):
-        return Failure(504, "The upstream timed out.", "upstream_error", None, "upstream_timeout")
-    if status in (503, 529):
-        return Failure(
-            503,
-            "The upstream is overloaded.",
-            "upstream_error",
-            None,
-            "upstream_overloaded",
-            headers,
-        )
-    return Failure(502, "The upstream failed.", "upstream_error", None, "upstream_error")
+    status, message, code = UPSTREAM_FAILURES.get(status, UPSTREAM_FAILED)
+    headers = _retry_after(error) if status == 503 else {}
+    return Failure(status, message, UPSTREAM, None, code, headers)
+
+
+def _retry_after(error: upstream.Refused) -> dict[str, str]:
+    """When to ask again, as the upstream said it; not for longer than SDKs ought to wait."""
+    if error.retry_after is None:  # some SDKs ask again only where they are told when
+        return RETRY_SOON if error.status == 429 else {}
+    if error.retry_after > MAX_RETRY_AFTER:
+        return {}
+    seconds, milliseconds = -int(-error.retry_after // 1), int(error.retry_after * 1000)
+    return {"retry-after": str(seconds), "retry-after-ms": str(milliseconds)}
 
 
 def _http(error: HTTPException) -> Failure:
