@@ -21,7 +21,8 @@ from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
 from chattable.proxy import failpoints
 from chattable.proxy.cache.cache import open_cache
-from chattable.proxy.catalog import catalog as catalogs
+from chattable.proxy.catalog.catalog import CatalogHolder
+from chattable.proxy.catalog.catalog import build as build_catalog
 from chattable.proxy.catalog.prices import warn_of_unpriced
 from chattable.proxy.config.settings import Config
 from chattable.proxy.errors import NowhereError, describe, known
@@ -107,7 +108,7 @@ def build(config: Config) -> Edge:
         patience=config.budgets.wait,
         reach=failpoints.from_environment(os.environ),
     )
-    catalog = catalogs.build(config, transport)
+    catalogs = CatalogHolder(build_catalog(config, transport))
     line = Line(config.redis_url) if config.redis_url else None
     rate_limiter = RateLimiter(open_rates(line), config.rate_limits)
     idempotency = Idempotency(ledger)
@@ -116,8 +117,8 @@ def build(config: Config) -> Edge:
     scribe = Scribe(
         session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
     )
-    sessions = Sessions(session_store, config.sessions, catalog, scribe)
-    pipeline = Pipeline(catalog, idempotency, sessions, rate_limiter, answers, metering)
+    sessions = Sessions(session_store, config.sessions, catalogs, scribe)
+    pipeline = Pipeline(catalogs, idempotency, sessions, rate_limiter, answers, metering)
     turns = Turns(pipeline)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     revocation = Revocation(users, turns)
@@ -134,7 +135,7 @@ def build(config: Config) -> Edge:
         teams,
         Audit(database),
         auth,
-        catalog,
+        catalogs,
         pipeline,
         turns,
         metering,
@@ -168,7 +169,7 @@ def build(config: Config) -> Edge:
             await start(idempotency)
             await start(rate_limiter.rates)
             running.push_async_callback(transport.aclose)
-            others: list[Service] = [sessions, catalog, revocation, *deliveries, answers]
+            others: list[Service] = [sessions, catalogs, revocation, *deliveries, answers]
             for service in others:
                 await start(service)
             gc.collect()

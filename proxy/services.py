@@ -7,7 +7,7 @@ from msgspec import Struct
 from chattable.budget.journal import Journal
 from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
-from chattable.proxy.catalog.catalog import Catalog
+from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.config.settings import Config
 from chattable.proxy.identity.auth import Auth
 from chattable.proxy.people.usage import Usage
@@ -30,7 +30,7 @@ class House(Struct, frozen=True):
     teams: Teams
     audit: Audit
     auth: Auth
-    catalog: Catalog
+    catalogs: CatalogHolder
     pipeline: Pipeline
     turns: Turns
     metering: Metering

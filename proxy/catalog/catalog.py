@@ -71,7 +71,7 @@ class Entry(Struct, frozen=True):
 
 
 class Catalog:
-    """Model name → what answers it. Built once from the config, swapped whole."""
+    """Model name → what answers it, built once from a config."""
 
     def __init__(
         self,
@@ -180,6 +180,31 @@ class Catalog:
             self._wild.clear()
         self._wild[name] = _model(pattern, name, self._wildcards[pattern], self._sources)
         return self._wild[name]
+
+
+class CatalogHolder:
+    """The catalog that is served now.
+
+    Law: it is swapped whole, and only for one that has started. A turn under way keeps the entry
+    that it found, whose models run until its end: `swap` leaves the stopping to whoever knows when.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.current = catalog
+
+    async def swap(self, catalog: Catalog) -> Catalog:
+        """Serves another catalog from now on; returns the one before, which is to be stopped."""
+        await catalog.start()
+        before, self.current = self.current, catalog
+        return before
+
+    async def start(self) -> None:
+        """Starts the catalog at hand."""
+        await self.current.start()
+
+    async def stop(self) -> None:
+        """Stops the catalog at hand."""
+        await self.current.stop()
 
 
 class _Source:

@@ -107,7 +107,7 @@ class Forwarding:
                 chat, entry, caller, parent, trace, pipeline.gateway, admission, {}
             )
             question.kind, question.fields, question.given = kind, fields, given
-            answer = ask_targets(question, pipeline.catalog, pipeline.metering)
+            answer = ask_targets(question, pipeline.catalogs.current, pipeline.metering)
             async with aclosing(answer) as chunks:
                 async for chunk in chunks:
                     admission.see(chunk)

@@ -11,7 +11,7 @@ from chattable.agents.fold import Fold
 from chattable.agents.parsing import check_tool_replies
 from chattable.proxy.cache.cache import Cache
 from chattable.proxy.cache.controls import PLAIN
-from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.pipeline.agent_gateway import AgentGateway
 from chattable.proxy.pipeline.attempts import Question, ask_targets
@@ -32,14 +32,14 @@ class Pipeline:
 
     def __init__(
         self,
-        catalog: Catalog,
+        catalogs: CatalogHolder,
         idempotency: Idempotency,
         sessions: Sessions,
         rate_limiter: RateLimiter,
         cache: Cache,
         metering: Metering,
     ) -> None:
-        self.catalog = catalog
+        self.catalogs = catalogs
         self.idempotency = idempotency
         self.sessions = sessions
         self.rate_limiter = rate_limiter
@@ -49,7 +49,7 @@ class Pipeline:
 
     def find(self, model: str, caller: Caller, parent: Context | None) -> Entry:
         """What a name stands for; within an agent's turn, one call of those that it may make."""
-        entry = self.catalog.find(model, caller.principal)
+        entry = self.catalogs.current.find(model, caller.principal)
         if parent is not None:
             parent.enter(entry.name)
         return entry
@@ -98,7 +98,7 @@ class Pipeline:
             question = Question(
                 chat, entry, caller, parent, reply.trace, self.gateway, admission, reply.headers
             )
-            return ask_targets(question, self.catalog, self.metering)
+            return ask_targets(question, self.catalogs.current, self.metering)
 
         nested = parent is not None
         limited = self.rate_limiter.call(chat, entry, caller, nested=nested, reply=reply)
@@ -119,7 +119,7 @@ class Pipeline:
     async def write(self, chat: Chat, caller: Caller) -> str:
         """The words of an answer that belongs to no turn: a title, a summary."""
         fold = Fold()
-        entry = self.catalog.find(chat.model, caller.principal)
+        entry = self.catalogs.current.find(chat.model, caller.principal)
         async with aclosing(self.answer(chat, entry, caller, None, Reply())) as chunks:
             async for chunk in chunks:
                 fold.add(chunk)

@@ -53,7 +53,7 @@ class ModelStatePage(ListPage[ModelState], kw_only=True):
 
 @get("/models", summary="Models and agents with their targets: circuits, latencies, outcomes")
 async def list_targets(house: InjectedHouse) -> ModelStatePage:
-    return page(ModelStatePage, [_entry(entry) for entry in house.catalog.visible(ADMIN)])
+    return page(ModelStatePage, [_entry(entry) for entry in house.catalogs.current.visible(ADMIN)])
 
 
 ROUTES = Router("/", tags=["Models"], route_handlers=[list_targets])

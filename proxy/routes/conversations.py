@@ -214,7 +214,7 @@ async def fork_conversation(
         made = await store.fork(session, end, alias=data.alias)
     except (Conflict, Invalid) as error:
         raise _of_alias(error) from None
-    params = fitting(made.params, house.catalog.accepts(made.model, caller.principal))
+    params = fitting(made.params, house.catalogs.current.accepts(made.model, caller.principal))
     if params != made.params:  # an older version let them in
         made = await store.update(made, params=params)
     return conversation(made)
@@ -284,11 +284,11 @@ def _fields(
         if name in fields and fields[name] is None:
             fields[name] = {}
     if fields.get("model") is not None:
-        house.catalog.find(fields["model"], caller.principal)
+        house.catalogs.current.find(fields["model"], caller.principal)
     if fields.keys() & {"model", "params"}:
         model = fields.get("model", before.model if before else None)
         params = fields.get("params", before.params if before else {})
-        check_params(params, house.catalog.accepts(model, caller.principal))
+        check_params(params, house.catalogs.current.accepts(model, caller.principal))
     return fields
 
 

@@ -30,14 +30,16 @@ class ModelList(Struct, kw_only=True):
 
 @get("/models", summary="List the models this key may use")
 async def list_models(caller: InjectedCaller, house: InjectedHouse) -> ModelList:
-    return ModelList(data=[_model(entry) for entry in house.catalog.visible(caller.principal)])
+    return ModelList(
+        data=[_model(entry) for entry in house.catalogs.current.visible(caller.principal)]
+    )
 
 
 @get("/models/{name:path}", summary="Describe one model")
 async def get_model(
     name: FromPath[str], caller: InjectedCaller, house: InjectedHouse
 ) -> ModelObject:
-    return _model(house.catalog.find(str(name).removeprefix("/"), caller.principal))
+    return _model(house.catalogs.current.find(str(name).removeprefix("/"), caller.principal))
 
 
 ROUTES = Router("/", tags=["Models"], route_handlers=[list_models, get_model])

@@ -75,7 +75,7 @@ class Subjects:
 
     def _served(self, kind: str, name: str) -> str:
         """The name under which a model or an agent is counted: what it is called in the catalog."""
-        field, catalog = f"subject.{kind}", self._house.catalog
+        field, catalog = f"subject.{kind}", self._house.catalogs.current
         if name.endswith("*"):
             raise invalid(
                 field,

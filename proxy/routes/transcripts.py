@@ -84,7 +84,7 @@ async def import_conversations(
     if form:
         chosen(form, READABLE)
     who, body = caller.principal, io.BytesIO(await read_body(request, house.max_body))
-    accepts = partial(house.catalog.accepts, principal=who)
+    accepts = partial(house.catalogs.current.accepts, principal=who)
     outcomes = imported(house.session_store, who.user.id, body, form, accepts)
     try:
         return await _report(outcomes, form)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.prompt import PromptAgent
-from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.config import settings, ui_tasks
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions import chores
@@ -27,11 +27,11 @@ Answering = tuple[Entry, list[Chunk] | None]
 class ChoreRouting:
     """Recognises chores and says who answers them. Law: no agent is run for one."""
 
-    def __init__(self, config: settings.Sessions, catalog: Catalog) -> None:
+    def __init__(self, config: settings.Sessions, catalogs: CatalogHolder) -> None:
         self._model = config.tasks.model
         self._titles = config.title.model
         self._prompts = config.tasks.prompts
-        self._catalog = catalog
+        self._catalogs = catalogs
 
     def recognised(self, chat: Chat, door: Door) -> Chore | None:
         """The chore that a request is, if it is one."""
@@ -45,7 +45,7 @@ class ChoreRouting:
         model = self._model or (self._titles if titled or not entry.model.leaf else "")
         with suppress(ModelNotFound):  # not for this key
             if model:
-                entry = self._catalog.find(model, caller.principal)
+                entry = self._catalogs.current.find(model, caller.principal)
             while isinstance(entry.model, PromptAgent) and not titled:
-                entry = self._catalog.find(entry.model.model, caller.principal)
+                entry = self._catalogs.current.find(entry.model.model, caller.principal)
         return entry, None if entry.model.leaf else answered(chore, chat)

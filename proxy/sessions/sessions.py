@@ -18,7 +18,7 @@ from chattable.adapters.errors import GaveWay
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
-from chattable.proxy.catalog.catalog import Catalog, Entry
+from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.config import settings, ui_tasks
 from chattable.proxy.identity.auth import TTL, Caller
 from chattable.proxy.reply_stream import Reply
@@ -57,13 +57,17 @@ class Sessions:
     """
 
     def __init__(
-        self, store: SessionStore, config: settings.Sessions, catalog: Catalog, scribe: Scribe
+        self,
+        store: SessionStore,
+        config: settings.Sessions,
+        catalogs: CatalogHolder,
+        scribe: Scribe,
     ) -> None:
         self.doors = Doors(config)
         self.scribe = scribe
         self._store = store
         self._config = config
-        self._chores = ChoreRouting(config, catalog)
+        self._chores = ChoreRouting(config, catalogs)
         self.locks = Locks(store, config.wait)
         keep = config.retention
         self._keep = Retention(

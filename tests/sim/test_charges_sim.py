@@ -32,7 +32,7 @@ from chattable.budget.journal import Journal
 from chattable.budget.ledger import LEASE, Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.budget.tokens import count
-from chattable.proxy.catalog.catalog import Entry
+from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.identity.auth import Caller, Principal
 from chattable.proxy.pipeline import metered_call, metering
 from chattable.proxy.pipeline.attempts import Question, ask_targets
@@ -457,7 +457,7 @@ class World:
     async def call(self, act: Act, chat: Chat, entry: Entry, user: str, how: str) -> int:
         """Asks, until the answer ends or it ends as `how` says; returns the tokens that were held meanwhile."""
         run = self.metering()
-        pipeline = Pipeline(NoCatalog(), None, None, None, None, run)  # type: ignore[arg-type]
+        pipeline = Pipeline(CatalogHolder(NoCatalog()), None, None, None, None, run)  # type: ignore[arg-type]
         caller = Caller(Principal(User(user, user), key_id="key"), f"req_{user}", 0.0)
         task = asyncio.create_task(self.read(pipeline, chat, entry, caller))
         if how == "stays":
@@ -495,7 +495,7 @@ class World:
 
     async def read(self, pipeline: Pipeline, chat: Chat, entry: Entry, caller: Caller) -> None:
         question = Question(chat, entry, caller, None, Trace(), pipeline.gateway, Admission(), {})
-        answer = ask_targets(question, pipeline.catalog, pipeline.metering)
+        answer = ask_targets(question, pipeline.catalogs.current, pipeline.metering)
         with suppress(Exception):
             async with aclosing(answer) as chunks:
                 async for _ in chunks:
@@ -541,7 +541,7 @@ class World:
         self.stage.acts = [first, second]
         run, catalog = self.metering(), NoCatalog()
         catalog.entries["next"] = self.entry(OpenAIWire())
-        pipeline = Pipeline(catalog, None, None, None, None, run)  # type: ignore[arg-type]
+        pipeline = Pipeline(CatalogHolder(catalog), None, None, None, None, run)  # type: ignore[arg-type]
         caller = Caller(Principal(User(user, user), key_id="key"), f"req_{user}", 0.0)
         await self.read(pipeline, chat, self.entry(OpenAIWire(), ("next",)), caller)
         assert not self.stage.acts, f"seed {seed}: the fallback was refused"
