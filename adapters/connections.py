@@ -46,7 +46,7 @@ class Slot:
 
     def give_way(self) -> None:
         """Ends it, as soon as there is something to end."""
-        self.yielding = True
+        self.yielding = self.trace.gave_way = True
         if self.stop is not None:
             self._stopping = self.stop()
 

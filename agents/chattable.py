@@ -111,6 +111,7 @@ class Trace(Struct):
     failures: list[Failure] = []
     affinity: str = ""  # whether a session's call was answered where the session is at home
     left: bool = False  # whoever asked does not read the answer any more
+    gave_way: bool = False  # a call of it was told to end, for somebody who waits
     readers: frozenset[Callable[[], bool]] = frozenset()  # say whether others read it
 
     @property

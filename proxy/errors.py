@@ -90,6 +90,14 @@ class TooFastError(chat.ChatError):
         self.headers = rates.headers(error)
 
 
+class SharedAnswerError(chat.ChatError):
+    """An answer that is read together has failed; told as to whoever made the call."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, param=failure.param, code=failure.code)
+        self.failure = failure
+
+
 class KeyReusedError(chat.ChatError):
     """An Idempotency-Key was used with another body."""
 
@@ -254,6 +262,8 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
     """What the client is told of an error."""
     if isinstance(error, upstream.Refused):
         return _refused(error)
+    if isinstance(error, SharedAnswerError):
+        return error.failure
     if isinstance(error, HTTPException):
         return _http(error)
     if isinstance(error, OUTAGES):

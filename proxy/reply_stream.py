@@ -16,12 +16,12 @@ from chattable.proxy.errors import ClientLeftError
 if TYPE_CHECKING:
     from chattable.proxy.identity.auth import Principal
 
-FULL = 64  # chunks waiting for the client at which the turn pauses
-PATIENCE = 60.0  # seconds a client may leave the queue full before it counts as gone
-BREATHE = 64  # chunks after which a turn that never waits lets others run
+MAX_WAITING_CHUNKS = 64  # for the client, at which the turn pauses
+MAX_UNREAD_S = 60.0  # that a client may leave the queue full before it counts as gone
+YIELD_EVERY_CHUNKS = 64  # after which whoever writes and never waits lets others run
 
 
-class Reply:
+class ReplyStream:
     """One answer on its way: the turn puts chunks in, the response takes them out in batches.
 
     Law: `put` never waits for a reader that has left, so a turn always reaches its end; `take`
@@ -55,15 +55,15 @@ class Reply:
     async def put(self, chunk: Chunk) -> None:
         """Adds a chunk, waiting while the queue is full and somebody may still read it."""
         self._count += 1
-        if self._count % BREATHE == 0:
+        if self._count % YIELD_EVERY_CHUNKS == 0:
             await asyncio.sleep(0)
         if self._left:
             return
         self._items.append(chunk)
-        _wake(self._reader)
-        if len(self._items) >= FULL:
+        wake(self._reader)
+        if len(self._items) >= MAX_WAITING_CHUNKS:
             self._writer = self._loop.create_future()
-            alarm = self._loop.call_later(PATIENCE, self._give_up)
+            alarm = self._loop.call_later(MAX_UNREAD_S, self._give_up)
             try:
                 await self._writer
             finally:
@@ -71,17 +71,20 @@ class Reply:
                 self._writer = None
 
     def end(self, error: BaseException | None = None) -> None:
-        """Says that nothing more comes, because of `error` if there is one; the first word counts."""
+        """Says that nothing more comes, because of `error` if there is one; only once."""
         if not self.ended:
             self.ended, self._error, self._failed = True, error, error is not None
-            _wake(self._reader)
+            wake(self._reader)
 
     async def take(self, wait: float | None = None) -> list[Chunk] | None:
-        """All waiting chunks; an empty list after `wait` seconds of silence; None at the end; raises the turn's error."""
+        """All waiting chunks; none after `wait` seconds of silence; None at the end.
+
+        Raises the turn's error.
+        """
         if not self._items and not self.ended:
             self._reader = self._loop.create_future()
             alarm: Any = (
-                self._loop.call_later(wait, _wake, self._reader) if wait is not None else None
+                self._loop.call_later(wait, wake, self._reader) if wait is not None else None
             )
             try:
                 await self._reader
@@ -91,7 +94,7 @@ class Reply:
                 self._reader = None
         if self._items:
             items, self._items = self._items, []
-            _wake(self._writer)
+            wake(self._writer)
             return items
         if not self.ended:
             return []
@@ -121,7 +124,7 @@ class Reply:
             call()
 
     def close(self) -> None:
-        """Says that the client closed its own direction: it has left, most likely, or still reads."""
+        """Says that the client closed its own direction: it has left, or it still reads."""
         if not self._closed:
             self._closed = self.trace.left = True
             for call in self._on_leave:
@@ -135,7 +138,7 @@ class Reply:
         # what they hold may hold this: a circle is memory until it is collected
         self._on_leave = []
         self._items.clear()
-        _wake(self._writer)
+        wake(self._writer)
         if cancel:
             self.end(ClientLeftError())
             self.stop()
@@ -161,10 +164,13 @@ class Reply:
         """The reader is there and does not read: what it missed makes the rest useless to it."""
         self.leave()
         self.end(
-            ChatError(f"The answer was not read for {PATIENCE:g} seconds.", code="reader_too_slow")
+            ChatError(
+                f"The answer was not read for {MAX_UNREAD_S:g} seconds.", code="reader_too_slow"
+            )
         )
 
 
-def _wake(waiter: asyncio.Future[None] | None) -> None:
+def wake(waiter: asyncio.Future[None] | None) -> None:
+    """Lets whoever waits go on, if somebody does."""
     if waiter is not None and not waiter.done():
         waiter.set_result(None)

@@ -7,9 +7,8 @@ from contextlib import aclosing
 from chattable.agents.chat import Chat, Chunk, Message, Usage
 from chattable.agents.chattable import Trace, User
 from chattable.agents.echo import Echo
-from chattable.proxy.cache.cache import Answers
+from chattable.proxy.cache.cache import Lookup, ResponseCache
 from chattable.proxy.cache.controls import PLAIN, Controls
-from chattable.proxy.cache.lookups import Lookup
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.identity.auth import Caller, Principal
 
@@ -53,7 +52,10 @@ class Calls:
                 if isinstance(step, asyncio.Event):
                     await step.wait()
                 elif isinstance(step, Exception):
-                    raise step
+                    try:
+                        raise step
+                    finally:
+                        del step, script  # its traceback holds this frame
                 else:
                     yield step
             self.ended += 1
@@ -67,7 +69,7 @@ class Request:
 
     def __init__(
         self,
-        cache: Answers,
+        cache: ResponseCache,
         ask: Callable[[], AsyncGenerator[Chunk]],
         text: str = "hi",
         *,
@@ -76,18 +78,24 @@ class Request:
         stream: bool = True,
         controls: Controls = PLAIN,
         entry: Entry = ENTRY,
+        reading: asyncio.Event | None = None,
     ) -> None:
         principal = Principal(User(f"user_{user}", user), team=team)
         caller = Caller(principal, "req_1", 0.0)
         chat = Chat(entry.name, [Message("user", text)], stream, {})
-        self.lookup: Lookup = cache.lookup(chat, entry, caller, controls, ask, Trace())
+        self.trace = Trace()
+        self.lookup: Lookup = cache.lookup(chat, entry, caller, controls, ask, self.trace)
         self.chunks: list[Chunk] = []
+        self.reading = reading  # before that it joins, and reads nothing
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> "Request":
-        async with self.lookup, aclosing(self.lookup.answer()) as chunks:
-            async for chunk in chunks:
-                self.chunks.append(chunk)
+        async with self.lookup:
+            if self.reading is not None:
+                await self.reading.wait()
+            async with aclosing(self.lookup.answer()) as chunks:
+                async for chunk in chunks:
+                    self.chunks.append(chunk)
         return self
 
     def __await__(self):  # type: ignore[no-untyped-def]

@@ -15,7 +15,7 @@ from chattable.budget.rates import Pass
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.sqlite import SqliteLedger
 from chattable.proxy.app import build
-from chattable.proxy.cache.cache import Answers
+from chattable.proxy.cache.cache import ResponseCache
 from chattable.proxy.catalog.catalog import Catalog
 from chattable.proxy.config.settings import Cache, Config
 from chattable.proxy.pipeline.idempotency import Idempotency
@@ -210,7 +210,7 @@ STARTED = [
     Sessions,
     Catalog,
     Revocation,
-    Answers,
+    ResponseCache,
 ]
 
 

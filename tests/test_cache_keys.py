@@ -12,7 +12,7 @@ from chattable.agents.chattable import User
 from chattable.agents.echo import Echo
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
-from chattable.proxy.cache.controls import LONGEST, PLAIN, Controls, of_header, pop_controls
+from chattable.proxy.cache.controls import MAX_TTL_S, PLAIN, Controls, of_header, pop_controls
 from chattable.proxy.cache.keys import digest, key_of
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.identity.auth import Caller, Principal
@@ -239,7 +239,21 @@ def test_what_is_no_json_has_no_key() -> None:
 
 @pytest.mark.parametrize(
     "ttl",
-    [0, -1, -0.5, "60", "1h", True, False, [], {}, LONGEST + 1, 1e300, float("inf"), float("nan")],
+    [
+        0,
+        -1,
+        -0.5,
+        "60",
+        "1h",
+        True,
+        False,
+        [],
+        {},
+        MAX_TTL_S + 1,
+        1e300,
+        float("inf"),
+        float("nan"),
+    ],
 )
 def test_silly_times(ttl: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"cache\.ttl") as refused:
@@ -266,8 +280,8 @@ def test_silly_controls(said: Any, param: str) -> None:
         ({"ttl": 60}, Controls(ttl=60)),
         ({"ttl": 0.5, "no_cache": None}, Controls(ttl=0.5)),
         (
-            {"ttl": LONGEST, "no_cache": True, "no_store": False},
-            Controls(ttl=LONGEST, no_cache=True),
+            {"ttl": MAX_TTL_S, "no_cache": True, "no_store": False},
+            Controls(ttl=MAX_TTL_S, no_cache=True),
         ),
         ({"no-store": True}, Controls(no_store=True)),
     ],

@@ -9,7 +9,7 @@ import pytest
 from chattable.agents.chattable import User
 from chattable.proxy.identity.auth import ADMIN, Principal
 from chattable.proxy.pipeline.revocation import TICK, Revocation
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.store.errors import Unavailable
 
 ADA = Principal(User("user_a", "ada"), "key_a")
@@ -23,7 +23,7 @@ class World:
         self.active_ids = {"user_a", "key_a", "user_e", "key_ui"}
         self.asked: list[set[str]] = []
         self.away = False
-        self.turns: list[tuple[Principal, Reply]] = []
+        self.turns: list[tuple[Principal, ReplyStream]] = []
         any_self: Any = self
         self.revocation = Revocation(any_self, any_self)
 
@@ -41,8 +41,8 @@ class World:
             if whose(who):
                 reply.drop(error)
 
-    def turn(self, who: Principal) -> Reply:
-        reply = Reply()
+    def turn(self, who: Principal) -> ReplyStream:
+        reply = ReplyStream()
         self.turns.append((who, reply))
         return reply
 
@@ -92,7 +92,7 @@ async def test_a_whole_answer_that_is_being_kept_is_not_ended_any_more() -> None
     async def forever() -> None:
         await asyncio.Event().wait()
 
-    reply = Reply()
+    reply = ReplyStream()
     reply.task = asyncio.create_task(forever())
     reply.seal()
     reply.drop(RuntimeError("too late"))

@@ -6,7 +6,7 @@ import pytest
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import LockedError
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.store.sessions_memory import MemorySessions
@@ -30,7 +30,7 @@ class Asked:
     """A turn that holds the session until it is told to end."""
 
     def __init__(self, locks: Locks, session: Session, text: str) -> None:
-        self.reply, self.end, self.held = Reply(), asyncio.Event(), asyncio.Event()
+        self.reply, self.end, self.held = ReplyStream(), asyncio.Event(), asyncio.Event()
         self.stopped = False
         self._claim = Claim(new_holder(), Chat("m", [Message("user", text)]), self.reply)
         self.reply.task = self.task = asyncio.create_task(self._run(locks, session))

@@ -1,60 +1,30 @@
-"""The response cache: an identical request is answered from what is kept, or together with one that is under way."""
+"""The response cache: identical requests get what is kept, or one answer under way together."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from typing import Self
 
 from msgspec import Struct
 
-from chattable.agents.chat import Chat
+from chattable.agents.chat import Chat, Chunk, Usage
 from chattable.agents.chattable import Trace
 from chattable.budget.line import Line
 from chattable.budget.periodic import Periodic
-from chattable.proxy.cache import entries
 from chattable.proxy.cache.controls import Controls
-from chattable.proxy.cache.flights import Flight
 from chattable.proxy.cache.keys import key_of
-from chattable.proxy.cache.lookups import Alone, Aside, Lookup, Together
-from chattable.proxy.cache.members import Ask, Attempt, Member
 from chattable.proxy.cache.memory import MemoryStore
 from chattable.proxy.cache.redis import RedisStore
-from chattable.proxy.cache.store import Follow, Found, Lead, Place, Store
+from chattable.proxy.cache.singleflight import Flight
+from chattable.proxy.cache.store import NOT_FROM_STORE, CacheKey, Follow, Lead, Store, StoredAnswer
+from chattable.proxy.cache.waiter import Ask, Waiter
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
 from chattable.proxy.identity.auth import Caller
 
-RENEW = 1.0  # seconds between two renewals of leases
-SLICE = 256  # leases in one step
-
-
-class Cache(Protocol):
-    """Answers identical requests once."""
-
-    def lookup(
-        self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace
-    ) -> Lookup:
-        """The answer to a request; `ask` makes the call, at most once, and notes it in `trace`."""
-        ...
-
-    async def purge(self, *, user: str = "", model: str = "") -> bool:
-        """Forgets the answers that a user (by id) asked for, those of a model (by our name or as provider/model), or all.
-
-        Returns False where Redis is away: nothing was forgotten then.
-        """
-        ...
-
-    def stats(self) -> Stats:
-        """What this process has seen."""
-        ...
-
-    async def start(self) -> None:
-        """Connects."""
-        ...
-
-    async def stop(self) -> None:
-        """Ends what is under way."""
-        ...
+RENEW_EVERY_S = 1.0  # leases of flights that others may follow
+MAX_LEASES_A_STEP = 256
 
 
 class Stats(Struct):
@@ -69,48 +39,49 @@ class Stats(Struct):
     flights: int = 0  # under way now
 
 
-class NoCache:
-    """Remembers nothing."""
+class Bypass:
+    """A request that has nothing to do with the cache."""
 
-    def lookup(
-        self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace
-    ) -> Lookup:
-        """A call of its own."""
-        return Aside(ask, {})
+    made_the_call = True
+    saved_usage: Usage | None = None
 
-    async def purge(self, *, user: str = "", model: str = "") -> bool:
-        """Nothing to forget."""
-        return True
+    def __init__(self, ask: Ask, headers: dict[str, str]) -> None:
+        self.headers = headers
+        self.ask = ask
 
-    def stats(self) -> Stats:
-        """Nothing seen."""
-        return Stats()
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def start(self) -> None:
-        """Nothing to connect."""
+    async def __aexit__(self, *exc: object) -> None:
+        del self.ask  # it may hold this
 
-    async def stop(self) -> None:
-        """Nothing to end."""
+    def answer(self) -> AsyncGenerator[Chunk]:
+        """Its own call."""
+        return self.ask()
 
 
-class Answers:
-    """The cache of a process: its flights, on a store."""
+Lookup = Bypass | Waiter  # what the cache knows of one request, and its answer
+
+
+class ResponseCache:
+    """Answers identical requests once: the flights of a process, on a store."""
 
     def __init__(self, store: Store, config: settings.Cache) -> None:
         self.store = store
-        self.most = config.max_entry_kb * 2**10
+        self.max_bytes = config.max_entry_kb * 2**10  # of an answer that is kept
+        self.leads: dict[str, tuple[Flight, Lead]] = {}  # whose leases are renewed
+        self.seen = Stats()
+        self._enabled = config.enabled
         self._scope = config.scope
         self._flights: dict[bytes, Flight] = {}
-        self._leads: dict[str, tuple[Flight, Lead]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stats = Stats()
-        self._upkeep = Periodic("leases of shared answers", self._renew, RENEW)
+        self._upkeep = Periodic("leases of shared answers", self._renew, RENEW_EVERY_S)
 
     async def start(self) -> None:
         """Connects, and begins to renew leases where processes share answers."""
         await self.store.start()
         if isinstance(self.store, RedisStore):
-            self.store.on_follower(self._followed)
+            self.store.on_follower(self._on_follower)
             self._upkeep.start()
 
     async def stop(self) -> None:
@@ -127,145 +98,135 @@ class Answers:
     def lookup(
         self, chat: Chat, entry: Entry, caller: Caller, controls: Controls, ask: Ask, trace: Trace
     ) -> Lookup:
-        """By the key of the request; one that is not cached goes by the cache."""
-        key = None
+        """The answer to a request; `ask` makes the call, at most once, and notes it in `trace`."""
+        if not self._enabled:
+            return Bypass(ask, {})
+        digest = None
         if entry.cache_ttl is not None and not (controls.no_cache and controls.no_store):
-            key = key_of(chat, entry, caller.principal, self._scope)
-        if key is None or entry.cache_ttl is None:
-            self._stats.bypasses += 1
-            return Aside(ask, {"x-cache": "BYPASS"})
-        place = Place(key, _tags(entry, caller))
+            digest = key_of(chat, entry, caller.principal, self._scope)
+        if digest is None or entry.cache_ttl is None:
+            self.seen.bypasses += 1
+            return Bypass(ask, {"x-cache": "BYPASS"})
+        key = CacheKey(digest, _tags(entry, caller))
         ttl = self._ttl(entry.cache_ttl, controls.ttl, entry)
-        if controls.no_cache or controls.no_store:
-            return Alone(self, place, controls, ask, ttl)
-        return Together(
-            self, place, Member(ask, trace, stream=chat.stream, ttl=ttl), controls.max_age
-        )
+        return Waiter(self, key, controls, ask, trace, stream=chat.stream, ttl=ttl)
 
     async def purge(self, *, user: str = "", model: str = "") -> bool:
-        """Forgets by the words that answers are kept with."""
+        """Forgets the answers of a user (by id), of a model (ours, or as provider/model), or all.
+
+        Returns False where Redis is away: nothing was forgotten then.
+        """
         tags = [f"{kind}:{name}" for kind, name in (("user", user), ("model", model)) if name]
         return all([await self.store.purge(tag) for tag in tags or [""]])
 
     def stats(self) -> Stats:
         """The counters, as they are now."""
-        self._stats.bytes, self._stats.flights = self.store.size, len(self._flights)
-        return self._stats
+        self.seen.bytes, self.seen.flights = self.store.size, len(self._flights)
+        return self.seen
 
     def count(self, headers: dict[str, str]) -> None:
         """Notes what became of a request."""
         match headers["x-cache"]:
             case "HIT":
-                self._stats.hits += 1
+                self.seen.hits += 1
             case "JOIN":
-                self._stats.joins += 1
+                self.seen.joins += 1
             case "BYPASS":
-                self._stats.bypasses += 1
+                self.seen.bypasses += 1
             case _:
-                self._stats.misses += 1
+                self.seen.misses += 1
 
-    def stored(self) -> None:
-        """Notes that an answer was stored."""
-        self._stats.stores += 1
-
-    async def join(
-        self, place: Place, member: Member, max_age: float | None
-    ) -> tuple[Flight, dict[str, str]]:
+    async def join(self, waiter: Waiter) -> tuple[Flight, dict[str, str]]:
         """The flight of a request, and what that means for it."""
-        while True:
-            flight = self._flights.get(place.key)
-            if flight is None:
-                headers, flight = await self._first(place, member, max_age)
-                return flight, headers
-            flight.members[member] = None
-            attempt = flight.attempt
-            if attempt is not None and attempt.complete:  # it is about to be stored
+        key, controls = waiter.key, waiter.controls
+        if controls.no_cache or controls.no_store:
+            flight = Flight(key, self, shared=False)
+            flight.closed = controls.no_store
+            return flight, await self._first(flight, waiter)
+        while (under_way := self._flights.get(key.digest)) is not None:
+            flight = under_way
+            flight.waiters[waiter] = None
+            if flight.gives_way:
+                waiter.doomed = flight.answer
+            answer = flight.answer
+            if answer is not None and answer.complete:  # it is about to be stored
                 return flight, {"x-cache": "HIT", "age": "0"}
             try:
                 await flight.decided.wait()
             except BaseException:
-                await flight.leave(member)
+                await flight.leave(waiter)
                 raise
             found = flight.found
             if found is None:
                 return flight, {"x-cache": "JOIN"}
-            if max_age is None or found.age <= max_age:
+            if controls.max_age is None or found.age <= controls.max_age:
                 return flight, _hit(found)
-            flight.members.pop(member)
+            flight.waiters.pop(waiter)
+        flight = self._flights[key.digest] = Flight(key, self)
+        return flight, await self._first(flight, waiter)
 
-    async def _first(
-        self, place: Place, member: Member, max_age: float | None
-    ) -> tuple[dict[str, str], Flight]:
-        flight = self._flights[place.key] = Flight(place, self)
-        flight.members[member] = None
+    async def _first(self, flight: Flight, waiter: Waiter) -> dict[str, str]:
+        flight.waiters[waiter] = None
+        controls = waiter.controls
         try:
-            how = await flight.look(max_age)
+            how = await flight.look(NOT_FROM_STORE if controls.no_cache else controls.max_age)
         except BaseException:
-            flight.members.pop(member)
-            if flight.members:
+            flight.waiters.pop(waiter)
+            if flight.waiters:
                 self._fly(flight, None)
             else:
                 self.landed(flight)
                 flight.decided.set()
             raise
         if flight.found is not None:
-            return _hit(flight.found), flight
+            return _hit(flight.found)
         self._fly(flight, how)
-        return {"x-cache": "MISS" if isinstance(how, Lead) else "JOIN"}, flight
-
-    async def keep(self, place: Place, lead: Lead, answer: Attempt, ttl: float) -> None:
-        """Stores the answer of a request that was made alone."""
-        if answer.size <= self.most and entries.clean(answer.chunks):
-            body = entries.encode(place.key, answer.chunks)
-            if len(body) <= self.most and await self.store.leave(place, lead, body=body, ttl=ttl):
-                self.stored()
+        if controls.no_cache:
+            return {"x-cache": "BYPASS"}
+        return {"x-cache": "MISS" if isinstance(how, Lead) else "JOIN"}
 
     def landed(self, flight: Flight) -> None:
         """Nobody joins it any more."""
-        if self._flights.get(flight.place.key) is flight:
-            del self._flights[flight.place.key]
-
-    def leads(self, flight: Flight, lead: Lead) -> None:
-        """Renews its lease from now on."""
-        if lead.flight is not None:
-            self._leads[lead.flight] = flight, lead
-
-    def leads_no_more(self, lead: Lead) -> None:
-        """Does not any more."""
-        self._leads.pop(lead.flight or "", None)
+        if self._flights.get(flight.key.digest) is flight:
+            del self._flights[flight.key.digest]
 
     def _fly(self, flight: Flight, how: Lead | Follow | None) -> None:
         task = flight.begin(how)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _followed(self, name: str) -> None:
-        if found := self._leads.get(name):
+    def _on_follower(self, name: str) -> None:
+        if found := self.leads.get(name):
             flight, lead = found
-            flight.share(lead)
+            flight.follow(lead)
 
     async def _renew(self) -> None:
-        leads = list(self._leads.values())
-        for at in range(0, len(leads), SLICE):
-            some = leads[at : at + SLICE]
-            followed = await self.store.renew([(flight.place, lead) for flight, lead in some])
-            for (flight, lead), yes in zip(some, followed, strict=True):
-                if yes:
-                    flight.share(lead)
+        leads = list(self.leads.values())
+        for at in range(0, len(leads), MAX_LEASES_A_STEP):
+            some = [
+                (flight, lead, flight.followed)
+                for flight, lead in leads[at : at + MAX_LEASES_A_STEP]
+            ]
+            followed = await self.store.renew([(flight.key, lead) for flight, lead, _ in some])
+            for (flight, lead, before), now in zip(some, followed, strict=False):
+                if now:
+                    flight.follow(lead)
+                elif before:  # else somebody may have come meanwhile
+                    flight.follow_no_more()
 
     def _ttl(self, ttl: float, wish: float | None, entry: Entry) -> float:
-        """How long an answer is kept: where it is for others as well, a request may only shorten it."""
+        """Seconds that an answer is kept; a request may only shorten it where others get it."""
         if wish is None:
             return ttl
         return wish if self._scope == "user" or not entry.model.leaf else min(ttl, wish)
 
 
-def open_cache(config: settings.Config, line: Line | None) -> Cache:
+def open_cache(config: settings.Config, line: Line | None) -> ResponseCache:
     """The cache that a config describes, on Redis if there is a line to one."""
-    cache = config.cache
-    if cache is None or not cache.enabled:
-        return NoCache()
-    return Answers(RedisStore(line) if line else MemoryStore(cache.memory_mb * 2**20), cache)
+    cache = config.cache or settings.Cache(enabled=False)
+    if line is not None and cache.enabled:
+        return ResponseCache(RedisStore(line), cache)
+    return ResponseCache(MemoryStore(cache.memory_mb * 2**20), cache)
 
 
 def _tags(entry: Entry, caller: Caller) -> tuple[str, ...]:
@@ -277,5 +238,5 @@ def _tags(entry: Entry, caller: Caller) -> tuple[str, ...]:
     )
 
 
-def _hit(found: Found) -> dict[str, str]:
+def _hit(found: StoredAnswer) -> dict[str, str]:
     return {"x-cache": "HIT", "age": str(int(found.age))}

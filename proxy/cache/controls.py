@@ -1,4 +1,4 @@
-"""What a request says about the cache: the header `Cache-Control` and the field `cache` of the body."""
+"""What a request says of the cache: the header `Cache-Control`, the field `cache` of the body."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chattable.agents.errors import InvalidRequest, clip
 if TYPE_CHECKING:
     from chattable.proxy.identity.auth import Caller
 
-LONGEST = 30 * 86400  # seconds that an answer may be kept
+MAX_TTL_S = 30 * 86400
 FLAGS = {
     "no_cache": "no_cache",
     "no-cache": "no_cache",
@@ -38,7 +38,7 @@ PLAIN = Controls()
 
 
 def of_header(value: str) -> Controls:
-    """What `Cache-Control` says; anything in it that is not for us, or not well formed, is as if it were not there."""
+    """What `Cache-Control` says; what is not for us, or malformed, is as if it were not there."""
     found = PLAIN
     for word in value.lower().split(",") if value else ():
         word = word.strip()
@@ -70,9 +70,9 @@ def _body(said: Any, found: Controls) -> Controls:
         if name == "ttl":
             if value is None:
                 continue
-            if type(value) not in (int, float) or not 0 < value <= LONGEST:
+            if type(value) not in (int, float) or not 0 < value <= MAX_TTL_S:
                 raise _wrong(
-                    "cache.ttl", f"a number of seconds above 0 and at most {LONGEST}", value
+                    "cache.ttl", f"a number of seconds above 0 and at most {MAX_TTL_S}", value
                 )
             found = replace(found, ttl=float(value))
         elif name in FLAGS:
@@ -81,7 +81,10 @@ def _body(said: Any, found: Controls) -> Controls:
             found = replace(found, **{FLAGS[name]: bool(value)})
         else:
             path = f"cache.{clip(name)}"
-            message = f"Unknown parameter: '{path}'. There are cache.ttl, cache.no_cache and cache.no_store."
+            message = (
+                f"Unknown parameter: '{path}'."
+                " There are cache.ttl, cache.no_cache and cache.no_store."
+            )
             raise InvalidRequest(message, param=path, code="unknown_parameter")
     return found
 

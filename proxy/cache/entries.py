@@ -1,4 +1,4 @@
-"""What is kept of an answer: its chunks, as few as replay to the same, with the key they belong to."""
+"""What is kept of an answer, and sent of one under way: its chunks, as few as say the same."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import msgspec
 from msgspec import Struct
 
 from chattable.agents.chat import Chunk, Usage
+from chattable.proxy.errors import Failure
 
 VERSION: Literal[1] = 1  # another one where the form changes: what another version wrote is a miss
 # a cut or filtered answer is not what the next one should get
-CLEAN = frozenset({"stop", "tool_calls", "function_call"})
-TEXTS = ("content", "reasoning_content", "refusal")
-LONGEST = 8192  # characters of a piece of text: some clients refuse long lines in a stream
+COMPLETE_REASONS = frozenset({"stop", "tool_calls", "function_call"})
+TEXT_FIELDS = ("content", "reasoning_content", "refusal")
+MAX_TEXT_CHARS = 8192  # of a piece: some clients refuse long lines in a stream
 
 
-class Kept(Struct, array_like=True):
+class _Stored(Struct, array_like=True):
     """An answer as it is stored."""
 
     version: Literal[1]
@@ -25,14 +26,28 @@ class Kept(Struct, array_like=True):
     chunks: list[Chunk]
 
 
+class Batch(Struct, array_like=True):
+    """A part of an answer under way, as one process sends it to others."""
+
+    chunks: list[Chunk] = []
+    whole: bool = False  # the answer ends with it
+    failure: Failure | None = None  # it failed after it
+    everybody: bool = False  # also for those who have not begun to read
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing follows; an empty one says: look again, it is kept or nobody asks."""
+        return self.whole or self.failure is not None or not self.chunks
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Kept).decode
-_chunks = msgspec.msgpack.Decoder(list[Chunk]).decode
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+_batch = msgspec.msgpack.Decoder(Batch).decode
 
 
 def encode(key: bytes, chunks: Sequence[Chunk]) -> bytes:
     """An answer to store."""
-    return _encode(Kept(VERSION, key, compact(chunks)))
+    return _encode(_Stored(VERSION, key, compact(chunks)))
 
 
 def decode(key: bytes, body: bytes) -> list[Chunk] | None:
@@ -44,24 +59,24 @@ def decode(key: bytes, body: bytes) -> list[Chunk] | None:
     return kept.chunks if kept.key == key and kept.chunks else None
 
 
-def pack(chunks: Sequence[Chunk]) -> bytes:
-    """A part of an answer, on its way to another process."""
-    return _encode(chunks)
+def pack(batch: Batch) -> bytes:
+    """A batch, on its way to another process."""
+    return _encode(batch)
 
 
-def unpack(batch: bytes) -> list[Chunk] | None:
-    """The same on arrival; None if it makes no sense."""
+def unpack(packed: bytes) -> Batch:
+    """The same on arrival; one that makes no sense, as another version's, is an empty one."""
     try:
-        return _chunks(batch)
+        return _batch(packed)
     except (ValueError, RecursionError):
-        return None
+        return Batch()
 
 
 def clean(chunks: Sequence[Chunk]) -> bool:
     """Whether an answer that came to its end is whole, and says something."""
     begun = {chunk.index for chunk in chunks if chunk.usage is None}
     ends = {chunk.index: chunk.finish_reason for chunk in chunks if chunk.finish_reason}
-    if not begun or begun != ends.keys() or not CLEAN.issuperset(ends.values()):
+    if not begun or begun != ends.keys() or not COMPLETE_REASONS.issuperset(ends.values()):
         return False
     return any(value for chunk in chunks for name, value in chunk.delta.items() if name != "role")
 
@@ -84,7 +99,7 @@ def compact(chunks: Sequence[Chunk]) -> list[Chunk]:
             and text == name
             and chunk.index == out[-1].index
             and chunk.facts == out[-1].facts
-            and size < LONGEST
+            and size < MAX_TEXT_CHARS
         ):
             pieces.append(chunk.delta[text])
             size += len(pieces[-1])
@@ -107,4 +122,8 @@ def _text(chunk: Chunk) -> str:
     if len(chunk.delta) != 1 or chunk.finish_reason or chunk.logprobs or chunk.usage:
         return ""
     [(name, value)] = chunk.delta.items()
-    return name if name in TEXTS and isinstance(value, str) and len(value) < LONGEST else ""
+    return (
+        name
+        if name in TEXT_FIELDS and isinstance(value, str) and len(value) < MAX_TEXT_CHARS
+        else ""
+    )

@@ -15,8 +15,8 @@ from chattable.proxy.identity.auth import Principal
 Scope = Literal["user", "team", "shared"]
 
 # a new one where what may be kept, or for whom, has changed: nothing kept before counts any more
-POLICY = b"1"
-APART = frozenset({"stream", "stream_options"})  # how an answer is sent, not what it says
+KEY_VERSION = b"1"
+NOT_IN_KEY = frozenset({"stream", "stream_options"})  # how an answer is sent, not what it says
 
 _json = msgspec.json.Encoder(order="sorted").encode
 
@@ -28,7 +28,7 @@ def key_of(chat: Chat, entry: Entry, who: Principal, scope: Scope) -> bytes | No
     order of an object's keys, and whether the answer is streamed, is none. Each field goes in with
     its length before it, so that no two requests run into one.
     """
-    params = {name: value for name, value in chat.params.items() if name not in APART}
+    params = {name: value for name, value in chat.params.items() if name not in NOT_IN_KEY}
     # llama.cpp repeats words to go on with, but in no stream
     if chat.messages and chat.messages[-1].role == "assistant":
         params["stream"] = chat.stream
@@ -44,7 +44,7 @@ def key_of(chat: Chat, entry: Entry, who: Principal, scope: Scope) -> bytes | No
     names = [
         part.encode(errors="surrogatepass") for part in (*tenant(entry, who, scope), *entry.source)
     ]
-    return digest([POLICY, b"%d" % len(names), *names, messages, rest])
+    return digest([KEY_VERSION, b"%d" % len(names), *names, messages, rest])
 
 
 def tenant(entry: Entry, who: Principal, scope: Scope) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from chattable.proxy.cache.store import Follow, Found, Lead, Place, Store
+from chattable.proxy.cache.store import CacheKey, Follow, Lead, Store, StoredAnswer
 
-OVERHEAD = 512  # bytes that an entry takes beside its body
+ENTRY_OVERHEAD_BYTES = 512  # beside its body
 
 
 class _Entry(Struct):
@@ -24,8 +24,8 @@ class _Entry(Struct):
 class MemoryStore(Store):
     """Keeps at most so many bytes; what was not asked for the longest goes first."""
 
-    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
         self._clock = clock
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._purges: dict[str, int] = {}
@@ -36,37 +36,37 @@ class MemoryStore(Store):
         """Bytes kept."""
         return self._bytes
 
-    async def enter(
-        self, place: Place, *, lead: bool = True, max_age: float | None = None
-    ) -> Found | Lead | Follow:
+    async def acquire(
+        self, key: CacheKey, *, lead: bool = True, max_age: float | None = None
+    ) -> StoredAnswer | Lead | Follow:
         """Whoever does not find an answer leads: one process has no others."""
-        entry, now = self._entries.get(place.key), self._clock()
+        entry, now = self._entries.get(key.digest), self._clock()
         if entry is not None:
             if entry.until <= now or entry.stamp != self._stamp(entry.tags):
-                self._drop(place.key)
+                self._drop(key.digest)
             elif max_age is None or now - entry.at <= max_age:
-                self._entries.move_to_end(place.key)
-                return Found(entry.body, now - entry.at)
-        return Lead(self._stamp(place.tags))
+                self._entries.move_to_end(key.digest)
+                return StoredAnswer(entry.body, now - entry.at)
+        return Lead(self._stamp(key.tags))
 
-    async def leave(
+    async def release(
         self,
-        place: Place,
+        key: CacheKey,
         lead: Lead,
         *,
         body: bytes = b"",
         ttl: float = 0.0,
         last: Sequence[bytes] = (),
     ) -> bool:
-        """Stores an answer, unless it was purged before it came or is larger than all there is room for."""
-        weight = len(body) + OVERHEAD
-        if not body or weight > self._most or lead.stamp != self._stamp(place.tags):
+        """Stores an answer, unless it was purged before it came or is larger than all room."""
+        weight = len(body) + ENTRY_OVERHEAD_BYTES
+        if not body or weight > self._max_bytes or lead.stamp != self._stamp(key.tags):
             return False
-        self._drop(place.key)
+        self._drop(key.digest)
         now = self._clock()
-        self._entries[place.key] = _Entry(body, place.tags, lead.stamp, now, now + ttl)
+        self._entries[key.digest] = _Entry(body, key.tags, lead.stamp, now, now + ttl)
         self._bytes += weight
-        while self._bytes > self._most:
+        while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
         return True
 
@@ -84,4 +84,4 @@ class MemoryStore(Store):
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._bytes -= len(entry.body) + OVERHEAD
+            self._bytes -= len(entry.body) + ENTRY_OVERHEAD_BYTES

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-NEVER = -1.0  # the age that no answer is young enough for
-
-DONE = b"."  # the last batch of an answer under way: it is whole
-AGAIN = b"!"  # or: look again, it is kept or it failed
+NOT_FROM_STORE = -1.0  # as `max_age`: no kept answer is young enough
 
 
-class Found(Struct, frozen=True):
+class StoredAnswer(Struct, frozen=True):
     """A stored answer."""
 
     body: bytes
@@ -29,7 +26,7 @@ class Lead(Struct, frozen=True):
     `flight`: others wait for ours; None: they do not, or nobody would tell them.
     """
 
-    # what `leave` takes, so that a purge in between counts; empty: the answer cannot be stored
+    # what `release` takes, so that a purge in between counts; empty: the answer cannot be stored
     stamp: bytes
     flight: str | None = None
 
@@ -40,10 +37,10 @@ class Follow(Struct, frozen=True):
     flight: str
 
 
-class Place(Struct, frozen=True):
-    """Where an answer belongs: its key, and the words by which it can be purged."""
+class CacheKey(Struct, frozen=True):
+    """What an answer is kept under, and the words by which it can be purged."""
 
-    key: bytes
+    digest: bytes
     tags: tuple[str, ...]  # such as user:user_0123 and model:fast; none holds a space
 
 
@@ -52,35 +49,38 @@ class Store(ABC):
 
     Law. What was stored under a key is found under it until its time is up, and never under
     another. What was asked before a purge of one of its tags is never found after it, nor what was
-    stored before. Of all who `enter` a key at once and may lead, in any process, one leads until it
-    leaves or has not renewed its lease; the others follow. A store that is away answers `Lead`
-    without flight or stamp, soon: nothing here ever raises.
+    stored before. Of all who `acquire` a key at once and may lead, in any process, one leads until
+    it releases it or has not renewed its lease; the others follow. A store that is away answers
+    `Lead` without flight or stamp, soon: nothing here ever raises.
     """
 
     @abstractmethod
-    async def enter(
-        self, place: Place, *, lead: bool = True, max_age: float | None = None
-    ) -> Found | Lead | Follow:
-        """The answer, if it is not older than that; else the lead, if it is wanted and nobody has it."""
+    async def acquire(
+        self, key: CacheKey, *, lead: bool = True, max_age: float | None = None
+    ) -> StoredAnswer | Lead | Follow:
+        """The answer, if it is not too old; else the lead, if it is wanted and nobody has it."""
 
     @abstractmethod
-    async def leave(
+    async def release(
         self,
-        place: Place,
+        key: CacheKey,
         lead: Lead,
         *,
         body: bytes = b"",
         ttl: float = 0.0,
         last: Sequence[bytes] = (),
     ) -> bool:
-        """Ends a lead, and stores the answer if there is one; `last` are the batches that followers have not seen.
+        """Ends a lead, and stores the answer if there is one; returns whether it was stored.
 
-        Returns whether it was stored.
+        `last` are the batches that followers have not seen.
         """
 
     @abstractmethod
     async def purge(self, tag: str = "") -> bool:
-        """Forgets all answers with a tag, without one all answers; False where the store is away, and nothing was forgotten."""
+        """Forgets all answers with a tag, without one all; False where the store is away.
+
+        Nothing was forgotten then.
+        """
 
     @property
     def size(self) -> int:
@@ -95,19 +95,19 @@ class Store(ABC):
 
     # What only a store between processes has to do.
 
-    async def renew(self, leads: Sequence[tuple[Place, Lead]]) -> list[bool]:
-        """Gives leads a new lease; returns which of them somebody follows."""
+    async def renew(self, leads: Sequence[tuple[CacheKey, Lead]]) -> list[bool]:
+        """Gives leads a new lease; returns which somebody follows, or nothing if nobody knows."""
         return [False for _ in leads]
 
-    async def share(self, place: Place, lead: Lead, batch: bytes) -> bool:
+    async def share(self, key: CacheKey, lead: Lead, batch: bytes) -> bool:
         """Hands followers the next part of an answer; returns False where the lead is lost."""
         return False
 
-    async def peek(
-        self, place: Place, follow: Follow, start: int
+    async def read_batches(
+        self, key: CacheKey, follow: Follow, start: int
     ) -> tuple[bool, list[bytes]] | None:
         """Whether the leader lives, and its batches from `start` on; None if nobody knows."""
         return None
 
-    async def news(self, follow: Follow) -> None:  # noqa: B027
-        """Returns when there may be more to `peek`."""
+    async def wait(self, follow: Follow) -> None:  # noqa: B027
+        """Returns when there may be more to `read_batches`."""

@@ -9,7 +9,7 @@ import msgspec
 from chattable.agents.chat import NO_USAGE, Chunk, Json
 from chattable.agents.fold import INCOMPLETE, Fold
 from chattable.proxy.errors import Failure
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keep-alive\n\n"  # a comment is the only form of silence that no client trips over
@@ -24,7 +24,7 @@ class Frames:
     frame of its own.
     """
 
-    def __init__(self, reply: Reply, model: str, *, include_usage: bool = False) -> None:
+    def __init__(self, reply: ReplyStream, model: str, *, include_usage: bool = False) -> None:
         self.id = reply.id
         self.created = reply.created
         self.model = model

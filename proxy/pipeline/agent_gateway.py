@@ -13,7 +13,7 @@ from chattable.agents.chattable import Context, Gateway, Trace
 from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.pipeline.daemon_threads import DaemonThreads
 from chattable.proxy.pipeline.inprocess_client import client_for
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -36,7 +36,7 @@ class AgentGateway(Gateway):
         """Answers a chat that an agent asks, within the agent's turn."""
         entry = self._pipeline.find(chat.model, parent.caller, parent)
         chat, caller = pop_controls(chat, parent.caller)
-        reply = Reply()
+        reply = ReplyStream()
         reply.trace = parent.trace
         answer = self._pipeline.answer(chat, entry, caller, parent, reply)
         async with aclosing(answer) as chunks:

@@ -19,7 +19,7 @@ from chattable.budget.steps import Dialect, Steps, array
 from chattable.budget.tables import TEXT
 from chattable.proxy.errors import BudgetAwayError, InProgressError, KeyReusedError
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 
 log = logging.getLogger("chattable")
 
@@ -89,7 +89,7 @@ class Idempotency:
         await self._upkeep.stop()
 
     @asynccontextmanager
-    async def once(self, chat: Chat, caller: Caller, reply: Reply) -> AsyncGenerator[Once]:
+    async def once(self, chat: Chat, caller: Caller, reply: ReplyStream) -> AsyncGenerator[Once]:
         """The one chat of its key, or the answer of the one before, under its id; without a key, just a chat."""
         if not caller.idempotency_key:
             yield Once()

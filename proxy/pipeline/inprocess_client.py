@@ -15,7 +15,7 @@ from chattable.agents.fold import Fold
 from chattable.agents.parsing import parse
 from chattable.proxy.dialects.chat_completions import DONE, Frames, error_frame
 from chattable.proxy.errors import describe
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 
 if TYPE_CHECKING:
     import httpx2
@@ -71,7 +71,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
 
 async def _blocks(gateway: Gateway, ctx: Context, chat: Chat) -> AsyncGenerator[bytes]:
     """The body of the answer: frames as chunks come, or one object at the end."""
-    frames = Frames(Reply(), chat.model, include_usage=chat.include_usage)
+    frames = Frames(ReplyStream(), chat.model, include_usage=chat.include_usage)
     fold = Fold()
     try:
         async with aclosing(gateway.run(chat, ctx)) as chunks:

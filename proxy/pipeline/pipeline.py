@@ -9,7 +9,7 @@ from chattable.agents.chat import Chat, Chunk
 from chattable.agents.chattable import Context
 from chattable.agents.fold import Fold
 from chattable.agents.parsing import check_tool_replies
-from chattable.proxy.cache.cache import Cache
+from chattable.proxy.cache.cache import ResponseCache
 from chattable.proxy.cache.controls import PLAIN
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.identity.auth import Caller
@@ -18,7 +18,7 @@ from chattable.proxy.pipeline.attempts import Question, ask_targets
 from chattable.proxy.pipeline.idempotency import Idempotency
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.rate_limits import RateLimiter
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions.sessions import Sessions
 
 
@@ -36,7 +36,7 @@ class Pipeline:
         idempotency: Idempotency,
         sessions: Sessions,
         rate_limiter: RateLimiter,
-        cache: Cache,
+        cache: ResponseCache,
         metering: Metering,
     ) -> None:
         self.catalogs = catalogs
@@ -54,13 +54,15 @@ class Pipeline:
             parent.enter(entry.name)
         return entry
 
-    def turn(self, chat: Chat, entry: Entry, caller: Caller, reply: Reply) -> AsyncGenerator[Chunk]:
+    def turn(
+        self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
+    ) -> AsyncGenerator[Chunk]:
         """Answers an HTTP request."""
         steps = self._once if caller.idempotency_key else self._in_session
         return steps(chat, entry, caller, reply)
 
     async def _once(
-        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+        self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AsyncGenerator[Chunk]:
         async with self.idempotency.once(chat, caller, reply) as once:
             reply.headers |= once.headers
@@ -73,7 +75,7 @@ class Pipeline:
                         yield chunk
 
     async def _in_session(
-        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+        self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AsyncGenerator[Chunk]:
         async with self.sessions.turn(chat, entry, caller, reply) as turn:
             reply.headers |= turn.headers
@@ -89,12 +91,12 @@ class Pipeline:
                         yield chunk
 
     async def answer(
-        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: Reply
+        self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, reply: ReplyStream
     ) -> AsyncGenerator[Chunk]:
         """Answers a chat whose history is complete."""
 
         def ask() -> AsyncGenerator[Chunk]:
-            reply.headers |= cached.headers  # noqa: F821 - until the end
+            reply.headers |= cached.headers
             question = Question(
                 chat, entry, caller, parent, reply.trace, self.gateway, admission, reply.headers
             )
@@ -109,18 +111,17 @@ class Pipeline:
                 reply.headers |= await admission.wait() | cached.headers
                 async with aclosing(cached.answer()) as chunks:
                     async for chunk in chunks:
-                        if cached.asked:  # what costs nothing counts for nothing
+                        if cached.made_the_call:  # what costs nothing counts for nothing
                             admission.see(chunk)
                         yield chunk
-                if cached.saved is not None:
-                    await self.metering.spared(chat, entry, caller, parent, cached.saved)
-        del cached  # it holds `ask`, which holds it: a circle is memory until it is collected
+                if cached.saved_usage is not None:
+                    await self.metering.spared(chat, entry, caller, parent, cached.saved_usage)
 
     async def write(self, chat: Chat, caller: Caller) -> str:
         """The words of an answer that belongs to no turn: a title, a summary."""
         fold = Fold()
         entry = self.catalogs.current.find(chat.model, caller.principal)
-        async with aclosing(self.answer(chat, entry, caller, None, Reply())) as chunks:
+        async with aclosing(self.answer(chat, entry, caller, None, ReplyStream())) as chunks:
             async for chunk in chunks:
                 fold.add(chunk)
         return fold.message().text

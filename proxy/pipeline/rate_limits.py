@@ -18,7 +18,7 @@ from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
 from chattable.proxy.errors import TooFastError
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 
 YIELD = 5.0  # seconds that a turn may take to end
 BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
@@ -29,7 +29,7 @@ class _Turn(Struct, frozen=True):
 
     user: str
     bounds: list[Bound]
-    reply: Reply
+    reply: ReplyStream
 
 
 class Admission:
@@ -82,7 +82,13 @@ class RateLimiter:
 
     @asynccontextmanager
     async def call(
-        self, chat: Chat, entry: Entry, caller: Caller, *, nested: bool, reply: Reply | None = None
+        self,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        *,
+        nested: bool,
+        reply: ReplyStream | None = None,
     ) -> AsyncGenerator[Admission]:
         """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `Admission.wait`.
 

@@ -12,7 +12,7 @@ from chattable.agents.errors import TurnTimeout
 from chattable.proxy.errors import ShuttingDownError, known
 from chattable.proxy.identity.auth import Caller, Principal
 from chattable.proxy.pipeline.pipeline import Pipeline
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 
 log = logging.getLogger("chattable")
 
@@ -25,20 +25,20 @@ class Turns:
     def __init__(self, pipeline: Pipeline) -> None:
         self.stopping = False
         self._pipeline = pipeline
-        self._running: dict[asyncio.Task[None], Reply] = {}
+        self._running: dict[asyncio.Task[None], ReplyStream] = {}
 
-    def start(self, chat: Chat, caller: Caller) -> Reply:
+    def start(self, chat: Chat, caller: Caller) -> ReplyStream:
         """Begins a turn; once the server is stopping, only within turns that are under way."""
         if self.stopping and caller.parent is None:
             raise ShuttingDownError
-        reply = Reply()
+        reply = ReplyStream()
         reply.principal = caller.principal
         reply.task = asyncio.create_task(self._pump(chat, caller, reply))
         self._running[reply.task] = reply
         reply.task.add_done_callback(self._ended)
         return reply
 
-    async def _pump(self, chat: Chat, caller: Caller, reply: Reply) -> None:
+    async def _pump(self, chat: Chat, caller: Caller, reply: ReplyStream) -> None:
         """Moves the answer from the pipeline to the reply."""
         pipeline = self._pipeline
         try:

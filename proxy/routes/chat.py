@@ -18,7 +18,7 @@ from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
 from chattable.proxy.errors import describe
 from chattable.proxy.http.leaving import on_leave
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.routes.documented import ASKED, BEARER, CHAT, errors
 from chattable.proxy.routes.request_context import (
     caller_of,
@@ -77,7 +77,7 @@ class _Answer:
     `[DONE]`.
     """
 
-    def __init__(self, house: House, reply: Reply, chat: Chat, began: float) -> None:
+    def __init__(self, house: House, reply: ReplyStream, chat: Chat, began: float) -> None:
         self._keepalive = house.config.server.keepalive
         self._cancel = house.config.server.on_disconnect == "cancel"
         self._reply = reply

@@ -22,7 +22,7 @@ from msgspec import Struct
 from chattable.agents.chat import Chat
 from chattable.budget.periodic import Periodic
 from chattable.proxy.errors import LockedError
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.store.errors import NotFound, StoreError
 from chattable.proxy.store.session_chain import said, spoken
 from chattable.proxy.store.sessions import Session, SessionStore, Window
@@ -44,7 +44,9 @@ def new_holder() -> str:
 class Claim:
     """Who wants a session: a turn, with what it asks and who reads it, or an addition by hand."""
 
-    def __init__(self, holder: str, chat: Chat | None = None, reply: Reply | None = None) -> None:
+    def __init__(
+        self, holder: str, chat: Chat | None = None, reply: ReplyStream | None = None
+    ) -> None:
         self.holder = holder
         self.reply = reply
         self._chat = chat

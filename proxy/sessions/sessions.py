@@ -21,7 +21,7 @@ from chattable.budget.periodic import Periodic
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.config import settings, ui_tasks
 from chattable.proxy.identity.auth import TTL, Caller
-from chattable.proxy.reply_stream import Reply
+from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions import turns
 from chattable.proxy.sessions.chore_routing import ChoreRouting
 from chattable.proxy.sessions.chores import Chore
@@ -110,7 +110,7 @@ class Sessions:
             pass
 
     def turn(
-        self, chat: Chat, entry: Entry, caller: Caller, reply: Reply
+        self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
         door = caller.door

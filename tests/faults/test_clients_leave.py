@@ -279,7 +279,7 @@ async def test_a_client_that_reads_nothing_holds_up_only_itself(tmp_path):
 
 async def test_a_client_that_reads_too_late_is_told_what_it_missed(tmp_path, monkeypatch):
     """Law: an answer with a hole in it never looks like a whole one."""
-    monkeypatch.setattr(reply, "PATIENCE", 0.3)
+    monkeypatch.setattr(reply, "MAX_UNREAD_S", 0.3)
     with ScriptedUpstream() as upstream:
         async with served(tmp_path, "drain", upstream) as house:
             with slow_socket(house.port) as line:

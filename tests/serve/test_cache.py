@@ -51,8 +51,9 @@ def serving(
     redis: str = "",
     scope: str = "user",
     count: int = 1,
+    more: str = "",
 ) -> Iterator[list[Chattable]]:
-    config = CONFIG.format(url=upstream.url, directory=directory, redis=redis, scope=scope)
+    config = CONFIG.format(url=upstream.url, directory=directory, redis=redis, scope=scope) + more
     with ExitStack() as stack:
         yield [stack.enter_context(chattable(config)) for _ in range(count)]
 
@@ -98,6 +99,12 @@ class Page:
             return read(self.body).text
         text: str = json.loads(self.body)["choices"][0]["message"]["content"]
         return text
+
+    @property
+    def failure(self) -> Any:
+        """The error that it is, or that a stream ends with; None: it is none."""
+        last = self.body.rstrip(b"\n").rpartition(b"data: ")[2]
+        return None if last == b"[DONE]" else json.loads(last).get("error")
 
 
 async def post(
@@ -185,13 +192,110 @@ async def test_66_a_thousand_at_once(
             gate.release()
         assert len(upstream.requests) == 1 + kill
         assert {page.status for page in pages} == {200}
-        assert {page.text for page in pages} == {"one two three four"}
+        broken = [page for page in pages if page.failure]
+        # the streams of the other server, and those that came over before it knew of the death
+        assert CROWD // 4 * kill <= len(broken) <= CROWD // 2 * kill
+        assert {page.failure["code"] for page in broken} <= {"upstream_error"}
+        assert {page.text for page in pages if not page.failure} == {"one two three four"}
         how = Counter(page.how for page in pages)
         if not kill:
             assert how["MISS"] == 1 and how["JOIN"] >= CROWD // 2 - 1, how
             saved = {"cached_requests": CROWD - 1, "tokens_saved": 8 * (CROWD - 1)}
             await used(servers[0], "alice", requests=1, total_tokens=8, **saved)
         assert not [server.log() for server in servers if "Traceback" in server.log()]
+
+
+# An answer that breaks is the same for all who read it, in whatever process
+
+
+WORDS = "one two three four"
+READERS = [(0, True), (0, False), (1, True), (1, False)]  # server, streamed
+
+
+@asynccontextmanager
+async def readers_of(
+    servers: list[Chattable], gate: Gate, upstream: ScriptedUpstream
+) -> AsyncIterator[tuple[asyncio.Task[Page], list[asyncio.Task[Page]]]]:
+    """A leader and four who read along, here and elsewhere, streamed and not; streams have begun."""
+    begun = asyncio.Semaphore(0)
+
+    async def one(session: aiohttp.ClientSession, at: int, stream: bool) -> Page:
+        url = f"{servers[at].base_url}/v1/chat/completions"
+        async with session.post(url, json=ask(WORDS, stream=stream)) as answer:
+            begun.release()
+            return Page(answer.status, answer.headers, await answer.read())
+
+    upstream.script(gate)
+    async with client(servers[0].user_key("alice")) as session, asyncio.TaskGroup() as tasks:
+        leader = tasks.create_task(one(session, 0, True))
+        await gate.arrival()
+        await begun.acquire()
+        others = [tasks.create_task(one(session, at, stream)) for at, stream in READERS]
+        for _ in range(2):
+            await begun.acquire()
+        for server in servers:  # the others are there
+            while server.admin("GET", "/admin/cache")["joins"] < 2:
+                await asyncio.sleep(0.02)
+        yield leader, others
+
+
+async def test_e7_an_error_that_the_upstream_tells_is_told_the_same_to_every_reader(
+    upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path
+) -> None:
+    events = [*chat_chunks(ask(WORDS))[:3], {"error": {"code": 429, "message": "slow down"}}]
+    gate = Gate(3, events)
+    with serving(upstream, tmp_path, valkey.url, count=2) as servers:
+        async with readers_of(servers, gate, upstream) as (leader, others):
+            gate.release()
+        told = (await leader).failure
+        assert told["message"] == "The upstream limits its requests: slow down"
+        pages = [await other for other in others]
+        assert [page.failure for page in pages] == [told] * 4
+        assert [page.status for page in pages] == [200, 429] * 2
+        assert {page.headers.get("retry-after") for page in pages[1::2]} == {"1"}
+        words = (await leader).body.count(b'"delta"')
+        assert [pages[at].body.count(b'"delta"') for at in (0, 2)] == [words, words]
+        assert len(upstream.requests) == 1
+
+
+async def test_a_stream_that_is_cut_is_the_error_of_its_readers_and_the_others_ask_again(
+    upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path
+) -> None:
+    gate = Gate(3, chat_chunks(ask(WORDS))[:3], end="reset", done=False)
+    with serving(upstream, tmp_path, valkey.url, count=2) as servers:
+        async with readers_of(servers, gate, upstream) as (leader, others):
+            gate.release()
+        told = (await leader).failure
+        assert told["type"] == "upstream_error"
+        pages = [await other for other in others]
+        assert [page.failure for page in pages] == [told, None] * 2
+        assert [pages[at].text for at in (1, 3)] == [WORDS, WORDS]
+        assert len(upstream.requests) == 2
+
+
+async def test_a_leader_that_leaves_harms_nobody_who_reads_elsewhere(
+    upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path
+) -> None:
+    gate = Gate(3)
+    config = "server: {on_disconnect: cancel}\n"
+    with serving(upstream, tmp_path, valkey.url, count=2, more=config) as servers:
+        url, body = f"{servers[0].base_url}/v1/chat/completions", ask(WORDS, stream=True)
+        async with client(servers[0].user_key("alice")) as session:
+            upstream.script(gate)
+            leader = await session.post(url, json=body)
+            await gate.arrival()
+            there = await session.post(
+                url.replace(servers[0].base_url, servers[1].base_url), json=body
+            )
+            await there.content.readuntil(b"\n\n")
+            leader.close()
+            async with asyncio.timeout(10):
+                while "/v1/chat/completions" not in servers[0].log():  # it has ended
+                    await asyncio.sleep(0.02)
+            gate.release()
+            page = Page(200, there.headers, await there.read())
+        assert page.how == "JOIN" and page.body.endswith(b"data: [DONE]\n\n")
+        assert b"four" in page.body and len(upstream.requests) == 1
 
 
 # A hit is the answer

@@ -25,6 +25,10 @@ CHATS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "cache hit": ({"messages": [{"role": "user", "content": "the same"}]}, {}),
     "refused": ({"temperature": "hot"}, {}),
     "unknown model": ({"model": "other"}, {}),
+    "away": ({"model": "away"}, {}),
+    "away, streamed": ({"model": "away", "stream": True}, {}),
+    "away, in a session": ({"model": "away"}, {"x-session-id": "circles"}),
+    "away, idempotent": ({"model": "away"}, {"idempotency-key": "away-{number}"}),
 }
 
 

@@ -2,8 +2,8 @@
 
 An entry is a hash: its body, the keys of its tags' generations and what they were when it was asked
 for, and when it was stored, by the server's clock. A purge gives a tag a new generation, and no
-entry of an old one counts any more. A lease is the id of a flight, "process:number". A flow is the
-list of batches that a flight's followers read, a crowd the set of processes that do.
+entry of an old one counts any more. A lease is the id of a flight, "process:number". Its batches
+are the list that the flight's followers read, its followers the set of processes that do.
 
 A full server refuses what needs memory only as long as a script has written nothing, and a
 deletion is a write: so what needs memory comes first, and where it is refused nothing is kept or
@@ -36,16 +36,18 @@ local function full(reply)
   return failed(reply) and string.find(reply.err, 'OOM', 1, true) ~= nil
 end
 
-local function ring(crowd, prefix, word)
-  for _, who in ipairs(redis.call('SMEMBERS', crowd)) do redis.call('PUBLISH', prefix .. who, word) end
+local function publish(followers, prefix, word)
+  for _, who in ipairs(redis.call('SMEMBERS', followers)) do
+    redis.call('PUBLISH', prefix .. who, word)
+  end
 end
 """
 
 # KEYS: entry, lease, and the generations of the asker's tags. ARGV: its flight (empty: it does not
-# want to lead), its process, milliseconds of a lease, of a crowd, and of age (empty: any), prefixes
-# of crowds and of bells. Answers {1, body, age}, {2, stamp, flight or empty} to one that leads or
-# goes alone, or {3, flight} of the one that leads.
-ENTER = """
+# want to lead), its process, milliseconds of a lease, of followers, and of age (empty: any),
+# prefixes of followers and of channels. Answers {1, body, age}, {2, stamp, flight or empty} to one
+# that leads or goes alone, or {3, flight} of the one that leads.
+ACQUIRE = """
 local mine, who, age = ARGV[1], ARGV[2], tonumber(ARGV[5])
 
 local function kept()
@@ -65,9 +67,9 @@ local generation = stamp(tags)
 if mine == '' then return {2, generation, ''} end
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= mine then
-  local crowd = ARGV[6] .. holder
-  if full(redis.pcall('SADD', crowd, who)) then return {2, generation, ''} end
-  redis.pcall('PEXPIRE', crowd, ARGV[4])
+  local followers = ARGV[6] .. holder
+  if full(redis.pcall('SADD', followers, who)) then return {2, generation, ''} end
+  redis.pcall('PEXPIRE', followers, ARGV[4])
   redis.call('PUBLISH', ARGV[7] .. string.match(holder, '^[^:]*'), holder)
   return {3, holder}
 end
@@ -77,40 +79,43 @@ if failed(set) then return set end
 return {2, generation, mine}
 """
 
-# KEYS: two per flight, its lease and its crowd. ARGV: milliseconds of a lease, then the flights.
-# Answers one number per flight: 0 lost, 1 led, 2 led and followed.
+# KEYS: three per flight, its lease, batches and followers. ARGV: milliseconds of a lease and of
+# batches, then the flights. Answers one number per flight: 0 lost, 1 led, 2 led and followed.
+# Batches last as long as their lease, however long the answer is silent: there is no hole in it.
 RENEW = """
 local out = {}
-for i = 1, #KEYS / 2 do
+for i = 1, #KEYS / 3 do
   out[i] = 0
-  if redis.call('GET', KEYS[2 * i - 1]) == ARGV[i + 1] then
-    redis.call('PEXPIRE', KEYS[2 * i - 1], ARGV[1])
-    out[i] = 1 + redis.call('EXISTS', KEYS[2 * i])
+  if redis.call('GET', KEYS[3 * i - 2]) == ARGV[i + 2] then
+    redis.call('PEXPIRE', KEYS[3 * i - 2], ARGV[1])
+    redis.call('PEXPIRE', KEYS[3 * i - 1], ARGV[2])
+    out[i] = 1 + redis.call('EXISTS', KEYS[3 * i])
   end
 end
 return out
 """
 
-# KEYS: lease, flow, crowd. ARGV: the flight, milliseconds of a lease and of a flow, prefix of
-# bells, a batch. Answers {1}, or {0}: the lead is lost, or given up for want of room: a flow has no
-# holes.
+# KEYS: lease, batches, followers. ARGV: the flight, milliseconds of a lease and of batches, prefix
+# of channels, a batch. Answers {1}, or {0}: the lead is lost, or given up for want of room, for
+# batches after one that is missing would be an answer with a hole.
 SHARE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
 if failed(redis.pcall('RPUSH', KEYS[2], ARGV[5])) then
   redis.call('DEL', KEYS[1], KEYS[2])
-  ring(KEYS[3], ARGV[4], ARGV[1])
+  publish(KEYS[3], ARGV[4], ARGV[1])
   redis.call('DEL', KEYS[3])
   return {0}
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-ring(KEYS[3], ARGV[4], ARGV[1])
+publish(KEYS[3], ARGV[4], ARGV[1])
 return {1}
 """
 
-# KEYS: lease, flow, crowd. ARGV: the flight, the process, milliseconds of a crowd, the first batch.
+# KEYS: lease, batches, followers. ARGV: the flight, the process, milliseconds of followers, the
+# number of the first batch.
 # Answers {1 if led, batch, …}.
-PEEK = """
+READ = """
 local out = {0}
 if redis.call('GET', KEYS[1]) == ARGV[1] and not full(redis.pcall('SADD', KEYS[3], ARGV[2])) then
   out[1] = 1
@@ -120,10 +125,10 @@ for _, batch in ipairs(redis.call('LRANGE', KEYS[2], ARGV[4], -1)) do out[#out +
 return out
 """
 
-# KEYS: entry, lease, flow, crowd, and the generations of the entry's tags. ARGV: the flight, the
-# body (empty: nothing to store), milliseconds of its time and of a flow, the stamp, prefix of
-# bells, the last batches. Answers {1} if it was stored, else {0}.
-LEAVE = """
+# KEYS: entry, lease, batches, followers, and the generations of the entry's tags. ARGV: the flight,
+# the body (empty: nothing to store), milliseconds of its time and of batches, the stamp, prefix of
+# channels, the last batches. Answers {1} if it was stored, else {0}.
+RELEASE = """
 local stored, old = 0, false
 if ARGV[2] ~= '' then
   local tags = {}
@@ -149,7 +154,7 @@ if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then
     local told = true
     for i = 7, #ARGV do told = told and not failed(redis.pcall('RPUSH', KEYS[3], ARGV[i])) end
     if told then redis.call('PEXPIRE', KEYS[3], ARGV[4]) else redis.call('DEL', KEYS[3]) end
-    ring(KEYS[4], ARGV[6], ARGV[1])
+    publish(KEYS[4], ARGV[6], ARGV[1])
   end
   redis.call('DEL', KEYS[2], KEYS[4])
 end
@@ -177,6 +182,6 @@ def _script(body: str) -> Script:
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ENTER_SCRIPT, RENEW_SCRIPT, SHARE_SCRIPT, PEEK_SCRIPT, LEAVE_SCRIPT, PURGE_SCRIPT = SCRIPTS = [
-    _script(body) for body in (ENTER, RENEW, SHARE, PEEK, LEAVE, PURGE)
+ACQUIRE_SCRIPT, RENEW_SCRIPT, SHARE_SCRIPT, READ_SCRIPT, RELEASE_SCRIPT, PURGE_SCRIPT = SCRIPTS = [
+    _script(body) for body in (ACQUIRE, RENEW, SHARE, READ, RELEASE, PURGE)
 ]
