@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import tzinfo
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from msgspec import Struct
 from chattable.budget.errors import BudgetExceededError, UnpricedError
 from chattable.budget.ledger import NOTHING, Amount, Room, Wish
 from chattable.budget.limits import Limit, period
-from chattable.budget.steps import Dialect, Steps, array
+from chattable.budget.storage.statements import Dialect, Steps, array
 from chattable.budget.tables import ACCOUNT, BALANCE, ENTRY, INTEGER, NOTICE
 
 # limit, owner (the user, where a limit is for each of them), first second of the window
@@ -21,6 +22,14 @@ Key = tuple[str, str, int]
 LIMIT = ("id", "kind", "subject", "per", "tokens", "cost", "models", "mode")
 LIMITS = ", ".join(f"limits.{name}" for name in LIMIT)
 SPENDING = ("settle", "forfeit", "correct")
+THRESHOLDS = (50, 80, 100)  # per cent of a limit at which somebody is told
+
+
+class LedgerDialect(Dialect, frozen=True):
+    """A database's dialect, with the calendar of the budgets and what they tell of."""
+
+    zone: tzinfo
+    thresholds: tuple[int, ...] = THRESHOLDS
 
 
 class Account(Struct):
@@ -126,7 +135,7 @@ class Books:
     its entry; both are written by `close`, or not at all.
     """
 
-    def __init__(self, dialect: Dialect, now: float) -> None:
+    def __init__(self, dialect: LedgerDialect, now: float) -> None:
         self.now = now
         self.accounts: dict[Key, Account] = {}
         self._dialect = dialect

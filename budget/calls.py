@@ -9,11 +9,11 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import astuple
 
-from chattable.budget.books import LIMITS, Account, Books, Key, limit_of
+from chattable.budget.books import LIMITS, Account, Books, Key, LedgerDialect, limit_of
 from chattable.budget.errors import BudgetExceededError
 from chattable.budget.ledger import LEASE, NOTHING, Amount, Hold, State, Used, Wish
 from chattable.budget.limits import Asker, Limit, period
-from chattable.budget.steps import Dialect, Steps, array, time
+from chattable.budget.storage.statements import Steps, array, time
 from chattable.budget.tables import CALL, TEXT, USED
 
 
@@ -59,7 +59,7 @@ class _Call(Struct):
     changed: bool = False
 
 
-def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
+def work(dialect: LedgerDialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
     """Does what is asked, in its order, and says what came of each; a refusal of one touches no other.
 
     Everything a batch needs is read and locked first (calls, then accounts, each in the order of
@@ -101,7 +101,7 @@ def work(dialect: Dialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
     return answers
 
 
-def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Account]]:
+def asked(dialect: LedgerDialect, asker: Asker, model: str) -> Steps[list[Account]]:
     """The accounts of every limit that binds such a call, as they are now."""
     wish = Wish(id="", asker=asker, model=model, prompt=0, most=0)
     now, binding = yield from _binding(dialect, [wish])
@@ -112,7 +112,7 @@ def asked(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Account]]:
     )
 
 
-def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[str, _Call]]]:
+def _calls(dialect: LedgerDialect, ids: list[str]) -> Steps[tuple[float | None, dict[str, _Call]]]:
     """The calls with these ids that there are, locked, and the time if it came with them."""
     rows = yield (
         f"SELECT {dialect.now}, id, state, lease_until, output, tokens, cost, accounts,"
@@ -128,7 +128,9 @@ def _calls(dialect: Dialect, ids: list[str]) -> Steps[tuple[float | None, dict[s
     return (rows[0][0] if rows else None), found
 
 
-def _binding(dialect: Dialect, wishes: list[Wish]) -> Steps[tuple[float, dict[Wish, list[Limit]]]]:
+def _binding(
+    dialect: LedgerDialect, wishes: list[Wish]
+) -> Steps[tuple[float, dict[Wish, list[Limit]]]]:
     """The time, and for each wish the limits in force that bind it."""
     subjects = {wish: wish.asker.subjects(wish.model) for wish in wishes}
     rows = yield (  # a row without a limit brings the time when nothing binds
@@ -235,7 +237,7 @@ def _knows_more(used: Used, booked: Used) -> bool:
     return booked.unknown and (not used.unknown or used.amount.tokens > booked.amount.tokens)
 
 
-def _write(dialect: Dialect, books: Books, calls: list[_Call]) -> Steps[None]:
+def _write(dialect: LedgerDialect, books: Books, calls: list[_Call]) -> Steps[None]:
     new = [_row(dialect, books.now, call, call.new) for call in calls if isinstance(call.new, Wish)]
     if new:
         yield dialect.insert("calls", CALL, new)
@@ -254,7 +256,7 @@ def _write(dialect: Dialect, books: Books, calls: list[_Call]) -> Steps[None]:
     yield from books.close()
 
 
-def _row(dialect: Dialect, now: float, call: _Call, wish: Wish) -> tuple[Any, ...]:
+def _row(dialect: LedgerDialect, now: float, call: _Call, wish: Wish) -> tuple[Any, ...]:
     asker = wish.asker
     day, _ = period("day", now, dialect.zone)
     return (

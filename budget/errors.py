@@ -1,11 +1,9 @@
-"""What a ledger can say no with.
+"""What a ledger can say no with; besides, its storage may be unavailable.
 
 BudgetError
 ├── BudgetExceededError     a hard limit has no room; says which one and when it will
 │   └── UnpricedError       the limit is of money, and nobody knows what the model costs
-├── UnknownLimitError       no limit has this id
-└── LedgerUnavailableError  the database did not answer; nothing may be spent without it
-    └── LedgerContendedError  others held the rows for too long
+└── UnknownLimitError       no limit has this id
 """
 
 from __future__ import annotations
@@ -55,11 +53,3 @@ class UnpricedError(BudgetExceededError):
 
 class UnknownLimitError(BudgetError):
     """No limit has this id."""
-
-
-class LedgerUnavailableError(BudgetError):
-    """The database is away."""
-
-
-class LedgerContendedError(LedgerUnavailableError):
-    """Others held the rows for too long."""

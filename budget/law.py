@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from chattable.budget.books import LIMIT, LIMITS, Account, Books, limit_of
+from chattable.budget.books import LIMIT, LIMITS, Account, Books, LedgerDialect, limit_of
 from chattable.budget.calls import asked
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import LEASE, Amount, Difference, Entry, Room, UsageRow
-from chattable.budget.limits import Asker, Limit
-from chattable.budget.steps import Dialect, Steps, array, time
+from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
+from chattable.budget.storage.statements import Steps, array, time
 from chattable.budget.tables import BALANCE, ENTRY, TEXT
 
 SWEEP = 500  # expired holds in one sweep at most
@@ -22,6 +22,7 @@ GROUP = {
 
 def put_limit(limit: Limit) -> Steps[None]:
     """Adds or changes a limit."""
+    _check_limit(limit)
     yield (
         f"INSERT INTO limits ({', '.join(LIMIT)}, active) VALUES ({', '.join(f':{name}' for name in LIMIT)}, TRUE)"
         f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in LIMIT[1:])}, active = TRUE",
@@ -43,13 +44,21 @@ def limits() -> Steps[list[Limit]]:
     return [limit_of(row) for row in rows]
 
 
+def limit_of_id(limit_id: str) -> Steps[Limit]:
+    """A limit in force, or `UnknownLimitError`."""
+    rows = yield f"SELECT {LIMITS} FROM limits WHERE active AND id = :id", {"id": limit_id}
+    if not rows:
+        raise UnknownLimitError(f"There is no budget {limit_id!r}.")
+    return limit_of(rows[0])
+
+
 def bounded() -> Steps[bool]:
     """Whether any limit is in force."""
     rows = yield "SELECT 1 FROM limits WHERE active LIMIT 1", {}
     return bool(rows)
 
 
-def renew(dialect: Dialect, hold_ids: Sequence[str]) -> Steps[None]:
+def renew(dialect: LedgerDialect, hold_ids: Sequence[str]) -> Steps[None]:
     """Gives pending holds a new lease."""
     ids = array([[hold_id] for hold_id in hold_ids])
     wanted = f"id IN {dialect.rows('rows', {'id': TEXT})} AND state = 'pending'"
@@ -61,7 +70,7 @@ def renew(dialect: Dialect, hold_ids: Sequence[str]) -> Steps[None]:
     )
 
 
-def expired(dialect: Dialect) -> Steps[list[str]]:
+def expired(dialect: LedgerDialect) -> Steps[list[str]]:
     """Pending holds whose lease is over."""
     rows = yield (
         f"SELECT id FROM calls WHERE state = 'pending' AND lease_until < {dialect.now} ORDER BY lease_until LIMIT {SWEEP}",
@@ -70,15 +79,21 @@ def expired(dialect: Dialect) -> Steps[list[str]]:
     return [row[0] for row in rows]
 
 
-def grant(dialect: Dialect, limit_id: str, owner: str, amount: Amount, reason: str) -> Steps[None]:
+def grant(
+    dialect: LedgerDialect, limit_id: str, owner: str, amount: Amount, reason: str
+) -> Steps[None]:
     """Adds room to the present window."""
+    _check_change(amount)
     books, account = yield from _one(dialect, limit_id, owner)
     books.book(account.key, "grant", granted=amount, reason=reason)
     yield from books.close()
 
 
-def refund(dialect: Dialect, limit_id: str, owner: str, amount: Amount, reason: str) -> Steps[None]:
+def refund(
+    dialect: LedgerDialect, limit_id: str, owner: str, amount: Amount, reason: str
+) -> Steps[None]:
     """Takes back spending of the present window, at most what was spent."""
+    _check_change(amount)
     books, account = yield from _one(dialect, limit_id, owner)
     spent = account.spent  # below zero where a forfeit was refunded and then corrected
     back = Amount(min(amount.tokens, max(0, spent.tokens)), min(amount.cost, max(0, spent.cost)))
@@ -86,12 +101,12 @@ def refund(dialect: Dialect, limit_id: str, owner: str, amount: Amount, reason: 
     yield from books.close()
 
 
-def rooms(dialect: Dialect, asker: Asker, model: str) -> Steps[list[Room]]:
+def rooms(dialect: LedgerDialect, asker: Asker, model: str) -> Steps[list[Room]]:
     """What every binding limit has left."""
     return [account.room() for account in (yield from asked(dialect, asker, model))]
 
 
-def room(dialect: Dialect, limit_id: str, owner: str) -> Steps[Room]:
+def room(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[Room]:
     """What one limit has left."""
     books, limit = yield from _named(dialect, limit_id, owner)
     (account,) = yield from books.look([(limit, owner)])
@@ -161,7 +176,7 @@ def usage(
     ]  # fmt: skip
 
 
-def notify(dialect: Dialect, kind: str, data: Mapping[str, object]) -> Steps[None]:
+def notify(dialect: LedgerDialect, kind: str, data: Mapping[str, object]) -> Steps[None]:
     """Something that somebody wants to be told of."""
     books = Books(dialect, (yield from time(dialect)))
     books.notice(kind, dict(data))
@@ -198,7 +213,25 @@ def verify() -> Steps[list[Difference]]:
     ]
 
 
-def _one(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Account]]:
+def _check_limit(limit: Limit) -> None:
+    check_per(limit.per)
+    amounts = [amount for amount in (limit.tokens, limit.cost) if amount is not None]
+    if not amounts or not all(0 <= amount <= MAX_AMOUNT for amount in amounts):
+        raise ValueError(f"a limit needs tokens or cost, between 0 and {MAX_AMOUNT}")
+    if bool(limit.subject) == (limit.kind in ("each_user", "everyone")):
+        what = "names no subject" if limit.subject else "needs a subject"
+        raise ValueError(f"a limit on {limit.kind} {what}")
+
+
+def _check_change(amount: Amount) -> None:
+    if (
+        not (0 <= amount.tokens <= MAX_AMOUNT and 0 <= amount.cost <= MAX_AMOUNT)
+        or amount == Amount()
+    ):
+        raise ValueError(f"an amount must be positive, up to {MAX_AMOUNT}")
+
+
+def _one(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[tuple[Books, Account]]:
     """The open account of one limit, in its present window."""
     books, limit = yield from _named(dialect, limit_id, owner)
     key = books.key(limit, owner)
@@ -206,7 +239,7 @@ def _one(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Acco
     return books, books.accounts[key]
 
 
-def _named(dialect: Dialect, limit_id: str, owner: str) -> Steps[tuple[Books, Limit]]:
+def _named(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[tuple[Books, Limit]]:
     """A limit in force, and books of its present moment."""
     rows = yield (
         f"SELECT {dialect.now}, {LIMITS} FROM limits WHERE active AND id = :id",

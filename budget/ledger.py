@@ -227,7 +227,7 @@ class Ledger(ABC):
     was flagged unknown. Settling never fails for lack of room: what exceeds the hold, or is known
     only when its room is gone, is booked as overdraft. Every change of a balance is an entry of the
     same transaction; entries are never changed. When the database is away every method raises
-    `LedgerUnavailableError` and has changed nothing, or everything.
+    `StorageUnavailable` and has changed nothing, or everything.
     """
 
     async def start(self) -> None:  # noqa: B027 - most need nothing

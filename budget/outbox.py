@@ -1,4 +1,4 @@
-"""The notices that wait in the ledger's database until somebody has been told of them."""
+"""The notices that wait in the database until somebody has been told of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from chattable.budget.sql import SqlLedger
-from chattable.budget.steps import Dialect, Steps, array
+from chattable.budget.storage.statements import Dialect, Steps, array
+from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import TEXT
 
 
@@ -31,28 +31,28 @@ class Outbox:
     Law: a claimed one is nobody else's until its lease ends; any step may be repeated.
     """
 
-    def __init__(self, ledger: SqlLedger) -> None:
-        self._ledger = ledger
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
     async def claim(self, most: int, lease: float) -> list[Notice]:
         """Due notices, the oldest first, each counted as attempted and nobody else's for `lease` seconds."""
-        return await self._ledger.run(lambda: _claim(self._ledger.dialect, most, lease))
+        return await self._storage.run(lambda: _claim(self._storage.dialect, most, lease))
 
     async def done(self, ids: Sequence[str]) -> None:
         """They are delivered."""
-        await self._ledger.run(lambda: _mark(self._ledger.dialect, ids, "done"))
+        await self._storage.run(lambda: _mark(self._storage.dialect, ids, "done"))
 
     async def failed(self, id: str, retry_in: float) -> None:  # noqa: A002 - the public word for it
         """It is due again in so many seconds."""
-        await self._ledger.run(lambda: _again(self._ledger.dialect, id, retry_in))
+        await self._storage.run(lambda: _again(self._storage.dialect, id, retry_in))
 
     async def dead(self, id: str) -> None:  # noqa: A002
         """It is kept, and never due again."""
-        await self._ledger.run(lambda: _mark(self._ledger.dialect, [id], "dead"))
+        await self._storage.run(lambda: _mark(self._storage.dialect, [id], "dead"))
 
     async def newest(self, most: int, before: str = "") -> list[Notice]:
         """What happened, the newest first, from behind the notice with the id `before`."""
-        return await self._ledger.run(lambda: _newest(most, before))
+        return await self._storage.read(lambda: _newest(most, before))
 
 
 def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[Notice]]:

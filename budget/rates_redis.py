@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from itertools import islice
 
-from chattable.budget.line import Job, Line
 from chattable.budget.rates import Bound, Level, Pass, Rates, gauges, refusal, weight
 from chattable.budget.rates_lua import ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT, SCRIPTS, Script
+from chattable.budget.storage.redis import Job, RedisScripts
 
 NAMESPACE = "chattable:{rates}:"  # the braces keep all bounds of a call on one node of a cluster
 SLICE = 64  # renewals under way at once
@@ -25,30 +25,30 @@ class RedisRates(Rates):
 
     def __init__(
         self,
-        redis: str | Line,
+        redis: str | RedisScripts,
         *,
         namespace: str = NAMESPACE,
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__()
-        self._line = redis if isinstance(redis, Line) else Line(redis)
+        self._scripts = redis if isinstance(redis, RedisScripts) else RedisScripts(redis)
         self._namespace = namespace
         self._clock = clock  # for tests; None: the server's own
 
     @property
     def away(self) -> bool:
         """Whether calls are let in uncounted at present."""
-        return self._line.away
+        return self._scripts.away
 
     async def start(self) -> None:
         """Connects, or goes on without."""
         await super().start()
-        await self._line.start(script.text for script in SCRIPTS)
+        await self._scripts.start(script.text for script in SCRIPTS)
 
     async def stop(self) -> None:
         """Finishes what was asked and ends."""
         await super().stop()
-        await self._line.stop()
+        await self._scripts.stop()
 
     async def enter(self, bounds: Sequence[Bound], call_id: str, tokens: int) -> Pass:
         """Lets a call in or raises."""
@@ -59,29 +59,29 @@ class RedisRates(Rates):
         )
         if not passed.bounds:
             return passed
-        if self._line.away:
+        if self._scripts.away:
             self.failures += 1
             return passed
         self._open[call_id] = passed
         try:
-            reply = await self._line.ask(self._enter(passed))
+            reply = await self._scripts.ask(self._enter(passed))
         except asyncio.CancelledError:  # it may be let in all the same
             del self._open[call_id]
-            self._line.post(self._leave(passed, 0))
+            self._scripts.post(self._leave(passed, 0))
             raise
         return self._judge(passed, reply)
 
     async def leave(self, passed: Pass, used: int) -> None:
         """Ends a call; a server that is away hears of it later."""
         if self._open.pop(passed.call_id, None) is not None:
-            await self._line.ask(self._leave(passed, max(0, used)))
+            await self._scripts.ask(self._leave(passed, max(0, used)))
 
     async def renew(self, passes: Iterable[Pass]) -> None:
         """Gives slots a new lease."""
         waiting = iter(passes)
-        while not self._line.away and (some := list(islice(waiting, SLICE))):
+        while not self._scripts.away and (some := list(islice(waiting, SLICE))):
             await asyncio.gather(
-                *[self._line.ask(self._job(RENEW_SCRIPT, passed, 0)) for passed in some]
+                *[self._scripts.ask(self._job(RENEW_SCRIPT, passed, 0)) for passed in some]
             )
 
     def _judge(self, passed: Pass, reply: list[int] | None) -> Pass:

@@ -1,18 +1,21 @@
-"""The ledger on an SQL database: the port's methods as operations of the law, calls in common transactions."""
+"""The ledger in a database: the port's methods as operations of the law.
+
+Calls share transactions.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, tzinfo
 from functools import partial
 from typing import Any, cast
 
 from msgspec.structs import replace
 
 from chattable.budget import law
+from chattable.budget.books import THRESHOLDS, LedgerDialect
 from chattable.budget.calls import Answer, Ask, End, Record, work
-from chattable.budget.errors import LedgerContendedError, LedgerUnavailableError
 from chattable.budget.ledger import (
     GROUPS,
     Amount,
@@ -26,8 +29,9 @@ from chattable.budget.ledger import (
     Used,
     Wish,
 )
-from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
-from chattable.budget.steps import Dialect, Steps, T
+from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
+from chattable.budget.storage.errors import LockTimeout, StorageUnavailable
+from chattable.budget.storage.storage import Storage
 
 BATCH = 128  # steps of calls in one transaction at most
 WAIT = 0.002  # seconds that a batch waits for more steps where the one before had several
@@ -36,10 +40,19 @@ _Step = tuple[Ask, "asyncio.Future[Answer]"]
 
 
 class SqlLedger(Ledger):
-    """What both databases share: everything but how a transaction is run."""
+    """A `Ledger` in a storage, which need not be its own."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        zone: tzinfo = UTC,
+        thresholds: tuple[int, ...] = THRESHOLDS,
+    ) -> None:
+        given = storage.dialect
+        self.dialect = LedgerDialect(given.now, given.locks, zone, thresholds)
+        self.run = storage.run
+        self.storage = storage
         self._waiting: list[_Step] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -48,12 +61,12 @@ class SqlLedger(Ledger):
         if self._writer is not None:
             await asyncio.wait([self._writer])
 
-    @abstractmethod
-    async def run(self, operation: Callable[[], Steps[T]]) -> T:
-        """Runs an operation in one transaction; raises what it raises, having changed nothing then."""
+    async def flush(self) -> None:
+        """Waits until what was written is on the disk."""
+        await self.storage.flush()
 
     async def ask(self, ask: Ask) -> Answer:
-        """What comes of one step of a call, in a transaction with all that is asked while the one before is under way."""
+        """What comes of one step of a call, in a transaction with all that is asked meanwhile."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, future))
         if self._writer is None or self._writer.done():
@@ -70,13 +83,11 @@ class SqlLedger(Ledger):
             await self._together(batch)
 
     async def _together(self, batch: list[_Step]) -> None:
-        """Commits the steps at once; if one of them cannot be, each on its own, so that it harms no other."""
+        """Commits the steps at once; if one of them cannot be, each on its own: it harms no other."""
         try:
             answers = await self.run(partial(work, self.dialect, [ask for ask, _ in batch]))
         except Exception as error:
-            away = isinstance(error, LedgerUnavailableError) and not isinstance(
-                error, LedgerContendedError
-            )
+            away = isinstance(error, StorageUnavailable) and not isinstance(error, LockTimeout)
             if not away and len(batch) > 1:
                 await asyncio.gather(*(self._together([step]) for step in batch))
                 return
@@ -90,14 +101,6 @@ class SqlLedger(Ledger):
 
     async def put_limit(self, limit: Limit) -> None:
         """Adds a limit, or changes the one with its id."""
-        check_per(limit.per)
-        amounts = [amount for amount in (limit.tokens, limit.cost) if amount is not None]
-        if not amounts or not all(0 <= amount <= MAX_AMOUNT for amount in amounts):
-            raise ValueError(f"a limit needs tokens or cost, between 0 and {MAX_AMOUNT}")
-        if bool(limit.subject) == (limit.kind in ("each_user", "everyone")):
-            raise ValueError(
-                f"a limit on {limit.kind} {'names no subject' if limit.subject else 'needs a subject'}"
-            )
         await self.run(lambda: law.put_limit(limit))
 
     async def drop_limit(self, limit_id: str) -> None:
@@ -106,7 +109,7 @@ class SqlLedger(Ledger):
 
     async def limits(self) -> list[Limit]:
         """Every limit in force."""
-        return await self.run(law.limits)
+        return await self.storage.read(law.limits)
 
     async def bounded(self) -> bool:
         """Whether any limit is in force at all."""
@@ -154,21 +157,19 @@ class SqlLedger(Ledger):
 
     async def grant(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
         """Adds room to the present window."""
-        _check_change(amount)
         await self.run(lambda: law.grant(self.dialect, limit_id, owner, amount, reason))
 
     async def refund(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
         """Takes back spending of the present window."""
-        _check_change(amount)
         await self.run(lambda: law.refund(self.dialect, limit_id, owner, amount, reason))
 
     async def rooms(self, asker: Asker, model: str) -> list[Room]:
         """What every binding limit has left."""
-        return await self.run(lambda: law.rooms(self.dialect, asker, model))
+        return await self.storage.read(lambda: law.rooms(self.dialect, asker, model))
 
     async def room(self, limit_id: str, owner: str = "") -> Room:
         """What one limit has left."""
-        return await self.run(lambda: law.room(self.dialect, limit_id, owner))
+        return await self.storage.read(lambda: law.room(self.dialect, limit_id, owner))
 
     async def entries(
         self,
@@ -180,7 +181,7 @@ class SqlLedger(Ledger):
         most: int = 1000,
     ) -> list[Entry]:
         """Entries in the order they were made."""
-        return await self.run(lambda: law.entries(limit_id, hold_id, user, after, most))
+        return await self.storage.read(lambda: law.entries(limit_id, hold_id, user, after, most))
 
     async def usage(
         self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
@@ -188,7 +189,7 @@ class SqlLedger(Ledger):
         """What calls used, by group."""
         if unknown := [name for name in [*by, *only] if name not in GROUPS]:
             raise ValueError(f"usage is grouped by {', '.join(GROUPS)}, not by {unknown[0]!r}")
-        return await self.run(lambda: law.usage(by, since, until, only))
+        return await self.storage.read(lambda: law.usage(by, since, until, only))
 
     async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
         """Puts a notice into the outbox."""
@@ -196,19 +197,11 @@ class SqlLedger(Ledger):
 
     async def accounts(self) -> int:
         """How many balances there are."""
-        return await self.run(law.accounts)
+        return await self.storage.read(law.accounts)
 
     async def verify(self) -> list[Difference]:
         """Balances that are not the sums of their entries."""
-        return await self.run(law.verify)
-
-
-def _check_change(amount: Amount) -> None:
-    if (
-        not (0 <= amount.tokens <= MAX_AMOUNT and 0 <= amount.cost <= MAX_AMOUNT)
-        or amount == Amount()
-    ):
-        raise ValueError(f"an amount must be positive, up to {MAX_AMOUNT}")
+        return await self.storage.read(law.verify)
 
 
 def _possible(used: Used) -> Used:

@@ -17,21 +17,21 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 
 from chattable.adapters.transport import AiohttpTransport
-from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
+from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy import failpoints
 from chattable.proxy.cache.cache import open_cache
 from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.catalog.catalog import build as build_catalog
 from chattable.proxy.catalog.prices import warn_of_unpriced
 from chattable.proxy.config.settings import Config
-from chattable.proxy.errors import NowhereError, describe, known
+from chattable.proxy.errors import NowhereError, describe, known, outcome_of
 from chattable.proxy.http.edge import Edge
 from chattable.proxy.http.loopback import loopback
 from chattable.proxy.http.paths import shown
 from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.identity.auth import Auth
-from chattable.proxy.ledger_setup import open_journal, open_ledger, put_default
+from chattable.proxy.ledger_setup import open_database, open_journal, open_ledger, put_default
 from chattable.proxy.people.usage import Usage
 from chattable.proxy.people.webhooks import Deliveries, Webhook
 from chattable.proxy.pipeline.idempotency import Idempotency
@@ -49,7 +49,6 @@ from chattable.proxy.services import House
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
 from chattable.proxy.store.audit import Audit
-from chattable.proxy.store.database import Database
 from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.access_log import AccessLog
@@ -96,8 +95,8 @@ class Service(Protocol):
 
 def build(config: Config) -> Edge:
     """The application that a config describes."""
-    database = Database(config.database_url, sync=config.budgets.sync == "commit")
-    users = Users(database)
+    database = open_database(config)
+    users = Users(database.storage)
     access_log = AccessLog()
     transport = AiohttpTransport()
     ledger = open_ledger(config, database)
@@ -109,10 +108,10 @@ def build(config: Config) -> Edge:
         reach=failpoints.from_environment(os.environ),
     )
     catalogs = CatalogHolder(build_catalog(config, transport))
-    line = Line(config.redis_url) if config.redis_url else None
-    rate_limiter = RateLimiter(open_rates(line), config.rate_limits)
-    idempotency = Idempotency(ledger)
-    answers = open_cache(config, line)
+    redis = RedisScripts(config.redis_url) if config.redis_url else None
+    rate_limiter = RateLimiter(open_rates(redis), config.rate_limits)
+    idempotency = Idempotency(database.storage)
+    answers = open_cache(config, redis)
     session_store = open_store(config, database)
     scribe = Scribe(
         session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
@@ -122,7 +121,8 @@ def build(config: Config) -> Edge:
     turns = Turns(pipeline)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
     revocation = Revocation(users, turns)
-    teams, outbox, webhook = Teams(database), Outbox(ledger), config.budgets.webhook
+    teams, outbox = Teams(database.storage), Outbox(database.storage)
+    webhook = config.budgets.webhook
     deliveries = (
         [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)]
         if webhook
@@ -133,7 +133,7 @@ def build(config: Config) -> Edge:
         database,
         users,
         teams,
-        Audit(database),
+        Audit(database.storage, outcome_of),
         auth,
         catalogs,
         pipeline,
@@ -144,7 +144,8 @@ def build(config: Config) -> Edge:
         session_store,
         config.server.max_body_mb * 2**20,
         journal,
-        line,
+        redis,
+        ledger,
     )
 
     async def stop() -> None:

@@ -21,8 +21,8 @@ from chattable.adapters.vendors.refusals import Cause, cause_of
 from chattable.agents import errors as chat
 from chattable.budget import errors as budget
 from chattable.budget import rates
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.store import errors as store
-from chattable.proxy.store.sessions import HeadMoved
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -229,7 +229,7 @@ TABLE = (
     Row(TooFastError, 429, ""),
     Row(InProgressError, 409, INVALID, headers=ASK_AGAIN),
     Row(LockedError, 409, INVALID, headers=ASK_AGAIN),
-    Row(HeadMoved, 409, INVALID, headers=ASK_AGAIN),
+    Row(store.HeadMoved, 409, INVALID, headers=ASK_AGAIN),
     Row(BudgetAwayError, 503, SERVER, headers=RETRY_SOON),
     Row(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
     Row(chat.InvalidRequest, 400, INVALID),
@@ -255,7 +255,6 @@ TABLE = (
     Row(TooLargeError, 413, INVALID, "request_too_large"),
     Row(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
 )
-OUTAGES = (store.Unavailable, budget.LedgerUnavailableError)  # whose texts are for the log
 
 
 def describe(error: BaseException, *, request_id: str = "") -> Failure:
@@ -266,7 +265,7 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         return error.failure
     if isinstance(error, HTTPException):
         return _http(error)
-    if isinstance(error, OUTAGES):
+    if isinstance(error, StorageUnavailable):  # its text is for the log
         error = BudgetAwayError()
     row = next((row for row in TABLE if isinstance(error, row.error)), None)
     if row is None:
@@ -281,6 +280,12 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
         getattr(error, "code", None) or row.code,
         {**row.headers, **getattr(error, "headers", {})},
     )
+
+
+def outcome_of(error: Exception) -> str:
+    """An error as the audit trail says it: in the words that the actor was told."""
+    failure = describe(error)
+    return f"{'refused' if failure.status < 500 else 'failed'}: {failure.message}"
 
 
 def known(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Opens the ledger in the server's own database."""
+"""Opens the database, the ledger in it and the journal beside it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from chattable.budget import postgres, sqlite
-from chattable.budget.errors import LedgerUnavailableError
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import Ledger
 from chattable.budget.limits import Limit
-from chattable.budget.postgres import PostgresLedger
 from chattable.budget.sql import SqlLedger
-from chattable.budget.sqlite import SqliteLedger
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config.settings import Config, DefaultBudget
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Contended, Unavailable
 
 log = logging.getLogger("chattable")
 
@@ -27,22 +23,17 @@ DEFAULT = "lim_default"
 CLOCK = "CHATTABLE_LEDGER_CLOCK"
 
 
+def open_database(config: Config) -> Database:
+    """The database that a config names."""
+    sync = config.budgets.sync == "commit"
+    return Database(config.database_url, sync=sync, now=os.environ.get(CLOCK))
+
+
 def open_ledger(config: Config, database: Database) -> SqlLedger:
-    """The ledger for the database: commits in groups for SQLite, a transaction each for PostgreSQL."""
-    zone, clock = ZoneInfo(config.budgets.timezone), os.environ.get(CLOCK)
-    if database.transactions is not None:
-        thresholds = config.budgets.thresholds
-        return SqliteLedger(
-            database.transactions, zone=zone, now=clock or sqlite.NOW, thresholds=thresholds
-        )
-    return PostgresLedger(
-        database.begin,
-        away=(Unavailable,),
-        contended=(Contended,),
-        zone=zone,
-        now=clock or postgres.NOW,
-        thresholds=config.budgets.thresholds,
-    )
+    """The ledger in the database, by the config's calendar."""
+    budgets = config.budgets
+    zone = ZoneInfo(budgets.timezone)
+    return SqlLedger(database.storage, zone=zone, thresholds=budgets.thresholds)
 
 
 def open_journal(config: Config, database: Database) -> Journal:
@@ -73,5 +64,5 @@ async def put_default(ledger: Ledger, default: DefaultBudget | None) -> None:
                 cost=cost,
             )
         )
-    except LedgerUnavailableError as error:
+    except StorageUnavailable as error:
         log.warning("the default budget stays as it was: %s", error)

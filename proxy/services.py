@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from chattable.budget.journal import Journal
-from chattable.budget.line import Line
 from chattable.budget.outbox import Outbox
+from chattable.budget.sql import SqlLedger
+from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.config.settings import Config
 from chattable.proxy.identity.auth import Auth
@@ -39,4 +40,5 @@ class House(Struct, frozen=True):
     session_store: SessionStore
     max_body: int  # bytes
     journal: Journal
-    redis: Line | None
+    redis: RedisScripts | None
+    ledger: SqlLedger

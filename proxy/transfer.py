@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chattable.agents.errors import clip
-from chattable.proxy.cli.progress import Progress, show_progress
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.sessions import Session, SessionStore
 from chattable.proxy.store.users import Users
+from chattable.proxy.telemetry.progress import Progress, show_progress
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, chosen, exported
 from chattable.proxy.transcripts.report import Declared, Outcome, imported
 from chattable.proxy.transcripts.transcript import Unreadable

@@ -175,7 +175,7 @@ class Kept:
             database = Database(self._url)
             await database.start()
             try:
-                return await read(SqlSessions(database))
+                return await read(SqlSessions(database.storage))
             finally:
                 await database.stop()
 

@@ -25,10 +25,12 @@ from uuid import uuid4
 import asyncpg
 import psutil
 from shared import one_at_a_time, run_folder
-from sqlalchemy import make_url
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
 
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Unavailable
 
 # Of the server that tests share: nobody kills it, and what it holds is gone with the run.
 SHARED = "max_connections = 500\nfsync = off\nfull_page_writes = off\n"
@@ -159,7 +161,32 @@ def in_time(results: Iterable[Any]) -> list[Any]:
 
     The caller shows that it has done nothing of these.
     """
-    return [result for result in results if not isinstance(result, Unavailable)]
+    return [result for result in results if not isinstance(result, StorageUnavailable)]
+
+
+@asynccontextmanager
+async def transaction(database: Database) -> AsyncIterator[AsyncConnection]:
+    """A transaction beside the code under test, as another program has."""
+    if database.is_sqlite:
+        path, _, vfs = database.file.partition("?vfs=")
+        query = {"vfs": vfs, "uri": "true"} if vfs else {}
+        url = URL.create("sqlite+aiosqlite", database=path, query=query)
+    else:
+        url = make_url(database._url).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, poolclass=NullPool)
+    if database.is_sqlite:
+        event.listen(engine.sync_engine, "connect", _by_hand)
+        event.listen(engine.sync_engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+def _by_hand(connection: Any, _: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys = 1")
 
 
 async def execute(url: str, statement: str) -> None:

@@ -4,13 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, tzinfo
 
+from databases import transaction
 from sqlalchemy import text
 
-from chattable.budget.ledger import Ledger
-from chattable.budget.postgres import PostgresLedger
-from chattable.budget.sqlite import SqliteLedger, Transactions
+from chattable.budget.sql import SqlLedger
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Contended, Unavailable
 
 CLOCK = "(SELECT now FROM test_clock)"
 START = 1_795_000_000  # 2026-11-18T11:06:40Z, a Wednesday
@@ -24,7 +22,7 @@ class Clock:
         self.now = float(START)
 
     async def make(self) -> None:
-        async with self._database.begin() as connection:
+        async with transaction(self._database) as connection:
             await connection.execute(text("CREATE TABLE test_clock (now DOUBLE PRECISION)"))
             await connection.execute(
                 text("INSERT INTO test_clock VALUES (:now)"), {"now": self.now}
@@ -35,25 +33,21 @@ class Clock:
 
     async def set(self, now: float) -> None:
         self.now = now
-        async with self._database.begin() as connection:
+        async with transaction(self._database) as connection:
             await connection.execute(text("UPDATE test_clock SET now = :now"), {"now": now})
 
 
 @asynccontextmanager
 async def open_ledger(
-    url: str, database: Database, *, now: str = CLOCK, zone: tzinfo = UTC
-) -> AsyncIterator[Ledger]:
-    """The ledger of a migrated database: the real one for its kind."""
-    if not url.startswith("sqlite"):
-        yield PostgresLedger(
-            database.begin, away=(Unavailable,), contended=(Contended,), now=now, zone=zone
-        )
-        return
-    transactions = Transactions(database.file)  # its own: as two processes have
-    ledger = SqliteLedger(transactions, now=now, zone=zone)
+    url: str, *, now: str = CLOCK, zone: tzinfo = UTC
+) -> AsyncIterator[SqlLedger]:
+    """The ledger of a migrated database: by a storage of its own, as another process has."""
+    other = Database(url, now=now)
+    await other.start()
+    ledger = SqlLedger(other.storage, zone=zone)
     await ledger.start()
     try:
         yield ledger
     finally:
         await ledger.stop()
-        await transactions.stop()
+        await other.stop()

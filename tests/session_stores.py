@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from ledgers import CLOCK, START
 from ledgers import Clock as DatabaseClock
+from session_model import MemorySessions
 
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.session_sql import SqlSessions
 from chattable.proxy.store.sessions import SessionStore
-from chattable.proxy.store.sessions_memory import MemorySessions
 
 
 @dataclass
@@ -43,12 +43,12 @@ async def in_memory() -> AsyncIterator[Stores]:
 @asynccontextmanager
 async def in_sql(url: str) -> AsyncIterator[Stores]:
     """On a database with the newest schema."""
-    databases = [Database(url), Database(url)]
+    databases = [Database(url, now=CLOCK), Database(url, now=CLOCK)]
     for database in databases:
         await database.start()
     clock = DatabaseClock(databases[0])
     await clock.make()
-    one, two = (SqlSessions(database, lambda: clock.now, CLOCK) for database in databases)
+    one, two = (SqlSessions(database.storage, lambda: clock.now) for database in databases)
     yield Stores(one, two, clock.advance)
     for database in databases:
         await database.stop()

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from session_model import MemorySessions
 
 from chattable.budget import rates
 from chattable.budget.periodic import Periodic
 from chattable.budget.rates import Pass
 from chattable.budget.rates_memory import MemoryRates
-from chattable.budget.sqlite import SqliteLedger
+from chattable.budget.sql import SqlLedger
 from chattable.proxy.app import build
 from chattable.proxy.cache.cache import ResponseCache
 from chattable.proxy.catalog.catalog import Catalog
@@ -26,7 +27,6 @@ from chattable.proxy.sessions.locks import Claim, Locks, new_holder
 from chattable.proxy.sessions.sessions import Sessions
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions import Session
-from chattable.proxy.store.sessions_memory import MemorySessions
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +59,7 @@ async def pauses() -> Pauses:
 
 # Loops with pauses that are no periodic work: waits for one thing, which end when it is there.
 WAITS = {
-    "budget/line.py": "_recover", "budget/sql.py": "_write",
+    "budget/storage/redis.py": "_recover", "budget/sql.py": "_write",
     "proxy/sessions/locks.py": "_locked _offered", "proxy/sessions/sessions.py": "_stored",
 }  # fmt: skip
 
@@ -203,7 +203,7 @@ async def test_slots_outlive_a_renewal_that_fails(
 
 STARTED = [
     Database,
-    SqliteLedger,
+    SqlLedger,
     Metering,
     Idempotency,
     MemoryRates,

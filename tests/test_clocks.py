@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from session_model import MemorySessions
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
@@ -11,7 +12,6 @@ from chattable.proxy.identity.auth import TTL, Auth
 from chattable.proxy.sessions import turns
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions import Entry, Turn
-from chattable.proxy.store.sessions_memory import MemorySessions
 from chattable.proxy.store.users import Users
 
 HOUR = 3600.0
@@ -43,7 +43,7 @@ class TestKeys:
         database = Database(f"sqlite:///{tmp_path}/chattable.db")
         await database.start()
         await database.migrate()
-        yield Users(database, clocks.wall)
+        yield Users(database.storage, clocks.wall)
         await database.stop()
 
     @pytest.fixture

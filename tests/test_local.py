@@ -24,7 +24,7 @@ from local_model import local_model
 
 from chattable.adapters.local import server as local
 from chattable.adapters.local.server import LocalError, LocalServer, data_home, model_path, pull
-from chattable.proxy.cli.progress import show_progress
+from chattable.proxy.telemetry.progress import show_progress
 
 
 def quiet(done: int, total: int, what: str) -> None:

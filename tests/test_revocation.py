@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from chattable.agents.chattable import User
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.identity.auth import ADMIN, Principal
 from chattable.proxy.pipeline.revocation import TICK, Revocation
 from chattable.proxy.reply_stream import ReplyStream
-from chattable.proxy.store.errors import Unavailable
 
 ADA = Principal(User("user_a", "ada"), "key_a")
 EVA = Principal(User("user_e", "eva"), "key_ui", acting=True)
@@ -30,7 +30,7 @@ class World:
     async def active(self, ids: Collection[str]) -> set[str]:
         self.asked.append(set(ids))
         if self.away:
-            raise Unavailable
+            raise StorageUnavailable("gone")
         return self.active_ids & set(ids)
 
     def principals(self) -> list[Principal]:
@@ -79,7 +79,7 @@ async def test_a_database_that_is_away_ends_nothing_and_is_asked_again() -> None
     reply = world.turn(ADA)
     world.away = True
     await world.revocation.look()
-    with pytest.raises(Unavailable):
+    with pytest.raises(StorageUnavailable):
         await world.revocation.look()
     assert not reply.dropped
     world.away = False

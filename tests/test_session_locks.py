@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
+from session_model import MemorySessions
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.store.sessions import Session
-from chattable.proxy.store.sessions_memory import MemorySessions
 
 WAIT = 20.0
 

@@ -14,16 +14,16 @@ import pytest
 from databases import migrated_postgres, migrated_sqlite
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from session_model import MemorySessions
 from session_stores import Stores, in_memory, in_sql
 
 from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.parsing.json_bounds import Bounds
-from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.session_chain import paired
 from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
-from chattable.proxy.store.sessions_memory import MemorySessions
 from chattable.proxy.transcripts import decoding, splitting
 from chattable.proxy.transcripts.decoding import decode, decode_deep
 from chattable.proxy.transcripts.fields import moment
@@ -1112,7 +1112,7 @@ class Failing(MemorySessions):
         self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
     ) -> Session:
         if session.title == "two":
-            raise Unavailable("gone")
+            raise StorageUnavailable("gone")
         return await super().restore(user, session, items, alias=alias)
 
 

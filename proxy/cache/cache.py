@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk, Usage
 from chattable.agents.chattable import Trace
-from chattable.budget.line import Line
 from chattable.budget.periodic import Periodic
+from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.cache.controls import Controls
 from chattable.proxy.cache.keys import key_of
 from chattable.proxy.cache.memory import MemoryStore
@@ -221,11 +221,11 @@ class ResponseCache:
         return wish if self._scope == "user" or not entry.model.leaf else min(ttl, wish)
 
 
-def open_cache(config: settings.Config, line: Line | None) -> ResponseCache:
-    """The cache that a config describes, on Redis if there is a line to one."""
+def open_cache(config: settings.Config, redis: RedisScripts | None) -> ResponseCache:
+    """The cache that a config describes, on Redis if there is one."""
     cache = config.cache or settings.Cache(enabled=False)
-    if line is not None and cache.enabled:
-        return ResponseCache(RedisStore(line), cache)
+    if redis is not None and cache.enabled:
+        return ResponseCache(RedisStore(redis), cache)
     return ResponseCache(MemoryStore(cache.memory_mb * 2**20), cache)
 
 

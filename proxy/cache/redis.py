@@ -13,8 +13,8 @@ from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from chattable.budget.line import Job, Line
 from chattable.budget.periodic import Periodic
+from chattable.budget.storage.redis import Job, RedisScripts
 from chattable.proxy.cache.controls import MAX_TTL_S
 from chattable.proxy.cache.redis_scripts import (
     ACQUIRE_SCRIPT,
@@ -126,21 +126,21 @@ class RedisStore(Store):
     """Keeps answers on a server, by its clock; what is evicted there is a miss here."""
 
     def __init__(
-        self, redis: str | Line, *, namespace: str = NAMESPACE, lease: int = LEASE_MS
+        self, redis: str | RedisScripts, *, namespace: str = NAMESPACE, lease: int = LEASE_MS
     ) -> None:
         self.failures = 0  # steps that went on without the server
         self.bytes = 0  # stored by this process
-        self._line = redis if isinstance(redis, Line) else Line(redis)
+        self._scripts = redis if isinstance(redis, RedisScripts) else RedisScripts(redis)
         self._space = namespace
         self._lease = lease
         self._me = secrets.token_hex(8)
         self._flights = 0
-        self._notifier = Notifier(self._line.url, self._name("channel", self._me))
+        self._notifier = Notifier(self._scripts.url, self._name("channel", self._me))
 
     @property
     def away(self) -> bool:
         """Whether every request is a miss at present."""
-        return self._line.away
+        return self._scripts.away
 
     @property
     def size(self) -> int:
@@ -153,13 +153,13 @@ class RedisStore(Store):
 
     async def start(self) -> None:
         """Connects, or goes on without."""
-        await self._line.start(script.text for script in SCRIPTS)
+        await self._scripts.start(script.text for script in SCRIPTS)
         self._notifier.start()
 
     async def stop(self) -> None:
         """Finishes what was asked and hangs up; leads still held are left to their leases."""
         await self._notifier.stop()
-        await self._line.stop()
+        await self._scripts.stop()
 
     async def acquire(
         self, key: CacheKey, *, lead: bool = True, max_age: float | None = None
@@ -170,7 +170,7 @@ class RedisStore(Store):
             reply = await self._ask(self._acquire(key, flight, max_age))
         except asyncio.CancelledError:  # it may lead all the same
             if flight:
-                self._line.post(self._release(key, Lead(b"", flight)))
+                self._scripts.post(self._release(key, Lead(b"", flight)))
             raise
         match reply:
             case [1, bytes(body), int(age)]:
@@ -259,7 +259,7 @@ class RedisStore(Store):
         await self._notifier.wait(follow.flight, LOOK_EVERY_S)
 
     async def _ask(self, job: Job) -> Any:
-        reply = await self._line.ask(job)
+        reply = await self._scripts.ask(job)
         self.failures += reply is None
         return reply
 

@@ -11,9 +11,9 @@ from chattable.adapters.services import vendor_at
 from chattable.adapters.vendors.known import Known, Long
 from chattable.adapters.vendors.models import TABLE, known
 from chattable.agents.chat import Chat
-from chattable.budget.errors import LedgerUnavailableError
 from chattable.budget.ledger import Ledger, Price
 from chattable.budget.limits import Limit
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config import settings
 
 log = logging.getLogger("chattable")
@@ -61,7 +61,7 @@ async def warn_of_unpriced(ledger: Ledger, config: settings.Config) -> None:
     names = unpriced(config)
     try:
         limits = await ledger.limits() if names else []
-    except LedgerUnavailableError:
+    except StorageUnavailable:
         return  # it is said wherever the ledger is needed
     if found := sorted({name for limit in limits for name in unpriced_under(limit, names)}):
         log.warning(warning(config, found))

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config.document import dotted
 from chattable.proxy.config.hints import hint
 from chattable.proxy.config.settings import Config
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import NotFound, Unavailable
+from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import MAX_LIMIT, Page
 from chattable.proxy.store.teams import Team, Teams
 from chattable.proxy.store.users import User, Users
@@ -21,7 +22,7 @@ async def absent_subjects(config: Config) -> list[str]:
     limits, database = config.rate_limits, Database(config.database_url)
     if not (limits.users or limits.teams or limits.keys) or _to_be_made(database):
         return []
-    users, teams = Users(database), Teams(database)
+    users, teams = Users(database.storage), Teams(database.storage)
     try:
         await database.start()
         keys = [key for key in limits.keys if await _has_key(users, key)]
@@ -30,7 +31,7 @@ async def absent_subjects(config: Config) -> list[str]:
             *_absent("teams", limits.teams, await _names(teams.list)),
             *_absent("keys", limits.keys, keys),
         ]
-    except Unavailable as error:
+    except StorageUnavailable as error:
         return [f"rate_limits: whether these users exist is not known: {error}"]
     finally:
         await database.stop()

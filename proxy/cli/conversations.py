@@ -8,6 +8,7 @@ import asyncio
 from chattable.proxy.catalog.catalog import declared
 from chattable.proxy.cli.databases import Commands, bring_up, with_database
 from chattable.proxy.cli.startup import find_config
+from chattable.proxy.errors import outcome_of
 from chattable.proxy.sessions.sessions import open_store
 from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
@@ -40,7 +41,7 @@ def _export(args: argparse.Namespace) -> None:
     async def run(database: Database) -> None:
         await bring_up(database)
         await export_file(
-            open_store(config, database), Users(database), args.file, args.user, args.format
+            open_store(config, database), Users(database.storage), args.file, args.user, args.format
         )
 
     config = find_config(args.config)
@@ -53,7 +54,11 @@ def _import(args: argparse.Namespace) -> int:
     async def run(database: Database) -> None:
         nonlocal failed
         await bring_up(database)
-        store, users, audit = open_store(config, database), Users(database), Audit(database)
+        store, users, audit = (
+            open_store(config, database),
+            Users(database.storage),
+            Audit(database.storage, outcome_of),
+        )
         accepts = declared(config)
         failed = await import_file(store, users, audit, args.file, args.user, args.format, accepts)
 

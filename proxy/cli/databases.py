@@ -8,9 +8,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from chattable.proxy.cli.progress import show_progress
 from chattable.proxy.cli.startup import find_config
+from chattable.proxy.ledger_setup import open_database
 from chattable.proxy.store.database import Database
+from chattable.proxy.telemetry.progress import show_progress
 
 # what argparse has no public name for
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -35,7 +36,7 @@ async def with_database(
     args: argparse.Namespace, run: Callable[[Database], Awaitable[None]]
 ) -> None:
     """Runs something with the database of the config open."""
-    database = Database(find_config(args.config).database_url)
+    database = open_database(find_config(args.config))
     await database.start()
     try:
         await run(database)

@@ -46,7 +46,10 @@ def _usage(args: argparse.Namespace) -> None:
         await ledger.start()
         try:
             report = Usage(
-                ledger, Users(database), Teams(database), ZoneInfo(config.budgets.timezone)
+                ledger,
+                Users(database.storage),
+                Teams(database.storage),
+                ZoneInfo(config.budgets.timezone),
             )
             rows = await report.report(by, args.since, args.until)
         finally:

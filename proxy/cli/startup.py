@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from chattable.adapters.local.server import MODEL_NAME, data_home, model_path
 from chattable.adapters.services import VENDORS
-from chattable.proxy.cli.progress import show_progress
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config import reader as configfile
 from chattable.proxy.config import settings
 from chattable.proxy.config.settings import Config
 from chattable.proxy.ledger_setup import open_journal
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.users import Users
+from chattable.proxy.telemetry.progress import show_progress
 
 DEFAULT_FILE = "config.yaml"
 
@@ -79,13 +79,13 @@ async def prepare(config: Config) -> None:
     try:
         if not await database.up_to_date():
             if not database.is_sqlite:
-                raise Unavailable(
+                raise StorageUnavailable(
                     f"{database} is not at the version this program needs. Run: chattable migrate"
                 )
             with show_progress(sys.stderr) as tell:
                 await database.migrate(tell)
         _try_journal(config, database)
-        users = Users(database)
+        users = Users(database.storage)
         first = not config.admin_keys and await users.count() == 0
         if first:
             await users.create("admin", admin=True)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chattable.proxy.cli.databases import Commands, bring_up, with_database
+from chattable.proxy.errors import outcome_of
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.users import Users
@@ -63,7 +64,7 @@ def _with_users(
     def command(args: argparse.Namespace) -> None:
         async def run(database: Database) -> None:
             await bring_up(database)
-            await act(Users(database), Audit(database), args)
+            await act(Users(database.storage), Audit(database.storage, outcome_of), args)
 
         asyncio.run(with_database(args, run))
 

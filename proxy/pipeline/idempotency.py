@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk
-from chattable.budget.errors import LedgerUnavailableError
 from chattable.budget.periodic import Periodic
-from chattable.budget.sql import SqlLedger
-from chattable.budget.steps import Dialect, Steps, array
+from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.statements import Dialect, Steps, array
+from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import TEXT
 from chattable.proxy.errors import BudgetAwayError, InProgressError, KeyReusedError
 from chattable.proxy.identity.auth import Caller
@@ -66,18 +66,18 @@ class Claim(Struct):
 
 
 class Idempotency:
-    """Knows which keys were used, in the ledger's database and by its clock.
+    """Knows which keys were used, in the database and by its clock.
 
     Law: of any number of requests with one user's key and one body, on any replica, one is asked
     upstream at a time and one is answered; every later one gets that answer for 24 hours. A key
     whose process died is free again after its lease. In each session a key is another one.
     """
 
-    def __init__(self, ledger: SqlLedger) -> None:
-        self._ledger = ledger
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._running: set[tuple[str, str]] = set()
         self._upkeep = Periodic(
-            "idempotency keys under way", self._renew, RENEW, expected=(LedgerUnavailableError,)
+            "idempotency keys under way", self._renew, RENEW, expected=(StorageUnavailable,)
         )
 
     async def start(self) -> None:
@@ -111,8 +111,8 @@ class Idempotency:
         place = caller.principal.user.id, sha256(_scoped(caller).encode()).hexdigest()
         body = sha256(_encode(asked)).hexdigest()
         try:
-            kept = await self._ledger.run(lambda: _begin(self._ledger.dialect, place, body))
-        except LedgerUnavailableError as error:
+            kept = await self._storage.run(lambda: _begin(self._storage.dialect, place, body))
+        except StorageUnavailable as error:
             log.warning("idempotency is unknown: %s", error)
             raise BudgetAwayError from None
         claim = Claim(kept)
@@ -133,14 +133,14 @@ class Idempotency:
 
     async def forget(self, user: str) -> None:
         """Forgets what a user was answered."""
-        await self._ledger.run(lambda: _forget(user))
+        await self._storage.run(lambda: _forget(user))
 
     async def _end(self, place: tuple[str, str], answer: str | None) -> None:
-        with suppress(LedgerUnavailableError):  # its lease ends by itself
-            await self._ledger.run(lambda: _finish(place, answer))
+        with suppress(StorageUnavailable):  # its lease ends by itself
+            await self._storage.run(lambda: _finish(place, answer))
 
     async def _renew(self) -> None:
-        await self._ledger.run(lambda: _renew(self._ledger.dialect, sorted(self._running)))
+        await self._storage.run(lambda: _renew(self._storage.dialect, sorted(self._running)))
 
 
 def _scoped(caller: Caller) -> str:

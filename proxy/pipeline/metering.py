@@ -13,11 +13,12 @@ import msgspec
 from chattable.agents.chat import Chat, Json, Usage
 from chattable.agents.chattable import Context
 from chattable.budget.calls import End, Record
-from chattable.budget.errors import BudgetExceededError, LedgerUnavailableError
+from chattable.budget.errors import BudgetExceededError
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
 from chattable.budget.limits import Asker
 from chattable.budget.periodic import Periodic
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
 from chattable.proxy.identity.auth import Caller
@@ -68,7 +69,7 @@ class Metering:
         self._waiting: set[asyncio.Future[None]] = set()  # for room
         self._notices: list[tuple[str, Json]] = []
         self._upkeep = Periodic(
-            "the ledger's upkeep", self._tick, TICK, expected=(LedgerUnavailableError, OSError)
+            "the ledger's upkeep", self._tick, TICK, expected=(StorageUnavailable, OSError)
         )
         self._ticks = 0
         self._abandoning: set[asyncio.Task[None]] = set()
@@ -77,14 +78,14 @@ class Metering:
         """Books what a crash left behind; begins to renew leases and to sweep."""
         try:
             await self._recover()
-        except LedgerUnavailableError as error:
+        except StorageUnavailable as error:
             log.warning("what was not booked yet stays in the journal: %s", error)
         self._upkeep.start()
 
     async def stop(self) -> None:
         """Ends; what could not be booked stays in the journal."""
         await self._upkeep.stop()
-        with suppress(LedgerUnavailableError):
+        with suppress(StorageUnavailable):
             await self._catch_up(all_of_it=True)
         self._journal.close()
 
@@ -136,7 +137,7 @@ class Metering:
         if self._believed_until <= self._clock():
             try:
                 self._bounded = await self.ledger.bounded()
-            except LedgerUnavailableError as error:
+            except StorageUnavailable as error:
                 log.warning("budgets are unknown: %s", error)
                 raise BudgetAwayError from None
             self._believed_until = self._clock() + BELIEVE
@@ -162,7 +163,7 @@ class Metering:
             hold = await self._held(wish, count)
         except BudgetExceededError as error:
             raise refusal(error, caller.principal) from None
-        except LedgerUnavailableError as error:  # the database may hold it all the same
+        except StorageUnavailable as error:  # the database may hold it all the same
             self._abandon(wish.id)
             log.warning("no budget for %s: %s", caller.request_id, error)
             raise BudgetAwayError from None
@@ -221,7 +222,7 @@ class Metering:
             line = msgspec.structs.replace(line, used=Used(unknown=True))
         try:
             await _end(self.ledger, line)
-        except LedgerUnavailableError as error:
+        except StorageUnavailable as error:
             log.warning("the settlement of %s waits: %s", line.id, error)
             self._unbooked[line.id] = line
             await asyncio.to_thread(self._journal.sync)
@@ -258,7 +259,7 @@ class Metering:
             try:
                 with suppress(KeyError):
                     await self.ledger.void(hold_id, ABANDONED)
-            except LedgerUnavailableError:
+            except StorageUnavailable:
                 self._unbooked[hold_id] = End(hold_id, "voided", reason=ABANDONED)
 
         task = asyncio.create_task(void())

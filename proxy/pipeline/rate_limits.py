@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk
-from chattable.budget.line import Line
 from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates, headers
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
+from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
 from chattable.proxy.errors import TooFastError
@@ -160,9 +160,9 @@ class RateLimiter:
         return found
 
 
-def open_rates(line: Line | None) -> Rates:
-    """Rates that all processes share by way of Redis, if there is a line to one, else this one's own."""
-    return RedisRates(line) if line else MemoryRates()
+def open_rates(redis: RedisScripts | None) -> Rates:
+    """Rates that all processes share by way of Redis, if there is one, else this one's own."""
+    return RedisRates(redis) if redis else MemoryRates()
 
 
 def _rate(rate: settings.Rate) -> Rate:

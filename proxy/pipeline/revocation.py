@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from chattable.budget.periodic import Periodic
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.errors import UnauthorizedError
 from chattable.proxy.identity.auth import Principal
 from chattable.proxy.pipeline.turns import Turns
-from chattable.proxy.store.errors import StoreError
 from chattable.proxy.store.users import Users
 
 TICK = 0.5  # seconds between two looks; a turn that is over within them is never looked up
@@ -27,7 +27,9 @@ class Revocation:
         self._users = users
         self._turns = turns
         self._known: set[Principal] = set()  # who had turns under way at the last look
-        self._watch = Periodic("keys of turns under way", self.look, TICK, expected=(StoreError,))
+        self._watch = Periodic(
+            "keys of turns under way", self.look, TICK, expected=(StorageUnavailable,)
+        )
 
     async def start(self) -> None:
         """Begins to look."""

@@ -19,8 +19,6 @@ from chattable.proxy.routes.typed import (
     page,
 )
 from chattable.proxy.services import House
-from chattable.proxy.store import tables
-from chattable.proxy.store.ids import names
 from chattable.proxy.store.sessions import Session
 
 
@@ -82,7 +80,7 @@ async def _owner_of(house: House, name: str) -> str | None:
 
 async def _shown(house: House, found: list[Session]) -> list[SessionObject]:
     ids = sorted({session.user_id for session in found})
-    known = await names(house.database, tables.users, ids)
+    known = await house.users.names(ids)
     return [
         SessionObject(
             **asdict(row(session)) | {"object": "session"},

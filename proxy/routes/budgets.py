@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Struct, UnsetType
 
+from chattable.budget import law
+from chattable.budget.books import LedgerDialect
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.ledger import Amount, Difference, Entry, Room
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
+from chattable.budget.storage.statements import Steps
 from chattable.proxy.catalog.prices import unpriced, unpriced_under
-from chattable.proxy.routes.subjects import Subjects, invalid
+from chattable.proxy.routes.subjects import Found, Subjects, invalid
 from chattable.proxy.routes.typed import (
     FIRST,
     PAGE,
@@ -29,8 +32,13 @@ from chattable.proxy.routes.typed import (
 )
 from chattable.proxy.routes.typed import Limit as PageSize
 from chattable.proxy.services import House
-from chattable.proxy.store.audit import Actor
+from chattable.proxy.store.audit import Actor, Effect
+from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.text import printable, short
+from chattable.proxy.store.users import user_named
+
+T = TypeVar("T")
+Book = Callable[[LedgerDialect, str, str, Amount, str], Steps[None]]
 
 
 class NewBudget(Struct, forbid_unknown_fields=True):
@@ -118,11 +126,103 @@ class LedgerCheck(Struct, kw_only=True):
     data: list[Difference]
 
 
+class Budgets:
+    """What admins ask of budgets, as operations: one transaction each."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._subjects = Subjects(house)
+        self._lacking = unpriced(house.config)
+
+    async def change(
+        self,
+        actor: Actor,
+        action: str,
+        target: str,
+        details: Any,
+        operation: Callable[[Effect], Steps[T]],
+    ) -> T:
+        """Changes a budget, with the entry in the audit trail."""
+        answer = await self._house.audit.recorded(
+            actor, f"budget.{action}", target, details, operation
+        )
+        self._house.metering.forget()
+        return answer
+
+    def created(
+        self, limit: Limit, find: Callable[[], Steps[Found]], effect: Effect
+    ) -> Steps[BudgetObject]:
+        """Adds a budget for the subject that is found."""
+        found = yield from find()
+        effect.about(limit.id, f"{limit.kind} {found.name}")
+        limit = msgspec.structs.replace(limit, subject=found.id)
+        yield from law.put_limit(limit)
+        return (yield from self._shown(limit, found.name))
+
+    def listed(self, user: str) -> Steps[list[BudgetObject]]:
+        """The budgets of one user, or all."""
+        owner = yield from _owner(user)
+        found = []
+        for limit in (yield from law.limits()):
+            own = limit.kind == "user" and limit.subject == owner
+            if not owner or own or limit.kind == "each_user":
+                subject = yield from self._subjects.shown(limit)
+                whose = owner if limit.kind == "each_user" else ""
+                found.append((yield from self._shown(limit, subject, whose)))
+        return found
+
+    def updated(
+        self, limit_id: str, changes: dict[str, Any], effect: Effect
+    ) -> Steps[BudgetObject]:
+        """Changes what is given."""
+        limit, subject = yield from self._named(limit_id, effect)
+        limit = msgspec.structs.replace(limit, **changes)
+        _check(limit)
+        yield from law.put_limit(limit)
+        return (yield from self._shown(limit, subject))
+
+    def ended(self, limit_id: str, effect: Effect) -> Steps[Deleted]:
+        """Ends a budget."""
+        limit, _ = yield from self._named(limit_id, effect)
+        yield from law.drop_limit(limit.id)
+        return Deleted(id=limit.id, object="budget.deleted")
+
+    def booked(
+        self, limit_id: str, book: Book, amount: Amount, reason: str, user: str, effect: Effect
+    ) -> Steps[BudgetObject]:
+        """Grants or refunds."""
+        limit, subject = yield from self._named(limit_id, effect)
+        owner = yield from _owner(user)
+        yield from book(self._house.ledger.dialect, limit.id, owner, amount, reason)
+        return (yield from self._shown(limit, subject, owner))
+
+    def _named(self, limit_id: str, effect: Effect) -> Steps[tuple[Limit, str | bool]]:
+        """A budget that is there, with its subject."""
+        try:
+            printable(limit_id, "budget")
+        except Invalid:  # what cannot be in a table is not sent to the database
+            raise UnknownLimitError(f"There is no budget {limit_id!r}.") from None
+        limit = yield from law.limit_of_id(limit_id)
+        subject = yield from self._subjects.shown(limit)
+        effect.about(limit.id, f"{limit.kind} {subject}")
+        return limit, subject
+
+    def _shown(self, limit: Limit, subject: str | bool, owner: str = "") -> Steps[BudgetObject]:
+        """A budget with what is left of it."""
+        known = limit.kind != "each_user" or owner
+        room = None
+        if known:
+            room = yield from law.room(self._house.ledger.dialect, limit.id, owner)
+        shown = shown_budget(limit, subject, room)
+        shown.unpriced_models = unpriced_under(limit, self._lacking)
+        return shown
+
+
 @post("/budgets", summary="Create a budget")
 async def create_budget(
     data: JSONBody[NewBudget], actor: InjectedActor, house: InjectedHouse
 ) -> BudgetObject:
-    subjects = Subjects(house)
+    subjects, budgets = Subjects(house), Budgets(house)
     kind, name = subjects.parse(data.subject)
     models = data.models
     limit = Limit(
@@ -136,34 +236,16 @@ async def create_budget(
         mode=data.mode,
     )
     _check(limit)
-    details = msgspec.to_builtins(data)
-    what = f"{kind} {name}".strip()
-    async with house.audit.entry(actor, "budget.create", what, details) as effect:
-        limit = msgspec.structs.replace(limit, subject=await subjects.find(kind, name))
-        effect.about(limit.id, f"{kind} {await subjects.shown(limit)}")
-        await house.metering.ledger.put_limit(limit)
-    house.metering.forget()
-    return await _shown(house, limit)
+    find = await subjects.finder(kind, name)
+    target, details = f"{kind} {name}".strip(), msgspec.to_builtins(data)
+    create = partial(budgets.created, limit, find)
+    return await budgets.change(actor, "create", target, details, create)
 
 
 @get("/budgets", summary="List budgets; those of one user, or all")
 async def list_budgets(house: InjectedHouse, user: FromQuery[str] = "") -> BudgetPage:
-    owner = await _owner_of(house, user)
-    limits = await house.metering.ledger.limits()
-    if owner:
-        limits = [
-            limit
-            for limit in limits
-            if (limit.kind == "user" and limit.subject == owner) or limit.kind == "each_user"
-        ]
-    lacking = unpriced(house.config)
-    return page(
-        BudgetPage,
-        [
-            await _shown(house, limit, owner if limit.kind == "each_user" else "", lacking)
-            for limit in limits
-        ],
-    )
+    budgets = Budgets(house)
+    return page(BudgetPage, await house.ledger.storage.read(lambda: budgets.listed(user)))
 
 
 @patch("/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
@@ -177,20 +259,18 @@ async def change_budget(
     given = dict(told)
     if "cost_usd" in given:
         given["cost"] = _micro(given.pop("cost_usd"))
-    async with _changing(house, actor, "update", limit_id, told) as limit:
-        limit = msgspec.structs.replace(limit, **given)
-        _check(limit)
-        await house.metering.ledger.put_limit(limit)
-    return await _shown(house, limit)
+    budgets = Budgets(house)
+    update = partial(budgets.updated, limit_id, given)
+    return await budgets.change(actor, "update", limit_id, told, update)
 
 
 @delete("/budgets/{limit_id:str}", status_code=200, summary="End a budget; its entries stay")
 async def delete_budget(
     limit_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
 ) -> Deleted:
-    async with _changing(house, actor, "delete", limit_id, {}) as limit:
-        await house.metering.ledger.drop_limit(limit.id)
-    return Deleted(id=limit.id, object="budget.deleted")
+    budgets = Budgets(house)
+    end = partial(budgets.ended, limit_id)
+    return await budgets.change(actor, "delete", limit_id, {}, end)
 
 
 @post("/budgets/{limit_id:str}/grant", status_code=200, summary="Add room to the present window")
@@ -200,7 +280,7 @@ async def grant_budget(
     actor: InjectedActor,
     house: InjectedHouse,
 ) -> BudgetObject:
-    return await _booked(house, actor, "grant", limit_id, data)
+    return await _booked(house, actor, "grant", law.grant, limit_id, data)
 
 
 @post(
@@ -214,7 +294,7 @@ async def refund_budget(
     actor: InjectedActor,
     house: InjectedHouse,
 ) -> BudgetObject:
-    return await _booked(house, actor, "refund", limit_id, data)
+    return await _booked(house, actor, "refund", law.refund, limit_id, data)
 
 
 @get("/ledger", summary="Entries, oldest first")
@@ -225,19 +305,20 @@ async def list_ledger(
     limit: PageSize = PAGE,
     after: Entries = FIRST,
 ) -> LedgerPage:
-    most = min(max(1, limit), 1000)
-    owner = await _owner_of(house, user)
-    entries = await house.metering.ledger.entries(
-        limit_id=printable(budget, "budget"), user=owner, after=after, most=most + 1
-    )
+    most, limit_id = min(max(1, limit), 1000), printable(budget, "budget")
+
+    def listed() -> Steps[list[Entry]]:
+        owner = yield from _owner(user)
+        return (yield from law.entries(limit_id, "", owner, after, most + 1))
+
+    entries = await house.ledger.storage.read(listed)
     return page(LedgerPage, [_entry(entry) for entry in entries[:most]], more=len(entries) > most)
 
 
 @post("/ledger/verify", status_code=200, summary="Recompute every balance from its entries")
 async def verify_ledger(house: InjectedHouse) -> LedgerCheck:
-    ledger = house.metering.ledger
-    wrong = await ledger.verify()
-    return LedgerCheck(accounts=await ledger.accounts(), differences=len(wrong), data=wrong)
+    wrong = await house.ledger.verify()
+    return LedgerCheck(accounts=await house.ledger.accounts(), differences=len(wrong), data=wrong)
 
 
 ROUTES = Router(
@@ -256,52 +337,28 @@ ROUTES = Router(
 )
 
 
-@asynccontextmanager
-async def _changing(
-    house: House, actor: Actor, action: str, limit_id: str, details: Any
-) -> AsyncIterator[Limit]:
-    """Surrounds a change of a budget that is there."""
-    async with house.audit.entry(actor, f"budget.{action}", limit_id, details) as effect:
-        found = [limit for limit in await house.metering.ledger.limits() if limit.id == limit_id]
-        if not found:
-            raise UnknownLimitError(f"There is no budget {limit_id!r}.")
-        [limit] = found
-        effect.about(limit.id, f"{limit.kind} {await Subjects(house).shown(limit)}")
-        yield limit
-    house.metering.forget()
-
-
 async def _booked(
-    house: House, actor: Actor, action: str, limit_id: str, data: JSONBody[BudgetAmount]
+    house: House,
+    actor: Actor,
+    action: str,
+    book: Book,
+    limit_id: str,
+    data: JSONBody[BudgetAmount],
 ) -> BudgetObject:
     """Books a grant or a refund."""
-    ledger = house.metering.ledger
     amount = Amount(data.tokens, _micro(data.cost_usd) or 0)
     _check_amounts(amount.tokens, amount.cost)
     if amount == Amount():
         raise invalid("tokens", "give tokens or cost_usd, above 0")
     short(data.reason, "reason")
-    async with _changing(house, actor, action, limit_id, msgspec.to_builtins(data)) as limit:
-        owner = await _owner_of(house, data.user)
-        book = ledger.grant if action == "grant" else ledger.refund
-        await book(limit.id, amount, data.reason, owner)
-    return await _shown(house, limit, owner)
+    budgets = Budgets(house)
+    booking = partial(budgets.booked, limit_id, book, amount, data.reason, data.user)
+    return await budgets.change(actor, action, limit_id, msgspec.to_builtins(data), booking)
 
 
-async def _owner_of(house: House, name: str) -> str:
-    return (await house.users.get(name)).id if name else ""
-
-
-async def _shown(
-    house: House, limit: Limit, owner: str = "", lacking: Sequence[str] | None = None
-) -> BudgetObject:
-    """A budget as admins see it; `lacking` are the models without a price, where they are known."""
-    known = limit.kind != "each_user" or owner
-    room = await house.metering.ledger.room(limit.id, owner) if known else None
-    found = shown_budget(limit, await Subjects(house).shown(limit), room)
-    names = unpriced(house.config) if lacking is None else lacking
-    found.unpriced_models = unpriced_under(limit, names)
-    return found
+def _owner(user: str) -> Steps[str]:
+    """The id of a user, if one is named."""
+    return (yield from user_named(user)).id if user else ""
 
 
 def _check(limit: Limit) -> None:

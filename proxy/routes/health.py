@@ -64,7 +64,7 @@ async def _problems(house: House) -> dict[str, str]:
     problems = {}
     if house.turns.stopping:
         problems["server"] = "shutting down"
-    if trouble := await house.database.trouble():
+    if trouble := await house.database.storage.trouble():
         problems["database"] = trouble
     try:
         house.journal.probe()

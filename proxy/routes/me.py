@@ -5,7 +5,9 @@ from __future__ import annotations
 from litestar import Response, Router, get
 from litestar.di import NamedDependency
 
-from chattable.proxy.routes.budgets import BudgetPage, shown_budget
+from chattable.budget import law
+from chattable.budget.storage.statements import Steps
+from chattable.proxy.routes.budgets import BudgetObject, BudgetPage, shown_budget
 from chattable.proxy.routes.guards import known_queries
 from chattable.proxy.routes.subjects import Subjects
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse, page
@@ -26,22 +28,27 @@ async def get_my_usage(
 
 @get("/budgets", summary="The budgets that bind the caller")
 async def list_my_budgets(caller: InjectedCaller, house: InjectedHouse) -> BudgetPage:
-    ledger, who, subjects = house.metering.ledger, caller.principal, Subjects(house)
+    who, subjects, dialect = caller.principal, Subjects(house), house.ledger.dialect
     mine = {
         ("user", who.user.id),
         ("key", who.key_id),
         ("team", who.team or ""),
         ("each_user", ""),
     }
-    limits = [limit for limit in await ledger.limits() if (limit.kind, limit.subject) in mine]
-    if any(limit.kind == "user" for limit in limits):
-        limits = [limit for limit in limits if limit.kind != "each_user"]
-    owner = {limit.id: who.user.id if limit.kind == "each_user" else "" for limit in limits}
-    rooms = [(limit, await ledger.room(limit.id, owner[limit.id])) for limit in limits]
-    return page(
-        BudgetPage,
-        [shown_budget(limit, await subjects.shown(limit), room) for limit, room in rooms],
-    )
+
+    def listed() -> Steps[list[BudgetObject]]:
+        every = yield from law.limits()
+        limits = [limit for limit in every if (limit.kind, limit.subject) in mine]
+        if any(limit.kind == "user" for limit in limits):
+            limits = [limit for limit in limits if limit.kind != "each_user"]
+        found = []
+        for limit in limits:
+            owner = who.user.id if limit.kind == "each_user" else ""
+            room = yield from law.room(dialect, limit.id, owner)
+            found.append(shown_budget(limit, (yield from subjects.shown(limit)), room))
+        return found
+
+    return page(BudgetPage, await house.ledger.storage.read(listed))
 
 
 ROUTES = Router(

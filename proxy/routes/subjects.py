@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, ModelNotFound, clip
 from chattable.budget.limits import Limit
+from chattable.budget.storage.statements import Steps
 from chattable.proxy.config.hints import hint
 from chattable.proxy.identity.auth import ADMIN
 from chattable.proxy.services import House
 from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.teams import team_named
 from chattable.proxy.store.text import short
+from chattable.proxy.store.users import key_named, user_named
 
 KINDS = ("user", "key", "team", "session", "agent", "model", "each_user", "everyone")
 ALL = ("each_user", "everyone")  # name nobody
@@ -22,6 +28,13 @@ class UnknownSubject(NotFound):
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(kind, name)
         self.field = f"subject.{kind}"
+
+
+class Found(Struct, frozen=True):
+    """What the ledger calls a subject, and what admins do."""
+
+    id: str
+    name: str | bool
 
 
 class Subjects:
@@ -46,29 +59,45 @@ class Subjects:
             raise invalid(field, "expected a name")
         return kind, short(value, field)
 
-    async def find(self, kind: str, name: str) -> str:
-        """What the ledger calls the subject; raises what says that it is not there."""
-        house = self._house
-        try:
-            if kind == "user":
-                return (await house.users.get(name)).id
-            if kind == "team":
-                return (await house.teams.get(name)).id
-            if kind == "key":
-                return (await house.users.get_key(name)).id
-            if kind == "session":
-                return (await house.session_store.find(name)).id
-        except NotFound:
-            raise UnknownSubject(kind, name) from None
-        return "" if kind in ALL else self._served(kind, name)
+    async def finder(self, kind: str, name: str) -> Callable[[], Steps[Found]]:
+        """An operation that finds the subject, or raises what says that it is not there."""
+        session = await self._session(name) if kind == "session" else ""
 
-    async def shown(self, limit: Limit) -> str | bool:
+        def find() -> Steps[Found]:
+            try:
+                if kind == "user":
+                    user = yield from user_named(name)
+                    return Found(user.id, user.name)
+                if kind == "team":
+                    team = yield from team_named(name)
+                    return Found(team.id, team.name)
+                if kind == "key":
+                    key = yield from key_named(name)
+                    return Found(key.id, key.id)
+            except NotFound:
+                raise UnknownSubject(kind, name) from None
+            if session is None:
+                raise UnknownSubject(kind, name)
+            if kind in ALL:
+                return Found("", True)
+            known = session or self._served(kind, name)
+            return Found(known, known)
+
+        return find
+
+    async def _session(self, name: str) -> str | None:
+        try:
+            return (await self._house.session_store.find(name)).id
+        except NotFound:
+            return None
+
+    def shown(self, limit: Limit) -> Steps[str | bool]:
         """A limit's subject as admins call it; its id where it is gone."""
         try:
             if limit.kind == "user":
-                return (await self._house.users.get(limit.subject)).name
+                return (yield from user_named(limit.subject)).name
             if limit.kind == "team":
-                return (await self._house.teams.get(limit.subject)).name
+                return (yield from team_named(limit.subject)).name
         except NotFound:
             pass
         return limit.subject or True

@@ -18,11 +18,11 @@ from msgspec import Struct
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.routes.conversations import SESSION, InjectedSession
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
-from chattable.proxy.store.errors import Unavailable
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
 from chattable.proxy.transcripts.report import AWAY, Outcome, imported
@@ -118,7 +118,7 @@ async def _with(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[byt
 async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
     """What became of each conversation.
 
-    Law: `Unavailable` only where nothing was imported, so that a retry does no harm.
+    Law: `StorageUnavailable` only where nothing was imported, so that a retry does no harm.
     """
     data: list[Json] = []
     good = 0
@@ -131,7 +131,7 @@ async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
                 and outcome.error["code"] == "database_unavailable"
                 and not good
             ):
-                raise Unavailable(AWAY)
+                raise StorageUnavailable(AWAY)
             good += outcome.id is not None
             data.append(outcome.shown())
             if len(data) == MOST:

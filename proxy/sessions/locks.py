@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from chattable.agents.chat import Chat
 from chattable.budget.periodic import Periodic
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.store.errors import NotFound, StoreError
@@ -212,7 +213,7 @@ class Locks:
                 del self._turns[session.id]
             if self._held.pop(holder, None) is not None:
                 names = (holder, *_names(held)) if held.left else (holder,)
-                with suppress(StoreError):  # its lease ends by itself
+                with suppress(StoreError, StorageUnavailable):  # its lease ends by itself
                     for name in names:
                         await self._store.unlock(session, name)
 
@@ -272,7 +273,7 @@ class Locks:
                     held.stop()
                     return
                 await asyncio.sleep(self._poll * OFFERS)
-        except StoreError as error:
+        except (StoreError, StorageUnavailable) as error:
             log.warning("session %s is not offered to other processes: %s", held.session.id, error)
         except Exception:
             log.exception("session %s is not offered to other processes", held.session.id)
@@ -290,7 +291,7 @@ class Locks:
         except NotFound as error:  # the conversation was deleted, by its user or with them
             if held.claim.reply is not None:
                 held.claim.reply.drop(error)
-        except StoreError as error:
+        except (StoreError, StorageUnavailable) as error:
             log.warning("the lock of session %s is not renewed: %s", held.session.id, error)
         except Exception:  # a store of the deployer's own: the others' leases do not end for it
             log.exception("the lock of session %s is not renewed", held.session.id)

@@ -18,6 +18,7 @@ from chattable.adapters.errors import GaveWay
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.config import settings, ui_tasks
 from chattable.proxy.identity.auth import TTL, Caller
@@ -34,10 +35,10 @@ from chattable.proxy.sessions.turns import Plan
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import StoreError, Unavailable
+from chattable.proxy.store.errors import HeadMoved, StoreError
 from chattable.proxy.store.session_chain import spoken
 from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Committed, HeadMoved, Retention, Session, SessionStore
+from chattable.proxy.store.sessions import Committed, Retention, Session, SessionStore
 
 log = logging.getLogger("chattable")
 
@@ -76,7 +77,10 @@ class Sessions:
         self._failed = Failed()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper = Periodic(
-            "sessions that need not be kept", self._sweep, SWEEP, expected=(StoreError,)
+            "sessions that need not be kept",
+            self._sweep,
+            SWEEP,
+            expected=(StoreError, StorageUnavailable),
         )
 
     async def start(self) -> None:
@@ -245,7 +249,7 @@ class Sessions:
         for pause in itertools.count(1):
             try:
                 return await self._store.commit(session, turn)
-            except Unavailable:
+            except StorageUnavailable:
                 if time.monotonic() + PAUSE * pause > until:
                     raise
             await asyncio.sleep(PAUSE * pause)
@@ -271,7 +275,7 @@ class Sessions:
         async def quietly() -> None:
             try:
                 await work
-            except StoreError as error:
+            except (StoreError, StorageUnavailable) as error:
                 log.warning("a session is not tidied up: %s", error)
             except Exception:
                 log.exception("a session is not tidied up")
@@ -288,7 +292,7 @@ class Sessions:
 def open_store(config: settings.Config, database: Database) -> SessionStore:
     """Where a config keeps sessions; raises `LoadError` for a store of the deployer's own that cannot be built."""
     store: SessionStore = (
-        made(config.sessions.store) if config.sessions.store else SqlSessions(database)
+        made(config.sessions.store) if config.sessions.store else SqlSessions(database.storage)
     )
     return store
 

@@ -5,18 +5,17 @@ import logging
 import re
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, or_, select
 
-from chattable.proxy.errors import describe
-from chattable.proxy.store import tables
-from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Invalid, Unavailable
-from chattable.proxy.store.ids import new_id
+from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.statements import Row, Statement, Steps, T
+from chattable.budget.storage.storage import Storage
+from chattable.proxy.store.errors import Invalid
+from chattable.proxy.store.ids import Ids
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import masked
 from chattable.proxy.store.text import MAX_LENGTH, UNSTORABLE, printable
@@ -29,8 +28,6 @@ MAX_ITEMS = 50  # of a list in the details; a longer one ends in "…"
 OUR_SECRET = re.compile(r"sk-[\w-]{20,}")
 QUIET = 60.0  # seconds in which a key's further attempts are not noted
 MAX_QUIET = 10_000  # keys that are remembered for that
-
-audit = tables.audit
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -62,6 +59,17 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
 
 
+FIELDS = AuditEntry.__struct_fields__
+WHERE = {
+    "after": "id < :after",
+    "actor": "(actor = :actor OR actor_name = :actor)",
+    "action": "action = :action",
+    "target": "(target = :target OR target_name = :target)",
+    "since": "at >= :since",
+    "until": "at < :until",
+}
+
+
 class Effect:
     """What a change turned out to be about, once that is known."""
 
@@ -76,23 +84,26 @@ class Effect:
 class Audit:
     """The audit trail, in SQL.
 
-    Law: an entry is committed before its change begins, and where it cannot be, `entry` raises
-    `Unavailable` and the change does not happen. Afterwards it says what came of it, in the words
-    that the actor was told. Whatever is in an entry is bounded and printable; secrets are kept out
-    by those who write it.
+    Law: no change without its entry. `recorded` commits both at once; `entry` commits the entry
+    before the change begins, and says afterwards what came of it, in the words that the actor was
+    told. Where an entry cannot be committed, both raise `StorageUnavailable` and the change does
+    not happen. Whatever is in an entry is bounded and printable; secrets are kept out by those who
+    write it.
     """
 
     def __init__(
         self,
-        database: Database,
+        storage: Storage,
+        outcome_of: Callable[[Exception], str],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database = database
+        self._storage = storage
+        self._outcome_of = outcome_of  # what the actor is told of an error
         self._clock = clock
         self._monotonic = monotonic
         self._quiet: dict[str, float] = {}  # key id → until when
-        self._last = 0  # millisecond in the last id: ids of one process sort as they were written
+        self._ids = Ids(clock)
 
     @asynccontextmanager
     async def entry(
@@ -103,11 +114,36 @@ class Audit:
         try:
             yield effect
         except Exception as error:
-            failure = describe(error)
-            word = "refused" if failure.status < 500 else "failed"
-            await self._close(entry_id, effect, f"{word}: {failure.message}")
+            await self._close(
+                entry_id, effect.found | {"outcome": _fit(self._outcome_of(error), 500)}
+            )
             raise
-        await self._close(entry_id, effect, DONE)
+        await self._close(entry_id, effect.found | {"outcome": DONE})
+
+    async def recorded(
+        self,
+        actor: Actor,
+        action: str,
+        target: str,
+        details: Mapping[str, Any],
+        change: Callable[[Effect], Steps[T]],
+    ) -> T:
+        """Runs a change and writes its entry in one transaction; `target` is as in `entry`."""
+        effect, row = Effect(), self._row(actor, action, target, details, DONE)
+
+        def operation() -> Steps[T]:
+            result = yield from change(effect)
+            yield _written(row | effect.found)
+            return result
+
+        try:
+            return await self._storage.run(operation)
+        except StorageUnavailable:
+            raise
+        except Exception as error:
+            refused = row | effect.found | {"outcome": _fit(self._outcome_of(error), 500)}
+            await self._afterwards(refused, _written(refused))
+            raise
 
     async def denied(self, actor: Actor, key_id: str, attempt: str) -> None:
         """Notes that a good key was not enough, at most once per key and `QUIET` seconds; fails silently: nothing changes."""
@@ -121,7 +157,7 @@ class Audit:
         self._quiet[key_id] = now + QUIET
         try:
             await self._write(actor, DENIED, attempt, {"key": key_id}, "refused: not an admin")
-        except Unavailable as error:
+        except StorageUnavailable as error:
             log.warning(
                 "an attempt of key %s at %s is not in the audit trail: %s",
                 key_id,
@@ -140,63 +176,81 @@ class Audit:
         since: int | None = None,
         until: int | None = None,
     ) -> Page[AuditEntry]:
-        """Returns entries of [since, until), newest first, from behind the one with the id `after`; ids and names both match."""
-        query = select(audit).order_by(audit.c.id.desc()).limit(checked_limit(limit) + 1)
+        """Returns entries of [since, until), newest first, from behind the one with the id `after`.
+
+        Ids and names both match.
+        """
+        given: Row = {"most": checked_limit(limit) + 1}
         if after is not None:
             if not after.startswith(AUDIT_ID):
                 raise Invalid(
                     f"after must be the id of an entry, not {after!r}; begin again without it.",
                     "after",
                 )
-            query = query.where(audit.c.id < printable(after, "after"))
-        if actor:
-            query = query.where(
-                or_(audit.c.actor == printable(actor, "actor"), audit.c.actor_name == actor)
-            )
-        if action:
-            query = query.where(audit.c.action == printable(action, "action"))
-        if target:
-            query = query.where(
-                or_(audit.c.target == printable(target, "target"), audit.c.target_name == target)
-            )
-        if since is not None:
-            query = query.where(audit.c.at >= since)
-        if until is not None:
-            query = query.where(audit.c.at < until)
-        async with self._database.connect() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return page_of([_entry_of(row) for row in rows], limit)
+            given["after"] = printable(after, "after")
+        for name, wanted in (("actor", actor), ("action", action), ("target", target)):
+            if wanted:
+                given[name] = printable(wanted, name)
+        given |= {k: at for k, at in (("since", since), ("until", until)) if at is not None}
+        return page_of(await self._storage.read(lambda: _listed(given)), limit)
 
     async def _write(
         self, actor: Actor, action: str, target: str, details: Mapping[str, Any], outcome: str
     ) -> str:
-        now = self._clock()
-        self._last = max(int(now * 1000), self._last + 1)
-        row = {
-            "id": new_id(AUDIT_ID, (self._last + 0.5) / 1000), "at": int(now), "actor": actor.id, "actor_name": actor.name,
-            "action": action, "target_name": _fit(target), "request_id": actor.request_id,
-            "details": json.dumps(_told(details)), "outcome": outcome,
-        }  # fmt: skip
-        async with self._database.begin() as connection:
-            await connection.execute(audit.insert().values(row))
+        row = self._row(actor, action, target, details, outcome)
+        await self._storage.run(lambda: _once(_written(row)))
         return str(row["id"])
 
-    async def _close(self, entry_id: str, effect: Effect, outcome: str) -> None:
-        statement = (
-            audit.update()
-            .where(audit.c.id == entry_id)
-            .values(outcome=_fit(outcome, 500), **effect.found)
-        )
+    def _row(
+        self, actor: Actor, action: str, target: str, details: Mapping[str, Any], outcome: str
+    ) -> Row:
+        return {
+            "id": self._ids.new(AUDIT_ID),
+            "at": int(self._clock()),
+            "actor": actor.id,
+            "actor_name": actor.name,
+            "action": action,
+            "target": None,
+            "target_name": _fit(target),
+            "request_id": actor.request_id,
+            "details": json.dumps(_told(details)),
+            "outcome": outcome,
+        }
+
+    async def _close(self, entry_id: str, found: dict[str, str]) -> None:
+        settings = ", ".join(f"{name} = :{name}" for name in found)
+        row = {**found, "id": entry_id}
+        await self._afterwards(row, (f"UPDATE audit SET {settings} WHERE id = :id", row))
+
+    async def _afterwards(self, row: Row, statement: Statement) -> None:
+        """Writes what came of a change, which is what it is: an entry that was begun stays so."""
         try:
-            async with self._database.begin() as connection:
-                await connection.execute(statement)
-        except Unavailable as error:  # the change is what it is; its entry stays begun
+            await self._storage.run(lambda: _once(statement))
+        except StorageUnavailable as error:
             log.warning(
-                "the audit entry %s stays begun, though it is %s: %s",
-                entry_id,
-                _fit(outcome),
+                "the audit entry %s stays begun or is missing, though it is %s: %s",
+                row["id"],
+                row["outcome"],
                 error,
             )
+
+
+def _once(statement: Statement) -> Steps[None]:
+    yield statement
+
+
+def _written(row: Row) -> Statement:
+    values = ", ".join(f":{name}" for name in FIELDS)
+    return f"INSERT INTO audit ({', '.join(FIELDS)}) VALUES ({values})", row
+
+
+def _listed(given: Row) -> Steps[list[AuditEntry]]:
+    where = " AND ".join(WHERE[name] for name in given if name in WHERE) or "TRUE"
+    rows = yield (
+        f"SELECT {', '.join(FIELDS)} FROM audit WHERE {where} ORDER BY id DESC LIMIT :most",
+        given,
+    )
+    return [_entry_of(row) for row in rows]
 
 
 def _fit(text: str, limit: int = MAX_LENGTH) -> str:
@@ -224,8 +278,6 @@ def _told(value: Any) -> Any:
     return value
 
 
-def _entry_of(row: RowMapping) -> AuditEntry:
-    return AuditEntry(
-        **{column.name: row[column] for column in audit.c}
-        | {"details": json.loads(row[audit.c.details])}
-    )
+def _entry_of(row: Sequence[Any]) -> AuditEntry:
+    fields = dict(zip(FIELDS, row, strict=True))
+    return AuditEntry(**fields | {"details": json.loads(fields["details"])})

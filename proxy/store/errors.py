@@ -1,10 +1,12 @@
-"""What a store can say no with; only `proxy/errors.py` turns these into status codes.
+"""What a store can say no with, besides `StorageUnavailable` of the database that it is in.
+
+Only `proxy/errors.py` turns these into status codes.
 
 StoreError
 ├── NotFound       nothing has this id or name
 ├── Conflict       another row already has what must be unique
-├── Invalid        a value cannot be stored; `field` names it
-└── Unavailable    the database is away, full, locked or not migrated; the text is for the log
+│   └── HeadMoved  a conversation went on since it was read
+└── Invalid        a value cannot be stored; `field` names it
 """
 
 
@@ -37,16 +39,12 @@ class Invalid(StoreError):
         self.field = field
 
 
-class Unavailable(StoreError):
-    """The database did not do its part; the same call may succeed later.
+class HeadMoved(Conflict):
+    """The conversation went on since it was read: somebody else's turn came first."""
 
-    Whether a write was done is then unknown.
-    """
+    code = "conversation_locked"
 
-
-class Crowded(Unavailable):
-    """Every connection to the database is busy."""
-
-
-class Contended(Unavailable):
-    """Somebody else holds the rows that this wanted, for too long."""
+    def __init__(self) -> None:
+        super().__init__(
+            "The conversation went on while this turn was under way; send it again.", "conversation"
+        )

@@ -1,20 +1,30 @@
 """Ids: a prefix that says of what, the moment it was made, and enough chance that nobody guesses it."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sqlalchemy import Table, select
-
-from chattable.proxy.store.database import Database
+from chattable.budget.storage.statements import Dialect, Steps, array
+from chattable.budget.tables import TEXT
 from chattable.proxy.store.errors import Invalid, NotFound
 from chattable.proxy.store.text import printable
-
-SOME = 500  # ids in one query
 
 
 def new_id(prefix: str, now: float) -> str:
     """Makes an id that nobody guesses and that sorts by the moment it was made: lists are in order within a second too."""
     return f"{prefix}{int(now * 1000):012x}{secrets.token_urlsafe(15)}"
+
+
+class Ids:
+    """Makes ids that sort as they were made, also those of one millisecond."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = 0  # millisecond in the last id
+
+    def new(self, prefix: str) -> str:
+        """An id like `new_id`'s."""
+        self._last = max(int(self._clock() * 1000), self._last + 1)
+        return new_id(prefix, (self._last + 0.5) / 1000)
 
 
 def findable(what: str, id_or_name: str) -> str:
@@ -25,13 +35,10 @@ def findable(what: str, id_or_name: str) -> str:
         raise NotFound(what, id_or_name) from None
 
 
-async def names(database: Database, table: Table, ids: Sequence[str]) -> dict[str, str]:
+def names_of(dialect: Dialect, table: str, ids: Sequence[str]) -> Steps[dict[str, str]]:
     """What the rows with these ids are called; those that are gone have no name."""
-    found: dict[str, str] = {}
-    async with database.connect() as connection:
-        for start in range(0, len(ids), SOME):
-            query = select(table.c.id, table.c.name).where(
-                table.c.id.in_(ids[start : start + SOME])
-            )
-            found |= {row.id: row.name for row in await connection.execute(query)}
-    return found
+    rows = yield (
+        f"SELECT id, name FROM {table} WHERE id IN {dialect.rows('rows', {'id': TEXT})}",
+        array([[one] for one in ids]),
+    )
+    return dict(rows)

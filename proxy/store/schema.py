@@ -1,14 +1,13 @@
-"""Which version a database has and which one this Chattable needs, read without Alembic: a server start needs no more."""
+"""Which version a database has and which one is needed, read without Alembic."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select
+from chattable.budget.storage.statements import Dialect, Steps
 
 Progress = Callable[[int, int, str], None]  # scripts applied, in all, the last one
 
 SCRIPTS = Path(__file__).parent / "migrations"
-VERSION = Table("alembic_version", MetaData(), Column("version_num", String))
 
 
 def head() -> str:
@@ -16,8 +15,13 @@ def head() -> str:
     return max(file.name for file in (SCRIPTS / "versions").glob("[0-9]*_*.py")).partition("_")[0]
 
 
-def version(connection: Connection) -> str | None:
+def version(dialect: Dialect) -> Steps[str | None]:
     """Returns the version the database has; None before the first migration."""
-    if not inspect(connection).has_table(VERSION.name):
-        return None
-    return connection.execute(select(VERSION)).scalar()
+    there = (
+        "to_regclass('alembic_version') IS NOT NULL"
+        if dialect.locks
+        else "COUNT(*) FROM sqlite_master WHERE name = 'alembic_version'"
+    )
+    ((known,),) = yield f"SELECT {there}", {}
+    rows = (yield "SELECT version_num FROM alembic_version", {}) if known else []
+    return str(rows[0][0]) if rows else None

@@ -8,11 +8,12 @@ from typing import Any
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from chattable.budget.storage.statements import Row
 from chattable.proxy.store import session_chain as chain
 from chattable.proxy.store import session_values as values
-from chattable.proxy.store.errors import Invalid, NotFound
-from chattable.proxy.store.session_rows import Fields, session_fields
-from chattable.proxy.store.sessions import Entry, HeadMoved, Item, Session, Turn
+from chattable.proxy.store.errors import HeadMoved, Invalid, NotFound
+from chattable.proxy.store.session_rows import session_fields
+from chattable.proxy.store.sessions import Entry, Item, Session, Turn
 
 NO_BRANCH = -1
 
@@ -83,7 +84,7 @@ def ids_of(todo: list[Written]) -> tuple[str, ...]:
     return tuple(one.id for one in todo)
 
 
-def is_repeated(row: Fields, turn: Turn) -> bool:
+def is_repeated(row: Row, turn: Turn) -> bool:
     """Says whether this turn was committed before; `HeadMoved` if it was not, and others were."""
     if values.has_key(row["recent"], turn.key):
         return True
@@ -93,7 +94,7 @@ def is_repeated(row: Fields, turn: Turn) -> bool:
 
 
 def outcome(
-    row: Fields, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
+    row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of messages to write for a turn, and what changes in the session's own."""
     if turn.parent is not None and turn.parent not in known:
@@ -115,7 +116,7 @@ def outcome(
 
 
 def _grown(
-    row: Fields, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
+    row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
 ) -> tuple[list[dict[str, Any]], int]:
     rows, parent, branches = (
         [],
@@ -146,7 +147,7 @@ def _better(entry: Entry | Item, side: bool, stored: Place) -> bool:
     )
 
 
-def _count(row: Fields, turn: Turn, todo: list[Written], known: Mapping[str, Place]) -> int | None:
+def _count(row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place]) -> int | None:
     """The messages on the path to the head after a turn; None where some are missing there, and they must be counted."""
     if turn.side or turn.parent == row["head"]:
         return int(row["message_count"]) + (0 if turn.side else len(todo))
@@ -162,7 +163,7 @@ def checked(turn: Turn) -> None:
 
 
 def rebuilt(
-    row: Fields, session: Session, items: Iterable[Item]
+    row: Row, session: Session, items: Iterable[Item]
 ) -> tuple[dict[str, str], list[dict[str, Any]], str | None]:
     """The rows of an exported session's messages in the new session `row`, what their ids became, and the head."""
     ours: dict[str, str] = {}  # id there → here, where the same siblings are one

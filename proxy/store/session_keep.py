@@ -1,208 +1,222 @@
-"""What happens to whole sessions besides being talked in: forks, deletions, retention, export and import."""
+"""What happens to whole sessions besides being talked in.
+
+Forks, deletions, retention, export and import: operations, as in session_steps.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
-from sqlalchemy import (
-    ColumnElement,
-    RowMapping,
-    Select,
-    and_,
-    delete,
-    func,
-    or_,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chattable.budget.storage.statements import Dialect, Row, Steps
+from chattable.budget.storage.storage import Storage
 from chattable.proxy.store import session_chain as chain
 from chattable.proxy.store import session_values as values
-from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Conflict, NotFound
+from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.session_commit import rebuilt
+from chattable.proxy.store.session_paths import NAMES as MESSAGE
+from chattable.proxy.store.session_paths import M as OF_MESSAGE
 from chattable.proxy.store.session_paths import Paths
-from chattable.proxy.store.session_rows import (
-    NEW,
+from chattable.proxy.store.session_rows import NAMES, item_of, session_of
+from chattable.proxy.store.session_steps import (
+    ALL,
+    OWN,
     changed,
-    item_of,
+    inserted,
     locked_row,
     message_row,
-    session_of,
 )
 from chattable.proxy.store.sessions import Item, Retention, Session, Summary
-from chattable.proxy.store.tables import session_messages as messages
-from chattable.proxy.store.tables import sessions
 
 SOME = 500  # rows in one statement
+UNSAID = ", ".join(f"'{role}'" for role in chain.UNSAID)
 
 
-async def create(connection: AsyncConnection, row: dict[str, Any]) -> None:
+def created(dialect: Dialect, row: Row) -> Steps[None]:
     """Adds a session; `Conflict` if the user has one of this alias."""
-    if (await connection.execute(NEW, row)).one_or_none() is None:
+    if not (yield inserted(dialect, "sessions", [row])):
         raise Conflict(f"There is a session called {row['alias']!r} already.", "conversation")
 
 
-async def summarised(
-    connection: AsyncConnection, session: Session, summary: Summary | None
-) -> dict[str, Any]:
+def found(id: str) -> Steps[Session]:  # noqa: A002 - the public word for it
+    """The session of that id."""
+    at = {"id": values.findable_id(id)}
+    rows = yield f"SELECT {ALL} FROM sessions WHERE id = :id", at
+    if not rows:
+        raise NotFound("session", id)
+    return _session(rows[0])
+
+
+def updated(
+    dialect: Dialect, session: Session, changes: Row, summary: Summary | UnsetType | None
+) -> Steps[Session]:
+    """Changes what is given."""
+    row = yield from locked_row(dialect, session)
+    if summary is not UNSET:
+        changes = changes | (yield from summarised(session, summary))
+    return (yield from changed(session.id, changes)) if changes else session_of(row)
+
+
+def deleted(session: Session) -> Steps[None]:
+    """Removes it."""
+    own = {"session": session.id, "user": session.user_id}
+    if not (yield f"DELETE FROM sessions WHERE {OWN} RETURNING 1", own):
+        raise NotFound("session", session.id)
+
+
+def forgotten(user: str, limit: int) -> Steps[int]:
+    """Removes some of a user's sessions; returns how many."""
+    some = "SELECT id FROM sessions WHERE user_id = :user LIMIT :limit"
+    rows = yield (
+        f"DELETE FROM sessions WHERE id IN ({some}) RETURNING 1",
+        {"user": user, "limit": limit},
+    )
+    return len(rows)
+
+
+def summarised(session: Session, summary: Summary | None) -> Steps[Row]:
     """The fields of a row whose beginning has this summary."""
     if summary is None:
         return dict.fromkeys(("summary", "summary_upto", "summary_branch", "summary_depth"))
-    row = await message_row(connection, session, summary.upto)
+    row = yield from message_row(session, summary.upto)
     place = {"summary_branch": row["branch"], "summary_depth": row["depth"]}
     return {"summary": values.summary_text(summary), "summary_upto": row["id"]} | place
 
 
-async def erase(connection: AsyncConnection, session: Session, id: str, paths: Paths) -> Session:  # noqa: A002 - the public word for it
-    """Empties a message's row, which keeps its place; what comes after it now looks as if it came after its parent."""
-    kept = await locked_row(connection, session)
-    row = await message_row(connection, session, id)
-    at = {
-        "session": session.id,
-        "user": session.user_id,
-        "at": kept["head"],
-        "branch": row["branch"],
-        "depth": row["depth"],
-    }
-    on_path = (await connection.execute(paths.on_path, at)).scalar_one()
-    own, this = messages.c.session_id == session.id, messages.c.id == row["id"]
-    await connection.execute(
-        update(messages).where(own, this).values(erased=True, message="", usage=None)
+def erased(dialect: Dialect, session: Session, id: str, paths: Paths) -> Steps[Session]:  # noqa: A002 - the public word for it
+    """Empties a message's row, which keeps its place.
+
+    What comes after it now looks as if it came after its parent.
+    """
+    kept = yield from locked_row(dialect, session)
+    row = yield from message_row(session, id)
+    on_path = 0
+    if kept["head"] is not None:
+        at = {"session": session.id, "user": session.user_id, "at": kept["head"]}
+        place = {"branch": row["branch"], "depth": row["depth"]}
+        ((on_path,),) = yield paths.on_path, at | place
+    own = "session_id = :session"
+    yield (
+        f"UPDATE session_messages SET erased = TRUE, message = '', usage = NULL"
+        f" WHERE {own} AND id = :id",
+        {"session": session.id, "id": row["id"]},
     )
-    parent = select(messages.c.prefix).where(own, messages.c.id == row["parent"])
-    prefix = (await connection.execute(parent)).scalar_one_or_none() or chain.ROOT
-    # the others whose path ends with this message
-    unseen = or_(messages.c.erased, messages.c.role.in_(chain.UNSAID))
-    await connection.execute(
-        update(messages)
-        .where(own, messages.c.prefix == row["prefix"], unseen)
-        .values(prefix=prefix)
+    prefix = chain.ROOT
+    if row["parent"] is not None:
+        before = yield (
+            f"SELECT prefix FROM session_messages WHERE {own} AND id = :id",
+            {"session": session.id, "id": row["parent"]},
+        )
+        prefix = before[0][0] if before else chain.ROOT
+    yield (  # the others whose path ends with this message
+        f"UPDATE session_messages SET prefix = :prefix WHERE {own} AND prefix = :old"
+        f" AND (erased OR role IN ({UNSAID}))",
+        {"session": session.id, "prefix": prefix, "old": row["prefix"]},
     )
     changes = {"erased": kept["erased"] + 1, "message_count": kept["message_count"] - on_path}
-    return await changed(connection, session.id, changes)
+    return (yield from changed(session.id, changes))
 
 
-async def fork(
-    connection: AsyncConnection, old: RowMapping, end: str | None, new: dict[str, Any], paths: Paths
-) -> Session:
+def forked(
+    dialect: Dialect, session: Session, at: str | None, new: Row, paths: Paths
+) -> Steps[Session]:
     """Copies a path into a new session, without a row of it leaving the database."""
+    old = yield from locked_row(dialect, session)
+    end = old["head"] if at is None else (yield from message_row(session, at))["id"]
     same = ("title", "model", "metadata", "params", "state", "erased", "trimmed")
-    new |= {name: old[name] for name in same} | {"head": end}
-    await create(connection, new)
+    new = new | {name: old[name] for name in same} | {"head": end}
+    yield from created(dialect, new)
     if end is None:
-        return await changed(connection, new["id"], {"erased": 0, "trimmed": 0})
-    at = {"session": old["id"], "user": old["user_id"], "at": end}
-    await connection.execute(paths.copy, at | {"new": new["id"]})
-    changes = {
-        "branches": 1,
-        "message_count": (await connection.execute(paths.counted, at)).scalar_one(),
-    }
+        return (yield from changed(new["id"], {"erased": 0, "trimmed": 0}))
+    path = {"session": old["id"], "user": old["user_id"], "at": end}
+    yield paths.copy, path | {"new": new["id"]}
+    ((count,),) = yield paths.count, path
+    changes = {"branches": 1, "message_count": count}
     if old["summary_upto"] is not None:
         summary = {"branch": old["summary_branch"], "depth": old["summary_depth"]}
-        if (await connection.execute(paths.on_path, at | summary)).scalar_one():
+        ((on_path,),) = yield paths.on_path, path | summary
+        if on_path:
             changes |= {
                 name: old[name] for name in ("summary", "summary_upto", "summary_depth")
             } | {"summary_branch": 0}
-    return await changed(connection, new["id"], changes)
+    return (yield from changed(new["id"], changes))
 
 
 async def sweep(
-    database: Database,
-    keep: Retention,
-    user: str | None,
-    limit: int,
-    now: float,
-    clock: ColumnElement[float],
-    paths: Paths,
+    storage: Storage, keep: Retention, user: str | None, limit: int, now: float, paths: Paths
 ) -> int:
-    """Removes what need not be kept, a little at a time; a session that somebody has locked is left for later."""
-    owned = [] if user is None else [sessions.c.user_id == user]
-    idle = or_(sessions.c.locked_by == "", sessions.c.locked_until <= clock)
+    """Removes what need not be kept, a little at a time.
+
+    A session that somebody has locked is left for later.
+    """
+    dialect = storage.dialect
+    given: Row = {} if user is None else {"user": user}
+    owned = "" if user is None else " AND user_id = :user"
+    idle = f"(locked_by = '' OR locked_until <= {dialect.now}){owned}"
     done = 0
     if keep.seconds is not None:
-        old = [sessions.c.updated_at < now - keep.seconds, idle, *owned]
-        some = select(sessions.c.id).where(*old).order_by(sessions.c.updated_at).limit(limit)
-        done += await _removed(database, some, *old)
+        old = f"updated_at < :before AND {idle}"
+        some = f"SELECT id FROM sessions WHERE {old} ORDER BY updated_at LIMIT :limit"
+        before = given | {"before": now - keep.seconds, "limit": limit}
+        done += await storage.run(lambda: _removed(some, old, before))
     if keep.newest is not None and done < limit:
-        newest = func.row_number().over(
-            partition_by=sessions.c.user_id,
-            order_by=(sessions.c.updated_at.desc(), sessions.c.id.desc()),
-        )
-        numbered = select(sessions.c.id, newest.label("place")).where(*owned).subquery()
-        some = select(numbered.c.id).where(numbered.c.place > keep.newest).limit(limit - done)
-        done += await _removed(database, some, idle)
+        newest = "ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY updated_at DESC, id DESC)"
+        numbered = f"SELECT id, {newest} AS place FROM sessions WHERE TRUE{owned}"
+        some = f"SELECT id FROM ({numbered}) AS numbered WHERE place > :newest LIMIT :limit"
+        beyond = given | {"newest": keep.newest, "limit": limit - done}
+        done += await storage.run(lambda: _removed(some, idle, beyond))
     if keep.messages is not None and done < limit:
-        long = (
-            select(sessions)
-            .where(sessions.c.message_count > keep.messages, idle, *owned)
-            .limit(limit - done)
-        )
-        async with database.connect() as connection:
-            found = [session_of(row) for row in (await connection.execute(long)).mappings()]
-        for session in found:
-            done += await _trimmed(database, session, keep.messages, paths)
+        most, long = keep.messages, given | {"messages": keep.messages, "limit": limit - done}
+        for session in await storage.read(lambda: _longer(idle, long)):
+            done += await storage.run(lambda one=session: _trimmed(dialect, one, most, paths))  # type: ignore[misc]
     return done
 
 
-async def _removed(
-    database: Database, some: Select[tuple[str]], *still: ColumnElement[bool]
-) -> int:
-    async with database.begin() as connection:
-        return (
-            await connection.execute(delete(sessions).where(sessions.c.id.in_(some), *still))
-        ).rowcount
+def _removed(some: str, still: str, given: Row) -> Steps[int]:
+    where = f"id IN ({some}) AND {still}"
+    return len((yield f"DELETE FROM sessions WHERE {where} RETURNING 1", given))
 
 
-async def _trimmed(database: Database, session: Session, keep: int, paths: Paths) -> int:
+def _longer(idle: str, given: Row) -> Steps[list[Session]]:
+    where = f"message_count > :messages AND {idle}"
+    rows = yield f"SELECT {ALL} FROM sessions WHERE {where} LIMIT :limit", given
+    return [_session(row) for row in rows]
+
+
+def _trimmed(dialect: Dialect, session: Session, keep: int, paths: Paths) -> Steps[int]:
     """Removes what lies as deep as the oldest messages of the path, on every branch."""
-    async with database.begin() as connection:
-        try:
-            row = await locked_row(connection, session)
-        except NotFound:  # meanwhile
-            return 0
-        at = {"session": session.id, "user": session.user_id, "at": row["head"]}
-        cut = (await connection.execute(paths.last_to_go, at | {"most": keep})).scalar_one_or_none()
-        if cut is None:
-            return 0
-        own = messages.c.session_id == session.id
-        await connection.execute(delete(messages).where(own, messages.c.depth <= cut))
-        erased = (
-            await connection.execute(select(func.count()).where(own, messages.c.erased))
-        ).scalar_one()
-        count = (await connection.execute(paths.counted, at)).scalar_one()
-        await changed(
-            connection,
-            session.id,
-            {"trimmed": max(cut, row["trimmed"]), "erased": erased, "message_count": count},
-        )
+    try:
+        row = yield from locked_row(dialect, session)
+    except NotFound:  # meanwhile
+        return 0
+    if row["head"] is None:
+        return 0
+    at = {"session": session.id, "user": session.user_id, "at": row["head"]}
+    last = yield paths.last_to_go, at | {"most": keep}
+    if not last:
+        return 0
+    ((cut,),) = last
+    own = {"session": session.id}
+    gone = "DELETE FROM session_messages WHERE session_id = :session AND depth <= :cut"
+    yield gone, own | {"cut": cut}
+    left = "SELECT COUNT(*) FROM session_messages WHERE session_id = :session AND erased"
+    ((empty,),) = yield left, own
+    ((count,),) = yield paths.count, at
+    trimmed = max(cut, row["trimmed"])
+    yield from changed(session.id, {"trimmed": trimmed, "erased": empty, "message_count": count})
     return 1
 
 
-async def export(
-    database: Database, session: Session, batch: int
-) -> AsyncIterator[tuple[Item, ...]]:
+async def export(storage: Storage, session: Session, batch: int) -> AsyncIterator[tuple[Item, ...]]:
     """Reads the branches one after the other: each begins on one with a lower number."""
     known: dict[str, str | None] = {}  # id of a message → what its children are shown to follow
-    own = and_(
-        messages.c.session_id == sessions.c.id,
-        sessions.c.id == session.id,
-        sessions.c.user_id == session.user_id,
-    )
-    place = tuple_(messages.c.branch, messages.c.depth)
-    query = select(messages).where(own).order_by(messages.c.branch, messages.c.depth).limit(batch)
-    rows = None
-    while rows is None or len(rows) == batch:
-        behind = (
-            query if rows is None else query.where(place > (rows[-1]["branch"], rows[-1]["depth"]))
-        )
-        async with database.connect() as connection:
-            rows = (await connection.execute(behind)).mappings().all()
+    at: tuple[int, int] = (-1, -1)
+    while True:
+        rows = await storage.read(lambda behind=at: _behind(session, behind, batch))  # type: ignore[misc]
         items = []
         for row in rows:
             parent = known.get(row["parent"])
@@ -211,11 +225,29 @@ async def export(
                 items.append(replace(item_of(row), parent=parent))
         if items:
             yield tuple(items)
+        if len(rows) < batch:
+            return
+        at = rows[-1]["branch"], rows[-1]["depth"]
 
 
-async def restore(
-    database: Database, row: dict[str, Any], session: Session, items: Iterable[Item], paths: Paths
-) -> Session:
+def _behind(session: Session, at: tuple[int, int], batch: int) -> Steps[list[Row]]:
+    """The next messages in the order of their places."""
+    rows = yield (
+        f"SELECT {OF_MESSAGE} FROM session_messages m JOIN sessions s ON s.id = m.session_id"
+        " WHERE s.id = :session AND s.user_id = :user AND (m.branch, m.depth) > (:branch, :depth)"
+        " ORDER BY m.branch, m.depth LIMIT :batch",
+        {
+            "session": session.id,
+            "user": session.user_id,
+            "branch": at[0],
+            "depth": at[1],
+            "batch": batch,
+        },
+    )
+    return [dict(zip(MESSAGE, row, strict=True)) for row in rows]
+
+
+async def restore(storage: Storage, row: Row, session: Session, items: Iterable[Item]) -> Session:
     """Works everything out before the database is asked to wait for it."""
     # which hashes every message
     ours, rows, head = await asyncio.to_thread(rebuilt, row, session, items)
@@ -225,12 +257,45 @@ async def restore(
         "message_count": count,
         "branches": 1 + max((one["branch"] for one in rows), default=-1),
     }
-    async with database.begin() as connection:
-        await create(connection, row)
-        for start in range(0, len(rows), SOME):
-            await connection.execute(paths.store, rows[start : start + SOME])
-        made = session_of(row)
-        if session.summary is None or session.summary.upto not in ours:
-            return made
-        summary = replace(session.summary, upto=ours[session.summary.upto])
-        return await changed(connection, made.id, await summarised(connection, made, summary))
+    summary = session.summary
+    if summary is not None:
+        summary = replace(summary, upto=ours[summary.upto]) if summary.upto in ours else None
+    return await storage.run(lambda: _restored(storage.dialect, row, rows, summary))
+
+
+def _restored(
+    dialect: Dialect, row: Row, rows: list[Row], summary: Summary | None
+) -> Steps[Session]:
+    yield from created(dialect, row)
+    for start in range(0, len(rows), SOME):
+        yield inserted(dialect, "session_messages", rows[start : start + SOME])
+    made = session_of(row)
+    if summary is None:
+        return made
+    return (yield from changed(made.id, (yield from summarised(made, summary))))
+
+
+def listed(user: str | None, most: int, after: str | None) -> Steps[list[Session]]:
+    """Sessions, the one that something was last said in first."""
+    given: Row = {"most": most}
+    owned = behind = ""
+    if user is not None:
+        given["user"] = user
+        owned = " AND user_id = :user"
+    if after is not None:
+        at = {"after": values.findable_id(after)} | ({} if user is None else {"user": user})
+        position = yield f"SELECT updated_at, id FROM sessions WHERE id = :after{owned}", at
+        if not position:
+            raise Invalid(f"after names no session: {after!a}; begin again without it.", "after")
+        behind = " AND (updated_at, id) < (:updated, :last)"
+        given["updated"], given["last"] = position[0]
+    rows = yield (
+        f"SELECT {ALL} FROM sessions WHERE TRUE{owned}{behind}"
+        " ORDER BY updated_at DESC, id DESC LIMIT :most",
+        given,
+    )
+    return [_session(row) for row in rows]
+
+
+def _session(row: Sequence[Any]) -> Session:
+    return session_of(dict(zip(NAMES, row, strict=True)))

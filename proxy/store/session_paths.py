@@ -13,13 +13,10 @@ others it makes a Bloom filter first, which reads them all.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, TextClause, bindparam, text
-
 from chattable.proxy.store.tables import session_messages as messages
 
 NAMES = [column.name for column in messages.c]
 M = ", ".join(f"m.{name}" for name in NAMES)
-NUMBERS = ("most", "tokens", "depth", "branch")
 
 PIECE = """
 WITH RECURSIVE piece(session, branch, start, base, top, low, high, reach) AS (
@@ -90,8 +87,6 @@ BETTER = (
     "usage",
     "message",
 )
-STORE = """INSERT INTO session_messages ({names}) VALUES ({values})
-    ON CONFLICT (session_id, id) DO UPDATE SET side = session_messages.side AND excluded.side, {better}"""
 
 
 class Paths:
@@ -119,21 +114,17 @@ class Paths:
         )
         self.items = {which: self._items(*which) for which in RANGES}
         pieces, rows = self._pieces("1", "m.depth"), self._each(WITHIN)
-        self.count = f"{pieces} SELECT COUNT(*) FROM piece p {rows}"  # noqa: S608 - constants, as all here
-        self.counted = _bound(self.count)
+        self.count = f"{pieces} SELECT COUNT(*) FROM piece p {rows}"
         oldest = " ORDER BY m.depth DESC LIMIT 1 OFFSET :most"
-        self.last_to_go = _bound(f"{pieces} SELECT m.depth FROM piece p {rows}{oldest}")  # noqa: S608
+        self.last_to_go = f"{pieces} SELECT m.depth FROM piece p {rows}{oldest}"
         found = " SELECT COUNT(*) FROM piece p WHERE p.branch = :branch AND :depth BETWEEN p.start AND p.top"
-        self.on_path = _bound(self._pieces(":depth", "m.depth") + found)
+        self.on_path = self._pieces(":depth", "m.depth") + found
         every, taken = (
             WITHIN.replace(LIVE, "TRUE"),
             ", ".join(COPIED.get(name, f"m.{name}") for name in NAMES),
         )
-        copied = f"{pieces} SELECT {taken} FROM piece p {self._each(every)}"  # noqa: S608
-        self.copy = _bound(f"INSERT INTO session_messages ({', '.join(NAMES)}) {copied}")
-        better = ", ".join(f"{name} = excluded.{name}" for name in BETTER)
-        given = ", ".join(f":{name}" for name in NAMES)
-        self.store = text(STORE.format(names=", ".join(NAMES), values=given, better=better))
+        copied = f"{pieces} SELECT {taken} FROM piece p {self._each(every)}"
+        self.copy = f"INSERT INTO session_messages ({', '.join(NAMES)}) {copied}"
         self.matching, self.placing = self._matching(), self._placing()
 
     def _each(self, where: str, end: str = "OFFSET 0", *, left: bool = False) -> str:
@@ -142,7 +133,7 @@ class Paths:
             return f"{'LEFT' if left else 'CROSS'} JOIN session_messages m ON {where}"
         kind = "LEFT" if left else "INNER"
         return (
-            f"{kind} JOIN LATERAL (SELECT * FROM session_messages m WHERE {where} {end}) m ON TRUE"  # noqa: S608
+            f"{kind} JOIN LATERAL (SELECT * FROM session_messages m WHERE {where} {end}) m ON TRUE"
         )
 
     def _pieces(self, low: str, high: str, *, end: str = ":at", reach: str = "") -> str:
@@ -157,7 +148,7 @@ class Paths:
         order = "DESC" if descending else "ASC"
         pieces = self._pieces(*RANGES[descending, after], end="s.head")
         rows = self._each(WITHIN, f"ORDER BY m.depth {order} LIMIT :most")
-        return f"{pieces} SELECT {M} FROM piece p {rows} ORDER BY m.depth {order} LIMIT :most"  # noqa: S608
+        return f"{pieces} SELECT {M} FROM piece p {rows} ORDER BY m.depth {order} LIMIT :most"
 
     def _list(self) -> str:
         """The session beside each text of a JSON list, as rows (value, key)."""
@@ -169,7 +160,7 @@ class Paths:
         """Finds the longest of the path digests in `list` that is stored, and the message it ends with."""
         stored = "m.session_id = s.id AND m.prefix = i.value AND NOT m.erased AND NOT m.side"
         return (
-            f"SELECT m.id, i.key FROM {self._list()} {self._each(stored)}"  # noqa: S608
+            f"SELECT m.id, i.key FROM {self._list()} {self._each(stored)}"
             " WHERE s.id = :session AND s.user_id = :user AND m.role NOT IN ('system', 'developer', 'item')"
             " ORDER BY i.key DESC, m.branch DESC, m.depth DESC LIMIT 1"
         )
@@ -179,14 +170,7 @@ class Paths:
         follows = "n.session_id = m.session_id AND n.branch = m.branch AND n.depth = m.depth + 1"
         found = self._each("m.session_id = s.id AND m.id = i.value")
         return (
-            "SELECT m.id, m.prefix, m.branch, m.start, m.base, m.depth,"  # noqa: S608
+            "SELECT m.id, m.prefix, m.branch, m.start, m.base, m.depth,"
             f" NOT EXISTS (SELECT 1 FROM session_messages n WHERE {follows}), m.erased, m.incomplete, m.side"
             f" FROM {self._list()} {found} WHERE s.id = :session"
         )
-
-
-def _bound(sql: str) -> TextClause:
-    clause = text(sql)
-    return clause.bindparams(
-        *(bindparam(name, type_=BigInteger) for name in NUMBERS if f":{name}" in sql)
-    )

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import UNSET, UnsetType
-from sqlalchemy import RowMapping, and_, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chattable.agents.chat import NO_USAGE, Json
+from chattable.budget.storage.statements import Row
 from chattable.proxy.store import session_values as values
-from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.ids import new_id
 from chattable.proxy.store.sessions import SESSION_ID, Item, Session, Summary
-from chattable.proxy.store.tables import session_messages, sessions
-
-Fields: TypeAlias = RowMapping | dict[str, Any]  # a row, read or yet to be written
+from chattable.proxy.store.tables import sessions
 
 NAMES = [column.name for column in sessions.c]
-NEW = text(  # nothing comes back where the user has a session of that alias
-    f"INSERT INTO sessions ({', '.join(NAMES)}) VALUES ({', '.join(f':{name}' for name in NAMES)})"  # noqa: S608 - constants
-    f" ON CONFLICT (user_id, alias_digest) DO NOTHING RETURNING {', '.join(NAMES)}"
-).columns(*sessions.c)
 
 
 def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str, Any]:
@@ -36,7 +28,7 @@ def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str
     } | fields  # fmt: skip
 
 
-def session_of(row: Fields) -> Session:
+def session_of(row: Row) -> Session:
     """The session in a row."""
     upto = row["summary_upto"]
     return Session(
@@ -57,7 +49,7 @@ def session_of(row: Fields) -> Session:
     )
 
 
-def item_of(fields: Fields) -> Item:
+def item_of(fields: Row) -> Item:
     """The message in a row."""
     return Item(
         id=fields["id"],
@@ -94,42 +86,6 @@ def session_fields(
     if metadata is not UNSET:
         given["metadata"] = values.written(values.checked_metadata(metadata), "metadata")
     return given
-
-
-async def locked_row(connection: AsyncConnection, session: Session) -> RowMapping:
-    """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
-    query = (
-        select(sessions)
-        .where(sessions.c.id == session.id, sessions.c.user_id == session.user_id)
-        .with_for_update()
-    )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
-        raise NotFound("session", session.id)
-    return row
-
-
-async def changed(connection: AsyncConnection, session: str, changes: dict[str, Any]) -> Session:
-    """Changes a session's row and returns the session."""
-    statement = update(sessions).where(sessions.c.id == session).values(changes).returning(sessions)
-    return session_of((await connection.execute(statement)).mappings().one())
-
-
-async def message_row(connection: AsyncConnection, session: Session, id: str) -> RowMapping:  # noqa: A002 - the public word
-    """The row of a message that is not deleted."""
-    at = session_messages.c
-    own = and_(
-        at.session_id == sessions.c.id,
-        sessions.c.id == session.id,
-        sessions.c.user_id == session.user_id,
-    )
-    query = select(session_messages).where(
-        own, at.id == values.findable_id(id), at.erased.is_(False)
-    )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
-        raise NotFound("message", id)
-    return row
 
 
 def like(session: Session) -> dict[str, Any]:

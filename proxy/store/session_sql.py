@@ -5,29 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import UTC
 
 from msgspec import UNSET, UnsetType
-from sqlalchemy import Float, delete, literal_column, select, tuple_
 
 from chattable.agents.chat import Json, Message
-from chattable.budget import postgres, sqlite
-from chattable.budget.steps import Dialect, Steps
+from chattable.budget.storage.statements import Steps
+from chattable.budget.storage.storage import Storage
 from chattable.proxy.store import session_chain as chain
 from chattable.proxy.store import session_keep as keeping
 from chattable.proxy.store import session_steps as steps
 from chattable.proxy.store import session_values as values
-from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Invalid, NotFound
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.session_commit import checked, prepared
 from chattable.proxy.store.session_paths import Paths
 from chattable.proxy.store.session_rows import (
-    changed,
     item_of,
     like,
-    locked_row,
-    message_row,
     new_row,
     session_fields,
     session_of,
@@ -42,25 +35,19 @@ from chattable.proxy.store.sessions import (
     Turn,
     Window,
 )
-from chattable.proxy.store.tables import sessions
 
-NOW = {True: sqlite.NOW, False: postgres.NOW}
 PAUSE = 64  # messages that are hashed before other requests have their turn
 
 
 class SqlSessions:
-    """A `SessionStore` in SQL. `now` is the SQL expression of the clock that locks go by."""
+    """A `SessionStore` in SQL. Locks go by the database's clock."""
 
-    def __init__(
-        self, database: Database, clock: Callable[[], float] = time.time, now: str | None = None
-    ) -> None:
-        self._database = database
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.time) -> None:
+        self._storage = storage
         self._clock = clock
-        self._run = database.run
-        self._sqlite = database.is_sqlite
-        self._dialect = Dialect(now or NOW[self._sqlite], UTC, not self._sqlite)
-        self._now = literal_column(self._dialect.now, Float)
-        self._paths = Paths(sqlite=self._sqlite)
+        self._run = storage.run
+        self._dialect = storage.dialect
+        self._paths = Paths(sqlite=not self._dialect.locks)
 
     # --- turns ---------------------------------------------------------------------------------------------------------
 
@@ -79,12 +66,7 @@ class SqlSessions:
 
     async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
         """The session of that id."""
-        query = select(sessions).where(sessions.c.id == values.findable_id(id))
-        async with self._database.connect() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("session", id)
-        return session_of(row)
+        return await self._storage.read(lambda: keeping.found(id))
 
     async def take(
         self,
@@ -149,7 +131,7 @@ class SqlSessions:
         found = await self._run(lambda: steps.matched(self._paths, session, prefixes))
         if found is None:
             return Match(None, 0, tuple(spoken))
-        count = found[1] + self._sqlite  # whose lists begin at 0
+        count = found[1] + (not self._dialect.locks)  # whose lists begin at 0
         return Match(found[0], count, tuple(spoken[count:]))
 
     async def commit(self, session: Session, turn: Turn) -> Committed:
@@ -166,30 +148,8 @@ class SqlSessions:
         self, user: str | None, limit: int = 20, after: str | None = None
     ) -> Page[Session]:
         """A page of sessions."""
-        query = (
-            select(sessions)
-            .order_by(sessions.c.updated_at.desc(), sessions.c.id.desc())
-            .limit(checked_limit(limit) + 1)
-        )
-        if user is not None:
-            query = query.where(sessions.c.user_id == user)
-        async with self._database.connect() as connection:
-            if after is not None:
-                position = select(sessions.c.updated_at, sessions.c.id).where(
-                    sessions.c.id == values.findable_id(after)
-                )
-                if user is not None:
-                    position = position.where(sessions.c.user_id == user)
-                row = (await connection.execute(position)).one_or_none()
-                if row is None:
-                    raise Invalid(
-                        f"after names no session: {after!a}; begin again without it.", "after"
-                    )
-                query = query.where(
-                    tuple_(sessions.c.updated_at, sessions.c.id) < (row.updated_at, row.id)
-                )
-            rows = (await connection.execute(query)).mappings().all()
-        return page_of([session_of(row) for row in rows], limit)
+        most = checked_limit(limit) + 1
+        return page_of(await self._storage.read(lambda: keeping.listed(user, most, after)), limit)
 
     async def update(
         self,
@@ -204,39 +164,22 @@ class SqlSessions:
     ) -> Session:
         """Changes what is given."""
         changes = session_fields(title, model, params, state, metadata)
-        async with self._database.begin() as connection:
-            row = await locked_row(connection, session)
-            if summary is not UNSET:
-                changes |= await keeping.summarised(connection, session, summary)
-            return await changed(connection, session.id, changes) if changes else session_of(row)
+        return await self._run(lambda: keeping.updated(self._dialect, session, changes, summary))
 
     async def delete(self, session: Session) -> None:
         """Removes it."""
-        gone = delete(sessions).where(
-            sessions.c.id == session.id, sessions.c.user_id == session.user_id
-        )
-        async with self._database.begin() as connection:
-            if not (await connection.execute(gone)).rowcount:
-                raise NotFound("session", session.id)
+        await self._run(lambda: keeping.deleted(session))
 
     async def forget(self, user: str, limit: int = 100) -> int:
         """Removes some of a user's."""
-        some = select(sessions.c.id).where(sessions.c.user_id == user).limit(limit)
-        async with self._database.begin() as connection:
-            return (
-                await connection.execute(delete(sessions).where(sessions.c.id.in_(some)))
-            ).rowcount
+        return await self._run(lambda: keeping.forgotten(user, limit))
 
     async def fork(
         self, session: Session, at: str | None = None, *, alias: str | None = None
     ) -> Session:
         """A copy of a path, made inside the database."""
-        async with self._database.begin() as connection:
-            row = await locked_row(connection, session)
-            end = row["head"] if at is None else (await message_row(connection, session, at))["id"]
-            return await keeping.fork(
-                connection, row, end, new_row(session.user_id, self._clock(), alias), self._paths
-            )
+        new = new_row(session.user_id, self._clock(), alias)
+        return await self._run(lambda: keeping.forked(self._dialect, session, at, new, self._paths))
 
     # --- messages ------------------------------------------------------------------------------------------------------
 
@@ -258,29 +201,25 @@ class SqlSessions:
 
     async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
         """One message."""
-        async with self._database.connect() as connection:
-            return item_of(await message_row(connection, session, id))
+        return item_of(await self._storage.read(lambda: steps.message_row(session, id)))
 
     async def delete_item(self, session: Session, id: str) -> Session:  # noqa: A002 - the public word for it
         """Erases one."""
-        async with self._database.begin() as connection:
-            return await keeping.erase(connection, session, id, self._paths)
+        return await self._run(lambda: keeping.erased(self._dialect, session, id, self._paths))
 
     # --- housekeeping --------------------------------------------------------------------------------------------------
 
     async def sweep(self, keep: Retention, user: str | None = None, limit: int = 100) -> int:
         """Removes what is old."""
-        return await keeping.sweep(
-            self._database, keep, user, limit, self._clock(), self._now, self._paths
-        )
+        return await keeping.sweep(self._storage, keep, user, limit, self._clock(), self._paths)
 
     def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
         """Every message."""
-        return keeping.export(self._database, session, batch)
+        return keeping.export(self._storage, session, batch)
 
     async def restore(
         self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
     ) -> Session:
         """A session like an exported one."""
         row = new_row(user, self._clock(), alias, **like(session))
-        return await keeping.restore(self._database, row, session, items, self._paths)
+        return await keeping.restore(self._storage, row, session, items)

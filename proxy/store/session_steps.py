@@ -1,4 +1,4 @@
-"""What every turn asks of the database, as operations (budget/steps.py): one transaction each, shared where there are many."""
+"""What every turn asks of the database, as operations (budget/storage/statements.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Float, Table
 
-from chattable.budget.steps import Dialect, Row, Rows, Statement, Steps, array
+from chattable.budget.storage.statements import Dialect, Row, Rows, Statement, Steps, array
 from chattable.proxy.store import session_chain as chain
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import NotFound
@@ -16,6 +16,7 @@ from chattable.proxy.store.page import checked_limit
 from chattable.proxy.store.session_commit import Place, Written, ids_of, is_repeated, outcome
 from chattable.proxy.store.session_paths import BETTER, Paths
 from chattable.proxy.store.session_paths import NAMES as MESSAGE
+from chattable.proxy.store.session_paths import M as OF_MESSAGE
 from chattable.proxy.store.session_rows import NAMES, item_of, new_row, session_fields, session_of
 from chattable.proxy.store.sessions import Committed, Item, Session, Summary, Turn, Window
 from chattable.proxy.store.tables import session_messages, sessions
@@ -32,7 +33,7 @@ def _columns(table: Table) -> dict[str, str]:
 
 COLUMNS = {"sessions": _columns(sessions), "session_messages": _columns(session_messages)}
 NAMED = (
-    f"SELECT {ALL} FROM sessions WHERE {OWN} UNION ALL"  # noqa: S608 - constants, as all here
+    f"SELECT {ALL} FROM sessions WHERE {OWN} UNION ALL"
     f" SELECT {ALL} FROM sessions WHERE user_id = :user AND alias_digest = :digest"
 )
 ELSE = {  # what becomes of a row that is there already
@@ -60,7 +61,7 @@ def opened(
             if not create:
                 raise NotFound("session", name)
         fresh = new_row(user, now, name, **session_fields(model=model))
-        made = yield _insert(dialect, "sessions", [fresh])
+        made = yield inserted(dialect, "sessions", [fresh])
         if made:
             # else somebody else was faster: find theirs
             return dict(zip(NAMES, made[0], strict=True))
@@ -71,7 +72,7 @@ def locked(
 ) -> Steps[Session | None]:
     """The session, if it can be had."""
     rows = yield (
-        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"  # noqa: S608
+        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"
         f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now}) RETURNING {ALL}",
         {
             "session": session.id,
@@ -82,21 +83,21 @@ def locked(
     )
     if rows:
         return session_of(dict(zip(NAMES, rows[0], strict=True)))
-    yield from _row(dialect, session)
+    yield from locked_row(dialect, session)
     return None
 
 
 def unlocked(session: Session, holder: str) -> Steps[None]:
     """Frees it."""
     given = {"session": session.id, "user": session.user_id, "holder": holder}
-    yield f"UPDATE sessions SET locked_by = '' WHERE {OWN} AND locked_by = :holder", given  # noqa: S608
+    yield f"UPDATE sessions SET locked_by = '' WHERE {OWN} AND locked_by = :holder", given
 
 
 def holder(dialect: Dialect, session: Session) -> Steps[str]:
     """Who has it, if anybody."""
     given = {"session": session.id, "user": session.user_id}
     held = f"{OWN} AND locked_until > {dialect.now}"
-    rows = yield f"SELECT locked_by FROM sessions WHERE {held}", given  # noqa: S608
+    rows = yield f"SELECT locked_by FROM sessions WHERE {held}", given
     return str(rows[0][0]) if rows else ""
 
 
@@ -104,7 +105,7 @@ def handed_over(session: Session, holder: str, to: str) -> Steps[bool]:
     """Renames its lock."""
     given = {"session": session.id, "user": session.user_id, "holder": holder, "to": to}
     theirs = f"{OWN} AND locked_by = :holder RETURNING 1"
-    rows = yield f"UPDATE sessions SET locked_by = :to WHERE {theirs}", given  # noqa: S608
+    rows = yield f"UPDATE sessions SET locked_by = :to WHERE {theirs}", given
     return bool(rows)
 
 
@@ -200,30 +201,34 @@ def commit(
     dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: list[Written], now: float
 ) -> Steps[Committed]:
     """Adds a turn."""
-    row = yield from _row(dialect, session)
+    row = yield from locked_row(dialect, session)
     if is_repeated(row, turn):
         return Committed(session_of(row), ids_of(todo), repeated=True)
     known = yield from _places(paths, session.id, [turn.parent, *ids_of(todo)])
     new, changes = outcome(row, turn, todo, known, now)
     if new:
-        yield _insert(dialect, "session_messages", new)
+        yield inserted(dialect, "session_messages", new)
     if changes["message_count"] is None:
         at = {"session": session.id, "user": session.user_id, "at": changes["head"]}
         ((changes["message_count"],),) = yield paths.count, at
-    settings = ", ".join(
-        f"{name} = CAST(:{name} AS {COLUMNS['sessions'][name]})" for name in changes
-    )
+    return Committed((yield from changed(session.id, changes)), ids_of(todo))
+
+
+def changed(session: str, changes: Row) -> Steps[Session]:
+    """Changes a session's row and returns the session."""
+    types = COLUMNS["sessions"]
+    settings = ", ".join(f"{name} = CAST(:{name} AS {types[name]})" for name in changes)
     rows = yield (
-        f"UPDATE sessions SET {settings} WHERE id = :session RETURNING {ALL}",  # noqa: S608
-        changes | {"session": session.id},
+        f"UPDATE sessions SET {settings} WHERE id = :session RETURNING {ALL}",
+        changes | {"session": session},
     )
-    return Committed(session_of(dict(zip(NAMES, rows[0], strict=True))), ids_of(todo))
+    return session_of(dict(zip(NAMES, rows[0], strict=True)))
 
 
-def _row(dialect: Dialect, session: Session) -> Steps[Row]:
+def locked_row(dialect: Dialect, session: Session) -> Steps[Row]:
     """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
     given = {"session": session.id, "user": session.user_id}
-    rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given  # noqa: S608
+    rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given
     if not rows:
         raise NotFound("session", session.id)
     return dict(zip(NAMES, rows[0], strict=True))
@@ -238,7 +243,20 @@ def _places(paths: Paths, session: str, ids: Sequence[str | None]) -> Steps[dict
     return {row[0]: Place(*row[:6], *map(bool, row[6:])) for row in rows}
 
 
-def _insert(dialect: Dialect, table: str, rows: Sequence[Mapping[str, Any]]) -> Statement:
+def message_row(session: Session, id: str) -> Steps[Row]:  # noqa: A002 - the public word for it
+    """The row of a message that is not deleted."""
+    rows = yield (
+        f"SELECT {OF_MESSAGE} FROM session_messages m JOIN sessions s ON s.id = m.session_id"
+        " WHERE s.id = :session AND s.user_id = :user AND m.id = :id AND NOT m.erased",
+        {"session": session.id, "user": session.user_id, "id": values.findable_id(id)},
+    )
+    if not rows:
+        raise NotFound("message", id)
+    return dict(zip(MESSAGE, rows[0], strict=True))
+
+
+def inserted(dialect: Dialect, table: str, rows: Sequence[Mapping[str, Any]]) -> Statement:
+    """The statement that adds rows, or does what `ELSE` says of those that are there."""
     return _inserting(dialect, table), array(
         [[row[name] for name in COLUMNS[table]] for row in rows]
     )
@@ -248,4 +266,4 @@ def _insert(dialect: Dialect, table: str, rows: Sequence[Mapping[str, Any]]) -> 
 def _inserting(dialect: Dialect, table: str) -> str:
     columns = COLUMNS[table]
     names, rows = ", ".join(columns), dialect.rows("rows", columns)
-    return f"INSERT INTO {table} ({names}) SELECT * FROM {rows} AS new WHERE TRUE {ELSE[table]}"  # noqa: S608
+    return f"INSERT INTO {table} ({names}) SELECT * FROM {rows} AS new WHERE TRUE {ELSE[table]}"

@@ -1,4 +1,4 @@
-"""Sessions: conversations that the server keeps, as a port; `session_sql.py` is the truth, `sessions_memory.py` its twin.
+"""Sessions: conversations that the server keeps, as a port; `session_sql.py` keeps them.
 
 A session is a tree of messages with a head. The path from the root to the head is the conversation;
 the other branches are what was edited, regenerated or said on the side. A message's id says what it
@@ -14,21 +14,9 @@ from typing import Protocol
 from msgspec import UNSET, Struct, UnsetType, field
 
 from chattable.agents.chat import Json, Message, Usage
-from chattable.proxy.store.errors import Conflict
 from chattable.proxy.store.page import Page
 
 SESSION_ID = "conv_"
-
-
-class HeadMoved(Conflict):
-    """The conversation went on since it was read: somebody else's turn came first."""
-
-    code = "conversation_locked"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The conversation went on while this turn was under way; send it again.", "conversation"
-        )
 
 
 class Summary(Struct, frozen=True):
@@ -138,9 +126,9 @@ class SessionStore(Protocol):
 
     Law: a session belongs to one user, and to everybody else it does not exist: another user's id
     is answered exactly like one that nobody has. `NotFound`, `Invalid`, `Conflict` and
-    `Unavailable` are the only refusals. A write happens wholly or not at all. What was stored is
-    returned as it was, NUL, lone surrogates and unknown fields included. Messages never change, but
-    for being deleted. Reading a window and committing a turn cost the same in a conversation of 20
+    `StorageUnavailable` are the only refusals. A write happens wholly or not at all. What was
+    stored is returned as it was, NUL, lone surrogates and unknown fields included. Messages never
+    change, but for being deleted. Reading a window and committing a turn cost the same in a conversation of 20
     messages and of 20,000.
     """
 

@@ -3,16 +3,15 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, func, select, text
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chattable.proxy.store import tables
-from chattable.proxy.store.database import Database
+from chattable.budget.storage.errors import ConstraintViolated
+from chattable.budget.storage.statements import Dialect, Row, Steps
+from chattable.budget.storage.storage import Storage
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.ids import findable, names, new_id
+from chattable.proxy.store.ids import Ids, findable, names_of, new_id
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.text import addressable
 
@@ -20,9 +19,10 @@ TEAM_ID = "team_"
 FORM_OF_ID = re.compile(r"team_[0-9a-f]{12}[A-Za-z0-9_-]{20}")
 NAMED = 3  # members that a refusal names; it counts the others
 
-teams, users = tables.teams, tables.users
-INSERT = text(
-    "INSERT INTO teams (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT (name) DO NOTHING"
+ALL = "teams.id, teams.name, teams.created_at"
+INSERT = (
+    "INSERT INTO teams (id, name, created_at) VALUES (:id, :name, :created_at)"
+    " ON CONFLICT (name) DO NOTHING RETURNING 1"
 )
 
 
@@ -49,118 +49,120 @@ class Teams:
     joins one that is being deleted.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        self._database = database
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.time) -> None:
+        self._storage = storage
         self._clock = clock
+        self._ids = Ids(clock)
 
     async def create(self, name: str) -> Team:
         """Adds a team."""
-        now = self._clock()
-        team = Team(id=new_id(TEAM_ID, now), name=_team_name(name, "name"), created_at=int(now))
-        try:
-            async with self._database.begin() as connection:
-                await connection.execute(teams.insert().values(msgspec.structs.asdict(team)))
-        except IntegrityError:
-            raise _taken(name) from None
+        team = Team(
+            id=self._ids.new(TEAM_ID),
+            name=_team_name(name, "name"),
+            created_at=int(self._clock()),
+        )
+        await self._storage.run(lambda: _create(team))
         return team
 
     async def get(self, id_or_name: str) -> Team:
         """Returns the team, or raises `NotFound`."""
-        async with self._database.connect() as connection:
-            return await _team(connection, id_or_name)
+        return await self._storage.read(lambda: team_named(id_or_name))
 
     async def names(self, ids: Sequence[str]) -> dict[str, str]:
         """What those with these ids are called."""
-        return await names(self._database, teams, ids)
+        return await self._storage.read(lambda: names_of(self._storage.dialect, "teams", ids))
 
     async def list(self, limit: int = 100, after: str | None = None) -> Page[Team]:
         """Returns teams, oldest first, from behind the one with the id `after`."""
-        # ids sort by the moment they were made
-        query = select(teams).order_by(teams.c.id).limit(checked_limit(limit) + 1)
-        if after is not None:
-            if not FORM_OF_ID.fullmatch(after):
-                raise Invalid(
-                    f"after must be the id of a team, not {after!r}; begin again without it.",
-                    "after",
-                )
-            query = query.where(teams.c.id > after)
-        async with self._database.connect() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return page_of([_team_of(row) for row in rows], limit)
+        if after is not None and not FORM_OF_ID.fullmatch(after):
+            raise Invalid(
+                f"after must be the id of a team, not {after!r}; begin again without it.", "after"
+            )
+        most = checked_limit(limit) + 1
+        return page_of(await self._storage.read(lambda: _listed(most, after or "")), limit)
 
     async def rename(self, id_or_name: str, name: str) -> Team:
         """Gives the team another name and returns it as it is now."""
-        statement = (
-            teams.update()
-            .where(_named(id_or_name))
-            .values(name=_team_name(name, "name"))
-            .returning(teams)
-        )
+        new = _team_name(name, "name")
         try:
-            async with self._database.begin() as connection:
-                row = (await connection.execute(statement)).mappings().one_or_none()
-        except IntegrityError:
+            return await self._storage.run(lambda: _rename(id_or_name, new))
+        except ConstraintViolated:
             raise _taken(name) from None
-        if row is None:
-            raise NotFound("team", id_or_name)
-        return _team_of(row)
 
     async def delete(self, id_or_name: str) -> Team:
         """Removes a team that nobody is in, and returns which it was."""
-        async with self._database.begin() as connection:
-            team = await _team(connection, id_or_name, lock=True)
-            members = select(users.c.name).where(users.c.team == team.id)
-            if count := (
-                await connection.execute(select(func.count()).select_from(members.subquery()))
-            ).scalar_one():
-                names = (
-                    (
-                        await connection.execute(
-                            members.order_by(users.c.created_at, users.c.id).limit(NAMED)
-                        )
-                    )
-                    .scalars()
-                    .all()
-                )
-                raise _in_use(team, count, list(names))
-            await connection.execute(teams.delete().where(teams.c.id == team.id))
-        return team
+        return await self._storage.run(lambda: _delete(self._storage.dialect, id_or_name))
 
 
-async def joined(connection: AsyncConnection, team: str, now: float) -> str:
-    """The id of the team that a user in this transaction joins, which is made if no team has that name.
+def team_named(id_or_name: str, lock: str = "") -> Steps[Team]:
+    """The team of that id or name, or `NotFound`."""
+    where, given = _named(id_or_name)
+    rows = yield f"SELECT {ALL} FROM teams WHERE {where}{lock}", given
+    if not rows:
+        raise NotFound("team", id_or_name)
+    return _team_of(rows[0])
+
+
+def joined(dialect: Dialect, team: str, now: float) -> Steps[str]:
+    """The id of the team that a user joins, which is made if no team has that name.
 
     The row stays locked until the transaction ends: it cannot be deleted meanwhile.
     """
     name = _team_name(team, "team") if not FORM_OF_ID.fullmatch(team) else None
-    query = select(teams.c.id).where(_named(team)).with_for_update(read=True, key_share=True)
-    # again where others made or deleted it
-    while (found := (await connection.execute(query)).scalar_one_or_none()) is None:
+    where, given = _named(team)
+    query = f"SELECT id FROM teams WHERE {where}{dialect.keep('teams')}"
+    while not (rows := (yield query, given)):  # again where others made or deleted it
         if name is None:
             raise Invalid(f"team names no team by its id: {team!r}.", "team")
-        await connection.execute(
-            INSERT, {"id": new_id(TEAM_ID, now), "name": name, "created_at": int(now)}
-        )
-    return str(found)
+        yield INSERT, {"id": new_id(TEAM_ID, now), "name": name, "created_at": int(now)}
+    return str(rows[0][0])
 
 
-async def _team(connection: AsyncConnection, id_or_name: str, *, lock: bool = False) -> Team:
-    query = select(teams).where(_named(id_or_name))
-    if lock:
-        query = query.with_for_update()
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
+def _create(team: Team) -> Steps[None]:
+    if not (yield INSERT, msgspec.structs.asdict(team)):
+        raise _taken(team.name)
+
+
+def _listed(most: int, after: str) -> Steps[list[Team]]:
+    rows = yield (  # ids sort by the moment they were made
+        f"SELECT {ALL} FROM teams WHERE id > :after ORDER BY id LIMIT :most",
+        {"after": after, "most": most},
+    )
+    return [_team_of(row) for row in rows]
+
+
+def _rename(id_or_name: str, name: str) -> Steps[Team]:
+    where, given = _named(id_or_name)
+    rows = yield (
+        f"UPDATE teams SET name = :new WHERE {where} RETURNING {ALL}",
+        given | {"new": name},
+    )
+    if not rows:
         raise NotFound("team", id_or_name)
-    return _team_of(row)
+    return _team_of(rows[0])
 
 
-def _named(id_or_name: str) -> ColumnElement[bool]:
-    column = teams.c.id if FORM_OF_ID.fullmatch(id_or_name) else teams.c.name
-    return column == findable("team", id_or_name)
+def _delete(dialect: Dialect, id_or_name: str) -> Steps[Team]:
+    team = yield from team_named(id_or_name, dialect.lock("teams"))
+    given: Row = {"team": team.id}
+    ((count,),) = yield "SELECT COUNT(*) FROM users WHERE team = :team", given
+    if count:
+        members = yield (
+            "SELECT name FROM users WHERE team = :team ORDER BY created_at, id LIMIT :some",
+            given | {"some": NAMED},
+        )
+        raise _in_use(team, count, [name for (name,) in members])
+    yield "DELETE FROM teams WHERE id = :team", given
+    return team
 
 
-def _team_of(row: RowMapping) -> Team:
-    return Team(**{column.name: row[column] for column in teams.c})
+def _named(id_or_name: str) -> tuple[str, Row]:
+    column = "id" if FORM_OF_ID.fullmatch(id_or_name) else "name"
+    return f"teams.{column} = :team", {"team": findable("team", id_or_name)}
+
+
+def _team_of(row: Sequence[Any]) -> Team:
+    return Team(**dict(zip(Team.__struct_fields__, row, strict=True)))
 
 
 def _team_name(name: str, field: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
@@ -19,11 +20,12 @@ from chattable.proxy.store.errors import Invalid
 
 
 def upgrade(connection: Connection, progress: schema.Progress | None) -> None:
-    """Runs the missing scripts in the connection's transaction, which the caller holds alone; says each one applied."""
+    """Runs the missing scripts in the connection's transaction, which the caller holds alone."""
     config = _config()
+    version = MigrationContext.configure(connection).get_current_revision()
     try:
         missing = ScriptDirectory.from_config(config).iterate_revisions(
-            schema.head(), schema.version(connection) or "base"
+            schema.head(), version or "base"
         )
         config.attributes.update(
             connection=connection, on_version_apply=_told_to(progress, len(list(missing)))
@@ -31,7 +33,7 @@ def upgrade(connection: Connection, progress: schema.Progress | None) -> None:
         command.upgrade(config, "head")
     except (CommandError, RevisionError) as error:
         raise Invalid(
-            f"The database is at version {schema.version(connection)!r} and this Chattable knows versions up to "
+            f"The database is at version {version!r} and this Chattable knows versions up to "
             f"{schema.head()!r}: run the Chattable that made it, or a newer one.",
             "database_url",
         ) from error

@@ -1,6 +1,7 @@
 """Who may ask, and with which keys."""
 
 import hmac
+import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -8,14 +9,13 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, tuple_
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chattable.proxy.store import tables
-from chattable.proxy.store.database import Database
+from chattable.budget.storage.errors import ConstraintViolated
+from chattable.budget.storage.statements import Dialect, Row, Steps, array
+from chattable.budget.storage.storage import Storage
+from chattable.budget.tables import FLAG, INTEGER, TEXT
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.ids import findable, names, new_id
+from chattable.proxy.store.ids import Ids, findable, names_of
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import digest, imported, masked, new_secret
 from chattable.proxy.store.teams import joined
@@ -24,12 +24,27 @@ from chattable.proxy.store.text import addressable, short
 USER_ID = "user_"
 KEY_ID = "key_"
 MAX_MODELS = 1000
-MAX_IDS = 1000  # of one query
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
-users, keys, teams = tables.users, tables.keys, tables.teams
+# A user with the name of the team.
+USER = "users.id, users.name, teams.name, users.team, users.disabled, users.admin, users.created_at"
+FROM_USERS = "users LEFT JOIN teams ON teams.id = users.team"
 # Everything of a key but its digest, which leaves this file only as a yes or no.
-KEY = [column for column in keys.c if column is not keys.c.digest]
+KEY = (
+    "keys.id, keys.user_id, keys.name, keys.prefix, CAST(keys.models AS TEXT), keys.trusted,"
+    " keys.expires_at, keys.revoked_at, keys.created_at"
+)
+NEW_KEY = {
+    "id": TEXT,
+    "user_id": TEXT,
+    "name": TEXT,
+    "digest": TEXT,
+    "prefix": TEXT,
+    "models": "JSON",
+    "trusted": FLAG,
+    "expires_at": INTEGER,
+    "created_at": INTEGER,
+}
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,32 +83,27 @@ class Users:
     `create_key`, and stored as its digest.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        self._database = database
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.time) -> None:
+        self._storage = storage
+        self._dialect = storage.dialect
         self._clock = clock
+        self._ids = Ids(clock)
 
     async def create(self, name: str, team: str | None = None, *, admin: bool = False) -> User:
         """Adds a user; an admin's keys may administer."""
-        fields: dict[str, Any] = {
-            "id": new_id(USER_ID, self._clock()),
+        now = self._clock()
+        user = {
+            "id": self._ids.new(USER_ID),
             "name": _user_name(name),
             "disabled": False,
             "admin": admin,
+            "created_at": int(now),
         }
-        try:
-            async with self._database.begin() as connection:
-                team_id = None if team is None else await joined(connection, team, self._clock())
-                await connection.execute(
-                    users.insert().values(team=team_id, created_at=self._now(), **fields)
-                )
-                return await _user(connection, fields["id"])
-        except IntegrityError:
-            raise _taken(name) from None
+        return await self._storage.run(lambda: _create(self._dialect, user, team, now))
 
     async def get(self, id_or_name: str) -> User:
         """Returns the user, or raises `NotFound`."""
-        async with self._database.connect() as connection:
-            return await _user(connection, id_or_name)
+        return await self._storage.read(lambda: user_named(id_or_name))
 
     async def named(self, id_or_name: str) -> User:
         """Returns the user, who is made if unknown."""
@@ -106,18 +116,12 @@ class Users:
 
     async def names(self, ids: Sequence[str]) -> dict[str, str]:
         """What those with these ids are called."""
-        return await names(self._database, users, ids)
+        return await self._storage.read(lambda: names_of(self._dialect, "users", ids))
 
     async def list(self, limit: int = 100, after: str | None = None) -> Page[User]:
         """Returns users, oldest first, from behind the one with the id `after`."""
-        query = _users().order_by(users.c.created_at, users.c.id).limit(checked_limit(limit) + 1)
-        async with self._database.connect() as connection:
-            if after is not None:
-                query = query.where(
-                    tuple_(users.c.created_at, users.c.id) > await _position(connection, after)
-                )
-            rows = (await connection.execute(query)).mappings().all()
-        return page_of([_user_of(row) for row in rows], limit)
+        most = checked_limit(limit) + 1
+        return page_of(await self._storage.read(lambda: _listed(most, after)), limit)
 
     async def update(
         self,
@@ -129,7 +133,7 @@ class Users:
         admin: bool | UnsetType = UNSET,
     ) -> User:
         """Changes what is given and returns the user as it is now."""
-        changes: dict[str, Any] = {}
+        changes: Row = {}
         if name is not UNSET:
             changes["name"] = _user_name(name)
         if disabled is not UNSET:
@@ -138,35 +142,21 @@ class Users:
             changes["admin"] = admin
         if not changes and team is UNSET:
             return await self.get(id_or_name)
+        now = self._clock()
         try:
-            async with self._database.begin() as connection:
-                if team is not UNSET:
-                    changes["team"] = (
-                        None if team is None else await joined(connection, team, self._clock())
-                    )
-                statement = (
-                    users.update().where(_named(id_or_name)).values(changes).returning(users.c.id)
-                )
-                found = (await connection.execute(statement)).scalar_one_or_none()
-                if found is None:
-                    raise NotFound("user", id_or_name)
-                return await _user(connection, found)
-        except IntegrityError:
+            return await self._storage.run(
+                lambda: _update(self._dialect, id_or_name, changes, team, now)
+            )
+        except ConstraintViolated:
             raise _taken(changes["name"]) from None
 
     async def delete(self, id_or_name: str) -> User:
         """Removes the user with all keys and returns who it was."""
-        async with self._database.begin() as connection:
-            user = await _user(connection, id_or_name)
-            gone = await connection.execute(users.delete().where(users.c.id == user.id))
-        if not gone.rowcount:
-            raise NotFound("user", id_or_name)
-        return user
+        return await self._storage.run(lambda: _delete(id_or_name))
 
     async def count(self) -> int:
         """Returns how many users there are."""
-        async with self._database.connect() as connection:
-            return (await connection.execute(select(func.count()).select_from(users))).scalar_one()
+        return await self._storage.read(_count)
 
     async def create_key(
         self,
@@ -178,62 +168,43 @@ class Users:
         trusted: bool = False,
         secret: str | None = None,
     ) -> tuple[Key, str]:
-        """Adds a key to the user named by id or name, and returns it with its secret: made here, or imported."""
+        """Adds a key to the user named by id or name, and returns it with its secret.
+
+        The secret is made here, or imported.
+        """
         secret = new_secret() if secret is None else imported(secret)
-        fields = {
-            "id": new_id(KEY_ID, self._clock()),
-            "name": short(name, "name"),
-            "digest": digest(secret),
-            "prefix": masked(secret),
-            "models": _models(models),
-            "trusted": trusted,
-            "expires_at": _expiry(expires_at, self._now()),
-            "created_at": self._now(),
-        }
+        now = self._now()
+        key = Key(
+            id=self._ids.new(KEY_ID),
+            user_id="",
+            name=short(name, "name"),
+            prefix=masked(secret),
+            models=_models(models),
+            trusted=trusted,
+            expires_at=_expiry(expires_at, now),
+            revoked_at=None,
+            created_at=now,
+        )
         try:
-            async with self._database.begin() as connection:
-                owner = await _user(connection, user, lock=True)
-                statement = keys.insert().values(user_id=owner.id, **fields).returning(*KEY)
-                row = (await connection.execute(statement)).mappings().one()
-        except IntegrityError:
+            added = await self._storage.run(
+                lambda: _create_key(self._dialect, user, key, digest(secret))
+            )
+        except ConstraintViolated:
             raise Conflict("This key exists already.", "key") from None
-        return _key_of(row), secret
+        return added, secret
 
     async def list_keys(self, user: str) -> tuple[Key, ...]:
         """Returns the user's keys, oldest first, the revoked ones too."""
-        async with self._database.connect() as connection:
-            owner = await _user(connection, user)
-            query = (
-                select(*KEY)
-                .where(keys.c.user_id == owner.id)
-                .order_by(keys.c.created_at, keys.c.id)
-            )
-            return tuple(_key_of(row) for row in (await connection.execute(query)).mappings())
+        return await self._storage.read(lambda: _keys_of(user))
 
     async def get_key(self, id: str) -> Key:  # noqa: A002 - the public word for it
         """Returns a key, or raises `NotFound`."""
-        async with self._database.connect() as connection:
-            query = select(*KEY).where(keys.c.id == findable("key", id))
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("key", id)
-        return _key_of(row)
+        return await self._storage.read(lambda: key_named(id))
 
     async def revoke_key(self, id: str, user: str | None = None) -> Key:  # noqa: A002 - the public word for it
-        """Ends a key for good and returns it, if it is that user's; a repetition changes nothing."""
-        statement = (
-            keys.update()
-            .where(keys.c.id == findable("key", id))
-            .values(revoked_at=func.coalesce(keys.c.revoked_at, self._now()))
-            .returning(*KEY)
-        )
-        async with self._database.begin() as connection:
-            if user is not None:
-                statement = statement.where(keys.c.user_id == (await _user(connection, user)).id)
-            row = (await connection.execute(statement)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("key", id)
-        return _key_of(row)
+        """Ends a key for good, if it is that user's; a repetition changes nothing."""
+        now = self._now()
+        return await self._storage.run(lambda: _revoke(id, user, now))
 
     async def find(self, secret: str) -> tuple[Key, User] | None:
         """Returns the key with this secret and its user, or None for any string that is none.
@@ -241,77 +212,173 @@ class Users:
         Law: a revoked or expired key and a disabled user are returned as well: what they may do is
         the caller's decision.
         """
-        wanted = digest(secret)
-        query = (
-            select(keys, users, teams.c.name)
-            .select_from(keys.join(users).outerjoin(teams))
-            .where(keys.c.digest == wanted)
-        )
-        async with self._database.connect() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None or not hmac.compare_digest(row[keys.c.digest], wanted):
-            return None
-        return _key_of(row), _user_of(row)
+        return await self._storage.read(lambda: _find(digest(secret)))
 
     async def active(self, ids: Collection[str]) -> set[str]:
         """Which of these ids are of users who are not disabled, or of keys that open something."""
-        found: set[str] = set()
-        some = sorted(ids)
-        async with self._database.connect() as connection:
-            for i in range(0, len(some), MAX_IDS):
-                wanted = some[i : i + MAX_IDS]
-                lasting = or_(keys.c.expires_at.is_(None), keys.c.expires_at > self._clock())
-                good = (
-                    select(keys.c.id)
-                    .select_from(keys.join(users))
-                    .where(keys.c.id.in_(wanted), ~users.c.disabled)
-                )
-                good = good.where(keys.c.revoked_at.is_(None), lasting)
-                enabled = select(users.c.id).where(users.c.id.in_(wanted), ~users.c.disabled)
-                found.update((await connection.execute(good.union_all(enabled))).scalars())
-        return found
+        now = self._clock()
+        return await self._storage.read(lambda: _active(self._dialect, ids, now))
 
     def _now(self) -> int:
         return int(self._clock())
 
 
-def _users() -> Select[Any]:
-    """Users together with the names of their teams."""
-    return select(users, teams.c.name).select_from(users.outerjoin(teams))
-
-
-async def _user(connection: AsyncConnection, id_or_name: str, *, lock: bool = False) -> User:
-    query = _users().where(_named(id_or_name))
-    if lock:  # keeps PostgreSQL from deleting the user meanwhile; SQLite has one writer anyway
-        query = query.with_for_update(read=True, key_share=True, of=users)
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
+def user_named(id_or_name: str, lock: str = "") -> Steps[User]:
+    """The user of that id or name, or `NotFound`."""
+    where, given = _named(id_or_name)
+    rows = yield f"SELECT {USER} FROM {FROM_USERS} WHERE {where}{lock}", given
+    if not rows:
         raise NotFound("user", id_or_name)
-    return _user_of(row)
+    return _user_of(rows[0])
 
 
-async def _position(connection: AsyncConnection, after: str) -> tuple[int, str]:
+def key_named(id: str) -> Steps[Key]:  # noqa: A002 - the public word for it
+    """The key of that id, or `NotFound`."""
+    rows = yield f"SELECT {KEY} FROM keys WHERE id = :id", {"id": findable("key", id)}
+    if not rows:
+        raise NotFound("key", id)
+    return _key_of(rows[0])
+
+
+def _create(dialect: Dialect, user: Row, team: str | None, now: float) -> Steps[User]:
+    joins = None if team is None else (yield from joined(dialect, team, now))
+    added = yield (
+        "INSERT INTO users (id, name, team, disabled, admin, created_at)"
+        " VALUES (:id, :name, :team, :disabled, :admin, :created_at)"
+        " ON CONFLICT (name) DO NOTHING RETURNING 1",
+        user | {"team": joins},
+    )
+    if not added:
+        raise _taken(user["name"])
+    return (yield from user_named(user["id"]))
+
+
+def _listed(most: int, after: str | None) -> Steps[list[User]]:
+    where, given = "", {"most": most}
+    if after is not None:
+        where = " WHERE (users.created_at, users.id) > (:at, :last)"
+        given |= yield from _position(after)
+    order = "ORDER BY users.created_at, users.id LIMIT :most"
+    rows = yield f"SELECT {USER} FROM {FROM_USERS}{where} {order}", given
+    return [_user_of(row) for row in rows]
+
+
+def _position(after: str) -> Steps[Row]:
     try:
-        user = await _user(connection, after)
+        user = yield from user_named(after)
     except NotFound:
         raise Invalid(f"after names no user: {after!r}; begin again without it.", "after") from None
-    return user.created_at, user.id
+    return {"at": user.created_at, "last": user.id}
 
 
-def _named(id_or_name: str) -> ColumnElement[bool]:
-    column = users.c.id if id_or_name.startswith(USER_ID) else users.c.name
-    return column == findable("user", id_or_name)
+def _update(
+    dialect: Dialect, id_or_name: str, changes: Row, team: str | UnsetType | None, now: float
+) -> Steps[User]:
+    if team is not UNSET:
+        joins = None if team is None else (yield from joined(dialect, team, now))
+        changes = changes | {"team": joins}
+    where, given = _named(id_or_name)
+    settings = ", ".join(f"{name} = :{name}" for name in changes)
+    rows = yield f"UPDATE users SET {settings} WHERE {where} RETURNING id", changes | given
+    if not rows:
+        raise NotFound("user", id_or_name)
+    return (yield from user_named(rows[0][0]))
 
 
-def _user_of(row: RowMapping) -> User:
-    fields = {column.name: row[column] for column in users.c}
-    return User(**fields | {"team": row[teams.c.name], "team_id": fields["team"]})
+def _delete(id_or_name: str) -> Steps[User]:
+    user = yield from user_named(id_or_name)
+    if not (yield "DELETE FROM users WHERE id = :id RETURNING 1", {"id": user.id}):
+        raise NotFound("user", id_or_name)
+    return user
 
 
-def _key_of(row: RowMapping) -> Key:
-    fields = {column.name: row[column] for column in KEY}
-    models = fields.pop("models")
-    return Key(models=models if models is None else tuple(models), **fields)
+def _count() -> Steps[int]:
+    ((count,),) = yield "SELECT COUNT(*) FROM users", {}
+    return int(count)
+
+
+def _create_key(dialect: Dialect, user: str, key: Key, hashed: str) -> Steps[Key]:
+    # nobody deletes the owner meanwhile
+    owner = yield from user_named(user, dialect.keep("users"))
+    added = msgspec.structs.replace(key, user_id=owner.id)
+    row = msgspec.structs.asdict(added) | {
+        "digest": hashed,
+        "models": None if key.models is None else json.dumps(key.models),
+    }
+    yield dialect.insert("keys", NEW_KEY, [[row[name] for name in NEW_KEY]])
+    return added
+
+
+def _keys_of(user: str) -> Steps[tuple[Key, ...]]:
+    owner = yield from user_named(user)
+    rows = yield (
+        f"SELECT {KEY} FROM keys WHERE user_id = :user ORDER BY created_at, id",
+        {"user": owner.id},
+    )
+    return tuple(map(_key_of, rows))
+
+
+def _revoke(id: str, user: str | None, now: int) -> Steps[Key]:  # noqa: A002 - the public word for it
+    where, given = "id = :id", {"id": findable("key", id), "now": now}
+    if user is not None:
+        where += " AND user_id = :user"
+        given["user"] = (yield from user_named(user)).id
+    rows = yield (
+        f"UPDATE keys SET revoked_at = COALESCE(revoked_at, :now) WHERE {where} RETURNING {KEY}",
+        given,
+    )
+    if not rows:
+        raise NotFound("key", id)
+    return _key_of(rows[0])
+
+
+def _find(wanted: str) -> Steps[tuple[Key, User] | None]:
+    rows = yield (
+        f"SELECT keys.digest, {USER}, {KEY} FROM {FROM_USERS} JOIN keys ON keys.user_id = users.id"
+        " WHERE keys.digest = :digest",
+        {"digest": wanted},
+    )
+    if not rows or not hmac.compare_digest(rows[0][0], wanted):
+        return None
+    _, *both = rows[0]
+    return _key_of(both[7:]), _user_of(both[:7])
+
+
+def _active(dialect: Dialect, ids: Collection[str], now: float) -> Steps[set[str]]:
+    wanted = dialect.rows("rows", {"id": TEXT})
+    rows = yield (
+        "SELECT keys.id FROM keys JOIN users ON users.id = keys.user_id"
+        f" WHERE keys.id IN {wanted} AND NOT users.disabled AND keys.revoked_at IS NULL"
+        " AND (keys.expires_at IS NULL OR keys.expires_at > :now) UNION ALL"
+        f" SELECT id FROM users WHERE id IN {wanted} AND NOT disabled",
+        {"now": now, **array([[one] for one in ids])},
+    )
+    return {row[0] for row in rows}
+
+
+def _named(id_or_name: str) -> tuple[str, Row]:
+    column = "id" if id_or_name.startswith(USER_ID) else "name"
+    return f"users.{column} = :who", {"who": findable("user", id_or_name)}
+
+
+def _user_of(row: Sequence[Any]) -> User:
+    user, name, team, team_id, disabled, admin, at = row
+    return User(
+        id=user,
+        name=name,
+        team=team,
+        team_id=team_id,
+        disabled=bool(disabled),
+        admin=bool(admin),
+        created_at=at,
+    )
+
+
+def _key_of(row: Sequence[Any]) -> Key:
+    fields = dict(zip(Key.__struct_fields__, row, strict=True))
+    models = fields["models"]
+    fields["models"] = None if models is None else tuple(json.loads(models))
+    return Key(**fields | {"trusted": bool(fields["trusted"])})
 
 
 def _taken(name: str) -> Conflict:
@@ -324,14 +391,14 @@ def _user_name(name: str) -> str:
     return addressable(name, "name")
 
 
-def _models(models: Sequence[str] | None) -> list[str] | None:
+def _models(models: Sequence[str] | None) -> tuple[str, ...] | None:
     if models is None:
         return None
     if isinstance(models, str) or not 1 <= len(models) <= MAX_MODELS:
         raise Invalid(
             f"models must be null for every model, or a list of 1 to {MAX_MODELS} names.", "models"
         )
-    return [short(model, "models") for model in models]
+    return tuple(short(model, "models") for model in models)
 
 
 def _expiry(expires_at: int | None, now: int) -> int | None:

@@ -11,7 +11,8 @@ from msgspec import Struct
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import Accepts, check_params
-from chattable.proxy.store.errors import Conflict, Invalid, StoreError, Unavailable
+from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.store.errors import Conflict, Invalid, StoreError
 from chattable.proxy.store.session_values import cleaned
 from chattable.proxy.store.sessions import Session, SessionStore
 from chattable.proxy.transcripts.formats import Found, conversations
@@ -62,7 +63,7 @@ async def imported(
         outcome = Outcome(found.index, found.line, found.format, found.source_id)
         try:
             await _store(store, user, found, outcome, accepts)
-        except Unavailable:
+        except StorageUnavailable:
             outcome.error = _error(found, AWAY, None, "database_unavailable")
         except (InvalidRequest, Unreadable) as error:
             outcome.error = _error(found, error.message, error.param, error.code)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from databases import transaction
 
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
@@ -39,12 +40,12 @@ def seeded(request: pytest.FixtureRequest) -> None:
 async def _seed(url: str, user: str) -> None:
     database = Database(url)
     await database.start()
-    store = SqlSessions(database)
+    store = SqlSessions(database.storage)
     with suppress(NotFound):
         await store.delete(await store.open(user, CONVERSATION, create=False))
     session = await store.open(user, CONVERSATION)
     await store.commit(session, Turn(entries=(Entry(message=Message("user", "hello")),)))
-    async with database.begin() as connection:  # an id that no message gets by itself
+    async with transaction(database) as connection:  # an id that no message gets by itself
         own = session_messages.c.session_id == session.id
         await connection.execute(session_messages.update().where(own).values(id=ITEM))
         await connection.execute(

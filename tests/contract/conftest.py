@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from databases import migrated_postgres, migrated_sqlite
 
-from chattable.budget import line
+from chattable.budget.storage import redis
 from chattable.proxy.store.database import Database
 
 
 @pytest.fixture
 def shared_redis(shared_redis: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of the shared Redis: what it answers is tested, not how soon a busy machine does."""
-    monkeypatch.setattr(line, "TIMEOUT", 10.0)
+    monkeypatch.setattr(redis, "TIMEOUT", 10.0)
     return shared_redis
 
 

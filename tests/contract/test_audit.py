@@ -6,12 +6,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from databases import transaction
 from sqlalchemy import text
 
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.store.audit import AUDIT_ID, COMMAND_LINE, Actor, Audit, AuditEntry
+from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.statements import Steps
+from chattable.proxy.errors import outcome_of
+from chattable.proxy.store.audit import AUDIT_ID, COMMAND_LINE, Actor, Audit, AuditEntry, Effect
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Conflict, Invalid, NotFound, Unavailable
+from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.users import Users
 
 BOSS = Actor("user_1", "boss", "req_1")
@@ -38,7 +42,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def audit(database: Database, clock: Clock) -> Audit:
-    return Audit(database, clock, clock.monotonic)
+    return Audit(database.storage, outcome_of, clock, clock.monotonic)
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ async def onlooker(database: Database, url: str) -> AsyncIterator[Audit]:
     """The same trail over connections of its own."""
     other = Database(url)
     await other.start()
-    yield Audit(other)
+    yield Audit(other.storage, outcome_of)
     await other.stop()
 
 
@@ -101,7 +105,7 @@ async def test_an_entry_is_there_before_its_change_and_complete_after(
         (InvalidRequest("Give one.\0", param="x"), "refused: Give one.\ufffd"),
         (NotFound("user", "n" * 9999), f"refused: No user has the id or name '{'n' * 463}…"),
         (
-            Unavailable("postgresql://db.example: gone"),
+            StorageUnavailable("postgresql://db.example: gone"),
             "failed: The database is unavailable. Please retry your request.",
         ),
         (
@@ -137,10 +141,10 @@ async def test_a_change_that_is_broken_off_stays_begun(audit: Audit) -> None:
 
 
 async def test_without_an_entry_there_is_no_change(audit: Audit, database: Database) -> None:
-    users = Users(database)
-    async with database.begin() as connection:
+    users = Users(database.storage)
+    async with transaction(database) as connection:
         await connection.execute(text("ALTER TABLE audit RENAME TO gone"))
-    with pytest.raises(Unavailable):
+    with pytest.raises(StorageUnavailable):
         async with audit.entry(BOSS, "user.create", "alice"):
             await users.create("alice")
     assert await users.count() == 0
@@ -150,10 +154,10 @@ async def test_a_change_stands_though_its_entry_cannot_be_closed(
     audit: Audit, database: Database, caplog: Any
 ) -> None:
     async with audit.entry(BOSS, "user.create", "alice"):
-        await Users(database).create("alice")
-        async with database.begin() as connection:
+        await Users(database.storage).create("alice")
+        async with transaction(database) as connection:
             await connection.execute(text("ALTER TABLE audit RENAME TO gone"))
-    assert await Users(database).count() == 1
+    assert await Users(database.storage).count() == 1
     assert "stays begun" in caplog.text
 
 
@@ -328,7 +332,54 @@ async def test_what_is_remembered_of_attempts_is_bounded(
 async def test_an_attempt_that_cannot_be_noted_is_none_the_less_refused(
     audit: Audit, database: Database, caplog: Any
 ) -> None:
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         await connection.execute(text("ALTER TABLE audit RENAME TO gone"))
     await audit.denied(BOSS, "key_1", "GET /admin/users")
     assert "is not in the audit trail" in caplog.text
+
+
+# --- a change and its entry at once ------------------------------------------------------------------------------------
+
+
+def adding(effect: Effect, name: str = "alice") -> Steps[str]:
+    """Adds a user, and says so."""
+    yield (
+        "INSERT INTO users (id, name, disabled, admin, created_at)"
+        " VALUES (:id, :id, :off, :off, 1)",
+        {"id": name, "off": False},
+    )
+    effect.about(f"user_{name}", name)
+    return name
+
+
+async def test_a_change_and_its_entry_are_there_at_once(audit: Audit, database: Database) -> None:
+    assert await audit.recorded(BOSS, "user.create", "ALICE", {"name": "alice"}, adding) == "alice"
+    assert await Users(database.storage).count() == 1
+    (entry,) = (await audit.list()).data
+    assert (entry.outcome, entry.target, entry.target_name) == ("done", "user_alice", "alice")
+    assert entry.details == {"name": "alice"}
+
+
+async def test_a_change_that_is_refused_has_its_entry_and_did_nothing(
+    audit: Audit, database: Database
+) -> None:
+    def refused(effect: Effect) -> Steps[None]:
+        yield from adding(effect)
+        raise NotFound("budget", "x")
+
+    with pytest.raises(NotFound):
+        await audit.recorded(BOSS, "budget.create", "user alice", {}, refused)
+    assert await Users(database.storage).count() == 0
+    (entry,) = (await audit.list()).data
+    assert entry.outcome == "refused: No budget has the id or name 'x'."
+    assert entry.target == "user_alice"
+
+
+async def test_where_no_entry_can_be_written_nothing_changes(
+    audit: Audit, database: Database
+) -> None:
+    async with transaction(database) as connection:
+        await connection.execute(text("ALTER TABLE audit RENAME TO gone"))
+    with pytest.raises(StorageUnavailable):
+        await audit.recorded(BOSS, "user.create", "alice", {}, adding)
+    assert await Users(database.storage).count() == 0

@@ -6,24 +6,67 @@ import sqlite3
 import stat
 import sys
 import traceback
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from databases import Wire, execute
+from databases import Wire, execute, transaction
 from sqlalchemy import Connection, inspect, text
 
-from chattable.budget.steps import Steps
-from chattable.proxy.store import schema, sqlite, tables
+from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.sqlite import prepare
+from chattable.budget.storage.statements import Steps, one
+from chattable.proxy.store import schema, tables
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Invalid, Unavailable
+from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.users import Users
 
 # Keeps SQLite busy for a moment.
 COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000) SELECT sum(i) FROM n"
+
+NAP = "SELECT CAST(pg_sleep(9) AS TEXT)"
+
+
+def asked(statement: str) -> Steps[Any]:
+    """What a statement is answered."""
+    return (yield statement, {})
+
+
+def adding() -> Steps[None]:
+    """Adds a user."""
+    row = {"id": "user_x", "name": "x", "disabled": False, "admin": False, "created_at": 1}
+    yield (
+        "INSERT INTO users (id, name, disabled, admin, created_at)"
+        " VALUES (:id, :name, :disabled, :admin, :created_at)",
+        row,
+    )
+
+
+@asynccontextmanager
+async def napping(database: Database) -> AsyncIterator[None]:
+    """Keeps one of the connections to a PostgreSQL busy."""
+    inside = asyncio.Event()
+
+    def operation() -> Steps[None]:
+        yield "SELECT 1", {}
+        inside.set()
+        yield NAP, {}
+
+    nap = asyncio.create_task(database.storage.read(operation))
+    await inside.wait()
+    try:
+        yield
+    finally:
+        nap.cancel()
+        await asyncio.wait([nap])
+
 
 # --- addresses ---------------------------------------------------------------------------------------------------------
 
@@ -70,8 +113,8 @@ def test_an_address_that_cannot_be_read_is_refused_without_its_password(url: str
 
 async def test_a_refused_connection_does_not_tell_the_password() -> None:
     database = Database("postgresql://me:hunter22@127.0.0.1:1/chat?password=hunter22")
-    with pytest.raises(Unavailable) as refused:
-        await database.ping()
+    with pytest.raises(StorageUnavailable) as refused:
+        await database.storage.ping()
     assert "hunter22" not in "".join(traceback.format_exception(refused.value))
     await database.stop()
 
@@ -86,10 +129,10 @@ async def test_a_migrated_database_is_what_the_tables_say(database: Database) ->
             compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata)
         )
 
-    async with database.connect() as connection:
-        assert await connection.run_sync(differences) == []
+    assert await database.storage.alter(differences) == []
+    async with transaction(database) as connection:
         await connection.execute(text("ALTER TABLE users ADD COLUMN surplus VARCHAR"))
-        assert len(await connection.run_sync(differences)) == 1  # the comparison sees something
+    assert len(await database.storage.alter(differences)) == 1  # the comparison sees something
 
 
 async def test_migrating_twice_does_nothing_the_second_time(empty: Database) -> None:
@@ -101,10 +144,10 @@ async def test_migrating_twice_does_nothing_the_second_time(empty: Database) -> 
     assert await empty.version() == schema.head()
     assert await empty.up_to_date()
     said.clear()
-    await Users(empty).create("alice")
+    await Users(empty.storage).create("alice")
     await empty.migrate(lambda *step: said.append(step))
     assert said == []
-    assert await Users(empty).count() == 1
+    assert await Users(empty.storage).count() == 1
 
 
 async def test_of_connections_that_migrate_at_once_one_does_the_work(
@@ -176,14 +219,13 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
     with pytest.raises(ZeroDivisionError):
         await empty.migrate()
     assert await empty.version() is None
-    async with empty.connect() as connection:
-        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == []
+    assert await empty.storage.alter(lambda sync: inspect(sync).get_table_names()) == []
 
 
 async def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(
     database: Database, next_script: Path
 ) -> None:
-    users = Users(database)
+    users = Users(database.storage)
     await users.create("alice")
     _, secret = await users.create_key("alice", name="k")
     with next_script.open("a") as file:
@@ -200,7 +242,7 @@ async def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(
 
 
 async def test_a_database_of_a_newer_version_is_left_alone(database: Database) -> None:
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     assert not await database.up_to_date()
     with pytest.raises(Invalid, match="9999") as refused:
@@ -213,28 +255,31 @@ async def test_a_database_of_a_newer_version_is_left_alone(database: Database) -
 
 
 async def test_a_failed_transaction_leaves_nothing_behind(database: Database) -> None:
-    row = {"id": "user_x", "name": "x", "disabled": False, "admin": False, "created_at": 1}
+    def failing() -> Steps[None]:
+        yield from adding()
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        async with database.begin() as connection:
-            await connection.execute(tables.users.insert().values(row))
-            raise ZeroDivisionError
-    async with database.connect() as connection:
-        await connection.execute(tables.users.insert().values(row))
-    assert await Users(database).count() == 0
+        await database.storage.run(failing)
+    together = [database.storage.run(failing if i % 2 else one) for i in range(6)]
+    ends = await asyncio.gather(*together, return_exceptions=True)
+    assert [type(end) for end in ends] == [int, ZeroDivisionError] * 3
+    with suppress(StorageUnavailable):  # SQLite refuses, PostgreSQL rolls back
+        await database.storage.read(adding)
+    assert await Users(database.storage).count() == 0
 
 
 async def test_what_is_wrong_with_a_statement_is_no_outage(database: Database) -> None:
     with pytest.raises(Exception, match="syntax") as failed:
-        async with database.connect() as connection:
-            await connection.execute(text("SELEKT 1"))
+        await database.storage.read(lambda: asked("SELEKT 1"))
     # which says OperationalError to everything
-    assert isinstance(failed.value, Unavailable) == database.is_sqlite
+    assert isinstance(failed.value, StorageUnavailable) == database.is_sqlite
 
 
 async def test_before_the_migration_the_message_names_the_command(empty: Database) -> None:
-    await empty.ping()
-    with pytest.raises(Unavailable, match="chattable migrate"):
-        await Users(empty).count()
+    await empty.storage.ping()
+    with pytest.raises(StorageUnavailable, match="chattable migrate"):
+        await Users(empty.storage).count()
 
 
 # --- SQLite ------------------------------------------------------------------------------------------------------------
@@ -243,17 +288,16 @@ async def test_before_the_migration_the_message_names_the_command(empty: Databas
 async def test_a_sqlite_file_is_private_and_set_up_for_many_readers(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/chat.db")
     await database.start()
-    found = {}
-    async with database.connect() as connection:
-        for pragma in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous"):
-            found[pragma] = (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
-        assert found == {
-            "journal_mode": "wal",
-            "foreign_keys": 1,
-            "busy_timeout": 5000,
-            "synchronous": 1,
-        }
-        assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    expected = {
+        "journal_mode": "wal",
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+        "synchronous": 1,
+    }
+    for way, query_only in ((database.storage.run, 0), (database.storage.read, 1)):
+        for pragma, value in (expected | {"query_only": query_only}).items():
+            assert await way(partial(asked, f"PRAGMA {pragma}")) == [(value,)]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
     await database.stop()
 
 
@@ -264,7 +308,7 @@ def test_processes_that_make_one_file_at_once_all_get_it(tmp_path: Path) -> None
 
             def make(file: str, together: Barrier = together) -> None:
                 together.wait(10)
-                sqlite.prepare(file)
+                prepare(file)
 
             list(threads.map(make, [f"{tmp_path}/{i}.db"] * 6))
 
@@ -273,24 +317,24 @@ async def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/chat.db")
     await database.start()
     await database.migrate()
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         await connection.execute(
             tables.users.insert().values(
                 id="user_x", name="x", disabled=False, admin=False, created_at=1
             )
         )
-        assert await Users(database).count() == 0
-    assert await Users(database).count() == 1
+        assert await Users(database.storage).count() == 0
+    assert await Users(database.storage).count() == 1
     await database.stop()
 
 
 async def test_a_sqlite_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match=r"folder .*missing does not exist"):
+    with pytest.raises(StorageUnavailable, match=r"folder .*missing does not exist"):
         await Database(f"sqlite:///{tmp_path}/missing/chat.db").start()
-    with pytest.raises(Unavailable):
+    with pytest.raises(StorageUnavailable):
         await Database(f"sqlite:///{tmp_path}").start()
     (tmp_path / "letter.txt").write_bytes(b"Dear database, " * 1000)
-    with pytest.raises(Unavailable, match="not a database"):
+    with pytest.raises(StorageUnavailable, match="not a database"):
         await Database(f"sqlite:///{tmp_path}/letter.txt").start()
 
 
@@ -301,38 +345,36 @@ async def test_a_sqlite_that_is_damaged_under_way_is_unavailable(tmp_path: Path)
     for file in tmp_path.iterdir():
         file.write_bytes(b"\xff" * file.stat().st_size)
     for call in (
-        database.ping(),
+        database.storage.ping(),
         database.version(),
-        Users(database).create("alice"),
+        Users(database.storage).create("alice"),
         database.migrate(),
     ):
-        with pytest.raises(Unavailable):
+        with pytest.raises(StorageUnavailable):
             await call
     await database.stop()
 
 
 async def test_memory_is_shared_by_one_database_and_survives_a_cancelled_request() -> None:
-    one, two = Database("sqlite://"), Database("sqlite://")
-    for database in (one, two):
+    first, two = Database("sqlite://"), Database("sqlite://")
+    for database in (first, two):
         await database.start()
         await database.migrate()
-    users = Users(one)
+    users = Users(first.storage)
     await asyncio.gather(*(users.create(f"user{i}") for i in range(30)))
-    inside = asyncio.Event()
 
-    async def request() -> None:
-        async with one.begin() as connection:
-            await connection.execute(tables.users.delete())
-            inside.set()
-            await connection.execute(text(COUNTING))
+    def request() -> Steps[None]:
+        yield "DELETE FROM users", {}
+        yield COUNTING, {}
 
-    task = asyncio.create_task(request())
-    await inside.wait()
+    task = asyncio.create_task(first.storage.run(request))
+    await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert await users.count() == 30
-    assert await Users(two).count() == 0
-    await one.stop()
+    assert await users.count() == 0  # what was asked is done wholly
+    await users.create("alice")
+    assert await Users(two.storage).count() == 0
+    await first.stop()
     await two.stop()
 
 
@@ -344,23 +386,23 @@ async def test_a_postgres_that_is_gone_is_unavailable_and_comes_back(postgres_ur
         database = Database(wire.url)
         await database.start()
         await database.migrate()
-        users = Users(database)
+        users = Users(database.storage)
         await users.create("alice")
         await wire.cut()
         for call in (
             users.get("alice"),
             users.create("bob"),
             users.find("sk-anything"),
-            database.ping(),
+            database.storage.ping(),
             database.version(),
             database.up_to_date(),
             database.migrate(),
         ):
-            with pytest.raises(Unavailable):
+            with pytest.raises(StorageUnavailable):
                 await asyncio.wait_for(call, 5)
         await wire.mend()
         assert (await users.get("alice")).name == "alice"
-        await database.ping()
+        await database.storage.ping()
         await database.stop()
 
 
@@ -368,18 +410,23 @@ async def test_a_postgres_that_goes_amid_a_transaction_is_unavailable(postgres_u
     async with Wire(postgres_url) as wire:
         database = Database(wire.url)
         await database.migrate()
-        with pytest.raises(Unavailable):
-            async with database.begin() as connection:
-                await connection.execute(tables.users.select())
-                await wire.cut()
-                await connection.execute(tables.users.delete())
+        cuts = []
+
+        def operation() -> Steps[None]:
+            yield "DELETE FROM users", {}
+            cuts.append(asyncio.create_task(wire.cut()))
+            yield NAP, {}
+
+        with pytest.raises(StorageUnavailable):
+            await database.storage.run(operation)
+        await asyncio.gather(*cuts)
         await database.stop()
 
 
 async def test_a_restarted_postgres_costs_no_request(postgres_url: str) -> None:
     database = Database(postgres_url)
     await database.migrate()
-    users = Users(database)
+    users = Users(database.storage)
     await asyncio.gather(*(users.count() for _ in range(5)))
     await execute(
         postgres_url,
@@ -392,22 +439,19 @@ async def test_a_restarted_postgres_costs_no_request(postgres_url: str) -> None:
 
 async def test_when_every_connection_is_busy_the_wait_is_short(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=2)
-    async with database.connect() as one, database.connect() as two:
-        await one.execute(text("SELECT 1"))
-        await two.execute(text("SELECT 1"))
-        with pytest.raises(Unavailable, match="busy"):
-            await asyncio.wait_for(database.ping(), 2)
-    await database.ping()
+    async with napping(database), napping(database):
+        with pytest.raises(StorageUnavailable, match="busy"):
+            await asyncio.wait_for(database.storage.ping(), 2)
+    await database.storage.ping()
     await database.stop()
 
 
 async def test_what_keeps_postgres_from_serving_is_said(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=1)
     await database.migrate()
-    assert await database.trouble() == ""
-    async with database.connect() as only:
-        await only.execute(text("SELECT 1"))
-        assert await database.trouble() == "has no free connection"
+    assert await database.storage.trouble() == ""
+    async with napping(database):
+        assert await database.storage.trouble() == "has no free connection"
     await database.stop()
     await execute(
         postgres_url,
@@ -415,10 +459,10 @@ async def test_what_keeps_postgres_from_serving_is_said(postgres_url: str) -> No
         " || ' SET default_transaction_read_only = on'; END $$",
     )
     replica = Database(postgres_url)
-    assert await replica.trouble() == "is read-only, as a replica is"
+    assert await replica.storage.trouble() == "is read-only, as a replica is"
     await replica.stop()
     nowhere = Database("postgresql://me@127.0.0.1:1/chat")
-    assert await nowhere.trouble() == "does not answer"
+    assert await nowhere.storage.trouble() == "does not answer"
     await nowhere.stop()
 
 
@@ -426,27 +470,27 @@ async def test_what_keeps_a_sqlite_file_from_being_written_is_said(tmp_path: Pat
     database = Database(f"sqlite:///{tmp_path}/x.db")
     await database.start()
     await database.migrate()
-    assert await database.trouble() == ""
+    assert await database.storage.trouble() == ""
     backup = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     backup.execute("BEGIN IMMEDIATE")
-    assert (await database.trouble()).startswith("is locked")
+    assert (await database.storage.trouble()).startswith("is locked")
     backup.execute("ROLLBACK")
     backup.close()
-    assert await database.trouble() == ""
+    assert await database.storage.trouble() == ""
     await database.stop()
 
 
 async def test_a_locked_row_holds_up_its_own_requests_only(postgres_url: str) -> None:
     database = Database(postgres_url)
     await database.migrate()
-    users = Users(database)
+    users = Users(database.storage)
     await users.create("alice")
     await users.create("bob")
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         await connection.execute(
             tables.users.select().where(tables.users.c.name == "alice").with_for_update()
         )
-        with pytest.raises(Unavailable, match="lock timeout"):
+        with pytest.raises(StorageUnavailable, match="lock timeout"):
             await asyncio.wait_for(users.update("alice", disabled=True), 5)
         assert (await users.update("bob", disabled=True)).disabled
     assert (await users.update("alice", disabled=True)).disabled
@@ -462,21 +506,18 @@ async def test_a_postgres_without_our_database_is_unavailable(
         postgres_url.replace("test_", "no_"),
     ):
         database = Database(url)
-        with pytest.raises(Unavailable):
-            await database.ping()
+        with pytest.raises(StorageUnavailable):
+            await database.storage.ping()
         await database.stop()
 
 
 async def test_nobody_waits_for_a_database_that_was_stopped(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/x.db")
     await database.start()
-
-    def operation() -> Steps[int]:
-        ((one,),) = yield "SELECT 1", {}
-        return int(one)
-
-    assert await database.run(operation) == 1
+    for way in (database.storage.run, database.storage.read):
+        assert await way(one) == 1
     await database.stop()
     async with asyncio.timeout(5):
-        with pytest.raises(Unavailable):
-            await database.run(operation)
+        for way in (database.storage.run, database.storage.read):
+            with pytest.raises(StorageUnavailable):
+                await way(one)

@@ -8,11 +8,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from databases import migrated_sqlite
-from ledgers import START, Clock, open_ledger
+from ledgers import CLOCK, START, Clock
 
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError, UnpricedError
 from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Used, Wish
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
+from chattable.budget.sql import SqlLedger
 from chattable.proxy.store.database import Database
 
 ALICE = Asker(user="alice", key="k1", team="red")
@@ -30,7 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def database(url: str) -> AsyncIterator[Database]:
-    database = Database(url)
+    database = Database(url, now=CLOCK)
     await database.start()
     if url == "sqlite:///:memory:":
         await database.migrate()
@@ -46,10 +47,11 @@ async def clock(database: Database) -> Clock:
 
 
 @pytest.fixture
-async def ledger(url: str, database: Database, clock: Clock) -> AsyncIterator[Ledger]:
-    async with open_ledger(url, database) as opened:
-        yield opened
-        assert await opened.verify() == []
+async def ledger(database: Database, clock: Clock) -> AsyncIterator[Ledger]:
+    opened = SqlLedger(database.storage)
+    yield opened
+    assert await opened.verify() == []
+    await opened.stop()
 
 
 def limit(
@@ -395,14 +397,12 @@ async def test_a_limit_that_makes_no_sense_is_refused(
     assert await ledger.limits() == []
 
 
-async def test_windows_follow_the_calendar_of_the_zone(
-    url: str, database: Database, clock: Clock
-) -> None:
+async def test_windows_follow_the_calendar_of_the_zone(database: Database, clock: Clock) -> None:
     zone = ZoneInfo("Europe/Berlin")
-    async with open_ledger(url, database, zone=zone) as ledger:
-        for per in ("hour", "day", "week", "month", "6h", "30d", "total"):
-            await ledger.put_limit(limit(per, per=per))
-        ends = {room.limit.id: room.resets_at for room in await ledger.rooms(ALICE, "m")}
+    ledger = SqlLedger(database.storage, zone=zone)
+    for per in ("hour", "day", "week", "month", "6h", "30d", "total"):
+        await ledger.put_limit(limit(per, per=per))
+    ends = {room.limit.id: room.resets_at for room in await ledger.rooms(ALICE, "m")}
     local = {
         name: end and datetime.fromtimestamp(end, zone).strftime("%d.%m. %H:%M")
         for name, end in ends.items()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from databases import migrated_postgres, migrated_sqlite
+from databases import migrated_postgres, migrated_sqlite, transaction
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
@@ -37,6 +37,7 @@ from msgspec.structs import replace
 from sqlalchemy import text
 
 from chattable.budget import books, calls, law
+from chattable.budget.books import LedgerDialect
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError
 from chattable.budget.ledger import (
     FREE,
@@ -52,7 +53,6 @@ from chattable.budget.ledger import (
 )
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, period
 from chattable.budget.sql import SqlLedger
-from chattable.budget.steps import Dialect
 from chattable.proxy.store.database import Database
 
 # seconds that the budgets' clock on the wall is ahead of UTC: half an hour off, so that hours
@@ -503,7 +503,7 @@ class World:
         self.clock.now = float(START)
 
     async def _clear(self) -> None:
-        async with self._database.begin() as connection:
+        async with transaction(self._database) as connection:
             for table in TABLES:
                 await connection.execute(text(f"DELETE FROM {table}"))
             await connection.execute(text(f"UPDATE test_clock SET now = {START}"))
@@ -965,7 +965,7 @@ async def opened(stack: AsyncExitStack, url: str, run: Callable[..., Any]) -> Wo
         run,
         database,
         clock,
-        [await stack.enter_async_context(open_ledger(url, database, zone=zone)) for _ in "ab"],
+        [await stack.enter_async_context(open_ledger(url, zone=zone)) for _ in "ab"],
     )
 
 
@@ -1036,7 +1036,7 @@ def one_limit_is_enough(ledger: books.Books, known: Any, wish: Wish, keys: list[
     return HOLD(ledger, known, wish, keys[:1])
 
 
-def today(dialect: Dialect, ids: list[str]) -> Generator[Any, Any, Any]:
+def today(dialect: LedgerDialect, ids: list[str]) -> Generator[Any, Any, Any]:
     """Finds calls, and takes them for the present window's: a settle after midnight is posted there."""
     now, found = yield from CALLS(dialect, ids)
     per = dict((yield "SELECT id, per FROM limits", {}))
@@ -1139,8 +1139,8 @@ def test_a_planted_mistake_is_found(
 def test_a_forgotten_lock_is_found(
     table: str, postgresql: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = Dialect.lock
+    lock = LedgerDialect.lock
     monkeypatch.setattr(
-        Dialect, "lock", lambda dialect, name: "" if name == table else lock(dialect, name)
+        LedgerDialect, "lock", lambda dialect, name: "" if name == table else lock(dialect, name)
     )
     find(postgresql)

@@ -21,9 +21,8 @@ async def clock(database: Database) -> Clock:
 
 
 @pytest.fixture
-async def ledger(url: str, database: Database, clock: Clock) -> AsyncIterator[SqlLedger]:
-    async with open_ledger(url, database) as opened:
-        assert isinstance(opened, SqlLedger)
+async def ledger(url: str, clock: Clock) -> AsyncIterator[SqlLedger]:
+    async with open_ledger(url) as opened:
         yield opened
 
 
@@ -34,7 +33,7 @@ async def use(ledger: SqlLedger, name: str, tokens: int, limit: int = 100) -> No
 
 
 async def test_each_threshold_is_told_once_and_a_jump_tells_the_highest(ledger: SqlLedger) -> None:
-    outbox = Outbox(ledger)
+    outbox = Outbox(ledger.storage)
     for i, tokens in enumerate((1, 48, 1, 1, 1)):  # 1 49 50 51 52 of 100
         await use(ledger, f"h{i}", tokens)
     told = [
@@ -51,7 +50,7 @@ async def test_each_threshold_is_told_once_and_a_jump_tells_the_highest(ledger: 
 
 async def test_what_no_hold_covered_is_told(ledger: SqlLedger) -> None:
     await use(ledger, "h", 40)
-    (notice,) = await Outbox(ledger).newest(10)
+    (notice,) = await Outbox(ledger.storage).newest(10)
     assert (notice.kind, notice.data["hold"], notice.data["tokens"]) == (
         "budget.overdraft",
         "h",
@@ -60,7 +59,7 @@ async def test_what_no_hold_covered_is_told(ledger: SqlLedger) -> None:
 
 
 async def test_no_two_claim_the_same_while_it_is_leased(ledger: SqlLedger, clock: Clock) -> None:
-    outbox = Outbox(ledger)
+    outbox = Outbox(ledger.storage)
     for i in range(30):
         await ledger.notify("test", {"i": i})
     batches = await asyncio.gather(*(outbox.claim(10, 60.0) for _ in range(6)))
@@ -76,7 +75,7 @@ async def test_no_two_claim_the_same_while_it_is_leased(ledger: SqlLedger, clock
 async def test_done_and_dead_are_not_handed_out_again_and_failed_is_later(
     ledger: SqlLedger, clock: Clock
 ) -> None:
-    outbox = Outbox(ledger)
+    outbox = Outbox(ledger.storage)
     for name in ("done", "dead", "failed"):
         await ledger.notify("test", {"name": name})
     ids = {notice.data["name"]: notice.id for notice in await outbox.claim(10, 1.0)}
@@ -93,7 +92,7 @@ async def test_done_and_dead_are_not_handed_out_again_and_failed_is_later(
 
 
 async def test_the_newest_come_in_pages(ledger: SqlLedger, clock: Clock) -> None:
-    outbox = Outbox(ledger)
+    outbox = Outbox(ledger.storage)
     for i in range(5):
         await ledger.notify("test", {"i": i})
         await clock.advance(1)

@@ -14,9 +14,9 @@ from process import free_port
 from rated import Clock, bound, burst, enter, refused
 from valkeys import Valkey, own_namespace, valkey_server
 
-from chattable.budget.line import TIMEOUT
 from chattable.budget.rates import Rates
 from chattable.budget.rates_redis import RedisRates
+from chattable.budget.storage.redis import TIMEOUT
 
 SLACK = 0.4  # seconds that a busy machine may add
 FULL = bound(requests=10, tokens=1000, parallel=10)
@@ -79,11 +79,11 @@ async def test_doors_share_what_they_count(shared_redis: str) -> None:
 
 PROCESS = """
 import asyncio, sys
-from chattable.budget import line
+from chattable.budget.storage import redis
 from chattable.budget.rates import Bound, Rate, RateLimitedError
 from chattable.budget.rates_redis import RedisRates
 
-line.TIMEOUT = 10.0  # four processes may be too many for a machine
+redis.TIMEOUT = 10.0  # four processes may be too many for a machine
 
 async def main(url, namespace, number):
     rates = RedisRates(url, namespace=namespace, clock=lambda: 1000.0)

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
+from databases import transaction
 from msgspec.structs import replace
+from session_model import MemorySessions
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chattable.agents.chat import Message, Usage
-from chattable.budget import sqlite
-from chattable.budget.steps import Steps
+from chattable.budget.storage import sqlite
+from chattable.budget.storage.statements import Steps
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
@@ -31,7 +33,6 @@ from chattable.proxy.store.sessions import (
     Summary,
     Turn,
 )
-from chattable.proxy.store.sessions_memory import MemorySessions
 
 OURS = ("sessions", "session_messages")
 
@@ -75,7 +76,7 @@ def statements() -> Iterator[list[Statement]]:
 
 @pytest.fixture
 def store(database: Database) -> SqlSessions:
-    return SqlSessions(database)
+    return SqlSessions(database.storage)
 
 
 def entries(first: int, count: int) -> tuple[Entry, ...]:
@@ -244,13 +245,13 @@ async def crowded(database: Database, session: Session, count: int = 5000) -> No
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
     copies = f"SELECT {taken} FROM sessions s CROSS JOIN n WHERE s.id = :id"
     statement = f"INSERT INTO sessions ({', '.join(names)}) {numbers} {copies}"
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         await connection.execute(text(statement), {"id": session.id})
 
 
 async def analysed(database: Database) -> None:
     """Lets the planner know what there is, as it does by itself after a while."""
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         for table in OURS:
             await connection.execute(text(f"ANALYZE {table}"))
 
@@ -281,7 +282,7 @@ async def test_reading_and_appending_cost_the_same_at_20_and_at_20_000_messages(
         everything = [*reading, *committing, *paging, *matching, *branching]
         work[name] = []
         for statement in everything:
-            async with database.begin() as connection:
+            async with transaction(database) as connection:
                 assert (
                     await plan_of(connection, statement, sqlite=database.is_sqlite) == []
                     or not informed
@@ -319,7 +320,7 @@ async def test_what_is_read_does_not_grow_with_the_branches_before_the_window(
             assert [item.message.text for item in window.items[1::2]] == [
                 f"yes {j}" for j in range(i - 9, i + 1)
             ]
-            async with database.connect() as connection:
+            async with transaction(database) as connection:
                 work.append(await work_of(connection, seen[0], sqlite=database.is_sqlite))
     assert work[1] <= 1.5 * work[0] + 20, work
     assert session.message_count == 400
@@ -428,11 +429,15 @@ async def happen(pair: Pair, chance: random.Random, number: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_twin_in_memory_does_the_same(database: Database, seed: int) -> None:
+async def test_the_model_in_memory_does_the_same(database: Database, url: str, seed: int) -> None:
     chance = random.Random(seed)
     now = [1e9]
+    timeless = Database(url, now="0.0")
+    await timeless.start()
     pair = Pair(
-        SqlSessions(database, lambda: now[0], "0.0"), MemorySessions(lambda: now[0]), "first"
+        SqlSessions(timeless.storage, lambda: now[0]),
+        MemorySessions(lambda: now[0]),
+        "first",
     )
     for number in range(60):
         now[0] += 1
@@ -453,6 +458,7 @@ async def test_the_twin_in_memory_does_the_same(database: Database, seed: int) -
         cut = chance.randrange(len(page.data) + 1)
         client = [item.message for item in page.data[:cut]] + [Message("user", "an edit")]
         await pair.both(lambda store, s: store.match(s, client))  # noqa: B023
+    await timeless.stop()
 
 
 async def same_session(store: SessionStore, session: Session) -> Session:
@@ -472,7 +478,7 @@ from chattable.proxy.store.sessions import Entry, Turn
 async def main(url, name, turns):
     database = Database(url)
     await database.start()
-    store = SqlSessions(database)
+    store = SqlSessions(database.storage)
     print("ready", flush=True)
     sys.stdin.readline()
     session = await store.open("user_alice", "shared")
@@ -531,7 +537,7 @@ async def test_processes_take_turns_in_one_session(
 
 async def test_a_lock_goes_by_the_databases_own_clock(database: Database) -> None:
     """A worker whose clock is wrong by a day neither takes a lock too early nor keeps it too long."""
-    honest, wrong = SqlSessions(database), SqlSessions(database, lambda: 4e9)
+    honest, wrong = SqlSessions(database.storage), SqlSessions(database.storage, lambda: 4e9)
     session = await honest.open("user_alice", "chat")
     assert await honest.lock(session, "a", 60) is not None
     assert await wrong.lock(session, "b", 60) is None

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from databases import in_time
+from databases import in_time, transaction
 from sqlalchemy import text
 
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.store import schema
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Conflict, Invalid, NotFound, Unavailable
+from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.teams import Team, TeamInUse, Teams
 from chattable.proxy.store.users import User, Users
 
@@ -48,12 +49,12 @@ AN_ID = "team_" + "0" * 12 + "x" * 20
 
 @pytest.fixture
 def teams(database: Database) -> Teams:
-    return Teams(database)
+    return Teams(database.storage)
 
 
 @pytest.fixture
 def users(database: Database) -> Users:
-    return Users(database)
+    return Users(database.storage)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ async def names(teams: Teams) -> list[str]:
 
 
 async def test_a_team_is_found_by_id_and_by_name(database: Database) -> None:
-    teams = Teams(database, lambda: 1_900_000_000.75)
+    teams = Teams(database.storage, lambda: 1_900_000_000.75)
     red = await teams.create("red")
     assert re.fullmatch(r"team_[0-9a-f]{12}[\w-]{20}", red.id)
     assert (red.name, red.created_at) == ("red", 1_900_000_000)
@@ -137,7 +138,7 @@ async def test_teams_come_in_pages(teams: Teams) -> None:
 
 
 async def test_of_creations_at_once_one_succeeds(teams: Teams, other: Database) -> None:
-    stores = (teams, Teams(other))
+    stores = (teams, Teams(other.storage))
     calls = (stores[i % 2].create("red") for i in range(20))
     results = in_time(await asyncio.gather(*calls, return_exceptions=True))
     assert Counter(type(result) for result in results) == {Team: 1, Conflict: len(results) - 1}
@@ -176,7 +177,7 @@ async def test_a_user_that_is_refused_makes_no_team(teams: Teams, users: Users) 
 async def test_users_that_make_one_team_at_once_share_it(
     users: Users, teams: Teams, other: Database
 ) -> None:
-    stores = (users, Users(other))
+    stores = (users, Users(other.storage))
     calls = (stores[i % 2].create(f"user{i}", team="red") for i in range(20))
     made = in_time(await asyncio.gather(*calls, return_exceptions=True))
     assert {user.name for user in made} == {user.name for user in (await users.list()).data}
@@ -219,14 +220,16 @@ async def test_nobody_is_left_in_a_team_that_is_gone(
 ) -> None:
     for i in range(15):
         await teams.create(f"t{i}")
-    join = [Users(other).create(f"user{i}", team=f"t{i}") for i in range(15)]
+    join = [Users(other.storage).create(f"user{i}", team=f"t{i}") for i in range(15)]
     leave = [teams.delete(f"t{i}") for i in range(15)]
     results = await asyncio.gather(
         *(call for pair in zip(join, leave, strict=True) for call in pair), return_exceptions=True
     )
     joined, left = results[::2], results[1::2]
-    assert {type(result) for result in joined if not isinstance(result, Unavailable)} == {User}
-    assert {type(result) for result in left if not isinstance(result, Unavailable)} <= {
+    assert {type(result) for result in joined if not isinstance(result, StorageUnavailable)} == {
+        User
+    }
+    assert {type(result) for result in left if not isinstance(result, StorageUnavailable)} <= {
         Team,
         TeamInUse,
     }
@@ -264,7 +267,7 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
         "lim_3": ("user", "red"),
         "lim_4": ("everyone", ""),
     }
-    async with before.begin() as connection:
+    async with transaction(before) as connection:
         for name, team in people.items():
             await connection.execute(
                 text("INSERT INTO users VALUES (:id, :name, :team, FALSE, FALSE, 7)"),
@@ -284,7 +287,7 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
                 {"id": limit_id, "kind": kind, "subject": subject},
             )
     await before.migrate()
-    teams, users = Teams(before), Users(before)
+    teams, users = Teams(before.storage), Users(before.storage)
     rows = {team.name: team.id for team in (await teams.list()).data}
     assert rows.keys() == {"red", "RED", "team_'x' %", "nobody's yet"}
     assert len(set(rows.values())) == 4
@@ -292,7 +295,7 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
         user = await users.get(name)
         assert (user.team, user.team_id, user.created_at) == (team, team and rows[team], 7)
     assert (await users.get_key("key_1")).user_id == "user_alice"
-    async with before.connect() as connection:
+    async with transaction(before) as connection:
         subjects = {
             row.id: row.subject
             for row in await connection.execute(text("SELECT id, subject FROM limits"))
@@ -310,4 +313,4 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
 
 async def test_a_database_without_teams_migrates(before: Database) -> None:
     await before.migrate()
-    assert await names(Teams(before)) == []
+    assert await names(Teams(before.storage)) == []

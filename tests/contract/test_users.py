@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from databases import in_time
+from databases import in_time, transaction
 from sqlalchemy import select, text
 
+from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import Conflict, Invalid, NotFound, Unavailable
+from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.secret import masked
 from chattable.proxy.store.users import User, Users
 
@@ -69,7 +70,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def users(database: Database, clock: Clock) -> Users:
-    return Users(database, clock)
+    return Users(database.storage, clock)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ async def other_process(database: Database, url: str) -> AsyncIterator[Users]:
     """The same users over connections of their own, as another worker has them."""
     other = Database(url)
     await other.start()
-    yield Users(other)
+    yield Users(other.storage)
     await other.stop()
 
 
@@ -232,7 +233,7 @@ async def test_a_deleted_user_takes_the_keys_along(users: Users, database: Datab
     assert await users.delete("alice") == alice
     assert await users.find(gone) is None
     assert await users.find(stays) is not None
-    async with database.connect() as connection:
+    async with transaction(database) as connection:
         assert len((await connection.execute(select(tables.keys))).all()) == 1
     with pytest.raises(NotFound):
         await users.delete("alice")
@@ -252,11 +253,13 @@ async def test_no_key_outlives_its_user_in_a_race(
     ]
     results = await asyncio.gather(*calls, return_exceptions=True)
     made, deleted = results[::2], results[1::2]
-    assert {type(result) for result in made if not isinstance(result, Unavailable)} <= {
+    assert {type(result) for result in made if not isinstance(result, StorageUnavailable)} <= {
         tuple,
         NotFound,
     }
-    assert {type(result) for result in deleted if not isinstance(result, Unavailable)} == {User}
+    assert {type(result) for result in deleted if not isinstance(result, StorageUnavailable)} == {
+        User
+    }
     # Of what a slow database refuses it has done nothing.
     left = {
         name for name, result in zip(names, deleted, strict=True) if not isinstance(result, User)
@@ -265,7 +268,7 @@ async def test_no_key_outlives_its_user_in_a_race(
         name for name, result in zip(names, made, strict=True) if isinstance(result, tuple)
     } & left
     assert {user.name for user in (await users.list()).data} == left
-    async with database.connect() as connection:
+    async with transaction(database) as connection:
         assert len((await connection.execute(select(tables.keys))).all()) == len(keys)
     assert {name for name in left if await users.list_keys(name)} == keys
 
@@ -274,7 +277,7 @@ async def test_a_key_for_a_user_who_is_being_deleted_is_for_nobody(
     users: Users, database: Database
 ) -> None:
     alice = await users.create("alice")
-    async with database.begin() as connection:
+    async with transaction(database) as connection:
         await connection.execute(tables.users.delete())
         key = asyncio.create_task(users.create_key(alice.id, name="k"))
         async with asyncio.timeout(5):
@@ -467,7 +470,7 @@ async def test_the_database_holds_digests_only(users: Users, database: Database,
         (await users.create_key("alice", name="imported", secret="my secret pass phrase"))[1]
     )
     rows = []
-    async with database.connect() as connection:
+    async with transaction(database) as connection:
         for table in tables.metadata.sorted_tables:
             rows += (await connection.execute(select(table))).all()
     dump = repr(rows).encode()

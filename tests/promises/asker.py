@@ -8,15 +8,12 @@ from ledgers import open_ledger
 
 from chattable.budget.ledger import Ledger, Used, Wish
 from chattable.budget.limits import Asker
-from chattable.proxy.store.database import Database
 
 REPEATS = 5
 
 
 async def main(url: str, what: str, holds: list[str]) -> None:
-    database = Database(url)
-    await database.start()
-    async with open_ledger(url, database) as ledger:
+    async with open_ledger(url) as ledger:
         if what == "hold":
             asker = Asker(user="p4e")
             await asyncio.gather(
@@ -31,7 +28,6 @@ async def main(url: str, what: str, holds: list[str]) -> None:
             dice.shuffle(asked)
             await asyncio.gather(*(end(ledger, hold, dice.randint(1, 100)) for hold in asked))
             print(*[await ledger.void(hold) for hold in holds])
-    await database.stop()
 
 
 async def end(ledger: Ledger, hold: str, tokens: int) -> None:

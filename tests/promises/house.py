@@ -21,7 +21,6 @@ from promises.clients import Client, Told
 from upstream import ScriptedUpstream
 
 from chattable.budget.ledger import LEASE
-from chattable.proxy.store.database import Database
 
 WORKERS = 4
 SWEEP = 10.0  # seconds between two looks for holds that nobody renews
@@ -191,11 +190,8 @@ class House:
         """What another replica forfeits now."""
 
         async def work() -> list[str]:
-            database = Database(self.base.url)
-            async with open_ledger(self.base.url, database) as ledger:
-                found = await ledger.sweep()
-            await database.stop()
-            return found
+            async with open_ledger(self.base.url) as ledger:
+                return await ledger.sweep()
 
         return asyncio.run(work())
 

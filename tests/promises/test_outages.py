@@ -10,7 +10,7 @@ from promises.house import House, agree, always, until
 
 from chattable.budget.ledger import LEASE
 from chattable.budget.limits import period
-from chattable.budget.sqlite import BUSY
+from chattable.budget.storage.sqlite import BUSY
 
 IN_FLIGHT = 200
 DAY = 86_400

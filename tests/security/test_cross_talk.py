@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from valkeys import Valkey, valkey_server
 
-from chattable.budget import line as lines
-from chattable.budget.line import Job, Line
+from chattable.budget.storage import redis as lines
+from chattable.budget.storage.redis import Job, RedisScripts
 
 ECHO = "return {ARGV[1]}"
 
@@ -31,7 +31,7 @@ async def test_23_no_answer_of_redis_goes_to_another_who_asked(
         0.02,
     )  # seconds until it looks again for a server that was away
     dice, name = random.Random(23), valkey.execute("SCRIPT", "LOAD", ECHO).decode()
-    line = Line(valkey.url)
+    line = RedisScripts(valkey.url)
     await line.start([ECHO])
     heard = {"own": 0, "none": 0, "given up": 0}
 

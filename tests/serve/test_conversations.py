@@ -82,7 +82,7 @@ class Place:
             database = Database(self.url)
             await database.start()
             try:
-                return await work(SqlSessions(database))
+                return await work(SqlSessions(database.storage))
             finally:
                 await database.stop()
 

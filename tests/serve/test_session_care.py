@@ -22,6 +22,8 @@ models:
   scribe: {{provider: scribe, price: {{input: 1, output: 1}}}}
 """
 PLAIN = "sessions: {retention: {max_sessions_per_user: 3, max_messages: 4}}\ncache: {ttl: 1h}\n"
+TESTS = Path(__file__).parents[1]
+
 CARE = """
 sessions:
   title: {{model: scribe}}
@@ -31,8 +33,8 @@ sessions:
 
 STORES = '''
 from pathlib import Path
-from chattable.proxy.store.errors import Unavailable
-from chattable.proxy.store.sessions_memory import MemorySessions
+from chattable.budget.storage.errors import StorageUnavailable
+from session_model import MemorySessions
 
 class Notebook(MemorySessions):
     """Writes down what is said, and is away while there is a file that says so."""
@@ -50,7 +52,7 @@ class Notebook(MemorySessions):
 
     def check(self, what):
         if Path(f"no-{what}").exists():
-            raise Unavailable("the canary dog ate it")
+            raise StorageUnavailable("the canary dog ate it")
 '''
 
 
@@ -347,7 +349,7 @@ def noted(
 ) -> Iterator[Chattable]:
     folder = tmp_path_factory.mktemp("store")
     (folder / "session_store.py").write_text(STORES)
-    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(folder), str(TESTS), os.environ.get("PYTHONPATH"))))
     config = (
         CONFIG.format(url=upstream.url, scribe=scribe.url)
         + 'sessions: {store: "session_store:Notebook"}\n'

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from databases import held, migrated_postgres
+from databases import held, migrated_postgres, transaction
 from process import Chattable, chattable
 from sqlalchemy import text
 from upstream import ScriptedUpstream
@@ -77,7 +77,7 @@ class Office:
         async def run() -> list[Any]:
             database = Database(self.url)
             await database.start()
-            async with database.begin() as connection:
+            async with transaction(database) as connection:
                 result = await connection.execute(text(statement))
                 rows = list(result.all()) if result.returns_rows else []
             await database.stop()

@@ -589,7 +589,7 @@ def world(tmp_path: Path) -> Iterator[tuple[asyncio.Runner, World]]:
             await database.migrate()
             clock = Clock(database)
             await clock.make()
-            opening = open_ledger(url, database)
+            opening = open_ledger(url)
             return (database, opening), World(
                 await opening.__aenter__(), clock, tmp_path / "journal"
             )

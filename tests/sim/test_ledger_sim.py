@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from chattable.budget import books, law
+from chattable.budget.books import LedgerDialect
 from chattable.budget.calls import Ask, End, work
 from chattable.budget.errors import BudgetExceededError
 from chattable.budget.ledger import LEASE, Used, Wish
 from chattable.budget.limits import Asker, Limit
-from chattable.budget.sqlite import drive
-from chattable.budget.steps import Dialect, Steps
+from chattable.budget.storage.sqlite import drive
+from chattable.budget.storage.statements import Steps
 from chattable.budget.tables import tables
 
 SEEDS = 2_000
@@ -43,7 +44,7 @@ class Crashed(Exception):
     """The worker died: its transaction is gone."""
 
 
-def one(dialect: Dialect, ask: Ask) -> Steps[Any]:
+def one(dialect: LedgerDialect, ask: Ask) -> Steps[Any]:
     """A batch of one, whose refusal is raised."""
     (answer,) = yield from work(dialect, [ask])
     if isinstance(answer, Exception):
@@ -61,7 +62,7 @@ class World:
         for table in TABLES:
             self.database.execute(table)
         self.database.create_function("test_now", 0, lambda: self.now)
-        self.dialect = Dialect("test_now()", UTC, locks=False)
+        self.dialect = LedgerDialect("test_now()", locks=False, zone=UTC)
         self.limits = [
             Limit(
                 id="day", kind="key", subject="k1", per="day", tokens=self.random.randint(50, 400)

@@ -1,4 +1,4 @@
-"""The sessions, in memory: the same law and the same rows as in SQL, gone with the process."""
+"""A model of the session store, in memory: SQL is compared with it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Tree:
         """The messages from the root to this one, without deleted ones."""
         return [row for row in self.line(end) if not row["erased"]]
 
-    def message(self, id: str) -> Row:  # noqa: A002 - the public word for it
+    def message(self, id: str) -> Row:
         """The row of a message that is not deleted."""
         row = self.messages.get(id)
         if row is None or row["erased"]:
@@ -106,7 +106,7 @@ class MemorySessions(SessionStore):
             raise NotFound("session", name or "")
         return self._add(_Tree(new_row(user, self._clock(), name, **session_fields(model=model))))
 
-    async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
+    async def find(self, id: str) -> Session:
         """The session of that id."""
         if id not in self._trees:
             raise NotFound("session", id)
@@ -277,11 +277,11 @@ class MemorySessions(SessionStore):
         rows = rows[::-1] if descending else rows
         return page_of([item_of(row) for row in rows[: checked_limit(limit) + 1]], limit)
 
-    async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
+    async def item(self, session: Session, id: str) -> Item:
         """One message."""
         return item_of(self._tree(session).message(id))
 
-    async def delete_item(self, session: Session, id: str) -> Session:  # noqa: A002 - the public word for it
+    async def delete_item(self, session: Session, id: str) -> Session:
         """Erases one."""
         tree = self._tree(session)
         row = tree.message(id)

@@ -1,12 +1,18 @@
-"""Tells a database that is away from a statement that is wrong."""
+"""Tells a database that is away from a statement that is wrong, in what SQLAlchemy raises."""
 
-import sqlite3
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import exc
 
-from chattable.proxy.store.errors import Contended, Crowded, Unavailable
+from chattable.budget.storage.errors import (
+    ConstraintViolated,
+    LockTimeout,
+    PoolExhausted,
+    StorageUnavailable,
+)
 
 # Classes of SQLSTATE that say "not now": connection, login, rollback of a deadlock, no such
 # database, no resources, lock not available, operator intervention, system error; and a server that
@@ -18,23 +24,23 @@ NOT_MIGRATED = "42P01"
 
 @contextmanager
 def outages(database: str) -> Iterator[None]:
-    """Raises `Unavailable` for what the database, not the statement, is to blame for; lets everything else pass."""
+    """Raises `StorageUnavailable` where the database is to blame, not the statement."""
     try:
         yield
     except exc.TimeoutError:
-        raise Crowded(f"{database}: every connection is busy.") from None
+        raise PoolExhausted("every connection is busy.", database) from None
+    except exc.IntegrityError as error:
+        raise ConstraintViolated(str(error.orig)) from error
     except exc.DBAPIError as error:
         if not _away(error):
             raise
-        kind = Contended if (_state(error) or "").startswith(CONTENDED) else Unavailable
-        raise kind(f"{database}: {_reason(error)}") from error
-    except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
-        raise Unavailable(f"{database}: {str(error) or 'no answer in time'}") from error
+        kind = LockTimeout if (_state(error) or "").startswith(CONTENDED) else StorageUnavailable
+        raise kind(with_hint(error.orig or error, _state(error)), database) from error
+    except OSError as error:  # TimeoutError is one
+        raise StorageUnavailable(str(error) or "no answer in time", database) from error
 
 
 def _away(error: exc.DBAPIError) -> bool:
-    if isinstance(error, exc.IntegrityError):
-        return False
     # it failed before or after our statement
     if error.statement is None or error.connection_invalidated:
         return True
@@ -54,8 +60,9 @@ def _state(error: exc.DBAPIError) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def _reason(error: exc.DBAPIError) -> str:
-    reason = str(error.orig)
-    if _state(error) == NOT_MIGRATED or reason.startswith("no such table"):
+def with_hint(error: BaseException, state: str | None = None) -> str:
+    """What the database said, and what helps against it."""
+    reason = str(error)
+    if state == NOT_MIGRATED or reason.startswith("no such table"):
         return f"{reason}; run `chattable migrate`."
     return reason

@@ -1,16 +1,14 @@
-"""The form of the ledger's law: operations that never touch a database themselves.
+"""Operations: generators that yield statements, and never touch a database themselves.
 
-Each is a generator that yields a statement with its parameters and is sent the rows. Whoever drives
-it (sqlite.py, postgres.py) runs all of them in one transaction and rolls it back when the operation
-raises. So both databases, and a simulator, run the very same law. What concerns many rows is one
-statement with a JSON array for its parameter: every statement is a round trip, or a fight for
-Python's lock with the event loop.
+Each yields a statement with its parameters and is sent the rows. A storage runs all of them in one
+transaction and rolls it back when the operation raises. So SQLite, PostgreSQL and a simulator run
+the very same operation. What concerns many rows is one statement with a JSON array for its
+parameter: every statement is a round trip, or a fight for Python's lock with the event loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from datetime import tzinfo
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,25 +20,25 @@ Rows = list[tuple[Any, ...]]
 Statement = tuple[str, Row]
 Steps = Generator[Statement, Rows, T]
 
-THRESHOLDS = (50, 80, 100)
-
 encode = msgspec.json.Encoder().encode
 
 
 class Dialect(Struct, frozen=True):
-    """Where the two databases differ, and whose clock and calendar count."""
+    """Where the two databases differ, and whose clock counts."""
 
     now: str  # an SQL expression: unix seconds
-    zone: tzinfo
     locks: bool  # whether rows are locked one by one (PostgreSQL), or the whole file is (SQLite)
-    thresholds: tuple[int, ...] = THRESHOLDS  # per cent of a limit at which somebody is told
 
     def lock(self, table: str) -> str:
         """What makes a SELECT hold the table's rows until the end of the transaction."""
         return f" FOR UPDATE OF {table}" if self.locks else ""
 
+    def keep(self, table: str) -> str:
+        """What makes a SELECT hold the table's rows against their deletion."""
+        return f" FOR KEY SHARE OF {table}" if self.locks else ""
+
     def rows(self, name: str, columns: Mapping[str, str]) -> str:
-        """A subquery: the rows of a parameter that is a JSON array of arrays, their columns by name and type."""
+        """A subquery: the rows of a parameter that is a JSON array of arrays, by name and type."""
         if self.locks:
             values = (
                 f"CAST(value ->> {i} AS {kind}) AS {column}"
@@ -55,7 +53,8 @@ class Dialect(Struct, frozen=True):
     ) -> Statement:
         """The statement that adds rows."""
         return (
-            f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM {self.rows('rows', columns)} AS new",
+            f"INSERT INTO {table} ({', '.join(columns)})"
+            f" SELECT * FROM {self.rows('rows', columns)} AS new",
             array(rows),
         )
 
@@ -69,3 +68,14 @@ def time(dialect: Dialect) -> Steps[float]:
     """The database's clock."""
     ((now,),) = yield f"SELECT {dialect.now}", {}
     return float(now)
+
+
+def one() -> Steps[int]:
+    """Asks for an answer, whatever it is."""
+    ((answer,),) = yield "SELECT 1", {}
+    return int(answer)
+
+
+def nothing() -> Steps[None]:
+    """An operation whose transaction is all there is to it."""
+    yield from ()

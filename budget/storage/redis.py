@@ -1,4 +1,7 @@
-"""A line to a Redis that may be slow or away: whatever waits goes in one round trip, and nobody waits for long."""
+"""Scripts that run in a Redis which may be slow or away.
+
+Whatever waits goes in one round trip, and nobody waits for long.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ class Job:
         self.sensible = sensible  # whether an answer is one
 
 
-class Line:
+class RedisScripts:
     """Runs scripts, for all who begin with it and until the last of them ends.
 
     Law: every job is answered, sensibly, or with None if it was not run or nobody knows; nothing
@@ -161,9 +164,8 @@ class Line:
             jobs = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
                 replies = await _soon(self._trip(jobs))
-            except (
-                Exception
-            ) as error:  # whatever it is: requests do not fail for want of what is kept there
+            except Exception as error:
+                # whatever it is: requests do not fail for want of what is kept there
                 self._lose(error, jobs)
             else:
                 for job, reply in zip(jobs, replies, strict=True):
@@ -191,7 +193,7 @@ class Line:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        """A connection that was alive a moment ago; closed where something goes wrong, with whatever was still to come."""
+        """A connection that was alive a moment ago; closed where something goes wrong."""
         connection: Connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             yield connection
