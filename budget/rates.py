@@ -156,10 +156,8 @@ def corrected(level: int, limit: int, tokens: int, used: int) -> int:
     return min(max(0, level + (used - weight(limit, tokens)) * WINDOW), limit * WINDOW * (1 + DEBT))
 
 
-def refusal(
-    bounds: Sequence[Bound], levels: Sequence[Level], tokens: int
-) -> RateLimitedError | None:
-    """The bound without room that takes longest to have some; None if all have it."""
+def check_room(bounds: Sequence[Bound], levels: Sequence[Level], tokens: int) -> None:
+    """Raises for the bound without room that takes longest to have some."""
     longest, found = 0, None
     for bound, (requests, used, slots) in zip(bounds, levels, strict=True):
         rate = bound.rate
@@ -177,10 +175,10 @@ def refusal(
             and (wait := CALL_ENDS if limit else WINDOW) > longest
         ):
             longest, found = wait, ("parallel", bound.subject, limit)
-    if found is None:
-        return None
-    kind, subject, limit = found
-    return RateLimitedError(kind, subject, limit, min(longest, WINDOW), *gauges(bounds, levels))  # type: ignore[arg-type]
+    if found is not None:
+        kind, subject, limit = found
+        wait = min(longest, WINDOW)
+        raise RateLimitedError(kind, subject, limit, wait, *gauges(bounds, levels))  # type: ignore[arg-type]
 
 
 def gauges(bounds: Sequence[Bound], levels: Sequence[Level]) -> tuple[Gauge | None, Gauge | None]:

@@ -14,10 +14,10 @@ from chattable.budget.rates import (
     Pass,
     Rate,
     Rates,
+    check_room,
     corrected,
     drained,
     gauges,
-    refusal,
     weight,
 )
 
@@ -46,8 +46,7 @@ class MemoryRates(Rates):
         levels = [
             counter.level(bound.rate, now) for counter, bound in zip(counters, bounds, strict=True)
         ]
-        if error := refusal(bounds, levels, tokens):
-            raise error
+        check_room(bounds, levels, tokens)
         for i, (counter, bound) in enumerate(zip(counters, bounds, strict=True)):
             levels[i] = counter.charge(bound.rate, levels[i], call_id, tokens, now)
             self._counters[bound.subject] = counter

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from itertools import islice
 
-from chattable.budget.rates import Bound, Level, Pass, Rates, gauges, refusal, weight
+from chattable.budget.rates import (
+    Bound,
+    Level,
+    Pass,
+    RateLimitedError,
+    Rates,
+    check_room,
+    gauges,
+    weight,
+)
 from chattable.budget.rates_lua import ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT, SCRIPTS, Script
 from chattable.budget.storage.redis import Job, RedisScripts
 
@@ -98,9 +107,11 @@ class RedisRates(Rates):
                     requests=requests,
                     tokens=tokens,
                 )
-            if error := refusal(bounds, levels, passed.estimate):
+            try:
+                check_room(bounds, levels, passed.estimate)
+            except RateLimitedError:
                 del self._open[passed.call_id]
-                raise error
+                raise
         self.failures += 1
         return passed
 

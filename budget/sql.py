@@ -121,7 +121,10 @@ class SqlLedger(Ledger):
             raise ValueError("a wish needs 0 ≤ prompt and 0 ≤ least ≤ most, below 2^53")
         answer = await self.ask(wish)
         if isinstance(answer, Exception):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # its traceback leads back here: a circle is memory
         return cast(Hold, answer)
 
     async def renew(self, hold_ids: list[str]) -> None:
@@ -152,7 +155,10 @@ class SqlLedger(Ledger):
     async def _end(self, end: End) -> State:
         answer = await self.ask(end)
         if isinstance(answer, Exception):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # its traceback leads back here: a circle is memory
         return cast(State, answer)
 
     async def grant(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:

@@ -98,7 +98,10 @@ class SqliteStorage(Storage):
         self._waiting.append((operation, future, time.monotonic()))
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # an error in it leads back here: a circle is memory until it is collected
 
     async def read(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation that waits for no writer."""
@@ -197,8 +200,8 @@ class SqliteStorage(Storage):
                 self._failed = time.monotonic()
             self._close()  # what is wrong with it may be over with a new one
             raise StorageUnavailable(with_hint(error), self.name) from error
-        except Exception as error:  # its caller's
-            return [(None, error)]
+        except Exception as error:
+            return [_refused(error)]
         return outcomes
 
     def _look(self, operation: Callable[[], Steps[T]]) -> T:
@@ -300,17 +303,29 @@ def _log_ahead(connection: sqlite3.Connection, deadline: float) -> None:
 
 
 def _apart(connection: sqlite3.Connection, operation: Callable[[], Steps[Any]]) -> _Outcome:
-    """Runs one operation within the transaction; what it raises undoes only what it did."""
+    """Runs one operation within the transaction; what it raises undoes what it did, and no more."""
     connection.execute("SAVEPOINT operation")
     try:
-        outcome: _Outcome = drive(connection, operation()), None
+        result = drive(connection, operation())
     except sqlite3.Error:
         raise
-    except Exception as error:  # its caller's
+    except Exception as error:
         connection.execute("ROLLBACK TO operation")
-        outcome = None, error
+        connection.execute("RELEASE operation")
+        return _refused(error)
     connection.execute("RELEASE operation")
-    return outcome
+    return result, None
+
+
+def _refused(error: Exception) -> _Outcome:
+    """What an operation raised, which is its caller's.
+
+    What it raised on purpose needs no traceback, and the frames of this thread would lead back to
+    it: a circle is memory until it is collected.
+    """
+    if type(error).__module__ != "builtins":
+        error.__traceback__ = None
+    return None, error
 
 
 def _flush(file: str) -> None:

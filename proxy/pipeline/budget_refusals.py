@@ -13,8 +13,8 @@ from chattable.proxy.identity.auth import Principal
 Refusal = QuotaError | BudgetBusyError | UnpricedModelError
 
 
-def used_up(rooms: Iterable[Room], asker: Principal) -> Refusal | None:
-    """What they get whose rooms these are, whatever they ask, if no token is left in one."""
+def check_spent(rooms: Iterable[Room], asker: Principal) -> None:
+    """Refuses those whose rooms these are, whatever they ask, if no token is left in one."""
     for room in rooms:
         limit, amount = room.limit, room.amount.tokens
         if limit.mode != "hard" or limit.tokens is None or room.spent.tokens < amount:
@@ -22,8 +22,7 @@ def used_up(rooms: Iterable[Room], asker: Principal) -> Refusal | None:
         kind = limit.kind.removeprefix("each_")
         subject = f"{kind} {limit.subject or (asker.user.id if kind == 'user' else '')}".strip()
         whole = limit.id, subject, limit.per, "tokens", amount, 0, room.resets_at
-        return refusal(BudgetExceededError(*whole), asker)
-    return None
+        raise refusal(BudgetExceededError(*whole), asker)
 
 
 def refusal(error: BudgetExceededError, asker: Principal) -> Refusal:

@@ -22,7 +22,7 @@ from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.errors import BudgetAwayError
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.pipeline.budget_refusals import refusal, used_up
+from chattable.proxy.pipeline.budget_refusals import check_spent, refusal
 from chattable.proxy.pipeline.forwarded_kinds import NOTHING_BESIDES, Estimate
 from chattable.proxy.pipeline.metered_call import MeteredCall
 
@@ -148,8 +148,7 @@ class Metering:
         if await self.bounded():
             who = caller.principal
             asker = Asker(user=who.user.id, key=who.key_id, team=who.team or "")
-            if (error := used_up(await self.ledger.rooms(asker, ""), who)) is not None:
-                raise error
+            check_spent(await self.ledger.rooms(asker, ""), who)
 
     async def admit(self, wish: Wish, count: Callable[[], Awaitable[int]], caller: Caller) -> Hold:
         """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds.

@@ -8,6 +8,7 @@ long as it takes. Of what a chat leaves, nothing is to wait for it.
 
 import gc
 import json
+import os
 import time
 import urllib.error
 from collections import Counter
@@ -28,6 +29,9 @@ CHATS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "away": ({"model": "away"}, {}),
     "away, streamed": ({"model": "away", "stream": True}, {}),
     "away, in a session": ({"model": "away"}, {"x-session-id": "circles"}),
+    "another body under a key": ({}, {"idempotency-key": "key-{number}"}),
+    "no budget left": ({"max_tokens": 50}, {}),
+    "too fast": ({}, {}),
     "away, idempotent": ({"model": "away"}, {"idempotency-key": "away-{number}"}),
 }
 
@@ -79,8 +83,12 @@ def circles() -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
 
     def measure(port: int) -> None:
-        key = user_key(port)
-        found.update({kind: left(kind, port, key) for kind in CHATS})
+        key, poor = user_key(port), user_key(port, "poor")
+        admin = {"authorization": f"Bearer {os.environ['CHATTABLE_ADMIN_KEY']}"}
+        nothing = {"subject": {"user": "poor"}, "per": "total", "tokens": 0}
+        asked(port, "/admin/budgets", nothing, admin)
+        keys = {"no budget left": poor, "too fast": user_key(port, "hasty")}
+        found.update({kind: left(kind, port, keys.get(kind, key)) for kind in CHATS})
 
     served(measure)
     return found

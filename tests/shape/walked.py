@@ -40,6 +40,7 @@ models: {{m: {{provider: stub}}, away: {{provider: away}}}}
 budgets: {{default: {{tokens: 1000000000, per: day}}}}
 rate_limits:
   default: {{requests_per_minute: 100000, tokens_per_minute: 100000000, parallel: 100}}
+  users: {{hasty: {{requests_per_minute: 1}}}}
 cache: {{ttl: 1h}}
 """
 CHATS: dict[str, dict[str, str]] = {"plain": {}, "session": {"x-session-id": "walked"}}
@@ -84,11 +85,11 @@ def asked(port: int, path: str, body: Any, headers: dict[str, str]) -> Any:
     return text if body.get("stream") else json.loads(text)
 
 
-def user_key(port: int) -> str:
+def user_key(port: int, name: str = "walker") -> str:
     """The key of a new user."""
     admin = {"authorization": f"Bearer {os.environ['CHATTABLE_ADMIN_KEY']}"}
-    asked(port, "/admin/users", {"name": "walker"}, admin)
-    return asked(port, "/admin/users/walker/keys", {}, admin)["key"]
+    asked(port, "/admin/users", {"name": name}, admin)
+    return asked(port, f"/admin/users/{name}/keys", {}, admin)["key"]
 
 
 def measured(walk: Walk, port: int) -> dict[str, set[CodeType]]:
