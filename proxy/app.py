@@ -40,9 +40,10 @@ from chattable.proxy.pipeline.pipeline import Pipeline
 from chattable.proxy.pipeline.rate_limits import RateLimiter, open_rates
 from chattable.proxy.pipeline.revocation import Revocation
 from chattable.proxy.pipeline.turns import Turns
-from chattable.proxy.routes import chat, forwarding, health
+from chattable.proxy.routes import health
 from chattable.proxy.routes.documented import CommonErrors, document
 from chattable.proxy.routes.guarded import guarded
+from chattable.proxy.routes.openai import chat, forwarding
 from chattable.proxy.routes.request_context import upstream_headers
 from chattable.proxy.routes.typed import HOUSE
 from chattable.proxy.services import House

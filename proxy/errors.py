@@ -33,7 +33,8 @@ MAX_RETRY_AFTER = 60.0  # seconds; some SDKs obey any figure, so a longer wait i
 # What the client is told of what is the operator's to mend.
 HOUSE = {
     Cause.KEY: "The upstream refused this server's credentials. Tell the server's operator.",
-    Cause.ACCOUNT: "The account of this server's operator at the upstream has no credit left. Tell the server's operator.",
+    Cause.ACCOUNT: "The account of this server's operator at the upstream has no credit left. "
+    "Tell the server's operator.",
 }
 # code and param
 PASSED = {Cause.USE: ("permission_denied", "model"), Cause.PROMPT: ("content_filter", "messages")}
@@ -102,7 +103,10 @@ class KeyReusedError(chat.ChatError):
     """An Idempotency-Key was used with another body."""
 
     def __init__(self) -> None:
-        message = "This Idempotency-Key was used with another request body. A key stands for one request: use a new one."
+        message = (
+            "This Idempotency-Key was used with another request body. A key stands for one "
+            "request: use a new one."
+        )
         super().__init__(message, param="Idempotency-Key", code="idempotency_key_reused")
 
 
@@ -118,7 +122,10 @@ class LockedError(chat.ChatError):
     """Another turn of a session is still under way."""
 
     def __init__(self, session: str) -> None:
-        message = f"Another request is still being answered in the conversation {session}. Retry in a moment."
+        message = (
+            f"Another request is still being answered in the conversation {session}. Retry in a "
+            "moment."
+        )
         super().__init__(message, param="conversation", code="conversation_locked")
 
 
@@ -306,7 +313,7 @@ UPSTREAM_FAILED = (502, "The upstream failed.", "upstream_error")
 
 
 def _refused(error: upstream.Refused) -> Failure:
-    """An upstream's own refusal: its meaning passes, its secrets and its opinion of our account do not."""
+    """An upstream's refusal: its meaning is passed on, what it says of our account is not."""
     status, cause = error.status, cause_of(error)
     if cause in HOUSE:
         final = {"x-should-retry": "false"} if cause is Cause.ACCOUNT else {}

@@ -13,7 +13,7 @@ SIGNALS = {"kill9": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 def from_environment(env: Mapping[str, str]) -> Callable[[str], None]:
-    """What to call at each point: `after_hold:kill9@3` kills this process when it is there for the third time."""
+    """What to call at each point; `after_hold:kill9@3` kills the process there the third time."""
     plan = env.get(VARIABLE, "")
     if not plan:
         return lambda _: None

@@ -103,7 +103,7 @@ class ReplyStream:
         return None
 
     def _told(self) -> BaseException:
-        """The turn's error; kept no longer, as its traceback leads back here: a circle is memory."""
+        """The turn's error, kept no longer: its traceback leads back here."""
         error, self._error = self._error, None
         return error or ClientLeftError()
 

@@ -31,7 +31,7 @@ class TransferError(Exception):
 async def export_file(
     store: SessionStore, users: Users, file: str, user: str | None, name: str
 ) -> None:
-    """Writes the conversations of one user, or of everybody, to a file, which is there only once it is complete."""
+    """Writes conversations to a file, which is there only once it is complete."""
     form = chosen(name, WRITABLE)
     owner = None if user is None else (await users.get(user)).id
     ids = [(session.user_id, session.id) async for session in _sessions(store, owner)]
@@ -61,7 +61,7 @@ async def import_file(
     name: str,
     accepts: Declared,
 ) -> int:
-    """Imports a file's conversations into those of a user, says what became of them, and returns how many failed."""
+    """Imports a file for a user, prints what became of each conversation, counts failures."""
     if name:
         chosen(name, READABLE)
     owner = await users.get(user)
@@ -109,7 +109,10 @@ def _told(outcome: Outcome) -> Iterator[str]:
     """What is to be told of a conversation, if anything is."""
     name = clip(outcome.title or outcome.source_id or "without a title", 60)
     if outcome.error is not None:
-        yield f"{outcome.index + 1}. {name}, line {outcome.line}: failed: {clip(outcome.error['message'], 500)}"
+        yield (
+            f"{outcome.index + 1}. {name}, line {outcome.line}: failed: "
+            f"{clip(outcome.error['message'], 500)}"
+        )
     elif outcome.warnings:
         yield f"{outcome.index + 1}. {name}: {_counted(outcome.messages, 'message')}"
     for note in outcome.warnings[:SHOWN]:

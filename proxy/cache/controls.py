@@ -50,7 +50,7 @@ def of_header(value: str) -> Controls:
 
 
 def pop_controls(chat: Chat, caller: Caller) -> tuple[Chat, Caller]:
-    """The request without its field `cache`, which no upstream sees, and its caller, whose terms have it.
+    """The request without its field `cache`, and its caller with what the field says.
 
     What the field says adds to what was said before, and counts for all that an agent asks as well.
     """

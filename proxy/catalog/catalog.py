@@ -89,7 +89,7 @@ class Catalog:
         self._listed: tuple[list[tuple[str, ...]], list[Entry]] = [], []
 
     def find(self, name: str, principal: Principal) -> Entry:
-        """The entry of a name, or `ModelNotFound`: an unknown name and one that is not for this principal look alike."""
+        """The entry of a name; `ModelNotFound` if there is none, or none for this principal."""
         entry = self._entries.get(name) or self._by_wildcard(name)
         if entry is None and name == DEFAULT and self._default:
             return self.find(self._default, principal)
@@ -134,7 +134,7 @@ class Catalog:
                 yield entry
 
     def _behind(self, pattern: str, model: settings.ModelEntry) -> Iterator[str]:
-        """The names of a wildcard whose models its provider named; one of a longer wildcard is that one's."""
+        """The names behind a wildcard that its provider has listed, but those of a longer one."""
         target = model.served_by()[0]
         before, _, after = target.upstream(pattern, pattern).partition("*")
         for name in self._sources[target.provider].discovered:
@@ -255,7 +255,7 @@ class _Source:
         return self._health[model]
 
     async def start(self, *, listed: bool) -> None:
-        """Starts it; and asks in the background which models there are, again and again, where somebody wants to know."""
+        """Starts it; where its models are `listed`, asks for them again and again."""
         if self.server is not None:
             await self.server.start()
             self.provider.point_at(self.server.base_url)
@@ -403,7 +403,7 @@ def _kept_for(cache: settings.Cache | None, model: settings.ModelCache) -> float
 
 
 def _reach(config: settings.Config) -> str:
-    """A digest of all that an agent's answer may depend on in the config: itself, and whatever it may ask."""
+    """A digest of what an agent's answer may depend on in the config: itself and all it may ask."""
     places = {
         name: (provider.kind, provider.base_url, provider.options)
         for name, provider in config.providers.items()

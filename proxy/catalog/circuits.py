@@ -79,7 +79,7 @@ class Health:
         return State.HALF_OPEN
 
     def end(self, begun: State, ok: bool | None, latency: float | None = None) -> None:
-        """Notes what became of it; None: it says nothing of the target (the client's own mistake, a client that left)."""
+        """Notes how a call ended; None: it says nothing of the target, as when the client left."""
         self.under_way -= 1
         if begun is State.HALF_OPEN:
             self._probing = False

@@ -35,7 +35,9 @@ def _check(args: argparse.Namespace) -> None:
     for name, model in config.models.items():
         for target in model.served_by():
             print(
-                f"model  {name} → {target.provider}/{target.upstream(name, name)}{_priced(config, name, model, target)}"
+                f"model  {name} → "
+                f"{target.provider}/{target.upstream(name, name)}"
+                f"{_priced(config, name, model, target)}"
             )
         if model.fallbacks:
             print(f"       else {', '.join(model.fallbacks)}")

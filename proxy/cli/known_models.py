@@ -81,18 +81,24 @@ def _facts(
         yield Fact("price", _price(price), CONFIG)
     else:
         yield Fact("price", _price(facts) if facts else "not known", origin)
-    for what, configured, listed in (
-        ("context", said.context_length or entry.context_length, facts and facts.context_length),
-        ("output", said.max_output or entry.max_output, facts and facts.max_output),
-    ):
-        figure = configured or listed
-        value = f"{figure:,} tokens at most" if figure else "not known"
-        yield Fact(what, value, CONFIG if configured else origin if listed else "")
-    if picture := said.picture_tokens or entry.picture_tokens:
-        yield Fact("picture", f"{picture:,} tokens", CONFIG)
-    else:
-        rule = reading(model)
-        yield Fact("picture", rule.rule.says, rule.source and f"{rule.source}, {rule.since}")
+    context = said.context_length or entry.context_length
+    yield _tokens("context", context, facts.context_length if facts else None, origin)
+    output = said.max_output or entry.max_output
+    yield _tokens("output", output, facts.max_output if facts else None, origin)
+    yield _picture(model, said.picture_tokens or entry.picture_tokens)
+
+
+def _tokens(what: str, configured: int | None, listed: int | None, origin: str) -> Fact:
+    figure = configured or listed
+    value = f"{figure:,} tokens at most" if figure else "not known"
+    return Fact(what, value, CONFIG if configured else origin if listed else "")
+
+
+def _picture(model: str, configured: int | None) -> Fact:
+    if configured:
+        return Fact("picture", f"{configured:,} tokens", CONFIG)
+    rule = reading(model)
+    return Fact("picture", rule.rule.says, rule.source and f"{rule.source}, {rule.since}")
 
 
 def _price(price: ModelPrice | Known) -> str:

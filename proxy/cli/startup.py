@@ -1,4 +1,4 @@
-"""What happens before a server runs: the config is found, the database prepared, the first key made."""
+"""Before a server runs: finds the config, prepares the database, makes the first key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_config(
     workers: int | None = None,
     code: bool = False,
 ) -> Config:
-    """The config of a file, by default ./config.yaml if there is one, else the built-in settings; flags win over both.
+    """The config of a file, else of ./config.yaml, else the built-in one; flags win over all.
 
     With `code` an agent that cannot be loaded is a mistake in the config like any other.
     """
@@ -50,7 +50,7 @@ def find_config(
 
 
 def built_in() -> Config:
-    """The settings without a file: agent `echo`, every provider whose key is in the environment, the local model if pulled."""
+    """The built-in config: `echo`, providers whose key is set, and the local model if pulled."""
     keys = {name: vendor.key_env for name, vendor in VENDORS.items() if vendor.key_env}
     config = configfile.defaults(os.environ, keys)
     if not model_path(data_home()).is_file():
@@ -66,7 +66,7 @@ def built_in() -> Config:
 
 
 async def prepare(config: Config) -> None:
-    """Brings a SQLite database up to date, refuses a PostgreSQL one that is not, and makes the first admin key."""
+    """Makes the first admin key; migrates a SQLite file, and refuses an older PostgreSQL."""
     if (
         any(provider.kind == "local" for provider in config.providers.values())
         and not model_path(data_home()).is_file()

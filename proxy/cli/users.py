@@ -59,7 +59,7 @@ def add_commands(commands: Commands, config: argparse.ArgumentParser) -> None:
 def _with_users(
     act: Callable[[Users, Audit, argparse.Namespace], Awaitable[None]],
 ) -> Callable[[argparse.Namespace], None]:
-    """A command on the users of a database, which is brought up to date first if it is a file of our own."""
+    """A command on the users of a database; a SQLite file is migrated first."""
 
     def command(args: argparse.Namespace) -> None:
         async def run(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""What no single value of a config shows: names that do not exist, circles, what excludes each other."""
+"""Mistakes that no single value of a config shows: unknown names, circles, contradictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML in which every value knows its line, so that a mistake in config.yaml is named where it stands."""
+"""YAML in which every value knows its line, so that a mistake is named where it stands."""
 
 import json
 import math
@@ -43,7 +43,7 @@ class VariableUnset(ValueError):
 
 
 class ConfigError(Exception):
-    """A configuration is refused; `problems` holds everything that is wrong with it, in the order of the file."""
+    """A configuration is refused; `problems` are all its mistakes, in the order of the file."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = tuple(sorted(problems))
@@ -51,7 +51,7 @@ class ConfigError(Exception):
 
 
 class Document:
-    """The plain values of a file, the line of each, and the problems found so far: one for each place at most."""
+    """The plain values of a file, the line of each, and at most one problem for each place."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -89,7 +89,7 @@ class Document:
 
 
 def read(data: bytes, file: str, env: Mapping[str, str]) -> Document:
-    """Read YAML whose top level is a mapping; raises what makes the rest unreadable, notes down everything else."""
+    """Reads a mapping; raises what makes the rest unreadable and notes everything else."""
     doc = Document(file)
     node = _compose(data, file)
     if node is not None and node.tag != _TAG + "null":
@@ -102,7 +102,7 @@ def read(data: bytes, file: str, env: Mapping[str, str]) -> Document:
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:
-    """Put the environment in for `${VAR}` and `${VAR:-default}` (unset or empty); `$${` stands for `${`. ValueError."""
+    """Replaces `${VAR}` and `${VAR:-default}` by the environment, `$${` by `${`; or ValueError."""
 
     def value(found: re.Match[str]) -> str:
         name, default = found["name"], found["default"]
@@ -121,7 +121,7 @@ def expand(text: str, env: Mapping[str, str]) -> str:
 
 
 def dotted(where: Where) -> str:
-    """Write a place as `models.fast.provider` or `admin_keys[0]`, quoting a name that holds more than a word."""
+    """A place as `models.fast.provider` or `admin_keys[0]`; a name of several words is quoted."""
     text = ""
     for part in where:
         if isinstance(part, int):
@@ -212,7 +212,7 @@ class _Builder:
         return {key: self.build(value, (*where, key)) for key, (_, value) in pairs.items()}
 
     def pairs(self, node: yaml.MappingNode, where: Where) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """What a mapping holds, `<<` merges included: its own keys win over theirs, and may stand only once."""
+        """What a mapping holds; its own keys, each there once, win over those merged by `<<`."""
         if node in self.merged:
             return self.merged[node]
         own = self.merged[node] = {}

@@ -48,7 +48,7 @@ def parse(
     *,
     code: bool = False,
 ) -> Config:
-    """Read what a config file holds; the environment fills in `${VAR}` and, where no file does, the admin key."""
+    """Reads the text of a config; `env` fills in `${VAR}`, and admin keys where there are none."""
     doc = read(data, file, env)
     _refuse_litellm(doc)
     config: Config = Decoder(doc, _hook).decode(Config, doc.value, ())
@@ -64,7 +64,7 @@ def parse(
 
 
 def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
-    """What is served without a file: `echo`, and every vendor (name -> variable of its key) whose key is set."""
+    """The config without a file: `echo`, and the vendors whose key's variable is set."""
     keys = {
         vendor: Secret(_from_environment(env, variable, upstream_key))
         for vendor, variable in vendors.items()

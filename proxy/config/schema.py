@@ -12,7 +12,7 @@ from chattable.proxy.config.settings import CodeAgent, Config, PromptAgent
 
 
 def settings() -> list[str]:
-    """Every setting by its dotted name, `*` being a name of the user's: `server.port`, `models.*.provider`."""
+    """Every setting by its dotted name, such as `server.port` or `models.*.provider`."""
     return list(dict.fromkeys(_settings(Config, "")))
 
 
@@ -56,7 +56,7 @@ def schema() -> dict[str, Any]:
 
 
 def _allow_variables(node: Any) -> None:
-    """Lets `${VAR}` stand where a number or a choice is expected, and "5s" for a number of seconds."""
+    """Lets text stand for a number or a choice: `${VAR}`, and "5s" for seconds."""
     if isinstance(node, list):
         for item in node:
             _allow_variables(item)

@@ -1,4 +1,4 @@
-"""What single settings may be: secrets, durations, addresses, names; each knows how to be read and what to call itself."""
+"""Types of single settings: secrets, durations, addresses, names; how each is read and named."""
 
 from __future__ import annotations
 

@@ -131,7 +131,8 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow: Annotated[
         tuple[str, ...],
         Meta(
-            description="parameters of clients that it is told though they change address, credentials or price"
+            description="parameters of clients that it is told though they change address, "
+            "credentials or price"
         ),
     ] = ()
     timeouts: Annotated[Timeouts, Meta(description="how long it may take")] = Timeouts()
@@ -408,7 +409,8 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     journal: Annotated[
         str,
         Meta(
-            description="directory for what is used and not yet booked; default: beside the SQLite file, else here"
+            description="directory for what is used and not yet booked; default: beside the "
+            "SQLite file, else here"
         ),
     ] = ""
 
@@ -438,7 +440,8 @@ class SessionHeader(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mode: Annotated[
         Literal["append", "mirror", "auto", "off", ""],
         Meta(
-            description="how its clients keep history; default: X-Session-Id as `mode` says, all others mirror"
+            description="how its clients keep history; default: X-Session-Id as `mode` says, all "
+            "others mirror"
         ),
     ] = ""
 
@@ -452,7 +455,8 @@ class SessionWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tokens: Annotated[
         Count | None,
         Meta(
-            description="most tokens of a prompt with history; default: what the model's context leaves"
+            description="most tokens of a prompt with history; default: what the model's context "
+            "leaves"
         ),
     ] = None
 
@@ -481,7 +485,8 @@ class SessionTitle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     model: Annotated[
         str,
         Meta(
-            description="writes titles, and those that chat UIs ask for; default: the first words of the user"
+            description="writes titles, and those that chat UIs ask for; default: the first words "
+            "of the user"
         ),
     ] = ""
 
@@ -597,11 +602,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         """Leave the URLs out: they may hold a password."""
-        return f"Config(providers={list(self.providers)}, models={list(self.models)}, agents={list(self.agents)})"
+        return (
+            f"Config(providers={list(self.providers)}, models={list(self.models)}, "
+            f"agents={list(self.agents)})"
+        )
 
 
 def match(name: str, names: Collection[str]) -> str | None:
-    """The entry that serves `name`: the one called so, else the wildcard that shares the longest beginning with it."""
+    """The entry for `name`: the one called so, else the wildcard with the longest beginning."""
     if name in names:
         return name
     wild = (

@@ -61,7 +61,8 @@ def signing_key(secret: str) -> bytes:
             ) from None
     if len(key) < MIN_SECRET:
         raise ValueError(
-            f"must have at least {MIN_SECRET} characters, or bytes in base64 after `whsec_`; {MAKE_ONE}"
+            f"must have at least {MIN_SECRET} characters, or bytes in base64 after `whsec_`; "
+            f"{MAKE_ONE}"
         )
     if len(set(key)) < 6:
         raise ValueError(f"must not be easy to guess; {MAKE_ONE}")

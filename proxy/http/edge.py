@@ -1,4 +1,4 @@
-"""The outermost layer of the server: one request id, one spelling of every path, one access log line."""
+"""The outermost layer: one request id, one spelling of every path, one access log line."""
 
 from __future__ import annotations
 
@@ -86,27 +86,29 @@ class Edge:
         finally:
             if "refused" in scope:
                 status = scope["refused"]
-            status = status or CLIENT_LEFT
-            ms = round((time.monotonic() - began) * 1000, 1)
             line: Json = {
                 "time": time.time(),
                 "id": request_id,
                 "method": method,
                 "path": path,
-                "status": status,
-                "ms": ms,
+                "status": status or CLIENT_LEFT,
+                "ms": round((time.monotonic() - began) * 1000, 1),
             }
-            if "caller" in inner:
-                line["user"] = inner["caller"].principal.user.name
-            if "trace" in inner:
-                trace: Trace = inner["trace"]
-                line["model"] = trace.model
-                line["target"], line["attempts"] = trace.asked, trace.attempts
-                if trace.failures:
-                    line["failures"] = self._failures(trace)
-            if "error_code" in inner and inner["error_code"] is not None:
-                line["code"] = inner["error_code"]
-            self._log.add(line)
+            self._log.add(line | self._outcome(inner))
+
+    def _outcome(self, scope: dict[str, Any]) -> Json:
+        """What the application found out of a request: who asked, which target, what went wrong."""
+        found: Json = {}
+        if "caller" in scope:
+            found["user"] = scope["caller"].principal.user.name
+        if "trace" in scope:
+            trace: Trace = scope["trace"]
+            found |= {"model": trace.model, "target": trace.asked, "attempts": trace.attempts}
+            if trace.failures:
+                found["failures"] = self._failures(trace)
+        if "error_code" in scope and scope["error_code"] is not None:
+            found["code"] = scope["error_code"]
+        return found
 
     def _failures(self, trace: Trace) -> list[Json]:
         """How attempts failed: the last ones, of an agent that asks often."""

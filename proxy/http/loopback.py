@@ -1,4 +1,4 @@
-"""A second, private door of one worker: code that agents run reaches the very process that knows its turn."""
+"""A private port of one worker, where code that agents run reaches the process of its turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chattable.proxy.http.protocol import BoundedHttp
 
 @asynccontextmanager
 async def loopback(app: ASGIApp) -> AsyncGenerator[str]:
-    """Serves `app` on a free port of the loopback interface as well, and says under which base URL."""
+    """Serves `app` on a free loopback port as well, and yields its base URL."""
     door = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,

@@ -15,7 +15,8 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif }}
+body {{ margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
 td {{ padding: .2rem 1rem .2rem 0; vertical-align: top }}
 </style>
 </head>

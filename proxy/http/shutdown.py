@@ -1,4 +1,4 @@
-"""Tells the application of signals: of a stop at once, for servers tell it only when the last connection has ended."""
+"""Tells the application of a stop at once: servers do only when the last connection ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HANGING = 1.0  # seconds that a loop which hangs gets before the process ends wi
 def on_stop_signal(
     stop: Callable[[], Coroutine[Any, Any, None]], at_once: Callable[[], None]
 ) -> Generator[None]:
-    """Runs `stop` on the loop when SIGTERM or SIGINT comes, then does what the server had planned for the signal.
+    """Runs `stop` when SIGTERM or SIGINT comes, then what the server had planned for it.
 
     A second signal ends the process at once, with the shell's code for that signal; `at_once` runs
     before.

@@ -1,4 +1,4 @@
-"""JSON with halves of characters in it: JavaScript writes them when it cuts an emoji in two, and msgspec has no word for them."""
+"""JSON with lone surrogates, which JavaScript writes when it cuts an emoji, and msgspec refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How agents ask models within their turn: nested calls, a client without a socket, a key that dies with the turn."""
+"""How agents ask models within their turn: nested calls, a client, a key of the turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one loop behind every answer: target after target, each under a hold of its own, until one answers."""
+"""The loop behind every answer: target after target, each under its own hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Question:
-    """What is asked of whichever target answers, and for whom: a chat, where no subclass says otherwise."""
+    """What is asked, whichever target answers, and for whom; here it is a chat."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Question:
 async def ask_targets(
     question: Question, catalog: Catalog, metering: Metering
 ) -> AsyncGenerator[Chunk]:
-    """The answer of the first target that gives one, its usage last: it is booked, and the agent's that asked."""
+    """The answer of the first target that gives one; its usage comes last and is booked."""
     question.headers.update(await question.admission.wait())
     caller, parent = question.caller, question.parent
     targets = TargetSelector(catalog, question.chat, question.entry, caller, question.trace)

@@ -1,4 +1,4 @@
-"""Threads for code that may hang: unlike the standard library's pool, this one never keeps the process alive."""
+"""Threads for code that may hang: this pool, unlike Python's, never keeps the process alive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class DaemonThreads(Executor):
-    """Runs calls in up to `size` threads, which are started as they are needed and die with the process."""
+    """Runs calls in up to `size` threads, started as needed, which die with the process."""
 
     def __init__(self, size: int, name: str) -> None:
         self._size = size

@@ -1,4 +1,4 @@
-"""What is passed on besides chats: its fields that matter here, and what each kind may use at most."""
+"""The kinds of requests that are passed on: the fields we read, and what each may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no chat, passed through to a provider that has it: under the same keys, limits, budgets and fallbacks."""
+"""Passes on what is no chat, under the same keys, limits, budgets and fallbacks."""
 
 from __future__ import annotations
 
@@ -129,7 +129,10 @@ class Forwarding:
 def _upstream(kind: Kind, target: Entry) -> Upstream:
     model = target.model
     if not isinstance(model, Upstream) or not isinstance(model.provider.wire, OpenAIWire):
-        message = f"The model `{target.name}` does no {kind.what}: only a provider that speaks OpenAI's API is asked for them."
+        message = (
+            f"The model `{target.name}` does no {kind.what}: only a provider that speaks OpenAI's "
+            "API is asked for them."
+        )
         raise InvalidRequest(message, param="model", code="unsupported_model")
     return model
 

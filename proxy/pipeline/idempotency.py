@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: one upstream call for all repeats of a request, however often and wherever it is sent again."""
+"""`Idempotency-Key`: one upstream call for all repeats of a request, on any replica."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Idempotency:
 
     @asynccontextmanager
     async def once(self, chat: Chat, caller: Caller, reply: ReplyStream) -> AsyncGenerator[Once]:
-        """The one chat of its key, or the answer of the one before, under its id; without a key, just a chat."""
+        """A chat that is answered once for its key, or the answer that was given before."""
         if not caller.idempotency_key:
             yield Once()
             return
@@ -107,7 +107,7 @@ class Idempotency:
 
     @asynccontextmanager
     async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[Claim]:
-        """The right to answer what is asked under the caller's key, or the answer that was given."""
+        """The right to answer under the caller's key, or the answer that was given."""
         place = caller.principal.user.id, sha256(_scoped(caller).encode()).hexdigest()
         body = sha256(_encode(asked)).hexdigest()
         try:
@@ -160,14 +160,16 @@ def _begin(dialect: Dialect, place: tuple[str, str], body: str) -> Steps[str | N
     names = dict(zip(("user", "key"), place, strict=True)) | {"body": body}
     where = "user_id = :user AND key = :key"
     added = yield (
-        "INSERT INTO idempotency (user_id, key, body, lease_until, created_at) VALUES (:user, :key, :body,"
+        "INSERT INTO idempotency (user_id, key, body, lease_until, created_at) VALUES (:user, "
+        ":key, :body,"
         f" {dialect.now} + {LEASE}, {dialect.now}) ON CONFLICT DO NOTHING RETURNING 1",
         names,
     )
     if added:
         return None
     rows = yield (
-        f"SELECT body, answer, created_at < {dialect.now} - {KEPT} OR (answer IS NULL AND lease_until < {dialect.now})"
+        f"SELECT body, answer, created_at < {dialect.now} - {KEPT} OR (answer IS NULL AND "
+        f"lease_until < {dialect.now})"
         f" FROM idempotency WHERE {where}{dialect.lock('idempotency')}",
         {"user": place[0], "key": place[1]},
     )
@@ -176,7 +178,8 @@ def _begin(dialect: Dialect, place: tuple[str, str], body: str) -> Steps[str | N
     kept = _Kept(*rows[0])
     if kept.free:
         yield (
-            f"UPDATE idempotency SET body = :body, answer = NULL, lease_until = {dialect.now} + {LEASE},"
+            f"UPDATE idempotency SET body = :body, answer = NULL, lease_until = {dialect.now} + "
+            f"{LEASE},"
             f" created_at = {dialect.now} WHERE {where}",
             names,
         )

@@ -1,4 +1,4 @@
-"""An OpenAI client for agents that needs no socket: its requests are nested requests of the turn it belongs to."""
+"""An OpenAI client for agents without a socket: its requests are nested in their turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call of a model under its hold: what it may use is held before, what it did use is charged after."""
+"""One call of a model: what it may use is held before, what it used is charged after."""
 
 from __future__ import annotations
 
@@ -135,15 +135,14 @@ class MeteredCall:
             if key in SPOKEN and delta[key]:
                 said.append(delta[key])
             elif key == "tool_calls":
-                for call in delta[key] or ():
-                    said += [text for text in (call.get("function") or {}).values() if text]
+                said += _texts_of_calls(delta[key])
         if self._most_said is not None:
             for text in said[before:]:
                 self._size += bound(text)
             self.suspect = self._counted + self._size - self._counted_size > self._most_said
 
     async def overrun(self) -> bool:
-        """Whether more tokens were said than are held: the upstream ignores the cap that it was sent."""
+        """Whether more tokens came than are held: the upstream ignores its cap."""
         self._counted, self._counted_size = await self._count_said(), self._size
         return self._most_said is not None and self._counted > self._most_said
 
@@ -163,12 +162,8 @@ class MeteredCall:
             return self._usage
         reported = self._reported or self.progress.usage or NO_USAGE
         prompt, output = reported.prompt_tokens, reported.completion_tokens
-        if not prompt and self._reported is not NO_USAGE:
-            prompt, self._guessed = await self._count_prompt(0), True
-        elif self._estimate.prompts > 1:  # llama.cpp reports the first of several only
-            counted = await self._count_prompt(0)
-            if counted > prompt * 4 / 3 + 3:
-                prompt, self._guessed = counted, True
+        if (not prompt and self._reported is not NO_USAGE) or self._estimate.prompts > 1:
+            prompt = await self._prompt_used(prompt)
         if self._estimate.whole and self._reported is None:
             output, self._guessed = self._most, True
         size = 0
@@ -177,17 +172,33 @@ class MeteredCall:
         # Too few tokens for so many bytes, or more than any answer has: only then it is worth
         # counting.
         if size > LONG_TOKENS * output or output > MOST_OUTPUT:
-            counted = await self._count_said()
-            # Another tokeniser may need a quarter fewer tokens for the same words, and a few.
-            if not output or output > MOST_OUTPUT or counted > output * 4 / 3 + 3:
-                if self._reported is not None:
-                    self._tell_implausible(output, counted)
-                output, self._guessed = counted, True
+            output = await self._output_used(output)
         if self._guessed or reported.total_tokens != prompt + output:
             figures = {"prompt_tokens": prompt, "completion_tokens": output}
             reported = msgspec.structs.replace(reported, **figures, total_tokens=prompt + output)
         self._usage = reported
         return reported
+
+    async def _prompt_used(self, reported: int) -> int:
+        """The prompt as counted, where nothing was reported or far too little.
+
+        llama.cpp reports the first of several prompts only.
+        """
+        counted = await self._count_prompt(0)
+        if reported and counted <= _tolerated(reported):
+            return reported
+        self._guessed = True
+        return counted
+
+    async def _output_used(self, reported: int) -> int:
+        """The output as counted, where the report cannot be right."""
+        counted = await self._count_said()
+        if reported and reported <= MOST_OUTPUT and counted <= _tolerated(reported):
+            return reported
+        if self._reported is not None:
+            self._tell_implausible(reported, counted)
+        self._guessed = True
+        return counted
 
     def _tell_implausible(self, reported: int, counted: int) -> None:
         facts = {"reported": reported, "counted": counted, "model": self._entry.name}
@@ -244,13 +255,8 @@ class MeteredCall:
     def wish(self, prompt: int) -> Wish:
         """The call, as the ledger knows it."""
         params, principal = self.chat.params, self._caller.principal
-        asked, of_model = asked_cap(params), self._entry.max_output
-        most = of_model if asked is None else asked
-        if most is None:
-            most = DEFAULT_OUTPUT
-        elif of_model is not None and of_model < most:
-            most = of_model
-        most = min(most, MOST_OUTPUT)
+        asked = asked_cap(params)
+        most = self._output_cap(asked)
         choices = (params["n"] or 1) if "n" in params else 1
         least = least_output(params) if "thinking" in params or "reasoning" in params else 1
         return Wish(
@@ -274,6 +280,16 @@ class MeteredCall:
             tag=self._caller.tag,
         )
 
+    def _output_cap(self, asked: int | None) -> int:
+        """The most tokens that one answer may have: as asked, within what the model can write."""
+        of_model = self._entry.max_output
+        most = of_model if asked is None else asked
+        if most is None:
+            most = DEFAULT_OUTPUT
+        elif of_model is not None and of_model < most:
+            most = of_model
+        return min(most, MOST_OUTPUT)
+
     async def _count_prompt(self, per_message: int = 8) -> int:
         counted = await count_prompt(self.chat, self._entry.name, self._media, per_message)
         return counted + self._estimate.prompt
@@ -291,6 +307,19 @@ class MeteredCall:
             self.headers["x-budget-remaining-tokens"] = str(hold.remaining)
         if hold.resets_at is not None:
             self.headers["x-budget-reset"] = str(hold.resets_at)
+
+
+def _texts_of_calls(calls: list[Json] | None) -> list[str]:
+    """The texts in a piece of tool calls: names and arguments."""
+    return [text for call in calls or () for text in (call.get("function") or {}).values() if text]
+
+
+def _tolerated(tokens: int) -> float:
+    """How many tokens may be counted where so many are reported.
+
+    Another tokeniser may need a quarter fewer tokens for the same words, and a few.
+    """
+    return tokens * 4 / 3 + 3
 
 
 def _part(details: Json, name: str, usage: Usage) -> int:

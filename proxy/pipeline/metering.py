@@ -1,4 +1,4 @@
-"""Joins chats and budgets: what a request may use is held before an upstream is asked, what it did use is booked after."""
+"""Joins chats and budgets: holds what a request may use, and books what it used."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Metering:
         self._journal.close()
 
     def stop_at_once(self) -> None:
-        """Journals what every call under way is charged: the process ends now, and whoever comes next books it."""
+        """Journals the charge of every call under way, for the next process to book."""
         for call in list(self.calls):
             if (line := call.cut_short()) is not None:
                 with suppress(OSError):
@@ -121,7 +121,7 @@ class Metering:
     async def spared(
         self, chat: Chat, entry: Entry, caller: Caller, parent: Context | None, usage: Usage
     ) -> None:
-        """Notes what a call would have used that was answered without one; nothing where that is nothing."""
+        """Notes what a call would have used that the cache answered."""
         if not usage.total_tokens:
             return
         wish = self.call(chat, entry, caller, parent).wish(0)
@@ -133,7 +133,7 @@ class Metering:
             self._notices.append((kind, data))
 
     async def bounded(self) -> bool:
-        """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
+        """Whether there is any limit, believed for a moment: without one, budgets cost nothing."""
         if self._believed_until <= self._clock():
             try:
                 self._bounded = await self.ledger.bounded()
@@ -151,7 +151,7 @@ class Metering:
             check_spent(await self.ledger.rooms(asker, ""), who)
 
     async def admit(self, wish: Wish, count: Callable[[], Awaitable[int]], caller: Caller) -> Hold:
-        """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds.
+        """A hold of all that is wished, else of what there is room for.
 
         `count` counts the prompt, whose bound may be far above it.
         """
@@ -297,7 +297,7 @@ class Metering:
                 self._booked(line.id)
 
     async def _recover(self) -> None:
-        """Books what processes that are dead left in their journals, then forfeits what nobody can settle any more."""
+        """Books what dead processes left in their journals, then forfeits expired holds."""
         for path, lines in self._journal.orphans():
             await _replay(self.ledger, lines)
             log.info(
@@ -318,7 +318,8 @@ async def _replay(ledger: Ledger, lines: Sequence[Line]) -> None:
         if isinstance(outcome, KeyError):
             if end.reason != ABANDONED:
                 log.error(
-                    "the ledger has no hold %s, whose settlement is in a journal: is this another database?",
+                    "the ledger has no hold %s, whose settlement is in a journal: is this another "
+                    "database?",
                     end.id,
                 )
         elif isinstance(outcome, BaseException):

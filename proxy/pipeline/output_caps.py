@@ -19,7 +19,7 @@ def asked_cap(params: Json) -> int | None:
 
 
 def least_output(params: Json) -> int:
-    """The fewest tokens of output that make sense for one answer: thoughts need room, and words behind them."""
+    """The fewest tokens of output that make sense: thoughts need room, and words after them."""
     return 1 if _thinking(params) is None else LEAST_THINKING + 1
 
 
@@ -36,7 +36,7 @@ def capped(params: Json, most: int) -> Json:
 
 
 def _thinking(params: Json) -> tuple[str, str, int] | None:
-    """Where a request says how many tokens of thoughts it wants: the field, the name in it, how many."""
+    """The budget for thoughts in a request: the field, the name in it, how many tokens."""
     for field, key in THOUGHTS:
         value = params[field] if field in params else None  # noqa: SIM401 - no call
         if isinstance(value, dict) and type(value.get(key)) is int and value[key] > 0:

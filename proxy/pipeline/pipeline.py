@@ -1,4 +1,4 @@
-"""One chat, top to bottom: history, rate limits, cache, model, hold, answer; each has its room, this file has their order."""
+"""One chat, top to bottom: history, rate limits, cache, model, hold, answer."""
 
 from __future__ import annotations
 
@@ -54,29 +54,24 @@ class Pipeline:
             parent.enter(entry.name)
         return entry
 
-    def turn(
+    async def once(
         self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AsyncGenerator[Chunk]:
-        """Answers an HTTP request."""
-        steps = self._once if caller.idempotency_key else self._in_session
-        return steps(chat, entry, caller, reply)
-
-    async def _once(
-        self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
-    ) -> AsyncGenerator[Chunk]:
+        """Answers an HTTP request that has an `Idempotency-Key`."""
         async with self.idempotency.once(chat, caller, reply) as once:
             reply.headers |= once.headers
             for chunk in once.replay or ():
                 yield chunk
             if once.replay is None:
-                async with aclosing(self._in_session(chat, entry, caller, reply)) as chunks:
+                async with aclosing(self.in_session(chat, entry, caller, reply)) as chunks:
                     async for chunk in chunks:
                         once.see(chunk)
                         yield chunk
 
-    async def _in_session(
+    async def in_session(
         self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AsyncGenerator[Chunk]:
+        """Answers an HTTP request, in the session that it names if there is one."""
         async with self.sessions.turn(chat, entry, caller, reply) as turn:
             reply.headers |= turn.headers
             for chunk in turn.replay or ():

@@ -1,4 +1,4 @@
-"""How many tokens a prompt may have: a bound that costs next to nothing, and a count for when it does not fit."""
+"""Tokens of a prompt: a cheap upper bound, and a count for when the bound does not fit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Media = Callable[[Json], int]  # a part of a message that is not text → the to
 
 
 def bound_prompt(chat: Chat, media: Media) -> int:
-    """More tokens than the prompt can have: the bytes of all that is forwarded, pictures by their table."""
+    """An upper bound in tokens: the bytes of all that is forwarded, pictures by their table."""
     messages, parts = _apart(chat.messages)
     written = len(msgspec.json.encode([[m.to_json() for m in messages], _fields(chat.params)]))
     return written + sum(map(media, parts))

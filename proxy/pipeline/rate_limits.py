@@ -1,4 +1,4 @@
-"""Which rate limits a call counts against: those of its user, key and team once, those of a model for whoever asks it."""
+"""Rate limits of users, keys and teams for each turn, and of models for each call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Admission:
         self.used = 0
 
     async def wait(self) -> dict[str, str]:
-        """Waits until the call is let in, for the headers that say so; `TooFastError` if it is not."""
+        """Waits until the call is let in and returns its headers; `TooFastError` if it is not."""
         if self.passed is None and self.asking is not None:
             self.passed = await asyncio.shield(self.asking)
         return headers(self.passed) if self.passed else {}
@@ -90,10 +90,10 @@ class RateLimiter:
         nested: bool,
         reply: ReplyStream | None = None,
     ) -> AsyncGenerator[Admission]:
-        """Lets a call in for as long as the context lasts, or raises `TooFastError`, at once or from `Admission.wait`.
+        """Lets a call in for as long as the context lasts; `TooFastError`, now or in `wait`.
 
-        Where entering takes a round trip, the call hears of it in `Admission.wait` only: what else is
-        asked meanwhile shares the trip.
+        Where entering takes a round trip, only `Admission.wait` waits for it: what else is asked
+        meanwhile shares the trip.
         """
         bounds = self._bounds(entry, caller, nested=nested)
         if not bounds:

@@ -1,4 +1,4 @@
-"""Which targets are asked for a model name, in which order, and when the next one is worth asking."""
+"""The targets of a model name: in which order they are asked, and when the next one is."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class TargetSelector:
             self._first = time.monotonic() - self._began
 
     async def failed(self, error: Exception) -> bool:
-        """Notes how it failed; whether there is another one that may do better, or the same one after a wait."""
+        """Notes how it failed; whether a target is asked next, maybe the same after a wait."""
         asked = self._asked
         assert asked is not None
         self._note(asked, error)
@@ -139,7 +139,7 @@ class TargetSelector:
         self.progress.worth = None  # a circle is memory until the next collection
 
     def _worth(self) -> bool:
-        """Whether the target is still worth asking: its circuit may have opened while the request waited."""
+        """Whether it is still worth asking: its circuit may have opened meanwhile."""
         health = self._asked.health if self._asked is not None else None
         return (
             health is None
@@ -177,16 +177,10 @@ class TargetSelector:
         most = model.retries if error.retries is None else min(error.retries, model.retries)
         if times > most or (isinstance(error, Refused) and cause_of(error) is Cause.ACCOUNT):
             return []
-        delay = BACKOFF * 2 ** (times - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
-        if isinstance(error, Refused) and error.retry_after is not None:
-            delay = error.retry_after
-        now, began = time.monotonic(), again.began if again is not None else self._began
-        limits = model.timeouts
+        due = time.monotonic() + _delay(error, times)
+        began, limits = again.began if again is not None else self._began, model.timeouts
         patience = min(limits.first_token, limits.total) if self._stream else limits.total
-        if now + delay > began + patience:
-            return []
-        # see `Follow.AGAIN`
-        return [_Tried(asked, times, began, now + delay)]
+        return [_Tried(asked, times, began, due)] if due <= began + patience else []
 
     async def _after_a_wait(self) -> Entry | None:
         """Of those that failed, the one that may be asked first; None: none soon enough."""
@@ -233,8 +227,16 @@ class TargetSelector:
             self._names += entry.fallbacks
 
 
+def _delay(error: UpstreamError, times: int) -> float:
+    """Seconds until a target is asked again: as it says, else longer each time."""
+    if isinstance(error, Refused) and error.retry_after is not None:
+        return error.retry_after
+    spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
+    return float(BACKOFF * 2 ** (times - 1) * spread)
+
+
 def _ordered(entry: Entry, key: str) -> list[Entry]:
-    """A name's targets: by weight, the same for all turns of a session; or without weights, the quicker of two."""
+    """A name's targets: by weight, alike for all turns of a session; else the quicker of two."""
     targets = entry.targets
     if len(targets) < 2:
         return list(targets or [entry])
@@ -278,7 +280,7 @@ def _another_may(error: Exception) -> bool:
 
 
 def _unwell(error: UpstreamError) -> bool:
-    """Whether an error speaks against the target, for whatever it is asked; not our own limits, not what one request wants."""
+    """Whether an error says that the target is unwell, whatever it is asked."""
     if isinstance(error, Refused) and (error.code == OVERFLOW or cause_of(error) is Cause.USE):
         return False
     return _another_may(error) and not isinstance(error, (Busy, Overtaken))

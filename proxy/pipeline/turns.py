@@ -1,4 +1,4 @@
-"""Turns of HTTP requests: each is a task of its own, so what follows an answer happens whoever listens."""
+"""Turns of HTTP requests: each is a task, so what follows an answer happens whoever listens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Turns:
         try:
             entry = pipeline.find(chat.model, caller, caller.parent)
             limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
-            async with limit, aclosing(pipeline.turn(chat, entry, caller, reply)) as chunks:
+            steps = pipeline.once if caller.idempotency_key else pipeline.in_session
+            async with limit, aclosing(steps(chat, entry, caller, reply)) as chunks:
                 async for chunk in chunks:
                     await reply.put(chunk)
             reply.end()

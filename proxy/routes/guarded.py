@@ -7,26 +7,17 @@ from typing import Any
 from litestar import Router
 
 from chattable.proxy.http.paths import restore_names
-from chattable.proxy.routes import (
-    admin,
-    admin_models,
-    admin_sessions,
-    audit,
-    budgets,
-    cache,
-    conversations,
-    items,
-    me,
-    models,
-    teams,
-    transcripts,
-    usage,
-)
+from chattable.proxy.routes import usage
+from chattable.proxy.routes.admin import audit, budgets, cache, teams, users
+from chattable.proxy.routes.admin import models as admin_models
+from chattable.proxy.routes.admin import sessions as admin_sessions
 from chattable.proxy.routes.documented import BEARER
 from chattable.proxy.routes.guards import known_queries, require_admin, require_key
+from chattable.proxy.routes.openai import models
 from chattable.proxy.routes.typed import ACTOR, CALLER, DECODERS, TextResponse, TypedRequest
+from chattable.proxy.routes.user import conversations, items, me, transcripts
 
-ADMINS = (admin, teams, budgets, usage, audit, cache, admin_models, admin_sessions)
+ADMINS = (users, teams, budgets, usage, audit, cache, admin_models, admin_sessions)
 USERS = (models, me, conversations, items, transcripts)
 
 

@@ -31,7 +31,8 @@ PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 MAX_KEY = 255  # characters of an Idempotency-Key
 
 NOT_JSON = (
-    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
+    "your HTTP library "
     "correctly. The API expects a JSON payload, but what was sent was not valid JSON: {}.)"
 )
 
@@ -158,7 +159,7 @@ def end_user(request: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 
 def bearer(request: ASGIConnection[Any, Any, Any, Any]) -> str:
-    """The key of a request: everything behind `Bearer`, spaces included, or the header `x-api-key`; empty if there is none."""
+    """The key of a request: what is behind `Bearer`, or `x-api-key`; empty if there is none."""
     value = header(request, b"authorization")
     scheme, _, secret = value.partition(" ")
     if scheme.lower() == "bearer":
@@ -167,7 +168,7 @@ def bearer(request: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 
 def header(request: ASGIConnection[Any, Any, Any, Any], name: bytes) -> str:
-    """A header without the space around it, empty if absent; a plain scan, for Litestar parses all of them first."""
+    """A header, stripped; empty if absent. A plain scan: Litestar would parse all of them."""
     for key, value in request.scope["headers"]:
         if key == name:
             return value.decode("latin-1").strip()
@@ -185,7 +186,7 @@ def integer(text: str, name: str) -> int:
 
 
 def upstream_headers(trace: Trace | None) -> dict[str, str]:
-    """Which model of which provider was asked last, how often any was, and whether a session was at home; empty if none was."""
+    """Which provider and model answered, in how many attempts; empty if none was asked."""
     if trace is None or not trace.attempts:
         return {}
     asked = trace.asked if trace.asked.isascii() else quote(trace.asked, safe=PRINTABLE)

@@ -1,4 +1,4 @@
-"""One line of JSON per request, written beside the requests: a slow or blocked log never slows an answer."""
+"""One line of JSON per request, written apart: a blocked log never slows an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line of the log for a cause and second: an outage is told, not the thousands of requests that meet it."""
+"""One log line a cause and second: an outage is logged, not each request that meets it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN = re.compile(r"[0-9a-f]{8,}|[0-9]+")
 
 
 class Floods(logging.Filter):
-    """Lets warnings and errors of one cause through once in `AGAIN` seconds, with the number of those left out before.
+    """Passes warnings of one cause once in `AGAIN` seconds, with the number left out before.
 
     A cause is the text, and the exception behind it, without ids and numbers. A record that nobody
     can read passes.

@@ -9,7 +9,7 @@ Progress = Callable[[int, int, str], None]  # done, in all, what is being done
 
 @contextmanager
 def show_progress(stream: TextIO) -> Iterator[Progress]:
-    """Yield a callback that draws one bar per ``what`` on a terminal, and elsewhere prints a line at each quarter."""
+    """Yields a callback that draws a bar on a terminal, or prints a line at each quarter."""
     if not stream.isatty():
         yield _plain(stream)
         return

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings, /v1/completions, /v1/moderations and the rest that providers answer themselves."""
+"""POST /v1/embeddings, /v1/completions, /v1/moderations and what else is passed on."""
 
 from __future__ import annotations
 

@@ -10,19 +10,19 @@ from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.conversations.item_pages import Listing, find, listed, read
-from chattable.proxy.routes.conversations import (
-    SESSION,
-    ConversationObject,
-    InjectedSession,
-    conversation,
-    entries,
-)
 from chattable.proxy.routes.typed import (
     FEW,
     InjectedCaller,
     InjectedHouse,
     Items,
     LenientRequest,
+)
+from chattable.proxy.routes.user.conversations import (
+    SESSION,
+    ConversationObject,
+    InjectedSession,
+    conversation,
+    entries,
 )
 from chattable.proxy.sessions.locks import Claim, new_holder
 from chattable.proxy.store.sessions import Turn

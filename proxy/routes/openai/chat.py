@@ -135,7 +135,7 @@ class _Answer:
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _frames(self) -> Frames:
-        """The answer's form, once the first chunk is there: a repeated request has the id of its first answer."""
+        """The answer's form, once the first chunk is there; a repeat has the first answer's id."""
         return Frames(self._reply, self._chat.model, include_usage=self._chat.include_usage)
 
     async def _start(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:

@@ -7,9 +7,9 @@ from litestar.di import NamedDependency
 
 from chattable.budget import law
 from chattable.budget.storage.statements import Steps
-from chattable.proxy.routes.budgets import BudgetObject, BudgetPage, shown_budget
+from chattable.proxy.routes.admin.budgets import BudgetObject, BudgetPage, shown_budget
+from chattable.proxy.routes.admin.subjects import Subjects
 from chattable.proxy.routes.guards import known_queries
-from chattable.proxy.routes.subjects import Subjects
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse, page
 from chattable.proxy.routes.usage import REPORT, REPORTS, ReportQuery, UsageReport, answer
 

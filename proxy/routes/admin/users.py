@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.routes.removal import remove_user
+from chattable.proxy.routes.admin.user_removal import remove_user
 from chattable.proxy.routes.typed import (
     PAGE,
     Deleted,

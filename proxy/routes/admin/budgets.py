@@ -19,7 +19,7 @@ from chattable.budget.ledger import Amount, Difference, Entry, Room
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.catalog.prices import unpriced, unpriced_under
-from chattable.proxy.routes.subjects import Found, Subjects, invalid
+from chattable.proxy.routes.admin.subjects import Found, Subjects, invalid
 from chattable.proxy.routes.typed import (
     FIRST,
     PAGE,

@@ -8,7 +8,6 @@ from msgspec.structs import asdict
 
 from chattable.agents.chat import Usage
 from chattable.proxy.identity.auth import ADMIN
-from chattable.proxy.routes.conversations import ConversationRow, row
 from chattable.proxy.routes.typed import (
     PAGE,
     Deleted,
@@ -18,6 +17,7 @@ from chattable.proxy.routes.typed import (
     ListPage,
     page,
 )
+from chattable.proxy.routes.user.conversations import ConversationRow, row
 from chattable.proxy.services import House
 from chattable.proxy.store.sessions import Session
 

@@ -19,10 +19,10 @@ from msgspec import Struct
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.budget.storage.errors import StorageUnavailable
-from chattable.proxy.routes.conversations import SESSION, InjectedSession
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
+from chattable.proxy.routes.user.conversations import SESSION, InjectedSession
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
 from chattable.proxy.transcripts.report import AWAY, Outcome, imported

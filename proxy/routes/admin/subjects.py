@@ -108,7 +108,8 @@ class Subjects:
         if name.endswith("*"):
             raise invalid(
                 field,
-                "expected one name; for all that begin so, give 'everyone' and list the beginning in 'models'",
+                "expected one name; for all that begin so, give 'everyone' and list the beginning "
+                "in 'models'",
             )
         try:
             entry = catalog.find(name, ADMIN)
