@@ -70,7 +70,7 @@ class _Zstd:
 
 class _Brotli:
     def __init__(self) -> None:
-        import brotli  # type: ignore[import-untyped]
+        import brotli
 
         self._error: Any = brotli.error
         self._reader = brotli.Decompressor()

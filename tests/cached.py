@@ -121,7 +121,7 @@ class Request:
         )
 
 
-async def soon(condition: Callable[[], object], seconds: float = 5) -> None:
+async def soon(condition: Callable[..., object], seconds: float = 5) -> None:
     """Waits until something is so."""
     async with asyncio.timeout(seconds):
         while not condition():

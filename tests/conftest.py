@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx
 import httpx2  # the openai package's
@@ -17,6 +18,7 @@ from xdist.scheduler import Scheduling
 
 # Every client of httpx reads all of the world's certificates, which takes longer than most tests:
 # here they share them.
+transports: Any  # they import the function, and do not offer it
 for transports in (httpx._transports.default, httpx2._transports.default):
     transports.create_ssl_context = cache(transports.create_ssl_context)
 

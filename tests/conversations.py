@@ -13,7 +13,6 @@ from promises.house import until
 from upstream import ScriptedUpstream
 
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.session_sql import SqlSessions
 from chattable.proxy.store.sessions import Item, Session
 
@@ -68,7 +67,8 @@ def talk(
     )
     shown = dict(raw.headers)
     if not stream:
-        message = raw.parse().choices[0].message
+        whole: Any = raw.parse()
+        message = whole.choices[0].message
         return Told(message.content or "", shown, message.model_dump(exclude_none=True))
     chunks: Any = raw.parse()
     return Told(
@@ -94,14 +94,11 @@ class Kept:
         self._url = url or f"sqlite:///{Path(server.directory) / 'chattable.db'}"
         self._users: dict[str, str] = {}
 
-    def session(self, user: str, name: str) -> Session | None:
-        """The user's session of this id or alias."""
+    def session(self, user: str, name: str) -> Session:
+        """The user's session of this id or alias, which is there."""
 
-        async def read(store: SqlSessions) -> Session | None:
-            try:
-                return await store.open(self._id(user), name, create=False)
-            except NotFound:
-                return None
+        async def read(store: SqlSessions) -> Session:
+            return await store.open(self._id(user), name, create=False)
 
         return self._read(read)
 

@@ -78,7 +78,7 @@ class Process:
         while time.monotonic() - self.spawned < timeout:
             if not self.running:
                 raise RuntimeError(
-                    f"{self.popen.args} ended with {self.popen.returncode}:\n{self.log()[-4000:]}"
+                    f"{self.popen.args!r} ended with {self.popen.returncode}:\n{self.log()[-4000:]}"
                 )
             try:
                 with _direct.open(url, timeout=1):

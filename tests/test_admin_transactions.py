@@ -51,10 +51,10 @@ async def test_an_admin_call_on_budgets_is_one_transaction(
     tmp_path: Path, asked: list[str]
 ) -> None:
     url = migrated_sqlite(tmp_path / "x.db")
-    edge = build(Config(database_url=url, admin_keys=(Secret(KEY),)))
+    edge: Any = build(Config(database_url=url, admin_keys=(Secret(KEY),)))
     made: dict[str, Any] = {}
     async with (
-        edge.app.lifespan(),  # type: ignore[attr-defined]
+        edge.app.lifespan(),
         httpx.AsyncClient(
             transport=httpx.ASGITransport(edge),
             base_url="http://test",

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Town:
             name: agent if isinstance(agent, Chattable) else Function(agent, {})
             for name, agent in agents.items()
         }
-        self.threads = ThreadPoolExecutor(4)
+        self.threads: Executor = ThreadPoolExecutor(4)
 
     async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
         parent.enter(chat.model)

@@ -3,12 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
 import httpx
 import pytest
+from wired import Alone
 
 from chattable.adapters.connections import Slot
 from chattable.adapters.errors import GaveWay, Refused, UpstreamError
@@ -56,14 +56,6 @@ def refusal(status: int, message: str = "no", code: Any = None, **headers: str) 
 class World:
     """Two upstreams that answer as they are told, in the place of the network, and a clock that waits take no time of."""
 
-    class Gateway:
-        threads = ThreadPoolExecutor(1)
-
-        def run(self, chat: Chat, parent: Context) -> Any:
-            raise AssertionError("an upstream asks no other model")
-
-        client = lend = run
-
     def __init__(self, room: int = 1000) -> None:
         self.script: dict[str, list[Reply]] = {"one.test": [], "two.test": []}
         self.asked: list[str] = []
@@ -105,7 +97,7 @@ class World:
         )
         for target in routes:
             try:
-                ctx = Context(self.Gateway(), chat, User("u", "u"), model, trace=trace)
+                ctx = Context(Alone(), chat, User("u", "u"), model, trace=trace)
                 ctx.progress = routes.progress
                 fold = Fold()
                 async with aclosing(drive(target.model, ctx)) as chunks:

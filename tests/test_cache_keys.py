@@ -42,12 +42,12 @@ messages = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "system"]), "content": texts},
     optional={"name": texts, "x-own": values, "weight": scalars},
 )
+NESTED = ("tools", "functions")
 names = st.one_of(
     texts, st.sampled_from(["temperature", "seed", "top_p", "metadata", "logit_bias"])
 ).filter(
     lambda name: name not in ("model", "messages", "stream", "stream_options", "cache", *NESTED)
 )
-NESTED = ("tools", "functions")
 bodies = st.fixed_dictionaries(
     {"model": st.just("m"), "messages": st.lists(messages, min_size=1, max_size=3)},
     optional={

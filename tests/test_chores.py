@@ -5,7 +5,8 @@ import time
 import pytest
 
 from chattable.agents.chat import Chat, Message
-from chattable.proxy.sessions.chores import FOLLOW_UPS, TITLE, recognised
+from chattable.proxy.config.ui_tasks import FOLLOW_UPS, TITLE
+from chattable.proxy.sessions.chores import recognised
 from chattable.proxy.sessions.titles import title_in
 
 NO_TITLE = [

@@ -9,6 +9,7 @@ import string
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -846,7 +847,11 @@ def test_a_weak_admin_key_refuses_to_start(key: str, why: str) -> None:
     assert (problem.line, problem.path) == (4, "admin_keys[1]")
     assert re.search(why, problem.text)
     assert "make one: python3 -c" in problem.text
-    for read_environment in (lambda env: parsed("", env), lambda env: defaults(env, {})):
+    ways: list[Callable[[dict[str, str]], Config]] = [
+        lambda env: parsed("", env),
+        lambda env: defaults(env, {}),
+    ]
+    for read_environment in ways:
         with pytest.raises(ConfigError, match=f"^environment: CHATTABLE_ADMIN_KEY: ({why}|holds)"):
             read_environment({"CHATTABLE_ADMIN_KEY": key})
 

@@ -1,6 +1,7 @@
 """Every reply in one form: what `Normal` promises of any stream, and what `Fold` makes of it."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,9 @@ def streams(draw):
     """A well-formed stream of some choices, their steps shuffled into each other, and what each of them says in the end."""
     queues, meant = [], []
     for index in range(draw(st.integers(1, 3))):
-        said, queue, calls = {}, [], []
+        said: dict[str, Any] = {}
+        queue: list[Any] = []
+        calls: list[Any] = []
         for kind, value in draw(st.lists(steps, max_size=5)):
             if kind == "call":
                 name, pieces = value
@@ -133,7 +136,9 @@ def answers(chunks):
 
 def check_law(chunks: list[Chunk]) -> None:
     """Everything that `Normal` promises."""
-    opened, finished, calls = [], set(), {}
+    opened: list[int] = []
+    finished: set[int] = set()
+    calls: dict[Any, Any] = {}
     for position, chunk in enumerate(chunks):
         if chunk.usage is not None:
             assert position == len(chunks) - 1 and not chunk.delta and chunk.finish_reason is None

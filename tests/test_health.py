@@ -70,9 +70,9 @@ def test_one_that_fails_every_other_time_is_no_better() -> None:
     health = Health(clock)
     for i in range(CALLS):
         call(health, bool(i % 2))
-    assert health.state is State.CLOSED  # the last was a success
+    assert (health.state, health.willing) == (State.CLOSED, True)  # the last was a success
     call(health, False)
-    assert health.state is State.OPEN
+    assert (health.state, health.willing) == (State.OPEN, False)
     health = Health(clock)
     for i in range(CALLS * 4):
         call(health, bool(i % 2))

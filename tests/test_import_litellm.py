@@ -49,7 +49,7 @@ def one(params: str, rest: str = "", name: str = "m", **env: str) -> Config:
 
 
 def noted(made: Converted) -> dict[str, tuple[Outcome, str]]:
-    return {general(where): tuple(note) for where, note in made.source.notes.all().items()}
+    return {general(where): (note[0], note[1]) for where, note in made.source.notes.all().items()}
 
 
 def refused(text: str) -> str:

@@ -210,6 +210,7 @@ def test_what_a_chat_has_no_word_for_comes_back_as_it_was(item: dict[str, Any]) 
 
 
 def test_an_item_that_its_provider_knows_by_an_id_keeps_it() -> None:
+    item: dict[str, Any]
     for item in (
         {"type": "reasoning", "id": "rs_theirs", "summary": []},
         {"type": "web_search_call", "id": "ws_theirs"},

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_lines_that_nobody_booked_are_handed_out_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.write(end("a"))
     journal.close()
-    orphans = Journal(tmp_path).orphans()
+    orphans: Any = Journal(tmp_path).orphans()
     next(orphans)
     orphans.close()  # whoever had them failed
     assert left(tmp_path) == [end("a")]
@@ -174,7 +175,7 @@ def test_a_failpoint_that_makes_no_sense_is_refused() -> None:
 def test_where_no_room_can_be_reserved_zeros_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(module.os, "posix_fallocate")
+    monkeypatch.delattr(os, "posix_fallocate")
     journal = Journal(tmp_path)
     journal.write(end("a"))
     [file] = tmp_path.iterdir()
@@ -187,8 +188,8 @@ def test_where_no_room_can_be_reserved_zeros_take_it(
 def test_where_no_room_can_be_reserved_a_full_disk_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(module.os, "posix_fallocate")
-    monkeypatch.setattr(module.os, "pwrite", full_disk)
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(os, "pwrite", full_disk)
     with pytest.raises(OSError, match="No space left"):
         Journal(tmp_path).write(end("a"))
     assert not list(tmp_path.iterdir())

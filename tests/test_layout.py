@@ -34,7 +34,7 @@ def imports(path: Path) -> set[str]:
             continue
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if (node.module or "").startswith("chattable."):
+            if node.module and node.module.startswith("chattable."):
                 found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("chattable.")}

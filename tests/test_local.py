@@ -367,6 +367,7 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+    assert pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -87,7 +88,8 @@ def test_free_is_zero_throughout() -> None:
     assert not Price(above=1, long=Price(input=1)).free and Price(above=1, long=FREE).free
     assert FREE.free and Price(0, 0, 0, 0, 0).free and Price(cached=None).free
     parts = ("input", "output", "cached", "cache_write", "cache_write_1h", "image")
-    assert not any(Price(**{part: 1}).free for part in parts)
+    ones: list[dict[str, Any]] = [{part: 1} for part in parts]
+    assert not any(Price(**one).free for one in ones)
     wish = Wish(id="w", asker=Asker(user="u"), model="m", prompt=1, most=1)
     assert wish.free
     assert not Wish(id="w", asker=Asker(user="u"), model="m", prompt=1, most=1, fixed=1).free

@@ -190,7 +190,7 @@ def test_b9_a_picture_costs_its_piece_or_its_tokens(
         assert asked.estimate("openai", model, price).fixed == 3 * micro
 
 
-def limit(kind: str = "everyone", subject: str = "", models: Any = None, cost: Any = 5) -> Limit:
+def limit(kind: Any = "everyone", subject: str = "", models: Any = None, cost: Any = 5) -> Limit:
     return Limit(id="l", kind=kind, subject=subject, per="day", cost=cost, models=models)
 
 

@@ -172,7 +172,7 @@ def test_of_several_reports_each_figure_as_it_was_last_said() -> None:
 
 
 NUMBERS = st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
-ODD = st.none() | NUMBERS | st.text(max_size=2) | st.just([]) | st.just({})
+ODD: st.SearchStrategy[Any] = st.none() | NUMBERS | st.text(max_size=2) | st.just([]) | st.just({})
 TABLES = [table.COMPATIBLE, table.ANTHROPIC, table.BEDROCK, table.GEMINI, table.OLLAMA]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from process import free_port
 from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
-from chattable.budget.outbox import Notice
+from chattable.budget.outbox import Notice, Outbox
 from chattable.proxy.config.webhook_settings import check_secret, check_url
 from chattable.proxy.people.webhooks import (
     AT_ONCE,
@@ -65,7 +65,7 @@ class Row:
     attempts: int = 0
 
 
-class MemoryOutbox:
+class MemoryOutbox(Outbox):
     """The outbox's law in a dict, on a clock that only tests move."""
 
     def __init__(self, count: int = 1) -> None:
@@ -95,7 +95,7 @@ class MemoryOutbox:
             row.due, row.attempts = self.clock.now + lease, row.attempts + 1
         return [replace(n, attempts=row.attempts) for row in free for n in [row.notice]]
 
-    async def done(self, ids: list[str]) -> None:
+    async def done(self, ids: Sequence[str]) -> None:
         await self._called("done")
         for id in ids:
             self.rows[id].state = "done"
@@ -109,7 +109,7 @@ class MemoryOutbox:
         await self._called("dead")
         self.rows[id].state = "dead"
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[..., bool]) -> None:
         """Waits until the condition holds; it is looked at again after every call."""
         async with asyncio.timeout(10):
             while not condition():

@@ -196,7 +196,7 @@ class ScriptedUpstream:
         """Queues answers for the next requests whose path ends with `path`."""
         self._script += [(path, answer) for answer in answers]
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 10) -> None:
+    def wait(self, condition: Callable[..., bool], timeout: float = 10) -> None:
         """Blocks until the condition holds; it is looked at again whenever something happens here."""
         with self._changed:
             if not self._changed.wait_for(condition, timeout):
@@ -208,7 +208,11 @@ class ScriptedUpstream:
 
     def hang_up(self) -> None:
         """Closes every open connection, idle ones included."""
-        self._call(lambda: [connection.close() for connection in list(self._connections)])
+        self._call(self._close_all)
+
+    def _close_all(self) -> None:
+        for connection in list(self._connections):
+            connection.close()
 
     def __repr__(self) -> str:
         return (

@@ -2,17 +2,36 @@
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from openai import AsyncOpenAI
+
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk
+from chattable.agents.chattable import Context, Gateway
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.fold import FINISHES, Choice, Fold, Normal
 from chattable.agents.parsing import parse
 
 DATA = Path(__file__).parent / "wire" / "data"
+
+
+class Alone(Gateway):
+    """The gateway of an upstream, which asks no other model."""
+
+    threads: Executor = ThreadPoolExecutor(1)
+
+    def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
+        raise AssertionError("an upstream asks no other model")
+
+    def client(self, ctx: Context) -> AsyncOpenAI:
+        raise AssertionError("an upstream asks no other model")
+
+    def lend(self, ctx: Context) -> tuple[str, str]:
+        raise AssertionError("an upstream asks no other model")
 
 
 def read(wire: Wire, blocks: Iterable[bytes]) -> tuple[list[Chunk], bool, bool]:

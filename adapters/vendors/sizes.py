@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from binascii import a2b_base64
 
-import imagesize  # type: ignore[import-untyped]
+import imagesize
 
 MOST_READ = 65_536  # bytes of a picture that are looked at
 MOST_READS = 2_000  # steps: a JPEG is a chain of segments, which nobody has to make long

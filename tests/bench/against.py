@@ -98,7 +98,11 @@ def measured(
         for number in range(pairs):
             for row in served:
                 requests = row.requests // SHARE
-                sides = (partial(one_round, row, side, upstream, requests) for side in (old, new))
+                sides = (
+                    partial(one_round, row, side, upstream, requests)
+                    for side in (old, new)
+                    if side is not None  # which serves no row
+                )
                 seen[row.name].append(pair_of(number, *sides))
     for row in rows:
         yield Measured(row, seen[row.name], failing[row.name])

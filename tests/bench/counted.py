@@ -51,7 +51,7 @@ def profile(frame: FrameType, event: str, _: Any) -> None:
         cells[CALLS] += 1
 
 
-class Task(asyncio.Task):
+class Task(asyncio.Task[Any]):
     """A task that is counted when it is made, by whatever makes it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -59,7 +59,7 @@ class Task(asyncio.Task):
         super().__init__(*args, **options)
 
 
-class Queue(queue.SimpleQueue):
+class Queue(queue.SimpleQueue[Any]):
     """The queue by which executors and SQLite's threads get their work."""
 
     def put(self, *args: Any, **options: Any) -> None:
@@ -136,17 +136,20 @@ def prolonged(sleep: Callable[..., Any]) -> Callable[..., Any]:
 
 def count() -> None:
     """Puts the counting ones in place of what they count; before anything else is imported."""
-    asyncio.Task = asyncio.tasks.Task = Task
+    loops: Any = asyncio
+    queues: Any = queue
+    databases: Any = sqlite3
+    loops.Task = loops.tasks.Task = Task
     asyncio.sleep = asyncio.tasks.sleep = prolonged(asyncio.sleep)
     time.sleep, time.time = prolonged(time.sleep), slowed(time.time)
     time.monotonic = slowed(time.monotonic)
-    queue.SimpleQueue = Queue
-    sqlite3.connect = sqlite3.dbapi2.connect = connecting(sqlite3.connect)
+    queues.SimpleQueue = Queue
+    databases.connect = databases.dbapi2.connect = connecting(sqlite3.connect)
     json.dumps, json.loads = counted(json.dumps, ENCODES), counted(json.loads, DECODES)
 
     import msgspec
 
-    ours = msgspec.json
+    ours: Any = msgspec.json
     ours.Encoder = type("Encoder", (Codec,), {"made": ours.Encoder, "methods": ENCODING})
     ours.Decoder = type("Decoder", (Codec,), {"made": ours.Decoder, "methods": DECODING})
     ours.encode, ours.decode = counted(ours.encode, ENCODES), counted(ours.decode, DECODES)

@@ -25,11 +25,12 @@ from typing import Any
 from against import OURS, interruptible, scratch
 from counted import COUNTS
 from measuring import load_of
+from process import Process
 from report import ROOT
 from revisions import RevisionError, checked_out, named, present
 from rows import Row
 from run import chosen, prepare, say
-from setups import HERE, SETUPS, Process, Program, Running, stub, with_sessions
+from setups import HERE, SETUPS, Program, Running, stub, with_sessions
 
 COUNTED = ("plain", "stream", "budget", "all-on", "session-20", "hit")
 SETTING = SETUPS | {"sessions": with_sessions(20, sessions=1)}  # one connection has one session
@@ -56,7 +57,7 @@ class Figures:
         """Returns a median, marked with ~ where fewer than half of the requests have just that."""
         if not self.requests:
             return "–"
-        seen, middle = [counts[kind] for counts in self.requests], self.medians[kind]
+        seen, middle = [float(counts[kind]) for counts in self.requests], self.medians[kind]
         return ("~" if 2 * seen.count(middle) < len(seen) else "") + f"{middle:g}"
 
 

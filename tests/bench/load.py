@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import uvloop
 
@@ -47,7 +48,7 @@ class Load:
             "content-type": "application/json",
             "user-agent": "bench",
         }
-        headers = common | {"content-length": str(len(self.body))} | self.headers
+        headers = common | {"content-length": str(len(self.body)), **self.headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return (f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body).split(
             SERIAL
@@ -134,7 +135,7 @@ class Client(asyncio.Protocol):
     def __init__(self, run: Run) -> None:
         self.run, self.waiting, self.who = run, False, next(run.clients) % run.load.connections
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.send()
 
@@ -218,7 +219,7 @@ class Held(asyncio.Protocol):
         self.request, self.mark, self.buffer = request, first, b""
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.write(self.request)
 
@@ -238,7 +239,7 @@ async def hold(load: Load) -> list[Held]:
     for _ in range(load.connections):
         request = load.request(0)
         _, stream = await asyncio.get_running_loop().create_connection(
-            lambda request=request: Held(request, load.first), "127.0.0.1", load.port
+            partial(Held, request, load.first), "127.0.0.1", load.port
         )
         await asyncio.wait_for(stream.begun, load.deadline_s)
         held.append(stream)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import uvloop
 from load import hold, measure
@@ -32,7 +33,11 @@ def starts(stub_port: int, count: int, program: Program) -> list[tuple[float, in
     """Returns the seconds and the bytes of a first start and of so many later ones."""
     seen, text = [], CONFIG.replace("STUB", str(stub_port))
     with tempfile.TemporaryDirectory(prefix="bench-start-") as home:
-        where = {"prefix": on_core(SERVER_CORE), "program": program, "timeout": START}
+        where: dict[str, Any] = {
+            "prefix": on_core(SERVER_CORE),
+            "program": program,
+            "timeout": START,
+        }
         for _ in range(1 + count):
             with chattable(text, directory=home, **where) as server:
                 seen.append((server.ready_after, Running(0, process=server).rss()))

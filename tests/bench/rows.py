@@ -66,17 +66,17 @@ def tool(number: int) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-PLAIN = {"body": chat()}
-STREAM = {"body": chat(stream=True), "first": b" one", "expect": b"data: [DONE]"}
+PLAIN: dict[str, Any] = {"body": chat()}
+STREAM: dict[str, Any] = {"body": chat(stream=True), "first": b" one", "expect": b"data: [DONE]"}
 LONG = STREAM | {"body": chat("m-222", stream=True)}
-SAME = {"body": chat(serial="0"), "calls": 0}
+SAME: dict[str, Any] = {"body": chat(serial="0"), "calls": 0}
 SAME_STREAM = STREAM | {"body": chat(stream=True, serial="0"), "calls": 0}
 TRANSLATED = STREAM | {"body": chat("m-claude", stream=True)}
 SESSION_20 = PLAIN | {"headers": in_session(20, WHO)}
 SESSION_2000 = PLAIN | {"headers": in_session(2000, WHO)}
 NEW_SESSION = PLAIN | {"headers": {"x-session-id": f"new-{SERIAL.decode()}"}}
 NEW_END_USER = PLAIN | {"headers": {"x-user-id": f"end-user-{SERIAL.decode()}"}}
-ALONE = {"connections": 1}  # latency without a queue
+ALONE: dict[str, Any] = {"connections": 1}  # latency without a queue
 
 ROWS = [
     Row(name="direct", setup="direct", requests=10_000, **PLAIN),

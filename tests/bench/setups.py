@@ -142,7 +142,7 @@ def chattable_with(config: str = CONFIG, *arguments: str, **key_fields: bool) ->
     @contextmanager
     def running(stub_port: int, program: Program = HERE) -> Iterator[Running]:
         text, prefix = config.replace("STUB", str(stub_port)), on_core(SERVER_CORE)
-        where = {"prefix": prefix, "program": program, "timeout": START}
+        where: dict[str, Any] = {"prefix": prefix, "program": program, "timeout": START}
         with chattable(text, *arguments, **where) as server:
             headers = bearer(server.user_key("bench", **key_fields))
             yield Running(int(server.base_url.rpartition(":")[2]), headers, server)

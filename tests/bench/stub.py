@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import uvloop
 
@@ -27,7 +28,7 @@ SSE_HEAD = (
 )
 
 
-def whole(body: dict) -> bytes:
+def whole(body: dict[str, Any]) -> bytes:
     data = json.dumps(body, separators=(",", ":")).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
         len(data),
@@ -35,7 +36,7 @@ def whole(body: dict) -> bytes:
     )
 
 
-def completion() -> dict:
+def completion() -> dict[str, Any]:
     message = {
         "role": "assistant",
         "content": "Hello there, how can I help you today?",
@@ -52,7 +53,7 @@ def completion() -> dict:
     }
 
 
-def event(body: dict | str) -> bytes:
+def event(body: dict[str, Any] | str) -> bytes:
     data = (
         b"data: %s\n\n"
         % (body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))).encode()
@@ -60,7 +61,7 @@ def event(body: dict | str) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def chunk(delta: dict, finish: str | None = None) -> dict:
+def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
     return {
         "id": "chatcmpl-1",
@@ -88,7 +89,7 @@ def stream(chunks: int) -> list[bytes]:
 def messages(chunks: int) -> list[bytes]:
     """Returns the writes of a stream with as many words in Anthropic's form, whose events say their type twice."""
     usage = {"input_tokens": 10, "output_tokens": 1}
-    message = {
+    message: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
@@ -104,7 +105,7 @@ def messages(chunks: int) -> list[bytes]:
         }
         for n in range(chunks - 2)
     ]
-    events = [
+    events: list[dict[str, Any]] = [
         {"type": "message_start", "message": message | {"usage": usage}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         *said,
@@ -119,7 +120,7 @@ def messages(chunks: int) -> list[bytes]:
     return [*map(named, events), b"0\r\n\r\n"]
 
 
-def named(body: dict) -> bytes:
+def named(body: dict[str, Any]) -> bytes:
     data = b"event: %s\ndata: %s\n\n" % (
         body["type"].encode(),
         json.dumps(body, separators=(",", ":")).encode(),
@@ -135,7 +136,7 @@ class Stub(asyncio.Protocol):
     by_step = False
     waiting: Callable[[], None] | None = None  # what sends the next chunk, with --by-step
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport, self.buffer = transport, b""
 
     def data_received(self, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Streams as real upstreams send them, each with what a client must make of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ class Case:
     """A stream and its meaning: the text, calls (name, arguments) and end of every choice."""
 
     name: str
-    events: list[Event]
+    events: Sequence[Event]
     text: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
     finish: str | None = "stop"  # None: it never said why it ended

@@ -152,7 +152,7 @@ def run() -> Report:
             cwd=folder,
             env=inherited
             | {"TEST_API_BASE_URL": f"{server.base_url}/v1", "PYTHONPATH": str(TESTS)}
-            | seeds,
+            | dict(seeds),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

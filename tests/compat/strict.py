@@ -99,7 +99,7 @@ class Choice:
             law(isinstance(piece[body][text], str), "arguments are a string", piece)
             known.text += piece[body][text]
             return
-        kind = piece.get("type")
+        kind: Any = piece.get("type")
         law(kind in ("function", "custom"), "a call's first piece has its type", piece)
         body, text = piece[kind], "arguments" if kind == "function" else "input"
         law(
@@ -247,6 +247,8 @@ def take(chunk: Body, choices: list[Choice], include_usage: bool) -> None:
 
 def check_usage(usage: Body) -> None:
     """Usage is three whole numbers whose sum is right."""
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    counts: list[Any] = [
+        usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    ]
     law(all(type(count) is int and count >= 0 for count in counts), "usage is whole numbers", usage)
     law(counts[0] + counts[1] == counts[2], "usage adds up", usage)

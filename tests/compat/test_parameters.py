@@ -176,7 +176,7 @@ def test_25_a_large_picture_passes(browser: Browser, upstream: ScriptedUpstream)
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_26_caps_on_output(client: OpenAI, upstream: ScriptedUpstream, field: str) -> None:
     for model in ("m", "plain-m", "persona"):
-        answer = client.chat.completions.create(**ask("one two three", model=model), **{field: 2})
+        answer = client.chat.completions.create(**ask("one two three", model=model) | {field: 2})
         assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (
             "one two",
             "length",
@@ -644,4 +644,4 @@ def test_46_prefill(client: OpenAI, upstream: ScriptedUpstream, prefill: str) ->
 def test_46_empty_content(client: OpenAI, upstream: ScriptedUpstream) -> None:
     passed(client, upstream, [{"role": "user", "content": ""}], "")
     with pytest.raises(BadRequestError):
-        client.chat.completions.create(model="m", messages=[{"role": "user"}])  # type: ignore[list-item, misc]
+        client.chat.completions.create(**ask("") | {"messages": [{"role": "user"}]})

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from answers import CHUNKED_SSE, Raw, Sse, framed, head, splits, sse_event
 from compat.browser import Browser
-from compat.hostile import CASES, EMOJI, STOP, Case, delta, said
+from compat.hostile import CASES, EMOJI, STOP, Body, Case, delta, said
 from compat.strict import LawBroken, StrictStream, read
 from echo_model import ask
 from openai import LengthFinishReasonError, OpenAI
+from openai.types.chat import ChatCompletion
 from upstream import ScriptedUpstream
 
 USAGE = {"stream_options": {"include_usage": True}}
@@ -57,14 +58,14 @@ def test_the_sdk_reads_the_same(client: OpenAI, upstream: ScriptedUpstream, case
     request = ask("hi", n=1 + len(case.more), **USAGE)
     with client.chat.completions.stream(**request) as running:
         try:
-            completion = running.get_final_completion()
+            completion: ChatCompletion = running.get_final_completion()
         except LengthFinishReasonError as cut_short:
             completion = cut_short.completion
     assert [choice.message.content or "" for choice in completion.choices] == [
         case.text,
         *case.more,
     ]
-    calls = completion.choices[0].message.tool_calls or []
+    calls: Any = completion.choices[0].message.tool_calls or []
     assert [(call.function.name, call.function.arguments) for call in calls] == case.calls
     assert completion.choices[0].finish_reason == case.finish
     assert {choice.message.role for choice in completion.choices} == {"assistant"}
@@ -112,7 +113,7 @@ def test_any_text_comes_back_whole(
 
 
 def test_emoji_survive_a_cut_at_every_byte(browser: Browser, upstream: ScriptedUpstream) -> None:
-    data = b"".join(sse_event(event) for event in [*said("👩‍🚀é"), STOP, "[DONE]"])
+    data = b"".join(sse_event(event) for event in (*said("👩‍🚀é"), STOP)) + sse_event("[DONE]")
     for pieces in splits(data):
         upstream.script(
             Raw([head(200, CHUNKED_SSE), *map(framed, pieces), framed(b"")], close=False)
@@ -180,7 +181,7 @@ def test_nonsense_ends_a_stream_with_an_error(
 
 
 # Streams that are wrong in one way each: the reader above must see every one of them.
-GOOD = [
+GOOD: list[Body] = [
     {
         "choices": [
             {
@@ -280,7 +281,7 @@ def test_the_strict_reader_sees_wrong_usage(name: str) -> None:
     last = GOOD[0] | {"choices": [], "usage": counts}
     chunks = [chunk | {"usage": None} for chunk in GOOD]
     assert read(bytes_of([*chunks, last]), include_usage=True).usage == counts
-    wrong = {
+    wrong: dict[str, list[Body]] = {
         "usage_missing": chunks,
         "usage_does_not_add_up": [*chunks, last | {"usage": counts | {"total_tokens": 4}}],
         "usage_not_null": [*GOOD, last],

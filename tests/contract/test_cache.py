@@ -24,6 +24,7 @@ from chattable.proxy.cache.controls import Controls
 from chattable.proxy.cache.memory import ENTRY_OVERHEAD_BYTES, MemoryStore
 from chattable.proxy.cache.redis import RedisStore
 from chattable.proxy.cache.store import NOT_FROM_STORE, CacheKey, Follow, Lead, Store, StoredAnswer
+from chattable.proxy.cache.waiter import Waiter
 from chattable.proxy.config import settings
 from chattable.proxy.errors import (
     Failure,
@@ -540,7 +541,7 @@ async def test_an_answer_too_large_is_not_kept_and_waits_for_its_reader(store: S
     await cache.stop()
 
 
-def _arguments(**changes: Any) -> Any:
+def _arguments() -> tuple[Any, Any, Any, Any]:
     from cached import ENTRY  # the parts of a request, to drive it by hand
 
     from chattable.agents.chat import Chat, Message
@@ -590,9 +591,8 @@ async def test_a_time_of_ones_own(store: Store, clock: Clock) -> None:
     for scope, longest in (("user", 2_000_000.0), ("shared", 60.0)):
         cache = answers(store, scope=scope)
         seen = [
-            cache.lookup(*_arguments()[:3], Controls(ttl=ttl), Calls(said("a")), Trace()).ttl
-            for ttl in (5.0, 2_000_000.0)
-        ]  # type: ignore[attr-defined]
+            _waiter(cache, *_arguments()[:3], Controls(ttl=ttl)).ttl for ttl in (5.0, 2_000_000.0)
+        ]
         assert seen == [5.0, longest]
 
 
@@ -657,8 +657,13 @@ def _place(cache: ResponseCache) -> CacheKey:
     caller = type(caller)(
         type(caller.principal)(type(caller.principal.user)("user_alice", "alice")), "req_1", 0.0
     )
-    key: CacheKey = cache.lookup(chat, entry, caller, controls, Calls(said("a")), Trace()).key  # type: ignore[attr-defined]
-    return key
+    return _waiter(cache, chat, entry, caller, controls).key
+
+
+def _waiter(cache: ResponseCache, chat: Any, entry: Any, caller: Any, controls: Controls) -> Waiter:
+    waiter = cache.lookup(chat, entry, caller, controls, Calls(said("a")), Trace())
+    assert isinstance(waiter, Waiter)
+    return waiter
 
 
 # Two processes, as far as Redis can tell
@@ -672,7 +677,7 @@ async def two(url: str, lease: int, **config: Any) -> AsyncIterator[list[Respons
         await each.start()
     yield opened
     for each in opened:
-        await soon(lambda each=each: not each._tasks)  # type: ignore[misc]
+        await soon(lambda each=each: not each._tasks)
         assert not each._flights and not each.leads
         await each.stop()
 
@@ -692,7 +697,7 @@ async def test_processes_ask_once_and_follow_live(pair: list[ResponseCache]) -> 
     await soon(lambda: here.text == "a")
     there, plain = Request(pair[1], calls), Request(pair[1], calls, stream=False)
     for gate, text in zip(gates, ("a", "a b", "a b c"), strict=True):
-        await soon(lambda text=text: there.text == text)  # type: ignore[misc]
+        await soon(lambda text=text: there.text == text)
         gate.set()
     for request in (here, there, plain):
         assert (await request).text == "a b c"
@@ -719,9 +724,9 @@ async def test_a_leader_that_fails_elsewhere(pair: list[ResponseCache], error: E
         gate = asyncio.Event()
         calls = Calls([*said("a", " b")[:2], gate, error], said("a", " c"))
         here = Request(pair[0], calls, str(number))
-        await soon(lambda here=here: here.text == "a b")  # type: ignore[misc]
+        await soon(lambda here=here: here.text == "a b")
         there = [Request(pair[1], calls, str(number), stream=bool(i % 2)) for i in range(20)]
-        await soon(lambda there=there: there[-1].text == "a b")  # type: ignore[misc]
+        await soon(lambda there=there: there[-1].text == "a b")
         gate.set()
         await outcomes([here, *there])
         assert here.task.exception() is error

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -56,18 +57,16 @@ async def ledger(database: Database, clock: Clock) -> AsyncIterator[Ledger]:
 
 def limit(
     name: str = "lim",
-    kind: str = "user",
+    kind: Any = "user",
     subject: str = "alice",
     per: str = "day",
-    **fields: object,
+    **fields: Any,
 ) -> Limit:
-    return Limit(id=name, kind=kind, subject=subject, per=per, **{"tokens": 100} | fields)  # type: ignore[arg-type]
+    return Limit(id=name, kind=kind, subject=subject, per=per, **{"tokens": 100, **fields})
 
 
-def wish(
-    name: str, asker: Asker = ALICE, prompt: int = 10, most: int = 20, **fields: object
-) -> Wish:
-    return Wish(id=name, asker=asker, model="m", prompt=prompt, most=most, **fields)  # type: ignore[arg-type]
+def wish(name: str, asker: Asker = ALICE, prompt: int = 10, most: int = 20, **fields: Any) -> Wish:
+    return Wish(id=name, asker=asker, model="m", prompt=prompt, most=most, **fields)
 
 
 async def balance(ledger: Ledger, asker: Asker = ALICE) -> dict[str, tuple[int, int]]:
@@ -152,7 +151,7 @@ async def test_usage_is_grouped_and_equals_what_was_spent(ledger: Ledger, clock:
     assert [(row.group[0] % 86_400, row.group[1], row.requests) for row in days] == [
         (0, "m", 2),
         (0, "m", 1),
-    ]  # type: ignore[operator]
+    ]
     assert [
         row.requests
         for row in await ledger.usage([], since=int(clock.now) - 5, until=MAX_AMOUNT, only={})
@@ -234,7 +233,12 @@ async def test_what_is_free_is_never_refused_for_money(ledger: Ledger) -> None:
     await ledger.hold(wish("h", price=price))
     await ledger.settle("h", Used(prompt=11, cost=11))  # a micro-dollar too much
     assert (await ledger.hold(wish("free", prompt=10**6))).output == 20
-    dear = [{"price": price}, {"price": Price(output=1)}, {"price": Price(image=1)}, {"fixed": 1}]
+    dear: list[dict[str, Any]] = [
+        {"price": price},
+        {"price": Price(output=1)},
+        {"price": Price(image=1)},
+        {"fixed": 1},
+    ]
     for fields in dear:
         with pytest.raises(BudgetExceededError):
             await ledger.hold(wish("dear", **fields))

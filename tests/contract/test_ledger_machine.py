@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta, timezone
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import partial
 from itertools import groupby
 from math import ceil, inf
 from pathlib import Path
@@ -890,7 +891,7 @@ class Machine(RuleBasedStateMachine):
                 call is not None and call.used.unknown and entry.kind in ("settle", "correct")
             )
             assert entry.upper == (Amount(*call.held) if open_ended and call else None), entry
-        everything = (0, MAX_AMOUNT, {})
+        everything: tuple[int, int, dict[str, Any]] = (0, MAX_AMOUNT, {})
         self.play("usage", [], *everything, by=by)
         self.play("usage", ["day", "model"], *everything, by=by)
         now = int(self.model.now)
@@ -976,7 +977,8 @@ def search(world: World, examples: int, **changes: Any) -> None:
         "report_multiple_bugs": False, "phases": (Phase.reuse, Phase.generate, Phase.shrink),
         "suppress_health_check": (HealthCheck.too_slow, HealthCheck.filter_too_much),
     }  # fmt: skip
-    run_state_machine_as_test(lambda: Machine(world), settings=settings(**wanted | changes))
+    machine: Any = partial(Machine, world)
+    run_state_machine_as_test(machine, settings=settings(**wanted | changes))
 
 
 @pytest.mark.timeout(SHRINKING)
@@ -1041,6 +1043,7 @@ def today(dialect: LedgerDialect, ids: list[str]) -> Generator[Any, Any, Any]:
     now, found = yield from CALLS(dialect, ids)
     per = dict((yield "SELECT id, per FROM limits", {}))
     for call in found.values():
+        assert now is not None
         call.keys = [
             (name, owner, period(per[name], now, dialect.zone)[0]) for name, owner, _ in call.keys
         ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import pytest
 from rated import Clock, bound, burst, enter, refused
@@ -123,8 +124,9 @@ async def test_one_subject_does_not_slow_another(rates: Rates) -> None:
 
 @pytest.mark.parametrize("kind", ["requests", "tokens", "parallel"])
 async def test_zero_refuses_always(rates: Rates, clock: Clock, kind: str) -> None:
+    fields: dict[str, Any] = {kind: 0}
     for _ in range(3):
-        error = await refused(rates, bound(**{kind: 0}), tokens=0)
+        error = await refused(rates, bound(**fields), tokens=0)
         assert (error.kind, error.limit, error.retry_after) == (kind, 0, 60.0)
         clock.now += 3600
 

@@ -14,11 +14,10 @@ from session_stores import Stores, in_memory, in_sql, own
 
 from chattable.agents.chat import Message, Usage
 from chattable.proxy.store import session_values as values
-from chattable.proxy.store.errors import Conflict, Invalid, NotFound
+from chattable.proxy.store.errors import Conflict, HeadMoved, Invalid, NotFound
 from chattable.proxy.store.session_chain import next_id, paired, said
 from chattable.proxy.store.sessions import (
     Entry,
-    HeadMoved,
     Item,
     Retention,
     Session,

@@ -211,7 +211,9 @@ async def plan_of(connection: AsyncConnection, statement: Statement, *, sqlite: 
     """The tables that a statement reads from one end to the other."""
     parameters = statement.parameters[0] if statement.many else statement.parameters
     if sqlite:
-        rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.sql}", parameters)
+        rows: Any = await connection.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {statement.sql}", parameters
+        )
         names = {"m", "n", "s", "a", *OURS}
         return [row[3] for row in rows if row[3].startswith("SCAN") and row[3].split()[1] in names]
     found = (

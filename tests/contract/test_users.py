@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from databases import in_time, transaction
@@ -469,7 +470,7 @@ async def test_the_database_holds_digests_only(users: Users, database: Database,
     secrets.append(
         (await users.create_key("alice", name="imported", secret="my secret pass phrase"))[1]
     )
-    rows = []
+    rows: list[Any] = []
     async with transaction(database) as connection:
         for table in tables.metadata.sorted_tables:
             rows += (await connection.execute(select(table))).all()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import psutil
@@ -40,7 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             stub=stub.url, key=KEY, slots=SLOTS, connect=CONNECT, first=FIRST, between=BETWEEN, total=TOTAL,
             closed=closed, hole=hole, **urls,
         )  # fmt: skip
-        server = stack.enter_context(chattable(text, **({"SSL_CERT_FILE": trust} if trust else {})))
+        env: dict[str, Any] = {"SSL_CERT_FILE": trust} if trust else {}
+        server = stack.enter_context(chattable(text, **env))
         headers = {"authorization": f"Bearer {server.user_key()}"}
         client = stack.enter_context(
             httpx.Client(base_url=server.base_url, headers=headers, timeout=30, trust_env=False)

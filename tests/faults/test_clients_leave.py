@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -59,9 +60,13 @@ class Served:
         return lines.encode() + b"\r\n\r\n" + body
 
     @staticmethod
-    def turns() -> list[asyncio.Task]:
+    def turns() -> list[asyncio.Task[Any]]:
         """The turns that are under way."""
-        return [t for t in asyncio.all_tasks() if t.get_coro().__qualname__ == "Turns._pump"]
+        return [
+            t
+            for t in asyncio.all_tasks()
+            if getattr(t.get_coro(), "__qualname__", "") == "Turns._pump"
+        ]
 
     async def settled(self) -> None:
         """Nothing is under way any more, every slot is free, and the pool works."""

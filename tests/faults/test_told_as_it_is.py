@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from typing import Any
 
 import brotli
 import pytest
@@ -13,7 +14,7 @@ from faults.test_upstream_faults import chunk, cut, json_answer, refused
 
 UPSTREAM, INVALID = "upstream_error", "invalid_request_error"
 # An error in the place of an answer → its status, type and code, and what its message has in it.
-HIDDEN = {
+HIDDEN: dict[str, Any] = {
     "error, with a status": ({"error": {"code": 429, "message": "slow down"}}, 429, UPSTREAM, "429", "slow down"),
     "error, by its code": ({"error": {"code": "rate_limit", "message": "slow"}}, 429, UPSTREAM, "rate_limit", "slow"),
     "error, by its type": ({"error": {"type": "overloaded_error"}}, 503, UPSTREAM, "upstream_overloaded", "overloaded"),

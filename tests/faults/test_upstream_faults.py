@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from email.utils import formatdate
+from typing import Any
 
 import psutil
 import pytest
@@ -314,9 +315,11 @@ def test_fault_13_cut_anywhere(house, cut_at):
 
 
 def test_fault_13_the_type_of_a_stream_in_capitals(house):
-    whole = b"".join(
-        framed(sse_event(event)) for event in [*chat_chunks(ask("a b")), "[DONE]"]
-    ) + framed(b"")
+    whole = (
+        b"".join(framed(sse_event(event)) for event in chat_chunks(ask("a b")))
+        + framed(sse_event("[DONE]"))
+        + framed(b"")
+    )
     house.upstream.script(
         Raw(
             [head(200, CHUNKED_SSE, {"content-type": "Text/Event-Stream;charset=UTF-8"}) + whole],
@@ -572,7 +575,7 @@ def test_fault_22_a_choice_that_ends_long_before_the_other(house):
     assert events[-1] == "[DONE]" and "".join(said) == "bc"
 
 
-USAGES = [
+USAGES: list[Any] = [
     None, 5, "x", [], {}, {"prompt_tokens": 0}, {"prompt_tokens": "3"},
     {"prompt_tokens": -1, "completion_tokens": 5},
     {"prompt_tokens": 10**18, "completion_tokens": 1},

@@ -1,6 +1,11 @@
 """An agent that spends: it asks a model, runs the tools that the model wants, and asks again."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
+
+from chattable.agents.chat import Chunk, Message
+from chattable.agents.chattable import Context
 
 TOOL = {
     "type": "function",
@@ -15,9 +20,9 @@ TOOL = {
 }
 
 
-async def tooler(message, ctx):
+async def tooler(message: Message, ctx: Context) -> AsyncGenerator[Chunk]:
     """Asks with a tool, three times at most, then without one."""
-    messages = list(ctx.messages)
+    messages: list[Any] = list(ctx.messages)
     for _ in range(3):
         said = await ctx.chat("m", messages, tools=[TOOL], stream=False)
         if not said.tool_calls:

@@ -209,7 +209,7 @@ class House:
 
 @contextmanager
 def serving(
-    base: Base, folder: Path, honest: ScriptedUpstream, liar: ScriptedUpstream, **env: str
+    base: Base, folder: Path, honest: ScriptedUpstream, liar: ScriptedUpstream, **env: Any
 ) -> Iterator[House]:
     """The server on this database and this folder's journal, until the block ends."""
     journal = folder / "journal"
@@ -222,7 +222,7 @@ def serving(
         plenty=PLENTY,
         journal=journal,
     )
-    settings = {
+    settings: dict[str, Any] = {
         "PYTHONPATH": importable(TESTS, TESTS / "promises" / "plans"),
         "CHATTABLE_ADMIN_KEY": ADMIN_KEY,
         "CHATTABLE_LEDGER_CLOCK": CLOCK,
@@ -236,7 +236,7 @@ def importable(*folders: Path) -> str:
     return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def until(condition: Callable[[], object], what: str, timeout: float = 30) -> None:
+def until(condition: Callable[..., object], what: str, timeout: float = 30) -> None:
     """Polls until the condition holds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -202,7 +202,8 @@ def test_reasoning_that_nobody_sees_is_paid(spender: Spender, house: House, stre
 def test_a_cache_gives_no_more_back_than_the_prompt_costs(
     spender: Spender, house: House, stream: bool
 ) -> None:
-    for cached in (7, 10**6, -1, -(10**6), "all", 1.5, True, None, 10**30, [], {}):
+    odd: tuple[Any, ...] = (7, 10**6, -1, -(10**6), "all", 1.5, True, None, 10**30, [], {})
+    for cached in odd:
         told = usage(6, 6, prompt_tokens_details={"cached_tokens": cached})
         with always(reporting(told), house.liar):
             assert spender.client.ask(body("liar", SAID, stream=stream)).status == 200, cached

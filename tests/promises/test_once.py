@@ -53,7 +53,7 @@ def test_p4_the_same_end_from_several_processes_counts_once(house: House) -> Non
     assert first == ["pending"] * 20
     with ThreadPoolExecutor(4) as pool:
         words = list(pool.map(lambda i: ask(base, str(i), holds), range(4)))
-    rows = dict(base.rows("SELECT id, state FROM calls WHERE id LIKE 'hold_p4e_%'"))
+    rows: dict[str, str] = dict(base.rows("SELECT id, state FROM calls WHERE id LIKE 'hold_p4e_%'"))
     assert all(heard == [rows[hold] for hold in holds] for heard in words)
     assert set(rows.values()) <= {"settled", "voided"}
     ends = base.rows(
@@ -62,7 +62,7 @@ def test_p4_the_same_end_from_several_processes_counts_once(house: House) -> Non
     )
     assert {count for _, count, _ in ends} == {1}
     assert len(ends) == len(holds)
-    used = dict(
+    used: dict[str, int] = dict(
         base.rows(
             "SELECT id, prompt_tokens + completion_tokens FROM calls WHERE id LIKE 'hold_p4e_%'"
         )

@@ -115,9 +115,10 @@ class Replicas:
 
     def _started(self, i: int) -> Chattable:
         place, port = self._places[i]
-        settings = {"CHATTABLE_ADMIN_KEY": ADMIN_KEY}
         return self._stack.enter_context(
-            chattable(self._config, directory=place, port=port, timeout=60, **settings)
+            chattable(
+                self._config, directory=place, port=port, timeout=60, CHATTABLE_ADMIN_KEY=ADMIN_KEY
+            )
         )
 
     def kill(self) -> None:

@@ -276,7 +276,7 @@ def played(setup: str) -> dict[str, str]:
     """What the server of a setup says to its groups now, group by group."""
     found = SETUPS[setup]
     with ScriptedUpstream(models=["m", "other"]) as upstream:
-        environment = {"UPSTREAM": upstream.url, "PYTHONPATH": str(HERE)}
+        environment: Any = {"UPSTREAM": upstream.url, "PYTHONPATH": str(HERE)}
         with chattable(yaml.safe_dump(found["config"], sort_keys=False), **environment) as server:
             player, told = Player(server, upstream), {}
             for name in found["groups"]:

@@ -19,14 +19,14 @@ async def chain(message: Message, ctx: Context) -> AsyncIterator[Any]:
 
 async def sdk(message: Message, ctx: Context) -> str:
     """Asks through the SDK without a socket."""
-    asked = {"role": "user", "content": message.text}
+    asked: Any = {"role": "user", "content": message.text}
     said = await ctx.client.chat.completions.create(model="m", messages=[asked])
     return f"sdk: {said.choices[0].message.content}"
 
 
 def lent(message: Message, ctx: Context) -> str:
     """Asks by the address and the key that are lent for the turn."""
-    asked = {"role": "user", "content": message.text}
+    asked: Any = {"role": "user", "content": message.text}
     with OpenAI(base_url=ctx.base_url, api_key=ctx.api_key, max_retries=0) as client:
         said = client.chat.completions.create(model="m", messages=[asked])
         found = client.embeddings.create(model="m", input="words", encoding_format="float")

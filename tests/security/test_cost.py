@@ -72,7 +72,7 @@ def seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def cost(process: psutil.Process, do: Callable[[], int]) -> tuple[float, float, int]:
+def cost(process: psutil.Process, do: Callable[..., int]) -> tuple[float, float, int]:
     """By how many bytes the process was larger at its peak, its seconds, and the status."""
     folder = Path("/proc") / str(process.pid)
     (folder / "clear_refs").write_text("5")  # the mark of the highest begins anew

@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 
 from chattable.proxy.http.edge import Edge
 from chattable.proxy.http.protocol import LINGER, MAX_HEAD, PROGRESS, BoundedHttp
+from chattable.proxy.telemetry.access_log import AccessLog
 
 PATIENCE = 30.0
 MAX_BODY = 10 * PROGRESS
@@ -76,7 +77,7 @@ class Line(asyncio.Transport):
         self.paused = False
 
 
-class Log:
+class Log(AccessLog):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 

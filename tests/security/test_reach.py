@@ -54,7 +54,7 @@ def world() -> Iterator[Reach]:
     with ExitStack() as stack:
         upstream = stack.enter_context(ScriptedUpstream())
         stranger = stack.enter_context(ScriptedUpstream())
-        through = dict.fromkeys(PROXIES, stranger.url.removesuffix("/v1"))
+        through: Any = dict.fromkeys(PROXIES, stranger.url.removesuffix("/v1"))
         server = stack.enter_context(
             chattable(CONFIG.format(url=upstream.url), NO_PROXY="", no_proxy="", **through),
         )

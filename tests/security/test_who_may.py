@@ -6,7 +6,7 @@ A route that a feature adds is met here by itself: a user's, an admin's, or ever
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -137,13 +137,13 @@ def test_every_route_is_a_users_or_an_admins_or_everybodys() -> None:
     assert not [path for _, path in GUARDED if not path.startswith(("/v1/", "/admin/"))]
 
 
-CARRIERS = {
+CARRIERS: dict[str, Callable[[str], dict[str, str]]] = {
     "bearer": lambda key: {"authorization": f"Bearer {key}"},
     "scheme in other case": lambda key: {"authorization": f"bEARER {key}"},
     "alone": lambda key: {"authorization": key},
     "x-api-key": lambda key: {"x-api-key": key},
 }
-NO_CARRIERS = {
+NO_CARRIERS: dict[str, Callable[[str], Any]] = {
     "query": lambda key: {"params": {"key": key, "api_key": key, "access_token": key}},
     "cookie": lambda key: {"headers": {"cookie": f"key={key}; token={key}; session={key}"}},
     "proxy": lambda key: {"headers": {"proxy-authorization": f"Bearer {key}"}},
@@ -299,7 +299,7 @@ POINTERS = {
 
 def test_4_and_10_an_admins_route_is_one_however_the_path_is_written(town: Town) -> None:
     victim = Victim(town.server)
-    changes = [
+    changes: list[Callable[[str], str]] = [
         str.upper,
         str.title,
         lambda path: path.replace("a", "%61", 1),

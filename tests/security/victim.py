@@ -60,9 +60,9 @@ class Victim:
     def post(
         self,
         body: bytes,
-        path="/v1/chat/completions",
+        path: str = "/v1/chat/completions",
         headers: bytes = b"",
-        method=b"POST",
+        method: bytes = b"POST",
         auth: bytes | None = None,
     ) -> Got:
         """A well-framed request with this body."""

@@ -139,7 +139,8 @@ def test_users_come_in_pages() -> None:
         empty = {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
         assert office("GET", "/admin/users").json() == empty
         ids = [office.user()["id"] for _ in range(5)]
-        seen, after = [], {}
+        seen: list[str] = []
+        after: dict[str, str] = {}
         for count, more in ((2, True), (2, True), (1, False)):
             page = office("GET", "/admin/users", params={"limit": 2} | after).json()
             got = [user["id"] for user in page["data"]]
@@ -281,7 +282,8 @@ def test_a_deleted_user_takes_all_keys_along(office: Office) -> None:
 
 # -- who may -----------------------------------------------------------------------------------------------------------
 
-DOCUMENT = build(Config(database_url="sqlite:///:memory:")).app.openapi_schema.to_schema()
+EDGE: Any = build(Config(database_url="sqlite:///:memory:"))
+DOCUMENT = EDGE.app.openapi_schema.to_schema()
 ROUTES = [
     (method.upper(), re.sub(r"{\w+}", "x", path))
     for path, methods in DOCUMENT["paths"].items()
@@ -364,7 +366,7 @@ def test_what_is_not_there(office: Office) -> None:
     user = office.user()
     for method, path in ROUTES:
         if path.startswith("/admin/users/x"):
-            body = {} if method in ("POST", "PATCH") else None
+            body: Any = {} if method in ("POST", "PATCH") else None
             refused(office(method, path.replace("/x", f"/{uuid4().hex}"), body), 404, "not_found")
     refused(office("DELETE", f"/admin/users/{user['id']}/keys/key_nothing"), 404, "not_found")
     refused(office("GET", "/admin/nothing"), 404, "not_found")

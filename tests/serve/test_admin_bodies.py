@@ -19,7 +19,8 @@ ODD: list[Any] = [
     *([], [None], ["*"], ["\0"], [10**30], {}, {"a": 1}),
 ]
 SUBJECTS: list[Body] = [
-    *({"each_user": value} for value in (False, 0, 1, "", "alice", "true", None, [], {})),
+    *({"each_user": value} for value in (False, 0, 1, "", "alice", "true", None)),
+    *({"each_user": []}, {"each_user": {}}),
     *({"everyone": value} for value in (False, "true", None)),
     *({"user": value} for value in (True, False, "", "\0", 5)),
     *({"each_user": True, "everyone": True}, {"model": True}, {"key": "\0"}, {"session": "none"}),

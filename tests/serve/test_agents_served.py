@@ -243,7 +243,7 @@ def test_b13_embeddings_count_as_calls_of_the_turn(
 
 @pytest.mark.parametrize("calls", ["many", "-1", "1.5", "1" * 30, "²"])
 def test_a_cap_that_is_no_number_is_refused(calls: str, server: Chattable) -> None:
-    headers = {"authorization": f"Bearer {server.admin_key}", "x-max-calls": calls.encode()}
+    headers: Any = {"authorization": f"Bearer {server.admin_key}", "x-max-calls": calls.encode()}
     answer = httpx.post(
         f"{server.base_url}/v1/chat/completions", headers=headers, json=ask("hi"), trust_env=False
     )
@@ -299,10 +299,9 @@ def test_an_agent_that_raises_midway_ends_the_stream_with_an_error(
     client: OpenAI, server: Chattable
 ) -> None:
     said: list[str] = []
+    request: Any = ask("daisy") | {"model": "raises_later"}
     with pytest.raises(APIError) as failed:
-        for chunk in client.chat.completions.create(
-            **ask("daisy") | {"model": "raises_later", "stream": True}
-        ):
+        for chunk in client.chat.completions.create(**request, stream=True):
             said.append(chunk.choices[0].delta.content or "")
     assert "".join(said) == "so far so good"
     assert failed.value.code == "agent_error" and "daisy" not in str(failed.value)

@@ -59,10 +59,9 @@ class Person:
         self.budget = server.admin("POST", "/admin/budgets", body)["id"] if budget else ""
 
     def ask(self, text: str = "hi", **fields: Any) -> Any:
-        fields = {"model": "m", "max_tokens": 5} | fields
-        return self.client.chat.completions.create(
-            messages=[{"role": "user", "content": text}], **fields
-        )
+        fields = {"model": "m", "max_tokens": 5, **fields}
+        messages: Any = [{"role": "user", "content": text}]
+        return self.client.chat.completions.create(messages=messages, **fields)
 
     def row(self) -> dict[str, Any]:
         found = self.server.admin("GET", f"/admin/budgets?user={self.name}")["data"]
@@ -382,8 +381,9 @@ def test_a_soft_budget_tells_the_client_and_refuses_nothing(server: Chattable) -
             "model": "m",
             "max_tokens": 5,
             "messages": [{"role": "user", "content": "hi"}],
-        } | fields
-        answer = uma.client.chat.completions.with_raw_response.create(**fields)
+            **fields,
+        }
+        answer: Any = uma.client.chat.completions.with_raw_response.create(**fields)
         list(answer.parse()) if fields.get("stream") else answer.parse()
         return answer.headers.get("x-budget-warning")
 
@@ -463,6 +463,7 @@ def test_usage_that_cannot_be_is_counted_instead(
     server: Chattable, upstream: ScriptedUpstream
 ) -> None:
     uma = Person(server, "uma", tokens=5000)
+    usage: Any
     for usage in (
         None,
         {"prompt_tokens": -5, "completion_tokens": 1},
@@ -500,13 +501,12 @@ def test_pictures_are_held_for_what_they_may_cost(
     vera = Person(server, "vera", tokens=3000)
     vera.client = vera.client.with_options(max_retries=0)
     picture = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
-    held = [{"role": "user", "content": [{"type": "text", "text": "what is this"}, picture]}]
+    held: Any = [{"role": "user", "content": [{"type": "text", "text": "what is this"}, picture]}]
     vera.client.chat.completions.create(model="m", max_tokens=5, messages=held)
     assert server.admin("GET", "/admin/ledger?user=vera")["data"][0]["held"]["tokens"] > 1600
     with pytest.raises(RateLimitError, match="too little for this request"):
-        vera.client.chat.completions.create(
-            model="m", max_tokens=5, messages=[{"role": "user", "content": [picture, picture]}]
-        )
+        held = [{"role": "user", "content": [picture, picture]}]
+        vera.client.chat.completions.create(model="m", max_tokens=5, messages=held)
     assert len(upstream.requests) == 1
 
 
@@ -520,7 +520,7 @@ def test_a_tool_call_that_dies_costs_what_was_said(
         "type": "function",
         "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
     }
-    events = [
+    events: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}}]},
         {"error": {"message": "oops"}},
     ]

@@ -635,8 +635,8 @@ def test_b18_an_impatient_stop_books_every_open_call(
         sam = Person(server, "sam18", tokens=100_000)
         with ThreadPoolExecutor(2) as pool:
             asked = [
-                pool.submit(lambda s=s: list(sam.ask(stream=True, max_tokens=s)))
-                for s in (100, 200)
+                pool.submit(lambda most: list(sam.ask(stream=True, max_tokens=most)), most)
+                for most in (100, 200)
             ]
             for gate in gates:
                 gate.wait()

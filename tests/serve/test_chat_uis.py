@@ -10,10 +10,11 @@ from uuid import uuid4
 import pytest
 from answers import Plain
 from chat_uis import LibreChat, OpenWebUI, Window
-from conversations import Body, asked, talk, until
+from conversations import Body, asked, talk
 from echo_model import chat_completion
 from openai import OpenAI
 from process import Chattable, chattable
+from promises.house import until
 from upstream import ScriptedUpstream
 
 AGENTS = """

@@ -17,10 +17,11 @@ from uuid import uuid4
 import httpx
 import pytest
 from answers import Request
-from conversations import Kept, until
+from conversations import Kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from process import Chattable, chattable
+from promises.house import until
 from upstream import ScriptedUpstream
 
 AGENTS = '''
@@ -157,7 +158,8 @@ DOORS = ["create", "update", "import", "restored", "fork"]
 def given_params(draw: st.DrawFn) -> tuple[Body, Body]:
     """Some params, and those of them that may go with a request to the agent `own`."""
     names = draw(st.lists(st.sampled_from([*FIELDS, *OWN]), min_size=1, max_size=4, unique=True))
-    params, good = {}, {}
+    params: Body = {}
+    good: Body = {}
     for name in names:
         right, wrong = FIELDS[name] if name in FIELDS else OWN[name]
         choices = [(value, True) for value in right] + [(value, False) for value in wrong]
@@ -241,7 +243,7 @@ def test_f1_the_ledger_is_the_upstreams_log(alice: Client, upstream: ScriptedUps
     spent = [one for one in upstream.usage_log if one.model == "upstream-cheap"]
     assert len(spent) == len(upstream.usage_log)
     cost = sum(one.prompt_tokens + 2 * one.completion_tokens for one in spent) / 1_000_000
-    wanted = {"cheap": (sum(one.total_tokens for one in spent), pytest.approx(cost))}
+    wanted: Any = {"cheap": (sum(one.total_tokens for one in spent), pytest.approx(cost))}
     until(lambda: booked() == wanted, f"the ledger says {wanted}, as the upstream does", 10)
 
 

@@ -340,7 +340,7 @@ def test_another_users_conversation_is_like_one_that_nobody_has(
 
 def test_items_are_added_shown_and_deleted(alice: OpenAI) -> None:
     made = alice.conversations.create()
-    added = alice.conversations.items.create(
+    added: Any = alice.conversations.items.create(
         made.id, items=[said("q"), said("a", "assistant")], include=["reasoning.encrypted_content"]
     )
     assert (added.object, added.has_more, added.first_id, added.last_id) == (
@@ -500,7 +500,7 @@ def test_ids_that_items_bring_are_accepted(place: Place, alice: OpenAI) -> None:
         {"id": "rs_abc", "type": "reasoning", "summary": []},
     ]
     made = alice.conversations.create()
-    added = alice.conversations.items.create(made.id, items=items).data
+    added: Any = alice.conversations.items.create(made.id, items=items).data
     assert [item.id.partition("_")[0] for item in added] == ["msg", "fc", "rs"]
     for item in added:
         assert alice.conversations.items.retrieve(item.id, conversation_id=made.id) == item
@@ -536,7 +536,7 @@ def test_pages_are_exact_from_either_end_whatever_the_messages_are(
         wanted = expected if order == "asc" else expected[::-1]
         for limit in (1, 2, 3, 4, 5, 9, 10, 11, 100):
             found: list[Any] = []
-            more, after = True, {}
+            more, after = True, dict[str, Any]()
             while more:
                 page = place.http(
                     "GET", f"/v1/conversations/{made.id}/items", order=order, limit=limit, **after
@@ -595,7 +595,7 @@ def test_an_item_that_brought_an_id_is_found_by_it(place: Place, alice: OpenAI) 
     for order in ("asc", "desc"):
         for limit in (1, 2, 5):
             found: list[Any] = []
-            more, after = True, {}
+            more, after = True, dict[str, Any]()
             while more and len(found) < 20:
                 page = place.http("GET", items, order=order, limit=limit, **after).json()
                 found += page["data"]

@@ -57,7 +57,7 @@ def client(server: Chattable, user: str) -> httpx.Client:
 
 
 def post(
-    http: httpx.Client, model: str, text: str = "hi", *, stream: bool = True, **headers: str
+    http: httpx.Client, model: str, text: str = "hi", *, stream: bool = True, **headers: Any
 ) -> httpx.Response:
     body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]}
     return http.post("/chat/completions", json=body, headers=headers)
@@ -85,7 +85,7 @@ def test_a_stream_that_is_cut_at_any_event_is_kept_nowhere(
     events, kept = pieces(kind), Kept(server)
     with client(server, f"cut-{kind}") as http:
         for at in range(last(kind, events) + 1):
-            headers = {"x-session-id": f"s{at}"}
+            headers: dict[str, Any] = {"x-session-id": f"s{at}"}
             upstream.script(streamed(kind, *events[:at]))
             answer = post(http, f"{kind}/m{at}", **headers)
             assert failed(answer), answer.text

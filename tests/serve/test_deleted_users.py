@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from answers import Gate
-from conversations import talk, until
+from conversations import talk
 from openai import APIError, AuthenticationError, OpenAI
 from process import Chattable, chattable
+from promises.house import until
 from upstream import ScriptedUpstream
 
 CONFIG = """

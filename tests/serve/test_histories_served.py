@@ -247,7 +247,7 @@ def test_c7_a_clients_header_reaches_anthropic_from_a_list(
 ) -> None:
     hi: Any = [{"role": "user", "content": "C7"}]
     header = {"anthropic-beta": "interleaved-thinking-2025-05-14,oauth-2025-04-20"}
-    extra = {"context_management": {"edits": []}}
+    extra: Any = {"context_management": {"edits": []}}
     client.chat.completions.create(
         model="claude", messages=hi, extra_headers=header, extra_body=extra
     )

@@ -86,7 +86,7 @@ def test_fifty_at_once_are_one_call_one_answer_and_one_charge(
 
 def test_a_stream_is_repeated_as_it_was(server: Chattable, upstream: ScriptedUpstream) -> None:
     sdk = client(server, "streamer")
-    options = {"stream": True, "stream_options": {"include_usage": True}}
+    options: Any = {"stream": True, "stream_options": {"include_usage": True}}
     first, second = ([chunk.model_dump() for chunk in ask(sdk, "k", **options)] for _ in range(2))
     assert first == second
     assert len(upstream.requests) == 1

@@ -17,7 +17,7 @@ from chattable.proxy.config import reader as configfile
 from chattable.proxy.config.document import ConfigError
 
 ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-KEYS = {
+KEYS: dict[str, Any] = {
     "AWS_ACCESS_KEY_ID": ID,
     "AWS_SECRET_ACCESS_KEY": SECRET,
     "AZURE_KEY": "azure-key-of-the-server",

@@ -88,7 +88,8 @@ def test_a_conversation_is_found_by_the_name_that_its_client_gave_it(
     told = talk(sdk, "hi", conversation=name, model="red/echo")
     found: Any = sdk.conversations.retrieve(name)
     assert (found.id, found.alias) == (told.session, name)
-    (answer, question) = sdk.conversations.items.list(name).data
+    items: Any = sdk.conversations.items.list(name).data
+    (answer, question) = items
     assert sdk.conversations.items.retrieve(question.id, conversation_id=name).id == question.id
     key = {"authorization": f"Bearer {sdk.api_key}"}
     path = f"{server.base_url}/v1/conversations/{part(name)}"

@@ -101,7 +101,7 @@ async def test_what_a_session_gives_back_it_takes_again(client: AsyncOpenAI) -> 
          "content": [{"type": "output_text", "text": "Snow.", "annotations": [], "logprobs": []}]},
     ]  # fmt: skip
     await one.add_items(items)
-    found = await one.get_items()
+    found: Any = await one.get_items()
     await other.add_items(found)
 
     def bare(items: Any) -> list[Any]:

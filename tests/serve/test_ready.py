@@ -124,7 +124,7 @@ def valkey() -> Iterator[Valkey]:
 
 
 FULL = ("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
-TROUBLES = {
+TROUBLES: dict[str, tuple[list[tuple[str, ...]], str]] = {
     "full": ([FULL], "is full: it answered OOM"),
     "read-only": (
         [("REPLICAOF", "127.0.0.1", "1")],

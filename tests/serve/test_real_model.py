@@ -25,8 +25,8 @@ models: {small: {provider: here, model: smollm2-135m-instruct, context_length: 2
 agents:
   terse: {model: small, context: You answer in one short sentence.}
 """
-ASK = {"model": "small", "max_tokens": 12, "temperature": 0, "seed": 1}
-QUESTION = {"role": "user", "content": "What is the capital of France?"}
+ASK: dict[str, Any] = {"model": "small", "max_tokens": 12, "temperature": 0, "seed": 1}
+QUESTION: Any = {"role": "user", "content": "What is the capital of France?"}
 
 
 class Colour(BaseModel):
@@ -104,7 +104,7 @@ def test_a_stream_says_what_the_whole_answer_says(client: OpenAI) -> None:
 
 def test_a_schema_binds_the_answer(client: OpenAI) -> None:
     request: dict[str, Any] = ASK | {"max_tokens": 80}
-    question = {"role": "user", "content": "Describe the colour of the sky as JSON."}
+    question: Any = {"role": "user", "content": "Describe the colour of the sky as JSON."}
     answer = client.chat.completions.parse(messages=[question], response_format=Colour, **request)
     assert answer.choices[0].finish_reason == "stop"
     assert isinstance(answer.choices[0].message.parsed, Colour)
@@ -117,7 +117,7 @@ def test_a_schema_binds_the_answer(client: OpenAI) -> None:
 
 def test_the_second_turn_sees_the_first(client: OpenAI) -> None:
     first = client.chat.completions.create(messages=[QUESTION], **ASK)
-    told = {"role": "assistant", "content": first.choices[0].message.content}
+    told: Any = {"role": "assistant", "content": first.choices[0].message.content}
     second = client.chat.completions.create(
         messages=[QUESTION, told, {"role": "user", "content": "And of Italy?"}], **ASK
     )

@@ -100,7 +100,7 @@ def test_one_before_the_upstream_and_one_after(relay: Relay) -> None:
             assert len(relay.trips) - before == 1, relay.trips[before:]
             gate.release()
             thread.join(10)
-            upstream.wait(lambda before=before: len(relay.trips) - before >= 2)  # type: ignore[misc]
+            upstream.wait(lambda before=before: len(relay.trips) - before >= 2)
             assert len(relay.trips) - before == 2, relay.trips[before:]
         assert len(relay.trips) == 10
         assert ask("question 0") == "HIT"

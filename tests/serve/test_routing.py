@@ -250,7 +250,7 @@ def test_weights_are_shares_and_a_session_stays_where_it_is(
         ask(client, "pair", f"question {n}")
     assert len(one.requests) + len(two.requests) == 120
     assert 70 <= len(one.requests) <= 108  # three quarters, give or take four deviations
-    used = Counter()
+    used = Counter[str]()
     for n in range(30):
         homes = {
             ask(client, "pair", f"{i}", extra_headers={"x-session-id": f"s{n}"})[1][
@@ -301,7 +301,7 @@ async def test_two_hundred_clients_and_a_healthy_fallback(
         timeout=60,
     ) as client:
 
-        async def one_client(number: int) -> list[str]:
+        async def one_client(number: int) -> list[bool]:
             seen = []
             for turn in range(3):
                 text = f"client {number} turn {turn}"

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from answers import Answer, Gate, Plain, Request, error
-from conversations import Kept, asked, talk, until
+from conversations import Kept, asked, talk
 from echo_model import chat_completion
 from openai import APIError, InternalServerError, OpenAI, RateLimitError
 from process import Chattable, chattable
+from promises.house import until
 from upstream import ScriptedUpstream
 
 CONFIG = """
@@ -191,6 +192,7 @@ def test_what_is_old_is_summed_up_and_the_sum_stands_for_it(
     assert len(asked(upstream)) == 10  # nothing was left out, and nobody waited
     until(lambda: kept.session("sue", "s").summary, "there is a summary")
     summary = kept.session("sue", "s").summary
+    assert summary
     told = talk(sdk, "5", "s")
     assert asked(upstream)[0] == "s:be brief"
     assert asked(upstream)[1].startswith("s:") and asked(upstream)[1].endswith(summary.text)

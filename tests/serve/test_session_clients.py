@@ -11,9 +11,10 @@ from uuid import uuid4
 import pytest
 from answers import Gate, Plain, Sse
 from chat_uis import LibreChat, OpenWebUI, Window
-from conversations import asked, lines, until
+from conversations import asked, lines
 from echo_model import chat_chunks, chat_completion
 from process import Chattable, chattable
+from promises.house import until
 from upstream import ScriptedUpstream
 
 CONFIG = """
@@ -165,9 +166,9 @@ def test_a_title_may_be_asked_for_by_schema(librechat: Window, upstream: Scripte
         "properties": {"language": {"type": "string"}, "title": {"type": "string"}},
     }
     form = {"type": "json_schema", "json_schema": {"name": "extract", "schema": schema}}
-    told = librechat.post(
-        librechat.ui.chore(f"{wish}User: where is it\nAI: ") | {"response_format": form}
-    )
+    ui = librechat.ui
+    assert isinstance(ui, LibreChat)
+    told = librechat.post(ui.chore(f"{wish}User: where is it\nAI: ") | {"response_format": form})
     assert json.loads(told.text)["title"] == "where is it"
     assert upstream.requests == []
     librechat.say("where is it")

@@ -155,7 +155,8 @@ def test_an_end_user_that_was_not_filled_in_is_nobody(server: Chattable, name: s
     """Else all whose name is missing would share one user, and their sessions."""
     key = server.user_key("the-ui", trusted=True)
     sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)
-    for headers, more in (({"X-User-Id": name}, {}), ({}, {"user": name})):
+    ways: tuple[Any, ...] = (({"X-User-Id": name}, {}), ({}, {"user": name}))
+    for headers, more in ways:
         talk(sdk, "hi", headers=headers, **more)
     users = server.admin("GET", "/admin/users?limit=1000")["data"]
     assert name not in {user["name"] for user in users}

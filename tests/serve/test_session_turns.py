@@ -12,10 +12,19 @@ from typing import Any
 import httpx
 import pytest
 from answers import Gate, Reset, Sse, error
-from conversations import Kept, Told, asked, talk, until
+from conversations import Kept, Told, asked, talk
 from echo_model import chat_chunks
-from openai import APIError, APITimeoutError, BadRequestError, ConflictError, OpenAI, RateLimitError
+from openai import (
+    APIError,
+    APITimeoutError,
+    BadRequestError,
+    ConflictError,
+    OpenAI,
+    RateLimitError,
+    Timeout,
+)
 from process import Chattable, chattable
+from promises.house import until
 from upstream import ScriptedUpstream
 
 CONFIG = """
@@ -446,10 +455,10 @@ def test_a_retry_after_a_timeout_is_answered_from_the_turn_that_went_on(
     talk(sdk, "one", "s")
     upstream.script(held)
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(talk, sdk.with_options(timeout=httpx.Timeout(2, read=0.3)), "two", "s")
+        asking = pool.submit(talk, sdk.with_options(timeout=Timeout(2, read=0.3)), "two", "s")
         held.wait()
         with pytest.raises(APITimeoutError):  # both tries have timed out; the turn has not
-            told.result(20)
+            asking.result(20)
         assert kept.said("tim", "s") == ["u:one", "a:one"]
         held.release()
         until(lambda: len(kept.said("tim", "s")) == 4, "the drained turn is kept")

@@ -94,10 +94,9 @@ def ask(
     **fields: Any,
 ) -> Any:
     sdk = OpenAI(base_url=f"{server.base_url}/v1", api_key=key, max_retries=0)
-    fields = {"model": "m", "max_tokens": 5} | fields
-    return sdk.chat.completions.create(
-        messages=[{"role": "user", "content": text}], extra_headers=headers, **fields
-    )
+    fields = {"model": "m", "max_tokens": 5, **fields}
+    messages: Any = [{"role": "user", "content": text}]
+    return sdk.chat.completions.create(messages=messages, extra_headers=headers, **fields)
 
 
 def soon(look: Callable[[], Any], wanted: Any) -> None:

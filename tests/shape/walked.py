@@ -59,7 +59,7 @@ class Walk:
 
     def of(self, headers: dict[str, str], number: int, port: int, key: str) -> set[CodeType]:
         """What one chat runs through."""
-        self._seen = seen = set()
+        self._seen = seen = set[CodeType]()
         body = {"model": "m", "messages": [{"role": "user", "content": f"chat {number}"}]}
         asked(port, "/v1/chat/completions", body, headers | {"authorization": f"Bearer {key}"})
         time.sleep(BEHIND)

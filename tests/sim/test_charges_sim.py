@@ -300,7 +300,7 @@ def anthropic_act(dice: random.Random, kind: str, *, stream: bool, prompt: int) 
         "index": 0,
         "content_block": {"type": "text", "text": ""},
     }
-    events = [
+    events: list[dict[str, Any]] = [
         start,
         begin,
         *deltas,
@@ -487,7 +487,7 @@ class World:
         async def nothing(*_: object, **__: object) -> None:
             return None
 
-        run.book = nothing  # type: ignore[method-assign,assignment]
+        run.book = nothing  # type: ignore[method-assign]
         for segment in run._journal._segments:
             segment.end(keep=True)
         run._journal._segments.clear()

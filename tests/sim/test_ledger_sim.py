@@ -89,7 +89,7 @@ class World:
         self.holds: dict[str, float] = {}  # id → when its lease began
         self.settled_at_least_once: set[str] = set()
 
-    def run(self, operation: Callable[[], Any], *, crash: float = 0.0) -> Any:
+    def run(self, operation: Callable[..., Any], *, crash: float = 0.0) -> Any:
         """One transaction; with `crash` as the chance that the worker dies at a statement, and is rolled back."""
         steps = operation()
         if crash:

@@ -592,7 +592,7 @@ def test_sampling_and_stops() -> None:
     body = sent(temperature=0.2, top_k=5, stop="END", model="claude-opus-4-20250514")
     assert (body["temperature"], body["top_k"], body["stop_sequences"]) == (0.2, 5, ["END"])
     assert sent(top_p=0.5)["top_p"] == 0.5 and sent(stop=["a", "\n"])["stop_sequences"] == ["a"]
-    both = {"temperature": 0.2, "top_p": 0.5}
+    both: Json = {"temperature": 0.2, "top_p": 0.5}
     for model in (OLDEST, "MiniMax-M2"):
         assert {k: sent(model=model, **both)[k] for k in both} == both
     assert "top_p" not in sent(**both)
@@ -603,13 +603,15 @@ def test_sampling_and_stops() -> None:
 
 @pytest.mark.parametrize("param, value", [("temperature", 0.2), ("top_p", 0.5), ("top_k", 5)])
 def test_sampling_that_later_models_and_thought_have_lost(param: str, value: float) -> None:
-    given = {param: value}
+    given: Json = {param: value}
     assert param in sent(model=NEW, **given) and param not in sent(model=NEXT, **given)
     assert param not in sent(reasoning_effort="low", **given)
     refused(model=NEXT, param=param, wire=STRICTLY, **given)
     refused(reasoning_effort="low", param=param, wire=STRICTLY, **given)
     # what it does anyway
-    assert param == "top_k" or param not in sent(model=NEXT, wire=STRICTLY, **{param: 1})
+    assert param == "top_k" or param not in sent(
+        model=NEXT, wire=STRICTLY, **dict[str, Any]({param: 1})
+    )
 
 
 @pytest.mark.parametrize(
@@ -634,7 +636,7 @@ def test_what_is_never_dropped(rule: Any) -> None:
 
 
 def test_what_changes_nothing_is_never_refused() -> None:
-    idle = {
+    idle: Json = {
         "n": 1, "logprobs": False, "top_logprobs": 0, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
         "seed": None, "modalities": ["text"], "store": True, "metadata": {"a": "b"}, "prompt_cache_key": "x",
         "stream_options": {"include_usage": True}, "temperature": 1, "top_p": 1.0, "functions": [],
@@ -665,7 +667,7 @@ def test_service_tiers(tier: str, meant: str) -> None:
 
 
 def test_their_own_parameters_pass() -> None:
-    own = {
+    own: Json = {
         "cache_control": {"type": "ephemeral"},
         "inference_geo": "eu",
         "container": "container_1",

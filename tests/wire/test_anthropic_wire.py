@@ -289,7 +289,7 @@ def test_finish_reasons(reason: str, finish: str) -> None:
 
 
 NONE = {"cached_tokens": 0}
-COUNTS = [
+COUNTS: list[tuple[Any, Usage | None]] = [
     ({"input_tokens": 5, "output_tokens": 2}, Usage(5, 2, 7)),
     ({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 0}, Usage(5, 2, 7, NONE)),
     ({"input_tokens": 0, "output_tokens": 0}, Usage(0, 0, 0)),

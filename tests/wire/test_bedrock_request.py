@@ -543,7 +543,7 @@ def test_bad_efforts() -> None:
 
 
 def test_their_own_words_win() -> None:
-    own = {
+    own: dict[str, Any] = {
         "guardrailConfig": {"guardrailIdentifier": "abc", "guardrailVersion": "1"},
         "requestMetadata": {"a": "b"},
     }

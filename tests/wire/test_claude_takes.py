@@ -297,7 +297,7 @@ def test_c11_instructions_that_stand_last_keep_their_place(wire: Wire, name: str
 @pytest.mark.parametrize("wire, name", WIRES)
 def test_calls_of_several_turns_may_have_one_id(wire: Wire, name: str) -> None:
     call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    turn = [
+    turn: list[dict[str, Any]] = [
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_0", "content": "x"},
     ]
@@ -313,7 +313,8 @@ def test_calls_of_several_turns_may_have_one_id(wire: Wire, name: str) -> None:
 def test_no_two_calls_share_the_id_that_a_vendor_wants(
     wire: Wire, name: str, given: list[str]
 ) -> None:
-    made, ids = [], []
+    made: list[dict[str, Any]] = []
+    ids = []
     for i, call_id in enumerate(given):
         call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
         made += [

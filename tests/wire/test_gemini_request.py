@@ -6,13 +6,14 @@ Google's own SDK says whether it has the right shape: its types forbid what they
 import json
 import sys
 from contextlib import suppress
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from chattable.adapters.gemini.models import EFFORTS, generation
 from chattable.adapters.gemini.wire import GeminiWire
@@ -25,7 +26,7 @@ from chattable.agents.parsing import parse
 
 FLASH, OLD = "gemini-3.8-flash", "gemini-2.0-flash"
 HI = [Message("user", "hi")]
-KINDS = {
+KINDS: dict[str, type[BaseModel]] = {
     "contents": types.Content,
     "systemInstruction": types.Content,
     "generationConfig": types.GenerationConfig,
@@ -317,7 +318,7 @@ def test_tools_are_declared_with_their_json_schema():
 
 
 def test_a_schema_loses_only_what_is_refused():
-    schema = {
+    schema: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "properties": {
@@ -698,7 +699,7 @@ def test_a_schema_as_deep_as_json_may_be():
 
 
 def test_deeper_than_that_is_refused_politely():
-    schema = {}
+    schema: dict[str, Any] = {}
     for _ in range(5000):
         schema = {"x": schema}
     # Newer Pythons may have room for it; this one has not.

@@ -5,6 +5,7 @@ Google's own SDK says whether the shapes are right.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.genai import types
@@ -38,7 +39,8 @@ def read(blocks):
 
 def folded(chunks) -> Fold:
     """The answer of these chunks; on the way, the law of the normal form is checked."""
-    normal, fold, roles, ended, calls = Normal(), Fold(), set(), set(), {}
+    normal, fold, roles, ended = Normal(), Fold(), set(), set()
+    calls: dict[Any, Any] = {}
     outs = [out for chunk in chunks for out in normal.feed(chunk)] + normal.end()
     for out in outs:
         fold.add(out)
@@ -202,7 +204,9 @@ def test_several_candidates_with_probabilities():
         (0, "Ja!", "stop"),
         (1, "Nein.", "length"),
     ]
-    first, second = fold.choices()[0].logprobs["content"]
+    logprobs = fold.choices()[0].logprobs
+    assert logprobs
+    first, second = logprobs["content"]
     assert (first["token"], first["logprob"], first["bytes"]) == ("Ja", -0.5, [74, 97])
     assert [top["token"] for top in first["top_logprobs"]] == ["Ja", "Jé"] and first[
         "top_logprobs"

@@ -132,7 +132,7 @@ def test_words_alone_are_passed_on_untouched(monkeypatch: pytest.MonkeyPatch) ->
 def test_c1_signatures_marks_and_parts_of_others_stay_behind() -> None:
     signed = {"extra_content": {"google": {"thought_signature": "x"}}}
     part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
-    history = [
+    history: list[dict[str, Any]] = [
         {"role": "user", "content": [part], "cache_control": {"type": "ephemeral"}},
         {
             "role": "assistant",

@@ -140,7 +140,9 @@ def test_ids_that_are_given_are_kept_and_numbers_stay_whole():
 
 
 def test_probabilities():
-    first, second = only(stream("ollama_logprobs_stream.jsonl")).logprobs["content"]
+    logprobs = only(stream("ollama_logprobs_stream.jsonl")).logprobs
+    assert logprobs
+    first, second = logprobs["content"]
     assert (first["token"], first["logprob"], first["bytes"]) == ("Ja", -0.5, [74, 97])
     assert [top["bytes"] for top in first["top_logprobs"]] == [[74, 97], [74, 195, 169]] and second[
         "top_logprobs"

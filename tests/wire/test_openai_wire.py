@@ -5,6 +5,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,11 @@ def plain(name: str) -> Fold:
     return folded(OpenAIWire().reply((DATA / name).read_bytes()))
 
 
+def used(fold: Fold) -> Any:
+    assert fold.usage
+    return fold.usage
+
+
 def only(fold: Fold):
     [choice] = fold.choices()
     return choice
@@ -83,13 +89,13 @@ def test_llamacpp():
 def test_openai_usage_and_facts():
     fold = stream("openai_usage_stream.txt")
     assert only(fold).message["content"] == "Grüß dich 👋"
-    assert (fold.usage.prompt_tokens, fold.usage.completion_tokens, fold.usage.total_tokens) == (
+    assert (used(fold).prompt_tokens, used(fold).completion_tokens, used(fold).total_tokens) == (
         19,
         10,
         29,
     )
-    assert fold.usage.prompt_tokens_details["cached_tokens"] == 4
-    assert fold.usage.completion_tokens_details["reasoning_tokens"] == 3
+    assert used(fold).prompt_tokens_details["cached_tokens"] == 4
+    assert used(fold).completion_tokens_details["reasoning_tokens"] == 3
     assert (fold.facts["service_tier"], fold.facts["system_fingerprint"]) == (
         "default",
         "fp_06737a9306",
@@ -162,7 +168,7 @@ def test_deepseek_reasoning_and_usage_beside_the_last_delta():
             only(fold).message["reasoning_content"] == "9.11 is smaller."
             and only(fold).message["content"] == "9.8"
         )
-        assert fold.usage.total_tokens == 27 and fold.usage.completion_tokens_details == {
+        assert used(fold).total_tokens == 27 and used(fold).completion_tokens_details == {
             "reasoning_tokens": 8
         }
         assert only(fold).finish_reason == "stop"
@@ -174,13 +180,13 @@ def test_openrouter_reasoning_by_another_name_and_comments():
         only(fold).message["reasoning_content"] == "Thinking."
         and only(fold).message["content"] == "Done"
     )
-    assert only(fold).finish_reason == "stop" and fold.usage.total_tokens == 82
+    assert only(fold).finish_reason == "stop" and used(fold).total_tokens == 82
     assert fold.facts["provider"] == "Groq"
 
 
 def test_mistral_content_as_parts():
     fold = stream("mistral_parts_stream.txt")
-    assert only(fold).message["content"] == "It is." and fold.usage.total_tokens == 15
+    assert only(fold).message["content"] == "It is." and used(fold).total_tokens == 15
 
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if "error" in name])
@@ -217,7 +223,7 @@ def test_a_request_goes_out_as_it_came():
 
 
 def test_unknown_fields_of_messages_survive():
-    raw = {
+    raw: dict[str, Any] = {
         "role": "user",
         "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
         "prefix": True,

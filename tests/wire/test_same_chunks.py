@@ -8,7 +8,7 @@ import httpx
 import pytest
 from answers import bytewise, splits
 from frames import framed
-from wired import DATA
+from wired import DATA, Alone
 
 from chattable.adapters import upstream as module
 from chattable.adapters.errors import BrokenAnswer, Refused, TimedOut, UpstreamError
@@ -86,19 +86,8 @@ async def chunks(
         api_key="key-of-x",
     )
     upstream = Upstream(provider, "m", retries=0, timeouts=timeouts)
-    ctx = Context(Anyone(), Chat("m", [Message("user", "Hi")], stream, {}), User("u", "u"), "m")
+    ctx = Context(Alone(), Chat("m", [Message("user", "Hi")], stream, {}), User("u", "u"), "m")
     return [chunk async for chunk in drive(upstream, ctx)]
-
-
-class Anyone:
-    """A gateway for an upstream that asks nobody else."""
-
-    threads = None
-
-    def run(self, chat: Chat, parent: Context) -> Any:
-        raise AssertionError("an upstream asks no other model")
-
-    client = lend = run
 
 
 def mangled(name: str) -> dict[str, bytes]:

@@ -1,12 +1,11 @@
 """The transport is a seam: anything that speaks httpx's interface takes aiohttp's place, respx's router here."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
 import respx
+from wired import Alone
 
 from chattable.adapters.errors import Refused
 from chattable.adapters.openai.wire import OpenAIWire
@@ -23,17 +22,6 @@ ANSWER = {
     ],
     "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
 }
-
-
-class Alone:
-    """A gateway for an upstream that asks nobody else."""
-
-    threads = ThreadPoolExecutor(1)
-
-    def run(self, chat: Chat, parent: Context) -> Any:
-        raise AssertionError("an upstream asks no other model")
-
-    client = lend = run
 
 
 async def ask(router: respx.MockRouter) -> Fold:

@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from frames import event, framed
 from upstream import ScriptedUpstream
-from wired import DATA
+from wired import DATA, Alone
 
 from chattable.adapters.errors import BrokenAnswer, Refused, UpstreamError
 from chattable.adapters.services import VENDORS
@@ -63,17 +63,6 @@ WHOLE = {
 WORDS = "Grüß dich 👋"
 
 Ask = Callable[..., Any]
-
-
-class Alone:
-    """A gateway for an upstream that asks nobody else."""
-
-    threads = None
-
-    def run(self, chat: Chat, parent: Context) -> Any:
-        raise AssertionError("an upstream asks no other model")
-
-    client = lend = run
 
 
 @pytest.fixture
