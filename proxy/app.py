@@ -26,7 +26,7 @@ from chattable.proxy.catalog.catalog import build as build_catalog
 from chattable.proxy.catalog.prices import warn_of_unpriced
 from chattable.proxy.config.settings import Config
 from chattable.proxy.errors import NowhereError, describe, known, outcome_of
-from chattable.proxy.http.edge import Edge
+from chattable.proxy.http.edge import EdgeMiddleware
 from chattable.proxy.http.loopback import loopback
 from chattable.proxy.http.paths import shown
 from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
@@ -45,8 +45,8 @@ from chattable.proxy.routes.documented import CommonErrors, document
 from chattable.proxy.routes.guarded import guarded
 from chattable.proxy.routes.openai import chat, forwarding
 from chattable.proxy.routes.request_context import upstream_headers
-from chattable.proxy.routes.typed import HOUSE
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import SERVICES
+from chattable.proxy.services import Services
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
 from chattable.proxy.store.audit import Audit
@@ -94,7 +94,7 @@ class Service(Protocol):
         """Ends."""
 
 
-def build(config: Config) -> Edge:
+def build(config: Config) -> EdgeMiddleware:
     """The application that a config describes."""
     database = open_database(config)
     users = Users(database.storage)
@@ -129,7 +129,7 @@ def build(config: Config) -> Edge:
         if webhook
         else []
     )
-    house = House(
+    services = Services(
         config,
         database,
         users,
@@ -186,12 +186,12 @@ def build(config: Config) -> Edge:
 
     served: list[str] = []
     app = Litestar(
-        [*chat.routes(house), *forwarding.routes(house), health.ROUTES, *guarded()],
+        [*chat.routes(services), *forwarding.routes(services), health.ROUTES, *guarded()],
         lifespan=[lifespan],
-        dependencies=HOUSE,
-        state=State({"house": house}, deep_copy=False),
+        dependencies=SERVICES,
+        state=State({"services": services}, deep_copy=False),
         exception_handlers={Exception: partial(_answer_error, served)},
-        request_max_body_size=house.max_body,
+        request_max_body_size=services.max_body,
         cors_config=_cors(config.server.cors_origins),
         openapi_config=document(),
         plugins=[CommonErrors()],
@@ -200,8 +200,8 @@ def build(config: Config) -> Edge:
     )
     served += _served(app)
     redact = redactor(config, os.environ)
-    edge = Edge(
-        app, access_log, patience=config.server.receive, max_body=house.max_body, redact=redact
+    edge = EdgeMiddleware(
+        app, access_log, patience=config.server.receive, max_body=services.max_body, redact=redact
     )
     return edge
 

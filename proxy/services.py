@@ -22,7 +22,7 @@ from chattable.proxy.store.teams import Teams
 from chattable.proxy.store.users import Users
 
 
-class House(Struct, frozen=True):
+class Services(Struct, frozen=True):
     """The collaborators of a running server."""
 
     config: Config

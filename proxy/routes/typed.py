@@ -19,7 +19,7 @@ from chattable.proxy.parsing import surrogates as halves
 from chattable.proxy.parsing.json_bounds import TooComplex
 from chattable.proxy.routes.guards import house_of
 from chattable.proxy.routes.request_context import integer, read_body, read_json
-from chattable.proxy.services import House
+from chattable.proxy.services import Services
 from chattable.proxy.store.audit import Actor
 
 T = TypeVar("T")
@@ -124,12 +124,12 @@ Limit = Annotated[PageLimit, _whole(1, 1000)]
 Entries = Annotated[EntryNumber, _whole(0)]
 Items = Annotated[ItemLimit, _whole(0, MAX_ITEMS)]
 
-InjectedHouse: TypeAlias = NamedDependency[SkipValidation[House]]
+InjectedServices: TypeAlias = NamedDependency[SkipValidation[Services]]
 InjectedActor: TypeAlias = NamedDependency[SkipValidation[Actor]]
 InjectedCaller: TypeAlias = NamedDependency[SkipValidation[Caller]]
 
 
-def _house(request: Request[Any, Any, Any]) -> House:
+def _services(request: Request[Any, Any, Any]) -> Services:
     return house_of(request)
 
 
@@ -143,7 +143,7 @@ def _caller(request: Request[Any, Any, Any]) -> Caller:
     return caller
 
 
-HOUSE = {"house": Provide(_house, sync_to_thread=False)}
+SERVICES = {"services": Provide(_services, sync_to_thread=False)}
 ACTOR = {"actor": Provide(_actor, sync_to_thread=False)}  # whom `require_admin` has let in
 CALLER = {"caller": Provide(_caller, sync_to_thread=False)}  # whom `require_key` has let in
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy.routes.typed import PAGE, InjectedHouse, Limit, ListPage, page
+from chattable.proxy.routes.typed import PAGE, InjectedServices, Limit, ListPage, page
 from chattable.proxy.store.audit import AuditEntry
 
 MOMENT = "A date or time in ISO 8601, in UTC unless it says otherwise, or unix seconds"
@@ -39,7 +39,7 @@ class AuditPage(ListPage[AuditRecord], kw_only=True):
 
 @get("/audit", summary="Who changed what, newest first")
 async def list_audit(
-    house: InjectedHouse,
+    services: InjectedServices,
     who: Annotated[str, QueryParameter(name="actor")] = "",
     action: FromQuery[str] = "",
     target: FromQuery[str] = "",
@@ -48,7 +48,7 @@ async def list_audit(
     limit: Limit = PAGE,
     after: FromQuery[str | None] = None,
 ) -> AuditPage:
-    found = await house.audit.list(
+    found = await services.audit.list(
         limit,
         after,
         actor=who,

@@ -26,12 +26,12 @@ from chattable.proxy.routes.typed import (
     Deleted,
     Entries,
     InjectedActor,
-    InjectedHouse,
+    InjectedServices,
     ListPage,
     page,
 )
 from chattable.proxy.routes.typed import Limit as PageSize
-from chattable.proxy.services import House
+from chattable.proxy.services import Services
 from chattable.proxy.store.audit import Actor, Effect
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.text import printable, short
@@ -129,10 +129,10 @@ class LedgerCheck(Struct, kw_only=True):
 class Budgets:
     """What admins ask of budgets, as operations: one transaction each."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
-        self._subjects = Subjects(house)
-        self._lacking = unpriced(house.config)
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._subjects = Subjects(services)
+        self._lacking = unpriced(services.config)
 
     async def change(
         self,
@@ -143,10 +143,10 @@ class Budgets:
         operation: Callable[[Effect], Steps[T]],
     ) -> T:
         """Changes a budget, with the entry in the audit trail."""
-        answer = await self._house.audit.recorded(
+        answer = await self._services.audit.recorded(
             actor, f"budget.{action}", target, details, operation
         )
-        self._house.metering.forget()
+        self._services.metering.forget()
         return answer
 
     def created(
@@ -193,7 +193,7 @@ class Budgets:
         """Grants or refunds."""
         limit, subject = yield from self._named(limit_id, effect)
         owner = yield from _owner(user)
-        yield from book(self._house.ledger.dialect, limit.id, owner, amount, reason)
+        yield from book(self._services.ledger.dialect, limit.id, owner, amount, reason)
         return (yield from self._shown(limit, subject, owner))
 
     def _named(self, limit_id: str, effect: Effect) -> Steps[tuple[Limit, str | bool]]:
@@ -212,7 +212,7 @@ class Budgets:
         known = limit.kind != "each_user" or owner
         room = None
         if known:
-            room = yield from law.room(self._house.ledger.dialect, limit.id, owner)
+            room = yield from law.room(self._services.ledger.dialect, limit.id, owner)
         shown = shown_budget(limit, subject, room)
         shown.unpriced_models = unpriced_under(limit, self._lacking)
         return shown
@@ -220,9 +220,9 @@ class Budgets:
 
 @post("/budgets", summary="Create a budget")
 async def create_budget(
-    data: JSONBody[NewBudget], actor: InjectedActor, house: InjectedHouse
+    data: JSONBody[NewBudget], actor: InjectedActor, services: InjectedServices
 ) -> BudgetObject:
-    subjects, budgets = Subjects(house), Budgets(house)
+    subjects, budgets = Subjects(services), Budgets(services)
     kind, name = subjects.parse(data.subject)
     models = data.models
     limit = Limit(
@@ -243,9 +243,9 @@ async def create_budget(
 
 
 @get("/budgets", summary="List budgets; those of one user, or all")
-async def list_budgets(house: InjectedHouse, user: FromQuery[str] = "") -> BudgetPage:
-    budgets = Budgets(house)
-    return page(BudgetPage, await house.ledger.storage.read(lambda: budgets.listed(user)))
+async def list_budgets(services: InjectedServices, user: FromQuery[str] = "") -> BudgetPage:
+    budgets = Budgets(services)
+    return page(BudgetPage, await services.ledger.storage.read(lambda: budgets.listed(user)))
 
 
 @patch("/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
@@ -253,22 +253,22 @@ async def change_budget(
     limit_id: FromPath[str],
     data: JSONBody[BudgetChange],
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> BudgetObject:
     told = msgspec.to_builtins(data)
     given = dict(told)
     if "cost_usd" in given:
         given["cost"] = _micro(given.pop("cost_usd"))
-    budgets = Budgets(house)
+    budgets = Budgets(services)
     update = partial(budgets.updated, limit_id, given)
     return await budgets.change(actor, "update", limit_id, told, update)
 
 
 @delete("/budgets/{limit_id:str}", status_code=200, summary="End a budget; its entries stay")
 async def delete_budget(
-    limit_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
+    limit_id: FromPath[str], actor: InjectedActor, services: InjectedServices
 ) -> Deleted:
-    budgets = Budgets(house)
+    budgets = Budgets(services)
     end = partial(budgets.ended, limit_id)
     return await budgets.change(actor, "delete", limit_id, {}, end)
 
@@ -278,9 +278,9 @@ async def grant_budget(
     limit_id: FromPath[str],
     data: JSONBody[BudgetAmount],
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> BudgetObject:
-    return await _booked(house, actor, "grant", law.grant, limit_id, data)
+    return await _booked(services, actor, "grant", law.grant, limit_id, data)
 
 
 @post(
@@ -292,14 +292,14 @@ async def refund_budget(
     limit_id: FromPath[str],
     data: JSONBody[BudgetAmount],
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> BudgetObject:
-    return await _booked(house, actor, "refund", law.refund, limit_id, data)
+    return await _booked(services, actor, "refund", law.refund, limit_id, data)
 
 
 @get("/ledger", summary="Entries, oldest first")
 async def list_ledger(
-    house: InjectedHouse,
+    services: InjectedServices,
     user: FromQuery[str] = "",
     budget: FromQuery[str] = "",
     limit: PageSize = PAGE,
@@ -311,14 +311,16 @@ async def list_ledger(
         owner = yield from _owner(user)
         return (yield from law.entries(limit_id, "", owner, after, most + 1))
 
-    entries = await house.ledger.storage.read(listed)
+    entries = await services.ledger.storage.read(listed)
     return page(LedgerPage, [_entry(entry) for entry in entries[:most]], more=len(entries) > most)
 
 
 @post("/ledger/verify", status_code=200, summary="Recompute every balance from its entries")
-async def verify_ledger(house: InjectedHouse) -> LedgerCheck:
-    wrong = await house.ledger.verify()
-    return LedgerCheck(accounts=await house.ledger.accounts(), differences=len(wrong), data=wrong)
+async def verify_ledger(services: InjectedServices) -> LedgerCheck:
+    wrong = await services.ledger.verify()
+    return LedgerCheck(
+        accounts=await services.ledger.accounts(), differences=len(wrong), data=wrong
+    )
 
 
 ROUTES = Router(
@@ -338,7 +340,7 @@ ROUTES = Router(
 
 
 async def _booked(
-    house: House,
+    services: Services,
     actor: Actor,
     action: str,
     book: Book,
@@ -351,7 +353,7 @@ async def _booked(
     if amount == Amount():
         raise invalid("tokens", "give tokens or cost_usd, above 0")
     short(data.reason, "reason")
-    budgets = Budgets(house)
+    budgets = Budgets(services)
     booking = partial(budgets.booked, limit_id, book, amount, data.reason, data.user)
     return await budgets.change(actor, action, limit_id, msgspec.to_builtins(data), booking)
 

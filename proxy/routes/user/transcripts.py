@@ -21,7 +21,7 @@ from chattable.agents.errors import InvalidRequest
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
-from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
+from chattable.proxy.routes.typed import InjectedCaller, InjectedServices
 from chattable.proxy.routes.user.conversations import SESSION, InjectedSession
 from chattable.proxy.store.sessions import Session
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
@@ -52,13 +52,13 @@ class ImportReport(Struct, kw_only=True):
 )
 async def export_conversation(
     session: InjectedSession,
-    house: InjectedHouse,
+    services: InjectedServices,
     form: Annotated[
         str, QueryParameter(name="format", schema_extra={"enum": list(WRITABLE)})
     ] = "native",
 ) -> Stream:
     kind = chosen(form, WRITABLE)
-    blocks = exported(house.session_store, session, kind)
+    blocks = exported(services.session_store, session, kind)
     first = await anext(blocks, b"")  # what fails at once is answered as an error
     headers = {"content-disposition": disposition(session, kind)}
     return Stream(_with(first, blocks), media_type=kind.media_type, headers=headers)
@@ -74,7 +74,7 @@ async def export_conversation(
 async def import_conversations(
     request: Request[Any, Any, Any],
     caller: InjectedCaller,
-    house: InjectedHouse,
+    services: InjectedServices,
     form: Annotated[
         str, QueryParameter(name="format", schema_extra={"enum": ["", *READABLE]})
     ] = "",
@@ -83,9 +83,9 @@ async def import_conversations(
         raise HTTPException("Send the file as it is, without a Content-Encoding.", status_code=415)
     if form:
         chosen(form, READABLE)
-    who, body = caller.principal, io.BytesIO(await read_body(request, house.max_body))
-    accepts = partial(house.catalogs.current.accepts, principal=who)
-    outcomes = imported(house.session_store, who.user.id, body, form, accepts)
+    who, body = caller.principal, io.BytesIO(await read_body(request, services.max_body))
+    accepts = partial(services.catalogs.current.accepts, principal=who)
+    outcomes = imported(services.session_store, who.user.id, body, form, accepts)
     try:
         return await _report(outcomes, form)
     except Unreadable as error:
