@@ -25,7 +25,7 @@ from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.catalog.catalog import build as build_catalog
 from chattable.proxy.catalog.prices import warn_of_unpriced
 from chattable.proxy.config.settings import Config
-from chattable.proxy.errors import NowhereError, describe, known, outcome_of
+from chattable.proxy.errors import NoSuchRouteError, describe, known, outcome_of
 from chattable.proxy.http.edge import EdgeMiddleware
 from chattable.proxy.http.loopback import loopback
 from chattable.proxy.http.paths import shown
@@ -220,7 +220,7 @@ def _answer_error(
     scope: Any = request.scope
     request_id = scope.get("request_id", "")
     if isinstance(error, NotFoundException):
-        error = NowhereError(scope["method"], shown(scope["path"]), served)
+        error = NoSuchRouteError(scope["method"], shown(scope["path"]), served)
     failure = describe(error, request_id=request_id)
     scope["error_code"] = failure.code
     if not known(error):

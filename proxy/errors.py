@@ -82,7 +82,7 @@ class UnpricedModelError(chat.ChatError):
         )
 
 
-class TooFastError(chat.ChatError):
+class RateLimitExceededError(chat.ChatError):
     """A rate limit has no room for a request now; the message says whose and for how long."""
 
     def __init__(self, error: rates.RateLimitedError) -> None:
@@ -129,7 +129,7 @@ class LockedError(chat.ChatError):
         super().__init__(message, param="conversation", code="conversation_locked")
 
 
-class BudgetAwayError(chat.ChatError):
+class DatabaseUnavailableError(chat.ChatError):
     """The ledger does not answer, and without it nothing may be spent; the cause is for the log."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class BudgetAwayError(chat.ChatError):
         )
 
 
-class CacheAwayError(Exception):
+class CacheUnavailableError(Exception):
     """Redis is away, so nothing was forgotten."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class TooLargeError(Exception):
         )
 
 
-class NowhereError(Exception):
+class NoSuchRouteError(Exception):
     """No route has this path; `served` are the paths there are."""
 
     def __init__(self, method: str, path: str, served: Sequence[str]) -> None:
@@ -233,11 +233,11 @@ TABLE = (
     Row(QuotaError, 429, "insufficient_quota", headers={"x-should-retry": "false"}),
     # held is not spent: it is worth asking again
     Row(BudgetBusyError, 429, "rate_limit_error", headers=ASK_AGAIN),
-    Row(TooFastError, 429, ""),
+    Row(RateLimitExceededError, 429, ""),
     Row(InProgressError, 409, INVALID, headers=ASK_AGAIN),
     Row(LockedError, 409, INVALID, headers=ASK_AGAIN),
     Row(store.HeadMoved, 409, INVALID, headers=ASK_AGAIN),
-    Row(BudgetAwayError, 503, SERVER, headers=RETRY_SOON),
+    Row(DatabaseUnavailableError, 503, SERVER, headers=RETRY_SOON),
     Row(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
     Row(chat.InvalidRequest, 400, INVALID),
     Row(KeyReusedError, 422, INVALID),
@@ -257,8 +257,8 @@ TABLE = (
     Row(budget.UnknownLimitError, 404, INVALID, "not_found"),
     Row(ForbiddenError, 403, INVALID, "forbidden"),
     Row(ShuttingDownError, 503, SERVER, "shutting_down"),
-    Row(CacheAwayError, 503, SERVER, "cache_unavailable"),
-    Row(NowhereError, 404, INVALID, "not_found"),
+    Row(CacheUnavailableError, 503, SERVER, "cache_unavailable"),
+    Row(NoSuchRouteError, 404, INVALID, "not_found"),
     Row(TooLargeError, 413, INVALID, "request_too_large"),
     Row(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
 )
@@ -273,7 +273,7 @@ def describe(error: BaseException, *, request_id: str = "") -> Failure:
     if isinstance(error, HTTPException):
         return _http(error)
     if isinstance(error, StorageUnavailable):  # its text is for the log
-        error = BudgetAwayError()
+        error = DatabaseUnavailableError()
     row = next((row for row in TABLE if isinstance(error, row.error)), None)
     if row is None:
         where = f" Please quote the request id {request_id}." if request_id else ""

@@ -18,7 +18,7 @@ from chattable.agents.chattable import Context, Session, Trace, User
 from chattable.agents.drive import drive
 from chattable.agents.fold import Fold
 from chattable.proxy.catalog.catalog import Catalog, build
-from chattable.proxy.catalog.circuits import FAILURES, Health, State
+from chattable.proxy.catalog.circuits import MAX_FAILURES_IN_A_ROW, CircuitBreaker, State
 from chattable.proxy.config.reader import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.identity.auth import ADMIN, Caller
@@ -88,7 +88,7 @@ class World:
     async def _wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def health(self, model: str, target: int = 0) -> Health:
+    def health(self, model: str, target: int = 0) -> CircuitBreaker:
         entry = self.catalog.find(model, ADMIN)
         health = (entry.targets or (entry,))[target].health
         assert health is not None
@@ -202,7 +202,7 @@ async def test_a_dead_target_in_a_cold_burst() -> None:
     traces = await asyncio.gather(*(world.ask("both") for _ in range(40)))
     assert {trace.asked for trace in traces} == {"two/both"}
     assert max(trace.attempts for trace in traces) == 2
-    assert FAILURES <= Counter(world.asked)["one"] <= 40 and not late
+    assert MAX_FAILURES_IN_A_ROW <= Counter(world.asked)["one"] <= 40 and not late
     assert (health.state, health.under_way) == (State.OPEN, 0)
     world.asked.clear()
     await asyncio.gather(*(world.ask("both") for _ in range(40)))
@@ -210,10 +210,10 @@ async def test_a_dead_target_in_a_cold_burst() -> None:
 
 
 async def test_a_circuit_that_opens_is_seen_by_requests_that_wait() -> None:
-    world = World(room=FAILURES)
+    world = World(room=MAX_FAILURES_IN_A_ROW)
     world.script["one.test"] = [httpx.ReadError("reset")]
     await asyncio.gather(*(world.ask("both") for _ in range(40)))
-    assert Counter(world.asked) == {"one": FAILURES, "two": 40}
+    assert Counter(world.asked) == {"one": MAX_FAILURES_IN_A_ROW, "two": 40}
 
 
 async def test_who_is_to_give_way_before_it_is_sent_is_not_sent() -> None:

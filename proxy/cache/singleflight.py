@@ -16,9 +16,9 @@ from chattable.proxy.cache.waiter import SharedAnswer, Waiter
 from chattable.proxy.errors import (
     Failure,
     QuotaError,
+    RateLimitExceededError,
     SharedAnswerError,
     ShuttingDownError,
-    TooFastError,
     UnpricedModelError,
     describe,
 )
@@ -35,7 +35,7 @@ MAX_LEADERS_ELSEWHERE = 3  # that may fail before this process asks by itself
 MAX_UNKNOWN_LOOKS = 6  # at a leader elsewhere, without an answer, before it counts as dead
 SAME_FOR_ALL = (400, 404, 405, 409, 413, 415, 422)  # refusals that whoever asks this would get
 # what one request is refused and the next one may not be
-OWN_REFUSALS = (QuotaError, TooFastError, UnpricedModelError, GaveWay)
+OWN_REFUSALS = (QuotaError, RateLimitExceededError, UnpricedModelError, GaveWay)
 LEADER_LOST = Failure(
     502,
     "The answer broke off on its way from another server process. Please retry your request.",

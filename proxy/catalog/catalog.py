@@ -28,7 +28,7 @@ from chattable.agents.params import Accepts
 from chattable.agents.prompt import PromptAgent
 from chattable.budget.ledger import Price
 from chattable.budget.periodic import Periodic
-from chattable.proxy.catalog.circuits import Health
+from chattable.proxy.catalog.circuits import CircuitBreaker
 from chattable.proxy.catalog.prices import known_of, price_of
 from chattable.proxy.config import settings
 from chattable.proxy.identity.auth import Principal
@@ -66,7 +66,7 @@ class Entry(Struct, frozen=True):
     targets: tuple[Entry, ...] = ()  # where there are several: each as an entry of the same name
     fallbacks: tuple[str, ...] = ()
     weight: float | None = None  # a target's share of the calls
-    health: Health | None = None
+    health: CircuitBreaker | None = None
     cache_ttl: float | None = None  # seconds that answers are kept; None: they are not
 
 
@@ -230,7 +230,7 @@ class _Source:
             at_once=True,
             expected=(discovery.DiscoveryError,),
         )
-        self._health: dict[str, Health] = {}
+        self._health: dict[str, CircuitBreaker] = {}
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
         self.provider = Provider(
@@ -245,13 +245,13 @@ class _Source:
             max_connections=config.max_connections,
         )
 
-    def health(self, model: str) -> Health:
+    def health(self, model: str) -> CircuitBreaker:
         """What is known of a model here, under whatever names it is served."""
         if model not in self._health:
             # behind a wildcard every client may name models of its own
             if len(self._health) >= MOST_MODELS:
                 self._health.clear()
-            self._health[model] = Health()
+            self._health[model] = CircuitBreaker()
         return self._health[model]
 
     async def start(self, *, listed: bool) -> None:

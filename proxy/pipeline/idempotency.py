@@ -17,7 +17,7 @@ from chattable.budget.storage.errors import StorageUnavailable
 from chattable.budget.storage.statements import Dialect, Steps, array
 from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import TEXT
-from chattable.proxy.errors import BudgetAwayError, InProgressError, KeyReusedError
+from chattable.proxy.errors import DatabaseUnavailableError, InProgressError, KeyReusedError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.reply_stream import ReplyStream
 
@@ -114,7 +114,7 @@ class Idempotency:
             kept = await self._storage.run(lambda: _begin(self._storage.dialect, place, body))
         except StorageUnavailable as error:
             log.warning("idempotency is unknown: %s", error)
-            raise BudgetAwayError from None
+            raise DatabaseUnavailableError from None
         claim = Claim(kept)
         if kept is not None:
             yield claim

@@ -30,12 +30,14 @@ from chattable.proxy.pipeline.prompt_tokens import bound_prompt, count_prompt, t
 if TYPE_CHECKING:
     from chattable.proxy.pipeline.metering import Metering
 
-DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
+DEFAULT_OUTPUT_TOKENS = (
+    4096  # tokens of output held where neither the client nor the model has a cap
+)
 # tokens that no answer has: neither what a client asks for nor a report is believed beyond
-MOST_OUTPUT = 10**9
+MAX_OUTPUT_TOKENS = 10**9
 # bytes that a reported token of text may have on average before the words are counted
-LONG_TOKENS = 5
-SPOKEN = ("content", "reasoning_content", "refusal")
+MAX_BYTES_PER_TOKEN = 5
+SPOKEN_FIELDS = ("content", "reasoning_content", "refusal")
 
 
 class MeteredCall:
@@ -132,7 +134,7 @@ class MeteredCall:
             said = self._said[chunk.index] = []
         delta, before = chunk.delta, 0 if self._most_said is None else len(said)
         for key in delta:
-            if key in SPOKEN and delta[key]:
+            if key in SPOKEN_FIELDS and delta[key]:
                 said.append(delta[key])
             elif key == "tool_calls":
                 said += _texts_of_calls(delta[key])
@@ -171,7 +173,7 @@ class MeteredCall:
             size += bound("".join(self._said[index]))
         # Too few tokens for so many bytes, or more than any answer has: only then it is worth
         # counting.
-        if size > LONG_TOKENS * output or output > MOST_OUTPUT:
+        if size > MAX_BYTES_PER_TOKEN * output or output > MAX_OUTPUT_TOKENS:
             output = await self._output_used(output)
         if self._guessed or reported.total_tokens != prompt + output:
             figures = {"prompt_tokens": prompt, "completion_tokens": output}
@@ -193,7 +195,7 @@ class MeteredCall:
     async def _output_used(self, reported: int) -> int:
         """The output as counted, where the report cannot be right."""
         counted = await self._count_said()
-        if reported and reported <= MOST_OUTPUT and counted <= _tolerated(reported):
+        if reported and reported <= MAX_OUTPUT_TOKENS and counted <= _tolerated(reported):
             return reported
         if self._reported is not None:
             self._tell_implausible(reported, counted)
@@ -285,10 +287,10 @@ class MeteredCall:
         of_model = self._entry.max_output
         most = of_model if asked is None else asked
         if most is None:
-            most = DEFAULT_OUTPUT
+            most = DEFAULT_OUTPUT_TOKENS
         elif of_model is not None and of_model < most:
             most = of_model
-        return min(most, MOST_OUTPUT)
+        return min(most, MAX_OUTPUT_TOKENS)
 
     async def _count_prompt(self, per_message: int = 8) -> int:
         counted = await count_prompt(self.chat, self._entry.name, self._media, per_message)

@@ -20,7 +20,7 @@ from chattable.budget.limits import Asker
 from chattable.budget.periodic import Periodic
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.catalog.catalog import Entry
-from chattable.proxy.errors import BudgetAwayError
+from chattable.proxy.errors import DatabaseUnavailableError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.pipeline.budget_refusals import check_spent, refusal
 from chattable.proxy.pipeline.forwarded_kinds import NOTHING_BESIDES, Estimate
@@ -28,12 +28,12 @@ from chattable.proxy.pipeline.metered_call import MeteredCall
 
 log = logging.getLogger("chattable")
 
-BELIEVE = 1.0  # seconds that "there is no limit at all" is believed
-TICK = 1.0  # seconds between two looks for what the ledger has not taken yet
-ABANDONED = "abandoned"  # the reason of a void whose hold may not be there
-SWEEP = 10  # ticks between two looks for holds that nobody renews
-MOST_NOTICES = 1000  # that wait to be written
-LOOK_AGAIN = 0.1  # seconds until room that another process has freed is seen
+LIMITS_CACHE_S = 1.0  # seconds that "there is no limit at all" is believed
+UPKEEP_INTERVAL_S = 1.0  # seconds between two looks for what the ledger has not taken yet
+ABANDONED_REASON = "abandoned"  # the reason of a void whose hold may not be there
+SWEEP_EVERY_TICKS = 10  # ticks between two looks for holds that nobody renews
+MAX_WAITING_EVENTS = 1000  # that wait to be written
+ROOM_POLL_S = 0.1  # seconds until room that another process has freed is seen
 
 
 class Metering:
@@ -69,7 +69,10 @@ class Metering:
         self._waiting: set[asyncio.Future[None]] = set()  # for room
         self._notices: list[tuple[str, Json]] = []
         self._upkeep = Periodic(
-            "the ledger's upkeep", self._tick, TICK, expected=(StorageUnavailable, OSError)
+            "the ledger's upkeep",
+            self._tick,
+            UPKEEP_INTERVAL_S,
+            expected=(StorageUnavailable, OSError),
         )
         self._ticks = 0
         self._abandoning: set[asyncio.Task[None]] = set()
@@ -129,7 +132,7 @@ class Metering:
 
     def notice(self, kind: str, data: Json) -> None:
         """Something that somebody wants to be told of, within a moment."""
-        if len(self._notices) < MOST_NOTICES:
+        if len(self._notices) < MAX_WAITING_EVENTS:
             self._notices.append((kind, data))
 
     async def bounded(self) -> bool:
@@ -139,8 +142,8 @@ class Metering:
                 self._bounded = await self.ledger.bounded()
             except StorageUnavailable as error:
                 log.warning("budgets are unknown: %s", error)
-                raise BudgetAwayError from None
-            self._believed_until = self._clock() + BELIEVE
+                raise DatabaseUnavailableError from None
+            self._believed_until = self._clock() + LIMITS_CACHE_S
         return self._bounded
 
     async def refuse_spent(self, caller: Caller) -> None:
@@ -156,7 +159,7 @@ class Metering:
         `count` counts the prompt, whose bound may be far above it.
         """
         if self._journal_full:
-            raise BudgetAwayError
+            raise DatabaseUnavailableError
         self.reach("before_hold")
         try:
             hold = await self._held(wish, count)
@@ -165,7 +168,7 @@ class Metering:
         except StorageUnavailable as error:  # the database may hold it all the same
             self._abandon(wish.id)
             log.warning("no budget for %s: %s", caller.request_id, error)
-            raise BudgetAwayError from None
+            raise DatabaseUnavailableError from None
         except asyncio.CancelledError:
             self._abandon(wish.id)
             raise
@@ -189,7 +192,7 @@ class Metering:
                 left = until - self._clock()
                 if not error.busy or left <= 0:
                     raise
-                await self._room_freed(min(left, LOOK_AGAIN))
+                await self._room_freed(min(left, ROOM_POLL_S))
 
     async def _room_freed(self, seconds: float) -> None:
         """Waits until a call of this process is booked, or so long."""
@@ -217,7 +220,7 @@ class Metering:
             self._unbooked[line.id] = line
             return
         if later:
-            self._later[line.id] = self._clock() + TICK, line
+            self._later[line.id] = self._clock() + UPKEEP_INTERVAL_S, line
             line = msgspec.structs.replace(line, used=Used(unknown=True))
         try:
             await _end(self.ledger, line)
@@ -257,9 +260,9 @@ class Metering:
         async def void() -> None:
             try:
                 with suppress(KeyError):
-                    await self.ledger.void(hold_id, ABANDONED)
+                    await self.ledger.void(hold_id, ABANDONED_REASON)
             except StorageUnavailable:
-                self._unbooked[hold_id] = End(hold_id, "voided", reason=ABANDONED)
+                self._unbooked[hold_id] = End(hold_id, "voided", reason=ABANDONED_REASON)
 
         task = asyncio.create_task(void())
         self._abandoning.add(task)
@@ -268,13 +271,13 @@ class Metering:
     async def _tick(self) -> None:
         self._ticks += 1
         # first: what follows may fail, and leases must not end for it
-        if self._ticks % SWEEP == 0 and self._open:
+        if self._ticks % SWEEP_EVERY_TICKS == 0 and self._open:
             await self.ledger.renew(list(self._open))
         await self._catch_up()
         if self._moved:
             self._moved = False
             await self.ledger.flush()
-        if self._ticks % SWEEP == 0:
+        if self._ticks % SWEEP_EVERY_TICKS == 0:
             self.reach("in_upkeep")
             await self._recover()
 
@@ -316,7 +319,7 @@ async def _replay(ledger: Ledger, lines: Sequence[Line]) -> None:
     outcomes = await asyncio.gather(*(_end(ledger, end) for end in ends), return_exceptions=True)
     for end, outcome in zip(ends, outcomes, strict=True):
         if isinstance(outcome, KeyError):
-            if end.reason != ABANDONED:
+            if end.reason != ABANDONED_REASON:
                 log.error(
                     "the ledger has no hold %s, whose settlement is in a journal: is this another "
                     "database?",

@@ -16,7 +16,7 @@ from chattable.budget.rates_redis import RedisRates
 from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
-from chattable.proxy.errors import TooFastError
+from chattable.proxy.errors import RateLimitExceededError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.reply_stream import ReplyStream
 
@@ -41,14 +41,14 @@ class Admission:
         self.used = 0
 
     async def wait(self) -> dict[str, str]:
-        """Waits until the call is let in and returns its headers; `TooFastError` if it is not."""
+        """Waits until the call is let in and returns its headers; `RateLimitExceededError` if it is not."""
         if self.passed is None and self.asking is not None:
             self.passed = await asyncio.shield(self.asking)
         return headers(self.passed) if self.passed else {}
 
     async def known(self) -> Pass | None:
         """What was answered, which takes a moment at most; None: it was not let in."""
-        with suppress(TooFastError):
+        with suppress(RateLimitExceededError):
             await self.wait()
         return self.passed
 
@@ -90,7 +90,7 @@ class RateLimiter:
         nested: bool,
         reply: ReplyStream | None = None,
     ) -> AsyncGenerator[Admission]:
-        """Lets a call in for as long as the context lasts; `TooFastError`, now or in `wait`.
+        """Lets a call in for as long as the context lasts; `RateLimitExceededError`, now or in `wait`.
 
         Where entering takes a round trip, only `Admission.wait` waits for it: what else is asked
         meanwhile shares the trip.
@@ -131,7 +131,7 @@ class RateLimiter:
                     raise
             return await self.rates.enter(bounds, call_id, estimate)
         except RateLimitedError as error:
-            raise TooFastError(error) from None
+            raise RateLimitExceededError(error) from None
 
     async def _yielded(self, subject: str, user: str, but: str) -> bool:
         """Ends this user's oldest turn that counts against the subject and that nobody reads."""

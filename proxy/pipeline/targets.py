@@ -24,9 +24,9 @@ from chattable.proxy.identity.auth import Caller
 
 OVERFLOW = "context_length_exceeded"
 # below 500, what another target may not say
-THEIR_OWN = (401, 402, 403, 404, 407, 408, 409, 425, 429)
-MAX_WAIT = 5.0  # seconds that are waited to ask a target again; longer waits are the client's
-BACKOFF = 0.25  # seconds before a target is asked again that names no time; doubled each time
+UPSTREAM_ONLY_STATUSES = (401, 402, 403, 404, 407, 408, 409, 425, 429)
+MAX_WAIT_S = 5.0  # seconds that are waited to ask a target again; longer waits are the client's
+BACKOFF_S = 0.25  # seconds before a target is asked again that names no time; doubled each time
 AT_HOME, AWAY = "kept", "moved"  # where a session's call was answered
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -185,7 +185,7 @@ class TargetSelector:
     async def _after_a_wait(self) -> Entry | None:
         """Of those that failed, the one that may be asked first; None: none soon enough."""
         tried = min(self._tried, key=lambda tried: tried.due, default=None)
-        if tried is None or (wait := tried.due - time.monotonic()) > MAX_WAIT:
+        if tried is None or (wait := tried.due - time.monotonic()) > MAX_WAIT_S:
             return None
         self._tried.remove(tried)
         self._again = tried
@@ -232,7 +232,7 @@ def _delay(error: UpstreamError, times: int) -> float:
     if isinstance(error, Refused) and error.retry_after is not None:
         return error.retry_after
     spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
-    return float(BACKOFF * 2 ** (times - 1) * spread)
+    return float(BACKOFF_S * 2 ** (times - 1) * spread)
 
 
 def _ordered(entry: Entry, key: str) -> list[Entry]:
@@ -274,7 +274,7 @@ def _another_may(error: Exception) -> bool:
     if isinstance(error, Refused):
         cause = cause_of(error)
         return cause is not Cause.PROMPT and (
-            error.status >= 500 or error.status in THEIR_OWN or cause is Cause.ACCOUNT
+            error.status >= 500 or error.status in UPSTREAM_ONLY_STATUSES or cause is Cause.ACCOUNT
         )
     return isinstance(error, UpstreamError) and not isinstance(error, GaveWay)
 

@@ -28,7 +28,7 @@ from chattable.proxy.config import settings
 from chattable.proxy.errors import (
     Failure,
     QuotaError,
-    TooFastError,
+    RateLimitExceededError,
     UnpricedModelError,
     describe,
 )
@@ -437,7 +437,7 @@ def described(request: Request) -> Failure:
 
 
 async def test_an_own_refusal_is_nobody_elses_however_often(cache: ResponseCache) -> None:
-    fast = TooFastError(RateLimitedError("requests", "user alice", 1, 1000))
+    fast = RateLimitExceededError(RateLimitedError("requests", "user alice", 1, 1000))
     unpriced = UnpricedModelError("m", "user alice")
     calls = Calls([fast], [unpriced], [QuotaError("yours is used up", {})], [DOWN], said("a"))
     *results, last = await outcomes([Request(cache, calls) for _ in range(5)])

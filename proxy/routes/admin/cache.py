@@ -7,7 +7,7 @@ from litestar.params import FromQuery
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from chattable.proxy.errors import CacheAwayError
+from chattable.proxy.errors import CacheUnavailableError
 from chattable.proxy.routes.typed import InjectedActor, InjectedServices
 
 
@@ -71,7 +71,7 @@ async def purge_cache(
     details = {name: value for name, value in given.items() if value is not None}
     async with services.audit.entry(actor, "cache.purge", what, details) as effect:
         if not await services.pipeline.cache.purge(user=user_id, model=model or ""):
-            raise CacheAwayError
+            raise CacheUnavailableError
         effect.about("cache", what)
     return CachePurged(user=user_id or None, model=model or None)
 
