@@ -17,9 +17,9 @@ from chattable.proxy.cli.databases import Commands
 from chattable.proxy.cli.known_models import UnknownModelError
 from chattable.proxy.cli.startup import StartError, find_config
 from chattable.proxy.config.document import ConfigError
+from chattable.proxy.importers.conversation_files import TransferError
 from chattable.proxy.store.errors import StoreError
 from chattable.proxy.telemetry.progress import show_progress
-from chattable.proxy.transfer import TransferError
 from chattable.proxy.version import VERSION
 
 REFUSALS = (
@@ -114,7 +114,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _import_litellm(args: argparse.Namespace) -> int:
-    from chattable.proxy.litellm.convert import import_litellm
+    from chattable.proxy.importers.litellm.convert import import_litellm
 
     return import_litellm(args.file, args.output)
 

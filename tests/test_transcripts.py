@@ -1,4 +1,4 @@
-"""Conversations of other programs, and our own, on their way in and out: the samples in tests/transcripts have their shapes."""
+"""Conversations of other programs and our own; samples of them are in tests/transcripts."""
 
 import asyncio
 import io
@@ -21,26 +21,31 @@ from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
 from chattable.budget.storage.errors import StorageUnavailable
-from chattable.proxy.parsing.json_bounds import Bounds
-from chattable.proxy.store.session_chain import paired
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
-from chattable.proxy.transcripts import decoding, splitting
-from chattable.proxy.transcripts.decoding import decode, decode_deep
-from chattable.proxy.transcripts.fields import moment
-from chattable.proxy.transcripts.formats import (
+from chattable.proxy.importers.transcripts import decoding, splitting
+from chattable.proxy.importers.transcripts.decoding import decode, decode_deep
+from chattable.proxy.importers.transcripts.fields import moment
+from chattable.proxy.importers.transcripts.formats import (
     FORMATS,
     READABLE,
     WRITABLE,
-    Found,
+    FoundConversation,
     chosen,
     conversations,
     exported,
 )
-from chattable.proxy.transcripts.markdown import closed, fenced
-from chattable.proxy.transcripts.report import Outcome, imported
-from chattable.proxy.transcripts.transcript import MOST_NOTES, Node, Notes, Unreadable
-from chattable.proxy.transcripts.tree import MOST_MESSAGES, grown, ordered
-from chattable.proxy.transcripts.values import values_in
+from chattable.proxy.importers.transcripts.markdown import closed, fenced
+from chattable.proxy.importers.transcripts.report import ImportResult, imported
+from chattable.proxy.importers.transcripts.transcript import (
+    MAX_NOTES,
+    ImportNotes,
+    Node,
+    Unreadable,
+)
+from chattable.proxy.importers.transcripts.tree import MAX_MESSAGES, grown, ordered
+from chattable.proxy.importers.transcripts.values import values_in
+from chattable.proxy.parsing.json_bounds import Bounds
+from chattable.proxy.store.session_chain import paired
+from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
 
 SAMPLES = Path(__file__).parent / "transcripts"
 ALICE, BOB = "user_alice", "user_bob"
@@ -88,37 +93,37 @@ class Dribble(io.BytesIO):
         return super().read(7 if size is None or size > 7 else size)
 
 
-def found(data: bytes | str, name: str = "") -> list[Found]:
+def found(data: bytes | str, name: str = "") -> list[FoundConversation]:
     raw = data.encode() if isinstance(data, str) else data
     return list(conversations(io.BytesIO(raw), name))
 
 
-def sample(name: str) -> list[Found]:
+def sample(name: str) -> list[FoundConversation]:
     with (SAMPLES / name).open("rb") as stream:
         return list(conversations(stream))
 
 
-def items(one: Found) -> dict[str, Item]:
+def items(one: FoundConversation) -> dict[str, Item]:
     assert one.transcript is not None, one.error
     return {item.id: item for item in one.transcript.items}
 
 
-def shape(one: Found) -> list[tuple[str, str | None, str]]:
+def shape(one: FoundConversation) -> list[tuple[str, str | None, str]]:
     return [(item.id, item.parent, item.message.role) for item in items(one).values()]
 
 
-def notes(one: Found) -> list[tuple[int | None, str | None, str]]:
+def notes(one: FoundConversation) -> list[tuple[int | None, str | None, str]]:
     return [(note.index, note.id, note.message) for note in one.notes.all()]
 
 
-def head(one: Found) -> str | None:
+def head(one: FoundConversation) -> str | None:
     assert one.transcript is not None
     return one.transcript.session.head
 
 
 async def take(
     store: SessionStore, data: bytes, name: str = "", user: str = ALICE
-) -> list[Outcome]:
+) -> list[ImportResult]:
     return [outcome async for outcome in imported(store, user, io.BytesIO(data), name)]
 
 
@@ -139,7 +144,7 @@ async def talk(
     ).session
 
 
-# -- ChatGPT -----------------------------------------------------------------------------------------------------------
+# -- ChatGPT ---------------------------------------------------------------------------------------
 
 
 def test_chatgpt_keeps_branches_thoughts_calls_and_custom_instructions() -> None:
@@ -249,7 +254,7 @@ def test_chatgpt_content_of_every_type_is_kept_as_words(content: Any, shown: str
     assert items(one)["a"].message.content == shown
 
 
-def chatgpt_tree(*rows: tuple[str, str | None, str, Any, str]) -> Found:
+def chatgpt_tree(*rows: tuple[str, str | None, str, Any, str]) -> FoundConversation:
     mapping = {
         id: {
             "parent": parent,
@@ -305,16 +310,29 @@ def test_chatgpt_answers_of_tools_that_nobody_asked_are_told_of() -> None:
 @pytest.mark.parametrize(
     "given_time, seconds",
     [
-        (1746000000, 1746000000), (1746000000.9, 1746000000), (1746000000123, 1746000000), (1746000000123456789, 1746000000),
-        ("2025-04-30T08:00:00Z", 1746000000), ("2025-04-30T10:00:00.5+02:00", 1746000000), ("2025-04-30", 1745971200),
-        (0, 0), (-5, 0), (True, 0), ("yesterday", 0), (None, 0), ([], 0), (float("inf"), 0), (10**400, 0), (1e300, 0),
+        (1746000000, 1746000000),
+        (1746000000.9, 1746000000),
+        (1746000000123, 1746000000),
+        (1746000000123456789, 1746000000),
+        ("2025-04-30T08:00:00Z", 1746000000),
+        ("2025-04-30T10:00:00.5+02:00", 1746000000),
+        ("2025-04-30", 1745971200),
+        (0, 0),
+        (-5, 0),
+        (True, 0),
+        ("yesterday", 0),
+        (None, 0),
+        ([], 0),
+        (float("inf"), 0),
+        (10**400, 0),
+        (1e300, 0),
     ],
-)  # fmt: skip
+)
 def test_a_time_is_read_in_whatever_it_is_given(given_time: Any, seconds: int) -> None:
     assert moment(given_time) == seconds
 
 
-# -- LibreChat ---------------------------------------------------------------------------------------------------------
+# -- LibreChat -------------------------------------------------------------------------------------
 
 
 def test_librechat_as_a_list_keeps_branches_and_what_agents_did() -> None:
@@ -400,7 +418,7 @@ def test_librechat_words_after_a_call_are_a_message_of_their_own() -> None:
     assert (items(one)["a/1"].message.tool_calls or [])[0]["function"]["arguments"] == '{"x": 1}'
 
 
-# -- Open WebUI --------------------------------------------------------------------------------------------------------
+# -- Open WebUI ------------------------------------------------------------------------------------
 
 
 def test_openwebui_keeps_branches_reasoning_calls_and_pictures() -> None:
@@ -466,7 +484,7 @@ def test_openwebui_details_of_no_known_kind_stay_in_the_words(words: str) -> Non
     assert items(one)["a"].message.content == words
 
 
-# -- ShareGPT and OpenAI -----------------------------------------------------------------------------------------------
+# -- ShareGPT and OpenAI ---------------------------------------------------------------------------
 
 
 def test_sharegpt_and_its_variants() -> None:
@@ -510,9 +528,15 @@ def test_sharegpt_pictures_are_named_one_by_one() -> None:
 def test_openai_lines_keep_unknown_fields_and_parts() -> None:
     cat, rain = sample("openai.jsonl")
     assert [item.message.to_json() for item in items(cat).values()][1:] == [
-        Message("user", [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]),
+        Message(
+            "user",
+            [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            ],
+        ),
         {"role": "assistant", "content": "A cat.", "weight": 1},
-    ]  # fmt: skip
+    ]
     assert [item.message.role for item in items(rain).values()] == [
         "user",
         "assistant",
@@ -539,12 +563,12 @@ def test_a_broken_line_or_message_says_which_and_the_rest_is_kept() -> None:
     assert len(items(ones[2])) == 1
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 @given(
     st.lists(st.dictionaries(text, anything, min_size=1, max_size=3), min_size=1, max_size=6),
-    st.integers(0, 3),
+    st.integers(0, 4),
     st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
@@ -554,13 +578,14 @@ def test_every_way_to_write_values_down_is_read(values: list[Any], way: int, hal
     pretty = [json.dumps(value, ensure_ascii=ascii_only, indent=2) for value in values]
     written = [
         "\n\n".join(whole),
+        "\n".join(whole) + "\n\n \n",
         f"[{','.join(whole)}]",
         " [\n" + " ,\r\n".join(pretty) + "\n]\n",
         "\n".join(pretty),
     ][way]
     got = list(values_in(Dribble(b"\xef\xbb\xbf" + written.encode())))
     assert [(one.value, one.why) for one in got] == [(value, "") for value in values]
-    assert [one.line for one in got][:1] == [2 if way == 2 else 1]
+    assert [one.line for one in got][:1] == [2 if way == 3 else 1]
 
 
 @given(anything, st.integers(0, 2))
@@ -630,7 +655,7 @@ def test_a_file_without_a_conversation_says_why(data: bytes, why: str) -> None:
 
 
 def test_what_would_cost_too_much_to_read_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "DEEPEST", 50)
+    monkeypatch.setattr(splitting, "MAX_OPEN_BRACKETS", 50)
     with pytest.raises(Unreadable, match="more than 50 levels deep"):
         found(b"[" * 52)
     monkeypatch.setattr(decoding, "FILE", Bounds(depth=None, values=40, parts=40))
@@ -673,7 +698,7 @@ def test_a_large_file_takes_little_memory() -> None:
     assert peak < len(one) * size / 10
 
 
-# -- trees -------------------------------------------------------------------------------------------------------------
+# -- trees -----------------------------------------------------------------------------------------
 
 
 def node(id: str, parent: str | None, words: str | None = None, index: int = 0) -> Node:
@@ -686,11 +711,18 @@ def node(id: str, parent: str | None, words: str | None = None, index: int = 0) 
 
 
 def test_circles_orphans_duplicates_and_empty_nodes() -> None:
-    told = Notes()
+    told = ImportNotes()
     nodes = [
-        node("a", "c"), node("b", "a"), node("c", "b"), node("self", "self"), node("orphan", "nobody"),
-        node("gap", "b", ""), node("after", "gap"), node("b", None, "second b"), node("same", "b", "after"),
-    ]  # fmt: skip
+        node("a", "c"),
+        node("b", "a"),
+        node("c", "b"),
+        node("self", "self"),
+        node("orphan", "nobody"),
+        node("gap", "b", ""),
+        node("after", "gap"),
+        node("b", None, "second b"),
+        node("same", "b", "after"),
+    ]
     grown_items, kept = grown(nodes, told)
     parents = {item.id: item.parent for item in grown_items}
     assert parents == {
@@ -728,7 +760,7 @@ def test_circles_orphans_duplicates_and_empty_nodes() -> None:
 def test_whatever_the_links_are_nothing_is_lost_without_a_word(
     rows: list[tuple[int, int | None, str]],
 ) -> None:
-    told = Notes()
+    told = ImportNotes()
     nodes = [
         node(str(id), None if parent is None else str(parent), words) for id, parent, words in rows
     ]
@@ -745,16 +777,16 @@ def test_whatever_the_links_are_nothing_is_lost_without_a_word(
 def test_a_long_circle_and_a_long_chain_are_no_problem() -> None:
     count = 50_000
     circle = [node(str(i), str((i + 1) % count)) for i in range(count)]
-    assert [one.id for one in ordered(circle, Notes())][:2] == ["0", str(count - 1)]
+    assert [one.id for one in ordered(circle, ImportNotes())][:2] == ["0", str(count - 1)]
     with pytest.raises(Unreadable, match="100,000"):
-        grown((node(str(i), None) for i in range(MOST_MESSAGES + 2)), Notes())
+        grown((node(str(i), None) for i in range(MAX_MESSAGES + 2)), ImportNotes())
 
 
 def test_notes_are_bounded() -> None:
     lines = ",".join(["7"] * 5000)
     (one,) = found(f'{{"messages": [{lines}, {{"role": "user", "content": "q"}}]}}')
-    assert len(one.notes.all()) == MOST_NOTES + 1
-    assert one.notes.all()[-1].message == f"{5000 - MOST_NOTES} more notes are left out"
+    assert len(one.notes.all()) == MAX_NOTES + 1
+    assert one.notes.all()[-1].message == f"{5000 - MAX_NOTES} more notes are left out"
 
 
 def mutated(value: Any, data: st.DataObject) -> Any:
@@ -789,7 +821,7 @@ def test_whatever_is_wrong_in_a_file_is_reported(name: str, data: st.DataObject)
         json.dumps(outcome.shown(), default=str).encode()
 
 
-# -- export ------------------------------------------------------------------------------------------------------------
+# -- export ----------------------------------------------------------------------------------------
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 TALK = (
@@ -877,10 +909,17 @@ async def test_markdown_export_is_readable_and_no_block_of_code_swallows_the_nex
 @pytest.mark.parametrize(
     "words, end",
     [
-        ("a", ""), ("```\na", "\n```"), ("```\na\n```", ""), ("~~~~ x\n~~~\na", "\n~~~~"), ("```` `x` \n", ""),
-        ("```\n~~~\n```\nb", ""), ("```js\n```js\n", "\n```"), ("   ````md\n```\nx\n```\n", "\n````"), ("in `line` ```", ""),
+        ("a", ""),
+        ("```\na", "\n```"),
+        ("```\na\n```", ""),
+        ("~~~~ x\n~~~\na", "\n~~~~"),
+        ("```` `x` \n", ""),
+        ("```\n~~~\n```\nb", ""),
+        ("```js\n```js\n", "\n```"),
+        ("   ````md\n```\nx\n```\n", "\n````"),
+        ("in `line` ```", ""),
     ],
-)  # fmt: skip
+)
 def test_an_open_block_of_code_is_closed(words: str, end: str) -> None:
     assert closed(words) == words + end
 
@@ -911,7 +950,7 @@ async def test_a_long_conversation_is_exported_in_batches(store: SessionStore) -
         ] * 1203
 
 
-# -- our own format ----------------------------------------------------------------------------------------------------
+# -- our own format --------------------------------------------------------------------------------
 
 
 async def grow(store: SessionStore, steps: list[Any]) -> Session:
@@ -949,12 +988,14 @@ steps = st.lists(
     st.tuples(
         st.integers(0, 20),
         text,
-        st.dictionaries(text.filter(lambda key: key not in Message.__struct_fields__), anything, max_size=2),
+        st.dictionaries(
+            text.filter(lambda key: key not in Message.__struct_fields__), anything, max_size=2
+        ),
         st.integers(0, 15),
     ),
     min_size=1,
     max_size=12,
-)  # fmt: skip
+)
 
 
 @given(steps)

@@ -19,14 +19,20 @@ from msgspec import Struct
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.importers.transcripts.formats import (
+    READABLE,
+    WRITABLE,
+    Format,
+    chosen,
+    exported,
+)
+from chattable.proxy.importers.transcripts.report import AWAY, ImportResult, imported
+from chattable.proxy.importers.transcripts.transcript import Unreadable
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedServices
 from chattable.proxy.routes.user.conversations import SESSION, InjectedSession
 from chattable.proxy.store.sessions import Session
-from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
-from chattable.proxy.transcripts.report import AWAY, Outcome, imported
-from chattable.proxy.transcripts.transcript import Unreadable
 
 MOST = 10_000  # conversations in one request
 UNSAFE = re.compile(
@@ -115,7 +121,7 @@ async def _with(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[byt
         yield block
 
 
-async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
+async def _report(outcomes: AsyncGenerator[ImportResult], name: str) -> ImportReport:
     """What became of each conversation.
 
     Law: `StorageUnavailable` only where nothing was imported, so that a retry does no harm.
@@ -140,10 +146,10 @@ async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
     return ImportReport(format=form, imported=good, failed=len(data) - good, data=data)
 
 
-def _cut(last: Outcome) -> Json:
+def _cut(last: ImportResult) -> Json:
     message = (
         f"One request imports {MOST:,} conversations: what comes behind this one was not read."
         " Send the rest by itself."
     )
     error = {"message": message, "param": None, "code": "too_many", "line": last.line}
-    return Outcome(last.index + 1, last.line, last.format, "", error=error).shown()
+    return ImportResult(last.index + 1, last.line, last.format, "", error=error).shown()

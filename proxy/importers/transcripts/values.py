@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 from msgspec import Struct
 
-from chattable.proxy.transcripts.decoding import decode
-from chattable.proxy.transcripts.splitting import split
-from chattable.proxy.transcripts.transcript import Unreadable
+from chattable.proxy.importers.transcripts.decoding import decode
+from chattable.proxy.importers.transcripts.splitting import split
+from chattable.proxy.importers.transcripts.transcript import Unreadable
 
 
 class Value(Struct):

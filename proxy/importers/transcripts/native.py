@@ -1,8 +1,10 @@
-"""Chattable's own format, which loses nothing: a line for the session, one for each message of every branch, one for the end.
+"""Chattable's own format, which loses nothing: a line for the session and one for each message.
 
-{"object": "chattable.session", "version": 1, "id": "conv_…", "title": …, "model": …, "head":
-"msg_…", …} {"object": "chattable.message", "id": "msg_…", "parent": null, "message": {"role":
-"user", "content": "…"}, …} {"object": "chattable.end", "id": "conv_…", "messages": 1}
+Messages of every branch are in it, and a last line counts them:
+
+    {"object": "chattable.session", "version": 1, "id": "conv_…", "title": …, "head": "msg_…", …}
+    {"object": "chattable.message", "id": "msg_…", "parent": null, "message": {"role": …}, …}
+    {"object": "chattable.end", "id": "conv_…", "messages": 1}
 """
 
 from __future__ import annotations
@@ -16,11 +18,17 @@ from msgspec import Meta, Struct, field
 
 from chattable.agents.chat import Json, Usage
 from chattable.agents.parsing import explain
+from chattable.proxy.importers.transcripts.messages import message_of
+from chattable.proxy.importers.transcripts.transcript import (
+    ImportNotes,
+    Node,
+    Transcript,
+    Unreadable,
+    made,
+)
+from chattable.proxy.importers.transcripts.tree import MAX_MESSAGES, grown
+from chattable.proxy.importers.transcripts.values import Value
 from chattable.proxy.store.sessions import Item, Session, Summary
-from chattable.proxy.transcripts.messages import message_of
-from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
-from chattable.proxy.transcripts.tree import MOST_MESSAGES, grown
-from chattable.proxy.transcripts.values import Value
 
 SESSION, MESSAGE, END = "chattable.session", "chattable.message", "chattable.end"
 VERSION = 1
@@ -99,7 +107,7 @@ def fits(value: Any) -> bool:
 
 
 def gather(values: Iterator[Value]) -> Iterator[Value]:
-    """Puts the lines of each conversation together; a line that belongs to none is one by itself."""
+    """Puts the lines of each conversation together; a line of none is one by itself."""
     now: Value | None = None
     for value in values:
         kind = value.value.get("object") if isinstance(value.value, dict) else None
@@ -111,36 +119,17 @@ def gather(values: Iterator[Value]) -> Iterator[Value]:
                 now = Value(value.line, {**value.value, ROWS: []})
             else:
                 yield value
-        elif len(now.value[ROWS]) <= MOST_MESSAGES + 1:
+        elif len(now.value[ROWS]) <= MAX_MESSAGES + 1:
             now.value[ROWS].append(value)
     if now is not None:
         yield now
 
 
-def read(raw: Json, notes: Notes) -> Transcript:
+def read(raw: Json, notes: ImportNotes) -> Transcript:
     """A session with its lines."""
-    if "object" in raw and raw["object"] != SESSION:
-        raise Unreadable(
-            "This line belongs to no conversation: the line of its session is missing before it.",
-            "object",
-        )
-    if raw.get("version") != VERSION:
-        raise Unreadable(
-            f"This is of version {raw.get('version')!a:.40}, but only {VERSION} is known here.",
-            "version",
-        )
-    rows: list[Value] = raw.get(ROWS, [])
-    given = _converted(
-        {name: raw[name] for name in _Session.__struct_fields__ if name in raw}, _Session
-    )
-    end = rows.pop() if rows and fits(rows[-1].value) and rows[-1].value["object"] == END else None
-    nodes = [
-        node for index, row in enumerate(rows) if (node := _node(row, index, notes)) is not None
-    ]
-    if end is None or end.value.get("messages") != len(rows):
-        notes.add(
-            "the lines of this conversation are not complete: the file was cut off or changed"
-        )
+    _check_head(raw)
+    given = _converted(_fields(raw, _Session), _Session)
+    nodes = _nodes(raw.get(ROWS, []), notes)
     items, kept = grown(nodes, notes)
     if given.head is not None and given.head not in kept:
         raise Unreadable(
@@ -151,31 +140,59 @@ def read(raw: Json, notes: Notes) -> Transcript:
     return made(items, kept[given.head], **fields)
 
 
+def _check_head(raw: Json) -> None:
+    if "object" in raw and raw["object"] != SESSION:
+        raise Unreadable(
+            "This line belongs to no conversation: the line of its session is missing before it.",
+            "object",
+        )
+    if raw.get("version") != VERSION:
+        raise Unreadable(
+            f"This is of version {raw.get('version')!a:.40}, but only {VERSION} is known here.",
+            "version",
+        )
+
+
+def _nodes(rows: list[Value], notes: ImportNotes) -> list[Node]:
+    """The messages in the lines behind a session's; the last line says how many there are."""
+    has_end = bool(rows) and fits(rows[-1].value) and rows[-1].value["object"] == END
+    end = rows.pop() if has_end else None
+    read_rows = [_node(row, index, notes) for index, row in enumerate(rows)]
+    if end is None or end.value.get("messages") != len(rows):
+        notes.add(
+            "the lines of this conversation are not complete: the file was cut off or changed"
+        )
+    return [node for node in read_rows if node is not None]
+
+
 def _summary(
-    summary: Summary | None, kept: Mapping[str | None, str | None], notes: Notes
+    summary: Summary | None, kept: Mapping[str | None, str | None], notes: ImportNotes
 ) -> Summary | None:
     if summary is None:
         return None
     upto = kept.get(summary.upto)
     if upto is None:
         notes.add(
-            f"the summary goes up to the message {summary.upto!a:.100}, which is not there: it is left out"
+            f"the summary goes up to the message {summary.upto!a:.100}, which is not there: "
+            "it is left out"
         )
     return None if upto is None else Summary(summary.text, upto)
 
 
-def _node(row: Value, index: int, notes: Notes) -> Node | None:
+def _node(row: Value, index: int, notes: ImportNotes) -> Node | None:
     try:
         if not fits(row.value) or row.value["object"] != MESSAGE:
             raise Unreadable(row.why or "it is neither a session, a message nor an end")
-        given = _converted(
-            {name: row.value[name] for name in _Row.__struct_fields__ if name in row.value}, _Row
-        )
+        given = _converted(_fields(row.value, _Row), _Row)
         fields = msgspec.structs.asdict(given) | {"message": message_of(given.message, roles=())}
         return Node(index=index, **fields)
     except Unreadable as error:
         notes.add(f"line {row.line} is left out: {error.message}", index)
         return None
+
+
+def _fields(raw: Json, kind: type[Struct]) -> Json:
+    return {name: raw[name] for name in kind.__struct_fields__ if name in raw}
 
 
 def _converted(raw: Json, kind: Any) -> Any:

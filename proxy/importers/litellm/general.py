@@ -6,52 +6,58 @@ import re
 from urllib.parse import quote
 
 from chattable.proxy.config.settings import match
-from chattable.proxy.litellm.given import Given, Input, is_reference
-from chattable.proxy.litellm.models import duration
-from chattable.proxy.litellm.plan import Plan, escaped
+from chattable.proxy.importers.litellm.draft import ConfigDraft
+from chattable.proxy.importers.litellm.models import duration
+from chattable.proxy.importers.litellm.source import (
+    InputMapping,
+    LiteLLMConfig,
+    escaped,
+    is_reference,
+)
 
-MONTH = 30 * 86400
+MAX_CACHE_TTL_S = 30 * 86400
 DATABASE = "postgresql://placeholder/db"
 CACHES = ("local", "redis")
-LARGEST_BODY = 1024  # MiB
-DEAREST = 1e9  # dollars
+MAX_BODY_MB = 1024
+MAX_BUDGET_USD = 1e9
 
 
-def add_general(source: Input, plan: Plan) -> None:
+def add_general(source: LiteLLMConfig, draft: ConfigDraft) -> None:
     """Adds what is neither a model nor about routing."""
     general, module = source.top.section("general_settings"), source.top.section("litellm_settings")
-    _database(general, plan)
-    _master_key(general, plan)
-    _redis(source, plan)
-    _cache(module, plan)
-    _budget(module, plan)
+    _database(general, draft)
+    _master_key(general, draft)
+    _redis(source, draft)
+    _cache(module, draft)
+    _budget(module, draft)
     model = general.text("completion_model")
-    if model and match(model, plan.models):
-        plan.settings["default_model"] = escaped(model)
+    if model and match(model, draft.models):
+        draft.settings["default_model"] = escaped(model)
         general.changed(
             "completion_model", "is asked where a request names no model: `default_model`"
         )
     else:
         general.left("completion_model", "no model of that name is taken")
     if size := general.number("max_request_size_mb"):
-        plan.settings["server"] = {"max_body_mb": max(1, min(int(size), LARGEST_BODY))}
+        draft.settings["server"] = {"max_body_mb": max(1, min(int(size), MAX_BODY_MB))}
         general.taken("max_request_size_mb")
 
 
-def _database(general: Given, plan: Plan) -> None:
+def _database(general: InputMapping, draft: ConfigDraft) -> None:
     text = general.text("database_url")
     if not text:
         return
     variables, where = general.source.variables, general.where("database_url")
     if is_reference(text):
-        plan.settings["database_url"] = variables.text(text, where, DATABASE)
+        draft.settings["database_url"] = variables.text(text, where, DATABASE)
     else:
-        plan.settings["database_url"] = variables.hide(
+        draft.settings["database_url"] = variables.hide(
             where, "DATABASE_URL", "postgresql://user:password@host/name", DATABASE
         )
-    plan.remark(
+    draft.remark(
         ("database_url",),
-        "a database of its own, not LiteLLM's: users, keys and what they spent are not carried over",
+        "a database of its own, not LiteLLM's: "
+        "users, keys and what they spent are not carried over",
     )
     general.changed(
         "database_url",
@@ -59,13 +65,13 @@ def _database(general: Given, plan: Plan) -> None:
     )
 
 
-def _master_key(general: Given, plan: Plan) -> None:
+def _master_key(general: InputMapping, draft: ConfigDraft) -> None:
     text = general.text("master_key")
     if not text:
         return
     variables, where = general.source.variables, general.where("master_key")
-    plan.settings["admin_keys"] = [variables.secret(text, where, "CHATTABLE_ADMIN_KEY")]
-    plan.remark(("admin_keys",), "16 characters or more, and not easy to guess")
+    draft.settings["admin_keys"] = [variables.secret(text, where, "CHATTABLE_ADMIN_KEY")]
+    draft.remark(("admin_keys",), "16 characters or more, and not easy to guess")
     how = (
         ""
         if is_reference(text)
@@ -74,26 +80,26 @@ def _master_key(general: Given, plan: Plan) -> None:
     general.changed("master_key", f"{how}must have 16 characters or more")
 
 
-def _redis(source: Input, plan: Plan) -> None:
+def _redis(source: LiteLLMConfig, draft: ConfigDraft) -> None:
     """One Redis for all: the router's, else the cache's."""
     router, module = source.top.section("router_settings"), source.top.section("litellm_settings")
     cache = module.section("cache_params")
     if router.has("redis_url", "redis_host"):
-        plan.settings["redis_url"] = _redis_url(router, "redis_", plan)
+        draft.settings["redis_url"] = _redis_url(router, "redis_", draft)
         for name in ("url", "host", "port", "password", "username", "db", "ssl"):
             cache.changed(name, "there is one `redis_url`: what `router_settings` says counts")
     elif not module.flag("cache"):
         return
     elif cache.has("url", "host"):
-        plan.settings["redis_url"] = _redis_url(cache, "", plan)
+        draft.settings["redis_url"] = _redis_url(cache, "", draft)
     elif cache.text("type") == "redis" and not cache.has("redis_startup_nodes", "sentinel_nodes"):
-        plan.settings["redis_url"] = source.variables.need("REDIS_URL", "redis://placeholder")
-        plan.remark(
+        draft.settings["redis_url"] = source.variables.need("REDIS_URL", "redis://placeholder")
+        draft.remark(
             ("redis_url",), "guessed: LiteLLM looks into REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"
         )
 
 
-def _redis_url(given: Given, prefix: str, plan: Plan) -> str:
+def _redis_url(given: InputMapping, prefix: str, draft: ConfigDraft) -> str:
     """`redis_url`, put together from what is given."""
     variables = given.source.variables
     name = f"{prefix}url"
@@ -123,7 +129,7 @@ def _redis_url(given: Given, prefix: str, plan: Plan) -> str:
             f"{prefix}password",
             "stands in `redis_url`, where characters such as @ and / are written %40 and %2F",
         )
-        plan.remark(
+        draft.remark(
             ("redis_url",),
             "in the password, characters such as @ and / must be written %40 and %2F",
         )
@@ -134,7 +140,7 @@ def _redis_url(given: Given, prefix: str, plan: Plan) -> str:
     )
 
 
-def _redis_part(given: Given, name: str) -> str:
+def _redis_part(given: InputMapping, name: str) -> str:
     variables = given.source.variables
     value = given.raw(name)
     if value is None:
@@ -148,7 +154,7 @@ def _redis_part(given: Given, name: str) -> str:
     return quote(str(value), safe="")
 
 
-def _cache(module: Given, plan: Plan) -> None:
+def _cache(module: InputMapping, draft: ConfigDraft) -> None:
     params = module.section("cache_params")
     wanted = module.flag("cache")
     module.taken("cache")
@@ -162,9 +168,9 @@ def _cache(module: Given, plan: Plan) -> None:
     else:
         params.left("type", "answers are kept in Redis or in the process, for identical requests")
     if ttl := params.number("ttl"):
-        made["ttl"] = duration(min(ttl, MONTH))
+        made["ttl"] = duration(min(ttl, MAX_CACHE_TTL_S))
         params.taken("ttl")
-        if ttl > MONTH:
+        if ttl > MAX_CACHE_TTL_S:
             params.changed("ttl", "at most 30 days")
     if params.text("mode") == "default_off":
         made = {"enabled": False} | made
@@ -172,17 +178,17 @@ def _cache(module: Given, plan: Plan) -> None:
             "mode", "a request cannot ask for the cache where it is off, so it is: `cache.enabled`"
         )
     params.taken("mode")
-    plan.settings["cache"] = made
-    plan.remark(
+    draft.settings["cache"] = made
+    draft.remark(
         ("cache",),
         "shared: everybody gets each other's answers, as in LiteLLM; `user` keeps them apart",
     )
     module.changed("cache", "`scope: shared` as in LiteLLM; `user` keeps users' answers apart")
 
 
-def _budget(module: Given, plan: Plan) -> None:
+def _budget(module: InputMapping, draft: ConfigDraft) -> None:
     """What LiteLLM gives every internal user is what every user has here."""
-    most = module.number("max_internal_user_budget", DEAREST)
+    most = module.number("max_internal_user_budget", MAX_BUDGET_USD)
     if most is None:
         return
     window = _window(module.text("internal_user_budget_duration"))
@@ -193,7 +199,7 @@ def _budget(module: Given, plan: Plan) -> None:
             "a window is a number of minutes, hours or days, or `month`",
         )
         return
-    plan.settings["budgets"] = {"default": {"cost_usd": most, "per": window}}
+    draft.settings["budgets"] = {"default": {"cost_usd": most, "per": window}}
     module.taken("max_internal_user_budget", "internal_user_budget_duration")
 
 

@@ -1,7 +1,7 @@
-"""Open WebUI's export: an array of chats, each with its messages by id (`chat.history`), and the one that was shown last.
+"""Open WebUI's export: an array of chats, each with its messages by id.
 
-What an answer did besides speaking is in its words, as `<details>` of the types reasoning and
-tool_calls.
+They are in `chat.history`, with the id of the one that was shown last. What an answer did besides
+speaking is in its words, as `<details>` of the types reasoning and tool_calls.
 """
 
 from __future__ import annotations
@@ -14,25 +14,31 @@ from typing import Any
 
 from chattable.agents.chat import Json, Message
 from chattable.agents.parsing import ROLES
-from chattable.proxy.transcripts.fields import (
-    list_in,
+from chattable.proxy.importers.transcripts.fields import (
     moment,
     object_in,
     objects_in,
     said_in,
     stand_in,
     text_in,
+    texts_in,
     usage_in,
 )
-from chattable.proxy.transcripts.messages import (
+from chattable.proxy.importers.transcripts.messages import (
     Step,
     arguments_text,
     joined,
     json_kind,
     messages_of,
 )
-from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
-from chattable.proxy.transcripts.tree import bounded, branch, grown, head_of
+from chattable.proxy.importers.transcripts.transcript import (
+    ImportNotes,
+    Node,
+    Transcript,
+    Unreadable,
+    made,
+)
+from chattable.proxy.importers.transcripts.tree import bounded, branch, grown, head_of, instructions
 
 SYSTEM = "system"  # the id of the message that begins a chat with instructions
 OPENS, CLOSES = '<details type="', "</details>"
@@ -43,8 +49,10 @@ KNOWN = ("id", "user_id", "title", "chat", "created_at", "updated_at")
 CHAT = ("id", "title", "models", "history", "messages", "timestamp", "system")
 # What says how Open WebUI stored or showed a message, not what it says.
 BOOKKEEPING = (
-    "id", "parentId", "childrenIds", "role", "content", "model", "models", "modelName", "modelIdx", "timestamp", "done", "usage",
-    "info", "files", "output", "error", "user", "completedAt", "statusHistory", "status", "lastSentence", "userContext",
+    "id", "parentId", "childrenIds", "role", "content", "model", "models", "modelName", "modelIdx",
+    "timestamp", "done", "usage",
+    "info", "files", "output", "error", "user", "completedAt", "statusHistory", "status",
+    "lastSentence", "userContext",
     "context", "selectedModelId", "arena",
 )  # fmt: skip
 
@@ -56,43 +64,40 @@ def fits(value: Any) -> bool:
     )
 
 
-def read(raw: Json, notes: Notes) -> Transcript:
+def read(raw: Json, notes: ImportNotes) -> Transcript:
     """One chat."""
     chat = object_in(raw, "chat") or raw
     history = object_in(chat, "history")
-    params = object_in(chat, "params")
-    system = text_in(chat, "system") or text_in(params, "system")
-    root = SYSTEM if system else None
-    nodes = (
-        [Node(id=SYSTEM, parent=None, index=-1, message=Message("system", system))]
-        if system
-        else []
-    )
+    system = text_in(chat, "system") or text_in(object_in(chat, "params"), "system")
+    nodes = instructions(SYSTEM, system)
+    root = nodes[0].id if nodes else None
     for index, (key, message) in enumerate(_messages(chat, history)):
         nodes += _nodes(key, message, index, root, notes)
     items, kept = grown(nodes, notes)
     head = head_of(history.get("currentId"), kept, items, notes)
-    notes.lost(
-        [
-            *said_in(raw, KNOWN if chat is not raw else CHAT),
-            *said_in(params, ("system",), "params."),
-        ]
-    )
-    notes.lost(said_in(chat, (*CHAT, "params"), "chat.") if chat is not raw else ())
+    _tell_lost(raw, chat, notes)
+    models = filter(None, texts_in(chat, "models"))
     return made(
         items,
         head,
         title=text_in(raw, "title") or text_in(chat, "title") or None,
-        model=next(
-            (name for name in list_in(chat, "models") if isinstance(name, str) and name), None
-        ),
+        model=next(models, None),
         created_at=moment(raw.get("created_at")) or moment(chat.get("timestamp")),
         updated_at=float(moment(raw.get("updated_at"))),
     )
 
 
+def _tell_lost(raw: Json, chat: Json, notes: ImportNotes) -> None:
+    """Notes the fields that have no place here; a chat may stand by itself, without its row."""
+    alone = chat is raw
+    notes.lost(said_in(raw, CHAT if alone else KNOWN))
+    notes.lost(said_in(object_in(chat, "params"), ("system",), "params."))
+    if not alone:
+        notes.lost(said_in(chat, (*CHAT, "params"), "chat."))
+
+
 def _messages(chat: Json, history: Json) -> Iterator[tuple[str, Any]]:
-    """The messages of the history by id; without one, those of the list, each behind the one before."""
+    """The messages of the history by id, else those of the list, each behind the one before."""
     by_id = history.get("messages")
     if isinstance(by_id, dict):
         bounded(by_id)
@@ -113,7 +118,7 @@ def _messages(chat: Json, history: Json) -> Iterator[tuple[str, Any]]:
         before = key
 
 
-def _nodes(id: str, raw: Any, index: int, root: str | None, notes: Notes) -> list[Node]:  # noqa: A002 - the public word for it
+def _nodes(id: str, raw: Any, index: int, root: str | None, notes: ImportNotes) -> list[Node]:  # noqa: A002 - the public word for it
     if not isinstance(raw, dict):
         notes.add(f"left out: expected an object, not {json_kind(raw)}", index, id)
         return [Node(id=id, parent=root, index=index)]
@@ -136,35 +141,52 @@ def _nodes(id: str, raw: Any, index: int, root: str | None, notes: Notes) -> lis
     return branch(node, said)
 
 
-def _said(raw: Json, role: str, node: Node, notes: Notes) -> list[Message]:
+def _said(raw: Json, role: str, node: Node, notes: ImportNotes) -> list[Message]:
     """The message, or those that an answer with calls is."""
-    if wrong := object_in(raw, "error"):
-        notes.add(
-            f"Open WebUI notes an error: {text_in(wrong, 'content', 'message')!a:.200}",
-            node.index,
-            node.id,
-        )
-    content = raw.get("content")
-    parts = (
-        [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    )
-    words = content if isinstance(content, str) else ""
-    if not isinstance(content, str | list | None):
-        notes.add(f"its content is {json_kind(content)}: left out", node.index, node.id)
-    files = [_file(file, node, notes) for file in objects_in(raw, "files")]
-    shown = [file for file in files if isinstance(file, dict)]
-    named = joined(*(file for file in files if isinstance(file, str)))
+    _tell_error(raw, node, notes)
+    words, parts = _content(raw, node, notes)
+    pictures, names = _files(raw, node, notes)
     if role == "assistant" and not parts:
-        steps = [*(_output(raw) or _steps(words, node)), *([Step("text", named)] if named else [])]
-        messages = messages_of(steps)
-        return messages or ([Message(role, "")] if shown else [])
-    if shown or parts:
-        texts = [{"type": "text", "text": joined(words, named)}] if words or named else []
-        return [Message(role, [*parts, *texts, *shown])]
-    return [Message(role, joined(words, named))] if words or named else []
+        return _answer(raw, words, names, node) or ([Message(role, "")] if pictures else [])
+    words = joined(words, names)
+    if not pictures and not parts:
+        return [Message(role, words)] if words else []
+    texts = [{"type": "text", "text": words}] if words else []
+    return [Message(role, [*parts, *texts, *pictures])]
 
 
-def _file(file: Json, node: Node, notes: Notes) -> Json | str:
+def _answer(raw: Json, words: str, names: str, node: Node) -> list[Message]:
+    """What an answer said and did, and the names of its files."""
+    steps = [*(_output(raw) or _steps(words, node))]
+    if names:
+        steps.append(Step("text", names))
+    return messages_of(steps)
+
+
+def _tell_error(raw: Json, node: Node, notes: ImportNotes) -> None:
+    if wrong := object_in(raw, "error"):
+        words = text_in(wrong, "content", "message")
+        notes.add(f"Open WebUI notes an error: {words!a:.200}", node.index, node.id)
+
+
+def _content(raw: Json, node: Node, notes: ImportNotes) -> tuple[str, list[Json]]:
+    """A message's content as words or as parts, of which it has one or the other."""
+    content = raw.get("content")
+    if isinstance(content, list):
+        return "", objects_in(raw, "content")
+    if not isinstance(content, str | None):
+        notes.add(f"its content is {json_kind(content)}: left out", node.index, node.id)
+    return content if isinstance(content, str) else "", []
+
+
+def _files(raw: Json, node: Node, notes: ImportNotes) -> tuple[list[Json], str]:
+    """The pictures that are in the file, and the names of what is not."""
+    files = [_file(file, node, notes) for file in objects_in(raw, "files")]
+    names = [file for file in files if isinstance(file, str)]
+    return [file for file in files if isinstance(file, dict)], joined(*names)
+
+
+def _file(file: Json, node: Node, notes: ImportNotes) -> Json | str:
     """A picture that is in the file, or the name of what is not."""
     address = text_in(file, "url")
     is_image = text_in(file, "type") == "image"

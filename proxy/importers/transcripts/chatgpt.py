@@ -1,4 +1,6 @@
-"""ChatGPT's export, conversations.json: each conversation a tree of nodes by id, and the node that was shown last.
+"""ChatGPT's export, conversations.json: each conversation a tree of nodes by id.
+
+With it goes the id of the node that was shown last.
 
 What a tool is asked is a message to another recipient than `all`, and its answer a message of the
 author `tool`; thoughts are nodes of their own, before the answer. The content of a message has one
@@ -14,7 +16,7 @@ from typing import Any
 
 from chattable.agents.chat import Json, Message
 from chattable.agents.parsing import ROLES
-from chattable.proxy.transcripts.fields import (
+from chattable.proxy.importers.transcripts.fields import (
     moment,
     object_in,
     objects_in,
@@ -22,9 +24,15 @@ from chattable.proxy.transcripts.fields import (
     stand_in,
     text_in,
 )
-from chattable.proxy.transcripts.messages import call, joined, json_kind
-from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
-from chattable.proxy.transcripts.tree import bounded, grown, head_of, ordered
+from chattable.proxy.importers.transcripts.messages import call, joined, json_kind
+from chattable.proxy.importers.transcripts.transcript import (
+    ImportNotes,
+    Node,
+    Transcript,
+    Unreadable,
+    made,
+)
+from chattable.proxy.importers.transcripts.tree import bounded, grown, head_of, ordered
 
 CONTENT = {  # type → the fields that say something
     "code": ("text",),
@@ -54,9 +62,12 @@ KNOWN = (
 # What says how ChatGPT made or showed a message, not what it says.
 BOOKKEEPING = {
     "attachments", "can_save", "default_model_slug", "finish_details", "is_complete", "is_redacted",
-    "is_user_system_message", "is_visually_hidden_from_conversation", "message_type", "model_slug", "parent_id",
-    "reasoning_status", "request_id", "resolved_model_slug", "serialization_metadata", "timestamp_", "turn_exchange_id",
-    "rebase_developer_message", "rebase_system_message", "selected_sources", "voice_mode_message", "user_context_message_data",
+    "is_user_system_message", "is_visually_hidden_from_conversation", "message_type", "model_slug",
+    "parent_id",
+    "reasoning_status", "request_id", "resolved_model_slug", "serialization_metadata", "timestamp_",
+    "turn_exchange_id",
+    "rebase_developer_message", "rebase_system_message", "selected_sources", "voice_mode_message",
+    "user_context_message_data",
 }  # fmt: skip
 
 
@@ -65,7 +76,7 @@ def fits(value: Any) -> bool:
     return isinstance(value, dict) and "mapping" in value
 
 
-def read(raw: Json, notes: Notes) -> Transcript:
+def read(raw: Json, notes: ImportNotes) -> Transcript:
     """One conversation."""
     mapping = raw.get("mapping")
     if not isinstance(mapping, dict):
@@ -89,9 +100,9 @@ def read(raw: Json, notes: Notes) -> Transcript:
 
 
 class _Reader:
-    """Reads the nodes, parents first: a thought waits for its answer, a tool's answer looks for its call."""
+    """Reads nodes, parents first: thoughts wait for their answer, results look for their call."""
 
-    def __init__(self, mapping: Json, notes: Notes) -> None:
+    def __init__(self, mapping: Json, notes: ImportNotes) -> None:
         self.model = ""
         self._notes = notes
         self._raw = {
@@ -147,31 +158,38 @@ class _Reader:
     def _message(
         self, raw: Json, role: str, kind: str, words: str, thoughts: str, node: Node
     ) -> Message | None:
-        recipient = text_in(raw, "recipient")
         if role == "assistant" and kind in THOUGHTS:
             return Message(role, "", reasoning_content=joined(thoughts, words))
-        if role == "assistant" and recipient not in ("", "all") and words:
-            self._calls[node.id] = f"call_{node.index}"
-            asked = [
-                call(self._calls[node.id], NOT_A_NAME.sub("_", recipient)[:64], _arguments(words))
-            ]
-            return Message(role, tool_calls=asked, reasoning_content=thoughts or None)
+        if words and (tool := _tool_asked(raw, role)):
+            return self._call(tool, words, thoughts, node)
         if not words and not thoughts:
-            if role != "system":
-                self._notes.add("left out: it says nothing", node.index, node.id)
+            self._tell_empty(role, node)
             return None
         if role == "tool":
-            if not self._calls[node.id]:
-                self._notes.add(
-                    "answers no call before it: it is kept, and models are not shown it",
-                    node.index,
-                    node.id,
-                )
-            return Message(role, words, tool_call_id=self._calls[node.id] or None)
+            return self._result(words, node)
         self._calls[node.id] = ""
         if kind in CONTEXT:
             return Message("system", words)
         return Message(role, words, reasoning_content=thoughts or None)
+
+    def _tell_empty(self, role: str, node: Node) -> None:
+        if role != "system":
+            self._notes.add("left out: it says nothing", node.index, node.id)
+
+    def _call(self, tool: str, words: str, thoughts: str, node: Node) -> Message:
+        id = self._calls[node.id] = f"call_{node.index}"  # noqa: A001 - as in OpenAI's form
+        asked = call(id, NOT_A_NAME.sub("_", tool)[:64], _arguments(words))
+        return Message("assistant", tool_calls=[asked], reasoning_content=thoughts or None)
+
+    def _result(self, words: str, node: Node) -> Message:
+        id = self._calls[node.id]  # noqa: A001 - as in OpenAI's form
+        if not id:
+            self._notes.add(
+                "answers no call before it: it is kept, and models are not shown it",
+                node.index,
+                node.id,
+            )
+        return Message("tool", words, tool_call_id=id or None)
 
     def _describe(self, node: Node, raw: Json, metadata: Json) -> None:
         model = text_in(metadata, "model_slug")
@@ -188,21 +206,13 @@ class _Reader:
 
     def _words(self, content: Json, kind: str, metadata: Json, node: Node) -> str:
         if kind == "thoughts":
-            return joined(
-                *(
-                    joined(text_in(one, "summary"), text_in(one, "content"))
-                    for one in objects_in(content, "thoughts")
-                )
-            )
+            return _thoughts(content)
         if kind in CONTENT:
-            words = "\n".join(text for name in CONTENT[kind] if (text := text_in(content, name)))
-            return words or self._context(kind, metadata)
+            texts = [text_in(content, name) for name in CONTENT[kind]]
+            return "\n".join(filter(None, texts)) or self._context(kind, metadata)
         if isinstance(content.get("parts"), list):
-            parts = (
-                part if isinstance(part, str) else self._part(part, node)
-                for part in content["parts"]
-            )
-            return "\n".join(part for part in parts if part)
+            parts = [self._part(part, node) for part in content["parts"]]
+            return "\n".join(filter(None, parts))
         words = text_in(content, "text", "result", "content", "summary")
         if kind not in ("text", "multimodal_text"):
             self._notes.add(f"its content is of the unknown type {kind!a:.60}", node.index, node.id)
@@ -210,14 +220,14 @@ class _Reader:
         return words
 
     def _context(self, kind: str, metadata: Json) -> str:
+        if kind not in CONTEXT:
+            return ""
         told = object_in(metadata, "user_context_message_data")
-        return (
-            joined(text_in(told, "about_user_message"), text_in(told, "about_model_message"))
-            if kind in CONTEXT
-            else ""
-        )
+        return joined(text_in(told, "about_user_message"), text_in(told, "about_model_message"))
 
     def _part(self, part: Any, node: Node) -> str:
+        if isinstance(part, str):
+            return part
         if not isinstance(part, dict):
             return ""
         kind = text_in(part, "content_type").removesuffix("_asset_pointer") or "part"
@@ -242,8 +252,19 @@ class _Reader:
         return "\n".join(stand_in("attachment", name) for name in names)
 
 
+def _thoughts(content: Json) -> str:
+    thoughts = objects_in(content, "thoughts")
+    texts = (joined(text_in(one, "summary"), text_in(one, "content")) for one in thoughts)
+    return joined(*texts)
+
+
 def _role(raw: Any) -> str:
     return text_in(object_in(raw, "author"), "role") if isinstance(raw, dict) else ""
+
+
+def _tool_asked(raw: Json, role: str) -> str:
+    recipient = text_in(raw, "recipient")
+    return recipient if role == "assistant" and recipient != "all" else ""
 
 
 def _arguments(words: str) -> str:

@@ -1,4 +1,4 @@
-"""A LiteLLM config as it is read: values by name, each with its place, and the variables that they need."""
+"""A LiteLLM config as it is read: values with their places, and the variables they need."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 from chattable.adapters.services import VENDORS
 from chattable.proxy.config.document import Document, Where
-from chattable.proxy.litellm.report import Notes
+from chattable.proxy.importers.litellm.report import SettingNotes
 
 _REFERENCE = re.compile(r"os\.environ/(.+)", re.DOTALL)
+_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?(e-?\d{1,2})?")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 SECRET = "Hq7-vT3m_K1xW9pLd"  # noqa: S105 - what a variable of a key may hold, to see that the made file can be read
 
 
-class Made(NamedTuple):
+class NewVariable(NamedTuple):
     """A variable that the input did not have."""
 
     name: str
@@ -31,16 +32,16 @@ class Variables:
 
     def __init__(self, doc: Document) -> None:
         self.examples: dict[str, str] = {}  # name → what it may hold
-        self.made: list[Made] = []
+        self.made: list[NewVariable] = []
         self._doc = doc
         self._secrets: dict[str, str] = {}
         self._used = {vendor.key_env for vendor in VENDORS.values()} | set(_references(doc.value))
 
     def text(self, value: str, where: Where, example: str) -> str:
-        """A value in our spelling: `os.environ/NAME` becomes `${NAME}`, everything else means itself."""
+        """A value in our spelling: `os.environ/NAME` becomes `${NAME}`, all else means itself."""
         found = _REFERENCE.fullmatch(value)
         if not found:
-            return value.replace("${", "$${")
+            return escaped(value)
         if _NAME.fullmatch(found[1]):
             return self.need(found[1], example)
         return self._make(
@@ -51,7 +52,7 @@ class Variables:
         )
 
     def secret(self, value: str, where: Where, name: str) -> str:
-        """A value that must not be copied: a reference stays one, and what is spelled out becomes one."""
+        """A reference to a value that must not be copied, also where it was spelled out."""
         if is_reference(value):
             return self.text(value, where, SECRET)
         if value not in self._secrets:
@@ -73,8 +74,13 @@ class Variables:
         while name in self._used:
             name, number = f"{stem}_{number}", number + 1
         self._used.add(name)
-        self.made.append(Made(name, self._doc.line(where), what))
+        self.made.append(NewVariable(name, self._doc.line(where), what))
         return self.need(name, example)
+
+
+def escaped(text: str) -> str:
+    """Text that means itself, also where it holds `${`."""
+    return text.replace("${", "$${")
 
 
 def is_reference(value: str) -> bool:
@@ -91,20 +97,20 @@ def _references(value: Any) -> Iterator[str]:
         yield from _references(part)
 
 
-class Input:
+class LiteLLMConfig:
     """The file with its report and its variables."""
 
     def __init__(self, doc: Document) -> None:
         self.doc = doc
-        self.notes = Notes(doc)
+        self.notes = SettingNotes(doc)
         self.variables = Variables(doc)
-        self.top = Given(self, doc.value, ())
+        self.top = InputMapping(self, doc.value, ())
 
 
-class Given:
+class InputMapping:
     """A mapping of the input; a value of the wrong type is complained of and counts as none."""
 
-    def __init__(self, source: Input, value: Any, where: Where) -> None:
+    def __init__(self, source: LiteLLMConfig, value: Any, where: Where) -> None:
         self.source, self.place = source, where
         if value is not None and not isinstance(value, dict):
             source.doc.complain(where, "must be a mapping")
@@ -113,9 +119,9 @@ class Given:
             key: (item, (*where, key)) for key, item in (value or {}).items()
         }
 
-    def over(self, base: Given) -> Given:
+    def over(self, base: InputMapping) -> InputMapping:
         """These settings with what `base` has besides."""
-        both = Given(self.source, None, self.place)
+        both = InputMapping(self.source, None, self.place)
         both._values = {
             **base._values,
             **{key: found for key, found in self._values.items() if found[0] is not None},
@@ -146,21 +152,19 @@ class Given:
         return value
 
     def number(self, name: str, most: float = 2**53) -> float | None:
-        """A number, which may stand in quotes; a variable has no value here, so it is left, and so is what is too great."""
+        """A number, which may stand in quotes; a variable is left, and so is what is too great."""
         value = self.raw(name)
+        if value is None:
+            return None
         if isinstance(value, str) and is_reference(value):
             self.left(name, "a variable cannot be reckoned with; write the number")
             return None
-        if isinstance(value, str) and re.fullmatch(
-            r"\d{1,15}(\.\d{1,15})?(e-?\d{1,2})?", value.strip()
-        ):
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             value = float(value)
-        if value is not None and (
-            not isinstance(value, int | float) or isinstance(value, bool) or value < 0
-        ):
+        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
             self._wrong(name, "must be a number, 0 or more")
             return None
-        if value is not None and value > most:
+        if value > most:
             self.left(name, f"at most {most:g} here")
             return None
         return value
@@ -177,8 +181,8 @@ class Given:
         self._wrong(name, "must be true or false")
         return None
 
-    def section(self, name: str) -> Given:
-        return Given(self.source, self.raw(name), self.where(name))
+    def section(self, name: str) -> InputMapping:
+        return InputMapping(self.source, self.raw(name), self.where(name))
 
     def items(self, name: str) -> list[tuple[Any, Where]]:
         value = self.raw(name)
@@ -190,8 +194,8 @@ class Given:
             else []
         )
 
-    def sections(self, name: str) -> list[Given]:
-        return [Given(self.source, item, where) for item, where in self.items(name)]
+    def sections(self, name: str) -> list[InputMapping]:
+        return [InputMapping(self.source, item, where) for item, where in self.items(name)]
 
     def pairs(self) -> list[tuple[str, Any, Where]]:
         return [

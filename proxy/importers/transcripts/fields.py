@@ -1,4 +1,4 @@
-"""Reads fields of other programs' objects, which may have any type: what is of another counts as absent."""
+"""Reads fields of other programs' objects: what is of an unexpected type counts as absent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from chattable.agents.chat import Json, Usage
 from chattable.agents.errors import clip
 
-LATEST = 10.0**11  # seconds; what is later is in milliseconds, or finer
-MOST = 2**53
+MAX_UNIX_SECONDS = 10.0**11  # what is later is in milliseconds, or finer
+MAX_COUNT = 2**53
 
 
 def text_in(raw: Json, *names: str) -> str:
@@ -29,6 +29,11 @@ def list_in(raw: Json, name: str) -> list[Any]:
     """The field, if it is an array."""
     value = raw.get(name)
     return value if isinstance(value, list) else []
+
+
+def texts_in(raw: Json, name: str) -> list[str]:
+    """Those in the array that are texts."""
+    return [one for one in list_in(raw, name) if isinstance(one, str)]
 
 
 def objects_in(raw: Json, name: str) -> list[Json]:
@@ -49,7 +54,7 @@ def whole(value: Any) -> int | None:
     """A count of something."""
     return (
         value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT
         else None
     )
 
@@ -69,7 +74,7 @@ def moment(value: Any) -> int:
         or not math.isfinite(value)
     ):
         return 0
-    while value >= LATEST:
+    while value >= MAX_UNIX_SECONDS:
         value /= 1000
     return max(0, int(value))
 

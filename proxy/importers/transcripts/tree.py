@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sized
 
 from chattable.agents.chat import Message
+from chattable.proxy.importers.transcripts.transcript import ImportNotes, Node, Unreadable
 from chattable.proxy.store import session_chain as chain
 from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.sessions import Entry, Item
-from chattable.proxy.transcripts.transcript import Node, Notes, Unreadable
 
-MOST_MESSAGES = 100_000  # of one conversation: it is put together in memory
+MAX_MESSAGES = 100_000  # of one conversation: it is put together in memory
 
 
-def grown(nodes: Iterable[Node], notes: Notes) -> tuple[list[Item], dict[str | None, str | None]]:
+def grown(
+    nodes: Iterable[Node], notes: ImportNotes
+) -> tuple[list[Item], dict[str | None, str | None]]:
     """The messages, parents before children, and by which of them each node is kept, or None.
 
     Law: a message that cannot be stored, or says what another one after the same message says, is
@@ -50,14 +52,14 @@ def grown(nodes: Iterable[Node], notes: Notes) -> tuple[list[Item], dict[str | N
 
 def bounded(messages: Sized) -> None:
     """Refuses more messages than one conversation may have, before anything is made of them."""
-    if len(messages) > MOST_MESSAGES:
+    if len(messages) > MAX_MESSAGES:
         raise Unreadable(
-            f"A conversation may have {MOST_MESSAGES:,} messages, and this one has more.",
+            f"A conversation may have {MAX_MESSAGES:,} messages, and this one has more.",
             "messages",
         )
 
 
-def ordered(nodes: Iterable[Node], notes: Notes) -> list[Node]:
+def ordered(nodes: Iterable[Node], notes: ImportNotes) -> list[Node]:
     """The nodes, parents before children.
 
     Law: an id is given once; a link to nowhere, or in a circle, is cut and noted.
@@ -86,16 +88,24 @@ def ordered(nodes: Iterable[Node], notes: Notes) -> list[Node]:
 
 
 def head_of(
-    head: object, kept: Mapping[str | None, str | None], items: list[Item], notes: Notes
+    head: object, kept: Mapping[str | None, str | None], items: list[Item], notes: ImportNotes
 ) -> str | None:
-    """The item that the source's head is kept as; without one, or with a wrong one, the last message."""
+    """The item that the source's head is kept as, else the last message."""
     if isinstance(head, str) and kept.get(head) is not None:
         return kept[head]
     if head is not None:
         notes.add(
-            f"the last message shown is said to be {head!a:.100}, which is not kept: the last one in the file is taken"
+            f"the last message shown is said to be {head!a:.100}, which is not kept: "
+            "the last one in the file is taken"
         )
     return items[-1].id if items else None
+
+
+def instructions(id: str, words: str) -> list[Node]:  # noqa: A002 - the public word for it
+    """The instructions that a conversation begins with, if any: no message of the source."""
+    if not words:
+        return []
+    return [Node(id=id, parent=None, index=-1, message=Message("system", words))]
 
 
 def branch(node: Node, messages: list[Message]) -> list[Node]:
@@ -105,16 +115,20 @@ def branch(node: Node, messages: list[Message]) -> list[Node]:
     before, nodes = node.parent, []
     for number, message in enumerate(messages[:-1], 1):
         step = Node(
-            id=f"{node.id}/{number}", parent=before, index=node.index, message=message, speaker=node.speaker,
+            id=f"{node.id}/{number}",
+            parent=before,
+            index=node.index,
+            message=message,
+            speaker=node.speaker,
             created_at=node.created_at,
-        )  # fmt: skip
+        )
         nodes.append(step)
         before = step.id
     node.parent, node.message = before, messages[-1]
     return [*nodes, node]
 
 
-def _by_id(nodes: Iterable[Node], notes: Notes) -> dict[str, Node]:
+def _by_id(nodes: Iterable[Node], notes: ImportNotes) -> dict[str, Node]:
     by_id: dict[str, Node] = {}
     for node in nodes:
         if node.id in by_id:
@@ -125,7 +139,7 @@ def _by_id(nodes: Iterable[Node], notes: Notes) -> dict[str, Node]:
     return by_id
 
 
-def _before(node: Node, by_id: Mapping[str, Node], notes: Notes) -> Node | None:
+def _before(node: Node, by_id: Mapping[str, Node], notes: ImportNotes) -> Node | None:
     if node.parent is None:
         return None
     if node.parent not in by_id:
@@ -142,6 +156,15 @@ def _before(node: Node, by_id: Mapping[str, Node], notes: Notes) -> Node | None:
 def _item(node: Node, message: Message, parent: str | None) -> Item:
     tokens = values.tokens_of(Entry(message=message)) if node.tokens is None else node.tokens
     return Item(
-        id=node.id, parent=parent, position=0, message=message, speaker=node.speaker, tokens=tokens, usage=node.usage,
-        request_id=node.request_id, incomplete=node.incomplete, side=node.side, created_at=node.created_at,
-    )  # fmt: skip
+        id=node.id,
+        parent=parent,
+        position=0,
+        message=message,
+        speaker=node.speaker,
+        tokens=tokens,
+        usage=node.usage,
+        request_id=node.request_id,
+        incomplete=node.incomplete,
+        side=node.side,
+        created_at=node.created_at,
+    )

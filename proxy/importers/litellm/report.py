@@ -8,10 +8,10 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from chattable.proxy.config.document import Document, Where, dotted
-from chattable.proxy.litellm.reasons import why
+from chattable.proxy.importers.litellm.reasons import why
 
 
-class Outcome(IntEnum):
+class SettingOutcome(IntEnum):
     """What may become of a setting; of two outcomes the greater counts."""
 
     TAKEN = 0
@@ -19,17 +19,17 @@ class Outcome(IntEnum):
     LEFT = 2
 
 
-class Note(NamedTuple):
+class SettingNote(NamedTuple):
     """What became of one place, and what is to be said of it."""
 
-    outcome: Outcome
+    outcome: SettingOutcome
     text: str
 
 
 _TITLES = {
-    Outcome.TAKEN: "Taken as it is",
-    Outcome.CHANGED: "Taken, but changed",
-    Outcome.LEFT: "No counterpart",
+    SettingOutcome.TAKEN: "Taken as it is",
+    SettingOutcome.CHANGED: "Taken, but changed",
+    SettingOutcome.LEFT: "No counterpart",
 }
 _SECTIONS = ("litellm_settings", "general_settings", "router_settings", "environment_variables")
 # places whose parts are reported one by one, even where none of them was taken
@@ -39,7 +39,7 @@ _OPENED = re.compile(
 )
 
 
-class Notes:
+class SettingNotes:
     """The report.
 
     Law: every value of the input is under exactly one place that has a note, once `finish` was
@@ -48,21 +48,21 @@ class Notes:
 
     def __init__(self, doc: Document) -> None:
         self._doc = doc
-        self._notes: dict[Where, Note] = {}
+        self._notes: dict[Where, SettingNote] = {}
 
     def taken(self, where: Where, text: str = "") -> None:
-        self._add(where, Outcome.TAKEN, text)
+        self._add(where, SettingOutcome.TAKEN, text)
 
     def changed(self, where: Where, text: str) -> None:
-        self._add(where, Outcome.CHANGED, text)
+        self._add(where, SettingOutcome.CHANGED, text)
 
     def left(self, where: Where, text: str) -> None:
         """Leaves a place with all that is below it, whatever is said of that."""
-        self._add(where, Outcome.LEFT, text)
+        self._add(where, SettingOutcome.LEFT, text)
 
     def finish(self) -> None:
         """Leaves what nobody asked for."""
-        left = {place for place, note in self._notes.items() if note.outcome is Outcome.LEFT}
+        left = {place for place, note in self._notes.items() if note.outcome is SettingOutcome.LEFT}
         for place in [
             place
             for place in self._notes
@@ -75,13 +75,13 @@ class Notes:
             {place[:depth] for place in self._notes for depth in range(len(place))},
         )
 
-    def all(self) -> dict[Where, Note]:
+    def all(self) -> dict[Where, SettingNote]:
         return dict(self._notes)
 
     @property
     def complete(self) -> bool:
         """Whether all was taken."""
-        return not any(note.outcome is Outcome.LEFT for note in self._notes.values())
+        return not any(note.outcome is SettingOutcome.LEFT for note in self._notes.values())
 
     def lines(self) -> Iterator[str]:
         """The report as text."""
@@ -94,20 +94,21 @@ class Notes:
                 yield f"{title}:"
             for (path, text), found in sorted(groups.items(), key=lambda group: min(group[1])):
                 numbers = sorted(set(found))
-                line = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}: {path}{': ' * bool(text)}{text}"
+                lines = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+                line = ": ".join(filter(None, (lines, path, text)))
                 yield f"  {line if line.isprintable() else ascii(line)[1:-1]}"
 
-    def _add(self, where: Where, outcome: Outcome, text: str) -> None:
+    def _add(self, where: Where, outcome: SettingOutcome, text: str) -> None:
         old = self._notes.get(where)
         if old is not None:
             outcome, text = (
                 max(old.outcome, outcome),
                 "; ".join(filter(None, dict.fromkeys((old.text, text)))),
             )
-        self._notes[where] = Note(outcome, text)
+        self._notes[where] = SettingNote(outcome, text)
 
     def _visit(self, where: Where, value: Any, above: set[Where]) -> None:
-        """Goes down to the settings below which nothing is noted; `above` holds the places below which something is."""
+        """Notes what nobody asked for; `above` holds the places below which something is noted."""
         if where in self._notes:
             return
         parts = (

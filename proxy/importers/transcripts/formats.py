@@ -9,8 +9,7 @@ from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.config.hints import hint
-from chattable.proxy.store.sessions import Item, Session, SessionStore
-from chattable.proxy.transcripts import (
+from chattable.proxy.importers.transcripts import (
     chatgpt,
     librechat,
     markdown,
@@ -19,12 +18,13 @@ from chattable.proxy.transcripts import (
     openwebui,
     sharegpt,
 )
-from chattable.proxy.transcripts.messages import json_kind
-from chattable.proxy.transcripts.transcript import Notes, Transcript, Unreadable
-from chattable.proxy.transcripts.values import Value, values_in
+from chattable.proxy.importers.transcripts.messages import json_kind
+from chattable.proxy.importers.transcripts.transcript import ImportNotes, Transcript, Unreadable
+from chattable.proxy.importers.transcripts.values import Value, values_in
+from chattable.proxy.store.sessions import Item, Session, SessionStore
 
-BATCH = 500  # messages in memory at a time
-PATIENCE = 100  # values looked at for a format that is known
+BATCH_MESSAGES = 500  # messages in memory at a time
+MAX_VALUES_TRIED = 100  # values looked at for a format that is known
 
 Writer = Callable[[Session, AsyncIterator[tuple[Item, ...]]], AsyncIterator[bytes]]
 
@@ -34,7 +34,7 @@ class Format(Struct, frozen=True, kw_only=True):
 
     name: str
     fits: Callable[[Any], bool] | None = None
-    read: Callable[[Any, Notes], Transcript] | None = None
+    read: Callable[[Any, ImportNotes], Transcript] | None = None
     gather: Callable[[Iterator[Value]], Iterator[Value]] = lambda values: values
     write: Writer | None = None
     whole: bool = False
@@ -63,14 +63,14 @@ READABLE = {one.name: one for one in FORMATS if one.read}
 WRITABLE = {one.name: one for one in FORMATS if one.write}
 
 
-class Found(Struct):
+class FoundConversation(Struct):
     """A conversation in a file, or what is wrong with it."""
 
     index: int
     line: int
     format: str
     source_id: str
-    notes: Notes
+    notes: ImportNotes
     transcript: Transcript | None = None
     error: Unreadable | None = None
 
@@ -91,8 +91,8 @@ def detect(value: Any) -> Format | None:
     return next((one for one in READABLE.values() if one.fits and one.fits(value)), None)
 
 
-def conversations(stream: BinaryIO, name: str = "") -> Iterator[Found]:
-    """The conversations in a file, of the format named, or of that of the first one which is of any.
+def conversations(stream: BinaryIO, name: str = "") -> Iterator[FoundConversation]:
+    """The conversations in a file, of the format named, or of the first that fits.
 
     Law: what is no conversation is found too, with the reason; `Unreadable` is raised only for a
     file that has none at all.
@@ -102,7 +102,7 @@ def conversations(stream: BinaryIO, name: str = "") -> Iterator[Found]:
     form = chosen(name, READABLE) if name else None
     while form is None:
         value = next(values, None)
-        if value is None or len(unknown) == PATIENCE:
+        if value is None or len(unknown) == MAX_VALUES_TRIED:
             raise _unknown(unknown)
         unknown.append(value)
         form = detect(value.value)
@@ -125,14 +125,15 @@ def _unknown(values: list[Value]) -> Unreadable:
         first.why or f"it is {json_kind(first.value)} of none of the formats {', '.join(READABLE)}"
     )
     return Unreadable(
-        f"There is no conversation in this file. What is wrong with the first value, in line {first.line}: {what}.",
+        "There is no conversation in this file. "
+        f"What is wrong with the first value, in line {first.line}: {what}.",
         code="unsupported_format",
     )
 
 
-def _found(index: int, value: Value, form: Format) -> Found:
+def _found(index: int, value: Value, form: Format) -> FoundConversation:
     assert form.read and form.fits
-    notes = Notes()
+    notes = ImportNotes()
     fields = value.value if isinstance(value.value, dict) else {}
     source = next(
         (
@@ -142,7 +143,7 @@ def _found(index: int, value: Value, form: Format) -> Found:
         ),
         "",
     )
-    found = Found(index, value.line, form.name, source, notes)
+    found = FoundConversation(index, value.line, form.name, source, notes)
     try:
         if value.why:
             raise Unreadable(f"This cannot be read: {value.why}.", code=value.code)
@@ -161,7 +162,7 @@ def _found(index: int, value: Value, form: Format) -> Found:
 async def exported(store: SessionStore, session: Session, form: Format) -> AsyncIterator[bytes]:
     """The session in this format; a batch of its messages at a time is in memory."""
     assert form.write
-    batches = store.export(session, BATCH) if form.whole else _path(store, session)
+    batches = store.export(session, BATCH_MESSAGES) if form.whole else _path(store, session)
     async for block in form.write(session, batches):
         yield block
 
@@ -170,7 +171,7 @@ async def _path(store: SessionStore, session: Session) -> AsyncIterator[tuple[It
     """The messages from the first to the head."""
     after = None
     while True:
-        page = await store.items(session, BATCH, after, descending=False)
+        page = await store.items(session, BATCH_MESSAGES, after, descending=False)
         if page.data:
             yield page.data
         if not page.has_more:

@@ -12,19 +12,22 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import Accepts, check_params
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.importers.transcripts.formats import FoundConversation, conversations
+from chattable.proxy.importers.transcripts.transcript import ImportNote, Transcript, Unreadable
 from chattable.proxy.store.errors import Conflict, Invalid, StoreError
 from chattable.proxy.store.session_values import cleaned
 from chattable.proxy.store.sessions import Session, SessionStore
-from chattable.proxy.transcripts.formats import Found, conversations
-from chattable.proxy.transcripts.transcript import Note, Transcript, Unreadable
 
-Declared = Callable[[str | None], Accepts]
+AcceptsOf = Callable[[str | None], Accepts]
 
-AWAY = "The database is unavailable: whether this conversation is imported is unknown, and the rest of the file was not read."
+AWAY = (
+    "The database is unavailable: whether this conversation is imported is unknown, "
+    "and the rest of the file was not read."
+)
 
 
-class Outcome(Struct):
-    """What became of one conversation in a file; without an `id` it was not imported, and `error` says why."""
+class ImportResult(Struct):
+    """What became of one conversation in a file; without an `id`, `error` says why not."""
 
     index: int
     line: int
@@ -33,15 +36,20 @@ class Outcome(Struct):
     id: str | None = None
     title: str | None = None
     messages: int = 0
-    warnings: list[Note] = []
+    warnings: list[ImportNote] = []
     error: Json | None = None
 
     def shown(self) -> Json:
         """As the API answers it."""
         return {
-            "index": self.index, "source_id": self.source_id or None, "id": self.id, "title": self.title,
-            "messages": self.messages, "warnings": self.warnings, "error": self.error,
-        }  # fmt: skip
+            "index": self.index,
+            "source_id": self.source_id or None,
+            "id": self.id,
+            "title": self.title,
+            "messages": self.messages,
+            "warnings": self.warnings,
+            "error": self.error,
+        }
 
 
 async def imported(
@@ -49,18 +57,19 @@ async def imported(
     user: str,
     stream: BinaryIO,
     name: str = "",
-    accepts: Declared = lambda _: {},
-) -> AsyncGenerator[Outcome]:
-    """Imports one conversation after the other into this user's; the file is read beside the event loop.
+    accepts: AcceptsOf = lambda _: {},
+) -> AsyncGenerator[ImportResult]:
+    """Imports one conversation after the other into this user's.
 
-    `accepts` says which params a model or agent accepts of its own.
+    The file is read in a thread beside the event loop. `accepts` says which params a model or agent
+    accepts of its own.
 
     Law: a conversation is imported wholly or not at all, and what is wrong with one does not keep
     another. When the database goes away, the outcome that says so is the last.
     """
     found_ones = conversations(stream, name)
     while (found := await asyncio.to_thread(next, found_ones, None)) is not None:
-        outcome = Outcome(found.index, found.line, found.format, found.source_id)
+        outcome = ImportResult(found.index, found.line, found.format, found.source_id)
         try:
             await _store(store, user, found, outcome, accepts)
         except StorageUnavailable:
@@ -80,21 +89,15 @@ async def imported(
 async def _store(
     store: SessionStore,
     user: str,
-    found: Found,
-    outcome: Outcome,
-    accepts: Declared,
+    found: FoundConversation,
+    outcome: ImportResult,
+    accepts: AcceptsOf,
 ) -> None:
     if found.error is not None or found.transcript is None:
         raise found.error or Unreadable("There is nothing in this.")
     transcript = found.transcript
     outcome.title = cleaned(transcript.session.title or "") or None
-    if found.format != "native" and not transcript.items:
-        why = (
-            "None of its messages can be kept: the warnings say why."
-            if found.notes.all()
-            else "There is no message in it."
-        )
-        raise Unreadable(why, "messages")
+    _check_messages(found, transcript)
     check_params(transcript.session.params, accepts(transcript.session.model))
     made = await _restored(store, user, transcript, found)
     outcome.id, outcome.title, outcome.messages = made.id, made.title, len(transcript.items)
@@ -104,8 +107,18 @@ async def _store(
         )
 
 
+def _check_messages(found: FoundConversation, transcript: Transcript) -> None:
+    """Refuses a conversation without messages, which only our own format may have."""
+    if found.format == "native" or transcript.items:
+        return
+    why = "There is no message in it."
+    if found.notes.all():
+        why = "None of its messages can be kept: the warnings say why."
+    raise Unreadable(why, "messages")
+
+
 async def _restored(
-    store: SessionStore, user: str, transcript: Transcript, found: Found
+    store: SessionStore, user: str, transcript: Transcript, found: FoundConversation
 ) -> Session:
     """Stores a conversation: under its alias, unless another has it by now."""
     session, items = transcript.session, transcript.items
@@ -114,7 +127,8 @@ async def _restored(
             return await store.restore(user, session, items, alias=session.alias)
         except Conflict:
             found.notes.add(
-                f"there is a conversation called {session.alias!a:.100} already: this one has no such name"
+                f"there is a conversation called {session.alias!a:.100} already: "
+                "this one has no such name"
             )
         except Invalid as error:
             if error.field != "conversation":
@@ -123,5 +137,5 @@ async def _restored(
     return await store.restore(user, session, items)
 
 
-def _error(found: Found, message: str, param: Any, code: str | None) -> Json:
+def _error(found: FoundConversation, message: str, param: Any, code: str | None) -> Json:
     return {"message": message, "param": param, "code": code, "line": found.line}

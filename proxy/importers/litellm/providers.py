@@ -1,4 +1,4 @@
-"""Which provider serves a deployment of LiteLLM: its prefix, address and key become one of our kinds."""
+"""Which provider serves a deployment of LiteLLM, by its prefix, address and key."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ import msgspec
 
 from chattable.adapters.services import VENDORS
 from chattable.proxy.config import setting_types as values
-from chattable.proxy.litellm.given import SECRET, Given, Variables, is_reference
+from chattable.proxy.importers.litellm.source import (
+    SECRET,
+    InputMapping,
+    Variables,
+    escaped,
+    is_reference,
+)
 
 KINDS = {  # LiteLLM's prefix → our kind
-    "openai": "openai", "custom_openai": "openai", "text-completion-openai": "openai", "openai_like": "openai",
-    "litellm_proxy": "openai", "anthropic": "anthropic", "azure": "azure", "azure_text": "azure", "bedrock": "bedrock",
-    "bedrock_converse": "bedrock", "gemini": "gemini", "ollama": "ollama-native", "ollama_chat": "ollama-native",
-    "deepseek": "deepseek", "fireworks_ai": "fireworks", "groq": "groq", "hosted_vllm": "vllm", "lm_studio": "lmstudio",
-    "mistral": "mistral", "moonshot": "moonshot", "openrouter": "openrouter", "together_ai": "together", "xai": "xai",
+    "openai": "openai", "custom_openai": "openai", "text-completion-openai": "openai",
+    "openai_like": "openai",
+    "litellm_proxy": "openai", "anthropic": "anthropic", "azure": "azure", "azure_text": "azure",
+    "bedrock": "bedrock",
+    "bedrock_converse": "bedrock", "gemini": "gemini", "ollama": "ollama-native",
+    "ollama_chat": "ollama-native",
+    "deepseek": "deepseek", "fireworks_ai": "fireworks", "groq": "groq", "hosted_vllm": "vllm",
+    "lm_studio": "lmstudio",
+    "mistral": "mistral", "moonshot": "moonshot", "openrouter": "openrouter",
+    "together_ai": "together", "xai": "xai",
 }  # fmt: skip
 # prefixes that speak OpenAI's API at an address that LiteLLM knows: it, and the variable of the key
 COMPATIBLE = {
@@ -41,8 +52,10 @@ _GOOGLE = (
 )
 _OWN = "speaks an API of its own, for which there is no kind"
 FOREIGN = {
-    "vertex_ai": _GOOGLE, "vertex_ai_beta": _GOOGLE, "aleph_alpha": _OWN, "anthropic_text": _OWN, "cohere": _OWN,
-    "cohere_chat": _OWN, "nlp_cloud": _OWN, "oobabooga": _OWN, "petals": _OWN, "predibase": _OWN, "replicate": _OWN,
+    "vertex_ai": _GOOGLE, "vertex_ai_beta": _GOOGLE, "aleph_alpha": _OWN, "anthropic_text": _OWN,
+    "cohere": _OWN,
+    "cohere_chat": _OWN, "nlp_cloud": _OWN, "oobabooga": _OWN, "petals": _OWN, "predibase": _OWN,
+    "replicate": _OWN,
     "sagemaker": _OWN, "sagemaker_chat": _OWN, "snowflake": _OWN, "triton": _OWN, "watsonx": _OWN,
     "vllm": "runs vLLM inside LiteLLM; start it as a server: kind vllm",
 }  # fmt: skip
@@ -87,11 +100,11 @@ DULL = {
 }
 
 
-class Left(Exception):
+class NoCounterpart(Exception):
     """A deployment that cannot be taken; the text says why."""
 
 
-class Upstream(NamedTuple):
+class DeploymentProvider(NamedTuple):
     """Where a deployment is served."""
 
     provider: dict[str, Any]
@@ -99,51 +112,60 @@ class Upstream(NamedTuple):
     guesses: list[str]
 
 
-def upstream(name: str, params: Given) -> Upstream:
+def provider_of(name: str, params: InputMapping) -> DeploymentProvider:
     """The provider of a deployment, in our settings, and what the model is called there.
 
-    Raises `Left`.
+    Raises `NoCounterpart`.
     """
+    address = params.first("api_base", "base_url", "aws_bedrock_runtime_endpoint")
+    prefix, model = _prefix_and_model(params, has_address=params.has(address))
+    kind = KINDS.get(prefix, "openai")
+    made = DeploymentProvider({"kind": kind}, _bare(kind, model, params), [])
+    _tell_guessed_kind(kind, prefix, params, made.guesses)
+    params.taken("model", "custom_llm_provider")
+    base = _address(kind, prefix, address, params, made.guesses)
+    if kind == "bedrock":
+        key: str | None = _bedrock_key(params, name, made.guesses)
+    else:
+        key = _key(kind, prefix, base, params, name, made.guesses)
+    if base:
+        made.provider["base_url"] = base
+    if key:
+        made.provider["api_key"] = key
+    _options(kind, params, made)
+    return made
+
+
+def _prefix_and_model(params: InputMapping, *, has_address: bool) -> tuple[str, str]:
+    """LiteLLM's prefix of a deployment and the rest of its name, if it can be served."""
     full = params.text("model") or ""
     if is_reference(full):
-        raise Left(
+        raise NoCounterpart(
             "which model it is says a variable, so its provider is not known; write the name"
         )
     prefix, model = _split(full, params.text("custom_llm_provider"))
     if not model:
-        raise Left("its `model` names a provider and no model")
+        raise NoCounterpart("its `model` names a provider and no model")
     if prefix in FOREIGN:
-        raise Left(f"`{prefix}/` {FOREIGN[prefix]}")
-    address = params.first("api_base", "base_url", "aws_bedrock_runtime_endpoint")
-    kind = KINDS.get(prefix, "openai")
-    if prefix not in KINDS and prefix not in COMPATIBLE and not params.has(address):
-        raise Left(
-            f"there is no kind for `{prefix}/`; if it speaks OpenAI's API: kind openai, with its `base_url`"
+        raise NoCounterpart(f"`{prefix}/` {FOREIGN[prefix]}")
+    if prefix not in KINDS and prefix not in COMPATIBLE and not has_address:
+        raise NoCounterpart(
+            f"there is no kind for `{prefix}/`; if it speaks OpenAI's API: kind openai, "
+            "with its `base_url`"
         )
-    made = Upstream({"kind": kind}, _bare(kind, model, params), [])
+    return prefix, model
+
+
+def _tell_guessed_kind(kind: str, prefix: str, params: InputMapping, guesses: list[str]) -> None:
     if prefix not in KINDS:
-        made.guesses.append(f"`{prefix}/` is taken to speak OpenAI's API")
+        guesses.append(f"`{prefix}/` is taken to speak OpenAI's API")
         params.changed("model", f"`{prefix}/` is taken to speak OpenAI's API: kind openai")
-    elif (
-        "/" not in full
-        and not params.has("custom_llm_provider")
-        and not OPENAI_NAMES.fullmatch(full)
-        and kind == "openai"
-    ):
-        made.guesses.append("its name tells no provider: it is taken to be OpenAI's")
+        return
+    full = params.text("model") or ""
+    told = "/" in full or params.has("custom_llm_provider") or OPENAI_NAMES.fullmatch(full)
+    if kind == "openai" and not told:
+        guesses.append("its name tells no provider: it is taken to be OpenAI's")
         params.changed("model", "the name tells no provider: it is taken to be OpenAI's")
-    params.taken("model", "custom_llm_provider")
-    base = _address(kind, prefix, address, params, made.guesses)
-    key = (
-        _bedrock_key(params, name, made.guesses)
-        if kind == "bedrock"
-        else _key(kind, prefix, base, params, name, made.guesses)
-    )
-    made.provider.update(
-        {key: value for key, value in (("base_url", base), ("api_key", key)) if value}
-    )
-    _options(kind, params, made)
-    return made
 
 
 def _split(model: str, given: str | None) -> tuple[str, str]:
@@ -153,16 +175,14 @@ def _split(model: str, given: str | None) -> tuple[str, str]:
         return given, rest if slash and head == given else model
     if slash:
         return head, rest
-    return (
-        "anthropic"
-        if model.startswith("claude")
-        else "vertex_ai"
-        if model.startswith("gemini")
-        else "openai"
-    ), model
+    if model.startswith("claude"):
+        return "anthropic", model
+    if model.startswith("gemini"):
+        return "vertex_ai", model
+    return "openai", model
 
 
-def _bare(kind: str, model: str, params: Given) -> str:
+def _bare(kind: str, model: str, params: InputMapping) -> str:
     for route in ROUTES.get(kind, ()):
         if model.startswith(route):
             params.changed(
@@ -174,52 +194,49 @@ def _bare(kind: str, model: str, params: Given) -> str:
     return model
 
 
-def _address(kind: str, prefix: str, name: str, params: Given, guesses: list[str]) -> str | None:
+def _address(
+    kind: str, prefix: str, name: str, params: InputMapping, guesses: list[str]
+) -> str | None:
     """The `base_url`, or None where it is the vendor's own."""
     variables, text = params.source.variables, params.text(name)
-    end = urlsplit(VENDORS[kind].base_url).path if kind in ("anthropic", "gemini") else ""
-    if not text and kind == "azure":
-        guesses.append("LiteLLM takes the address of the resource from AZURE_API_BASE")
-        return variables.need("AZURE_API_BASE", URL)
     if not text:
+        if kind == "azure":
+            guesses.append("LiteLLM takes the address of the resource from AZURE_API_BASE")
+            return variables.need("AZURE_API_BASE", URL)
         return COMPATIBLE[prefix][0] if prefix in COMPATIBLE else None
+    end = urlsplit(VENDORS[kind].base_url).path if kind in ("anthropic", "gemini") else ""
     if is_reference(text):
         if end:
             guesses.append(f"`{end}` is added to what the variable holds")
             params.changed(name, f"`{end}` is added: the `base_url` of kind {kind} ends so")
         params.taken(name)
         return variables.text(text, params.where(name), URL) + end
+    base = _base_url(kind, name, text, "/v1" if prefix == "huggingface" else end)
+    if base != text.rstrip("/"):
+        params.changed(name, f"it ends otherwise here: {escaped(base)}")
+    params.taken(name)
+    return None if base == VENDORS[kind].base_url else escaped(base)
+
+
+def _base_url(kind: str, name: str, text: str, end: str) -> str:
+    """An address as it was written, without what a kind adds by itself and with what it wants."""
     try:
         base = VENDORS[kind].address(values.url(text), {})
     except ValueError as error:
-        raise Left(f"{name} {error}") from None
-    base = re.sub(
-        r"(/v1/messages|/chat/completions)$",
-        lambda found: "/v1" if "messages" in found[0] else "",
-        base,
-    )
-    base = base.split("/openai/")[0] if kind == "azure" else base
-    end = "/v1" if prefix == "huggingface" else end
-    base = base if base.endswith(end) else base + end
-    if base != text.rstrip("/"):
-        params.changed(name, f"it ends otherwise here: {base.replace('${', '$${')}")
-    params.taken(name)
-    return None if base == VENDORS[kind].base_url else base.replace("${", "$${")
+        raise NoCounterpart(f"{name} {error}") from None
+    base = re.sub(r"(?<=/v1)/messages$|/chat/completions$", "", base)
+    if kind == "azure":
+        base = base.split("/openai/")[0]
+    return base if base.endswith(end) else base + end
 
 
 def _key(
-    kind: str, prefix: str, base: str | None, params: Given, name: str, guesses: list[str]
+    kind: str, prefix: str, base: str | None, params: InputMapping, name: str, guesses: list[str]
 ) -> str | None:
     """The `api_key`: the one that is given, else the variable that LiteLLM looks into by itself."""
-    variables, text = params.source.variables, params.text("api_key")
+    text = params.text("api_key")
     if text is None:
-        variable = COMPATIBLE[prefix][1] if prefix in COMPATIBLE else VENDORS[kind].key_env
-        variable = "AZURE_API_KEY" if kind == "azure" else variable
-        if not variable:
-            return None
-        guesses.append(f"LiteLLM takes the key from {variable}")
-        own = base is not None and kind != "azure" and prefix not in COMPATIBLE
-        return variables.need(variable, SECRET, default="" if own else None)
+        return _usual_key(kind, prefix, base, params.source.variables, guesses)
     if not text or (base and text.lower() in NO_KEYS):
         params.changed("api_key", "is no key: none is sent")
         return None
@@ -229,18 +246,36 @@ def _key(
         params.changed(
             "api_key", "a secret in the file is not copied: it is a variable now, see below"
         )
-    return variables.secret(text, params.where("api_key"), f"{name}_key")
+    return params.source.variables.secret(text, params.where("api_key"), f"{name}_key")
 
 
-def _bedrock_key(params: Given, name: str, guesses: list[str]) -> str:
+def _usual_key(
+    kind: str, prefix: str, base: str | None, variables: Variables, guesses: list[str]
+) -> str | None:
+    """The variable that LiteLLM looks into; at an address of one's own it may be unset."""
+    if kind == "azure":
+        variable, may_be_unset = "AZURE_API_KEY", False
+    elif prefix in COMPATIBLE:
+        variable, may_be_unset = COMPATIBLE[prefix][1], False
+    else:
+        variable, may_be_unset = VENDORS[kind].key_env, base is not None
+    if not variable:
+        return None
+    guesses.append(f"LiteLLM takes the key from {variable}")
+    return variables.need(variable, SECRET, default="" if may_be_unset else None)
+
+
+def _bedrock_key(params: InputMapping, name: str, guesses: list[str]) -> str:
     variables = params.source.variables
     if params.has("api_key") or not params.has("aws_access_key_id", "aws_secret_access_key"):
         if params.has("api_key"):
             return _key("bedrock", "bedrock", None, params, name, guesses) or ""
         guesses.append(
-            "LiteLLM looks for AWS credentials in many places; here they are said, see the key's form"
+            "LiteLLM looks for AWS credentials in many places; "
+            "here they are said, see the key's form"
         )
-        return f"{variables.need('AWS_ACCESS_KEY_ID', SECRET)}:{variables.need('AWS_SECRET_ACCESS_KEY', SECRET)}"
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        return ":".join(variables.need(name, SECRET) for name in names)
     parts = []
     for part in filter(
         params.has, ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -252,8 +287,8 @@ def _bedrock_key(params: Given, name: str, guesses: list[str]) -> str:
     return ":".join(parts)
 
 
-def _options(kind: str, params: Given, made: Upstream) -> None:
-    """What only some kinds have, Azure's version and Bedrock's region; and what becomes of parameters they have no place for."""
+def _options(kind: str, params: InputMapping, made: DeploymentProvider) -> None:
+    """Azure's version, Bedrock's region, and what becomes of parameters that have no place."""
     if kind == "azure" and (version := _option("api_version", VERSION, values.Version, params)):
         made.provider["api_version"] = version
     if kind == "bedrock" and "base_url" not in made.provider:
@@ -269,8 +304,8 @@ def _options(kind: str, params: Given, made: Upstream) -> None:
         params.taken("drop_params")
 
 
-def _option(name: str, example: str, kind: Any, params: Given) -> str:
-    """A setting of some kinds only, which a variable may hold; empty where there is none, or none that is allowed here."""
+def _option(name: str, example: str, kind: Any, params: InputMapping) -> str:
+    """A setting of some kinds only, which a variable may hold; empty if there is no valid one."""
     text = params.text(name) or ""
     try:
         if not is_reference(text):
@@ -290,7 +325,7 @@ class Providers:
         self.guesses: dict[str, list[str]] = {}
         self._variables = variables
 
-    def name(self, found: Upstream) -> str:
+    def name(self, found: DeploymentProvider) -> str:
         """The entry of a deployment, which is made if there is none."""
         name = next((name for name, entry in self.entries.items() if entry == found.provider), None)
         if name is None:
@@ -302,12 +337,10 @@ class Providers:
 
 
 def _names(provider: dict[str, Any]) -> Iterator[str]:
-    """Readable names, the best first: the kind, with its host, with its key's variable, with a number."""
+    """Readable names, the best first: the kind, its host, its key's variable, a number."""
     kind = provider["kind"]
-    host, key = (
-        _words(provider.get("base_url", ""), kind),
-        _words(provider.get("api_key", ""), kind),
-    )
+    host = _words(provider.get("base_url", ""), kind)
+    key = _words(provider.get("api_key", ""), kind)
     best = f"{kind}-{host}" if host else kind
     yield best
     if key:
@@ -317,18 +350,18 @@ def _names(provider: dict[str, Any]) -> Iterator[str]:
 
 def _words(text: str, kind: str) -> str:
     """What tells an address or a variable from others, in a word or two."""
-    split = urlsplit(re.sub(r"[$}{]", "", text)) if "://" in text and "${" not in text else None
-    if split is not None and split.hostname:
-        labels = [
-            label
-            for label in split.hostname.split(".")
-            if label not in DULL and not label.startswith(kind)
-        ]
-        plain = split.hostname if re.fullmatch(r"[\d.]+", split.hostname) else "".join(labels[:1])
-        return plain + (f"-{split.port}" if split.port else "")
+    if "://" in text and "${" not in text:
+        split = urlsplit(re.sub(r"[$}{]", "", text))
+        if split.hostname:
+            return _host_word(split.hostname, kind) + (f"-{split.port}" if split.port else "")
     words = re.findall(r"[a-z0-9]+", re.sub(r":-[^}]*", "", text).lower())
-    return "-".join(
-        word
-        for word in words
-        if word not in DULL | {kind, "https", "http", "aws", "id", "access", "name"}
-    )
+    dull = DULL | {kind, "https", "http", "aws", "id", "access", "name"}
+    return "-".join(word for word in words if word not in dull)
+
+
+def _host_word(host: str, kind: str) -> str:
+    """The first label of a host that says something, or the whole of an address in numbers."""
+    if re.fullmatch(r"[\d.]+", host):
+        return host
+    labels = (label for label in host.split(".") if label not in DULL)
+    return next((label for label in labels if not label.startswith(kind)), "")

@@ -1,4 +1,4 @@
-"""LibreChat's export: one conversation a file, as a list of messages that name their parents, or nested in each other.
+"""LibreChat's export: one conversation a file, whose messages name their parents or are nested.
 
 A message has its words in `text` or, where an agent spoke, in parts (`content`), among them
 thoughts and calls with results.
@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.transcripts.fields import (
+from chattable.proxy.importers.transcripts.fields import (
     moment,
     object_in,
     objects_in,
@@ -21,20 +21,27 @@ from chattable.proxy.transcripts.fields import (
     text_in,
     whole,
 )
-from chattable.proxy.transcripts.messages import (
+from chattable.proxy.importers.transcripts.messages import (
     Step,
     arguments_text,
     joined,
     json_kind,
     messages_of,
 )
-from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
-from chattable.proxy.transcripts.tree import bounded, branch, grown
+from chattable.proxy.importers.transcripts.transcript import (
+    ImportNotes,
+    Node,
+    Transcript,
+    Unreadable,
+    made,
+)
+from chattable.proxy.importers.transcripts.tree import bounded, branch, grown, instructions
 
 NO_PARENT = "00000000-0000-0000-0000-000000000000"
 SYSTEM = "system"  # the id of the message that begins a conversation with instructions
 KNOWN = (
-    "conversationId", "endpoint", "title", "exportAt", "branches", "recursive", "options", "messages", "messagesTree",
+    "conversationId", "endpoint", "title", "exportAt", "branches", "recursive", "options",
+    "messages", "messagesTree",
     "createdAt",
 )  # fmt: skip
 OPTIONS = (
@@ -50,14 +57,16 @@ OPTIONS = (
 )
 # What says how LibreChat stored or showed a message, not what it says.
 BOOKKEEPING = (
-    "_id", "__v", "messageId", "conversationId", "parentMessageId", "createdAt", "updatedAt", "endpoint", "isCreatedByUser",
-    "isEdited", "model", "sender", "text", "content", "children", "user", "unfinished", "error", "finish_reason", "tokenCount",
+    "_id", "__v", "messageId", "conversationId", "parentMessageId", "createdAt", "updatedAt",
+    "endpoint", "isCreatedByUser",
+    "isEdited", "model", "sender", "text", "content", "children", "user", "unfinished", "error",
+    "finish_reason", "tokenCount",
     "files", "attachments", "iconURL", "depth", "siblingIndex", "_meiliIndex", "role",
 )  # fmt: skip
 FILES = ("files", "attachments")
 
 
-class Found(Struct, frozen=True):
+class NestedMessage(Struct, frozen=True):
     """A message in the file; `above` is the id of the one it is nested in."""
 
     index: int
@@ -75,51 +84,55 @@ def fits(value: Any) -> bool:
     )
 
 
-def read(raw: Json, notes: Notes) -> Transcript:
+def read(raw: Json, notes: ImportNotes) -> Transcript:
     """One conversation; its head is the newest message."""
-    name = "messagesTree" if "messagesTree" in raw else "messages"
-    if not isinstance(raw.get(name), list):
-        raise Unreadable(
-            f"'{name}' must be an array of messages, not {json_kind(raw.get(name))}.", name
-        )
+    messages = _listed(raw)
     options = object_in(raw, "options")
     system = joined(text_in(options, "promptPrefix"), text_in(options, "system"))
-    root = SYSTEM if system else None
-    nodes = (
-        [Node(id=SYSTEM, parent=None, index=-1, message=Message("system", system))]
-        if system
-        else []
-    )
-    ends: list[Node] = []
-    for found in _flat(raw[name]):
+    nodes = instructions(SYSTEM, system)
+    root = nodes[0].id if nodes else None
+    ends: list[Node] = []  # of the messages: one that is several has the id at its end
+    for found in _flat(messages):
         bounded(ends)
         before = ends[-1].id if ends else root
         node = _node(found, before, root, notes)
         nodes += branch(node, _messages(found, node, notes))
         ends.append(node)
     items, kept = grown(nodes, notes)
-    there = [node for node in ends if node.message is not None]
-    newest = max(there, key=lambda node: (node.created_at, node.index), default=None)
     notes.lost([*said_in(raw, KNOWN), *said_in(options, OPTIONS, "options.")])
+    speakers = filter(None, (node.speaker for node in reversed(ends)))
+    times = filter(None, (node.created_at for node in ends))
     return made(
         items,
-        kept[root if newest is None else newest.id],
+        kept[_newest(ends, root)],
         title=text_in(raw, "title") or text_in(options, "title") or None,
-        model=text_in(options, "model")
-        or next((node.speaker for node in reversed(ends) if node.speaker), None),
-        created_at=moment(raw.get("createdAt"))
-        or next((node.created_at for node in ends if node.created_at), 0),
+        model=text_in(options, "model") or next(speakers, None),
+        created_at=moment(raw.get("createdAt")) or next(times, 0),
     )
 
 
-def _flat(messages: list[Any]) -> Iterator[Found]:
+def _listed(raw: Json) -> list[Any]:
+    name = "messagesTree" if "messagesTree" in raw else "messages"
+    messages = raw.get(name)
+    if not isinstance(messages, list):
+        raise Unreadable(f"'{name}' must be an array of messages, not {json_kind(messages)}.", name)
+    return messages
+
+
+def _newest(ends: list[Node], root: str | None) -> str | None:
+    there = [node for node in ends if node.message is not None]
+    newest = max(there, key=lambda node: (node.created_at, node.index), default=None)
+    return root if newest is None else newest.id
+
+
+def _flat(messages: list[Any]) -> Iterator[NestedMessage]:
     """The messages, nested ones behind those they are nested in, however deep."""
     todo: list[tuple[Any, str | None]] = [(one, None) for one in reversed(messages)]
     index = 0
     while todo:
         raw, above = todo.pop()
         fields: Json = raw if isinstance(raw, dict) else {}
-        found = Found(index, text_in(fields, "messageId") or f"#{index}", raw, above)
+        found = NestedMessage(index, text_in(fields, "messageId") or f"#{index}", raw, above)
         yield found
         children = fields.get("children")
         todo += [
@@ -128,7 +141,7 @@ def _flat(messages: list[Any]) -> Iterator[Found]:
         index += 1
 
 
-def _node(found: Found, before: str | None, root: str | None, notes: Notes) -> Node:
+def _node(found: NestedMessage, before: str | None, root: str | None, notes: ImportNotes) -> Node:
     """The message's place: what it is nested in, what it names, or else the message before."""
     raw: Json = found.raw if isinstance(found.raw, dict) else {}
     parent = raw.get("parentMessageId", before if found.above is None else None)
@@ -149,7 +162,7 @@ def _node(found: Found, before: str | None, root: str | None, notes: Notes) -> N
     return node
 
 
-def _messages(found: Found, node: Node, notes: Notes) -> list[Message]:
+def _messages(found: NestedMessage, node: Node, notes: ImportNotes) -> list[Message]:
     if not isinstance(found.raw, dict):
         notes.add(f"left out: expected an object, not {json_kind(found.raw)}", found.index)
         return []
@@ -170,7 +183,7 @@ def _is_user(raw: Json) -> bool:
     return said if isinstance(said, bool) else text_in(raw, "role", "sender").lower() == "user"
 
 
-def _steps(raw: Json, found: Found, notes: Notes) -> list[Step]:
+def _steps(raw: Json, found: NestedMessage, notes: ImportNotes) -> list[Step]:
     """The message's parts, or without any its text."""
     content = raw.get("content")
     steps = []
@@ -183,26 +196,16 @@ def _steps(raw: Json, found: Found, notes: Notes) -> list[Step]:
     return steps or ([Step("text", words)] if words else [])
 
 
-def _step(part: Json, id: str, found: Found, notes: Notes) -> list[Step]:  # noqa: A002 - the public word for it
+def _step(part: Json, id: str, found: NestedMessage, notes: ImportNotes) -> list[Step]:  # noqa: A002 - as in Step
     kind = text_in(part, "type")
     if kind in ("text", "think"):
         words = text_in(part, kind) or text_in(object_in(part, kind), "value")
         return [Step("text" if kind == "text" else "thought", words)] if words else []
     if kind == "tool_call":
-        given = object_in(part, "tool_call")
-        function = object_in(given, "function")
-        id = text_in(given, "id") or id  # noqa: A001 - the public word for it
-        asked = arguments_text(given.get("args", function.get("arguments")))
-        answer = given.get("output", function.get("output"))
-        called = Step("call", asked, id, text_in(given, "name") or text_in(function, "name"))
-        return [called] if answer is None else [called, Step("result", arguments_text(answer), id)]
+        return _call(object_in(part, "tool_call"), id)
     if kind == "error":
-        return [
-            Step(
-                "text",
-                stand_in("error", part.get("error"), text_in(object_in(part, "error"), "message")),
-            )
-        ]
+        words = text_in(object_in(part, "error"), "message")
+        return [Step("text", stand_in("error", part.get("error"), words))]
     inner = object_in(part, kind)
     name = text_in(inner, "filename", "filepath", "file_id", "url")
     shown = stand_in(kind or "part", "" if name.startswith("data:") else name)
@@ -210,7 +213,17 @@ def _step(part: Json, id: str, found: Found, notes: Notes) -> list[Step]:  # noq
     return [Step("text", shown)]
 
 
-def _files(raw: Json, found: Found, notes: Notes) -> list[Step]:
+def _call(given: Json, spare_id: str) -> list[Step]:
+    """The call of a tool, and what it said."""
+    function = object_in(given, "function")
+    id = text_in(given, "id") or spare_id  # noqa: A001 - as in Step
+    asked = arguments_text(given.get("args", function.get("arguments")))
+    called = Step("call", asked, id, text_in(given, "name") or text_in(function, "name"))
+    answer = given.get("output", function.get("output"))
+    return [called] if answer is None else [called, Step("result", arguments_text(answer), id)]
+
+
+def _files(raw: Json, found: NestedMessage, notes: ImportNotes) -> list[Step]:
     steps = []
     for file in (one for name in FILES for one in objects_in(raw, name)):
         kind = "image" if text_in(file, "type").startswith("image/") else "attachment"

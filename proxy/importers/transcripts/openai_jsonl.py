@@ -8,12 +8,18 @@ from typing import Any
 import msgspec
 
 from chattable.agents.chat import Json, Message
+from chattable.proxy.importers.transcripts.fields import moment, said_in, text_in
+from chattable.proxy.importers.transcripts.messages import node_of
+from chattable.proxy.importers.transcripts.native import line
+from chattable.proxy.importers.transcripts.transcript import (
+    ImportNotes,
+    Node,
+    Transcript,
+    Unreadable,
+    made,
+)
+from chattable.proxy.importers.transcripts.tree import bounded, grown
 from chattable.proxy.store.sessions import Item, Session
-from chattable.proxy.transcripts.fields import moment, said_in, text_in
-from chattable.proxy.transcripts.messages import node_of
-from chattable.proxy.transcripts.native import line
-from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
-from chattable.proxy.transcripts.tree import bounded, grown
 
 FIELDS = (
     "role",
@@ -54,7 +60,7 @@ def fits(value: Any) -> bool:
     )
 
 
-def read(raw: Json, notes: Notes) -> Transcript:
+def read(raw: Json, notes: ImportNotes) -> Transcript:
     """One line."""
     if not isinstance(raw.get("messages"), list):
         raise Unreadable("A line must be an object with an array 'messages'.", "messages")

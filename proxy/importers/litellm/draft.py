@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from chattable.proxy.litellm.given import Variables
-from chattable.proxy.litellm.providers import Providers
+from chattable.proxy.importers.litellm.providers import Providers
+from chattable.proxy.importers.litellm.source import Variables
 
 Path = tuple[str, ...]
 WIDTH = 120
@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z/][\w./@-]*|\d+(\.\d+)?(ms|s|m|h|d)", re.ASCII)
 _WORDS = re.compile(r"(y|n|yes|no|on|off|true|false|null)", re.IGNORECASE)
 
 
-class Plan:
+class ConfigDraft:
     """What will be written."""
 
     def __init__(self, variables: Variables) -> None:
@@ -66,11 +66,6 @@ class Plan:
 
     def _remarked_below(self, path: Path) -> bool:
         return any(place[: len(path)] == path and place != path for place in self.remarks)
-
-
-def escaped(text: str) -> str:
-    """Text that means itself, also where it holds `${`."""
-    return text.replace("${", "$${")
 
 
 def _flow(value: Any) -> str:

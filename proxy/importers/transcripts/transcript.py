@@ -12,12 +12,12 @@ from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import clip
 from chattable.proxy.store.sessions import Item, Session
 
-MOST_NOTES = 100  # of one conversation
-MOST_FIELDS = 30  # named in one note
+MAX_NOTES = 100  # of one conversation
+MAX_FIELDS_NAMED = 30  # named in one note
 
 
 class Unreadable(Exception):
-    """A file, or a conversation in it, that cannot be taken; `param` is the path of the field that is wrong."""
+    """A file or conversation that cannot be taken; `param` is the path of the wrong field."""
 
     def __init__(
         self, message: str, param: str | None = None, *, code: str = "invalid_value"
@@ -28,7 +28,7 @@ class Unreadable(Exception):
         self.code = code
 
 
-class Note(Struct, frozen=True):
+class ImportNote(Struct, frozen=True):
     """What became of something on the way; `index` and `id` name the message as the source does."""
 
     message: str
@@ -36,18 +36,18 @@ class Note(Struct, frozen=True):
     id: str | None = None
 
 
-class Notes:
-    """What there is to tell of one conversation: so many notes, and how many more there would have been."""
+class ImportNotes:
+    """What there is to tell of one conversation: so many notes, and how many more there were."""
 
     def __init__(self) -> None:
-        self._notes: list[Note] = []
+        self._notes: list[ImportNote] = []
         self._more = 0
         self._lost: Counter[str] = Counter()
 
     def add(self, message: str, index: int | None = None, id: object = None) -> None:  # noqa: A002 - the public word for it
         """Notes something about the conversation, or about one message of it."""
-        if len(self._notes) < MOST_NOTES:
-            self._notes.append(Note(message, index, None if id is None else clip(id, 100)))
+        if len(self._notes) < MAX_NOTES:
+            self._notes.append(ImportNote(message, index, None if id is None else clip(id, 100)))
         else:
             self._more += 1
 
@@ -55,27 +55,31 @@ class Notes:
         """Notes that fields have no counterpart here: one note says so of all messages."""
         self._lost.update(clip(name, 60) for name in names)
 
-    def all(self) -> list[Note]:
+    def all(self) -> list[ImportNote]:
         """The notes, in the order they came."""
         notes = list(self._notes)
         if self._more:
-            notes.append(Note(f"{self._more} more notes are left out"))
+            notes.append(ImportNote(f"{self._more} more notes are left out"))
         if self._lost:
             named = [
                 f"{name} ({count}×)" if count > 1 else name
-                for name, count in self._lost.most_common(MOST_FIELDS)
+                for name, count in self._lost.most_common(MAX_FIELDS_NAMED)
             ]
             others = (
-                [f"{len(self._lost) - MOST_FIELDS} others"] if len(self._lost) > MOST_FIELDS else []
+                [f"{len(self._lost) - MAX_FIELDS_NAMED} others"]
+                if len(self._lost) > MAX_FIELDS_NAMED
+                else []
             )
             notes.append(
-                Note(f"not kept, for there is nothing like it here: {', '.join([*named, *others])}")
+                ImportNote(
+                    f"not kept, for there is nothing like it here: {', '.join([*named, *others])}"
+                )
             )
         return notes
 
 
 class Node(Struct, kw_only=True):
-    """A message as a source has it; one without a message only joins those behind it to those before."""
+    """A message as a source has it; without one it joins those behind it to those before."""
 
     id: str
     parent: str | None
@@ -91,7 +95,7 @@ class Node(Struct, kw_only=True):
 
 
 class Transcript(Struct):
-    """A conversation that was read: the session, whose head is one of the items, and these with parents before children."""
+    """A conversation that was read: the session, and its items with parents before children."""
 
     session: Session
     items: list[Item]

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from chattable.agents.chat import Json
+from chattable.proxy.importers.transcripts.sharegpt import shown_content
 from chattable.proxy.store.session_values import cleaned
 from chattable.proxy.store.sessions import Item, Session
-from chattable.proxy.transcripts.sharegpt import shown_content
 
 NAMES = {
     "user": "User",
@@ -78,7 +78,7 @@ def fenced(text: str, language: str) -> str:
 
 
 def closed(text: str) -> str:
-    """The text, with the end of a block of code that it leaves open: an answer that was cut off swallows nothing."""
+    """The text, with the end of a block of code that it leaves open, as where it was cut off."""
     fence = ""
     for found in FENCE.finditer(text):
         mark, rest = found[1], found[2]

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chattable.agents.errors import clip
+from chattable.proxy.importers.transcripts.formats import READABLE, WRITABLE, chosen, exported
+from chattable.proxy.importers.transcripts.report import AcceptsOf, ImportResult, imported
+from chattable.proxy.importers.transcripts.transcript import Unreadable
 from chattable.proxy.store.audit import COMMAND_LINE, Audit
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.sessions import Session, SessionStore
 from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.progress import Progress, show_progress
-from chattable.proxy.transcripts.formats import READABLE, WRITABLE, chosen, exported
-from chattable.proxy.transcripts.report import Declared, Outcome, imported
-from chattable.proxy.transcripts.transcript import Unreadable
 
-STANDARD = "-"  # a file's name that means standard output or input
-SHOWN = 20  # warnings of one conversation
-PAGE = 1000
+STANDARD_STREAM = "-"  # a file's name that means standard output or input
+MAX_WARNINGS_SHOWN = 20  # of one conversation
+PAGE_SESSIONS = 1000
 
 
 class TransferError(Exception):
@@ -31,7 +31,7 @@ class TransferError(Exception):
 async def export_file(
     store: SessionStore, users: Users, file: str, user: str | None, name: str
 ) -> None:
-    """Writes conversations to a file, which is there only once it is complete."""
+    """Writes conversations of one user, or of all, to a file that appears once it is complete."""
     form = chosen(name, WRITABLE)
     owner = None if user is None else (await users.get(user)).id
     ids = [(session.user_id, session.id) async for session in _sessions(store, owner)]
@@ -48,7 +48,7 @@ async def export_file(
             tell(number, len(ids), "exporting")
     print(
         f"{_counted(done, 'conversation')} exported",
-        file=sys.stderr if file == STANDARD else sys.stdout,
+        file=sys.stderr if file == STANDARD_STREAM else sys.stdout,
     )
 
 
@@ -59,9 +59,9 @@ async def import_file(
     file: str,
     user: str,
     name: str,
-    accepts: Declared,
+    accepts: AcceptsOf,
 ) -> int:
-    """Imports a file for a user, prints what became of each conversation, counts failures."""
+    """Imports a file into a user's conversations, reports on each, and returns how many failed."""
     if name:
         chosen(name, READABLE)
     owner = await users.get(user)
@@ -95,7 +95,7 @@ async def _sessions(store: SessionStore, user: str | None) -> AsyncIterator[Sess
     seen: set[str] = set()
     after = None
     while True:
-        page = await store.list(user, PAGE, after)
+        page = await store.list(user, PAGE_SESSIONS, after)
         fresh = [session for session in page.data if session.id not in seen]
         for session in fresh:
             seen.add(session.id)
@@ -105,21 +105,19 @@ async def _sessions(store: SessionStore, user: str | None) -> AsyncIterator[Sess
         after = page.data[-1].id
 
 
-def _told(outcome: Outcome) -> Iterator[str]:
+def _told(outcome: ImportResult) -> Iterator[str]:
     """What is to be told of a conversation, if anything is."""
     name = clip(outcome.title or outcome.source_id or "without a title", 60)
     if outcome.error is not None:
-        yield (
-            f"{outcome.index + 1}. {name}, line {outcome.line}: failed: "
-            f"{clip(outcome.error['message'], 500)}"
-        )
+        why = clip(outcome.error["message"], 500)
+        yield f"{outcome.index + 1}. {name}, line {outcome.line}: failed: {why}"
     elif outcome.warnings:
         yield f"{outcome.index + 1}. {name}: {_counted(outcome.messages, 'message')}"
-    for note in outcome.warnings[:SHOWN]:
+    for note in outcome.warnings[:MAX_WARNINGS_SHOWN]:
         place = "" if note.index is None else f"message {note.index + 1}: "
         yield f"   {place}{clip(note.message, 500)}"
-    if len(outcome.warnings) > SHOWN:
-        yield f"   … and {len(outcome.warnings) - SHOWN} more"
+    if len(outcome.warnings) > MAX_WARNINGS_SHOWN:
+        yield f"   … and {len(outcome.warnings) - MAX_WARNINGS_SHOWN} more"
 
 
 def _counted(count: int, what: str) -> str:
@@ -139,7 +137,7 @@ def _progress() -> Iterator[Progress]:
 @contextmanager
 def _output(file: str) -> Iterator[BinaryIO]:
     """The file to write, readable by its owner only; one that is not finished leaves none."""
-    if file == STANDARD:
+    if file == STANDARD_STREAM:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
@@ -157,7 +155,7 @@ def _output(file: str) -> Iterator[BinaryIO]:
 @contextmanager
 def _input(file: str) -> Iterator[tuple[BinaryIO, int]]:
     """The file to read and its size; 0 where nobody knows."""
-    if file == STANDARD:
+    if file == STANDARD_STREAM:
         yield sys.stdin.buffer, 0
         return
     try:

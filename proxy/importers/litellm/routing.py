@@ -7,27 +7,28 @@ from typing import Any
 
 from chattable.proxy.config.document import Where
 from chattable.proxy.config.settings import match
-from chattable.proxy.litellm.given import Given, Input
-from chattable.proxy.litellm.models import MOST_RETRIES, timeouts
-from chattable.proxy.litellm.plan import Plan, escaped
+from chattable.proxy.importers.litellm.draft import ConfigDraft
+from chattable.proxy.importers.litellm.models import MAX_RETRIES, timeouts
+from chattable.proxy.importers.litellm.source import InputMapping, LiteLLMConfig, escaped
 
+QUICKER = "targets without weights: the quicker of two, counting what is under way"
 STRATEGIES = {
     "simple-shuffle": "",
-    "least-busy": "targets without weights: the quicker of two, counting what is under way",
-    "latency-based-routing": "targets without weights: the quicker of two, counting what is under way",
+    "least-busy": QUICKER,
+    "latency-based-routing": QUICKER,
 }
 LISTS = ("fallbacks", "context_window_fallbacks")
 ANY = "*"
 
 
-def add_routing(source: Input, plan: Plan) -> None:
-    """Adds what the models have in common; what `router_settings` says wins over `litellm_settings`."""
+def add_routing(source: LiteLLMConfig, draft: ConfigDraft) -> None:
+    """Adds what the models have in common; `router_settings` wins over `litellm_settings`."""
     router, module = source.top.section("router_settings"), source.top.section("litellm_settings")
     _strategy(router)
-    _patience(router, module, plan)
-    _parameters(module, plan)
-    aliases = _aliases(router.section("model_group_alias"), plan)
-    links = _Links(source, plan)
+    _patience(router, module, draft)
+    _parameters(module, draft)
+    aliases = _aliases(router.section("model_group_alias"), draft)
+    links = _Links(source, draft)
     for name in LISTS:
         holder = router if router.has(name) else module
         if holder is router:
@@ -41,7 +42,7 @@ def add_routing(source: Input, plan: Plan) -> None:
     links.add_defaults(holder)
 
 
-def _strategy(router: Given) -> None:
+def _strategy(router: InputMapping) -> None:
     name = router.text("routing_strategy")
     if name in STRATEGIES:
         router.taken("routing_strategy")
@@ -54,31 +55,31 @@ def _strategy(router: Given) -> None:
         )
 
 
-def _patience(router: Given, module: Given, plan: Plan) -> None:
+def _patience(router: InputMapping, module: InputMapping, draft: ConfigDraft) -> None:
     """What holds for all models stands in every provider."""
     total = _either((router, "timeout"), (module, "request_timeout"))
     first = _either((router, "stream_timeout"), (module, "stream_timeout"))
     tries = _either((router, "num_retries"), (module, "num_retries"))
-    for provider in plan.providers.entries.values():
+    for provider in draft.providers.entries.values():
         if spans := timeouts(total, first):
             provider["timeouts"] = spans
         if tries is not None:
-            provider["retries"] = min(int(tries), MOST_RETRIES)
+            provider["retries"] = min(int(tries), MAX_RETRIES)
 
 
-def _parameters(module: Given, plan: Plan) -> None:
-    """Whether providers leave out what they have no place for, and whether they are asked what a wildcard stands for."""
+def _parameters(module: InputMapping, draft: ConfigDraft) -> None:
+    """What providers do with parameters they have no place for, and whether they list models."""
     drops, asks = module.flag("drop_params"), module.flag("check_provider_endpoint")
     module.taken("drop_params", "check_provider_endpoint")
-    for provider in plan.providers.entries.values():
+    for provider in draft.providers.entries.values():
         if drops is False:
             provider.setdefault("unsupported", "reject")
-    for name, model in plan.models.items():
+    for name, model in draft.models.items():
         for target in model.get("targets", [model]) if asks and name.endswith("*") else ():
-            plan.providers.entries[target["provider"]]["discover"] = True
+            draft.providers.entries[target["provider"]]["discover"] = True
 
 
-def _either(*places: tuple[Given, str]) -> float | None:
+def _either(*places: tuple[InputMapping, str]) -> float | None:
     """The number at the first of these places that has one."""
     found = None
     for given, name in places:
@@ -88,31 +89,35 @@ def _either(*places: tuple[Given, str]) -> float | None:
         elif value is not None:
             found = value
             given.taken(name)
-            if "retries" in name and value > MOST_RETRIES:
-                given.changed(name, f"there are at most {MOST_RETRIES}")
+            if "retries" in name and value > MAX_RETRIES:
+                given.changed(name, f"there are at most {MAX_RETRIES}")
     return found
 
 
-def _aliases(aliases: Given, plan: Plan) -> dict[str, tuple[str, Where]]:
-    """Makes an alias an entry of its own with the same targets; tells which model each stands for, and where."""
+def _aliases(aliases: InputMapping, draft: ConfigDraft) -> dict[str, tuple[str, Where]]:
+    """Makes each alias an entry with its model's targets, and returns the models by alias."""
     made: dict[str, tuple[str, Where]] = {}
+    notes = aliases.source.notes
     for alias, value, where in aliases.pairs():
         name = value.get("model") if isinstance(value, dict) else value
-        notes = aliases.source.notes
-        if not isinstance(name, str) or name not in plan.models:
+        if not isinstance(name, str) or name not in draft.models:
             notes.left(where, "no model of that name is taken")
-        elif alias in plan.models:
+        elif alias in draft.models:
             notes.left(where, "there is a model of that name")
-        elif "*" in alias + name or not alias.isprintable() or alias.strip() != alias:
+        elif "*" in alias + name or _is_odd(alias):
             notes.left(where, "a name with `*` or odd spaces cannot be another's")
         else:
-            plan.models[alias] = _under(name, plan.models[name])
-            plan.remark(("models", alias), f"another name of {name}")
+            draft.models[alias] = _under(name, draft.models[name])
+            draft.remark(("models", alias), f"another name of {name}")
             if isinstance(value, dict) and value.get("hidden"):
                 notes.changed(where, "all models are shown in /v1/models to those who may use them")
             notes.taken(where)
             made[alias] = name, where
     return made
+
+
+def _is_odd(name: str) -> bool:
+    return not name.isprintable() or name.strip() != name
 
 
 def _under(name: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -134,12 +139,12 @@ class _Links:
     Law: there are no circles, and all of them lead to a model that is there.
     """
 
-    def __init__(self, source: Input, plan: Plan) -> None:
-        self._source, self._models = source, plan.models
+    def __init__(self, source: LiteLLMConfig, draft: ConfigDraft) -> None:
+        self._source, self._models = source, draft.models
         self._links: dict[str, list[str]] = {}
         self._defaults: list[tuple[str, Where]] = []
 
-    def add(self, entry: Given, kind: str) -> None:
+    def add(self, entry: InputMapping, kind: str) -> None:
         """The fallbacks of one model, or with `*` of all."""
         for name, _, where in entry.pairs():
             for other, place in entry.items(name):
@@ -160,14 +165,14 @@ class _Links:
                 else:
                     self._source.notes.taken(place)
 
-    def add_defaults(self, holder: Given) -> None:
+    def add_defaults(self, holder: InputMapping) -> None:
         """Those of the models that have none of their own."""
         for other, place in holder.items("default_fallbacks"):
             if isinstance(other, str):
                 self._defaults.append((other, place))
         alone = [name for name in self._models if not self._links.get(name)]
         for other, place in self._defaults:
-            if "*" in other or match(other, self._models) is None:
+            if not self._is_taken(other):
                 self._source.notes.left(place, f"no model `{other}` is taken")
                 continue
             for name in alone:
@@ -189,7 +194,7 @@ class _Links:
 
     def _link(self, name: str, other: str) -> str:
         """Adds a fallback, or says why not."""
-        if "*" in other or match(other, self._models) is None:
+        if not self._is_taken(other):
             return f"no model `{other}` is taken"
         if self._reaches(other, name):
             return f"would lead back to `{name}`: fallbacks may not go in a circle"
@@ -198,6 +203,9 @@ class _Links:
             links.append(other)
             self._models[name].setdefault("fallbacks", []).append(escaped(other))
         return ""
+
+    def _is_taken(self, name: str) -> bool:
+        return "*" not in name and match(name, self._models) is not None
 
     def _reaches(self, start: str, goal: str) -> bool:
         seen, todo = set[str](), [start]

@@ -1,4 +1,4 @@
-"""ShareGPT's format, which many training sets have: turns with `from` and `value`, or with `role` and `content`."""
+"""ShareGPT's format: turns with `from` and `value`, or with `role` and `content`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from chattable.agents.chat import Json, Message
+from chattable.proxy.importers.transcripts.fields import list_in, moment, said_in, stand_in, text_in
+from chattable.proxy.importers.transcripts.messages import call, json_kind, message_of
+from chattable.proxy.importers.transcripts.native import line
+from chattable.proxy.importers.transcripts.transcript import (
+    ImportNotes,
+    Node,
+    Transcript,
+    Unreadable,
+    made,
+)
+from chattable.proxy.importers.transcripts.tree import bounded, grown
 from chattable.proxy.store.sessions import Item, Session
-from chattable.proxy.transcripts.fields import list_in, moment, said_in, stand_in, text_in
-from chattable.proxy.transcripts.messages import call, json_kind, message_of
-from chattable.proxy.transcripts.native import line
-from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
-from chattable.proxy.transcripts.tree import bounded, grown
 
 WRITTEN = {
     "user": "human",
@@ -98,7 +104,7 @@ def _function(one: Json) -> Json:
 
 
 def fits(value: Any) -> bool:
-    """Says whether this is a conversation of this format: an object with turns, or the turns alone."""
+    """Says whether this is a conversation: an object with turns, or the turns alone."""
     if isinstance(value, dict):
         turns = next((value[name] for name in TURNS if isinstance(value.get(name), list)), None)
         return turns is not None and ("messages" not in value or _is_turn(turns))
@@ -109,7 +115,7 @@ def _is_turn(turns: list[Any]) -> bool:
     return bool(turns) and isinstance(turns[0], dict) and "from" in turns[0]
 
 
-def read(value: Any, notes: Notes) -> Transcript:
+def read(value: Any, notes: ImportNotes) -> Transcript:
     """One conversation."""
     raw: Json = value if isinstance(value, dict) else {"conversations": value}
     turns = next((raw[name] for name in TURNS if isinstance(raw.get(name), list)), None)
@@ -135,10 +141,22 @@ def read(value: Any, notes: Notes) -> Transcript:
     )
 
 
+def _content(turn: Json) -> Any:
+    contents = (turn.get(name) for name in ("value", "content", "text"))
+    return next((content for content in contents if content is not None), None)
+
+
+def _openai_message(turn: Json, role: str, content: Any) -> Message:
+    """A turn that is a message in OpenAI's form, under other names."""
+    fields = {name: turn[name] for name in ("tool_calls", "tool_call_id") if name in turn}
+    given = "assistant" if role == "call" else role
+    return message_of({"role": given, "content": content, **fields})
+
+
 class _Reader:
     """Reads turns, and pairs what tools say with the calls before it."""
 
-    def __init__(self, images: list[Any], notes: Notes) -> None:
+    def __init__(self, images: list[Any], notes: ImportNotes) -> None:
         self.nodes: list[Node] = []
         self._images = deque(images)
         self._notes = notes
@@ -170,15 +188,9 @@ class _Reader:
             self._notes.add(f"left out: {error.message}", index)
 
     def _message(self, turn: Json, role: str, index: int) -> Message:
-        content = next(
-            (turn[name] for name in ("value", "content", "text") if turn.get(name) is not None),
-            None,
-        )
+        content = _content(turn)
         if isinstance(content, list) or "tool_calls" in turn or "tool_call_id" in turn:
-            fields = {name: turn[name] for name in ("tool_calls", "tool_call_id") if name in turn}
-            return message_of(
-                {"role": "assistant" if role == "call" else role, "content": content, **fields}
-            )
+            return _openai_message(turn, role, content)
         if not isinstance(content, str | None):
             raise Unreadable(f"expected words, not {json_kind(content)}")
         words = self._pictured(content or "")
@@ -215,7 +227,7 @@ class _Reader:
         return None
 
     def _pictured(self, words: str) -> str:
-        """The words, in which the pictures of the conversation, which are files elsewhere, have their names."""
+        """The words with the names of the pictures, which are files elsewhere."""
         first, *others = words.split(IMAGE)
         names = (
             stand_in("image", self._images.popleft()) if self._images else IMAGE for _ in others

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from chattable.adapters.services import VENDORS
 from chattable.proxy.config import reader as configfile
 from chattable.proxy.config.document import MAX_BYTES, ConfigError, Problem, dotted, read
-from chattable.proxy.litellm.general import add_general
-from chattable.proxy.litellm.given import Input
-from chattable.proxy.litellm.models import add_models
-from chattable.proxy.litellm.plan import Plan
-from chattable.proxy.litellm.report import Note, Outcome
-from chattable.proxy.litellm.routing import add_routing
+from chattable.proxy.importers.litellm.draft import ConfigDraft
+from chattable.proxy.importers.litellm.general import add_general
+from chattable.proxy.importers.litellm.models import add_models
+from chattable.proxy.importers.litellm.report import SettingNote, SettingOutcome
+from chattable.proxy.importers.litellm.routing import add_routing
+from chattable.proxy.importers.litellm.source import LiteLLMConfig
 
 INCOMPLETE = 3  # the exit code where something has no counterpart; 2 is misuse
 
@@ -24,7 +24,7 @@ class Converted(NamedTuple):
     """What a LiteLLM config became."""
 
     text: str
-    source: Input
+    source: LiteLLMConfig
 
     def report(self, file: str) -> Iterator[str]:
         """What became of every setting, and what must be set before the made file can be used."""
@@ -39,7 +39,7 @@ class Converted(NamedTuple):
 
 
 def import_litellm(file: str, output: str | None) -> int:
-    """Writes the config to a file that must not be there yet, or to standard output, and the report to standard error."""
+    """Writes the config to a new file or standard output, and the report to standard error."""
     try:
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
@@ -72,7 +72,7 @@ def convert(data: bytes, file: str) -> Converted:
     """
     doc = read(data.replace(b"${", b"$${"), file, {})  # to LiteLLM these characters mean themselves
     doc.check()
-    source = Input(doc)
+    source = LiteLLMConfig(doc)
     if source.top.has("include"):
         doc.complain(
             ("include",), "other files are not read; put what they hold into this one first"
@@ -80,17 +80,18 @@ def convert(data: bytes, file: str) -> Converted:
     elif not source.top.items("model_list"):
         doc.complain(
             ("model_list",),
-            "is empty: there is nothing to serve (what LiteLLM keeps in its database is not in the file)",
+            "is empty: there is nothing to serve "
+            "(what LiteLLM keeps in its database is not in the file)",
         )
     doc.check()
-    plan = Plan(source.variables)
+    draft = ConfigDraft(source.variables)
     for add in (add_models, add_routing, add_general):
-        add(source, plan)
+        add(source, draft)
     source.notes.finish()
     doc.check()
-    if not plan.models:
+    if not draft.models:
         raise ConfigError(*_lost(source))
-    text = plan.written(
+    text = draft.written(
         [
             *_HEAD,
             f"Made by `chattable import-litellm` from {Path(file).name!a}. See it: chattable check",
@@ -103,7 +104,7 @@ def convert(data: bytes, file: str) -> Converted:
 _HEAD = ["yaml-language-server: $schema=./config.schema.json", ""]
 
 
-def _lost(source: Input) -> Iterator[Problem]:
+def _lost(source: LiteLLMConfig) -> Iterator[Problem]:
     """Why no deployment can be taken."""
     doc = source.doc
     yield Problem(
@@ -114,7 +115,7 @@ def _lost(source: Input) -> Iterator[Problem]:
             yield Problem(doc.file, doc.line(where), dotted(where), note.text)
 
 
-def _count(notes: Iterable[Note]) -> str:
+def _count(notes: Iterable[SettingNote]) -> str:
     outcomes = [note.outcome for note in notes]
-    taken, changed, left = (outcomes.count(outcome) for outcome in Outcome)
+    taken, changed, left = (outcomes.count(outcome) for outcome in SettingOutcome)
     return f"{taken} settings taken, {changed} changed, {left} without a counterpart"

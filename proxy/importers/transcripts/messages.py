@@ -1,4 +1,4 @@
-"""Messages in OpenAI's form, checked one by one; and what other programs keep as one message, taken apart."""
+"""Messages in OpenAI's form: checked one by one, and made of what others keep as one message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
 from chattable.agents.parsing import MESSAGE_FIELDS, ROLES, explain
-from chattable.proxy.transcripts.transcript import Node, Notes, Unreadable
+from chattable.proxy.importers.transcripts.transcript import ImportNotes, Node, Unreadable
 
 
 class Step(Struct, frozen=True):
@@ -25,7 +25,10 @@ class Step(Struct, frozen=True):
 
 
 def message_of(raw: Any, roles: Collection[str] = ROLES) -> Message:
-    """A message in OpenAI's form, unknown fields and all, or `Unreadable` with the field that is wrong; no `roles`: any."""
+    """A message in OpenAI's form with unknown fields; without `roles`, any is taken.
+
+    Raises `Unreadable` with the field that is wrong.
+    """
     if not isinstance(raw, dict):
         raise Unreadable(f"expected an object, not {clip(json_kind(raw))}")
     try:
@@ -45,7 +48,7 @@ def message_of(raw: Any, roles: Collection[str] = ROLES) -> Message:
     return message
 
 
-def node_of(raw: Any, index: int, parent: str | None, notes: Notes) -> Node:
+def node_of(raw: Any, index: int, parent: str | None, notes: ImportNotes) -> Node:
     """A message without an id as a node; what is no message is noted."""
     node = Node(id=str(index), parent=parent, index=index)
     try:
@@ -80,7 +83,7 @@ def joined(*texts: str) -> str:
 
 
 def messages_of(steps: Iterable[Step]) -> list[Message]:
-    """The messages that an answer of such steps is: a result ends one, and so do words after a call."""
+    """The messages that such steps are: a result ends one, and so do words after a call."""
     messages: list[Message] = []
     now = Message("assistant")
     for step in steps:
@@ -89,13 +92,19 @@ def messages_of(steps: Iterable[Step]) -> list[Message]:
             now = Message("assistant")
         if step.kind == "result":
             messages.append(Message("tool", step.text, tool_call_id=step.id))
-        elif step.kind == "call":
-            now.tool_calls = [*(now.tool_calls or ()), call(step.id, step.name, step.text)]
-        elif step.kind == "thought":
-            now.reasoning_content = joined(now.reasoning_content or "", step.text)
         else:
-            now.content = joined(now.content if isinstance(now.content, str) else "", step.text)
+            _add(step, now)
     return messages + _ended(now)
+
+
+def _add(step: Step, message: Message) -> None:
+    if step.kind == "call":
+        message.tool_calls = [*(message.tool_calls or ()), call(step.id, step.name, step.text)]
+    elif step.kind == "thought":
+        message.reasoning_content = joined(message.reasoning_content or "", step.text)
+    else:
+        words = message.content if isinstance(message.content, str) else ""
+        message.content = joined(words, step.text)
 
 
 def _ended(message: Message) -> list[Message]:
