@@ -246,10 +246,10 @@ TABLE = (
     Row(chat.LimitReached, 400, INVALID),
     Row(chat.TurnTimeout, 504, SERVER, "agent_timeout"),
     Row(chat.AgentFailed, 500, SERVER, "agent_error"),
-    Row(upstream.Unreachable, 502, UPSTREAM),
-    Row(upstream.TimedOut, 504, UPSTREAM),
-    Row(upstream.BrokenAnswer, 502, UPSTREAM),
-    Row(upstream.Busy, 503, UPSTREAM),
+    Row(upstream.UpstreamUnreachable, 502, UPSTREAM),
+    Row(upstream.UpstreamTimedOut, 504, UPSTREAM),
+    Row(upstream.InvalidUpstreamResponse, 502, UPSTREAM),
+    Row(upstream.ConnectionLimitReached, 503, UPSTREAM),
     Row(chat.ChatError, 500, SERVER, "agent_error"),
     Row(store.NotFound, 404, INVALID, "not_found"),
     Row(store.Conflict, 409, INVALID, "already_exists"),
@@ -266,7 +266,7 @@ TABLE = (
 
 def describe(error: BaseException, *, request_id: str = "") -> Failure:
     """What the client is told of an error."""
-    if isinstance(error, upstream.Refused):
+    if isinstance(error, upstream.UpstreamHTTPError):
         return _refused(error)
     if isinstance(error, SharedAnswerError):
         return error.failure
@@ -297,7 +297,9 @@ def outcome_of(error: Exception) -> str:
 
 def known(error: BaseException) -> bool:
     """Whether the table has a place for this error; any other is a fault of this program."""
-    return isinstance(error, (upstream.Refused, HTTPException, *(row.error for row in TABLE)))
+    return isinstance(
+        error, (upstream.UpstreamHTTPError, HTTPException, *(row.error for row in TABLE))
+    )
 
 
 # What a client is told where an upstream's own words say nothing to it: by the upstream's status.
@@ -312,7 +314,7 @@ UPSTREAM_FAILURES = {
 UPSTREAM_FAILED = (502, "The upstream failed.", "upstream_error")
 
 
-def _refused(error: upstream.Refused) -> Failure:
+def _refused(error: upstream.UpstreamHTTPError) -> Failure:
     """An upstream's refusal: its meaning is passed on, what it says of our account is not."""
     status, cause = error.status, cause_of(error)
     if cause in HOUSE:
@@ -334,7 +336,7 @@ def _refused(error: upstream.Refused) -> Failure:
     return Failure(status, message, UPSTREAM, None, code, headers)
 
 
-def _retry_after(error: upstream.Refused) -> dict[str, str]:
+def _retry_after(error: upstream.UpstreamHTTPError) -> dict[str, str]:
     """When to ask again, as the upstream said it; not for longer than SDKs ought to wait."""
     if error.retry_after is None:  # some SDKs ask again only where they are told when
         return RETRY_SOON if error.status == 429 else {}

@@ -11,12 +11,13 @@ import httpx
 import pytest
 
 from chattable.adapters.connections import Slot
-from chattable.adapters.errors import GaveWay, Refused, UpstreamError
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
+from chattable.adapters.errors import ConnectionReclaimed, UpstreamError, UpstreamHTTPError
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import Context, Session, Trace, User
-from chattable.agents.drive import drive
-from chattable.agents.fold import Fold
+from chattable.agents.chattable import Context, Trace, TurnSession, TurnUser
+from chattable.agents.fold import Accumulator
+from chattable.agents.run_turn import run_turn
 from chattable.proxy.catalog.catalog import Catalog, build
 from chattable.proxy.catalog.circuits import MAX_FAILURES_IN_A_ROW, CircuitBreaker, State
 from chattable.proxy.config.reader import parse
@@ -62,7 +63,7 @@ class World:
         def run(self, chat: Chat, parent: Context) -> Any:
             raise AssertionError("an upstream asks no other model")
 
-        client = lend = run
+        client = run_credentials = run
 
     def __init__(self, room: int = 1000) -> None:
         self.script: dict[str, list[Reply]] = {"one.test": [], "two.test": []}
@@ -98,17 +99,17 @@ class World:
         """Asks as the pipeline does; raises what the client is told."""
         trace, chat = Trace(), Chat(model, [Message("user", "Hi")])
         caller = Caller(
-            ADMIN, "req_1", 0.0, session=Session(session, None, {}, {}) if session else None
+            ADMIN, "req_1", 0.0, session=TurnSession(session, None, {}, {}) if session else None
         )
         routes = TargetSelector(
             self.catalog, chat, self.catalog.find(model, ADMIN), caller, trace, self._wait
         )
         for target in routes:
             try:
-                ctx = Context(self.Gateway(), chat, User("u", "u"), model, trace=trace)
+                ctx = Context(self.Gateway(), chat, TurnUser("u", "u"), model, trace=trace)
                 ctx.progress = routes.progress
-                fold = Fold()
-                async with aclosing(drive(target.model, ctx)) as chunks:
+                fold = Accumulator()
+                async with aclosing(run_turn(target.model, ctx)) as chunks:
                     async for chunk in chunks:
                         routes.answering()
                         fold.add(chunk)
@@ -124,7 +125,7 @@ class World:
         raise AssertionError("nobody was asked")
 
 
-def provider_of(world: World, model: str) -> Provider:
+def provider_of(world: World, model: str) -> UpstreamProvider:
     upstream = world.catalog.find(model, ADMIN).model
     assert isinstance(upstream, Upstream)
     return upstream.provider
@@ -225,7 +226,7 @@ async def test_who_is_to_give_way_before_it_is_sent_is_not_sent() -> None:
             await asyncio.sleep(0)
         (slot,) = connections.waiting
     slot.give_way()  # its turn has come, and it has not run since
-    with pytest.raises(GaveWay):
+    with pytest.raises(ConnectionReclaimed):
         await asking
     assert not world.asked and not connections.open
 
@@ -245,8 +246,8 @@ async def test_who_is_to_give_way_while_its_time_runs_out_harms_nobody() -> None
     connections = provider_of(world, "once").connections
     model = world.catalog.find("once", ADMIN).model
     assert isinstance(model, Upstream)
-    model.timeouts = Timeouts(total=0.01)
-    with pytest.raises(GaveWay):
+    model.timeouts = UpstreamTimeouts(total=0.01)
+    with pytest.raises(ConnectionReclaimed):
         await world.ask("once")
     assert not connections.open
 
@@ -255,7 +256,7 @@ async def test_every_attempt_counts_for_the_circuit() -> None:
     world = World()
     world.script["one.test"] = [refusal(500)]
     for _ in range(2):
-        with pytest.raises(Refused):
+        with pytest.raises(UpstreamHTTPError):
             await world.ask("alone")
     assert (len(world.asked), world.health("alone").failed, world.health("alone").state) == (
         6,
@@ -288,7 +289,7 @@ MONEY = {
 async def test_an_empty_account_is_the_operators(vendor: str) -> None:
     world = World()
     world.script["one.test"] = [MONEY[vendor]]
-    with pytest.raises(Refused) as told:
+    with pytest.raises(UpstreamHTTPError) as told:
         await world.ask("alone")
     failure = describe(told.value)
     assert (failure.status, failure.headers["x-should-retry"], len(world.asked)) == (
@@ -322,7 +323,7 @@ LIMITS = {
 async def test_a_limit_that_passes_is_none(name: str) -> None:
     world = World()
     world.script["one.test"] = [LIMITS[name]]
-    with pytest.raises(Refused) as told:
+    with pytest.raises(UpstreamHTTPError) as told:
         await world.ask("alone")
     assert (
         describe(told.value).status,
@@ -345,7 +346,7 @@ async def test_a_403_that_is_not_about_the_key_rests_none(name: str) -> None:
     reply, param, answers = NOT_THE_KEY[name]
     world = World()
     world.script["one.test"] = [reply]
-    with pytest.raises(Refused) as told:
+    with pytest.raises(UpstreamHTTPError) as told:
         await world.ask("keys")
     failure = describe(told.value)
     assert (failure.status, failure.type, failure.param, len(world.asked)) == (
@@ -362,7 +363,7 @@ async def test_a_403_that_is_not_about_the_key_rests_none(name: str) -> None:
     if answers == "two":
         assert (await world.ask("fallen")).asked == "two/other"
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(UpstreamHTTPError):
             await world.ask("fallen")
 
 

@@ -20,8 +20,9 @@ from msgspec.structs import replace
 from chattable.adapters import discovery
 from chattable.adapters.local.server import LocalServer, data_home, model_path
 from chattable.adapters.services import VENDORS, wire_of
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
-from chattable.agents.chattable import Chattable, Limits
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
+from chattable.agents.chattable import Chattable, TurnLimits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
 from chattable.agents.params import Accepts
@@ -55,7 +56,7 @@ class Entry(Struct, frozen=True):
     created: int
     description: str = ""
     context_length: int | None = None
-    limits: Limits = Limits()
+    limits: TurnLimits = TurnLimits()
     price: Price | None = None  # None: nobody knows it
     priced: bool = True  # False: it has none, and hard budgets in dollars refuse it
     picture_tokens: int | None = None  # of a picture that it reads, where the config says so
@@ -233,9 +234,9 @@ class _Source:
         self._health: dict[str, CircuitBreaker] = {}
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
-        self.provider = Provider(
+        self.provider = UpstreamProvider(
             name,
-            wire_of(config.kind, config.base_url, config.options).ruled(
+            wire_of(config.kind, config.base_url, config.options).with_unsupported(
                 config.unsupported, config.allow
             ),
             vendor.address(config.base_url, config.options),
@@ -317,7 +318,7 @@ def _target(
         Upstream(
             source.provider,
             upstream_name,
-            timeouts=Timeouts(
+            timeouts=UpstreamTimeouts(
                 limits.connect, limits.first_token, limits.between_tokens, limits.total
             ),
             retries=retries,
@@ -375,7 +376,7 @@ def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
 def _agent(
     name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str
 ) -> Entry:
-    limits = Limits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
+    limits = TurnLimits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
     model: Chattable
     if isinstance(agent, settings.PromptAgent):
         model = PromptAgent(

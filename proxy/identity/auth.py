@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chattable.agents.chattable import Session, User
+from chattable.agents.chattable import TurnSession, TurnUser
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
 from chattable.proxy.store.secret import digest
-from chattable.proxy.store.users import Key, Users
-from chattable.proxy.store.users import User as StoredUser
+from chattable.proxy.store.users import Key, User, Users
 
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context
@@ -34,7 +33,7 @@ MISSING = (
 class Principal(Struct, frozen=True):
     """A user together with what the key at hand allows."""
 
-    user: User
+    user: TurnUser
     key_id: str = ""
     team: str | None = None  # its id: what is counted against a team goes on when it is renamed
     models: tuple[str, ...] | None = None  # names or prefixes ending in `*`; None: all
@@ -59,11 +58,11 @@ class Caller(Struct, frozen=True):
     idempotency_key: str = ""
     cache: Controls | None = None  # what the request says about the response cache
     door: Door | None = None  # the session it names by a header
-    session: Session | None = None  # the one it belongs to
+    session: TurnSession | None = None  # the one it belongs to
     tag: str = ""  # what it is for, where it is not the user's own question
 
 
-ADMIN = Principal(User("admin", "admin"), admin=True)
+ADMIN = Principal(TurnUser("admin", "admin"), admin=True)
 
 
 class Auth:
@@ -86,7 +85,7 @@ class Auth:
         self._clock = clock
         self._monotonic = monotonic
         self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
-        self._asking: dict[str, asyncio.Task[tuple[Key, StoredUser] | None]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[Key, User] | None]] = {}
 
     async def principal(self, secret: str) -> Principal:
         """The principal behind a key, or `UnauthorizedError`."""
@@ -104,7 +103,7 @@ class Auth:
             return found
         raise UnauthorizedError(str(found), found.code)
 
-    async def _found(self, name: str, secret: str) -> tuple[Key, StoredUser] | None:
+    async def _found(self, name: str, secret: str) -> tuple[Key, User] | None:
         """Looks a key up, once for all who ask at the same time: a burst is no queue for the database."""
         task = self._asking.get(name)
         if task is None:
@@ -122,7 +121,7 @@ class Auth:
                 raise ForbiddenError(f"The user {user.name} is disabled.")
             found = replace(
                 principal,
-                user=User(user.id, user.name),
+                user=TurnUser(user.id, user.name),
                 team=user.team_id,
                 team_name=user.team or "",
                 acting=True,
@@ -140,7 +139,7 @@ class Auth:
         self._cache.clear()
 
     def _judge(
-        self, secret: str, found: tuple[Key, StoredUser] | None, now: float
+        self, secret: str, found: tuple[Key, User] | None, now: float
     ) -> Principal | UnauthorizedError:
         if found is None:
             return UnauthorizedError(
@@ -161,7 +160,7 @@ class Auth:
             )
         models = None if key.models is None else tuple(key.models)
         return Principal(
-            User(user.id, user.name),
+            TurnUser(user.id, user.name),
             key.id,
             user.team_id,
             models,

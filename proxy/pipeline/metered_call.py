@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from chattable.adapters.errors import BrokenAnswer, GaveWay, Refused
+from chattable.adapters import errors as upstream
 from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.media import media_tokens
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
@@ -38,6 +38,19 @@ MAX_OUTPUT_TOKENS = 10**9
 # bytes that a reported token of text may have on average before the words are counted
 MAX_BYTES_PER_TOKEN = 5
 SPOKEN_FIELDS = ("content", "reasoning_content", "refusal")
+
+
+# Why a call ended, in the ledger's entries: these words stay, whatever the classes are called.
+REASONS: dict[type[BaseException], str] = {
+    upstream.UpstreamHTTPError: "Refused",
+    upstream.UpstreamUnreachable: "Unreachable",
+    upstream.UpstreamTimedOut: "TimedOut",
+    upstream.InvalidUpstreamResponse: "BrokenAnswer",
+    upstream.UnreadableEvent: "Noise",
+    upstream.ConnectionLimitReached: "Busy",
+    upstream.ConnectionReclaimed: "GaveWay",
+    upstream.CircuitOpened: "Overtaken",
+}
 
 
 class MeteredCall:
@@ -106,7 +119,7 @@ class MeteredCall:
         self._metering.reach("after_answer")
         try:
             used = await self._charge(error)
-            line = self._line(used, type(error).__name__ if error else "")
+            line = self._line(used, _reason(error))
             if line is not None:
                 later = used is not None and used.unknown and self._followed(error)
                 await self._metering.book(line, later=later)
@@ -211,12 +224,12 @@ class MeteredCall:
         """What the call is charged; None: nothing at all."""
         if error is None or self._reported is not None:
             return self._used(self._usage or await self.usage())
-        gave_up = isinstance(error, (asyncio.CancelledError, GaveWay))
+        gave_up = isinstance(error, (asyncio.CancelledError, upstream.ConnectionReclaimed))
         if self._said and not gave_up:
             return self._used(await self.usage())
-        if not self.progress.sent or isinstance(error, Refused):
+        if not self.progress.sent or isinstance(error, upstream.UpstreamHTTPError):
             return None
-        if isinstance(error, BrokenAnswer):  # bytes came, if not words
+        if isinstance(error, upstream.InvalidUpstreamResponse):  # bytes came, if not words
             return self._used(await self.usage())
         return self._unknown(await self._count_prompt(0), self._most if gave_up else 0)
 
@@ -309,6 +322,10 @@ class MeteredCall:
             self.headers["x-budget-remaining-tokens"] = str(hold.remaining)
         if hold.resets_at is not None:
             self.headers["x-budget-reset"] = str(hold.resets_at)
+
+
+def _reason(error: BaseException | None) -> str:
+    return "" if error is None else REASONS.get(type(error), type(error).__name__)
 
 
 def _texts_of_calls(calls: list[Json] | None) -> list[str]:

@@ -8,7 +8,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 
-from chattable.agents.chattable import User
+from chattable.agents.chattable import TurnUser
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.errors import ForbiddenError
 from chattable.proxy.http.paths import shown
@@ -35,7 +35,7 @@ async def require_admin(connection: Connection, _: BaseRouteHandler) -> None:
         return
     services, secret, scope = house_of(connection), bearer(connection), cast(Any, connection.scope)
     principal = await services.auth.principal(secret)
-    who = principal.user if principal.key_id else User("admin key", masked(secret))
+    who = principal.user if principal.key_id else TurnUser("admin key", masked(secret))
     actor = scope["actor"] = Actor(who.id, who.name, scope["request_id"])
     if not principal.admin:
         attempt = f"{scope['method']} {shown(scope['path'])}"

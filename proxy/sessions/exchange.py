@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from chattable.agents import chattable as agents
 from chattable.agents.chat import Chat, Chunk, Json, Message, Usage
 from chattable.agents.errors import clip
-from chattable.agents.fold import INCOMPLETE, Fold
+from chattable.agents.fold import INCOMPLETE, Accumulator
 from chattable.agents.params import fitting
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.identity.auth import Caller
@@ -59,7 +59,7 @@ class KeptTurn(Turn):
             "x-session-injected": str(plan.injected),
         }
         own = _params(session, entry) if session.params else {}
-        view = agents.Session(session.id, session.title, own, copy.deepcopy(session.state))
+        view = agents.TurnSession(session.id, session.title, own, copy.deepcopy(session.state))
         params = own | chat.params if own else chat.params
         chat = replace(chat, messages=plan.messages, params=params)
         super().__init__(chat, entry, replace(caller, session=view), headers)
@@ -70,7 +70,7 @@ class KeptTurn(Turn):
         self.incomplete = False  # whether the answer ended and never said why
         self.claim = claim
         self.held = held
-        self._fold = Fold()
+        self._fold = Accumulator()
 
     def see(self, chunk: Chunk) -> None:
         """Adds it to the answer."""

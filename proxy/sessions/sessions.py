@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from chattable.adapters.errors import GaveWay
+from chattable.adapters.errors import ConnectionReclaimed
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
@@ -152,7 +152,7 @@ class Sessions:
             turn = KeptTurn(plan, session, chat, entry, caller, claim, held)
             try:
                 yield turn
-            except (asyncio.CancelledError, GeneratorExit, GaveWay):
+            except (asyncio.CancelledError, GeneratorExit, ConnectionReclaimed):
                 if self._config.keep_partial and turn.partial:
                     await self._commit(turn, incomplete=True)
                 else:

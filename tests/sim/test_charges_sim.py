@@ -24,10 +24,11 @@ from ledgers import Clock, open_ledger
 
 from chattable.adapters.anthropic.wire import AnthropicWire
 from chattable.adapters.openai.wire import OpenAIWire
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import Trace, User
+from chattable.agents.chattable import Trace, TurnUser
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import LEASE, Ledger, Price
 from chattable.budget.limits import Limit
@@ -401,10 +402,10 @@ class World:
         return Metering(self.ledger, Journal(self.folder), patience=0.0)
 
     def entry(self, wire: Wire, fallbacks: tuple[str, ...] = ()) -> Entry:
-        provider = Provider(
+        provider = UpstreamProvider(
             "vendor", wire, "https://vendor.test/v1", self.stage, api_key="sk-secret"
         )
-        upstream = Upstream(provider, "vendor-model", timeouts=Timeouts(), retries=0)
+        upstream = Upstream(provider, "vendor-model", timeouts=UpstreamTimeouts(), retries=0)
         return Entry("m", upstream, "vendor", 0, price=PRICE, kind="openai", fallbacks=fallbacks)
 
     async def play(self, seed: int) -> None:
@@ -458,7 +459,7 @@ class World:
         """Asks, until the answer ends or it ends as `how` says; returns the tokens that were held meanwhile."""
         run = self.metering()
         pipeline = Pipeline(CatalogHolder(NoCatalog()), None, None, None, None, run)  # type: ignore[arg-type]
-        caller = Caller(Principal(User(user, user), key_id="key"), f"req_{user}", 0.0)
+        caller = Caller(Principal(TurnUser(user, user), key_id="key"), f"req_{user}", 0.0)
         task = asyncio.create_task(self.read(pipeline, chat, entry, caller))
         if how == "stays":
             await task
@@ -542,7 +543,7 @@ class World:
         run, catalog = self.metering(), NoCatalog()
         catalog.entries["next"] = self.entry(OpenAIWire())
         pipeline = Pipeline(CatalogHolder(catalog), None, None, None, None, run)  # type: ignore[arg-type]
-        caller = Caller(Principal(User(user, user), key_id="key"), f"req_{user}", 0.0)
+        caller = Caller(Principal(TurnUser(user, user), key_id="key"), f"req_{user}", 0.0)
         await self.read(pipeline, chat, self.entry(OpenAIWire(), ("next",)), caller)
         assert not self.stage.acts, f"seed {seed}: the fallback was refused"
         await run._catch_up(all_of_it=True)
@@ -653,10 +654,10 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "a connection that never was costs": (MeteredCall, "_charge", a_connection_that_never_was_costs),
     "leaving makes it cheaper": (MeteredCall, "_charge", leaving_is_cheap),
     "what was reported before a cut is forgotten": (MeteredCall, "_charge", early_reports_are_forgotten),
-    "placeholders are believed": (metered_call, "LONG_TOKENS", 10**9),
+    "placeholders are believed": (metered_call, "MAX_BYTES_PER_TOKEN", 10**9),
     "only the first choice is counted": (MeteredCall, "see", one_choice_only),
     "a stop that is impatient books nothing": (MeteredCall, "cut_short", lambda call: None),
-    "the fallback pays for the silent target": (metering, "TICK", -1.0),
+    "the fallback pays for the silent target": (metering, "UPKEEP_INTERVAL_S", -1.0),
     "pictures weigh as much as their bytes": (
         MeteredCall, "_media", lambda call, part: len(json.dumps(part)) if part.get("type") == "image_url" else 0,
     ),
@@ -666,7 +667,7 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "the cap of one choice is that of all": (
         MeteredCall, "_most", property(lambda call: call._hold.output // (call.chat.params.get("n") or 1)),
     ),
-    "beyond reason is believed": (metered_call, "MOST_OUTPUT", 10**15),
+    "beyond reason is believed": (metered_call, "MAX_OUTPUT_TOKENS", 10**15),
 }  # fmt: skip
 
 

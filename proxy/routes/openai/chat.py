@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
-from chattable.agents.fold import Fold
+from chattable.agents.fold import Accumulator
 from chattable.agents.parsing import parse
 from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
@@ -104,7 +104,7 @@ class _Answer:
             self._reply.close()
 
     async def _whole(self, send: Send) -> None:
-        fold = Fold()
+        fold = Accumulator()
         while (chunks := await self._reply.take()) is not None:
             for chunk in chunks:
                 fold.add(chunk)

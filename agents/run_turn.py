@@ -12,24 +12,27 @@ from typing import Any
 import msgspec
 
 from chattable.agents.chat import Chunk, Json, Message
-from chattable.agents.chattable import Call, Chattable, Context, Reply
+from chattable.agents.chattable import AgentResult, Call, Chattable, Context
 from chattable.agents.errors import AgentFailed, ChatError, InvalidRequest
-from chattable.agents.fold import INCOMPLETE, Normal
+from chattable.agents.fold import INCOMPLETE, StreamNormalizer
 from chattable.agents.params import check_own
 
 END: Any = object()
-# steps after which an agent that never waits lets others run, whatever it says or leaves unsaid
-BREATHE = 64
+# chunks after which an agent that never waits lets other requests run
+YIELD_EVERY_CHUNKS = 64
 
 
-async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
-    """The answer in normal form (see `Normal`), its usage last; who drives a leaf adds up its usage."""
+async def run_turn(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
+    """Yields the answer of one turn in normal form (see `StreamNormalizer`), its usage last.
+
+    Whoever runs a leaf adds what it used to the turn that asked.
+    """
     check_supported(model, ctx)
-    normal = Normal()
+    normal = StreamNormalizer()
     if model.leaf:
         async with aclosing(model.chat(ctx.message, ctx)) as chunks:
             async for chunk in chunks:
-                # it may be all that is heard of it: the answer may be cut
+                # kept at once: the answer may be cut off
                 if chunk.usage is not None:
                     ctx.progress.usage = chunk.usage
                 for out in normal.feed(chunk):
@@ -40,7 +43,7 @@ async def drive(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
         async with aclosing(_answer(model, ctx)) as chunks:
             async for chunk in chunks:
                 steps += 1
-                if steps % BREATHE == 0:
+                if steps % YIELD_EVERY_CHUNKS == 0:
                     await asyncio.sleep(0)
                 try:
                     said = normal.feed(chunk)
@@ -74,10 +77,12 @@ def check_supported(model: Chattable, ctx: Context) -> None:
 async def _answer(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
     arguments = (ctx.message, ctx) if model.takes_context else (ctx.message,)
     try:
-        reply: Reply = (
-            await _in_thread(ctx, model.chat, *arguments) if model.plain else model.chat(*arguments)
+        result: AgentResult = (
+            await _in_thread(ctx, model.chat, *arguments)
+            if model.blocking
+            else model.chat(*arguments)
         )
-        async with aclosing(_chunks(reply, ctx)) as chunks:
+        async with aclosing(_chunks(result, ctx)) as chunks:
             async for chunk in chunks:
                 yield chunk
     except ChatError:
@@ -88,31 +93,37 @@ async def _answer(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
         await ctx.close()
 
 
-async def _chunks(reply: Reply, ctx: Context) -> AsyncGenerator[Chunk]:
-    if reply is None:
+async def _chunks(result: AgentResult, ctx: Context) -> AsyncGenerator[Chunk]:
+    """The chunks of whatever an agent answered with."""
+    if result is None:
         return
-    if isinstance(reply, str | dict | Message | Chunk):
-        yield _chunk(reply)
-    elif isinstance(reply, Call) or hasattr(reply, "__aiter__"):
-        items = reply.__aiter__()
+    if isinstance(result, str | dict | Message | Chunk):
+        yield _chunk(result)
+    elif isinstance(result, Call) or hasattr(result, "__aiter__"):
+        items = result.__aiter__()
         try:
             async for item in items:
                 yield _chunk(item)
         finally:
             if hasattr(items, "aclose"):
                 await items.aclose()
-    elif inspect.isawaitable(reply):
-        async with aclosing(_chunks(await reply, ctx)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-    elif isinstance(reply, Iterable):
-        async with aclosing(_stepped(iter(reply), ctx)) as chunks:
-            async for chunk in chunks:
-                yield chunk
     else:
-        raise TypeError(
-            f"an agent cannot answer with {type(reply).__name__}: give text, a Message, or an iterator of these"
-        )
+        unwrapped = await _unwrapped(result, ctx)
+        async with aclosing(unwrapped) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+async def _unwrapped(result: AgentResult, ctx: Context) -> AsyncGenerator[Chunk]:
+    """The chunks of an awaitable's result, or of a blocking iterator."""
+    if inspect.isawaitable(result):
+        return _chunks(await result, ctx)
+    if isinstance(result, Iterable):
+        return _stepped(iter(result), ctx)
+    raise TypeError(
+        f"an agent cannot answer with {type(result).__name__}: "
+        "give text, a Message, or an iterator of these"
+    )
 
 
 async def _stepped(items: Iterator[Any], ctx: Context) -> AsyncGenerator[Chunk]:
