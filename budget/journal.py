@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 
-from chattable.budget.calls import End, Record
+from chattable.budget.holds import End, Record
 
 log = logging.getLogger("chattable")
 

@@ -32,7 +32,10 @@ from chattable.proxy.http.paths import shown
 from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.identity.auth import Auth
 from chattable.proxy.ledger_setup import open_database, open_journal, open_ledger, put_default
+from chattable.proxy.people.audit import Audit
+from chattable.proxy.people.teams import Teams
 from chattable.proxy.people.usage import Usage
+from chattable.proxy.people.users import Users
 from chattable.proxy.people.webhooks import Deliveries, Webhook
 from chattable.proxy.pipeline.idempotency import Idempotency
 from chattable.proxy.pipeline.metering import Metering
@@ -48,9 +51,6 @@ from chattable.proxy.routes.typed import HOUSE
 from chattable.proxy.services import House
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
-from chattable.proxy.store.audit import Audit
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.access_log import AccessLog
 from chattable.proxy.telemetry.redaction import redactor
 

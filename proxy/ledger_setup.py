@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import Ledger
 from chattable.budget.limits import Limit
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config.settings import Config, DefaultBudget
 from chattable.proxy.store.database import Database

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chattable.agents.errors import clip
-from chattable.proxy.store.audit import COMMAND_LINE, Audit
+from chattable.proxy.people.audit import COMMAND_LINE, Audit
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.sessions import Session, SessionStore
-from chattable.proxy.store.users import Users
+from chattable.proxy.store.sessions.port import Session, SessionStore
 from chattable.proxy.telemetry.progress import Progress, show_progress
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, chosen, exported
 from chattable.proxy.transcripts.report import Declared, Outcome, imported

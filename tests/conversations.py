@@ -14,8 +14,8 @@ from upstream import ScriptedUpstream
 
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, Session
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 Body = dict[str, Any]
 T = TypeVar("T")

@@ -10,11 +10,10 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.page import Page, checked_limit, page_of
-from chattable.proxy.store.session_commit import (
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.commit import (
     NO_BRANCH,
     Place,
     checked,
@@ -24,8 +23,7 @@ from chattable.proxy.store.session_commit import (
     prepared,
     rebuilt,
 )
-from chattable.proxy.store.session_rows import item_of, like, new_row, session_fields, session_of
-from chattable.proxy.store.sessions import (
+from chattable.proxy.store.sessions.port import (
     Committed,
     Item,
     Match,
@@ -36,6 +34,7 @@ from chattable.proxy.store.sessions import (
     Turn,
     Window,
 )
+from chattable.proxy.store.sessions.rows import item_of, like, new_row, session_fields, session_of
 
 Row = dict[str, Any]
 PLACE = [name for name in Place.__struct_fields__ if name != "tip"]

@@ -14,7 +14,7 @@ from chattable.budget import rates
 from chattable.budget.periodic import Periodic
 from chattable.budget.rates import Pass
 from chattable.budget.rates_memory import MemoryRates
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.app import build
 from chattable.proxy.cache.cache import ResponseCache
 from chattable.proxy.catalog.catalog import Catalog
@@ -26,7 +26,7 @@ from chattable.proxy.sessions import locks
 from chattable.proxy.sessions.locks import Claim, Locks, new_holder
 from chattable.proxy.sessions.sessions import Sessions
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import Session
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +59,7 @@ async def pauses() -> Pauses:
 
 # Loops with pauses that are no periodic work: waits for one thing, which end when it is there.
 WAITS = {
-    "budget/storage/redis.py": "_recover", "budget/sql.py": "_write",
+    "budget/storage/redis.py": "_recover", "budget/sql_ledger.py": "_write",
     "proxy/sessions/locks.py": "_locked _offered", "proxy/sessions/sessions.py": "_stored",
 }  # fmt: skip
 

@@ -9,10 +9,10 @@ from session_model import MemorySessions
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
 from chattable.proxy.identity.auth import TTL, Auth
+from chattable.proxy.people.users import Users
 from chattable.proxy.sessions import turns
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions import Entry, Turn
-from chattable.proxy.store.users import Users
+from chattable.proxy.store.sessions.port import Entry, Turn
 
 HOUR = 3600.0
 

@@ -20,7 +20,7 @@ from chattable.proxy.conversations.items import (
     message_of,
 )
 from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.store.session_chain import next_id, paired, said
+from chattable.proxy.store.sessions.chain import next_id, paired, said
 
 STRICT: TypeAdapter[Any] = TypeAdapter(ConversationItem)
 ID = next_id(None, b"x")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chattable.budget import journal as module
-from chattable.budget.calls import End, Record
+from chattable.budget.holds import End, Record
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import Used, Wish
 from chattable.budget.limits import Asker

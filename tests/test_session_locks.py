@@ -9,7 +9,7 @@ from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import Session
 
 WAIT = 20.0
 

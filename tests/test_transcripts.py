@@ -22,8 +22,8 @@ from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.parsing.json_bounds import Bounds
-from chattable.proxy.store.session_chain import paired
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
+from chattable.proxy.store.sessions.chain import paired
+from chattable.proxy.store.sessions.port import Entry, Item, Session, SessionStore, Summary, Turn
 from chattable.proxy.transcripts import decoding, splitting
 from chattable.proxy.transcripts.decoding import decode, decode_deep
 from chattable.proxy.transcripts.fields import moment

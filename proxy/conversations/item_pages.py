@@ -12,8 +12,8 @@ from chattable.agents.chat import Json
 from chattable.proxy.conversations.items import items_of, keys_of, message_id
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import MAX_LIMIT
-from chattable.proxy.store.session_chain import ITEM
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore
+from chattable.proxy.store.sessions.chain import ITEM
+from chattable.proxy.store.sessions.port import Entry, Item, Session, SessionStore
 
 OURS = re.compile(r"[a-z]+_[\w-]{43}(\.\d+)?")
 

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from chattable.agents.chattable import Session, User
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
+from chattable.proxy.people.users import Key, Users
+from chattable.proxy.people.users import User as StoredUser
 from chattable.proxy.store.secret import digest
-from chattable.proxy.store.users import Key, Users
-from chattable.proxy.store.users import User as StoredUser
 
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context

@@ -11,9 +11,9 @@ from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.budget.ledger import GROUPS, Ledger
 from chattable.budget.limits import MAX_AMOUNT
+from chattable.proxy.people.teams import Teams
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
 
 FIGURES = (
     *("requests", "cached_requests", "prompt_tokens", "completion_tokens", "total_tokens"),

@@ -15,7 +15,7 @@ from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.media import media_tokens
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
 from chattable.agents.chattable import Progress
-from chattable.budget.calls import End, Record
+from chattable.budget.holds import End, Record
 from chattable.budget.journal import Line
 from chattable.budget.ledger import FREE, Hold, Used, Wish
 from chattable.budget.limits import Asker

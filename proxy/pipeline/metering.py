@@ -12,8 +12,8 @@ import msgspec
 
 from chattable.agents.chat import Chat, Json, Usage
 from chattable.agents.chattable import Context
-from chattable.budget.calls import End, Record
 from chattable.budget.errors import BudgetExceededError
+from chattable.budget.holds import End, Record
 from chattable.budget.journal import Journal, Line
 from chattable.budget.ledger import LEASE, Hold, Ledger, Used, Wish
 from chattable.budget.limits import Asker

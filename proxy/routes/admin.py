@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest
+from chattable.proxy.people.users import Key, User
 from chattable.proxy.routes.removal import remove_user
 from chattable.proxy.routes.typed import (
     PAGE,
@@ -19,7 +20,6 @@ from chattable.proxy.routes.typed import (
     ListPage,
     page,
 )
-from chattable.proxy.store.users import Key, User
 
 
 class NewUser(Struct, forbid_unknown_fields=True):

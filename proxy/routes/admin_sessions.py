@@ -19,7 +19,7 @@ from chattable.proxy.routes.typed import (
     page,
 )
 from chattable.proxy.services import House
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import Session
 
 
 class SessionObject(ConversationRow, kw_only=True):

@@ -30,8 +30,8 @@ from chattable.proxy.routes.typed import (
 )
 from chattable.proxy.services import House
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.session_values import cleaned, tokens_of
-from chattable.proxy.store.sessions import Entry, Item, Session
+from chattable.proxy.store.sessions.port import Entry, Item, Session
+from chattable.proxy.store.sessions.values import cleaned, tokens_of
 
 MAX_NEW_ITEMS = 20  # in one request
 

@@ -25,7 +25,7 @@ from chattable.proxy.routes.typed import (
     LenientRequest,
 )
 from chattable.proxy.sessions.locks import Claim, new_holder
-from chattable.proxy.store.sessions import Turn
+from chattable.proxy.store.sessions.port import Turn
 
 PATH = "/conversations/{conversation_id:str}/items"
 ORDERS = ("asc", "desc")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Response, Router, get
 from litestar.di import NamedDependency
 
-from chattable.budget import law
+from chattable.budget import operations
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.routes.budgets import BudgetObject, BudgetPage, shown_budget
 from chattable.proxy.routes.guards import known_queries
@@ -37,14 +37,14 @@ async def list_my_budgets(caller: InjectedCaller, house: InjectedHouse) -> Budge
     }
 
     def listed() -> Steps[list[BudgetObject]]:
-        every = yield from law.limits()
+        every = yield from operations.limits()
         limits = [limit for limit in every if (limit.kind, limit.subject) in mine]
         if any(limit.kind == "user" for limit in limits):
             limits = [limit for limit in limits if limit.kind != "each_user"]
         found = []
         for limit in limits:
             owner = who.user.id if limit.kind == "each_user" else ""
-            room = yield from law.room(dialect, limit.id, owner)
+            room = yield from operations.room(dialect, limit.id, owner)
             found.append(shown_budget(limit, (yield from subjects.shown(limit)), room))
         return found
 

@@ -7,8 +7,8 @@ import logging
 
 from chattable.proxy.errors import UnauthorizedError
 from chattable.proxy.identity.auth import Principal
+from chattable.proxy.people.users import User
 from chattable.proxy.services import House
-from chattable.proxy.store.users import User
 
 log = logging.getLogger("chattable")
 

@@ -23,7 +23,7 @@ from chattable.proxy.routes.conversations import SESSION, InjectedSession
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import Session
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
 from chattable.proxy.transcripts.report import AWAY, Outcome, imported
 from chattable.proxy.transcripts.transcript import Unreadable

@@ -26,7 +26,7 @@ from chattable.proxy.config.ui_tasks import (
     TITLE,
     TOOLS,
 )
-from chattable.proxy.store.session_chain import spoken
+from chattable.proxy.store.sessions.chain import spoken
 
 HEAD = 600  # characters in which a prompt says what it wants, where it does not name a key
 WISH = 20_000  # characters of a prompt, besides what it quotes, in which a key is looked for

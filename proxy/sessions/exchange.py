@@ -18,8 +18,8 @@ from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.locks import Claim, Held
 from chattable.proxy.sessions.turns import Plan
-from chattable.proxy.store import sessions as stored
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions import port as stored
+from chattable.proxy.store.sessions.port import Session
 
 log = logging.getLogger("chattable")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from chattable.agents.chat import Message
-from chattable.proxy.store.session_chain import said, spoken
+from chattable.proxy.store.sessions.chain import said, spoken
 
 MOST = 1000
 

@@ -25,8 +25,8 @@ from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.store.errors import NotFound, StoreError
-from chattable.proxy.store.session_chain import said, spoken
-from chattable.proxy.store.sessions import Session, SessionStore, Window
+from chattable.proxy.store.sessions.chain import said, spoken
+from chattable.proxy.store.sessions.port import Session, SessionStore, Window
 
 log = logging.getLogger("chattable")
 

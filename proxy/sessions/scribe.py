@@ -13,7 +13,7 @@ from chattable.proxy.config import settings
 from chattable.proxy.errors import known
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.titles import UNTITLED, title_in, titled
-from chattable.proxy.store.sessions import Item, Session, SessionStore, Summary
+from chattable.proxy.store.sessions.port import Item, Session, SessionStore, Summary
 
 log = logging.getLogger("chattable")
 

@@ -32,13 +32,13 @@ from chattable.proxy.sessions.failed import Failed
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.turns import Plan
-from chattable.proxy.store import session_values as values
-from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import HeadMoved, StoreError
-from chattable.proxy.store.session_chain import spoken
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Committed, Retention, Session, SessionStore
+from chattable.proxy.store.sessions import port as stored
+from chattable.proxy.store.sessions import values
+from chattable.proxy.store.sessions.chain import spoken
+from chattable.proxy.store.sessions.port import Committed, Retention, Session, SessionStore
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 log = logging.getLogger("chattable")
 

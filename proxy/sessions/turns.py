@@ -10,9 +10,9 @@ from msgspec import UNSET, Struct, UnsetType, to_builtins
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
 from chattable.proxy.conversations.items import asked as askable
 from chattable.proxy.store.page import MAX_LIMIT
-from chattable.proxy.store.session_chain import UNSAID, paired, said, spoken
-from chattable.proxy.store.session_values import tokens_of
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
+from chattable.proxy.store.sessions.chain import UNSAID, paired, said, spoken
+from chattable.proxy.store.sessions.port import Entry, Item, Session, SessionStore, Window
+from chattable.proxy.store.sessions.values import tokens_of
 
 SUMMARY = "What was said before, in short:\n\n"
 AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it

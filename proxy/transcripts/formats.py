@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.config.hints import hint
-from chattable.proxy.store.sessions import Item, Session, SessionStore
+from chattable.proxy.store.sessions.port import Item, Session, SessionStore
 from chattable.proxy.transcripts import (
     chatgpt,
     librechat,

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from chattable.agents.chat import Json
-from chattable.proxy.store.session_values import cleaned
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, Session
+from chattable.proxy.store.sessions.values import cleaned
 from chattable.proxy.transcripts.sharegpt import shown_content
 
 NAMES = {

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 
 from chattable.agents.chat import Json, Usage
 from chattable.agents.parsing import explain
-from chattable.proxy.store.sessions import Item, Session, Summary
+from chattable.proxy.store.sessions.port import Item, Session, Summary
 from chattable.proxy.transcripts.messages import message_of
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import MOST_MESSAGES, grown

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, Session
 from chattable.proxy.transcripts.fields import moment, said_in, text_in
 from chattable.proxy.transcripts.messages import node_of
 from chattable.proxy.transcripts.native import line

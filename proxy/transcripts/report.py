@@ -13,8 +13,8 @@ from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import Accepts, check_params
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.store.errors import Conflict, Invalid, StoreError
-from chattable.proxy.store.session_values import cleaned
-from chattable.proxy.store.sessions import Session, SessionStore
+from chattable.proxy.store.sessions.port import Session, SessionStore
+from chattable.proxy.store.sessions.values import cleaned
 from chattable.proxy.transcripts.formats import Found, conversations
 from chattable.proxy.transcripts.transcript import Note, Transcript, Unreadable
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, Session
 from chattable.proxy.transcripts.fields import list_in, moment, said_in, stand_in, text_in
 from chattable.proxy.transcripts.messages import call, json_kind, message_of
 from chattable.proxy.transcripts.native import line

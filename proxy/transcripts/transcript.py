@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import clip
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, Session
 
 MOST_NOTES = 100  # of one conversation
 MOST_FIELDS = 30  # named in one note

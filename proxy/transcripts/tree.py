@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sized
 
 from chattable.agents.chat import Message
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.sessions import Entry, Item
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.port import Entry, Item
 from chattable.proxy.transcripts.transcript import Node, Notes, Unreadable
 
 MOST_MESSAGES = 100_000  # of one conversation: it is put together in memory

@@ -16,8 +16,8 @@ from databases import transaction
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Turn
+from chattable.proxy.store.sessions.port import Entry, Turn
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 from chattable.proxy.store.tables import session_messages, sessions
 
 CONVERSATION, ITEM = "conv_123", "msg_abc"

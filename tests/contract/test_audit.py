@@ -13,10 +13,10 @@ from chattable.agents.errors import InvalidRequest
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.errors import outcome_of
-from chattable.proxy.store.audit import AUDIT_ID, COMMAND_LINE, Actor, Audit, AuditEntry, Effect
+from chattable.proxy.people.audit import AUDIT_ID, COMMAND_LINE, Actor, Audit, AuditEntry, Effect
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.users import Users
 
 BOSS = Actor("user_1", "boss", "req_1")
 SECRET = "sk-" + "Qx7_" * 10
@@ -319,7 +319,7 @@ async def test_f6_attempts_are_noted_again_though_the_clock_was_set_back(
 async def test_what_is_remembered_of_attempts_is_bounded(
     audit: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chattable.proxy.store.audit.MAX_QUIET", 3)
+    monkeypatch.setattr("chattable.proxy.people.audit.MAX_QUIET", 3)
     for i in range(10):
         await audit.denied(BOSS, f"key_{i}", "x")
     assert len((await audit.list()).data) == 3

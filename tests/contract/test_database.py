@@ -23,10 +23,10 @@ from sqlalchemy import Connection, inspect, text
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.budget.storage.sqlite import prepare
 from chattable.budget.storage.statements import Steps, one
+from chattable.proxy.people.users import Users
 from chattable.proxy.store import schema, tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.users import Users
 
 # Keeps SQLite busy for a moment.
 COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000) SELECT sum(i) FROM n"

@@ -13,7 +13,7 @@ from ledgers import CLOCK, START, Clock
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError, UnpricedError
 from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Used, Wish
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.store.database import Database
 
 ALICE = Asker(user="alice", key="k1", team="red")

@@ -36,8 +36,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import text
 
-from chattable.budget import books, calls, law
-from chattable.budget.books import LedgerDialect
+from chattable.budget import holds as calls
+from chattable.budget import operations as law
+from chattable.budget import postings as books
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError
 from chattable.budget.ledger import (
     FREE,
@@ -52,7 +53,8 @@ from chattable.budget.ledger import (
     Wish,
 )
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, period
-from chattable.budget.sql import SqlLedger
+from chattable.budget.postings import LedgerDialect
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.store.database import Database
 
 # seconds that the budgets' clock on the wall is ahead of UTC: half an hour off, so that hours

@@ -9,7 +9,7 @@ from ledgers import Clock, open_ledger
 from chattable.budget.ledger import Used, Wish
 from chattable.budget.limits import Asker, Limit
 from chattable.budget.outbox import Outbox
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.store.database import Database
 
 

@@ -21,9 +21,8 @@ from chattable.budget.storage.statements import Steps
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
-from chattable.proxy.store.session_chain import paired
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import (
+from chattable.proxy.store.sessions.chain import paired
+from chattable.proxy.store.sessions.port import (
     Committed,
     Entry,
     Item,
@@ -33,6 +32,7 @@ from chattable.proxy.store.sessions import (
     Summary,
     Turn,
 )
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 OURS = ("sessions", "session_messages")
 
@@ -472,8 +472,8 @@ import asyncio, sys
 from chattable.agents.chat import Message, Usage
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Turn
+from chattable.proxy.store.sessions.sql_store import SqlSessions
+from chattable.proxy.store.sessions.port import Entry, Turn
 
 async def main(url, name, turns):
     database = Database(url)

@@ -12,11 +12,11 @@ from databases import in_time, transaction
 from sqlalchemy import text
 
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.people.teams import Team, TeamInUse, Teams
+from chattable.proxy.people.users import User, Users
 from chattable.proxy.store import schema
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.teams import Team, TeamInUse, Teams
-from chattable.proxy.store.users import User, Users
 
 HOSTILE = [
     "",

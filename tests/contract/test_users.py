@@ -13,11 +13,11 @@ from databases import in_time, transaction
 from sqlalchemy import select, text
 
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.people.users import User, Users
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.secret import masked
-from chattable.proxy.store.users import User, Users
 
 HOSTILE = [
     "",

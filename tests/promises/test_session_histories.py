@@ -42,7 +42,7 @@ from promises.conftest import make
 from promises.house import ADMIN_KEY, gone, until
 from upstream import ScriptedUpstream
 
-from chattable.proxy.store.sessions import Item
+from chattable.proxy.store.sessions.port import Item
 
 SESSIONS, TURNS, WRITERS = 20, 10, 2  # 200 turns
 TRIES = 30

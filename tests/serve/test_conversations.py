@@ -17,8 +17,8 @@ from process import Chattable, chattable
 
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Session, Turn
+from chattable.proxy.store.sessions.port import Entry, Session, Turn
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 CONFIG = """
 sessions: {{wait: 1s}}

@@ -15,12 +15,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from chattable.budget import books, law
-from chattable.budget.books import LedgerDialect
-from chattable.budget.calls import Ask, End, work
+from chattable.budget import operations as law
+from chattable.budget import postings as books
 from chattable.budget.errors import BudgetExceededError
+from chattable.budget.holds import Ask, End, work
 from chattable.budget.ledger import LEASE, Used, Wish
 from chattable.budget.limits import Asker, Limit
+from chattable.budget.postings import LedgerDialect
 from chattable.budget.storage.sqlite import drive
 from chattable.budget.storage.statements import Steps
 from chattable.budget.tables import tables

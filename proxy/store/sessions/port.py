@@ -1,8 +1,8 @@
-"""Sessions: conversations that the server keeps, as a port; `session_sql.py` keeps them.
+"""Sessions: conversations that the server keeps, as a port; `sql_store.py` keeps them.
 
 A session is a tree of messages with a head. The path from the root to the head is the conversation;
 the other branches are what was edited, regenerated or said on the side. A message's id says what it
-is and what came before it (`session_chain.py`), so that the same message after the same ones is
+is and what came before it (`chain.py`), so that the same message after the same ones is
 stored once, however often it is sent.
 """
 
@@ -83,7 +83,7 @@ class Match(Struct, frozen=True):
     """How much of a client's own history is stored: the deepest stored message, and what comes after it.
 
     `matched` counts the messages that are stored. Neither it nor `rest` has what is unsaid
-    (`session_chain.UNSAID`).
+    (`chain.UNSAID`).
     """
 
     id: str | None
@@ -204,7 +204,7 @@ class SessionStore(Protocol):
         """Returns at most so many of the last messages on the path to `session.head`, or to the message `at`.
 
         Law: the messages are consecutive and end with the last one, without those a summary on this
-        path stands for, and without halves of tool calls (`session_chain.paired`). With `tokens`,
+        path stands for, and without halves of tool calls (`chain.paired`). With `tokens`,
         the sum of theirs is at most that.
         """
         ...

@@ -12,7 +12,7 @@ import msgspec
 from chattable.agents.chat import NO_USAGE, Json, Message, Usage
 from chattable.agents.parsing import MESSAGE_FIELDS
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.sessions import Entry, Item, Summary
+from chattable.proxy.store.sessions.port import Entry, Item, Summary
 from chattable.proxy.store.text import MAX_LENGTH, UNSTORABLE, is_placeholder, printable
 
 MAX_ALIAS = 512

@@ -14,11 +14,11 @@ from chattable.budget.storage.errors import ConstraintViolated
 from chattable.budget.storage.statements import Dialect, Row, Steps, array
 from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import FLAG, INTEGER, TEXT
+from chattable.proxy.people.teams import joined
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.ids import Ids, findable, names_of
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import digest, imported, masked, new_secret
-from chattable.proxy.store.teams import joined
 from chattable.proxy.store.text import addressable, short
 
 USER_ID = "user_"

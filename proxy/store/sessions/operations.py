@@ -9,16 +9,15 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Float, Table
 
 from chattable.budget.storage.statements import Dialect, Row, Rows, Statement, Steps, array
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import checked_limit
-from chattable.proxy.store.session_commit import Place, Written, ids_of, is_repeated, outcome
-from chattable.proxy.store.session_paths import BETTER, Paths
-from chattable.proxy.store.session_paths import NAMES as MESSAGE
-from chattable.proxy.store.session_paths import M as OF_MESSAGE
-from chattable.proxy.store.session_rows import NAMES, item_of, new_row, session_fields, session_of
-from chattable.proxy.store.sessions import Committed, Item, Session, Summary, Turn, Window
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.commit import Place, Written, ids_of, is_repeated, outcome
+from chattable.proxy.store.sessions.paths import BETTER, Paths
+from chattable.proxy.store.sessions.paths import NAMES as MESSAGE
+from chattable.proxy.store.sessions.paths import M as OF_MESSAGE
+from chattable.proxy.store.sessions.port import Committed, Item, Session, Summary, Turn, Window
+from chattable.proxy.store.sessions.rows import NAMES, item_of, new_row, session_fields, session_of
 from chattable.proxy.store.tables import session_messages, sessions
 
 UNLIMITED = 2**62

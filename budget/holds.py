@@ -9,10 +9,10 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import astuple
 
-from chattable.budget.books import LIMITS, Account, Books, Key, LedgerDialect, limit_of
 from chattable.budget.errors import BudgetExceededError
 from chattable.budget.ledger import LEASE, NOTHING, Amount, Hold, State, Used, Wish
 from chattable.budget.limits import Asker, Limit, period
+from chattable.budget.postings import LIMITS, Account, Books, Key, LedgerDialect, limit_of
 from chattable.budget.storage.statements import Steps, array, time
 from chattable.budget.tables import CALL, TEXT, USED
 

@@ -8,9 +8,9 @@ from msgspec import UNSET, UnsetType
 
 from chattable.agents.chat import NO_USAGE, Json
 from chattable.budget.storage.statements import Row
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.ids import new_id
-from chattable.proxy.store.sessions import SESSION_ID, Item, Session, Summary
+from chattable.proxy.store.sessions import values
+from chattable.proxy.store.sessions.port import SESSION_ID, Item, Session, Summary
 from chattable.proxy.store.tables import sessions
 
 NAMES = [column.name for column in sessions.c]

@@ -11,21 +11,11 @@ from msgspec import UNSET, UnsetType
 from chattable.agents.chat import Json, Message
 from chattable.budget.storage.statements import Steps
 from chattable.budget.storage.storage import Storage
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_keep as keeping
-from chattable.proxy.store import session_steps as steps
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.page import Page, checked_limit, page_of
-from chattable.proxy.store.session_commit import checked, prepared
-from chattable.proxy.store.session_paths import Paths
-from chattable.proxy.store.session_rows import (
-    item_of,
-    like,
-    new_row,
-    session_fields,
-    session_of,
-)
-from chattable.proxy.store.sessions import (
+from chattable.proxy.store.sessions import chain, lifecycle, operations, values
+from chattable.proxy.store.sessions.commit import checked, prepared
+from chattable.proxy.store.sessions.paths import Paths
+from chattable.proxy.store.sessions.port import (
     Committed,
     Item,
     Match,
@@ -34,6 +24,13 @@ from chattable.proxy.store.sessions import (
     Summary,
     Turn,
     Window,
+)
+from chattable.proxy.store.sessions.rows import (
+    item_of,
+    like,
+    new_row,
+    session_fields,
+    session_of,
 )
 
 PAUSE = 64  # messages that are hashed before other requests have their turn
@@ -60,13 +57,13 @@ class SqlSessions:
         now = self._clock()
         return session_of(
             await self._run(
-                lambda: steps.opened(self._dialect, user, name, model, now, create=create)
+                lambda: operations.opened(self._dialect, user, name, model, now, create=create)
             )
         )
 
     async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
         """The session of that id."""
-        return await self._storage.read(lambda: keeping.found(id))
+        return await self._storage.read(lambda: lifecycle.found(id))
 
     async def take(
         self,
@@ -86,26 +83,28 @@ class SqlSessions:
         now = self._clock()
 
         def operation() -> Steps[tuple[Session, Window | None]]:
-            found = steps.opened(self._dialect, user, name, model, now, create=create)
-            return steps.taken(self._dialect, self._paths, found, holder, seconds, messages, tokens)
+            found = operations.opened(self._dialect, user, name, model, now, create=create)
+            return operations.taken(
+                self._dialect, self._paths, found, holder, seconds, messages, tokens
+            )
 
         return await self._run(operation)
 
     async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
         """The session, if it can be had."""
-        return await self._run(lambda: steps.locked(self._dialect, session, holder, seconds))
+        return await self._run(lambda: operations.locked(self._dialect, session, holder, seconds))
 
     async def unlock(self, session: Session, holder: str) -> None:
         """Frees it."""
-        await self._run(lambda: steps.unlocked(session, holder))
+        await self._run(lambda: operations.unlocked(session, holder))
 
     async def holder(self, session: Session) -> str:
         """Who has it."""
-        return await self._run(lambda: steps.holder(self._dialect, session))
+        return await self._run(lambda: operations.holder(self._dialect, session))
 
     async def hand_over(self, session: Session, holder: str, to: str) -> bool:
         """Renames a lock."""
-        return await self._run(lambda: steps.handed_over(session, holder, to))
+        return await self._run(lambda: operations.handed_over(session, holder, to))
 
     async def window(
         self,
@@ -116,7 +115,9 @@ class SqlSessions:
         at: str | None = None,
     ) -> Window:
         """The end of the path."""
-        return await self._run(lambda: steps.window(self._paths, session, messages, tokens, at))
+        return await self._run(
+            lambda: operations.window(self._paths, session, messages, tokens, at)
+        )
 
     async def match(self, session: Session, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
@@ -128,7 +129,7 @@ class SqlSessions:
                 await asyncio.sleep(0)
         if not prefixes:
             return Match(None, 0, ())
-        found = await self._run(lambda: steps.matched(self._paths, session, prefixes))
+        found = await self._run(lambda: operations.matched(self._paths, session, prefixes))
         if found is None:
             return Match(None, 0, tuple(spoken))
         count = found[1] + (not self._dialect.locks)  # whose lists begin at 0
@@ -139,7 +140,7 @@ class SqlSessions:
         checked(turn)
         todo, now = prepared(turn.parent, turn.entries), self._clock()
         return await self._run(
-            lambda: steps.commit(self._dialect, self._paths, session, turn, todo, now)
+            lambda: operations.commit(self._dialect, self._paths, session, turn, todo, now)
         )
 
     # --- sessions ------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class SqlSessions:
     ) -> Page[Session]:
         """A page of sessions."""
         most = checked_limit(limit) + 1
-        return page_of(await self._storage.read(lambda: keeping.listed(user, most, after)), limit)
+        return page_of(await self._storage.read(lambda: lifecycle.listed(user, most, after)), limit)
 
     async def update(
         self,
@@ -164,22 +165,24 @@ class SqlSessions:
     ) -> Session:
         """Changes what is given."""
         changes = session_fields(title, model, params, state, metadata)
-        return await self._run(lambda: keeping.updated(self._dialect, session, changes, summary))
+        return await self._run(lambda: lifecycle.updated(self._dialect, session, changes, summary))
 
     async def delete(self, session: Session) -> None:
         """Removes it."""
-        await self._run(lambda: keeping.deleted(session))
+        await self._run(lambda: lifecycle.deleted(session))
 
     async def forget(self, user: str, limit: int = 100) -> int:
         """Removes some of a user's."""
-        return await self._run(lambda: keeping.forgotten(user, limit))
+        return await self._run(lambda: lifecycle.forgotten(user, limit))
 
     async def fork(
         self, session: Session, at: str | None = None, *, alias: str | None = None
     ) -> Session:
         """A copy of a path, made inside the database."""
         new = new_row(session.user_id, self._clock(), alias)
-        return await self._run(lambda: keeping.forked(self._dialect, session, at, new, self._paths))
+        return await self._run(
+            lambda: lifecycle.forked(self._dialect, session, at, new, self._paths)
+        )
 
     # --- messages ------------------------------------------------------------------------------------------------------
 
@@ -193,7 +196,7 @@ class SqlSessions:
     ) -> Page[Item]:
         """A page of messages."""
         found = await self._run(
-            lambda: steps.items(
+            lambda: operations.items(
                 self._paths, session, checked_limit(limit) + 1, after, descending=descending
             )
         )
@@ -201,25 +204,25 @@ class SqlSessions:
 
     async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
         """One message."""
-        return item_of(await self._storage.read(lambda: steps.message_row(session, id)))
+        return item_of(await self._storage.read(lambda: operations.message_row(session, id)))
 
     async def delete_item(self, session: Session, id: str) -> Session:  # noqa: A002 - the public word for it
         """Erases one."""
-        return await self._run(lambda: keeping.erased(self._dialect, session, id, self._paths))
+        return await self._run(lambda: lifecycle.erased(self._dialect, session, id, self._paths))
 
     # --- housekeeping --------------------------------------------------------------------------------------------------
 
     async def sweep(self, keep: Retention, user: str | None = None, limit: int = 100) -> int:
         """Removes what is old."""
-        return await keeping.sweep(self._storage, keep, user, limit, self._clock(), self._paths)
+        return await lifecycle.sweep(self._storage, keep, user, limit, self._clock(), self._paths)
 
     def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
         """Every message."""
-        return keeping.export(self._storage, session, batch)
+        return lifecycle.export(self._storage, session, batch)
 
     async def restore(
         self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
     ) -> Session:
         """A session like an exported one."""
         row = new_row(user, self._clock(), alias, **like(session))
-        return await keeping.restore(self._storage, row, session, items)
+        return await lifecycle.restore(self._storage, row, session, items)

@@ -13,9 +13,8 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from chattable.budget import law
-from chattable.budget.books import THRESHOLDS, LedgerDialect
-from chattable.budget.calls import Answer, Ask, End, Record, work
+from chattable.budget import operations
+from chattable.budget.holds import Answer, Ask, End, Record, work
 from chattable.budget.ledger import (
     GROUPS,
     Amount,
@@ -30,6 +29,7 @@ from chattable.budget.ledger import (
     Wish,
 )
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
+from chattable.budget.postings import THRESHOLDS, LedgerDialect
 from chattable.budget.storage.errors import LockTimeout, StorageUnavailable
 from chattable.budget.storage.storage import Storage
 
@@ -101,19 +101,19 @@ class SqlLedger(Ledger):
 
     async def put_limit(self, limit: Limit) -> None:
         """Adds a limit, or changes the one with its id."""
-        await self.run(lambda: law.put_limit(limit))
+        await self.run(lambda: operations.put_limit(limit))
 
     async def drop_limit(self, limit_id: str) -> None:
         """Ends a limit."""
-        await self.run(lambda: law.drop_limit(limit_id))
+        await self.run(lambda: operations.drop_limit(limit_id))
 
     async def limits(self) -> list[Limit]:
         """Every limit in force."""
-        return await self.storage.read(law.limits)
+        return await self.storage.read(operations.limits)
 
     async def bounded(self) -> bool:
         """Whether any limit is in force at all."""
-        return await self.run(law.bounded)
+        return await self.run(operations.bounded)
 
     async def hold(self, wish: Wish) -> Hold:
         """Reserves, or raises `BudgetExceededError`."""
@@ -129,7 +129,7 @@ class SqlLedger(Ledger):
 
     async def renew(self, hold_ids: list[str]) -> None:
         """Gives pending holds a new lease."""
-        await self.run(lambda: law.renew(self.dialect, hold_ids))
+        await self.run(lambda: operations.renew(self.dialect, hold_ids))
 
     async def settle(self, hold_id: str, used: Used, reason: str = "") -> State:
         """Books what was used, once."""
@@ -146,7 +146,7 @@ class SqlLedger(Ledger):
 
     async def sweep(self) -> list[str]:
         """Forfeits expired holds."""
-        due = await self.run(lambda: law.expired(self.dialect))
+        due = await self.run(lambda: operations.expired(self.dialect))
         states = await asyncio.gather(
             *(self._end(End(hold_id, "forfeited", reason="lease expired")) for hold_id in due)
         )
@@ -163,19 +163,19 @@ class SqlLedger(Ledger):
 
     async def grant(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
         """Adds room to the present window."""
-        await self.run(lambda: law.grant(self.dialect, limit_id, owner, amount, reason))
+        await self.run(lambda: operations.grant(self.dialect, limit_id, owner, amount, reason))
 
     async def refund(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
         """Takes back spending of the present window."""
-        await self.run(lambda: law.refund(self.dialect, limit_id, owner, amount, reason))
+        await self.run(lambda: operations.refund(self.dialect, limit_id, owner, amount, reason))
 
     async def rooms(self, asker: Asker, model: str) -> list[Room]:
         """What every binding limit has left."""
-        return await self.storage.read(lambda: law.rooms(self.dialect, asker, model))
+        return await self.storage.read(lambda: operations.rooms(self.dialect, asker, model))
 
     async def room(self, limit_id: str, owner: str = "") -> Room:
         """What one limit has left."""
-        return await self.storage.read(lambda: law.room(self.dialect, limit_id, owner))
+        return await self.storage.read(lambda: operations.room(self.dialect, limit_id, owner))
 
     async def entries(
         self,
@@ -187,7 +187,9 @@ class SqlLedger(Ledger):
         most: int = 1000,
     ) -> list[Entry]:
         """Entries in the order they were made."""
-        return await self.storage.read(lambda: law.entries(limit_id, hold_id, user, after, most))
+        return await self.storage.read(
+            lambda: operations.entries(limit_id, hold_id, user, after, most)
+        )
 
     async def usage(
         self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
@@ -195,19 +197,19 @@ class SqlLedger(Ledger):
         """What calls used, by group."""
         if unknown := [name for name in [*by, *only] if name not in GROUPS]:
             raise ValueError(f"usage is grouped by {', '.join(GROUPS)}, not by {unknown[0]!r}")
-        return await self.storage.read(lambda: law.usage(by, since, until, only))
+        return await self.storage.read(lambda: operations.usage(by, since, until, only))
 
     async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
         """Puts a notice into the outbox."""
-        await self.run(lambda: law.notify(self.dialect, kind, data))
+        await self.run(lambda: operations.notify(self.dialect, kind, data))
 
     async def accounts(self) -> int:
         """How many balances there are."""
-        return await self.storage.read(law.accounts)
+        return await self.storage.read(operations.accounts)
 
     async def verify(self) -> list[Difference]:
         """Balances that are not the sums of their entries."""
-        return await self.storage.read(law.verify)
+        return await self.storage.read(operations.verify)
 
 
 def _possible(used: Used) -> Used:

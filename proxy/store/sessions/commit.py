@@ -9,11 +9,10 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from chattable.budget.storage.statements import Row
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import HeadMoved, Invalid, NotFound
-from chattable.proxy.store.session_rows import session_fields
-from chattable.proxy.store.sessions import Entry, Item, Session, Turn
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.port import Entry, Item, Session, Turn
+from chattable.proxy.store.sessions.rows import session_fields
 
 NO_BRANCH = -1
 

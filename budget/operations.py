@@ -1,15 +1,15 @@
-"""The law of everything but the calls themselves (calls.py): limits, grants, leases, and what the books say."""
+"""Limits, grants, leases and reports, as operations; the calls themselves are in holds.py."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 
-from chattable.budget.books import LIMIT, LIMITS, Account, Books, LedgerDialect, limit_of
-from chattable.budget.calls import asked
 from chattable.budget.errors import UnknownLimitError
+from chattable.budget.holds import asked
 from chattable.budget.ledger import LEASE, Amount, Difference, Entry, Room, UsageRow
 from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
+from chattable.budget.postings import LIMIT, LIMITS, Account, Books, LedgerDialect, limit_of
 from chattable.budget.storage.statements import Steps, array, time
 from chattable.budget.tables import BALANCE, ENTRY, TEXT
 

@@ -1,6 +1,6 @@
 """What happens to whole sessions besides being talked in.
 
-Forks, deletions, retention, export and import: operations, as in session_steps.py.
+Forks, deletions, retention, export and import: operations, as in operations.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,10 @@ from msgspec.structs import replace
 
 from chattable.budget.storage.statements import Dialect, Row, Steps
 from chattable.budget.storage.storage import Storage
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.session_commit import rebuilt
-from chattable.proxy.store.session_paths import NAMES as MESSAGE
-from chattable.proxy.store.session_paths import M as OF_MESSAGE
-from chattable.proxy.store.session_paths import Paths
-from chattable.proxy.store.session_rows import NAMES, item_of, session_of
-from chattable.proxy.store.session_steps import (
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.commit import rebuilt
+from chattable.proxy.store.sessions.operations import (
     ALL,
     OWN,
     changed,
@@ -30,7 +25,11 @@ from chattable.proxy.store.session_steps import (
     locked_row,
     message_row,
 )
-from chattable.proxy.store.sessions import Item, Retention, Session, Summary
+from chattable.proxy.store.sessions.paths import NAMES as MESSAGE
+from chattable.proxy.store.sessions.paths import M as OF_MESSAGE
+from chattable.proxy.store.sessions.paths import Paths
+from chattable.proxy.store.sessions.port import Item, Retention, Session, Summary
+from chattable.proxy.store.sessions.rows import NAMES, item_of, session_of
 
 SOME = 500  # rows in one statement
 UNSAID = ", ".join(f"'{role}'" for role in chain.UNSAID)
