@@ -1,27 +1,33 @@
-"""The law of calls: held, then settled, voided or forfeited, any number of them in one transaction."""
+"""Holds and what becomes of them: settled, voided or forfeited, many in one transaction."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import astuple
 
 from chattable.budget.errors import BudgetExceededError
-from chattable.budget.ledger import LEASE, NOTHING, Amount, Hold, State, Used, Wish
-from chattable.budget.limits import Asker, Limit, period
-from chattable.budget.postings import LIMITS, Account, Books, Key, LedgerDialect, limit_of
+from chattable.budget.ledger import HOLD_LEASE_S, NOTHING, Amount, Charge, Hold, HoldRequest, State
+from chattable.budget.limits import Limit, Payer, period
+from chattable.budget.postings import LIMIT_COLUMNS, Account, Books, Key, LedgerDialect, limit_of
 from chattable.budget.storage.statements import Steps, array, time
-from chattable.budget.tables import CALL, TEXT, USED
+from chattable.budget.tables import CALL, CHARGE, TEXT
+
+# Tokens of output that a call without a cap gets, if there are as many, however little remains.
+FAIR_OUTPUT_TOKENS = 256
 
 
-class Record(Struct, frozen=True, tag=True):
+# The tags and field names of the two that follow are those of journals on disk.
+
+
+class UnheldCall(Struct, frozen=True, tag="Record"):
     """A call that needed no hold, and what it used."""
 
-    call: Wish
-    used: Used
+    call: HoldRequest
+    charge: Charge = field(name="used")
 
     @property
     def id(self) -> str:
@@ -29,19 +35,16 @@ class Record(Struct, frozen=True, tag=True):
         return self.call.id
 
 
-class End(Struct, frozen=True, tag=True):
+class Settlement(Struct, frozen=True, tag="End"):
     """What became of a held call; a forfeit counts only once its lease is over."""
 
     id: str
     state: Literal["settled", "voided", "forfeited"]
-    used: Used = Used()
+    charge: Charge = field(default=Charge(), name="used")
     reason: str = ""
 
 
-# tokens of output that a call without a cap gets, if there are as many, however little remains
-FAIR = 256
-
-Ask = Wish | Record | End
+Step = HoldRequest | UnheldCall | Settlement
 Answer = Hold | State | BudgetExceededError | KeyError | None
 
 
@@ -54,60 +57,45 @@ class _Call(Struct):
     output: int
     held: Amount
     keys: list[Key]
-    used: Used = Used()  # of a call read from the database: only what a correction needs
-    new: Wish | UnsetType = UNSET  # set while the database does not have it
+    charge: Charge = Charge()  # of a call read from the database: only what a correction needs
+    new: HoldRequest | UnsetType = UNSET  # set while the database does not have it
     changed: bool = False
 
 
-def work(dialect: LedgerDialect, asks: Sequence[Ask]) -> Steps[list[Answer]]:
-    """Does what is asked, in its order, and says what came of each; a refusal of one touches no other.
+def run_steps(dialect: LedgerDialect, steps: Sequence[Step]) -> Steps[list[Answer]]:
+    """Takes the steps in their order and answers each; a refusal of one touches no other.
 
     Everything a batch needs is read and locked first (calls, then accounts, each in the order of
     its keys, so that two batches never wait for each other in a circle); then all is decided in
     memory; then all is written.
     """
-    now, calls = yield from _calls(dialect, [ask.id for ask in asks])
-    wishes = [ask for ask in asks if isinstance(ask, Wish) and ask.id not in calls]
-    binding: dict[Wish, list[Limit]] = {}
-    if wishes:
-        now, binding = yield from _binding(dialect, wishes)
+    now, calls = yield from _calls(dialect, [step.id for step in steps])
+    requests = [step for step in steps if isinstance(step, HoldRequest) and step.id not in calls]
+    binding: dict[HoldRequest, list[Limit]] = {}
+    if requests:
+        now, binding = yield from _binding_limits(dialect, requests)
     books = Books(dialect, (yield from time(dialect)) if now is None else now)
-    ended = [calls[ask.id] for ask in asks if isinstance(ask, End) and ask.id in calls]
-    accounts = {
-        wish: [books.key(limit, _owner(limit, wish.asker)) for limit in binding[wish]]
-        for wish in wishes
-    }
-    yield from books.open(
-        [key for call in ended for key in call.keys]
-        + [key for keys in accounts.values() for key in keys]
-    )
-    answers: list[Answer] = []
-    for ask in asks:
-        if isinstance(ask, End):
-            answers.append(_end(books, calls[ask.id], ask) if ask.id in calls else KeyError(ask.id))
-        elif ask.id in calls:
-            call = calls[ask.id]
-            answers.append(
-                Hold(id=call.id, output=call.output, held=call.held)
-                if isinstance(ask, Wish)
-                else None
-            )
-        elif isinstance(ask, Wish):
-            answers.append(_hold(books, calls, ask, accounts[ask]))
-        else:
-            calls[ask.id] = _Call(ask.id, "settled", 0.0, 0, NOTHING, [], ask.used, new=ask.call)
-            answers.append(None)
+    wanted: list[Key] = []
+    for step in steps:
+        if isinstance(step, Settlement) and step.id in calls:
+            wanted += calls[step.id].keys
+    accounts = {}
+    for request, limits in binding.items():
+        accounts[request] = [books.key(limit, _owner(limit, request.payer)) for limit in limits]
+        wanted += accounts[request]
+    yield from books.open(wanted)
+    answers = [_take(books, calls, step, accounts) for step in steps]
     yield from _write(dialect, books, list(calls.values()))
     return answers
 
 
-def asked(dialect: LedgerDialect, asker: Asker, model: str) -> Steps[list[Account]]:
+def binding_accounts(dialect: LedgerDialect, payer: Payer, model: str) -> Steps[list[Account]]:
     """The accounts of every limit that binds such a call, as they are now."""
-    wish = Wish(id="", asker=asker, model=model, prompt=0, most=0)
-    now, binding = yield from _binding(dialect, [wish])
+    request = HoldRequest(id="", payer=payer, model=model, prompt=0, max_output=0)
+    now, binding = yield from _binding_limits(dialect, [request])
     return (
         yield from Books(dialect, now).look(
-            (limit, _owner(limit, asker)) for limit in binding[wish]
+            (limit, _owner(limit, payer)) for limit in binding[request]
         )
     )
 
@@ -123,143 +111,203 @@ def _calls(dialect: LedgerDialect, ids: list[str]) -> Steps[tuple[float | None, 
     found = {}
     for _, call_id, state, lease, output, tokens, cost, accounts, used, used_cost, unknown in rows:
         keys = [(limit, owner, begin) for limit, owner, begin in json.loads(accounts)]
-        booked = Used(prompt=used, cost=used_cost, unknown=bool(unknown))
+        booked = Charge(prompt=used, cost=used_cost, unknown=bool(unknown))
         found[call_id] = _Call(call_id, state, lease, output, Amount(tokens, cost), keys, booked)
     return (rows[0][0] if rows else None), found
 
 
-def _binding(
-    dialect: LedgerDialect, wishes: list[Wish]
-) -> Steps[tuple[float, dict[Wish, list[Limit]]]]:
-    """The time, and for each wish the limits in force that bind it."""
-    subjects = {wish: wish.asker.subjects(wish.model) for wish in wishes}
+def _binding_limits(
+    dialect: LedgerDialect, requests: list[HoldRequest]
+) -> Steps[tuple[float, dict[HoldRequest, list[Limit]]]]:
+    """The time, and for each request the limits in force that bind it."""
+    subjects = {request: request.payer.subjects(request.model) for request in requests}
+    pairs = dialect.rows("rows", {"kind": TEXT, "subject": TEXT})
     rows = yield (  # a row without a limit brings the time when nothing binds
-        f"SELECT {dialect.now}, {LIMITS} FROM (SELECT 1 AS one) AS always LEFT JOIN limits ON active"
-        f" AND (kind, subject) IN {dialect.rows('rows', {'kind': TEXT, 'subject': TEXT})} ORDER BY limits.id",
-        array(list({pair for pairs in subjects.values() for pair in pairs})),
+        f"SELECT {dialect.now}, {LIMIT_COLUMNS} FROM (SELECT 1 AS one) AS always"
+        f" LEFT JOIN limits ON active AND (kind, subject) IN {pairs} ORDER BY limits.id",
+        array(list({pair for wanted in subjects.values() for pair in wanted})),
     )
     limits = [limit_of(row[1:]) for row in rows if row[1] is not None]
-    binding = {}
-    for wish in wishes:
-        mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects[wish]]
-        # a limit of one's own takes the place of the one for each user
-        if any(limit.kind == "user" for limit in mine):
-            mine = [limit for limit in mine if limit.kind != "each_user"]
-        binding[wish] = [limit for limit in mine if limit.covers(wish.model)]
-    return rows[0][0], binding
+    return rows[0][0], {
+        request: _binding(limits, request.model, wanted) for request, wanted in subjects.items()
+    }
 
 
-def _owner(limit: Limit, asker: Asker) -> str:
-    return asker.user if limit.kind == "each_user" else ""
+def _binding(
+    limits: Sequence[Limit], model: str, subjects: Sequence[tuple[str, str]]
+) -> list[Limit]:
+    """Those of the limits that bind a request for the model; its user's own replaces each user's."""
+    mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects]
+    if "user" in [limit.kind for limit in mine]:
+        mine = [limit for limit in mine if limit.kind != "each_user"]
+    return [limit for limit in mine if limit.covers(model)]
+
+
+def _owner(limit: Limit, payer: Payer) -> str:
+    return payer.user if limit.kind == "each_user" else ""
+
+
+def _take(
+    books: Books,
+    calls: dict[str, _Call],
+    step: Step,
+    accounts: Mapping[HoldRequest, list[Key]],
+) -> Answer:
+    """Takes one step; a hold that there is already is answered as it was given."""
+    call = calls.get(step.id)
+    if isinstance(step, Settlement):
+        return KeyError(step.id) if call is None else _end(books, call, step)
+    if isinstance(step, HoldRequest):
+        if call is not None:
+            return Hold(id=call.id, output=call.output, held=call.held)
+        return _hold(books, calls, step, accounts[step])
+    if call is None:
+        calls[step.id] = _Call(step.id, "settled", 0.0, 0, NOTHING, [], step.charge, new=step.call)
+    return None
 
 
 def _hold(
-    books: Books, calls: dict[str, _Call], wish: Wish, keys: list[Key]
+    books: Books, calls: dict[str, _Call], request: HoldRequest, keys: list[Key]
 ) -> Hold | BudgetExceededError:
     accounts = [books.accounts[key] for key in keys]
     hard = [account for account in accounts if account.limit.mode == "hard"]
-    output = _fitting(wish, hard)
-    if output < wish.least:
-        busy = all(account.fits(wish, wish.most, NOTHING) >= wish.least for account in hard)
-        tightest = min(hard, key=lambda account: account.fits(wish, wish.most))
-        return tightest.refusal(wish, busy=busy)
-    held = wish.amount(output)
+    output = _fitting(request, hard)
+    if output < request.min_output:
+        return _refusal(request, hard)
+    held = request.amount(output)
     if not accounts:
-        return Hold(id=wish.id, output=output, held=held, bound=False, hard=False)
-    warnings = tuple(
-        account.limit.id
-        for account in accounts
-        if account.limit.mode == "soft" and account.fits(wish, output) < output
-    )
-    left = [
-        (account.room().remaining.tokens, account.resets_at)
-        for account in hard
-        if account.limit.tokens is not None
-    ]
-    remaining, resets_at = min(left, key=lambda pair: pair[0], default=(None, None))
+        return Hold(id=request.id, output=output, held=held, bound=False, hard=False)
+    soft = [account for account in accounts if account.limit.mode == "soft"]
+    warnings = [account.limit.id for account in soft if account.fits(request, output) < output]
+    remaining, resets_at = _tightest(hard)
     for key in keys:
-        books.book(key, "hold", wish.id, held=held)
-    calls[wish.id] = _Call(wish.id, "pending", books.now + LEASE, output, held, keys, new=wish)
+        books.book(key, "hold", request.id, held=held)
+    lease_until = books.now + HOLD_LEASE_S
+    calls[request.id] = _Call(request.id, "pending", lease_until, output, held, keys, new=request)
     return Hold(
-        id=wish.id,
+        id=request.id,
         output=output,
         held=held,
         hard=bool(hard),
-        warnings=warnings,
+        warnings=tuple(warnings),
         remaining=remaining,
         resets_at=resets_at,
     )
 
 
-def _fitting(wish: Wish, hard: Sequence[Account]) -> int:
-    """The output that a call gets: what it wishes, else what every hard limit leaves.
+def _refusal(request: HoldRequest, hard: Sequence[Account]) -> BudgetExceededError:
+    """The refusal of the tightest limit; `busy` where all would have room but for what is held."""
+    most, least = request.max_output, request.min_output
+    busy = all(account.fits(request, most, NOTHING) >= least for account in hard)
+    tightest = min(hard, key=lambda account: account.fits(request, most))
+    return tightest.refusal(request, busy=busy)
+
+
+def _tightest(hard: Sequence[Account]) -> tuple[int | None, int | None]:
+    """The tokens left under the tightest of these limits, and when its window ends."""
+    remaining = resets_at = None
+    for account in hard:
+        if account.limit.tokens is not None:
+            left = account.balance().remaining.tokens
+            if remaining is None or left < remaining:
+                remaining, resets_at = left, account.resets_at
+    return remaining, resets_at
+
+
+def _fitting(request: HoldRequest, hard: Sequence[Account]) -> int:
+    """The output that a call gets: what it asks for, else what every hard limit leaves.
 
     One that names no cap gets half of that, so that its neighbours find room as well.
     """
-    most = 2 * wish.most if wish.uncapped else wish.most
+    most = 2 * request.max_output if request.uncapped else request.max_output
     for account in hard:
-        most = account.fits(wish, most)
-    if not wish.uncapped or not hard:
-        return min(most, wish.most)
-    return min(most, wish.most, max(FAIR, most // 2))
+        most = account.fits(request, most)
+    if not request.uncapped or not hard:
+        return min(most, request.max_output)
+    return min(most, request.max_output, max(FAIR_OUTPUT_TOKENS, most // 2))
 
 
-def _end(books: Books, call: _Call, end: End) -> State:
-    """PENDING → SETTLED | VOIDED | FORFEITED, once; who knows more corrects a forfeit, and what was settled as unknown."""
-    held, used = call.held, end.used
-    over = Amount(max(0, used.amount.tokens - held.tokens), max(0, used.amount.cost - held.cost))
-    if call.state == "pending" and end.state == "forfeited":
-        if call.lease_until >= books.now:
-            return "pending"
-        used = Used(
+def _end(books: Books, call: _Call, settlement: Settlement) -> State:
+    """Settles, voids or forfeits a pending call, once; whoever knows more later corrects it."""
+    charge, held = settlement.charge, call.held
+    if settlement.state == "forfeited":
+        if call.state != "pending" or call.lease_until >= books.now:
+            return call.state
+        charge = Charge(
             prompt=held.tokens - call.output, completion=call.output, cost=held.cost, estimated=True
         )
         kind, change = "forfeit", {"spent": held, "held": -held}
     elif call.state == "pending":
-        kind = "settle" if end.state == "settled" else "void"
-        change = {"spent": used.amount, "held": -held, "overdraft": over}
-    elif call.state == "forfeited" and end.state != "forfeited":
-        kind, change = "correct", {"spent": used.amount - held, "overdraft": over}
-    elif call.state == "settled" and end.state != "forfeited" and _knows_more(used, call.used):
-        kind, change = "correct", {"spent": used.amount - call.used.amount}
+        kind = "settle" if settlement.state == "settled" else "void"
+        spent = charge.amount
+        change = {"spent": spent, "held": -held, "overdraft": _beyond(spent, held)}
     else:
-        return call.state
+        kind, change = "correct", _correction(call, charge)
+        if not change:
+            return call.state
     for key in call.keys:
         if call.state == "settled":  # its hold is gone, and others may have had the room since
             change["overdraft"] = books.accounts[key].beyond(change["spent"])
-        books.book(key, kind, call.id, **change, reason=end.reason)
-    call.state, call.used, call.changed = end.state, used, True
+        books.book(key, kind, call.id, **change, reason=settlement.reason)
+    call.state, call.charge, call.changed = settlement.state, charge, True
     return call.state
 
 
-def _knows_more(used: Used, booked: Used) -> bool:
-    """Whether this is news: nothing corrects what is known, and among guesses the larger stands, in whatever order."""
-    return booked.unknown and (not used.unknown or used.amount.tokens > booked.amount.tokens)
+def _correction(call: _Call, charge: Charge) -> dict[str, Amount]:
+    """What a charge changes for a call that has ended; empty: nothing."""
+    spent = charge.amount
+    if call.state == "forfeited":
+        return {"spent": spent - call.held, "overdraft": _beyond(spent, call.held)}
+    if call.state == "settled" and _knows_more(charge, call.charge):
+        return {"spent": spent - call.charge.amount}
+    return {}
+
+
+def _beyond(spent: Amount, held: Amount) -> Amount:
+    """What was spent beyond the hold."""
+    return Amount(max(0, spent.tokens - held.tokens), max(0, spent.cost - held.cost))
+
+
+def _knows_more(charge: Charge, booked: Charge) -> bool:
+    """Whether this corrects what is booked.
+
+    Nothing corrects what is known; among guesses the larger stands, in whatever order they come.
+    """
+    return booked.unknown and (not charge.unknown or charge.amount.tokens > booked.amount.tokens)
 
 
 def _write(dialect: LedgerDialect, books: Books, calls: list[_Call]) -> Steps[None]:
-    new = [_row(dialect, books.now, call, call.new) for call in calls if isinstance(call.new, Wish)]
+    new = [
+        _row(dialect, books.now, call, call.new)
+        for call in calls
+        if isinstance(call.new, HoldRequest)
+    ]
     if new:
         yield dialect.insert("calls", CALL, new)
     changed = [
-        (call.id, call.state, *astuple(call.used))
+        (call.id, call.state, *astuple(call.charge))
         for call in calls
-        if call.changed and not isinstance(call.new, Wish)
+        if call.changed and not isinstance(call.new, HoldRequest)
     ]
     if changed:
-        ended = dialect.rows("rows", {"id": TEXT, "state": TEXT, **USED})
+        ended = dialect.rows("rows", {"id": TEXT, "state": TEXT, **CHARGE})
+        charged = ", ".join(f"{name} = ended.{name}" for name in CHARGE)
         yield (
-            f"UPDATE calls SET state = ended.state, {', '.join(f'{name} = ended.{name}' for name in USED)} FROM {ended} AS ended"
+            f"UPDATE calls SET state = ended.state, {charged} FROM {ended} AS ended"
             " WHERE calls.id = ended.id",
             array(changed),
         )
     yield from books.close()
 
 
-def _row(dialect: LedgerDialect, now: float, call: _Call, wish: Wish) -> tuple[Any, ...]:
-    asker = wish.asker
+def _row(dialect: LedgerDialect, now: float, call: _Call, request: HoldRequest) -> tuple[Any, ...]:
+    """A call as a row, in the order of `CALL`."""
+    payer = request.payer
     day, _ = period("day", now, dialect.zone)
     return (
-        call.id, int(now), day, call.state, call.lease_until, call.output, *astuple(call.held), json.dumps(call.keys),
-        asker.user, asker.key, asker.team, asker.agent, asker.session, wish.model, wish.tag, wish.request, *astuple(call.used),
-    )  # fmt: skip
+        *(call.id, int(now), day, call.state, call.lease_until, call.output),
+        *(*astuple(call.held), json.dumps(call.keys)),
+        *(payer.user, payer.key, payer.team, payer.agent, payer.session),
+        *(request.model, request.tag, request.request_id),
+        *astuple(call.charge),
+    )

@@ -105,7 +105,7 @@ def build(config: Config) -> Edge:
         ledger,
         journal,
         patience=config.budgets.wait,
-        reach=failpoints.from_environment(os.environ),
+        failpoint=failpoints.from_environment(os.environ),
     )
     catalogs = CatalogHolder(build_catalog(config, transport))
     redis = RedisScripts(config.redis_url) if config.redis_url else None

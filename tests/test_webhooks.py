@@ -19,7 +19,7 @@ from process import free_port
 from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
-from chattable.budget.outbox import Notice
+from chattable.budget.outbox import OutboxEvent
 from chattable.proxy.config.webhook_settings import check_secret, check_url
 from chattable.proxy.people.webhooks import (
     AT_ONCE,
@@ -59,7 +59,7 @@ class Clock:
 
 @dataclass
 class Row:
-    notice: Notice
+    notice: OutboxEvent
     state: str = "waiting"
     due: float = 0.0
     attempts: int = 0
@@ -78,12 +78,12 @@ class MemoryOutbox:
         self._changed = asyncio.Event()
         for number in range(count):
             data = {"limit": "lim_1", "percent": 80}
-            notice = Notice(
+            notice = OutboxEvent(
                 id=f"evt_{number}", at=1_795_000_000 + number, kind="budget.threshold", data=data
             )
             self.rows[notice.id] = Row(notice)
 
-    async def claim(self, most: int, lease: float) -> list[Notice]:
+    async def claim(self, most: int, lease: float) -> list[OutboxEvent]:
         self.asked.append(most)
         await self._called("claim")
         free = [
@@ -234,7 +234,8 @@ json_values = st.recursive(
 def test_whatever_the_data_and_the_form_of_the_secret(data, secret):
     webhook = Webhook("https://host.example/x", secret)
     request = webhook.request(
-        Notice(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1), int(time.time())
+        OutboxEvent(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1),
+        int(time.time()),
     )
     SDK.webhooks.verify_signature(request.read(), request.headers, secret=secret)
     assert json.loads(request.read()) == {

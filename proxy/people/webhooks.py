@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import httpx
 import msgspec
 
-from chattable.budget.outbox import Notice, Outbox
+from chattable.budget.outbox import Outbox, OutboxEvent
 from chattable.budget.periodic import Periodic
 from chattable.proxy.config.webhook_settings import check_url, signing_key
 
@@ -53,7 +53,7 @@ class Webhook:
     def __repr__(self) -> str:
         return f"{self._url.scheme}://{self._url.netloc.decode()}"
 
-    def request(self, notice: Notice, now: int) -> httpx.Request:
+    def request(self, notice: OutboxEvent, now: int) -> httpx.Request:
         """One attempt.
 
         Law: id and body are the same for every attempt, timestamp and signature are this one's.
@@ -157,7 +157,7 @@ class Deliveries:
         self._running.discard(task)
         self.poke()
 
-    async def _deliver(self, notice: Notice) -> None:
+    async def _deliver(self, notice: OutboxEvent) -> None:
         try:
             try:
                 await self._post(notice)
@@ -173,7 +173,7 @@ class Deliveries:
                 error,
             )
 
-    async def _post(self, notice: Notice) -> None:
+    async def _post(self, notice: OutboxEvent) -> None:
         """One attempt; raises `Undelivered` unless it is answered with 2xx."""
         end = asyncio.get_running_loop().time() + self._deadline
         try:
@@ -190,7 +190,7 @@ class Deliveries:
         if not 200 <= status < 300:
             raise Undelivered(f"status {status}", final=status == 410, wait=_retry_after(response))
 
-    async def _fail(self, notice: Notice, error: Undelivered) -> None:
+    async def _fail(self, notice: OutboxEvent, error: Undelivered) -> None:
         if error.final or notice.attempts >= ATTEMPTS:
             await self._outbox.dead(notice.id)
             text = "webhook %r: %s (%s) is given up at attempt %d and kept as dead: %s"

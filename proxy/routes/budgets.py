@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chattable.budget import operations
 from chattable.budget.errors import UnknownLimitError
-from chattable.budget.ledger import Amount, Difference, Entry, Room
+from chattable.budget.ledger import Amount, Balance, Difference, Posting
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.budget.postings import LedgerDialect
 from chattable.budget.storage.statements import Steps
@@ -210,10 +210,10 @@ class Budgets:
     def _shown(self, limit: Limit, subject: str | bool, owner: str = "") -> Steps[BudgetObject]:
         """A budget with what is left of it."""
         known = limit.kind != "each_user" or owner
-        room = None
+        balance = None
         if known:
-            room = yield from operations.room(self._house.ledger.dialect, limit.id, owner)
-        shown = shown_budget(limit, subject, room)
+            balance = yield from operations.balance(self._house.ledger.dialect, limit.id, owner)
+        shown = shown_budget(limit, subject, balance)
         shown.unpriced_models = unpriced_under(limit, self._lacking)
         return shown
 
@@ -307,7 +307,7 @@ async def list_ledger(
 ) -> LedgerPage:
     most, limit_id = min(max(1, limit), 1000), printable(budget, "budget")
 
-    def listed() -> Steps[list[Entry]]:
+    def listed() -> Steps[list[Posting]]:
         owner = yield from _owner(user)
         return (yield from operations.entries(limit_id, "", owner, after, most + 1))
 
@@ -382,7 +382,7 @@ def _micro(usd: float | None) -> int | None:
     return None if usd is None else round(min(max(usd, -1.0), 1e12) * 1_000_000)
 
 
-def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> BudgetObject:
+def shown_budget(limit: Limit, subject: str | bool, balance: Balance | None) -> BudgetObject:
     """A budget as the API shows it, with its subject's name and what is left where it is known."""
     found = BudgetObject(
         id=limit.id,
@@ -393,14 +393,14 @@ def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> Budget
         models=limit.models,
         mode=limit.mode,
     )
-    if room is not None:
-        found.spent, found.held = room.spent.tokens, room.held.tokens
-        found.remaining = None if limit.tokens is None else room.remaining.tokens
-        found.spent_usd, found.resets_at = room.spent.cost / 1_000_000, room.resets_at
+    if balance is not None:
+        found.spent, found.held = balance.spent.tokens, balance.held.tokens
+        found.remaining = None if limit.tokens is None else balance.remaining.tokens
+        found.spent_usd, found.resets_at = balance.spent.cost / 1_000_000, balance.resets_at
     return found
 
 
-def _entry(entry: Entry) -> LedgerEntry:
+def _entry(entry: Posting) -> LedgerEntry:
     return LedgerEntry(
         id=entry.id,
         created_at=entry.at,

@@ -44,8 +44,8 @@ async def list_my_budgets(caller: InjectedCaller, house: InjectedHouse) -> Budge
         found = []
         for limit in limits:
             owner = who.user.id if limit.kind == "each_user" else ""
-            room = yield from operations.room(dialect, limit.id, owner)
-            found.append(shown_budget(limit, (yield from subjects.shown(limit)), room))
+            balance = yield from operations.balance(dialect, limit.id, owner)
+            found.append(shown_budget(limit, (yield from subjects.shown(limit)), balance))
         return found
 
     return page(BudgetPage, await house.ledger.storage.read(listed))

@@ -13,12 +13,11 @@ from msgspec.structs import replace
 from session_stores import Stores, in_memory, in_sql, own
 
 from chattable.agents.chat import Message, Usage
-from chattable.proxy.store.errors import Conflict, Invalid, NotFound
+from chattable.proxy.store.errors import Conflict, HeadMoved, Invalid, NotFound
 from chattable.proxy.store.sessions import values
 from chattable.proxy.store.sessions.chain import next_id, paired, said
 from chattable.proxy.store.sessions.port import (
     Entry,
-    HeadMoved,
     Item,
     Retention,
     Session,

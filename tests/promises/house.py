@@ -20,7 +20,7 @@ from promises.bases import Base
 from promises.clients import Client, Told
 from upstream import ScriptedUpstream
 
-from chattable.budget.ledger import LEASE
+from chattable.budget.ledger import HOLD_LEASE_S
 
 WORKERS = 4
 SWEEP = 10.0  # seconds between two looks for holds that nobody renews
@@ -197,7 +197,7 @@ class House:
 
     def recover(self) -> None:
         """Lets leases end; a worker that starts books what dead ones left behind, and forfeits the rest."""
-        self.base.advance(LEASE + SWEEP)
+        self.base.advance(HOLD_LEASE_S + SWEEP)
         self.kill(self.workers()[0])
         until(
             lambda: not self.pending() and not self.orphans(),

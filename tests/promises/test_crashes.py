@@ -15,7 +15,7 @@ from promises.clients import Client, Told, Traffic, body
 from promises.house import SWEEP, WORKERS, House, always, bound, serving, until
 from upstream import ScriptedUpstream
 
-from chattable.budget.ledger import LEASE
+from chattable.budget.ledger import HOLD_LEASE_S
 
 KILLS = int(os.environ.get("CHATTABLE_TEST_KILLS", "10"))  # 100 for a night
 DEATHS = max(2, KILLS // 5)  # at each point
@@ -133,7 +133,7 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
         told += streams.result(60) + middle.result(60)
         assert any(one.acked is None for one in told if "late" in one.call)
     assert house.pending() > 0
-    base.advance(LEASE + SWEEP)
+    base.advance(HOLD_LEASE_S + SWEEP)
     with serving(base, tmp_path, *upstreams) as house:
         until(
             lambda: not house.pending() and not house.orphans(),

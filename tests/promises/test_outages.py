@@ -8,7 +8,7 @@ from promises.bases import Postgres
 from promises.clients import body
 from promises.house import House, agree, always, until
 
-from chattable.budget.ledger import LEASE
+from chattable.budget.ledger import HOLD_LEASE_S
 from chattable.budget.limits import period
 from chattable.budget.storage.sqlite import BUSY
 
@@ -73,7 +73,7 @@ def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(
     supervisor.send_signal(signal.SIGSTOP)  # or it would end the worker after five seconds
     zombie.send_signal(signal.SIGSTOP)
     try:
-        house.base.advance(LEASE + 30)
+        house.base.advance(HOLD_LEASE_S + 30)
         forfeited = house.sweep()
         assert len(forfeited) == 16
         assert house.row(budget)["held"] == 0

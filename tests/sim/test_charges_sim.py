@@ -29,7 +29,7 @@ from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Trace, User
 from chattable.budget.journal import Journal
-from chattable.budget.ledger import LEASE, Ledger, Price
+from chattable.budget.ledger import HOLD_LEASE_S, Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.budget.tokens import count
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
@@ -466,7 +466,7 @@ class World:
             return 0
         while not act.waited_for:
             await asyncio.sleep(0)
-        held = (await self.ledger.room(f"lim_{user}")).held.tokens
+        held = (await self.ledger.balance(f"lim_{user}")).held.tokens
         if how == "gave up":
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -476,7 +476,7 @@ class World:
             run.stop_at_once()
         self.abandon(task, run)
         if how in ("stopped", "killed"):
-            await self.clock.advance(LEASE + 1)
+            await self.clock.advance(HOLD_LEASE_S + 1)
             await self.metering()._recover()
             await self.metering()._recover()  # again: nothing is booked twice
         return held
@@ -502,7 +502,7 @@ class World:
                     pass
 
     async def check(self, user: str, right: Booked | None, how: str, held: int, what: str) -> None:
-        room = await self.ledger.room(f"lim_{user}")
+        room = await self.ledger.balance(f"lim_{user}")
         assert room.held.tokens == 0, f"{what}: still held"
         entries = await self.ledger.entries(user=user)
         upper = [entry.upper for entry in entries if entry.upper is not None]
@@ -548,7 +548,7 @@ class World:
         await run._catch_up(all_of_it=True)
         second_booked = expected(second, prompt, "stays")
         assert second_booked is not None
-        spent = (await self.ledger.room(f"lim_{user}")).spent.tokens
+        spent = (await self.ledger.balance(f"lim_{user}")).spent.tokens
         assert spent == prompt + second_booked.prompt + second_booked.output, f"seed {seed}"
 
 
