@@ -34,9 +34,9 @@ from chattable.proxy.identity.auth import Auth
 from chattable.proxy.ledger_setup import open_database, open_journal, open_ledger, put_default
 from chattable.proxy.people.audit import Audit
 from chattable.proxy.people.teams import Teams
-from chattable.proxy.people.usage import Usage
+from chattable.proxy.people.usage import UsageReports
 from chattable.proxy.people.users import Users
-from chattable.proxy.people.webhooks import Deliveries, Webhook
+from chattable.proxy.people.webhooks import Deliveries, WebhookEndpoint
 from chattable.proxy.pipeline.idempotency import Idempotency
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.pipeline import Pipeline
@@ -124,7 +124,7 @@ def build(config: Config) -> Edge:
     teams, outbox = Teams(database.storage), Outbox(database.storage)
     webhook = config.budgets.webhook
     deliveries = (
-        [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)]
+        [Deliveries(outbox, WebhookEndpoint(webhook.url, webhook.secret.reveal()), transport)]
         if webhook
         else []
     )
@@ -139,7 +139,7 @@ def build(config: Config) -> Edge:
         pipeline,
         turns,
         metering,
-        Usage(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
+        UsageReports(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
         outbox,
         session_store,
         config.server.max_body_mb * 2**20,

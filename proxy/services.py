@@ -13,7 +13,7 @@ from chattable.proxy.config.settings import Config
 from chattable.proxy.identity.auth import Auth
 from chattable.proxy.people.audit import Audit
 from chattable.proxy.people.teams import Teams
-from chattable.proxy.people.usage import Usage
+from chattable.proxy.people.usage import UsageReports
 from chattable.proxy.people.users import Users
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.pipeline import Pipeline
@@ -35,7 +35,7 @@ class House(Struct, frozen=True):
     pipeline: Pipeline
     turns: Turns
     metering: Metering
-    usage: Usage
+    usage: UsageReports
     outbox: Outbox
     session_store: SessionStore
     max_body: int  # bytes

@@ -13,7 +13,7 @@ from chattable.agents.errors import clip
 from chattable.proxy.people.audit import COMMAND_LINE, Audit
 from chattable.proxy.people.users import Users
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.sessions.port import Session, SessionStore
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore
 from chattable.proxy.telemetry.progress import Progress, show_progress
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, chosen, exported
 from chattable.proxy.transcripts.report import Declared, Outcome, imported
@@ -90,7 +90,7 @@ async def import_file(
     return failed
 
 
-async def _sessions(store: SessionStore, user: str | None) -> AsyncIterator[Session]:
+async def _sessions(store: SessionStore, user: str | None) -> AsyncIterator[SessionRecord]:
     """Every session once, also those that move to the front of the list meanwhile."""
     seen: set[str] = set()
     after = None

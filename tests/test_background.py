@@ -26,7 +26,7 @@ from chattable.proxy.sessions import locks
 from chattable.proxy.sessions.locks import Claim, Locks, new_holder
 from chattable.proxy.sessions.sessions import Sessions
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions.port import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,7 +165,9 @@ async def test_leases_of_sessions_outlive_a_store_that_breaks_once(
     renewed: list[str] = []
 
     class Broken(MemorySessions):
-        async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
+        async def lock(
+            self, session: SessionRecord, holder: str, seconds: float
+        ) -> SessionRecord | None:
             renewed.append(session.id)
             if len(renewed) == 3:
                 raise ZeroDivisionError

@@ -12,7 +12,7 @@ from chattable.proxy.identity.auth import TTL, Auth
 from chattable.proxy.people.users import Users
 from chattable.proxy.sessions import turns
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions.port import Entry, Turn
+from chattable.proxy.store.sessions.port import NewItem, TurnRecord
 
 HOUR = 3600.0
 
@@ -109,9 +109,9 @@ async def test_f6_a_retry_gets_the_stored_answer_only_if_it_was_given_just_befor
     clocks: Clocks, passed: float, set_by: float, replayed: bool
 ) -> None:
     store = MemorySessions(clocks.wall, clocks.monotonic)
-    said = [Entry(message=Message(*one)) for one in (("user", "go on"), ("assistant", "so on"))]
+    said = [NewItem(message=Message(*one)) for one in (("user", "go on"), ("assistant", "so on"))]
     session = await store.open("user_a", "s")
-    session = (await store.commit(session, Turn(entries=tuple(said)))).session
+    session = (await store.commit(session, TurnRecord(entries=tuple(said)))).session
     clocks.passed += passed
     clocks.set_by += set_by
     chat, now = Chat("m", [Message("user", "go on")]), clocks.wall()

@@ -25,7 +25,7 @@ from chattable.proxy.people.webhooks import (
     AT_ONCE,
     ATTEMPTS,
     Deliveries,
-    Webhook,
+    WebhookEndpoint,
     backoff,
 )
 
@@ -149,7 +149,7 @@ async def start(endpoint: ScriptedUpstream) -> AsyncIterator[Start]:
             stack.push_async_callback(transport.aclose)
             url = options.pop("url", f"http://127.0.0.1:{endpoint.port}{path}")
             deliveries = Deliveries(
-                outbox, Webhook(url, SECRET), transport, **{"interval": 3600, **options}
+                outbox, WebhookEndpoint(url, SECRET), transport, **{"interval": 3600, **options}
             )
             stack.push_async_callback(deliveries.stop)
             await deliveries.start()
@@ -232,7 +232,7 @@ json_values = st.recursive(
     secret=st.sampled_from([SECRET, "ein Geheimnis mit Ümläuten", "0123456789abcdef"]),
 )
 def test_whatever_the_data_and_the_form_of_the_secret(data, secret):
-    webhook = Webhook("https://host.example/x", secret)
+    webhook = WebhookEndpoint("https://host.example/x", secret)
     request = webhook.request(
         OutboxEvent(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1),
         int(time.time()),
@@ -518,7 +518,9 @@ async def test_no_log_tells_the_secret_the_path_or_the_query(endpoint, start, ca
     await outbox.until(
         lambda: bool({"failed", "dead"} & {*outbox.calls}) and "evt_0" in caplog.text
     )
-    shown = caplog.text + repr(Webhook("https://host.example:8443/T0PATH?token=T0QUERY", SECRET))
+    shown = caplog.text + repr(
+        WebhookEndpoint("https://host.example:8443/T0PATH?token=T0QUERY", SECRET)
+    )
     assert f"http://127.0.0.1:{endpoint.port}:" in shown and "https://host.example:8443" in shown
     for hidden in ("T0PATH", "T0QUERY", SECRET, SECRET[6:]):
         assert hidden not in shown
@@ -536,7 +538,7 @@ async def test_no_log_tells_the_secret_the_path_or_the_query(endpoint, start, ca
 )
 def test_urls_that_are_taken(url):
     assert check_url(url) == url
-    Webhook(url, SECRET)
+    WebhookEndpoint(url, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -567,7 +569,7 @@ def test_urls_that_are_refused(url, text):
         check_url(url)
     assert "T0P" not in str(caught.value)
     with pytest.raises(ValueError, match=text):
-        Webhook(url, SECRET)
+        WebhookEndpoint(url, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -591,7 +593,7 @@ def test_urls_that_are_refused(url, text):
 )
 def test_secrets_that_are_refused(secret, text):
     with pytest.raises(ValueError, match=text) as caught:
-        Webhook("https://host.example/x", secret)
+        WebhookEndpoint("https://host.example/x", secret)
     assert len(secret) < 10 or secret.strip() not in str(caught.value) or not secret.strip()
     with pytest.raises(ValueError, match=text):
         check_secret(secret)

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from chattable.agents.chattable import Session, User
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
-from chattable.proxy.people.users import Key, Users
-from chattable.proxy.people.users import User as StoredUser
+from chattable.proxy.people.users import KeyRecord, UserRecord, Users
 from chattable.proxy.store.secret import digest
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Auth:
         self._clock = clock
         self._monotonic = monotonic
         self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
-        self._asking: dict[str, asyncio.Task[tuple[Key, StoredUser] | None]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[KeyRecord, UserRecord] | None]] = {}
 
     async def principal(self, secret: str) -> Principal:
         """The principal behind a key, or `UnauthorizedError`."""
@@ -104,7 +103,7 @@ class Auth:
             return found
         raise UnauthorizedError(str(found), found.code)
 
-    async def _found(self, name: str, secret: str) -> tuple[Key, StoredUser] | None:
+    async def _found(self, name: str, secret: str) -> tuple[KeyRecord, UserRecord] | None:
         """Looks a key up, once for all who ask at the same time: a burst is no queue for the database."""
         task = self._asking.get(name)
         if task is None:
@@ -140,7 +139,7 @@ class Auth:
         self._cache.clear()
 
     def _judge(
-        self, secret: str, found: tuple[Key, StoredUser] | None, now: float
+        self, secret: str, found: tuple[KeyRecord, UserRecord] | None, now: float
     ) -> Principal | UnauthorizedError:
         if found is None:
             return UnauthorizedError(

@@ -22,7 +22,7 @@ FIGURES = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
-class Usage:
+class UsageReports:
     """Reports usage.
 
     Law: what is pending is not in it; what a cache answered is counted apart and costs nothing.

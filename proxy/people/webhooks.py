@@ -43,7 +43,7 @@ class Undelivered(Exception):
         self.wait = wait
 
 
-class Webhook:
+class WebhookEndpoint:
     """Where notices go and the key that signs them; printing it shows the origin only, for a path or query may be a secret."""
 
     def __init__(self, url: str, secret: str) -> None:
@@ -86,7 +86,7 @@ class Deliveries:
     def __init__(
         self,
         outbox: Outbox,
-        webhook: Webhook,
+        webhook: WebhookEndpoint,
         transport: httpx.AsyncBaseTransport,
         *,
         interval: float = INTERVAL,

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest
-from chattable.proxy.people.users import Key, User
+from chattable.proxy.people.users import KeyRecord, UserRecord
 from chattable.proxy.routes.removal import remove_user
 from chattable.proxy.routes.typed import (
     PAGE,
@@ -188,9 +188,9 @@ ROUTES = Router(
 )
 
 
-def _user(user: User) -> UserObject:
+def _user(user: UserRecord) -> UserObject:
     return msgspec.convert(user, UserObject, from_attributes=True)
 
 
-def _key(key: Key) -> KeyObject:
+def _key(key: KeyRecord) -> KeyObject:
     return KeyObject(**asdict(key))

@@ -19,7 +19,7 @@ from chattable.proxy.routes.typed import (
     page,
 )
 from chattable.proxy.services import House
-from chattable.proxy.store.sessions.port import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 
 
 class SessionObject(ConversationRow, kw_only=True):
@@ -78,7 +78,7 @@ async def _owner_of(house: House, name: str) -> str | None:
     return (await house.users.get(name)).id
 
 
-async def _shown(house: House, found: list[Session]) -> list[SessionObject]:
+async def _shown(house: House, found: list[SessionRecord]) -> list[SessionObject]:
     ids = sorted({session.user_id for session in found})
     known = await house.users.names(ids)
     return [

@@ -23,7 +23,7 @@ from chattable.proxy.routes.conversations import SESSION, InjectedSession
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
-from chattable.proxy.store.sessions.port import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
 from chattable.proxy.transcripts.report import AWAY, Outcome, imported
 from chattable.proxy.transcripts.transcript import Unreadable
@@ -100,7 +100,7 @@ ROUTES = Router(
 )
 
 
-def disposition(session: Session, form: Format) -> str:
+def disposition(session: SessionRecord, form: Format) -> str:
     """The header that names the file: by the id for old clients, by the title for all others."""
     title = UNSAFE.sub(" ", session.title or "").strip(" .")[:LONGEST].strip(" .")
     plain = f'attachment; filename="{session.id}.{form.ending}"'

@@ -26,7 +26,7 @@ from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.store.errors import NotFound, StoreError
 from chattable.proxy.store.sessions.chain import said, spoken
-from chattable.proxy.store.sessions.port import Session, SessionStore, Window
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore, Window
 
 log = logging.getLogger("chattable")
 
@@ -64,7 +64,7 @@ class Claim:
 class Held(Struct):
     """A session that is somebody's now, and the end of its conversation if that came with it."""
 
-    session: Session
+    session: SessionRecord
     claim: Claim
     name: str  # what the store knows the holder by
     window: Window | None = None
@@ -173,7 +173,7 @@ class Locks:
                 queue.release()
 
     @asynccontextmanager
-    async def hold(self, session: Session, claim: Claim) -> AsyncGenerator[Held]:
+    async def hold(self, session: SessionRecord, claim: Claim) -> AsyncGenerator[Held]:
         """The session, as it is once it is this holder's; `LockedError` when it does not come free in time.
 
         A turn that commits frees the session with it; this frees it after any other.
@@ -194,7 +194,7 @@ class Locks:
         if held is not None and not held.left:
             del self._held[holder]
 
-    def _queue(self, session: Session) -> asyncio.Lock:
+    def _queue(self, session: SessionRecord) -> asyncio.Lock:
         queue = self._queues.get(session.id)
         if queue is None:
             queue = self._queues[session.id] = asyncio.Lock()
@@ -217,7 +217,9 @@ class Locks:
                     for name in names:
                         await self._store.unlock(session, name)
 
-    async def _first_in(self, session: Session, claim: Claim, patience: _Patience) -> asyncio.Lock:
+    async def _first_in(
+        self, session: SessionRecord, claim: Claim, patience: _Patience
+    ) -> asyncio.Lock:
         """Waits for this process's own turns; the queue is for the caller to release."""
         queue = self._queue(session)
         if not queue.locked():
@@ -239,7 +241,9 @@ class Locks:
             raise
         return queue
 
-    async def _locked(self, session: Session, claim: Claim, patience: _Patience) -> Session:
+    async def _locked(
+        self, session: SessionRecord, claim: Claim, patience: _Patience
+    ) -> SessionRecord:
         """The session once no other process has it."""
         while True:
             fresh = await self._store.lock(session, claim.holder, LEASE)

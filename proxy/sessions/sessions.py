@@ -37,7 +37,7 @@ from chattable.proxy.store.errors import HeadMoved, StoreError
 from chattable.proxy.store.sessions import port as stored
 from chattable.proxy.store.sessions import values
 from chattable.proxy.store.sessions.chain import spoken
-from chattable.proxy.store.sessions.port import Committed, Retention, Session, SessionStore
+from chattable.proxy.store.sessions.port import Committed, Retention, SessionRecord, SessionStore
 from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 log = logging.getLogger("chattable")
@@ -176,7 +176,7 @@ class Sessions:
         door: Door,
         claim: Claim,
         chore: Chore | None,
-    ) -> Session | Held:
+    ) -> SessionRecord | Held:
         """The session of a turn: held where it appends, else as it is."""
         user, create = caller.principal.user.id, self._config.unknown == "create"
         appends = door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)
@@ -243,7 +243,7 @@ class Sessions:
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
 
-    async def _stored(self, session: Session, turn: stored.Turn) -> Committed:
+    async def _stored(self, session: SessionRecord, turn: stored.TurnRecord) -> Committed:
         """Commits, if need be again: an answer is not lost to a moment in which the database is busy. Its key counts once."""
         until = time.monotonic() + PERSISTENCE
         for pause in itertools.count(1):

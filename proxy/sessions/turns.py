@@ -11,7 +11,7 @@ from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
 from chattable.proxy.conversations.items import asked as askable
 from chattable.proxy.store.page import MAX_LIMIT
 from chattable.proxy.store.sessions.chain import UNSAID, paired, said, spoken
-from chattable.proxy.store.sessions.port import Entry, Item, Session, SessionStore, Window
+from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord, SessionStore, Window
 from chattable.proxy.store.sessions.values import tokens_of
 
 SUMMARY = "What was said before, in short:\n\n"
@@ -32,7 +32,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
     # what was said after the part of an answer that this one replaces
-    behind: tuple[Entry, ...] = ()
+    behind: tuple[NewItem, ...] = ()
 
 
 class Unanswered(Struct, frozen=True):
@@ -43,7 +43,7 @@ class Unanswered(Struct, frozen=True):
 
 
 async def mirrored(
-    store: SessionStore, session: Session, chat: Chat, *, side: bool = False
+    store: SessionStore, session: SessionRecord, chat: Chat, *, side: bool = False
 ) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
@@ -61,7 +61,7 @@ async def mirrored(
 
 async def appended(
     store: SessionStore,
-    session: Session,
+    session: SessionRecord,
     chat: Chat,
     *,
     most: int,
@@ -102,7 +102,7 @@ async def appended(
     if at is None and (anew or (items and items[-1].incomplete)):
         at = _answered(items, asked)
         at = at if at == len(items) - 1 else None
-    behind: tuple[Entry, ...] = ()
+    behind: tuple[NewItem, ...] = ()
     if at is not None:
         if replay is None and items[at].id != session.head:
             behind = await _behind(store, session, items[at])
@@ -132,7 +132,7 @@ def room_beside(chat: Chat, tokens: int | None) -> int | None:
     return None if tokens is None else max(0, tokens - _size(chat.messages))
 
 
-async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
+async def resent(store: SessionStore, session: SessionRecord, chat: Chat) -> bool:
     """Whether a client sends its own history: nobody who sends only what is new sends what an assistant said."""
     asked = spoken(chat.messages)
     if session.head is None or len(asked) == 1:
@@ -142,7 +142,7 @@ async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
     return (await store.match(session, asked)).id == session.head
 
 
-async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unanswered | None:
+async def unanswered(store: SessionStore, session: SessionRecord, chat: Chat) -> Unanswered | None:
     """What is new of a request whose client resends all that it has said, without the answers.
 
     None where it does not.
@@ -168,7 +168,7 @@ async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unans
 
 
 def _size(messages: Sequence[Message]) -> int:
-    return sum(tokens_of(Entry(message=message)) for message in messages)
+    return sum(tokens_of(NewItem(message=message)) for message in messages)
 
 
 def _fitting(items: Sequence[Item], room: int | None, *, cut: bool) -> Sequence[Item]:
@@ -192,7 +192,7 @@ def _begins(items: Sequence[Item]) -> str | None:
     return items[0].parent if items else ""
 
 
-async def _system(store: SessionStore, session: Session, window: Window) -> list[Message]:
+async def _system(store: SessionStore, session: SessionRecord, window: Window) -> list[Message]:
     """The system messages that the conversation begins with, wherever the window begins."""
     items: Sequence[Item] = window.items
     if _begins(items) is not None:
@@ -227,14 +227,14 @@ def _answered(
     return None
 
 
-async def _behind(store: SessionStore, session: Session, item: Item) -> tuple[Entry, ...]:
+async def _behind(store: SessionStore, session: SessionRecord, item: Item) -> tuple[NewItem, ...]:
     """What was said after a message, to be said after another; its usage is counted already."""
-    found: list[Entry] = []
+    found: list[NewItem] = []
     after = item.id
     while True:
         page = await store.items(session, MAX_LIMIT, after, descending=False)
         found += [
-            Entry(
+            NewItem(
                 message=item.message,
                 tokens=item.tokens,
                 speaker=item.speaker,

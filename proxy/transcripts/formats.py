@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.config.hints import hint
-from chattable.proxy.store.sessions.port import Item, Session, SessionStore
+from chattable.proxy.store.sessions.port import Item, SessionRecord, SessionStore
 from chattable.proxy.transcripts import (
     chatgpt,
     librechat,
@@ -26,7 +26,7 @@ from chattable.proxy.transcripts.values import Value, values_in
 BATCH = 500  # messages in memory at a time
 PATIENCE = 100  # values looked at for a format that is known
 
-Writer = Callable[[Session, AsyncIterator[tuple[Item, ...]]], AsyncIterator[bytes]]
+Writer = Callable[[SessionRecord, AsyncIterator[tuple[Item, ...]]], AsyncIterator[bytes]]
 
 
 class Format(Struct, frozen=True, kw_only=True):
@@ -158,7 +158,9 @@ def _found(index: int, value: Value, form: Format) -> Found:
     return found
 
 
-async def exported(store: SessionStore, session: Session, form: Format) -> AsyncIterator[bytes]:
+async def exported(
+    store: SessionStore, session: SessionRecord, form: Format
+) -> AsyncIterator[bytes]:
     """The session in this format; a batch of its messages at a time is in memory."""
     assert form.write
     batches = store.export(session, BATCH) if form.whole else _path(store, session)
@@ -166,7 +168,7 @@ async def exported(store: SessionStore, session: Session, form: Format) -> Async
         yield block
 
 
-async def _path(store: SessionStore, session: Session) -> AsyncIterator[tuple[Item, ...]]:
+async def _path(store: SessionStore, session: SessionRecord) -> AsyncIterator[tuple[Item, ...]]:
     """The messages from the first to the head."""
     after = None
     while True:

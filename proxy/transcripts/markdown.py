@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from chattable.agents.chat import Json
-from chattable.proxy.store.sessions.port import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
 from chattable.proxy.store.sessions.values import cleaned
 from chattable.proxy.transcripts.sharegpt import shown_content
 
@@ -22,7 +22,9 @@ FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(.*)", re.M)
 SPECIAL = re.compile(r"([\\`*_\[\]<>#])")
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """The messages up to the head, each under the name of who says it."""
     facts = [
         f"`{session.id}`",

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 
 from chattable.agents.chat import Json, Usage
 from chattable.agents.parsing import explain
-from chattable.proxy.store.sessions.port import Item, Session, Summary
+from chattable.proxy.store.sessions.port import Item, SessionRecord, Summary
 from chattable.proxy.transcripts.messages import message_of
 from chattable.proxy.transcripts.transcript import Node, Notes, Transcript, Unreadable, made
 from chattable.proxy.transcripts.tree import MOST_MESSAGES, grown
@@ -58,7 +58,9 @@ class _Row(Struct, kw_only=True):
     created_at: _Count = 0
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """The session and all its messages, a line each."""
     head: Json = {"object": SESSION, "version": VERSION} | msgspec.structs.asdict(session)
     yield line(

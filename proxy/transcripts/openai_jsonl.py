@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.store.sessions.port import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
 from chattable.proxy.transcripts.fields import moment, said_in, text_in
 from chattable.proxy.transcripts.messages import node_of
 from chattable.proxy.transcripts.native import line
@@ -29,7 +29,9 @@ FIELDS = (
 KNOWN = ("messages", "id", "title", "model", "created_at", "created")
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """One line: the messages up to the head, with the fields that fine-tuning knows."""
     lead = b'{"messages":['
     async for batch in batches:

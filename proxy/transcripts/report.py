@@ -13,7 +13,7 @@ from chattable.agents.errors import InvalidRequest
 from chattable.agents.params import Accepts, check_params
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.store.errors import Conflict, Invalid, StoreError
-from chattable.proxy.store.sessions.port import Session, SessionStore
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore
 from chattable.proxy.store.sessions.values import cleaned
 from chattable.proxy.transcripts.formats import Found, conversations
 from chattable.proxy.transcripts.transcript import Note, Transcript, Unreadable
@@ -106,7 +106,7 @@ async def _store(
 
 async def _restored(
     store: SessionStore, user: str, transcript: Transcript, found: Found
-) -> Session:
+) -> SessionRecord:
     """Stores a conversation: under its alias, unless another has it by now."""
     session, items = transcript.session, transcript.items
     if session.alias is not None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.store.sessions.port import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
 from chattable.proxy.transcripts.fields import list_in, moment, said_in, stand_in, text_in
 from chattable.proxy.transcripts.messages import call, json_kind, message_of
 from chattable.proxy.transcripts.native import line
@@ -40,7 +40,9 @@ SAID = ("from", "role", "value", "content", "text", "tool_calls", "tool_call_id"
 IMAGE = "<image>"
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """One line: the words up to the head, and the calls of tools."""
     yield b'{"id":' + line(session.id).rstrip() + b',"conversations":['
     comma = b""

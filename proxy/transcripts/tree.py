@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sized
 from chattable.agents.chat import Message
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.sessions import chain, values
-from chattable.proxy.store.sessions.port import Entry, Item
+from chattable.proxy.store.sessions.port import Item, NewItem
 from chattable.proxy.transcripts.transcript import Node, Notes, Unreadable
 
 MOST_MESSAGES = 100_000  # of one conversation: it is put together in memory
@@ -139,7 +139,7 @@ def _before(node: Node, by_id: Mapping[str, Node], notes: Notes) -> Node | None:
 
 
 def _item(node: Node, message: Message, parent: str | None) -> Item:
-    tokens = values.tokens_of(Entry(message=message)) if node.tokens is None else node.tokens
+    tokens = values.tokens_of(NewItem(message=message)) if node.tokens is None else node.tokens
     return Item(
         id=node.id, parent=parent, position=0, message=message, speaker=node.speaker, tokens=tokens, usage=node.usage,
         request_id=node.request_id, incomplete=node.incomplete, side=node.side, created_at=node.created_at,

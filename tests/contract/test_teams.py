@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.people.teams import Team, TeamInUse, Teams
-from chattable.proxy.people.users import User, Users
+from chattable.proxy.people.users import UserRecord, Users
 from chattable.proxy.store import schema
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
@@ -227,7 +227,7 @@ async def test_nobody_is_left_in_a_team_that_is_gone(
     )
     joined, left = results[::2], results[1::2]
     assert {type(result) for result in joined if not isinstance(result, StorageUnavailable)} == {
-        User
+        UserRecord
     }
     assert {type(result) for result in left if not isinstance(result, StorageUnavailable)} <= {
         Team,

@@ -13,7 +13,7 @@ from databases import in_time, transaction
 from sqlalchemy import select, text
 
 from chattable.budget.storage.errors import StorageUnavailable
-from chattable.proxy.people.users import User, Users
+from chattable.proxy.people.users import UserRecord, Users
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
@@ -203,7 +203,10 @@ async def test_of_creations_at_once_one_succeeds(users: Users, other_process: Us
     stores = (users, other_process)
     calls = (stores[i % 2].create("alice") for i in range(20))
     results = in_time(await asyncio.gather(*calls, return_exceptions=True))
-    assert Counter(type(result) for result in results) == {User: 1, Conflict: len(results) - 1}
+    assert Counter(type(result) for result in results) == {
+        UserRecord: 1,
+        Conflict: len(results) - 1,
+    }
     assert await users.count() == 1
 
 
@@ -258,11 +261,13 @@ async def test_no_key_outlives_its_user_in_a_race(
         NotFound,
     }
     assert {type(result) for result in deleted if not isinstance(result, StorageUnavailable)} == {
-        User
+        UserRecord
     }
     # Of what a slow database refuses it has done nothing.
     left = {
-        name for name, result in zip(names, deleted, strict=True) if not isinstance(result, User)
+        name
+        for name, result in zip(names, deleted, strict=True)
+        if not isinstance(result, UserRecord)
     }
     keys = {
         name for name, result in zip(names, made, strict=True) if isinstance(result, tuple)

@@ -12,11 +12,24 @@ from chattable.budget.storage.statements import Dialect, Row, Rows, Statement, S
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import checked_limit
 from chattable.proxy.store.sessions import chain, values
-from chattable.proxy.store.sessions.commit import Place, Written, ids_of, is_repeated, outcome
+from chattable.proxy.store.sessions.commit import (
+    TreePosition,
+    Written,
+    ids_of,
+    is_repeated,
+    outcome,
+)
 from chattable.proxy.store.sessions.paths import BETTER, Paths
 from chattable.proxy.store.sessions.paths import NAMES as MESSAGE
 from chattable.proxy.store.sessions.paths import M as OF_MESSAGE
-from chattable.proxy.store.sessions.port import Committed, Item, Session, Summary, Turn, Window
+from chattable.proxy.store.sessions.port import (
+    Committed,
+    Item,
+    SessionRecord,
+    Summary,
+    TurnRecord,
+    Window,
+)
 from chattable.proxy.store.sessions.rows import NAMES, item_of, new_row, session_fields, session_of
 from chattable.proxy.store.tables import session_messages, sessions
 
@@ -67,8 +80,8 @@ def opened(
 
 
 def locked(
-    dialect: Dialect, session: Session, holder: str, seconds: float
-) -> Steps[Session | None]:
+    dialect: Dialect, session: SessionRecord, holder: str, seconds: float
+) -> Steps[SessionRecord | None]:
     """The session, if it can be had."""
     rows = yield (
         f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"
@@ -86,13 +99,13 @@ def locked(
     return None
 
 
-def unlocked(session: Session, holder: str) -> Steps[None]:
+def unlocked(session: SessionRecord, holder: str) -> Steps[None]:
     """Frees it."""
     given = {"session": session.id, "user": session.user_id, "holder": holder}
     yield f"UPDATE sessions SET locked_by = '' WHERE {OWN} AND locked_by = :holder", given
 
 
-def holder(dialect: Dialect, session: Session) -> Steps[str]:
+def holder(dialect: Dialect, session: SessionRecord) -> Steps[str]:
     """Who has it, if anybody."""
     given = {"session": session.id, "user": session.user_id}
     held = f"{OWN} AND locked_until > {dialect.now}"
@@ -100,7 +113,7 @@ def holder(dialect: Dialect, session: Session) -> Steps[str]:
     return str(rows[0][0]) if rows else ""
 
 
-def handed_over(session: Session, holder: str, to: str) -> Steps[bool]:
+def handed_over(session: SessionRecord, holder: str, to: str) -> Steps[bool]:
     """Renames its lock."""
     given = {"session": session.id, "user": session.user_id, "holder": holder, "to": to}
     theirs = f"{OWN} AND locked_by = :holder RETURNING 1"
@@ -116,7 +129,7 @@ def taken(
     seconds: float,
     messages: int,
     tokens: int | None,
-) -> Steps[tuple[Session, Window | None]]:
+) -> Steps[tuple[SessionRecord, Window | None]]:
     """A session for one holder, with the end of its path; without it while another one has the session."""
     session = session_of((yield from found))
     mine = yield from locked(dialect, session, holder, seconds)
@@ -126,7 +139,7 @@ def taken(
 
 
 def window(
-    paths: Paths, session: Session, messages: int, tokens: int | None, at: str | None
+    paths: Paths, session: SessionRecord, messages: int, tokens: int | None, at: str | None
 ) -> Steps[Window]:
     """The end of the path."""
     end = at if at is not None else session.head
@@ -177,7 +190,7 @@ def _paired(items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def items(
-    paths: Paths, session: Session, most: int, after: str | None, *, descending: bool
+    paths: Paths, session: SessionRecord, most: int, after: str | None, *, descending: bool
 ) -> Steps[list[Item]]:
     """So many messages of the path, from an end or from behind `after`."""
     given: Row = {"session": session.id, "user": session.user_id, "most": most}
@@ -188,7 +201,7 @@ def items(
 
 
 def matched(
-    paths: Paths, session: Session, prefixes: Sequence[str]
+    paths: Paths, session: SessionRecord, prefixes: Sequence[str]
 ) -> Steps[tuple[str, int] | None]:
     """The longest of these paths that is stored: its last message, and which of them it is."""
     wanted = values.written(prefixes, "messages", values.MAX_MESSAGE)
@@ -197,7 +210,12 @@ def matched(
 
 
 def commit(
-    dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: list[Written], now: float
+    dialect: Dialect,
+    paths: Paths,
+    session: SessionRecord,
+    turn: TurnRecord,
+    todo: list[Written],
+    now: float,
 ) -> Steps[Committed]:
     """Adds a turn."""
     row = yield from locked_row(dialect, session)
@@ -213,7 +231,7 @@ def commit(
     return Committed((yield from changed(session.id, changes)), ids_of(todo))
 
 
-def changed(session: str, changes: Row) -> Steps[Session]:
+def changed(session: str, changes: Row) -> Steps[SessionRecord]:
     """Changes a session's row and returns the session."""
     types = COLUMNS["sessions"]
     settings = ", ".join(f"{name} = CAST(:{name} AS {types[name]})" for name in changes)
@@ -224,7 +242,7 @@ def changed(session: str, changes: Row) -> Steps[Session]:
     return session_of(dict(zip(NAMES, rows[0], strict=True)))
 
 
-def locked_row(dialect: Dialect, session: Session) -> Steps[Row]:
+def locked_row(dialect: Dialect, session: SessionRecord) -> Steps[Row]:
     """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
     given = {"session": session.id, "user": session.user_id}
     rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given
@@ -233,16 +251,18 @@ def locked_row(dialect: Dialect, session: Session) -> Steps[Row]:
     return dict(zip(NAMES, rows[0], strict=True))
 
 
-def _places(paths: Paths, session: str, ids: Sequence[str | None]) -> Steps[dict[str, Place]]:
+def _places(
+    paths: Paths, session: str, ids: Sequence[str | None]
+) -> Steps[dict[str, TreePosition]]:
     """Where those of the messages are that are stored, the deleted ones too."""
     wanted = values.written(
         [values.findable_id(one) for one in ids if one is not None], "messages", values.MAX_MESSAGE
     )
     rows = yield paths.placing, {"session": session, "list": wanted}
-    return {row[0]: Place(*row[:6], *map(bool, row[6:])) for row in rows}
+    return {row[0]: TreePosition(*row[:6], *map(bool, row[6:])) for row in rows}
 
 
-def message_row(session: Session, id: str) -> Steps[Row]:  # noqa: A002 - the public word for it
+def message_row(session: SessionRecord, id: str) -> Steps[Row]:  # noqa: A002 - the public word for it
     """The row of a message that is not deleted."""
     rows = yield (
         f"SELECT {OF_MESSAGE} FROM session_messages m JOIN sessions s ON s.id = m.session_id"

@@ -26,7 +26,7 @@ class Summary(Struct, frozen=True):
     upto: str
 
 
-class Session(Struct, frozen=True, kw_only=True):
+class SessionRecord(Struct, frozen=True, kw_only=True):
     """A conversation, without its messages; `message_count` counts those on the path to the head."""
 
     id: str
@@ -46,7 +46,7 @@ class Session(Struct, frozen=True, kw_only=True):
     updated_at: float = 0.0  # when something was last said
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class NewItem(Struct, frozen=True, kw_only=True):
     """A message that is to be stored; `tokens` not given is estimated."""
 
     message: Message
@@ -91,10 +91,10 @@ class Match(Struct, frozen=True):
     rest: tuple[Message, ...]
 
 
-class Turn(Struct, frozen=True, kw_only=True):
+class TurnRecord(Struct, frozen=True, kw_only=True):
     """What one exchange adds to a session: `entries`, each the parent of the next."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[NewItem, ...] = ()
     parent: str | None = None  # what the first entry follows; None: it begins the conversation anew
     head: str | UnsetType | None = UNSET  # what the head must still be; UNSET: whatever it is
     side: bool = False  # a title, a tag: stored, never the head
@@ -108,7 +108,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 class Committed(Struct, frozen=True):
     """The session after a turn, and the ids of its entries; `repeated` says that the turn was there already."""
 
-    session: Session
+    session: SessionRecord
     ids: tuple[str, ...]
     repeated: bool = False
 
@@ -134,7 +134,7 @@ class SessionStore(Protocol):
 
     async def open(
         self, user: str, name: str | None, *, create: bool = True, model: str | None = None
-    ) -> Session:
+    ) -> SessionRecord:
         """Returns the user's session with this id or, of 1–512 printable characters, this alias; None is a new one.
 
         Law: whatever is no id of a session of this user is an alias. What is unknown is made, or
@@ -143,7 +143,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
+    async def find(self, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
         """Returns the session with this id, whoever's it is, or raises `NotFound`: for administration alone."""
         ...
 
@@ -158,7 +158,7 @@ class SessionStore(Protocol):
         model: str | None = None,
         messages: int = 500,
         tokens: int | None = None,
-    ) -> tuple[Session, Window | None]:
+    ) -> tuple[SessionRecord, Window | None]:
         """Opens a session, locks it and returns the end of its conversation; no window while another holder has it.
 
         Law: the same as `open`, `lock` and `window` one after the other, which a store need not do
@@ -170,7 +170,9 @@ class SessionStore(Protocol):
             return session, None
         return mine, await self.window(mine, messages=messages, tokens=tokens)
 
-    async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
+    async def lock(
+        self, session: SessionRecord, holder: str, seconds: float
+    ) -> SessionRecord | None:
         """Gives the session to one holder for so long, and returns it as it is now; None while another has it.
 
         Law: never waits; the store's own clock counts, for all replicas. A holder may lock again,
@@ -178,15 +180,15 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def unlock(self, session: Session, holder: str) -> None:
+    async def unlock(self, session: SessionRecord, holder: str) -> None:
         """Ends the holder's lock, if it is still theirs."""
         ...
 
-    async def holder(self, session: Session) -> str:
+    async def holder(self, session: SessionRecord) -> str:
         """Returns who has the session locked; "" for nobody, and from a store that cannot say."""
         return ""
 
-    async def hand_over(self, session: Session, holder: str, to: str) -> bool:
+    async def hand_over(self, session: SessionRecord, holder: str, to: str) -> bool:
         """Gives a lock another name, if it is still this holder's, and says so; its time goes on.
 
         Law: nobody else has the session in between. A store that cannot do that says False.
@@ -195,7 +197,7 @@ class SessionStore(Protocol):
 
     async def window(
         self,
-        session: Session,
+        session: SessionRecord,
         *,
         messages: int = 500,
         tokens: int | None = None,
@@ -209,11 +211,11 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def match(self, session: Session, messages: Sequence[Message]) -> Match:
+    async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
         """Returns the longest prefix of a client's history that any path of this session begins with."""
         ...
 
-    async def commit(self, session: Session, turn: Turn) -> Committed:
+    async def commit(self, session: SessionRecord, turn: TurnRecord) -> Committed:
         """Adds a turn and moves the head to its last entry, or with no entries to `parent`; `HeadMoved` if `turn.head` is passé.
 
         Law: an entry whose id is stored already is not stored again, except where the stored one
@@ -224,13 +226,13 @@ class SessionStore(Protocol):
 
     async def list(
         self, user: str | None, limit: int = 20, after: str | None = None
-    ) -> Page[Session]:
+    ) -> Page[SessionRecord]:
         """Returns the user's sessions, or everybody's, the one that something was last said in first."""
         ...
 
     async def update(
         self,
-        session: Session,
+        session: SessionRecord,
         *,
         title: str | UnsetType | None = UNSET,
         model: str | UnsetType | None = UNSET,
@@ -238,14 +240,14 @@ class SessionStore(Protocol):
         state: Json | UnsetType = UNSET,
         metadata: dict[str, str] | UnsetType = UNSET,
         summary: Summary | UnsetType | None = UNSET,
-    ) -> Session:
+    ) -> SessionRecord:
         """Replaces what is given and returns the session as it is now.
 
         A title is cleaned, everything else kept as it is.
         """
         ...
 
-    async def delete(self, session: Session) -> None:
+    async def delete(self, session: SessionRecord) -> None:
         """Removes the session with every message."""
         ...
 
@@ -255,7 +257,7 @@ class SessionStore(Protocol):
 
     async def items(
         self,
-        session: Session,
+        session: SessionRecord,
         limit: int = 20,
         after: str | None = None,
         *,
@@ -267,17 +269,17 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
+    async def item(self, session: SessionRecord, id: str) -> Item:  # noqa: A002 - the public word for it
         """Returns a message of any branch, or raises `NotFound`."""
         ...
 
-    async def delete_item(self, session: Session, id: str) -> Session:  # noqa: A002 - the public word for it
+    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
         """Erases a message: its text is gone, those after it stay, with their ids."""
         ...
 
     async def fork(
-        self, session: Session, at: str | None = None, *, alias: str | None = None
-    ) -> Session:
+        self, session: SessionRecord, at: str | None = None, *, alias: str | None = None
+    ) -> SessionRecord:
         """Makes a session of the path to the head, or to the message `at`; the two share nothing from then on."""
         ...
 
@@ -285,12 +287,12 @@ class SessionStore(Protocol):
         """Removes what need not be kept, of one user or of everybody, from at most so many sessions; returns of how many."""
         ...
 
-    def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
+    def export(self, session: SessionRecord, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
         """Yields every message of every branch, parents before children; a batch at a time is in memory."""
         ...
 
     async def restore(
-        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
-    ) -> Session:
+        self, user: str, session: SessionRecord, items: Iterable[Item], *, alias: str | None = None
+    ) -> SessionRecord:
         """Makes a session like an exported one; its messages get ids of their own, `head` and `summary` follow."""
         ...

@@ -10,7 +10,7 @@ from chattable.agents.chat import NO_USAGE, Json
 from chattable.budget.storage.statements import Row
 from chattable.proxy.store.ids import new_id
 from chattable.proxy.store.sessions import values
-from chattable.proxy.store.sessions.port import SESSION_ID, Item, Session, Summary
+from chattable.proxy.store.sessions.port import SESSION_ID, Item, SessionRecord, Summary
 from chattable.proxy.store.tables import sessions
 
 NAMES = [column.name for column in sessions.c]
@@ -28,10 +28,10 @@ def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str
     } | fields  # fmt: skip
 
 
-def session_of(row: Row) -> Session:
+def session_of(row: Row) -> SessionRecord:
     """The session in a row."""
     upto = row["summary_upto"]
-    return Session(
+    return SessionRecord(
         id=row["id"],
         user_id=row["user_id"],
         alias=row["alias"],
@@ -88,7 +88,7 @@ def session_fields(
     return given
 
 
-def like(session: Session) -> dict[str, Any]:
+def like(session: SessionRecord) -> dict[str, Any]:
     """The fields of a row that another session with the same settings has."""
     fields = session_fields(
         session.title, session.model, session.params, session.state, session.metadata

@@ -20,9 +20,9 @@ from chattable.proxy.store.sessions.port import (
     Item,
     Match,
     Retention,
-    Session,
+    SessionRecord,
     Summary,
-    Turn,
+    TurnRecord,
     Window,
 )
 from chattable.proxy.store.sessions.rows import (
@@ -50,7 +50,7 @@ class SqlSessions:
 
     async def open(
         self, user: str, name: str | None, *, create: bool = True, model: str | None = None
-    ) -> Session:
+    ) -> SessionRecord:
         """The session of that id or alias."""
         if name is not None:
             values.checked_alias(name)
@@ -61,7 +61,7 @@ class SqlSessions:
             )
         )
 
-    async def find(self, id: str) -> Session:  # noqa: A002 - the public word for it
+    async def find(self, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
         """The session of that id."""
         return await self._storage.read(lambda: lifecycle.found(id))
 
@@ -76,13 +76,13 @@ class SqlSessions:
         model: str | None = None,
         messages: int = 500,
         tokens: int | None = None,
-    ) -> tuple[Session, Window | None]:
+    ) -> tuple[SessionRecord, Window | None]:
         """Opens, locks and reads in one transaction."""
         if name is not None:
             values.checked_alias(name)
         now = self._clock()
 
-        def operation() -> Steps[tuple[Session, Window | None]]:
+        def operation() -> Steps[tuple[SessionRecord, Window | None]]:
             found = operations.opened(self._dialect, user, name, model, now, create=create)
             return operations.taken(
                 self._dialect, self._paths, found, holder, seconds, messages, tokens
@@ -90,25 +90,27 @@ class SqlSessions:
 
         return await self._run(operation)
 
-    async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
+    async def lock(
+        self, session: SessionRecord, holder: str, seconds: float
+    ) -> SessionRecord | None:
         """The session, if it can be had."""
         return await self._run(lambda: operations.locked(self._dialect, session, holder, seconds))
 
-    async def unlock(self, session: Session, holder: str) -> None:
+    async def unlock(self, session: SessionRecord, holder: str) -> None:
         """Frees it."""
         await self._run(lambda: operations.unlocked(session, holder))
 
-    async def holder(self, session: Session) -> str:
+    async def holder(self, session: SessionRecord) -> str:
         """Who has it."""
         return await self._run(lambda: operations.holder(self._dialect, session))
 
-    async def hand_over(self, session: Session, holder: str, to: str) -> bool:
+    async def hand_over(self, session: SessionRecord, holder: str, to: str) -> bool:
         """Renames a lock."""
         return await self._run(lambda: operations.handed_over(session, holder, to))
 
     async def window(
         self,
-        session: Session,
+        session: SessionRecord,
         *,
         messages: int = 500,
         tokens: int | None = None,
@@ -119,7 +121,7 @@ class SqlSessions:
             lambda: operations.window(self._paths, session, messages, tokens, at)
         )
 
-    async def match(self, session: Session, messages: Sequence[Message]) -> Match:
+    async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
         spoken, prefixes, before = chain.spoken(messages), [], chain.ROOT
         for i, message in enumerate(spoken):
@@ -135,7 +137,7 @@ class SqlSessions:
         count = found[1] + (not self._dialect.locks)  # whose lists begin at 0
         return Match(found[0], count, tuple(spoken[count:]))
 
-    async def commit(self, session: Session, turn: Turn) -> Committed:
+    async def commit(self, session: SessionRecord, turn: TurnRecord) -> Committed:
         """Adds a turn."""
         checked(turn)
         todo, now = prepared(turn.parent, turn.entries), self._clock()
@@ -147,14 +149,14 @@ class SqlSessions:
 
     async def list(
         self, user: str | None, limit: int = 20, after: str | None = None
-    ) -> Page[Session]:
+    ) -> Page[SessionRecord]:
         """A page of sessions."""
         most = checked_limit(limit) + 1
         return page_of(await self._storage.read(lambda: lifecycle.listed(user, most, after)), limit)
 
     async def update(
         self,
-        session: Session,
+        session: SessionRecord,
         *,
         title: str | UnsetType | None = UNSET,
         model: str | UnsetType | None = UNSET,
@@ -162,12 +164,12 @@ class SqlSessions:
         state: Json | UnsetType = UNSET,
         metadata: dict[str, str] | UnsetType = UNSET,
         summary: Summary | UnsetType | None = UNSET,
-    ) -> Session:
+    ) -> SessionRecord:
         """Changes what is given."""
         changes = session_fields(title, model, params, state, metadata)
         return await self._run(lambda: lifecycle.updated(self._dialect, session, changes, summary))
 
-    async def delete(self, session: Session) -> None:
+    async def delete(self, session: SessionRecord) -> None:
         """Removes it."""
         await self._run(lambda: lifecycle.deleted(session))
 
@@ -176,8 +178,8 @@ class SqlSessions:
         return await self._run(lambda: lifecycle.forgotten(user, limit))
 
     async def fork(
-        self, session: Session, at: str | None = None, *, alias: str | None = None
-    ) -> Session:
+        self, session: SessionRecord, at: str | None = None, *, alias: str | None = None
+    ) -> SessionRecord:
         """A copy of a path, made inside the database."""
         new = new_row(session.user_id, self._clock(), alias)
         return await self._run(
@@ -188,7 +190,7 @@ class SqlSessions:
 
     async def items(
         self,
-        session: Session,
+        session: SessionRecord,
         limit: int = 20,
         after: str | None = None,
         *,
@@ -202,11 +204,11 @@ class SqlSessions:
         )
         return page_of(found, limit)
 
-    async def item(self, session: Session, id: str) -> Item:  # noqa: A002 - the public word for it
+    async def item(self, session: SessionRecord, id: str) -> Item:  # noqa: A002 - the public word for it
         """One message."""
         return item_of(await self._storage.read(lambda: operations.message_row(session, id)))
 
-    async def delete_item(self, session: Session, id: str) -> Session:  # noqa: A002 - the public word for it
+    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
         """Erases one."""
         return await self._run(lambda: lifecycle.erased(self._dialect, session, id, self._paths))
 
@@ -216,13 +218,13 @@ class SqlSessions:
         """Removes what is old."""
         return await lifecycle.sweep(self._storage, keep, user, limit, self._clock(), self._paths)
 
-    def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
+    def export(self, session: SessionRecord, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
         """Every message."""
         return lifecycle.export(self._storage, session, batch)
 
     async def restore(
-        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
-    ) -> Session:
+        self, user: str, session: SessionRecord, items: Iterable[Item], *, alias: str | None = None
+    ) -> SessionRecord:
         """A session like an exported one."""
         row = new_row(user, self._clock(), alias, **like(session))
         return await lifecycle.restore(self._storage, row, session, items)

@@ -12,7 +12,7 @@ import msgspec
 from chattable.agents.chat import NO_USAGE, Json, Message, Usage
 from chattable.agents.parsing import MESSAGE_FIELDS
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.sessions.port import Entry, Item, Summary
+from chattable.proxy.store.sessions.port import Item, NewItem, Summary
 from chattable.proxy.store.text import MAX_LENGTH, UNSTORABLE, is_placeholder, printable
 
 MAX_ALIAS = 512
@@ -139,7 +139,7 @@ def summary_text(summary: Summary) -> str:
     return written(summary.text, "summary")
 
 
-def tokens_of(entry: Entry | Item) -> int:
+def tokens_of(entry: NewItem | Item) -> int:
     """The message's tokens: as counted, or a quarter of its characters."""
     if entry.tokens is not None:
         return max(0, entry.tokens)
@@ -150,7 +150,7 @@ def tokens_of(entry: Entry | Item) -> int:
     )
 
 
-def used(entries: tuple[Entry, ...], before: Usage = NO_USAGE) -> Usage:
+def used(entries: tuple[NewItem, ...], before: Usage = NO_USAGE) -> Usage:
     """What a session used once it has these entries."""
     for entry in entries:
         if entry.usage is not None:
