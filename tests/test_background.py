@@ -12,7 +12,7 @@ from session_model import MemorySessions
 
 from chattable.budget import rates
 from chattable.budget.periodic import Periodic
-from chattable.budget.rates import Pass
+from chattable.budget.rates import Permit
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.app import build
@@ -190,8 +190,8 @@ async def test_slots_outlive_a_renewal_that_fails(
     renewals: list[int] = []
 
     class Broken(MemoryRates):
-        async def renew(self, passes: Iterable[Pass]) -> None:
-            renewals.append(len(list(passes)))
+        async def renew(self, permits: Iterable[Permit]) -> None:
+            renewals.append(len(list(permits)))
             raise ZeroDivisionError
 
     broken = Broken()
