@@ -75,14 +75,7 @@ def run_steps(dialect: LedgerDialect, steps: Sequence[Step]) -> Steps[list[Answe
     if requests:
         now, binding = yield from _binding_limits(dialect, requests)
     books = Books(dialect, (yield from time(dialect)) if now is None else now)
-    wanted: list[Key] = []
-    for step in steps:
-        if isinstance(step, Settlement) and step.id in calls:
-            wanted += calls[step.id].keys
-    accounts = {}
-    for request, limits in binding.items():
-        accounts[request] = [books.key(limit, _owner(limit, request.payer)) for limit in limits]
-        wanted += accounts[request]
+    accounts, wanted = _keys(books, steps, calls, binding)
     yield from books.open(wanted)
     answers = [_take(books, calls, step, accounts) for step in steps]
     yield from _write(dialect, books, list(calls.values()))
@@ -147,6 +140,24 @@ def _owner(limit: Limit, payer: Payer) -> str:
     return payer.user if limit.kind == "each_user" else ""
 
 
+def _keys(
+    books: Books,
+    steps: Sequence[Step],
+    calls: Mapping[str, _Call],
+    binding: Mapping[HoldRequest, list[Limit]],
+) -> tuple[dict[HoldRequest, list[Key]], list[Key]]:
+    """The accounts that each request would be held on, and all that the steps need."""
+    accounts: dict[HoldRequest, list[Key]] = {}
+    wanted: list[Key] = []
+    for step in steps:
+        if isinstance(step, Settlement) and step.id in calls:
+            wanted += calls[step.id].keys
+    for request, limits in binding.items():
+        accounts[request] = [books.key(limit, _owner(limit, request.payer)) for limit in limits]
+        wanted += accounts[request]
+    return accounts, wanted
+
+
 def _take(
     books: Books,
     calls: dict[str, _Call],
@@ -177,9 +188,8 @@ def _hold(
     held = request.amount(output)
     if not accounts:
         return Hold(id=request.id, output=output, held=held, bound=False, hard=False)
-    soft = [account for account in accounts if account.limit.mode == "soft"]
-    warnings = [account.limit.id for account in soft if account.fits(request, output) < output]
     remaining, resets_at = _tightest(hard)
+    warnings = _warnings(accounts, request, output)
     for key in keys:
         books.book(key, "hold", request.id, held=held)
     lease_until = books.now + HOLD_LEASE_S
@@ -189,7 +199,7 @@ def _hold(
         output=output,
         held=held,
         hard=bool(hard),
-        warnings=tuple(warnings),
+        warnings=warnings,
         remaining=remaining,
         resets_at=resets_at,
     )
@@ -201,6 +211,12 @@ def _refusal(request: HoldRequest, hard: Sequence[Account]) -> BudgetExceededErr
     busy = all(account.fits(request, most, NOTHING) >= least for account in hard)
     tightest = min(hard, key=lambda account: account.fits(request, most))
     return tightest.refusal(request, busy=busy)
+
+
+def _warnings(accounts: Sequence[Account], request: HoldRequest, output: int) -> tuple[str, ...]:
+    """The ids of the soft limits that have no room for so much output."""
+    soft = [account for account in accounts if account.limit.mode == "soft"]
+    return tuple([each.limit.id for each in soft if each.fits(request, output) < output])
 
 
 def _tightest(hard: Sequence[Account]) -> tuple[int | None, int | None]:

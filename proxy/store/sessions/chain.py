@@ -67,24 +67,27 @@ def paired(messages: Sequence[Message]) -> list[bool]:
     together.
     """
     keep = [True] * len(messages)
-    asking, waiting, before = -1, set[str](), ""
+    asking, waiting, role = -1, set[str](), ""
     for i, message in enumerate(messages):
         if message.role == ITEM:
             continue
-        calls = {str(call.get("id")) for call in message.tool_calls or ()}
-        together = waiting and calls and before == message.role == "assistant"
-        before = message.role
-        if message.role == "tool" and message.tool_call_id in waiting:
+        calls = _call_ids(message)
+        role, before = message.role, role
+        if role == "tool" and message.tool_call_id in waiting:
             waiting.remove(message.tool_call_id)
-        elif message.role == "tool":
+        elif role == "tool":
             keep[i] = False
-        elif together:
+        elif waiting and calls and before == role == "assistant":
             waiting |= calls
         else:
             if waiting:
                 keep[asking:i] = [False] * (i - asking)
             asking, waiting = i, calls
     return keep
+
+
+def _call_ids(message: Message) -> set[str]:
+    return {str(call.get("id")) for call in message.tool_calls} if message.tool_calls else set()
 
 
 def _part(part: Json) -> str:

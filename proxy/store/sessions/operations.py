@@ -128,7 +128,7 @@ def taken(
     holder: str,
     seconds: float,
     messages: int,
-    tokens: int | None,
+    tokens: int,
 ) -> Steps[tuple[SessionRecord, Window | None]]:
     """A session for one holder, with the end of its path; without it while another one has the session."""
     session = session_of((yield from found))
@@ -139,30 +139,32 @@ def taken(
 
 
 def window(
-    paths: Paths, session: SessionRecord, messages: int, tokens: int | None, at: str | None
+    paths: Paths, session: SessionRecord, messages: int, tokens: int, at: str | None
 ) -> Steps[Window]:
     """The end of the path."""
     end = at if at is not None else session.head
     if end is None:
         return Window((), None)
+    own = {"session": session.id, "user": session.user_id, "most": checked_limit(messages)}
     if session.summary is None and at is None:
-        given = {
-            "session": session.id,
-            "user": session.user_id,
-            "at": end,
-            "most": checked_limit(messages),
-        }
-        rows = yield paths.straight, given
+        rows = yield paths.straight, own | {"at": end}
         if len(rows) == messages or (rows and rows[-1][2] == 1):
             return Window(_fitting(rows, tokens), None)
-    given = {"session": session.id, "user": session.user_id, "at": values.findable_id(end)}
     rows = yield (
         paths.window,
-        given
-        | {"most": checked_limit(messages), "tokens": UNLIMITED if tokens is None else tokens},
+        own | {"at": values.findable_id(end), "tokens": tokens},
     )
     if not rows or rows[0][0] is None:
-        raise NotFound("message", end) if at is not None else NotFound("session", session.id)
+        raise _not_found(session, at)
+    return _window_of(rows)
+
+
+def _not_found(session: SessionRecord, at: str | None) -> NotFound:
+    return NotFound("session", session.id) if at is None else NotFound("message", at)
+
+
+def _window_of(rows: Rows) -> Window:
+    """The messages in rows that may begin with a summary."""
     summary = next(
         (Summary(values.read(text), upto) for _, text, upto, *_ in rows if upto is not None), None
     )
@@ -171,14 +173,13 @@ def window(
     return Window(_paired(items), summary)
 
 
-def _fitting(rows: Rows, tokens: int | None) -> tuple[Item, ...]:
+def _fitting(rows: Rows, tokens: int) -> tuple[Item, ...]:
     """As many of these messages, the last one first, as have so many tokens together."""
     items = []
-    room = UNLIMITED if tokens is None else tokens
     for row in rows:
         item = item_of(dict(zip(MESSAGE, row, strict=True)))
-        room -= item.tokens
-        if room < 0:
+        tokens -= item.tokens
+        if tokens < 0:
             break
         items.append(item)
     return _paired(items[::-1])

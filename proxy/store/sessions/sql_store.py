@@ -81,11 +81,12 @@ class SqlSessions:
         if name is not None:
             values.checked_alias(name)
         now = self._clock()
+        most = operations.UNLIMITED if tokens is None else tokens
 
         def operation() -> Steps[tuple[SessionRecord, Window | None]]:
             found = operations.opened(self._dialect, user, name, model, now, create=create)
             return operations.taken(
-                self._dialect, self._paths, found, holder, seconds, messages, tokens
+                self._dialect, self._paths, found, holder, seconds, messages, most
             )
 
         return await self._run(operation)
@@ -117,9 +118,8 @@ class SqlSessions:
         at: str | None = None,
     ) -> Window:
         """The end of the path."""
-        return await self._run(
-            lambda: operations.window(self._paths, session, messages, tokens, at)
-        )
+        most = operations.UNLIMITED if tokens is None else tokens
+        return await self._run(lambda: operations.window(self._paths, session, messages, most, at))
 
     async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
