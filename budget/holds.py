@@ -129,7 +129,10 @@ def _binding_limits(
 def _binding(
     limits: Sequence[Limit], model: str, subjects: Sequence[tuple[str, str]]
 ) -> list[Limit]:
-    """Those of the limits that bind a request for the model; its user's own replaces each user's."""
+    """The limits that bind a request for the model.
+
+    A limit of the user's own takes the place of the one for each user.
+    """
     mine = [limit for limit in limits if (limit.kind, limit.subject) in subjects]
     if "user" in [limit.kind for limit in mine]:
         mine = [limit for limit in mine if limit.kind != "each_user"]

@@ -56,7 +56,7 @@ class Price(Struct, frozen=True):
 
     @property
     def dearest(self) -> Price:
-        """The same where every token of the prompt costs the most it can: what a hold must cover."""
+        """The price with every prompt token at the most it can cost, which a hold must cover."""
         prompt, long = max(self.input, *self._of_prompt), self.long and self.long.dearest
         if long is not None and long.input < prompt:
             long = replace(long, input=prompt)

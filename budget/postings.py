@@ -285,8 +285,14 @@ class Books:
 
     def _about(self, account: Account) -> dict[str, Any]:
         limit = account.limit
-        return {"budget": limit.id, "subject": account.subject, "per": limit.per, "mode": limit.mode,
-                "period": account.period, "resets_at": account.resets_at}  # fmt: skip
+        return {
+            "budget": limit.id,
+            "subject": account.subject,
+            "per": limit.per,
+            "mode": limit.mode,
+            "period": account.period,
+            "resets_at": account.resets_at,
+        }
 
 
 def limit_of(row: Iterable[Any]) -> Limit:

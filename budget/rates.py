@@ -138,7 +138,7 @@ class Rates(ABC):
 
     @abstractmethod
     async def renew(self, permits: Iterable[Permit]) -> None:
-        """Gives slots that have not lapsed a new lease; happens by itself between start and stop."""
+        """Gives slots that have not lapsed a new lease; done by itself between start and stop."""
 
     async def _renew_open(self) -> None:
         await self.renew(list(self._open.values()))

@@ -37,14 +37,14 @@ def open_ledger(config: Config, database: Database) -> SqlLedger:
 
 
 def open_journal(config: Config, database: Database) -> Journal:
-    """The journal: beside a SQLite file unless the config says where; a folder for each database."""
+    """The journal: a folder for each database, beside a SQLite file or where the config says."""
     beside = f"{database.file}.settling" if database.is_file else "chattable.settling"
     name = sha256((database.file or config.database_url).encode()).hexdigest()[:16]
     return Journal(Path(config.budgets.journal or beside) / name)
 
 
 async def put_default(ledger: Ledger, default: DefaultBudget | None) -> None:
-    """Makes the config's default budget the limit of every user who has none of their own, or drops it.
+    """Makes the config's default budget the limit of users without their own, or drops it.
 
     A database that is away keeps the one it has: a worker that is started anew in an outage must
     not end the server.

@@ -179,17 +179,17 @@ class MemorySessions(SessionStore):
     async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
         spoken, before, found = (
-            chain.spoken(messages),
+            chain.conversation_messages(messages),
             chain.ROOT,
-            Match(None, 0, tuple(chain.spoken(messages))),
+            Match(None, 0, tuple(chain.conversation_messages(messages))),
         )
         stored = {
             row["prefix"]: row["id"]
             for row in sorted(self._rows(session), key=lambda row: (row["branch"], row["depth"]))
-            if not row["erased"] and not row["side"] and row["role"] not in chain.UNSAID
+            if not row["erased"] and not row["side"] and row["role"] not in chain.NOT_HISTORY
         }
         for i, message in enumerate(spoken, 1):
-            before = chain.link(before, chain.said(message))
+            before = chain.link(before, chain.content_digest(message))
             if before in stored:
                 found = Match(stored[before], i, tuple(spoken[i:]))
         return found
@@ -292,7 +292,7 @@ class MemorySessions(SessionStore):
         row |= {"erased": True, "message": "", "usage": None}
         same = [other for other in tree.messages.values() if other["prefix"] == row["prefix"]]
         for other in same:
-            if other["erased"] or other["role"] in chain.UNSAID:
+            if other["erased"] or other["role"] in chain.NOT_HISTORY:
                 other["prefix"] = before["prefix"] if before else chain.ROOT
         tree.row["erased"] += 1
         tree.count()

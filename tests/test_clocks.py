@@ -8,7 +8,7 @@ from session_model import MemorySessions
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
-from chattable.proxy.identity.auth import TTL, Auth
+from chattable.proxy.identity.auth import KEY_CACHE_S, Auth
 from chattable.proxy.people.users import Users
 from chattable.proxy.sessions import turns
 from chattable.proxy.store.database import Database
@@ -59,7 +59,7 @@ class TestKeys:
         await users.revoke_key(key.id)  # as another process does: nothing is forgotten here
         clocks.set_by -= HOUR
         assert (await auth.principal(secret)).user.name == "alice"  # believed until its time is up
-        clocks.passed += TTL
+        clocks.passed += KEY_CACHE_S
         with pytest.raises(UnauthorizedError, match="was revoked"):
             await auth.principal(secret)
 
@@ -72,7 +72,7 @@ class TestKeys:
         assert (await auth.acting(trusted, "bob")).user.name == "bob"
         await users.update("bob", disabled=True)
         clocks.set_by -= HOUR
-        clocks.passed += TTL
+        clocks.passed += KEY_CACHE_S
         with pytest.raises(ForbiddenError, match="disabled"):
             await auth.acting(trusted, "bob")
 
@@ -86,7 +86,7 @@ class TestKeys:
         _, secret = await users.create_key("alice", name="k", expires_at=int(clocks.wall() + HOUR))
         assert await auth.principal(secret)
         clocks.set_by += HOUR
-        clocks.passed += TTL
+        clocks.passed += KEY_CACHE_S
         with pytest.raises(UnauthorizedError, match="has expired"):
             await auth.principal(secret)
 

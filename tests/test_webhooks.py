@@ -22,8 +22,8 @@ from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.outbox import OutboxEvent
 from chattable.proxy.config.webhook_settings import check_secret, check_url
 from chattable.proxy.people.webhooks import (
-    AT_ONCE,
-    ATTEMPTS,
+    MAX_ATTEMPTS,
+    MAX_ATTEMPTS_AT_ONCE,
     Deliveries,
     WebhookEndpoint,
     backoff,
@@ -337,22 +337,22 @@ async def test_after_the_last_attempt_it_is_dead_and_kept(endpoint, start, caplo
     endpoint.reply = lambda request: error(503, "never")
     outbox = MemoryOutbox()
     deliveries = await start(outbox)
-    for attempt in range(1, ATTEMPTS):
+    for attempt in range(1, MAX_ATTEMPTS):
         await outbox.until(lambda attempt=attempt: len(outbox.delays) == attempt)
         outbox.clock.now = outbox.rows["evt_0"].due
         deliveries.poke()
     await outbox.ended()
-    assert len(endpoint.requests) == ATTEMPTS and outbox.states() == {"dead"}
+    assert len(endpoint.requests) == MAX_ATTEMPTS and outbox.states() == {"dead"}
     assert len({request.headers["webhook-id"] for request in endpoint.requests}) == 1
-    assert f"given up at attempt {ATTEMPTS}" in caplog.text
+    assert f"given up at attempt {MAX_ATTEMPTS}" in caplog.text
 
 
 def test_the_attempts_take_about_a_day_and_spread():
     def total(chance: float) -> float:
-        return sum(backoff(attempt, chance) for attempt in range(1, ATTEMPTS))
+        return sum(backoff(attempt, chance) for attempt in range(1, MAX_ATTEMPTS))
 
     assert 20 * 3600 < total(0.0) < total(0.5) < total(1.0) < 34 * 3600
-    assert all(backoff(n, 0.0) > 2 * backoff(n - 1, 0.5) for n in range(2, ATTEMPTS))
+    assert all(backoff(n, 0.0) > 2 * backoff(n - 1, 0.5) for n in range(2, MAX_ATTEMPTS))
 
 
 @pytest.mark.parametrize("status, state", [(200, "done"), (410, "dead")])
@@ -383,17 +383,21 @@ async def test_only_a_few_at_a_time_and_all_in_the_end(endpoint, start):
     endpoint.reply = lambda request: held
     outbox = MemoryOutbox(20)
     deliveries = await start(outbox)
-    await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
+    await endpoint.until(lambda: len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE)
     # the oldest
     assert sorted(r.headers["webhook-id"] for r in endpoint.requests) == [
-        f"evt_{n}" for n in range(AT_ONCE)
+        f"evt_{n}" for n in range(MAX_ATTEMPTS_AT_ONCE)
     ]
     deliveries.poke()
     held.release()
     await outbox.ended()
     assert min(outbox.asked) > 0  # a poke while all places are taken asks for nothing
     assert outbox.states() == {"done"} and len(endpoint.requests) == 20
-    assert len({r.connection for r in endpoint.requests}) == endpoint.peak_connections == AT_ONCE
+    assert (
+        len({r.connection for r in endpoint.requests})
+        == endpoint.peak_connections
+        == MAX_ATTEMPTS_AT_ONCE
+    )
 
 
 async def test_two_replicas_never_post_the_same_notice(endpoint, start):
@@ -444,27 +448,29 @@ async def test_a_claim_that_comes_too_late_is_not_used(endpoint, start):
 
 async def test_a_hanging_endpoint_does_not_delay_stop(endpoint, start):
     endpoint.reply = lambda request: Silent()
-    outbox = MemoryOutbox(AT_ONCE)
+    outbox = MemoryOutbox(MAX_ATTEMPTS_AT_ONCE)
     deliveries = await start(outbox)
-    await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
+    await endpoint.until(lambda: len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE)
     began = time.monotonic()
     await deliveries.stop()
     assert time.monotonic() - began < 2
-    await endpoint.until(lambda: endpoint.aborted == AT_ONCE)
+    await endpoint.until(lambda: endpoint.aborted == MAX_ATTEMPTS_AT_ONCE)
     assert outbox.calls == ["claim"] and outbox.states() == {"waiting"}
 
 
 async def test_stop_lets_a_quick_answer_be_noted(endpoint, start):
-    held, outbox = Held(), MemoryOutbox(AT_ONCE + 1)
-    endpoint.script(*[held] * AT_ONCE)
+    held, outbox = Held(), MemoryOutbox(MAX_ATTEMPTS_AT_ONCE + 1)
+    endpoint.script(*[held] * MAX_ATTEMPTS_AT_ONCE)
     deliveries = await start(outbox)
-    await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
+    await endpoint.until(lambda: len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE)
     stopping = asyncio.create_task(deliveries.stop())
     await asyncio.sleep(0)  # it has begun
     held.release()
     await stopping
-    assert [row.state for row in outbox.rows.values()] == ["done"] * AT_ONCE + ["waiting"]
-    assert len(endpoint.requests) == AT_ONCE  # nothing new was begun
+    assert [row.state for row in outbox.rows.values()] == ["done"] * MAX_ATTEMPTS_AT_ONCE + [
+        "waiting"
+    ]
+    assert len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE  # nothing new was begun
 
 
 async def test_a_hanging_outbox_does_not_delay_stop(start):

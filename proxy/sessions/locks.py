@@ -21,11 +21,11 @@ from msgspec import Struct
 
 from chattable.agents.chat import Chat
 from chattable.budget.periodic import Periodic
-from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.errors import StorageError
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
-from chattable.proxy.store.errors import NotFound, StoreError
-from chattable.proxy.store.sessions.chain import said, spoken
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.sessions.chain import content_digest, conversation_messages
 from chattable.proxy.store.sessions.port import SessionRecord, SessionStore, Window
 
 log = logging.getLogger("chattable")
@@ -57,7 +57,9 @@ class Claim:
         """What tells its question from another, in few characters; "" for none."""
         if self._chat is None:
             return ""
-        digests = [said(message) for message in spoken(self._chat.messages)]
+        digests = [
+            content_digest(message) for message in conversation_messages(self._chat.messages)
+        ]
         return sha256(b"".join(digests)).hexdigest()[:32]
 
 
@@ -213,7 +215,7 @@ class Locks:
                 del self._turns[session.id]
             if self._held.pop(holder, None) is not None:
                 names = (holder, *_names(held)) if held.left else (holder,)
-                with suppress(StoreError, StorageUnavailable):  # its lease ends by itself
+                with suppress(StorageError):  # its lease ends by itself
                     for name in names:
                         await self._store.unlock(session, name)
 
@@ -277,7 +279,7 @@ class Locks:
                     held.stop()
                     return
                 await asyncio.sleep(self._poll * OFFERS)
-        except (StoreError, StorageUnavailable) as error:
+        except StorageError as error:
             log.warning("session %s is not offered to other processes: %s", held.session.id, error)
         except Exception:
             log.exception("session %s is not offered to other processes", held.session.id)
@@ -295,7 +297,7 @@ class Locks:
         except NotFound as error:  # the conversation was deleted, by its user or with them
             if held.claim.reply is not None:
                 held.claim.reply.drop(error)
-        except (StoreError, StorageUnavailable) as error:
+        except StorageError as error:
             log.warning("the lock of session %s is not renewed: %s", held.session.id, error)
         except Exception:  # a store of the deployer's own: the others' leases do not end for it
             log.exception("the lock of session %s is not renewed", held.session.id)

@@ -28,7 +28,7 @@ def grown(nodes: Iterable[Node], notes: Notes) -> tuple[list[Item], dict[str | N
         if node.message is None:
             continue
         try:
-            end = chain.next_id(ends[parent], chain.said(node.message))
+            end = chain.next_id(ends[parent], chain.content_digest(node.message))
             values.message_text(node.message)
         except Invalid as error:
             notes.add(f"left out: {error}", node.index, node.id)

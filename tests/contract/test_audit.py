@@ -319,7 +319,7 @@ async def test_f6_attempts_are_noted_again_though_the_clock_was_set_back(
 async def test_what_is_remembered_of_attempts_is_bounded(
     audit: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chattable.proxy.people.audit.MAX_QUIET", 3)
+    monkeypatch.setattr("chattable.proxy.people.audit.MAX_QUIET_KEYS", 3)
     for i in range(10):
         await audit.denied(BOSS, f"key_{i}", "x")
     assert len((await audit.list()).data) == 3

@@ -15,7 +15,7 @@ from session_stores import Stores, in_memory, in_sql, own
 from chattable.agents.chat import Message, Usage
 from chattable.proxy.store.errors import Conflict, HeadMoved, Invalid, NotFound
 from chattable.proxy.store.sessions import values
-from chattable.proxy.store.sessions.chain import next_id, paired, said
+from chattable.proxy.store.sessions.chain import content_digest, next_id, paired
 from chattable.proxy.store.sessions.port import (
     Item,
     NewItem,
@@ -199,7 +199,7 @@ async def test_another_users_session_is_like_one_that_nobody_has(store: SessionS
     foreign, nobodys = replace(hers, user_id=BOB), replace(hers, id="conv_" + "0" * 32, user_id=BOB)
     outcomes = []
     for session in (foreign, nobodys):
-        said: list[str] = []
+        content_digest: list[str] = []
         for call in (
             store.open(BOB, session.id, create=False),
             store.lock(session, "x", 10),
@@ -215,10 +215,10 @@ async def test_another_users_session_is_like_one_that_nobody_has(store: SessionS
             store.unlock(session, "x"),
         ):
             try:
-                said.append(str(await call))
+                content_digest.append(str(await call))
             except NotFound as refused:
-                said.append(str(refused).replace(session.id, "ID").replace(item, "ITEM"))
-        outcomes.append(said)
+                content_digest.append(str(refused).replace(session.id, "ID").replace(item, "ITEM"))
+        outcomes.append(content_digest)
         assert [batch async for batch in store.export(session)] == []
     assert outcomes[0] == outcomes[1]
     assert "a0" not in str(outcomes)
@@ -334,7 +334,7 @@ async def test_ten_megabytes_are_kept_and_too_much_is_refused_by_field(store: Se
         "é" * 100_000,
     ]
     for message in (
-        Message("user", "x" * (values.MAX_MESSAGE + 1)),
+        Message("user", "x" * (values.MAX_MESSAGE_LENGTH + 1)),
         Message("user", [nested(1000)]),
         Message("user", [nested(201)]),
     ):
@@ -502,19 +502,21 @@ async def test_a_regenerated_answer_is_a_sibling(store: SessionStore) -> None:
 
 async def test_branches_of_branches_are_read_to_the_root(store: SessionStore) -> None:
     session = await store.open(ALICE, "ui")
-    said: list[str] = []
+    content_digest: list[str] = []
     for i in range(12):  # every answer is regenerated, and the second one kept
-        said.append(f"q{i}")
-        await mirror(store, session, history(*said), f"not a{i}")
-        session = await mirror(store, session, history(*said), f"a{i}")
-        said.append(f"a{i}")
-    assert await words(store, session) == said
+        content_digest.append(f"q{i}")
+        await mirror(store, session, history(*content_digest), f"not a{i}")
+        session = await mirror(store, session, history(*content_digest), f"a{i}")
+        content_digest.append(f"a{i}")
+    assert await words(store, session) == content_digest
     assert session.message_count == 24
     for most in (1, 2, 5, 23, 24, 30):
-        assert texts((await store.window(session, messages=most)).items) == said[-most:]
+        assert texts((await store.window(session, messages=most)).items) == content_digest[-most:]
     page = await store.items(session, 5)
-    assert texts(page.data) == said[:-6:-1]
-    assert texts((await store.items(session, 5, page.data[-1].id)).data) == said[-6:-11:-1]
+    assert texts(page.data) == content_digest[:-6:-1]
+    assert (
+        texts((await store.items(session, 5, page.data[-1].id)).data) == content_digest[-6:-11:-1]
+    )
 
 
 async def test_a_side_call_leaves_the_conversation_alone(store: SessionStore) -> None:
@@ -601,11 +603,11 @@ OTHER = [
     ("one", "other", "same"), [(*pair, True) for pair in SAME] + [(*pair, False) for pair in OTHER]
 )
 def test_what_makes_two_messages_the_same(one: Message, other: Message, same: bool) -> None:
-    assert (said(one) == said(other)) is same
+    assert (content_digest(one) == content_digest(other)) is same
 
 
 def test_an_id_says_what_came_before() -> None:
-    hi = said(Message("user", "hi"))
+    hi = content_digest(Message("user", "hi"))
     chain = [next_id(None, hi)]
     for _ in range(3):
         chain.append(next_id(chain[-1], hi))

@@ -45,17 +45,20 @@ class Written(Struct, frozen=True):
 
 
 def prepared(parent: str | None, entries: Sequence[NewItem]) -> list[Written]:
-    """The entries with their ids, which follow from what they say; refuses what cannot be stored."""
+    """The entries with their ids, which follow from what they say; `Invalid` where not storable."""
     done, parent = [], parent and values.findable_id(parent)
     for entry in entries:
-        digest = chain.said(entry.message)
+        digest = chain.content_digest(entry.message)
         parent = chain.next_id(parent, digest)
         done.append(Written(entry, parent, digest, values.message_text(entry.message)))
     return done
 
 
 def placed(one: Written, parent: TreePosition | None, branches: int) -> TreePosition:
-    """The place of a message that is not stored: behind its parent, or where that has one already, on branch `branches`."""
+    """The place of a message that is not stored yet.
+
+    It is behind its parent, or, where that has a message behind it already, on branch `branches`.
+    """
     prefix = chain.next_prefix(
         parent.prefix if parent else chain.ROOT, one.entry.message.role, one.digest
     )
@@ -73,11 +76,22 @@ def stored_row(
 ) -> dict[str, Any]:
     """A message as a row of its table."""
     return {
-        "session_id": session, "branch": place.branch, "depth": place.depth, "start": place.start, "base": place.base,
-        "id": one.id, "parent": parent, "prefix": place.prefix, "role": values.cleaned(one.entry.message.role),
-        "speaker": values.cleaned(one.entry.speaker), "tokens": values.tokens_of(one.entry), "erased": False,
-        "incomplete": one.entry.incomplete, "usage": values.usage_text(one.entry.usage), "message": one.text,
-    } | fields  # fmt: skip
+        "session_id": session,
+        "branch": place.branch,
+        "depth": place.depth,
+        "start": place.start,
+        "base": place.base,
+        "id": one.id,
+        "parent": parent,
+        "prefix": place.prefix,
+        "role": values.cleaned(one.entry.message.role),
+        "speaker": values.cleaned(one.entry.speaker),
+        "tokens": values.tokens_of(one.entry),
+        "erased": False,
+        "incomplete": one.entry.incomplete,
+        "usage": values.usage_text(one.entry.usage),
+        "message": one.text,
+    } | fields
 
 
 def ids_of(todo: list[Written]) -> tuple[str, ...]:
@@ -151,7 +165,7 @@ def _better(entry: NewItem | Item, side: bool, stored: TreePosition) -> bool:
 def _count(
     row: Row, turn: TurnRecord, todo: list[Written], known: Mapping[str, TreePosition]
 ) -> int | None:
-    """The messages on the path to the head after a turn; None where some are missing there, and they must be counted."""
+    """The messages on the path to the head after a turn; None: they must be counted."""
     if turn.side or turn.parent == row["head"]:
         return int(row["message_count"]) + (0 if turn.side else len(todo))
     if turn.parent is None:
@@ -168,13 +182,16 @@ def checked(turn: TurnRecord) -> None:
 def rebuilt(
     row: Row, session: SessionRecord, items: Iterable[Item]
 ) -> tuple[dict[str, str], list[dict[str, Any]], str | None]:
-    """The rows of an exported session's messages in the new session `row`, what their ids became, and the head."""
+    """An exported session's messages in the new session `row`.
+
+    Returns their new ids by their old ones, their rows, and the head.
+    """
     ours: dict[str, str] = {}  # id there → here, where the same siblings are one
     at: dict[str, TreePosition] = {}
     rows, branches = [], 0
     for item in items:
         before = _here(item.parent, ours)
-        digest = chain.said(item.message)
+        digest = chain.content_digest(item.message)
         ours[item.id] = own = chain.next_id(before, digest)
         if own in at:
             continue

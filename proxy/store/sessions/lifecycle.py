@@ -31,8 +31,8 @@ from chattable.proxy.store.sessions.paths import Paths
 from chattable.proxy.store.sessions.port import Item, Retention, SessionRecord, Summary
 from chattable.proxy.store.sessions.rows import NAMES, item_of, session_of
 
-SOME = 500  # rows in one statement
-UNSAID = ", ".join(f"'{role}'" for role in chain.UNSAID)
+MAX_ROWS = 500  # in one statement
+NOT_HISTORY = ", ".join(f"'{role}'" for role in chain.NOT_HISTORY)
 
 
 def created(dialect: Dialect, row: Row) -> Steps[None]:
@@ -113,7 +113,7 @@ def erased(dialect: Dialect, session: SessionRecord, id: str, paths: Paths) -> S
         prefix = before[0][0] if before else chain.ROOT
     yield (  # the others whose path ends with this message
         f"UPDATE session_messages SET prefix = :prefix WHERE {own} AND prefix = :old"
-        f" AND (erased OR role IN ({UNSAID}))",
+        f" AND (erased OR role IN ({NOT_HISTORY}))",
         {"session": session.id, "prefix": prefix, "old": row["prefix"]},
     )
     changes = {"erased": kept["erased"] + 1, "message_count": kept["message_count"] - on_path}
@@ -270,8 +270,8 @@ def _restored(
     dialect: Dialect, row: Row, rows: list[Row], summary: Summary | None
 ) -> Steps[SessionRecord]:
     yield from created(dialect, row)
-    for start in range(0, len(rows), SOME):
-        yield inserted(dialect, "session_messages", rows[start : start + SOME])
+    for start in range(0, len(rows), MAX_ROWS):
+        yield inserted(dialect, "session_messages", rows[start : start + MAX_ROWS])
     made = session_of(row)
     if summary is None:
         return made

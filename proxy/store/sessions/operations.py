@@ -50,8 +50,11 @@ NAMED = (
 )
 ELSE = {  # what becomes of a row that is there already
     "sessions": f"ON CONFLICT (user_id, alias_digest) DO NOTHING RETURNING {ALL}",
-    "session_messages": "ON CONFLICT (session_id, id) DO UPDATE SET side = session_messages.side AND excluded.side, "
-    + ", ".join(f"{name} = excluded.{name}" for name in BETTER),
+    "session_messages": (
+        "ON CONFLICT (session_id, id) DO UPDATE SET"
+        " side = session_messages.side AND excluded.side, "
+        + ", ".join(f"{name} = excluded.{name}" for name in BETTER)
+    ),
 }
 
 
@@ -84,8 +87,10 @@ def locked(
 ) -> Steps[SessionRecord | None]:
     """The session, if it can be had."""
     rows = yield (
-        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"
-        f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now}) RETURNING {ALL}",
+        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds"
+        f" WHERE {OWN}"
+        f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now})"
+        f" RETURNING {ALL}",
         {
             "session": session.id,
             "user": session.user_id,
@@ -130,7 +135,7 @@ def taken(
     messages: int,
     tokens: int,
 ) -> Steps[tuple[SessionRecord, Window | None]]:
-    """A session for one holder, with the end of its path; without it while another one has the session."""
+    """A session locked for a holder, with the end of its path; None while another has the lock."""
     session = session_of((yield from found))
     mine = yield from locked(dialect, session, holder, seconds)
     if mine is None:
@@ -205,7 +210,7 @@ def matched(
     paths: Paths, session: SessionRecord, prefixes: Sequence[str]
 ) -> Steps[tuple[str, int] | None]:
     """The longest of these paths that is stored: its last message, and which of them it is."""
-    wanted = values.written(prefixes, "messages", values.MAX_MESSAGE)
+    wanted = values.written(prefixes, "messages", values.MAX_MESSAGE_LENGTH)
     rows = yield paths.matching, {"session": session.id, "user": session.user_id, "list": wanted}
     return (rows[0][0], int(rows[0][1])) if rows else None
 
@@ -244,7 +249,7 @@ def changed(session: str, changes: Row) -> Steps[SessionRecord]:
 
 
 def locked_row(dialect: Dialect, session: SessionRecord) -> Steps[Row]:
-    """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
+    """The session's row, locked until the transaction ends; `NotFound` if it is gone."""
     given = {"session": session.id, "user": session.user_id}
     rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given
     if not rows:
@@ -257,7 +262,9 @@ def _places(
 ) -> Steps[dict[str, TreePosition]]:
     """Where those of the messages are that are stored, the deleted ones too."""
     wanted = values.written(
-        [values.findable_id(one) for one in ids if one is not None], "messages", values.MAX_MESSAGE
+        [values.findable_id(one) for one in ids if one is not None],
+        "messages",
+        values.MAX_MESSAGE_LENGTH,
     )
     rows = yield paths.placing, {"session": session, "list": wanted}
     return {row[0]: TreePosition(*row[:6], *map(bool, row[6:])) for row in rows}

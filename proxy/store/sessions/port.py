@@ -20,14 +20,14 @@ SESSION_ID = "conv_"
 
 
 class Summary(Struct, frozen=True):
-    """What stands for the beginning of a conversation, up to and including the message `upto`."""
+    """What stands for the beginning of a conversation, up to and including message `upto`."""
 
     text: str
     upto: str
 
 
 class SessionRecord(Struct, frozen=True, kw_only=True):
-    """A conversation, without its messages; `message_count` counts those on the path to the head."""
+    """A conversation without its messages; `message_count` is of the path to the head."""
 
     id: str
     user_id: str
@@ -80,10 +80,10 @@ class Window(Struct, frozen=True):
 
 
 class Match(Struct, frozen=True):
-    """How much of a client's own history is stored: the deepest stored message, and what comes after it.
+    """How much of a client's own history is stored, and what comes after it.
 
-    `matched` counts the messages that are stored. Neither it nor `rest` has what is unsaid
-    (`chain.UNSAID`).
+    `id` is the deepest stored message, `matched` counts those that are stored. Neither `matched`
+    nor `rest` includes messages that are no history (`chain.NOT_HISTORY`).
     """
 
     id: str | None
@@ -106,7 +106,7 @@ class TurnRecord(Struct, frozen=True, kw_only=True):
 
 
 class Committed(Struct, frozen=True):
-    """The session after a turn, and the ids of its entries; `repeated` says that the turn was there already."""
+    """The session after a turn, and the ids of its entries; `repeated`: it was there before."""
 
     session: SessionRecord
     ids: tuple[str, ...]
@@ -128,23 +128,23 @@ class SessionStore(Protocol):
     is answered exactly like one that nobody has. `NotFound`, `Invalid`, `Conflict` and
     `StorageUnavailable` are the only refusals. A write happens wholly or not at all. What was
     stored is returned as it was, NUL, lone surrogates and unknown fields included. Messages never
-    change, but for being deleted. Reading a window and committing a turn cost the same in a conversation of 20
-    messages and of 20,000.
+    change, except by being deleted. Reading a window and committing a turn cost the same in a
+    conversation of 20 messages and of 20,000.
     """
 
     async def open(
         self, user: str, name: str | None, *, create: bool = True, model: str | None = None
     ) -> SessionRecord:
-        """Returns the user's session with this id or, of 1–512 printable characters, this alias; None is a new one.
+        """Returns the user's session with this id or alias; None is a new one.
 
-        Law: whatever is no id of a session of this user is an alias. What is unknown is made, or
-        with `create=False` raises `NotFound`. Of any number of calls with one unknown alias one
-        makes the session, all return it.
+        An alias has 1–512 printable characters. Law: whatever is no id of a session of this user is
+        an alias. What is unknown is made, or with `create=False` raises `NotFound`. Of any number
+        of calls with one unknown alias one makes the session, all return it.
         """
         ...
 
     async def find(self, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
-        """Returns the session with this id, whoever's it is, or raises `NotFound`: for administration alone."""
+        """Returns anybody's session with this id, or raises `NotFound`; for administration only."""
         ...
 
     async def take(
@@ -159,10 +159,10 @@ class SessionStore(Protocol):
         messages: int = 500,
         tokens: int | None = None,
     ) -> tuple[SessionRecord, Window | None]:
-        """Opens a session, locks it and returns the end of its conversation; no window while another holder has it.
+        """Opens a session, locks it and returns the end of its conversation.
 
-        Law: the same as `open`, `lock` and `window` one after the other, which a store need not do
-        at once.
+        No window while another holder has the lock. Law: the same as `open`, `lock` and `window`
+        one after the other, which a store need not do at once.
         """
         session = await self.open(user, name, create=create, model=model)
         mine = await self.lock(session, holder, seconds)
@@ -173,7 +173,7 @@ class SessionStore(Protocol):
     async def lock(
         self, session: SessionRecord, holder: str, seconds: float
     ) -> SessionRecord | None:
-        """Gives the session to one holder for so long, and returns it as it is now; None while another has it.
+        """Locks the session for a holder, and returns it as it is now; None while another has it.
 
         Law: never waits; the store's own clock counts, for all replicas. A holder may lock again,
         which begins the time anew.
@@ -203,7 +203,7 @@ class SessionStore(Protocol):
         tokens: int | None = None,
         at: str | None = None,
     ) -> Window:
-        """Returns at most so many of the last messages on the path to `session.head`, or to the message `at`.
+        """Returns at most so many of the last messages on the path to the head, or to `at`.
 
         Law: the messages are consecutive and end with the last one, without those a summary on this
         path stands for, and without halves of tool calls (`chain.paired`). With `tokens`,
@@ -212,22 +212,22 @@ class SessionStore(Protocol):
         ...
 
     async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
-        """Returns the longest prefix of a client's history that any path of this session begins with."""
+        """Returns how much of a client's history some path of this session begins with."""
         ...
 
     async def commit(self, session: SessionRecord, turn: TurnRecord) -> Committed:
-        """Adds a turn and moves the head to its last entry, or with no entries to `parent`; `HeadMoved` if `turn.head` is passé.
+        """Adds a turn and moves the head to its last entry, or without entries to `parent`.
 
-        Law: an entry whose id is stored already is not stored again, except where the stored one
-        was deleted, incomplete or on the side, and this one is not. Entries with the roles system
-        and developer are stored like all others.
+        `HeadMoved` if `turn.head` is not the head any more. Law: an entry whose id is stored is not
+        stored again, except where the stored one was deleted, incomplete or on the side, and this
+        one is not. Entries with the roles system and developer are stored like all others.
         """
         ...
 
     async def list(
         self, user: str | None, limit: int = 20, after: str | None = None
     ) -> Page[SessionRecord]:
-        """Returns the user's sessions, or everybody's, the one that something was last said in first."""
+        """Returns the user's sessions, or everybody's; the last one used comes first."""
         ...
 
     async def update(
@@ -252,7 +252,7 @@ class SessionStore(Protocol):
         ...
 
     async def forget(self, user: str, limit: int = 100) -> int:
-        """Removes so many of the user's sessions and returns how many there were; called until it returns 0."""
+        """Removes at most so many of the user's sessions and returns how many; 0: none is left."""
         ...
 
     async def items(
@@ -263,9 +263,10 @@ class SessionStore(Protocol):
         *,
         descending: bool = True,
     ) -> Page[Item]:
-        """Returns messages of the path to the present head; an `after` that is unknown begins behind the end.
+        """Returns messages of the path to the present head.
 
-        Law: a deleted message still serves as `after`, and one of another branch by its position.
+        Law: an unknown `after` begins behind the end; a deleted message still serves as `after`,
+        and one of another branch does by its position.
         """
         ...
 
@@ -280,19 +281,25 @@ class SessionStore(Protocol):
     async def fork(
         self, session: SessionRecord, at: str | None = None, *, alias: str | None = None
     ) -> SessionRecord:
-        """Makes a session of the path to the head, or to the message `at`; the two share nothing from then on."""
+        """Makes a session of the path to the head, or to `at`; the two share nothing afterwards."""
         ...
 
     async def sweep(self, keep: Retention, user: str | None = None, limit: int = 100) -> int:
-        """Removes what need not be kept, of one user or of everybody, from at most so many sessions; returns of how many."""
+        """Removes what need not be kept, of one user or of everybody.
+
+        Touches at most `limit` sessions, and returns how many it did.
+        """
         ...
 
     def export(self, session: SessionRecord, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
-        """Yields every message of every branch, parents before children; a batch at a time is in memory."""
+        """Yields every message of every branch, parents before children, a batch at a time."""
         ...
 
     async def restore(
         self, user: str, session: SessionRecord, items: Iterable[Item], *, alias: str | None = None
     ) -> SessionRecord:
-        """Makes a session like an exported one; its messages get ids of their own, `head` and `summary` follow."""
+        """Makes a session like an exported one.
+
+        Its messages get ids of their own; `head` and `summary` follow.
+        """
         ...

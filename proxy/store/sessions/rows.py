@@ -20,12 +20,21 @@ def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str
     """A session that nothing was said in."""
     named = None if alias is None else values.new_alias(alias)
     return {
-        "id": new_id(SESSION_ID, now), "user_id": user, "alias": named, "alias_digest": named and values.alias_digest(named),
-        "title": None, "model": None, "head": None, "message_count": 0, "branches": 0, "erased": 0, "trimmed": 0,
-        "summary_upto": None, "summary_branch": None, "summary_depth": None, "locked_by": "", "locked_until": 0.0,
-        "created_at": int(now), "updated_at": now, "recent": "", "usage": values.usage_text(NO_USAGE), "metadata": "{}",
-        "params": "{}", "summary": None, "state": "{}",
-    } | fields  # fmt: skip
+        "id": new_id(SESSION_ID, now),
+        "user_id": user,
+        "alias": named,
+        "alias_digest": named and values.alias_digest(named),
+        **dict.fromkeys(("title", "model", "head", "summary"), None),
+        **dict.fromkeys(("summary_upto", "summary_branch", "summary_depth"), None),
+        **dict.fromkeys(("message_count", "branches", "erased", "trimmed"), 0),
+        **dict.fromkeys(("metadata", "params", "state"), "{}"),
+        "locked_by": "",
+        "locked_until": 0.0,
+        "created_at": int(now),
+        "updated_at": now,
+        "recent": "",
+        "usage": values.usage_text(NO_USAGE),
+    } | fields
 
 
 def session_of(row: Row) -> SessionRecord:

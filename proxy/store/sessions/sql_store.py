@@ -33,7 +33,7 @@ from chattable.proxy.store.sessions.rows import (
     session_of,
 )
 
-PAUSE = 64  # messages that are hashed before other requests have their turn
+HASHED_AT_ONCE = 64  # messages, before other requests have their turn
 
 
 class SqlSessions:
@@ -46,7 +46,7 @@ class SqlSessions:
         self._dialect = storage.dialect
         self._paths = Paths(sqlite=not self._dialect.locks)
 
-    # --- turns ---------------------------------------------------------------------------------------------------------
+    # --- turns -----------------------------------------------------------------------------------
 
     async def open(
         self, user: str, name: str | None, *, create: bool = True, model: str | None = None
@@ -123,11 +123,11 @@ class SqlSessions:
 
     async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
-        spoken, prefixes, before = chain.spoken(messages), [], chain.ROOT
+        spoken, prefixes, before = chain.conversation_messages(messages), [], chain.ROOT
         for i, message in enumerate(spoken):
-            before = chain.link(before, chain.said(message))
+            before = chain.link(before, chain.content_digest(message))
             prefixes.append(before)
-            if i % PAUSE == PAUSE - 1:
+            if i % HASHED_AT_ONCE == HASHED_AT_ONCE - 1:
                 await asyncio.sleep(0)
         if not prefixes:
             return Match(None, 0, ())
@@ -145,7 +145,7 @@ class SqlSessions:
             lambda: operations.commit(self._dialect, self._paths, session, turn, todo, now)
         )
 
-    # --- sessions ------------------------------------------------------------------------------------------------------
+    # --- sessions --------------------------------------------------------------------------------
 
     async def list(
         self, user: str | None, limit: int = 20, after: str | None = None
@@ -186,7 +186,7 @@ class SqlSessions:
             lambda: lifecycle.forked(self._dialect, session, at, new, self._paths)
         )
 
-    # --- messages ------------------------------------------------------------------------------------------------------
+    # --- messages --------------------------------------------------------------------------------
 
     async def items(
         self,
@@ -212,7 +212,7 @@ class SqlSessions:
         """Erases one."""
         return await self._run(lambda: lifecycle.erased(self._dialect, session, id, self._paths))
 
-    # --- housekeeping --------------------------------------------------------------------------------------------------
+    # --- housekeeping ----------------------------------------------------------------------------
 
     async def sweep(self, keep: Retention, user: str | None = None, limit: int = 100) -> int:
         """Removes what is old."""
