@@ -175,7 +175,8 @@ async def test_a_full_limit_refuses_and_says_which_and_until_when(ledger: Ledger
     with pytest.raises(BudgetExceededError) as refused:
         await ledger.hold(wish("h2", prompt=1))
     error = refused.value
-    assert (error.limit_id, error.subject, error.per, error.unit, error.amount, error.remaining) == (
+    said = error.limit_id, error.subject, error.per, error.unit, error.amount, error.remaining
+    assert said == (
         "lim", "user alice", "day", "tokens", 100, 0,
     )  # fmt: skip
     assert error.resets_at == datetime(2026, 11, 19, tzinfo=UTC).timestamp()
@@ -408,7 +409,8 @@ async def test_windows_follow_the_calendar_of_the_zone(database: Database, clock
         for name, end in ends.items()
     }
     assert local == {
-        "hour": "18.11. 13:00", "day": "19.11. 00:00", "week": "23.11. 00:00", "month": "01.12. 00:00",
+        "hour": "18.11. 13:00", "day": "19.11. 00:00",
+        "week": "23.11. 00:00", "month": "01.12. 00:00",
         "6h": "18.11. 13:00", "30d": local["30d"], "total": None,
     }  # fmt: skip
     end = ends["30d"]

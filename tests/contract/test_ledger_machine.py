@@ -1,4 +1,6 @@
-"""The ledger as a state machine: any steps in any order, at once and from two processes, on both databases.
+"""The ledger as a state machine, on both databases.
+
+Any steps in any order, at once and from two processes.
 
 Every answer and every entry is compared with those of a model: plain dictionaries, and the law read
 a second time. What is asked at once is explained afterwards: there must be an order of the steps in
@@ -76,7 +78,8 @@ ASKERS = (
 )
 MODELS = ("m-small", "m-large", "n")
 SUBJECTS = (
-    ("user", "alice"), ("user", "bob"), ("key", "k1"), ("team", "red"), ("model", "n"), ("each_user", ""), ("everyone", ""),
+    ("user", "alice"), ("user", "bob"), ("key", "k1"), ("team", "red"),
+    ("model", "n"), ("each_user", ""), ("everyone", ""),
 )  # fmt: skip
 
 Figures = tuple[int, int]  # tokens, micro-USD
@@ -398,7 +401,8 @@ class Model:
     def room_of(self, key: Key) -> Balance:
         limit, granted = self.known[key[0]], self.sums(key, "granted")
         return Balance(
-            limit=limit, amount=Amount(*plus((limit.tokens or 0, limit.cost or 0), granted)), resets_at=self.resets_at(key),
+            limit=limit, resets_at=self.resets_at(key),
+            amount=Amount(*plus((limit.tokens or 0, limit.cost or 0), granted)),
             spent=Amount(*self.sums(key, "spent")), held=Amount(*self.sums(key, "held")),
         )  # fmt: skip
 
@@ -406,8 +410,9 @@ class Model:
         self, by: Sequence[str], since: int, until: int, only: dict[str, str]
     ) -> list[UsageRow]:
         def facts(call: Call) -> dict[str, Any]:
-            return {"user": call.wish.payer.user, "team": call.wish.payer.team, "key": call.wish.payer.key,
-                    "model": call.wish.model, "tag": call.wish.tag, "day": self.window("day", call.at)[0]}  # fmt: skip
+            wish, payer = call.wish, call.wish.payer
+            return {"user": payer.user, "team": payer.team, "key": payer.key, "model": wish.model,
+                    "tag": wish.tag, "day": self.window("day", call.at)[0]}  # fmt: skip
 
         def group(call: Call) -> tuple[Any, ...]:
             return tuple(facts(call)[name] for name in by)
@@ -427,7 +432,8 @@ class Model:
                 group=key, requests=sum(not one.saved for one in mine),
                 cached_requests=sum(one.saved > 0 for one in mine),
                 prompt_tokens=sum(one.prompt for one in mine),
-                completion_tokens=sum(one.completion for one in mine), cached_tokens=sum(one.cached for one in mine),
+                completion_tokens=sum(one.completion for one in mine),
+                cached_tokens=sum(one.cached for one in mine),
                 tokens_saved=sum(one.saved for one in mine), cost=sum(one.cost for one in mine),
             )
             for key, mine in (rows if by else {(): rows.get((), [])}).items()
@@ -461,7 +467,8 @@ def possible(used: Charge) -> Charge:
         return sorted((0, figure, MAX_AMOUNT))[1]
 
     return Charge(
-        prompt=clamp(used.prompt), completion=clamp(used.completion), cached=clamp(used.cached), cost=clamp(used.cost),
+        prompt=clamp(used.prompt), completion=clamp(used.completion),
+        cached=clamp(used.cached), cost=clamp(used.cost),
         saved=clamp(used.saved), estimated=used.estimated, unknown=used.unknown,
     )  # fmt: skip
 
@@ -489,7 +496,7 @@ def line(entry: Posting) -> Line:
 
 
 class World:
-    """A real database whose clock the test sets, and two ledgers on it, as two processes have them."""
+    """A real database whose clock the test sets, and two ledgers on it as in two processes."""
 
     def __init__(
         self, run: Callable[..., Any], database: Database, clock: Clock, ledgers: list[Ledger]
@@ -906,7 +913,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def books_are_in_order(self) -> None:
-        """Balances are the sums of entries; by these alone, hard limits hold but for what calls used beyond their holds."""
+        """Balances are the sums of entries.
+
+        By these alone, hard limits hold except for what calls used beyond their holds.
+        """
         assert self.world.run(self.world.ledgers[1].verify()) == []
         sums: Counter[tuple[Key, int]] = Counter()
         for entry in self.entries:
@@ -929,7 +939,10 @@ def size(amount: int | None) -> float:
 
 
 def transactions(entries: list[Posting]) -> list[list[Line]]:
-    """Entries by the step that made them: each books once on an account; steps that share none may be interleaved."""
+    """Entries by the step that made them.
+
+    Each posts once to an account; steps that share none may be interleaved.
+    """
     found: list[list[Line]] = []
     for one in map(line, entries):
         mine = [lines for lines in found if (lines[0].kind, lines[0].hold) == (one.kind, one.hold)]
@@ -978,7 +991,8 @@ async def opened(stack: AsyncExitStack, url: str, run: Callable[..., Any]) -> Wo
 def search(world: World, examples: int, **changes: Any) -> None:
     """Looks for steps after which the two disagree."""
     wanted: dict[str, Any] = {
-        "max_examples": examples, "stateful_step_count": STEPS, "deadline": None, "derandomize": False, "print_blob": True,
+        "max_examples": examples, "stateful_step_count": STEPS, "deadline": None,
+        "derandomize": False, "print_blob": True,
         "report_multiple_bugs": False, "phases": (Phase.reuse, Phase.generate, Phase.shrink),
         "suppress_health_check": (HealthCheck.too_slow, HealthCheck.filter_too_much),
     }  # fmt: skip
@@ -1051,7 +1065,10 @@ def one_limit_is_enough(ledger: books.Books, known: Any, wish: HoldRequest, keys
 
 
 def today(dialect: LedgerDialect, ids: list[str]) -> Generator[Any, Any, Any]:
-    """Finds calls, and takes them for the present window's: a settle after midnight is posted there."""
+    """Finds calls, and takes them for the present window's.
+
+    A settle after midnight is then posted there.
+    """
     now, found = yield from CALLS(dialect, ids)
     per = dict((yield "SELECT id, per FROM limits", {}))
     for call in found.values():
@@ -1121,7 +1138,10 @@ MISTAKES: dict[str, tuple[object, str, object]] = {
 
 
 def find(world: World) -> None:
-    """Fails unless a mistake is found, in few examples; what two ledgers are asked at once need not come out so again."""
+    """Fails unless a mistake is found, in few examples.
+
+    What two ledgers are asked at once need not come out the same again.
+    """
     try:
         search(
             world,

@@ -1,4 +1,4 @@
-"""The outbox on both databases: every notice to one claimant at a time, until it is delivered or dead."""
+"""The outbox on both databases: one claimant at a time, until an event is delivered or dead."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,6 @@
-"""Rates on a real Valkey: shared by processes, in one round trip, and through its faults (30 to 34 of the list): calls pass."""
+"""Rate limits on a real Valkey: shared by processes, in one round trip.
+
+Calls pass through its faults (30 to 34 of the list)."""
 
 import asyncio
 import json

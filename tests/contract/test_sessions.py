@@ -1,4 +1,7 @@
-"""The law of `SessionStore`, on every implementation; what it costs in SQL is in test_sessions_sql.py."""
+"""The law of `SessionStore`, on every implementation.
+
+What it costs in SQL is in test_sessions_sql.py.
+"""
 
 import asyncio
 import re
@@ -126,7 +129,7 @@ async def words(store: SessionStore, session: SessionRecord) -> list[str]:
     return texts(await path(store, session))
 
 
-# --- names and owners --------------------------------------------------------------------------------------------------
+# --- names and owners -----------------------------------------------------------------------------
 
 
 async def test_a_session_is_found_by_its_id_and_by_its_alias(store: SessionStore) -> None:
@@ -240,7 +243,7 @@ async def test_of_calls_with_one_unknown_alias_one_makes_the_session(stores: Sto
     assert len((await stores.one.list(ALICE)).data) == 1
 
 
-# --- turns -------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 async def test_what_was_said_is_read_back_in_order(store: SessionStore) -> None:
@@ -418,7 +421,7 @@ async def test_a_turn_without_entries_moves_the_head(store: SessionStore) -> Non
         await store.commit(session, TurnRecord(side=True))
 
 
-# --- the client's own history ------------------------------------------------------------------------------------------
+# --- the client's own history ---------------------------------------------------------------------
 
 
 async def mirror(
@@ -571,11 +574,16 @@ async def test_an_incomplete_answer_gives_way_to_the_same_one_complete(store: Se
 
 
 SAME = [
-    (Message("user", "hi"), Message("user", [{"type": "text", "text": " h"}, {"type": "text", "text": "i\n"}])),
-    (Message("user", "hi"), Message("user", "hi", name="alice", extra={"id": "m1", "cache_control": {}})),
+    (Message("user", "hi"),
+     Message("user", [{"type": "text", "text": " h"}, {"type": "text", "text": "i\n"}])),
+    (Message("user", "hi"),
+     Message("user", "hi", name="alice", extra={"id": "m1", "cache_control": {}})),
     (Message("assistant", "yes", reasoning_content="hm"), Message("assistant", " yes ")),
-    (Message("assistant", None, tool_calls=[{"id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]),
-     Message("assistant", "", tool_calls=[{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}])),
+    (Message("assistant", None,
+             tool_calls=[{"id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]),
+     Message("assistant", "",
+             tool_calls=[{"id": "c", "type": "function",
+                          "function": {"name": "f", "arguments": '{"a":1}'}}])),
     (Message("user", [{"type": "image_url", "image_url": {"url": "data:a", "detail": "low"}}]),
      Message("user", [{"type": "image_url", "image_url": {"url": "data:a"}}])),
     (Message("user", "\ud83d\ude00"), Message("user", "😀")),
@@ -654,7 +662,7 @@ async def test_system_messages_of_a_conversation_are_stored_and_no_part_of_the_c
     assert (found.id, found.matched, [m.text for m in found.rest]) == (session.head, 4, ["q2"])
 
 
-# --- windows -----------------------------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 async def test_a_window_is_the_end_of_the_conversation(store: SessionStore) -> None:
@@ -788,7 +796,7 @@ def test_pairs_of_calls_and_answers() -> None:
     assert kept() == ""
 
 
-# --- items -------------------------------------------------------------------------------------------------------------
+# --- items ----------------------------------------------------------------------------------------
 
 
 async def test_items_come_in_pages_from_either_end(store: SessionStore) -> None:
@@ -887,7 +895,7 @@ async def test_no_deleted_word_is_exported(store: SessionStore) -> None:
     assert [item.parent for item in exported] == [None, items[0].id, items[2].id]
 
 
-# --- sessions ----------------------------------------------------------------------------------------------------------
+# --- sessions -------------------------------------------------------------------------------------
 
 
 async def test_sessions_come_in_pages_newest_first(stores: Stores) -> None:
@@ -1036,7 +1044,7 @@ async def test_a_fork_of_a_branch_before_the_summary_has_none(store: SessionStor
     assert (fork.summary, texts((await store.window(fork)).items)) == (None, ["q0", "a0"])
 
 
-# --- locks and writers at once -----------------------------------------------------------------------------------------
+# --- locks and writers at once --------------------------------------------------------------------
 
 
 async def test_a_lock_has_one_holder_until_its_time_is_over(stores: Stores) -> None:
@@ -1177,7 +1185,7 @@ async def test_a_turn_that_is_committed_twice_at_once_is_there_once(stores: Stor
     assert (after.message_count, after.usage) == (2, Usage(1, 1, 2))
 
 
-# --- housekeeping ------------------------------------------------------------------------------------------------------
+# --- housekeeping ---------------------------------------------------------------------------------
 
 
 async def test_what_is_old_is_swept_a_little_at_a_time(stores: Stores) -> None:
@@ -1302,8 +1310,9 @@ async def test_a_session_is_exported_and_made_again(stores: Stores) -> None:
 async def test_other_peoples_ids_are_mapped_and_wrong_ones_refused(store: SessionStore) -> None:
     def item(id: str, parent: str | None, text: str) -> Item:
         message = Message("user", text)
-        return Item(id=id, parent=parent, position=0, message=message, speaker="", tokens=1, usage=None, request_id="",
-                    incomplete=False, side=False, created_at=7)  # fmt: skip
+        return Item(id=id, parent=parent, position=0, message=message, speaker="", tokens=1,
+                    usage=None, request_id="", incomplete=False, side=False,
+                    created_at=7)  # fmt: skip
 
     like = SessionRecord(id="x", user_id="y", head="4", title="T", summary=Summary("S", "1"))
     items = [

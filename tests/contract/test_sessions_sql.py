@@ -1,4 +1,7 @@
-"""What sessions cost in SQL: how many statements a turn takes, and that none of them reads more of a longer conversation."""
+"""What sessions cost in SQL: how many statements a turn takes.
+
+None of them reads more of a longer conversation.
+"""
 
 import asyncio
 import json
@@ -96,7 +99,7 @@ async def long_session(store: SqlSessions, name: str, length: int) -> SessionRec
 
 
 async def append_turn(store: SqlSessions, name: str) -> tuple[list[Statement], list[Statement]]:
-    """One turn of a client that sends only what is new: the statements that read, and those that commit."""
+    """One turn of a client that sends only what is new: its reading and committing statements."""
     with statements() as reading:
         session = await store.open("user_alice", name)
         locked = await store.lock(session, "holder", 60)
@@ -170,7 +173,7 @@ async def test_a_long_conversation_costs_as_many_statements_as_a_short_one(
         assert len(seen) == 2
 
 
-# --- what a statement reads --------------------------------------------------------------------------------------------
+# --- what a statement reads -----------------------------------------------------------------------
 
 
 async def work_of(connection: AsyncConnection, statement: Statement, *, sqlite: bool) -> int:
@@ -351,7 +354,7 @@ async def test_a_conversation_of_20_000_messages_is_all_there(store: SqlSessions
     assert all(paired([item.message for item in window.items]))
 
 
-# --- the twin ----------------------------------------------------------------------------------------------------------
+# --- the twin -------------------------------------------------------------------------------------
 
 
 class Pair:
@@ -469,7 +472,7 @@ async def same_session(store: SessionStore, session: SessionRecord) -> SessionRe
     return session
 
 
-# --- several processes -------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 WORKER = """
 import asyncio, sys
@@ -477,7 +480,7 @@ from chattable.agents.chat import Message, Usage
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions.sql_store import SqlSessions
-from chattable.proxy.store.sessions.port import Entry, Turn
+from chattable.proxy.store.sessions.port import NewItem, TurnRecord
 
 async def main(url, name, turns):
     database = Database(url)
@@ -491,8 +494,11 @@ async def main(url, name, turns):
             await asyncio.sleep(0.005)
         window = await store.window(locked, messages=1)
         seen = window.items[-1].message.text if window.items else ""
-        said = [Message("user", f"{name} {i}"), Message("assistant", f"{locked.message_count} {seen}"[:60])]
-        turn = Turn(entries=tuple(Entry(message=m) for m in said), parent=locked.head, head=locked.head, holder=name)
+        answer = f"{locked.message_count} {seen}"[:60]
+        said = [Message("user", f"{name} {i}"), Message("assistant", answer)]
+        entries = tuple(NewItem(message=m) for m in said)
+        head = locked.head
+        turn = TurnRecord(entries=entries, parent=head, head=head, holder=name)
         await store.commit(locked, turn)
     await database.stop()
 
@@ -540,7 +546,7 @@ async def test_processes_take_turns_in_one_session(
 
 
 async def test_a_lock_goes_by_the_databases_own_clock(database: Database) -> None:
-    """A worker whose clock is wrong by a day neither takes a lock too early nor keeps it too long."""
+    """A worker whose clock is a day wrong neither takes a lock early nor keeps it too long."""
     honest, wrong = SqlSessions(database.storage), SqlSessions(database.storage, lambda: 4e9)
     session = await honest.open("user_alice", "chat")
     assert await honest.lock(session, "a", 60) is not None

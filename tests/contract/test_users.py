@@ -82,7 +82,7 @@ async def other_process(database: Database, url: str) -> AsyncIterator[Users]:
     await other.stop()
 
 
-# --- users -------------------------------------------------------------------------------------------------------------
+# --- users ----------------------------------------------------------------------------------------
 
 
 async def test_a_created_user_is_found_by_id_and_by_name(users: Users) -> None:
@@ -297,7 +297,7 @@ async def test_a_key_for_a_user_who_is_being_deleted_is_for_nobody(
         await key
 
 
-# --- pages -------------------------------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 7, 20, 21])
@@ -344,7 +344,7 @@ async def test_a_page_that_cannot_be_is_refused(
     assert refused.value.field == field
 
 
-# --- keys --------------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 async def test_a_key_is_found_by_its_secret(users: Users) -> None:

@@ -1,4 +1,6 @@
-"""The ledger in a simulated world: workers that crash at any statement, lost answers, retrying clients, a jumping clock.
+"""The ledger in a simulated world.
+
+Workers crash at any statement, answers are lost, clients retry, the clock jumps.
 
 Every seed is one world, run in virtual time on a real SQLite in memory through the very law that
 serves both databases.
@@ -91,7 +93,7 @@ class World:
         self.settled_at_least_once: set[str] = set()
 
     def run(self, operation: Callable[[], Any], *, crash: float = 0.0) -> Any:
-        """One transaction; with `crash` as the chance that the worker dies at a statement, and is rolled back."""
+        """One transaction; `crash` is the chance that the worker dies at a statement."""
         steps = operation()
         if crash:
             steps = self._crashing(steps, crash)
@@ -155,7 +157,7 @@ class World:
             )
 
     def burst(self, names: list[str]) -> None:
-        """Requests that come at once: their holds in one batch, then what became of them in another, in any order."""
+        """Requests that come at once: their holds in one batch, what became of them in another."""
         chance = self.random.choice([0.0, 0.0, 0.02])
         asker = Payer(user=self.random.choice(["alice", "bob"]), key="k1", team="red")
         wishes = [
@@ -218,7 +220,8 @@ class World:
         assert "pending" not in states.values()
         booked = dict(
             self.database.execute(
-                "SELECT hold_id, SUM(spent_tokens) FROM entries WHERE limit_id = 'each' GROUP BY hold_id"
+                "SELECT hold_id, SUM(spent_tokens) FROM entries"
+                " WHERE limit_id = 'each' GROUP BY hold_id"
             ).fetchall()
         )
         held = dict(self.database.execute("SELECT id, tokens FROM calls").fetchall())
