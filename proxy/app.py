@@ -32,8 +32,11 @@ from chattable.proxy.http.paths import shown
 from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.identity.auth import Auth
 from chattable.proxy.ledger_setup import open_database, open_journal, open_ledger, put_default
-from chattable.proxy.people.usage import Usage
-from chattable.proxy.people.webhooks import Deliveries, Webhook
+from chattable.proxy.people.audit import Audit
+from chattable.proxy.people.teams import Teams
+from chattable.proxy.people.usage import UsageReports
+from chattable.proxy.people.users import Users
+from chattable.proxy.people.webhooks import Deliveries, WebhookEndpoint
 from chattable.proxy.pipeline.idempotency import Idempotency
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.pipeline import Pipeline
@@ -49,9 +52,6 @@ from chattable.proxy.routes.typed import SERVICES
 from chattable.proxy.services import Services
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
-from chattable.proxy.store.audit import Audit
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.access_log import AccessLog
 from chattable.proxy.telemetry.redaction import redactor
 
@@ -106,7 +106,7 @@ def build(config: Config) -> EdgeMiddleware:
         ledger,
         journal,
         patience=config.budgets.wait,
-        reach=failpoints.from_environment(os.environ),
+        failpoint=failpoints.from_environment(os.environ),
     )
     catalogs = CatalogHolder(build_catalog(config, transport))
     redis = RedisScripts(config.redis_url) if config.redis_url else None
@@ -125,7 +125,7 @@ def build(config: Config) -> EdgeMiddleware:
     teams, outbox = Teams(database.storage), Outbox(database.storage)
     webhook = config.budgets.webhook
     deliveries = (
-        [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)]
+        [Deliveries(outbox, WebhookEndpoint(webhook.url, webhook.secret.reveal()), transport)]
         if webhook
         else []
     )
@@ -140,7 +140,7 @@ def build(config: Config) -> EdgeMiddleware:
         pipeline,
         turns,
         metering,
-        Usage(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
+        UsageReports(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
         outbox,
         session_store,
         config.server.max_body_mb * 2**20,

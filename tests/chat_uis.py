@@ -15,7 +15,7 @@ import httpx
 from conversations import Body, Kept, Told, lines
 from process import Chattable
 
-from chattable.proxy.store.sessions import Item
+from chattable.proxy.store.sessions.port import Item
 
 
 class LibreChat:

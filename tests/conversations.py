@@ -14,8 +14,8 @@ from upstream import ScriptedUpstream
 
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 Body = dict[str, Any]
 T = TypeVar("T")
@@ -94,10 +94,10 @@ class Kept:
         self._url = url or f"sqlite:///{Path(server.directory) / 'chattable.db'}"
         self._users: dict[str, str] = {}
 
-    def session(self, user: str, name: str) -> Session | None:
+    def session(self, user: str, name: str) -> SessionRecord | None:
         """The user's session of this id or alias."""
 
-        async def read(store: SqlSessions) -> Session | None:
+        async def read(store: SqlSessions) -> SessionRecord | None:
             try:
                 return await store.open(self._id(user), name, create=False)
             except NotFound:
@@ -137,10 +137,10 @@ class Kept:
 
         return self._read(read)
 
-    def sessions(self, user: str) -> list[Session]:
+    def sessions(self, user: str) -> list[SessionRecord]:
         """The user's sessions, the newest first."""
 
-        async def read(store: SqlSessions) -> list[Session]:
+        async def read(store: SqlSessions) -> list[SessionRecord]:
             return list((await store.list(self._id(user), 1000)).data)
 
         return self._read(read)

@@ -15,8 +15,8 @@ from ledgers import Clock as DatabaseClock
 from session_model import MemorySessions
 
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import SessionStore
+from chattable.proxy.store.sessions.port import SessionStore
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 
 @dataclass

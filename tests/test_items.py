@@ -20,7 +20,7 @@ from chattable.proxy.conversations.items import (
     message_of,
 )
 from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.store.session_chain import next_id, paired, said
+from chattable.proxy.store.sessions.chain import content_digest, next_id, paired
 
 STRICT: TypeAdapter[Any] = TypeAdapter(ConversationItem)
 ID = next_id(None, b"x")
@@ -230,7 +230,7 @@ def test_other_items_that_follow_the_same_message_are_other_messages() -> None:
     one, other = (
         there({"type": "reasoning", "summary": [], "encrypted_content": text}) for text in "ab"
     )
-    assert said(one) != said(other)
+    assert content_digest(one) != content_digest(other)
 
 
 Value = st.recursive(

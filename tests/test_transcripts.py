@@ -44,8 +44,15 @@ from chattable.proxy.importers.transcripts.transcript import (
 from chattable.proxy.importers.transcripts.tree import MAX_MESSAGES, grown, ordered
 from chattable.proxy.importers.transcripts.values import values_in
 from chattable.proxy.parsing.json_bounds import Bounds
-from chattable.proxy.store.session_chain import paired
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
+from chattable.proxy.store.sessions.chain import paired
+from chattable.proxy.store.sessions.port import (
+    Item,
+    NewItem,
+    SessionRecord,
+    SessionStore,
+    Summary,
+    TurnRecord,
+)
 
 SAMPLES = Path(__file__).parent / "transcripts"
 ALICE, BOB = "user_alice", "user_bob"
@@ -127,20 +134,22 @@ async def take(
     return [outcome async for outcome in imported(store, user, io.BytesIO(data), name)]
 
 
-async def give(store: SessionStore, session: Session, name: str = "native") -> bytes:
+async def give(store: SessionStore, session: SessionRecord, name: str = "native") -> bytes:
     return b"".join([block async for block in exported(store, session, WRITABLE[name])])
 
 
-async def every(store: SessionStore, session: Session) -> list[Item]:
+async def every(store: SessionStore, session: SessionRecord) -> list[Item]:
     return [item async for batch in store.export(session) for item in batch]
 
 
 async def talk(
     store: SessionStore, *messages: Message, user: str = ALICE, alias: str | None = None
-) -> Session:
+) -> SessionRecord:
     session = await store.open(user, alias)
     return (
-        await store.commit(session, Turn(entries=tuple(Entry(message=one) for one in messages)))
+        await store.commit(
+            session, TurnRecord(entries=tuple(NewItem(message=one) for one in messages))
+        )
     ).session
 
 
@@ -842,7 +851,7 @@ TALK = (
 
 async def test_openai_export_is_one_line_of_the_head_path(store: SessionStore) -> None:
     session = await talk(store, *TALK)
-    side = Turn(entries=(Entry(message=Message("user", "title?")),), side=True)
+    side = TurnRecord(entries=(NewItem(message=Message("user", "title?")),), side=True)
     session = (await store.commit(session, side)).session
     exported_line = await give(store, session, "openai")
     assert exported_line.endswith(b"}\n")
@@ -953,7 +962,7 @@ async def test_a_long_conversation_is_exported_in_batches(store: SessionStore) -
 # -- our own format --------------------------------------------------------------------------------
 
 
-async def grow(store: SessionStore, steps: list[Any]) -> Session:
+async def grow(store: SessionStore, steps: list[Any]) -> SessionRecord:
     """A session with branches, deleted messages and a summary, as the steps say."""
     session = await store.open(ALICE, None, model="m")
     ids: list[str | None] = [None]
@@ -964,14 +973,14 @@ async def grow(store: SessionStore, steps: list[Any]) -> Session:
             extra=extra,
             reasoning_content=words if flags & 2 else None,
         )
-        entry = Entry(
+        entry = NewItem(
             message=message,
             tokens=flags,
             speaker="s",
             usage=Usage(1, 2, 3, {"cached_tokens": 1}),
             incomplete=bool(flags & 4),
         )
-        turn = Turn(
+        turn = TurnRecord(
             entries=(entry,), parent=ids[at % len(ids)], side=bool(flags & 8), request_id="req_1"
         )
         done = await store.commit(session, turn)
@@ -1150,8 +1159,8 @@ class Failing(MemorySessions):
     """A store whose database goes away with the second conversation."""
 
     async def restore(
-        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
-    ) -> Session:
+        self, user: str, session: SessionRecord, items: Iterable[Item], *, alias: str | None = None
+    ) -> SessionRecord:
         if session.title == "two":
             raise StorageUnavailable("gone")
         return await super().restore(user, session, items, alias=alias)

@@ -11,10 +11,10 @@ from chattable.proxy.cli.startup import find_config
 from chattable.proxy.errors import outcome_of
 from chattable.proxy.importers.conversation_files import export_file, import_file
 from chattable.proxy.importers.transcripts.formats import READABLE, WRITABLE
+from chattable.proxy.people.audit import Audit
+from chattable.proxy.people.users import Users
 from chattable.proxy.sessions.sessions import open_store
-from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.users import Users
 
 
 def add_commands(commands: Commands, config: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from chattable.proxy.config import reader as configfile
 from chattable.proxy.config import settings
 from chattable.proxy.config.settings import Config
 from chattable.proxy.ledger_setup import open_journal
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.progress import show_progress
 
 DEFAULT_FILE = "config.yaml"

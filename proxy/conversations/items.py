@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
 from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.store.session_chain import ITEM, MESSAGE_ID
-from chattable.proxy.store.session_values import message_of as read_message
+from chattable.proxy.store.sessions.chain import ITEM, MESSAGE_ID
+from chattable.proxy.store.sessions.values import message_of as read_message
 
 KEPT = "conversation_item"  # the field of a message that has what it cannot say of an item
 ROLES = ("user", "assistant", "system", "developer")

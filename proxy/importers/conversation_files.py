@@ -13,10 +13,10 @@ from chattable.agents.errors import clip
 from chattable.proxy.importers.transcripts.formats import READABLE, WRITABLE, chosen, exported
 from chattable.proxy.importers.transcripts.report import AcceptsOf, ImportResult, imported
 from chattable.proxy.importers.transcripts.transcript import Unreadable
-from chattable.proxy.store.audit import COMMAND_LINE, Audit
+from chattable.proxy.people.audit import COMMAND_LINE, Audit
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.sessions import Session, SessionStore
-from chattable.proxy.store.users import Users
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore
 from chattable.proxy.telemetry.progress import Progress, show_progress
 
 STANDARD_STREAM = "-"  # a file's name that means standard output or input
@@ -90,7 +90,7 @@ async def import_file(
     return failed
 
 
-async def _sessions(store: SessionStore, user: str | None) -> AsyncIterator[Session]:
+async def _sessions(store: SessionStore, user: str | None) -> AsyncIterator[SessionRecord]:
     """Every session once, also those that move to the front of the list meanwhile."""
     seen: set[str] = set()
     after = None

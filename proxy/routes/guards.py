@@ -12,9 +12,9 @@ from chattable.agents.chattable import TurnUser
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.errors import ForbiddenError
 from chattable.proxy.http.paths import shown
+from chattable.proxy.people.audit import Actor
 from chattable.proxy.routes.request_context import bearer, caller_of
 from chattable.proxy.services import Services
-from chattable.proxy.store.audit import Actor
 from chattable.proxy.store.secret import masked
 
 Connection: TypeAlias = ASGIConnection[Any, Any, Any, Any]

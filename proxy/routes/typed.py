@@ -17,10 +17,10 @@ from chattable.agents.parsing import explain
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.parsing import surrogates as halves
 from chattable.proxy.parsing.json_bounds import TooComplex
+from chattable.proxy.people.audit import Actor
 from chattable.proxy.routes.guards import house_of
 from chattable.proxy.routes.request_context import integer, read_body, read_json
 from chattable.proxy.services import Services
-from chattable.proxy.store.audit import Actor
 
 T = TypeVar("T")
 P = TypeVar("P", bound="ListPage[Any]")

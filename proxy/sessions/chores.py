@@ -26,7 +26,7 @@ from chattable.proxy.config.ui_tasks import (
     TITLE,
     TOOLS,
 )
-from chattable.proxy.store.session_chain import spoken
+from chattable.proxy.store.sessions.chain import conversation_messages
 
 HEAD = 600  # characters in which a prompt says what it wants, where it does not name a key
 WISH = 20_000  # characters of a prompt, besides what it quotes, in which a key is looked for
@@ -83,7 +83,7 @@ def recognised(
     `task` is the UI's word for it. `ui` says that its client keeps the history itself, as chat UIs
     do: then weaker frames count as well. `own` is how prompts begin that somebody worded anew.
     """
-    said, system = spoken(chat.messages), _system(chat.messages)
+    said, system = conversation_messages(chat.messages), _system(chat.messages)
     prompt = said[-1].text if said else system
     if task:
         return _read(TASKS.get(task.lower(), OTHER), prompt)

@@ -15,7 +15,7 @@ from chattable.agents.chat import Chat
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.config import settings
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.session_values import NEW, checked_alias
+from chattable.proxy.store.sessions.values import NEW, checked_alias
 from chattable.proxy.store.text import is_placeholder
 
 # whose mode is the general one; clients behind the other headers resend their history

@@ -18,8 +18,8 @@ from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.locks import Claim, Held
 from chattable.proxy.sessions.turns import Plan
-from chattable.proxy.store import sessions as stored
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions import port as stored
+from chattable.proxy.store.sessions.port import SessionRecord
 
 log = logging.getLogger("chattable")
 
@@ -46,7 +46,7 @@ class KeptTurn(Turn):
     def __init__(
         self,
         plan: Plan,
-        session: Session,
+        session: SessionRecord,
         chat: Chat,
         entry: Entry,
         caller: Caller,
@@ -112,7 +112,7 @@ class KeptTurn(Turn):
         return self._fold.usage
 
 
-def _params(session: Session, entry: Entry) -> Json:
+def _params(session: SessionRecord, entry: Entry) -> Json:
     """The session's params that may go with a request to this model.
 
     Older versions let in others, and the model may be another one than they were meant for.
@@ -143,17 +143,17 @@ class Stateless:
         return None
 
 
-def kept(turn: KeptTurn, *, incomplete: bool) -> stored.Turn:
+def kept(turn: KeptTurn, *, incomplete: bool) -> stored.TurnRecord:
     """What is kept of a turn."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
-    answer = stored.Entry(
+    answer = stored.NewItem(
         message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete
     )
     # who asks again under it is to be kept, and kept once
     key = "" if incomplete else turn.caller.idempotency_key
-    return stored.Turn(
-        entries=(*(stored.Entry(message=message) for message in plan.new), answer, *plan.behind),
+    return stored.TurnRecord(
+        entries=(*(stored.NewItem(message=message) for message in plan.new), answer, *plan.behind),
         parent=plan.parent,
         head=plan.head,
         side=plan.side,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from chattable.agents.chat import Message
-from chattable.proxy.store.session_chain import said, spoken
+from chattable.proxy.store.sessions.chain import content_digest, conversation_messages
 
 MOST = 1000
 
@@ -35,5 +35,6 @@ class Failed:
 
 def _digest(session: str, messages: Sequence[Message]) -> bytes:
     return sha256(
-        session.encode() + b"".join(said(message) for message in spoken(messages))
+        session.encode()
+        + b"".join(content_digest(message) for message in conversation_messages(messages))
     ).digest()

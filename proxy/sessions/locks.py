@@ -21,12 +21,12 @@ from msgspec import Struct
 
 from chattable.agents.chat import Chat
 from chattable.budget.periodic import Periodic
-from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.errors import StorageError
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
-from chattable.proxy.store.errors import NotFound, StoreError
-from chattable.proxy.store.session_chain import said, spoken
-from chattable.proxy.store.sessions import Session, SessionStore, Window
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.sessions.chain import content_digest, conversation_messages
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore, Window
 
 log = logging.getLogger("chattable")
 
@@ -57,14 +57,16 @@ class Claim:
         """What tells its question from another, in few characters; "" for none."""
         if self._chat is None:
             return ""
-        digests = [said(message) for message in spoken(self._chat.messages)]
+        digests = [
+            content_digest(message) for message in conversation_messages(self._chat.messages)
+        ]
         return sha256(b"".join(digests)).hexdigest()[:32]
 
 
 class Held(Struct):
     """A session that is somebody's now, and the end of its conversation if that came with it."""
 
-    session: Session
+    session: SessionRecord
     claim: Claim
     name: str  # what the store knows the holder by
     window: Window | None = None
@@ -173,7 +175,7 @@ class Locks:
                 queue.release()
 
     @asynccontextmanager
-    async def hold(self, session: Session, claim: Claim) -> AsyncGenerator[Held]:
+    async def hold(self, session: SessionRecord, claim: Claim) -> AsyncGenerator[Held]:
         """The session, as it is once it is this holder's; `LockedError` when it does not come free in time.
 
         A turn that commits frees the session with it; this frees it after any other.
@@ -194,7 +196,7 @@ class Locks:
         if held is not None and not held.left:
             del self._held[holder]
 
-    def _queue(self, session: Session) -> asyncio.Lock:
+    def _queue(self, session: SessionRecord) -> asyncio.Lock:
         queue = self._queues.get(session.id)
         if queue is None:
             queue = self._queues[session.id] = asyncio.Lock()
@@ -213,11 +215,13 @@ class Locks:
                 del self._turns[session.id]
             if self._held.pop(holder, None) is not None:
                 names = (holder, *_names(held)) if held.left else (holder,)
-                with suppress(StoreError, StorageUnavailable):  # its lease ends by itself
+                with suppress(StorageError):  # its lease ends by itself
                     for name in names:
                         await self._store.unlock(session, name)
 
-    async def _first_in(self, session: Session, claim: Claim, patience: _Patience) -> asyncio.Lock:
+    async def _first_in(
+        self, session: SessionRecord, claim: Claim, patience: _Patience
+    ) -> asyncio.Lock:
         """Waits for this process's own turns; the queue is for the caller to release."""
         queue = self._queue(session)
         if not queue.locked():
@@ -239,7 +243,9 @@ class Locks:
             raise
         return queue
 
-    async def _locked(self, session: Session, claim: Claim, patience: _Patience) -> Session:
+    async def _locked(
+        self, session: SessionRecord, claim: Claim, patience: _Patience
+    ) -> SessionRecord:
         """The session once no other process has it."""
         while True:
             fresh = await self._store.lock(session, claim.holder, LEASE)
@@ -273,7 +279,7 @@ class Locks:
                     held.stop()
                     return
                 await asyncio.sleep(self._poll * OFFERS)
-        except (StoreError, StorageUnavailable) as error:
+        except StorageError as error:
             log.warning("session %s is not offered to other processes: %s", held.session.id, error)
         except Exception:
             log.exception("session %s is not offered to other processes", held.session.id)
@@ -291,7 +297,7 @@ class Locks:
         except NotFound as error:  # the conversation was deleted, by its user or with them
             if held.claim.reply is not None:
                 held.claim.reply.drop(error)
-        except (StoreError, StorageUnavailable) as error:
+        except StorageError as error:
             log.warning("the lock of session %s is not renewed: %s", held.session.id, error)
         except Exception:  # a store of the deployer's own: the others' leases do not end for it
             log.exception("the lock of session %s is not renewed", held.session.id)

@@ -13,7 +13,7 @@ from chattable.proxy.config import settings
 from chattable.proxy.errors import known
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.titles import UNTITLED, title_in, titled
-from chattable.proxy.store.sessions import Item, Session, SessionStore, Summary
+from chattable.proxy.store.sessions.port import Item, SessionRecord, SessionStore, Summary
 
 log = logging.getLogger("chattable")
 
@@ -48,13 +48,13 @@ class Scribe:
         self._summarising: set[str] = set()
 
     async def title(
-        self, session: Session, caller: Caller, messages: Sequence[Message], answer: Message
+        self, session: SessionRecord, caller: Caller, messages: Sequence[Message], answer: Message
     ) -> None:
         """Gives a session its title, after the first exchange."""
         if title := await self._title(caller, [*messages, answer]):
             await self.entitle(session, title)
 
-    async def retitle(self, session: Session, caller: Caller) -> Session:
+    async def retitle(self, session: SessionRecord, caller: Caller) -> SessionRecord:
         """Gives a session a title made of how it began, in the place of the one it has."""
         began = (await self._store.items(session, BEGINNING, descending=False)).data
         return await self._store.update(
@@ -81,19 +81,19 @@ class Scribe:
                 return text
         return titled(asked) if asked else ""
 
-    async def adopt(self, session: Session, answer: str) -> None:
+    async def adopt(self, session: SessionRecord, answer: str) -> None:
         """Gives a session the title that a chat UI's own model wrote, if its answer has one."""
         if title := title_in(answer):
             await self.entitle(session, title)
 
-    async def entitle(self, session: Session, title: str) -> None:
+    async def entitle(self, session: SessionRecord, title: str) -> None:
         """Sets a title where there is none."""
         fresh = await self._store.open(session.user_id, session.id, create=False)
         if fresh.title is None:
             await self._store.update(fresh, title=title)
 
     async def summarise(
-        self, session: Session, caller: Caller, *, fitting: int | None = None
+        self, session: SessionRecord, caller: Caller, *, fitting: int | None = None
     ) -> bool:
         """Puts all but the newest messages into the session's summary; False if that could not be done.
 

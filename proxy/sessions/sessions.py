@@ -18,10 +18,10 @@ from chattable.adapters.errors import ConnectionReclaimed
 from chattable.agents.chat import Chat, Message
 from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
-from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.errors import StorageError, StorageUnavailable
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
 from chattable.proxy.config import settings, ui_tasks
-from chattable.proxy.identity.auth import TTL, Caller
+from chattable.proxy.identity.auth import KEY_CACHE_S, Caller
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions import turns
 from chattable.proxy.sessions.chore_routing import ChoreRouting
@@ -32,13 +32,13 @@ from chattable.proxy.sessions.failed import Failed
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
 from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.turns import Plan
-from chattable.proxy.store import session_values as values
-from chattable.proxy.store import sessions as stored
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.errors import HeadMoved, StoreError
-from chattable.proxy.store.session_chain import spoken
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Committed, Retention, Session, SessionStore
+from chattable.proxy.store.errors import HeadMoved
+from chattable.proxy.store.sessions import port as stored
+from chattable.proxy.store.sessions import values
+from chattable.proxy.store.sessions.chain import conversation_messages
+from chattable.proxy.store.sessions.port import Committed, Retention, SessionRecord, SessionStore
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 log = logging.getLogger("chattable")
 
@@ -80,7 +80,7 @@ class Sessions:
             "sessions that need not be kept",
             self._sweep,
             SWEEP,
-            expected=(StoreError, StorageUnavailable),
+            expected=(StorageError,),
         )
 
     async def start(self) -> None:
@@ -103,7 +103,7 @@ class Sessions:
         """
 
         async def again() -> None:
-            await asyncio.sleep(2 * TTL)
+            await asyncio.sleep(2 * KEY_CACHE_S)
             await self._forget(user)
 
         await self._forget(user)
@@ -176,10 +176,12 @@ class Sessions:
         door: Door,
         claim: Claim,
         chore: Chore | None,
-    ) -> Session | Held:
+    ) -> SessionRecord | Held:
         """The session of a turn: held where it appends, else as it is."""
         user, create = caller.principal.user.id, self._config.unknown == "create"
-        appends = door.mode == "append" or (door.mode == "auto" and len(spoken(chat.messages)) == 1)
+        appends = door.mode == "append" or (
+            door.mode == "auto" and len(conversation_messages(chat.messages)) == 1
+        )
         if appends and chore is None:
             taking = self.locks.take(
                 user,
@@ -243,7 +245,7 @@ class Sessions:
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
 
-    async def _stored(self, session: Session, turn: stored.Turn) -> Committed:
+    async def _stored(self, session: SessionRecord, turn: stored.TurnRecord) -> Committed:
         """Commits, if need be again: an answer is not lost to a moment in which the database is busy. Its key counts once."""
         until = time.monotonic() + PERSISTENCE
         for pause in itertools.count(1):
@@ -275,7 +277,7 @@ class Sessions:
         async def quietly() -> None:
             try:
                 await work
-            except (StoreError, StorageUnavailable) as error:
+            except StorageError as error:
                 log.warning("a session is not tidied up: %s", error)
             except Exception:
                 log.exception("a session is not tidied up")

@@ -10,9 +10,14 @@ from msgspec import UNSET, Struct, UnsetType, to_builtins
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Message
 from chattable.proxy.conversations.items import asked as askable
 from chattable.proxy.store.page import MAX_LIMIT
-from chattable.proxy.store.session_chain import UNSAID, paired, said, spoken
-from chattable.proxy.store.session_values import tokens_of
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Window
+from chattable.proxy.store.sessions.chain import (
+    NOT_HISTORY,
+    content_digest,
+    conversation_messages,
+    paired,
+)
+from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord, SessionStore, Window
+from chattable.proxy.store.sessions.values import tokens_of
 
 SUMMARY = "What was said before, in short:\n\n"
 AGAIN = 60.0  # seconds in which an SDK asks again for an answer that was given and did not reach it
@@ -32,7 +37,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
     # what was said after the part of an answer that this one replaces
-    behind: tuple[Entry, ...] = ()
+    behind: tuple[NewItem, ...] = ()
 
 
 class Unanswered(Struct, frozen=True):
@@ -43,15 +48,15 @@ class Unanswered(Struct, frozen=True):
 
 
 async def mirrored(
-    store: SessionStore, session: Session, chat: Chat, *, side: bool = False
+    store: SessionStore, session: SessionRecord, chat: Chat, *, side: bool = False
 ) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
     # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the
     # head stays where it is.
-    said = len(spoken(chat.messages))
-    lone = match.id is None and not chat.stream and said == 1
-    side = side or not said or (lone and session.head is not None)
+    content_digest = len(conversation_messages(chat.messages))
+    lone = match.id is None and not chat.stream and content_digest == 1
+    side = side or not content_digest or (lone and session.head is not None)
     mode = "side" if side else "mirrored" if match.id == session.head else "branched"
     head = None if lone and not side else UNSET
     return Plan(
@@ -61,7 +66,7 @@ async def mirrored(
 
 async def appended(
     store: SessionStore,
-    session: Session,
+    session: SessionRecord,
     chat: Chat,
     *,
     most: int,
@@ -80,17 +85,17 @@ async def appended(
     beside the one it has. An answer takes the place of a part of it: what was said behind that
     follows it on a new branch.
     """
-    asked = spoken(chat.messages)
+    asked = conversation_messages(chat.messages)
     if session.head is None:
         return Plan(mode="appended", messages=chat.messages, new=tuple(chat.messages), head=None)
     room = room_beside(chat, tokens)
     if window is None:
         window = await store.window(session, messages=most, tokens=room)
-    system = [message for message in chat.messages if message.role in UNSAID]
+    system = [message for message in chat.messages if message.role in NOT_HISTORY]
     added = [] if system else await _system(store, session, window)
     if window.summary is not None:
         added.append(Message("system", SUMMARY + window.summary.text))
-    kept = [item for item in window.items if item.message.role not in UNSAID]
+    kept = [item for item in window.items if item.message.role not in NOT_HISTORY]
     cut = _begins(window.items) != (window.summary.upto if window.summary else None)
     items = _fitting(kept, None if room is None else room - _size(added), cut=cut)
     cut = cut or len(items) < len(kept)
@@ -102,7 +107,7 @@ async def appended(
     if at is None and (anew or (items and items[-1].incomplete)):
         at = _answered(items, asked)
         at = at if at == len(items) - 1 else None
-    behind: tuple[Entry, ...] = ()
+    behind: tuple[NewItem, ...] = ()
     if at is not None:
         if replay is None and items[at].id != session.head:
             behind = await _behind(store, session, items[at])
@@ -132,9 +137,9 @@ def room_beside(chat: Chat, tokens: int | None) -> int | None:
     return None if tokens is None else max(0, tokens - _size(chat.messages))
 
 
-async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
+async def resent(store: SessionStore, session: SessionRecord, chat: Chat) -> bool:
     """Whether a client sends its own history: nobody who sends only what is new sends what an assistant said."""
-    asked = spoken(chat.messages)
+    asked = conversation_messages(chat.messages)
     if session.head is None or len(asked) == 1:
         return False
     if any(message.role == "assistant" for message in asked):
@@ -142,12 +147,12 @@ async def resent(store: SessionStore, session: Session, chat: Chat) -> bool:
     return (await store.match(session, asked)).id == session.head
 
 
-async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unanswered | None:
+async def unanswered(store: SessionStore, session: SessionRecord, chat: Chat) -> Unanswered | None:
     """What is new of a request whose client resends all that it has said, without the answers.
 
     None where it does not.
     """
-    asked = spoken(chat.messages)
+    asked = conversation_messages(chat.messages)
     if session.head is None or len(asked) < 2 or any(message.role != "user" for message in asked):
         return None
     known, after = 0, None
@@ -155,7 +160,9 @@ async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unans
         page = await store.items(session, min(2 * len(asked), MAX_LIMIT), after, descending=False)
         for item in page.data:
             if item.message.role == "user":
-                if known == len(asked) or said(item.message) != said(asked[known]):
+                if known == len(asked) or content_digest(item.message) != content_digest(
+                    asked[known]
+                ):
                     return None
                 known += 1
         if not page.has_more:
@@ -163,12 +170,12 @@ async def unanswered(store: SessionStore, session: Session, chat: Chat) -> Unans
         after = page.data[-1].id
     if known == 0:
         return None
-    unsaid = [message for message in chat.messages if message.role in UNSAID]
+    unsaid = [message for message in chat.messages if message.role in NOT_HISTORY]
     return Unanswered([*unsaid, *(asked[known:] or asked[-1:])], known == len(asked))
 
 
 def _size(messages: Sequence[Message]) -> int:
-    return sum(tokens_of(Entry(message=message)) for message in messages)
+    return sum(tokens_of(NewItem(message=message)) for message in messages)
 
 
 def _fitting(items: Sequence[Item], room: int | None, *, cut: bool) -> Sequence[Item]:
@@ -192,14 +199,14 @@ def _begins(items: Sequence[Item]) -> str | None:
     return items[0].parent if items else ""
 
 
-async def _system(store: SessionStore, session: Session, window: Window) -> list[Message]:
+async def _system(store: SessionStore, session: SessionRecord, window: Window) -> list[Message]:
     """The system messages that the conversation begins with, wherever the window begins."""
     items: Sequence[Item] = window.items
     if _begins(items) is not None:
         items = (await store.items(session, 2, descending=False)).data
     return [
         item.message
-        for item in itertools.takewhile(lambda item: item.message.role in UNSAID, items)
+        for item in itertools.takewhile(lambda item: item.message.role in NOT_HISTORY, items)
     ]
 
 
@@ -213,7 +220,7 @@ def _answered(
     An answer whose time is well ahead of `now` was given before a clock was set back: nobody knows
     how long ago.
     """
-    wanted = [said(message) for message in asked]
+    wanted = [content_digest(message) for message in asked]
     for at in range(len(items) - 1, len(wanted) - 1, -1):
         if now is not None and abs(items[at].created_at - now) > AGAIN:
             break
@@ -221,20 +228,20 @@ def _answered(
         if (
             items[at].message.role == "assistant"
             and wanted
-            and [said(item.message) for item in before] == wanted
+            and [content_digest(item.message) for item in before] == wanted
         ):
             return at
     return None
 
 
-async def _behind(store: SessionStore, session: Session, item: Item) -> tuple[Entry, ...]:
+async def _behind(store: SessionStore, session: SessionRecord, item: Item) -> tuple[NewItem, ...]:
     """What was said after a message, to be said after another; its usage is counted already."""
-    found: list[Entry] = []
+    found: list[NewItem] = []
     after = item.id
     while True:
         page = await store.items(session, MAX_LIMIT, after, descending=False)
         found += [
-            Entry(
+            NewItem(
                 message=item.message,
                 tokens=item.tokens,
                 speaker=item.speaker,

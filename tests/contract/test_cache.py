@@ -1,4 +1,6 @@
-"""The cache's law, on memory and on a real Valkey: what is kept, for whom and how long, and that one request asks for all."""
+"""The cache's law, on memory and on a real Valkey.
+
+What is kept, for whom and how long, and that one request asks for all."""
 
 import asyncio
 import gc

@@ -17,8 +17,8 @@ from process import Chattable, chattable
 
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Session, Turn
+from chattable.proxy.store.sessions.port import NewItem, SessionRecord, TurnRecord
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 CONFIG = """
 sessions: {{wait: 1s}}
@@ -88,13 +88,13 @@ class Place:
 
         return asyncio.run(run())
 
-    def add(self, conversation: Conversation, *messages: Message) -> Session:
+    def add(self, conversation: Conversation, *messages: Message) -> SessionRecord:
         """Adds messages as a chat does."""
 
-        async def work(store: SqlSessions) -> Session:
+        async def work(store: SqlSessions) -> SessionRecord:
             session = await store.find(conversation.id)
-            turn = Turn(
-                entries=tuple(Entry(message=message) for message in messages), parent=session.head
+            turn = TurnRecord(
+                entries=tuple(NewItem(message=message) for message in messages), parent=session.head
             )
             return (await store.commit(session, turn)).session
 

@@ -21,12 +21,12 @@ from chattable.proxy.importers.transcripts import (
 from chattable.proxy.importers.transcripts.messages import json_kind
 from chattable.proxy.importers.transcripts.transcript import ImportNotes, Transcript, Unreadable
 from chattable.proxy.importers.transcripts.values import Value, values_in
-from chattable.proxy.store.sessions import Item, Session, SessionStore
+from chattable.proxy.store.sessions.port import Item, SessionRecord, SessionStore
 
 BATCH_MESSAGES = 500  # messages in memory at a time
 MAX_VALUES_TRIED = 100  # values looked at for a format that is known
 
-Writer = Callable[[Session, AsyncIterator[tuple[Item, ...]]], AsyncIterator[bytes]]
+Writer = Callable[[SessionRecord, AsyncIterator[tuple[Item, ...]]], AsyncIterator[bytes]]
 
 
 class Format(Struct, frozen=True, kw_only=True):
@@ -159,7 +159,9 @@ def _found(index: int, value: Value, form: Format) -> FoundConversation:
     return found
 
 
-async def exported(store: SessionStore, session: Session, form: Format) -> AsyncIterator[bytes]:
+async def exported(
+    store: SessionStore, session: SessionRecord, form: Format
+) -> AsyncIterator[bytes]:
     """The session in this format; a batch of its messages at a time is in memory."""
     assert form.write
     batches = store.export(session, BATCH_MESSAGES) if form.whole else _path(store, session)
@@ -167,7 +169,7 @@ async def exported(store: SessionStore, session: Session, form: Format) -> Async
         yield block
 
 
-async def _path(store: SessionStore, session: Session) -> AsyncIterator[tuple[Item, ...]]:
+async def _path(store: SessionStore, session: SessionRecord) -> AsyncIterator[tuple[Item, ...]]:
     """The messages from the first to the head."""
     after = None
     while True:

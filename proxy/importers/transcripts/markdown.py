@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from chattable.agents.chat import Json
 from chattable.proxy.importers.transcripts.sharegpt import shown_content
-from chattable.proxy.store.session_values import cleaned
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
+from chattable.proxy.store.sessions.values import cleaned
 
 NAMES = {
     "user": "User",
@@ -22,7 +22,9 @@ FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(.*)", re.M)
 SPECIAL = re.compile(r"([\\`*_\[\]<>#])")
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """The messages up to the head, each under the name of who says it."""
     facts = [
         f"`{session.id}`",

@@ -28,7 +28,7 @@ from chattable.proxy.importers.transcripts.transcript import (
 )
 from chattable.proxy.importers.transcripts.tree import MAX_MESSAGES, grown
 from chattable.proxy.importers.transcripts.values import Value
-from chattable.proxy.store.sessions import Item, Session, Summary
+from chattable.proxy.store.sessions.port import Item, SessionRecord, Summary
 
 SESSION, MESSAGE, END = "chattable.session", "chattable.message", "chattable.end"
 VERSION = 1
@@ -66,7 +66,9 @@ class _Row(Struct, kw_only=True):
     created_at: _Count = 0
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """The session and all its messages, a line each."""
     head: Json = {"object": SESSION, "version": VERSION} | msgspec.structs.asdict(session)
     yield line(

@@ -19,7 +19,7 @@ from chattable.proxy.importers.transcripts.transcript import (
     made,
 )
 from chattable.proxy.importers.transcripts.tree import bounded, grown
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
 
 FIELDS = (
     "role",
@@ -35,7 +35,9 @@ FIELDS = (
 KNOWN = ("messages", "id", "title", "model", "created_at", "created")
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """One line: the messages up to the head, with the fields that fine-tuning knows."""
     lead = b'{"messages":['
     async for batch in batches:

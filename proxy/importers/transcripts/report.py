@@ -15,8 +15,8 @@ from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.importers.transcripts.formats import FoundConversation, conversations
 from chattable.proxy.importers.transcripts.transcript import ImportNote, Transcript, Unreadable
 from chattable.proxy.store.errors import Conflict, Invalid, StoreError
-from chattable.proxy.store.session_values import cleaned
-from chattable.proxy.store.sessions import Session, SessionStore
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore
+from chattable.proxy.store.sessions.values import cleaned
 
 AcceptsOf = Callable[[str | None], Accepts]
 
@@ -119,7 +119,7 @@ def _check_messages(found: FoundConversation, transcript: Transcript) -> None:
 
 async def _restored(
     store: SessionStore, user: str, transcript: Transcript, found: FoundConversation
-) -> Session:
+) -> SessionRecord:
     """Stores a conversation: under its alias, unless another has it by now."""
     session, items = transcript.session, transcript.items
     if session.alias is not None:

@@ -19,7 +19,7 @@ from chattable.proxy.importers.transcripts.transcript import (
     made,
 )
 from chattable.proxy.importers.transcripts.tree import bounded, grown
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
 
 WRITTEN = {
     "user": "human",
@@ -46,7 +46,9 @@ SAID = ("from", "role", "value", "content", "text", "tool_calls", "tool_call_id"
 IMAGE = "<image>"
 
 
-async def write(session: Session, batches: AsyncIterator[tuple[Item, ...]]) -> AsyncIterator[bytes]:
+async def write(
+    session: SessionRecord, batches: AsyncIterator[tuple[Item, ...]]
+) -> AsyncIterator[bytes]:
     """One line: the words up to the head, and the calls of tools."""
     yield b'{"id":' + line(session.id).rstrip() + b',"conversations":['
     comma = b""

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import clip
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.sessions.port import Item, SessionRecord
 
 MAX_NOTES = 100  # of one conversation
 MAX_FIELDS_NAMED = 30  # named in one note
@@ -97,10 +97,10 @@ class Node(Struct, kw_only=True):
 class Transcript(Struct):
     """A conversation that was read: the session, and its items with parents before children."""
 
-    session: Session
+    session: SessionRecord
     items: list[Item]
 
 
 def made(items: list[Item], head: str | None, **fields: Any) -> Transcript:
     """A transcript of a session with these fields."""
-    return Transcript(Session(id="", user_id="", head=head, **fields), items)
+    return Transcript(SessionRecord(id="", user_id="", head=head, **fields), items)

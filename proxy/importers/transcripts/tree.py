@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sized
 
 from chattable.agents.chat import Message
 from chattable.proxy.importers.transcripts.transcript import ImportNotes, Node, Unreadable
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.sessions import Entry, Item
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.port import Item, NewItem
 
 MAX_MESSAGES = 100_000  # of one conversation: it is put together in memory
 
@@ -31,7 +30,7 @@ def grown(
         if node.message is None:
             continue
         try:
-            end = chain.next_id(ends[parent], chain.said(node.message))
+            end = chain.next_id(ends[parent], chain.content_digest(node.message))
             values.message_text(node.message)
         except Invalid as error:
             notes.add(f"left out: {error}", node.index, node.id)
@@ -154,7 +153,7 @@ def _before(node: Node, by_id: Mapping[str, Node], notes: ImportNotes) -> Node |
 
 
 def _item(node: Node, message: Message, parent: str | None) -> Item:
-    tokens = values.tokens_of(Entry(message=message)) if node.tokens is None else node.tokens
+    tokens = values.tokens_of(NewItem(message=message)) if node.tokens is None else node.tokens
     return Item(
         id=node.id,
         parent=parent,

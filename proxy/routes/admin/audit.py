@@ -11,8 +11,14 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy.routes.typed import PAGE, InjectedServices, Limit, ListPage, page
-from chattable.proxy.store.audit import AuditEntry
+from chattable.proxy.people.audit import AuditEntry
+from chattable.proxy.routes.typed import (
+    PAGE,
+    InjectedServices,
+    Limit,
+    ListPage,
+    page,
+)
 
 MOMENT = "A date or time in ISO 8601, in UTC unless it says otherwise, or unix seconds"
 

@@ -19,7 +19,7 @@ from chattable.proxy.routes.typed import (
 )
 from chattable.proxy.routes.user.conversations import ConversationRow, row
 from chattable.proxy.services import Services
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 
 
 class SessionObject(ConversationRow, kw_only=True):
@@ -78,7 +78,7 @@ async def _owner_of(services: Services, name: str) -> str | None:
     return (await services.users.get(name)).id
 
 
-async def _shown(services: Services, found: list[Session]) -> list[SessionObject]:
+async def _shown(services: Services, found: list[SessionRecord]) -> list[SessionObject]:
     ids = sorted({session.user_id for session in found})
     known = await services.users.names(ids)
     return [

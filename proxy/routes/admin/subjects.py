@@ -12,11 +12,11 @@ from chattable.budget.limits import Limit
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.config.hints import hint
 from chattable.proxy.identity.auth import ADMIN
+from chattable.proxy.people.teams import team_named
+from chattable.proxy.people.users import key_named, user_named
 from chattable.proxy.services import Services
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.teams import team_named
 from chattable.proxy.store.text import short
-from chattable.proxy.store.users import key_named, user_named
 
 KINDS = ("user", "key", "team", "session", "agent", "model", "each_user", "everyone")
 ALL = ("each_user", "everyone")  # name nobody

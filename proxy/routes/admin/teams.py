@@ -7,6 +7,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from chattable.proxy.people.teams import Team
 from chattable.proxy.routes.typed import (
     PAGE,
     Deleted,
@@ -16,7 +17,6 @@ from chattable.proxy.routes.typed import (
     ListPage,
     page,
 )
-from chattable.proxy.store.teams import Team
 
 
 class TeamName(Struct, forbid_unknown_fields=True):

@@ -7,8 +7,8 @@ import logging
 
 from chattable.proxy.errors import UnauthorizedError
 from chattable.proxy.identity.auth import Principal
+from chattable.proxy.people.users import UserRecord
 from chattable.proxy.services import Services
-from chattable.proxy.store.users import User
 
 log = logging.getLogger("chattable")
 
@@ -16,7 +16,7 @@ PATIENCE = 5.0  # seconds that turns may take to end
 GONE = "The user of this API key was deleted."
 
 
-async def remove_user(services: Services, id_or_name: str) -> User:
+async def remove_user(services: Services, id_or_name: str) -> UserRecord:
     """Deletes a user with what was said to them; what was used stays booked.
 
     The config may keep the sessions. Law: of a turn that is under way nothing is kept. A deletion

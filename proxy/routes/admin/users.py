@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest
+from chattable.proxy.people.users import KeyRecord, UserRecord
 from chattable.proxy.routes.admin.user_removal import remove_user
 from chattable.proxy.routes.typed import (
     PAGE,
@@ -19,7 +20,6 @@ from chattable.proxy.routes.typed import (
     ListPage,
     page,
 )
-from chattable.proxy.store.users import Key, User
 
 
 class NewUser(Struct, forbid_unknown_fields=True):
@@ -193,9 +193,9 @@ ROUTES = Router(
 )
 
 
-def _user(user: User) -> UserObject:
+def _user(user: UserRecord) -> UserObject:
     return msgspec.convert(user, UserObject, from_attributes=True)
 
 
-def _key(key: Key) -> KeyObject:
+def _key(key: KeyRecord) -> KeyObject:
     return KeyObject(**asdict(key))

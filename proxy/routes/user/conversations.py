@@ -30,8 +30,8 @@ from chattable.proxy.routes.typed import (
 )
 from chattable.proxy.services import Services
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.session_values import cleaned, tokens_of
-from chattable.proxy.store.sessions import Entry, Item, Session
+from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord
+from chattable.proxy.store.sessions.values import cleaned, tokens_of
 
 MAX_NEW_ITEMS = 20  # in one request
 
@@ -106,7 +106,7 @@ class ConversationUsage(Struct, kw_only=True):
 
 async def own_session(
     conversation_id: FromPath[str], caller: InjectedCaller, services: InjectedServices
-) -> Session:
+) -> SessionRecord:
     """The caller's conversation of this id or alias, or `NotFound`."""
     try:
         return await services.session_store.open(
@@ -116,7 +116,7 @@ async def own_session(
         raise NotFound("conversation", conversation_id) from None
 
 
-InjectedSession = NamedDependency[SkipValidation[Session]]
+InjectedSession = NamedDependency[SkipValidation[SessionRecord]]
 SESSION = {"session": Provide(own_session)}
 
 
@@ -126,7 +126,7 @@ async def create_conversation(
 ) -> ConversationObject:
     given = _fields(services, caller, data)
     items = _items(entries(data.items or []))
-    like = Session(id="", user_id="", head=items[-1].id if items else None, **given)
+    like = SessionRecord(id="", user_id="", head=items[-1].id if items else None, **given)
     store = services.session_store
     try:
         made = await store.restore(caller.principal.user.id, like, items, alias=data.alias)
@@ -244,12 +244,12 @@ ROUTES = Router(
 )
 
 
-def conversation(session: Session) -> ConversationObject:
+def conversation(session: SessionRecord) -> ConversationObject:
     """A session in OpenAI's form, with what ours have besides."""
     return ConversationObject(**asdict(row(session)), params=session.params, state=session.state)
 
 
-def row(session: Session) -> ConversationRow:
+def row(session: SessionRecord) -> ConversationRow:
     """A session as a list has it: without what may be large."""
     return ConversationRow(
         id=session.id,
@@ -263,7 +263,7 @@ def row(session: Session) -> ConversationRow:
     )
 
 
-def entries(items: list[Json]) -> list[Entry]:
+def entries(items: list[Json]) -> list[NewItem]:
     """What a request's items become, or `InvalidRequest` naming the field that is wrong."""
     if len(items) > MAX_NEW_ITEMS:
         message = (
@@ -271,14 +271,14 @@ def entries(items: list[Json]) -> list[Entry]:
             f" {MAX_NEW_ITEMS}, but got one with {len(items)}."
         )
         raise InvalidRequest(message, param="items", code="array_above_max_length")
-    return [Entry(message=message_of(item, f"items[{i}]")) for i, item in enumerate(items)]
+    return [NewItem(message=message_of(item, f"items[{i}]")) for i, item in enumerate(items)]
 
 
 def _fields(
     services: Services,
     caller: Caller,
     given: ConversationChange,
-    before: Session | None = None,
+    before: SessionRecord | None = None,
 ) -> dict[str, Any]:
     """What is given of a session's fields; null empties one.
 
@@ -298,7 +298,7 @@ def _fields(
     return fields
 
 
-def _items(given: list[Entry]) -> list[Item]:
+def _items(given: list[NewItem]) -> list[Item]:
     """Entries as an exported session has them, each behind the one before."""
     now = int(time.time())
     return [

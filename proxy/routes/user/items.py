@@ -25,7 +25,7 @@ from chattable.proxy.routes.user.conversations import (
     entries,
 )
 from chattable.proxy.sessions.locks import Claim, new_holder
-from chattable.proxy.store.sessions import Turn
+from chattable.proxy.store.sessions.port import TurnRecord
 
 PATH = "/conversations/{conversation_id:str}/items"
 ORDERS = ("asc", "desc")
@@ -61,7 +61,7 @@ async def add_items(
     if todo:
         async with locks.hold(session, Claim(holder)) as held:
             now = held.session
-            turn = Turn(
+            turn = TurnRecord(
                 entries=tuple(todo),
                 parent=now.head,
                 head=now.head,

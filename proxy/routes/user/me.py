@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Response, Router, get
 from litestar.di import NamedDependency
 
-from chattable.budget import law
+from chattable.budget import operations
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.routes.admin.budgets import BudgetObject, BudgetPage, shown_budget
 from chattable.proxy.routes.admin.subjects import Subjects
@@ -37,15 +37,15 @@ async def list_my_budgets(caller: InjectedCaller, services: InjectedServices) ->
     }
 
     def listed() -> Steps[list[BudgetObject]]:
-        every = yield from law.limits()
+        every = yield from operations.limits()
         limits = [limit for limit in every if (limit.kind, limit.subject) in mine]
         if any(limit.kind == "user" for limit in limits):
             limits = [limit for limit in limits if limit.kind != "each_user"]
         found = []
         for limit in limits:
             owner = who.user.id if limit.kind == "each_user" else ""
-            room = yield from law.room(dialect, limit.id, owner)
-            found.append(shown_budget(limit, (yield from subjects.shown(limit)), room))
+            balance = yield from operations.balance(dialect, limit.id, owner)
+            found.append(shown_budget(limit, (yield from subjects.shown(limit)), balance))
         return found
 
     return page(BudgetPage, await services.ledger.storage.read(listed))

@@ -32,7 +32,7 @@ from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
 from chattable.proxy.routes.typed import InjectedCaller, InjectedServices
 from chattable.proxy.routes.user.conversations import SESSION, InjectedSession
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 
 MOST = 10_000  # conversations in one request
 UNSAFE = re.compile(
@@ -106,7 +106,7 @@ ROUTES = Router(
 )
 
 
-def disposition(session: Session, form: Format) -> str:
+def disposition(session: SessionRecord, form: Format) -> str:
     """The header that names the file: by the id for old clients, by the title for all others."""
     title = UNSAFE.sub(" ", session.title or "").strip(" .")[:LONGEST].strip(" .")
     plain = f'attachment; filename="{session.id}.{form.ending}"'

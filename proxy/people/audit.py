@@ -26,8 +26,8 @@ AUDIT_ID = "aud_"
 BEGUN, DONE, DENIED = "begun", "done", "denied"
 MAX_ITEMS = 50  # of a list in the details; a longer one ends in "…"
 OUR_SECRET = re.compile(r"sk-[\w-]{20,}")
-QUIET = 60.0  # seconds in which a key's further attempts are not noted
-MAX_QUIET = 10_000  # keys that are remembered for that
+QUIET_AFTER_DENIAL_S = 60.0  # in which a key's further attempts are not recorded
+MAX_QUIET_KEYS = 10_000  # that are remembered for that
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -146,15 +146,18 @@ class Audit:
             raise
 
     async def denied(self, actor: Actor, key_id: str, attempt: str) -> None:
-        """Notes that a good key was not enough, at most once per key and `QUIET` seconds; fails silently: nothing changes."""
+        """Records that a good key was not enough, once per key and `QUIET_AFTER_DENIAL_S`.
+
+        A database that is away is only logged, because nothing changes.
+        """
         now = self._monotonic()
         if self._quiet.get(key_id, 0.0) > now:
             return
-        if len(self._quiet) >= MAX_QUIET:
+        if len(self._quiet) >= MAX_QUIET_KEYS:
             self._quiet = {key: until for key, until in self._quiet.items() if until > now}
-        if len(self._quiet) >= MAX_QUIET:
+        if len(self._quiet) >= MAX_QUIET_KEYS:
             return
-        self._quiet[key_id] = now + QUIET
+        self._quiet[key_id] = now + QUIET_AFTER_DENIAL_S
         try:
             await self._write(actor, DENIED, attempt, {"key": key_id}, "refused: not an admin")
         except StorageUnavailable as error:
@@ -254,7 +257,7 @@ def _listed(given: Row) -> Steps[list[AuditEntry]]:
 
 
 def _fit(text: str, limit: int = MAX_LENGTH) -> str:
-    """A text as an entry may hold it: storable, bounded, and without a key that somebody took for a name."""
+    """A text as an entry may hold it: storable, bounded, and with keys masked."""
     shown = OUR_SECRET.sub(lambda found: masked(found[0]), text[: limit + 100])[:limit]
     shown = "".join(
         "\ufffd" if unicodedata.category(character) in UNSTORABLE else character
@@ -264,7 +267,7 @@ def _fit(text: str, limit: int = MAX_LENGTH) -> str:
 
 
 def _told(value: Any) -> Any:
-    """A value as an entry may hold it: texts fit, collections are cut, and numbers are such that every reader takes them."""
+    """A value as an entry may hold it: bounded, and with numbers that every reader takes."""
     if isinstance(value, str):
         return _fit(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,7 @@
-"""What makes two messages the same: clients that resend a conversation never send quite the bytes they were given."""
+"""What makes two messages the same, and the digests of paths of messages.
+
+Clients that resend a conversation never send quite the bytes that they were given.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,14 @@ from chattable.agents.chat import Json, Message
 from chattable.proxy.store.errors import Invalid
 
 MESSAGE_ID = "msg_"
-ITEM = "item"  # the role of what is kept in a conversation and is no message: no model is asked it
-# the first two come with the request, not from the conversation
-UNSAID = ("system", "developer", ITEM)
+ITEM = "item"  # the role of what is kept in a conversation but is never sent to a model
+# The roles of messages that are no part of the history that a client resends: the first two come
+# with each request.
+NOT_HISTORY = ("system", "developer", ITEM)
 ROOT = ""
 
 
-def said(message: Message) -> bytes:
+def content_digest(message: Message) -> bytes:
     """A digest of what a message says.
 
     Law: equal for a string and the text parts it is made of, with and without spaces around it,
@@ -51,40 +55,43 @@ def next_id(parent: str | None, digest: bytes) -> str:
 
 
 def next_prefix(before: str, role: str, digest: bytes) -> str:
-    """The digest of a path as clients see it: what is unsaid is no part of it."""
-    return before if role in UNSAID else link(before, digest)
+    """The digest of a path as clients see it: `NOT_HISTORY` is no part of it."""
+    return before if role in NOT_HISTORY else link(before, digest)
 
 
-def spoken(messages: Sequence[Message]) -> list[Message]:
+def conversation_messages(messages: Sequence[Message]) -> list[Message]:
     """The messages that belong to the conversation."""
-    return [message for message in messages if message.role not in UNSAID]
+    return [message for message in messages if message.role not in NOT_HISTORY]
 
 
 def paired(messages: Sequence[Message]) -> list[bool]:
-    """Which messages may be sent to a model: every tool's answer follows its call, every call has all its answers.
+    """Which messages may be sent to a model: tool calls with all their answers behind them.
 
     Calls at the very end are still waiting for theirs; those of several messages in a row are made
     together.
     """
     keep = [True] * len(messages)
-    asking, waiting, before = -1, set[str](), ""
+    asking, waiting, role = -1, set[str](), ""
     for i, message in enumerate(messages):
         if message.role == ITEM:
             continue
-        calls = {str(call.get("id")) for call in message.tool_calls or ()}
-        together = waiting and calls and before == message.role == "assistant"
-        before = message.role
-        if message.role == "tool" and message.tool_call_id in waiting:
+        calls = _call_ids(message)
+        role, before = message.role, role
+        if role == "tool" and message.tool_call_id in waiting:
             waiting.remove(message.tool_call_id)
-        elif message.role == "tool":
+        elif role == "tool":
             keep[i] = False
-        elif together:
+        elif waiting and calls and before == role == "assistant":
             waiting |= calls
         else:
             if waiting:
                 keep[asking:i] = [False] * (i - asking)
             asking, waiting = i, calls
     return keep
+
+
+def _call_ids(message: Message) -> set[str]:
+    return {str(call.get("id")) for call in message.tool_calls} if message.tool_calls else set()
 
 
 def _part(part: Json) -> str:

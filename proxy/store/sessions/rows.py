@@ -8,9 +8,9 @@ from msgspec import UNSET, UnsetType
 
 from chattable.agents.chat import NO_USAGE, Json
 from chattable.budget.storage.statements import Row
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.ids import new_id
-from chattable.proxy.store.sessions import SESSION_ID, Item, Session, Summary
+from chattable.proxy.store.sessions import values
+from chattable.proxy.store.sessions.port import SESSION_ID, Item, SessionRecord, Summary
 from chattable.proxy.store.tables import sessions
 
 NAMES = [column.name for column in sessions.c]
@@ -20,18 +20,27 @@ def new_row(user: str, now: float, alias: str | None, **fields: Any) -> dict[str
     """A session that nothing was said in."""
     named = None if alias is None else values.new_alias(alias)
     return {
-        "id": new_id(SESSION_ID, now), "user_id": user, "alias": named, "alias_digest": named and values.alias_digest(named),
-        "title": None, "model": None, "head": None, "message_count": 0, "branches": 0, "erased": 0, "trimmed": 0,
-        "summary_upto": None, "summary_branch": None, "summary_depth": None, "locked_by": "", "locked_until": 0.0,
-        "created_at": int(now), "updated_at": now, "recent": "", "usage": values.usage_text(NO_USAGE), "metadata": "{}",
-        "params": "{}", "summary": None, "state": "{}",
-    } | fields  # fmt: skip
+        "id": new_id(SESSION_ID, now),
+        "user_id": user,
+        "alias": named,
+        "alias_digest": named and values.alias_digest(named),
+        **dict.fromkeys(("title", "model", "head", "summary"), None),
+        **dict.fromkeys(("summary_upto", "summary_branch", "summary_depth"), None),
+        **dict.fromkeys(("message_count", "branches", "erased", "trimmed"), 0),
+        **dict.fromkeys(("metadata", "params", "state"), "{}"),
+        "locked_by": "",
+        "locked_until": 0.0,
+        "created_at": int(now),
+        "updated_at": now,
+        "recent": "",
+        "usage": values.usage_text(NO_USAGE),
+    } | fields
 
 
-def session_of(row: Row) -> Session:
+def session_of(row: Row) -> SessionRecord:
     """The session in a row."""
     upto = row["summary_upto"]
-    return Session(
+    return SessionRecord(
         id=row["id"],
         user_id=row["user_id"],
         alias=row["alias"],
@@ -88,7 +97,7 @@ def session_fields(
     return given
 
 
-def like(session: Session) -> dict[str, Any]:
+def like(session: SessionRecord) -> dict[str, Any]:
     """The fields of a row that another session with the same settings has."""
     fields = session_fields(
         session.title, session.model, session.params, session.state, session.metadata

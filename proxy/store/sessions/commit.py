@@ -9,16 +9,15 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from chattable.budget.storage.statements import Row
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import HeadMoved, Invalid, NotFound
-from chattable.proxy.store.session_rows import session_fields
-from chattable.proxy.store.sessions import Entry, Item, Session, Turn
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord, TurnRecord
+from chattable.proxy.store.sessions.rows import session_fields
 
 NO_BRANCH = -1
 
 
-class Place(Struct, frozen=True):
+class TreePosition(Struct, frozen=True):
     """Where a message is; `tip`: none follows on its branch.
 
     The flags are those of a stored message.
@@ -39,44 +38,60 @@ class Place(Struct, frozen=True):
 class Written(Struct, frozen=True):
     """An entry with what is computed from it, before any database is asked."""
 
-    entry: Entry | Item
+    entry: NewItem | Item
     id: str
     digest: bytes
     text: str
 
 
-def prepared(parent: str | None, entries: Sequence[Entry]) -> list[Written]:
-    """The entries with their ids, which follow from what they say; refuses what cannot be stored."""
+def prepared(parent: str | None, entries: Sequence[NewItem]) -> list[Written]:
+    """The entries with their ids, which follow from what they say; `Invalid` where not storable."""
     done, parent = [], parent and values.findable_id(parent)
     for entry in entries:
-        digest = chain.said(entry.message)
+        digest = chain.content_digest(entry.message)
         parent = chain.next_id(parent, digest)
         done.append(Written(entry, parent, digest, values.message_text(entry.message)))
     return done
 
 
-def placed(one: Written, parent: Place | None, branches: int) -> Place:
-    """The place of a message that is not stored: behind its parent, or where that has one already, on branch `branches`."""
+def placed(one: Written, parent: TreePosition | None, branches: int) -> TreePosition:
+    """The place of a message that is not stored yet.
+
+    It is behind its parent, or, where that has a message behind it already, on branch `branches`.
+    """
     prefix = chain.next_prefix(
         parent.prefix if parent else chain.ROOT, one.entry.message.role, one.digest
     )
     if parent is None:
-        return Place(one.id, prefix, branches, 1, NO_BRANCH, 1)
+        return TreePosition(one.id, prefix, branches, 1, NO_BRANCH, 1)
     if parent.tip:
-        return Place(one.id, prefix, parent.branch, parent.start, parent.base, parent.depth + 1)
-    return Place(one.id, prefix, branches, parent.depth + 1, parent.branch, parent.depth + 1)
+        return TreePosition(
+            one.id, prefix, parent.branch, parent.start, parent.base, parent.depth + 1
+        )
+    return TreePosition(one.id, prefix, branches, parent.depth + 1, parent.branch, parent.depth + 1)
 
 
 def stored_row(
-    session: str, one: Written, place: Place, parent: str | None, **fields: Any
+    session: str, one: Written, place: TreePosition, parent: str | None, **fields: Any
 ) -> dict[str, Any]:
     """A message as a row of its table."""
     return {
-        "session_id": session, "branch": place.branch, "depth": place.depth, "start": place.start, "base": place.base,
-        "id": one.id, "parent": parent, "prefix": place.prefix, "role": values.cleaned(one.entry.message.role),
-        "speaker": values.cleaned(one.entry.speaker), "tokens": values.tokens_of(one.entry), "erased": False,
-        "incomplete": one.entry.incomplete, "usage": values.usage_text(one.entry.usage), "message": one.text,
-    } | fields  # fmt: skip
+        "session_id": session,
+        "branch": place.branch,
+        "depth": place.depth,
+        "start": place.start,
+        "base": place.base,
+        "id": one.id,
+        "parent": parent,
+        "prefix": place.prefix,
+        "role": values.cleaned(one.entry.message.role),
+        "speaker": values.cleaned(one.entry.speaker),
+        "tokens": values.tokens_of(one.entry),
+        "erased": False,
+        "incomplete": one.entry.incomplete,
+        "usage": values.usage_text(one.entry.usage),
+        "message": one.text,
+    } | fields
 
 
 def ids_of(todo: list[Written]) -> tuple[str, ...]:
@@ -84,7 +99,7 @@ def ids_of(todo: list[Written]) -> tuple[str, ...]:
     return tuple(one.id for one in todo)
 
 
-def is_repeated(row: Row, turn: Turn) -> bool:
+def is_repeated(row: Row, turn: TurnRecord) -> bool:
     """Says whether this turn was committed before; `HeadMoved` if it was not, and others were."""
     if values.has_key(row["recent"], turn.key):
         return True
@@ -94,7 +109,7 @@ def is_repeated(row: Row, turn: Turn) -> bool:
 
 
 def outcome(
-    row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
+    row: Row, turn: TurnRecord, todo: list[Written], known: Mapping[str, TreePosition], now: float
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of messages to write for a turn, and what changes in the session's own."""
     if turn.parent is not None and turn.parent not in known:
@@ -116,7 +131,7 @@ def outcome(
 
 
 def _grown(
-    row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place], now: float
+    row: Row, turn: TurnRecord, todo: list[Written], known: Mapping[str, TreePosition], now: float
 ) -> tuple[list[dict[str, Any]], int]:
     rows, parent, branches = (
         [],
@@ -141,14 +156,16 @@ def _grown(
     return rows, branches
 
 
-def _better(entry: Entry | Item, side: bool, stored: Place) -> bool:
+def _better(entry: NewItem | Item, side: bool, stored: TreePosition) -> bool:
     return (
         stored.erased or (stored.incomplete and not entry.incomplete) or (stored.side and not side)
     )
 
 
-def _count(row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place]) -> int | None:
-    """The messages on the path to the head after a turn; None where some are missing there, and they must be counted."""
+def _count(
+    row: Row, turn: TurnRecord, todo: list[Written], known: Mapping[str, TreePosition]
+) -> int | None:
+    """The messages on the path to the head after a turn; None: they must be counted."""
     if turn.side or turn.parent == row["head"]:
         return int(row["message_count"]) + (0 if turn.side else len(todo))
     if turn.parent is None:
@@ -156,22 +173,25 @@ def _count(row: Row, turn: Turn, todo: list[Written], known: Mapping[str, Place]
     return None if row["erased"] or row["trimmed"] else known[turn.parent].depth + len(todo)
 
 
-def checked(turn: Turn) -> None:
+def checked(turn: TurnRecord) -> None:
     """Refuses a turn that says two things at once."""
     if not turn.entries and turn.side:
         raise Invalid("A side turn without messages changes nothing.", "messages")
 
 
 def rebuilt(
-    row: Row, session: Session, items: Iterable[Item]
+    row: Row, session: SessionRecord, items: Iterable[Item]
 ) -> tuple[dict[str, str], list[dict[str, Any]], str | None]:
-    """The rows of an exported session's messages in the new session `row`, what their ids became, and the head."""
+    """An exported session's messages in the new session `row`.
+
+    Returns their new ids by their old ones, their rows, and the head.
+    """
     ours: dict[str, str] = {}  # id there → here, where the same siblings are one
-    at: dict[str, Place] = {}
+    at: dict[str, TreePosition] = {}
     rows, branches = [], 0
     for item in items:
         before = _here(item.parent, ours)
-        digest = chain.said(item.message)
+        digest = chain.content_digest(item.message)
         ours[item.id] = own = chain.next_id(before, digest)
         if own in at:
             continue

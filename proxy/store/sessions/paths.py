@@ -1,14 +1,16 @@
-"""The statements that walk a session's tree: each one query, whose cost is in what it returns, not in how long the path is.
+"""The statements that walk a session's tree.
+
+Each is one query, whose cost grows with what it returns and not with the length of the path.
 
 A path is a few pieces: ranges of depth, one for each branch it lies on. `piece` finds them from the
 end towards the root and stops at `reach`; what is read of a piece lies between `low` and `high`.
 Rows of deleted messages are left in place, so every range is longer by as many as the session has
 of them.
 
-No planner is left a choice, for either would rather read all of a session's rows at once. Messages
-are looked up one piece at a time: on PostgreSQL by a fenced LATERAL; on SQLite by CROSS JOIN, which
-keeps the order of tables, and by conditions that name the table before, for of the rows that fulfil
-others it makes a Bloom filter first, which reads them all.
+The planners are left no choice, because both would rather read all of a session's rows at once.
+Messages are looked up one piece at a time: on PostgreSQL by a fenced LATERAL; on SQLite by CROSS
+JOIN, which keeps the order of tables, and by conditions that name the table before: of rows that
+meet other conditions SQLite first makes a Bloom filter, which reads them all.
 """
 
 from __future__ import annotations
@@ -50,16 +52,21 @@ fits AS (
         ROW_NUMBER() OVER (ORDER BY depth DESC) AS place
     FROM near
 )
-SELECT e.top, CASE WHEN e.summarised > 0 AND COALESCE(f.place, 1) = 1 THEN s.summary END AS summary,
-    CASE WHEN e.summarised > 0 AND COALESCE(f.place, 1) = 1 THEN s.summary_upto END AS upto, {columns}
-FROM edge e JOIN sessions s ON s.id = :session LEFT JOIN fits f ON f.total <= CAST(:tokens AS BIGINT) {rows}
+SELECT e.top,
+    CASE WHEN e.summarised > 0 AND COALESCE(f.place, 1) = 1 THEN s.summary END AS summary,
+    CASE WHEN e.summarised > 0 AND COALESCE(f.place, 1) = 1 THEN s.summary_upto END AS upto,
+    {columns}
+FROM edge e JOIN sessions s ON s.id = :session
+    LEFT JOIN fits f ON f.total <= CAST(:tokens AS BIGINT) {rows}
 ORDER BY m.depth"""
-# The same where the window lies on one branch, and nothing was deleted or summed up: else it may
-# return too few rows.
+# The same where the window lies on one branch, and nothing was deleted or summarised: otherwise it
+# may return too few rows.
 STRAIGHT = """SELECT {columns} FROM sessions s {end} {rows}
-WHERE s.id = :session AND s.user_id = :user AND s.erased = 0 AND s.trimmed = 0 AND s.summary_depth IS NULL
+WHERE s.id = :session AND s.user_id = :user
+    AND s.erased = 0 AND s.trimmed = 0 AND s.summary_depth IS NULL
 ORDER BY m.depth DESC"""
-NEAR = f"""m.session_id = p.session AND m.branch = p.branch AND {LIVE} AND m.depth <= p.top AND m.depth >= CASE
+NEAR = f"""m.session_id = p.session AND m.branch = p.branch AND {LIVE} AND m.depth <= p.top
+    AND m.depth >= CASE
     WHEN p.start > e.low AND p.start > e.summarised THEN p.start
     WHEN e.low > e.summarised THEN e.low ELSE e.summarised + 1 END"""
 
@@ -109,7 +116,8 @@ class Paths:
             .replace("m.", "e.")
             .replace(" m ", " e "),
             rows=self._each(
-                "m.session_id = e.session_id AND m.branch = e.branch AND m.depth > e.depth - :most AND m.depth <= e.depth"
+                "m.session_id = e.session_id AND m.branch = e.branch"
+                " AND m.depth > e.depth - :most AND m.depth <= e.depth"
             ),
         )
         self.items = {which: self._items(*which) for which in RANGES}
@@ -117,12 +125,11 @@ class Paths:
         self.count = f"{pieces} SELECT COUNT(*) FROM piece p {rows}"
         oldest = " ORDER BY m.depth DESC LIMIT 1 OFFSET :most"
         self.last_to_go = f"{pieces} SELECT m.depth FROM piece p {rows}{oldest}"
-        found = " SELECT COUNT(*) FROM piece p WHERE p.branch = :branch AND :depth BETWEEN p.start AND p.top"
+        there = "p.branch = :branch AND :depth BETWEEN p.start AND p.top"
+        found = f" SELECT COUNT(*) FROM piece p WHERE {there}"
         self.on_path = self._pieces(":depth", "m.depth") + found
-        every, taken = (
-            WITHIN.replace(LIVE, "TRUE"),
-            ", ".join(COPIED.get(name, f"m.{name}") for name in NAMES),
-        )
+        every = WITHIN.replace(LIVE, "TRUE")
+        taken = ", ".join(COPIED.get(name, f"m.{name}") for name in NAMES)
         copied = f"{pieces} SELECT {taken} FROM piece p {self._each(every)}"
         self.copy = f"INSERT INTO session_messages ({', '.join(NAMES)}) {copied}"
         self.matching, self.placing = self._matching(), self._placing()
@@ -154,23 +161,26 @@ class Paths:
         """The session beside each text of a JSON list, as rows (value, key)."""
         if self._sqlite:
             return "sessions s CROSS JOIN json_each(:list) AS i"
-        return "sessions s CROSS JOIN jsonb_array_elements_text(CAST(:list AS jsonb)) WITH ORDINALITY AS i(value, key)"
+        texts = "jsonb_array_elements_text(CAST(:list AS jsonb))"
+        return f"sessions s CROSS JOIN {texts} WITH ORDINALITY AS i(value, key)"
 
     def _matching(self) -> str:
-        """Finds the longest of the path digests in `list` that is stored, and the message it ends with."""
+        """Finds the longest of the path digests in `list` that is stored, and its last message."""
         stored = "m.session_id = s.id AND m.prefix = i.value AND NOT m.erased AND NOT m.side"
         return (
             f"SELECT m.id, i.key FROM {self._list()} {self._each(stored)}"
-            " WHERE s.id = :session AND s.user_id = :user AND m.role NOT IN ('system', 'developer', 'item')"
+            " WHERE s.id = :session AND s.user_id = :user"
+            " AND m.role NOT IN ('system', 'developer', 'item')"
             " ORDER BY i.key DESC, m.branch DESC, m.depth DESC LIMIT 1"
         )
 
     def _placing(self) -> str:
-        """Finds where the messages in `list` are, and whether another one follows on the same branch."""
+        """Finds where the messages in `list` are, and which are the last of their branch."""
         follows = "n.session_id = m.session_id AND n.branch = m.branch AND n.depth = m.depth + 1"
         found = self._each("m.session_id = s.id AND m.id = i.value")
         return (
             "SELECT m.id, m.prefix, m.branch, m.start, m.base, m.depth,"
-            f" NOT EXISTS (SELECT 1 FROM session_messages n WHERE {follows}), m.erased, m.incomplete, m.side"
+            f" NOT EXISTS (SELECT 1 FROM session_messages n WHERE {follows}),"
+            " m.erased, m.incomplete, m.side"
             f" FROM {self._list()} {found} WHERE s.id = :session"
         )

@@ -1,36 +1,39 @@
-"""The law of everything but the calls themselves (calls.py): limits, grants, leases, and what the books say."""
+"""Limits, grants, leases and reports, as operations; the calls themselves are in holds.py."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from chattable.budget.books import LIMIT, LIMITS, Account, Books, LedgerDialect, limit_of
-from chattable.budget.calls import asked
+from msgspec.structs import asdict
+
 from chattable.budget.errors import UnknownLimitError
-from chattable.budget.ledger import LEASE, Amount, Difference, Entry, Room, UsageRow
-from chattable.budget.limits import MAX_AMOUNT, Asker, Limit, check_per
+from chattable.budget.holds import binding_accounts
+from chattable.budget.ledger import HOLD_LEASE_S, Amount, Balance, Difference, Posting, UsageRow
+from chattable.budget.limits import MAX_AMOUNT, Limit, Payer, check_per
+from chattable.budget.postings import LIMIT, LIMIT_COLUMNS, Account, Books, LedgerDialect, limit_of
 from chattable.budget.storage.statements import Steps, array, time
 from chattable.budget.tables import BALANCE, ENTRY, TEXT
 
-SWEEP = 500  # expired holds in one sweep at most
-GROUP = {
-    "user": "user_id", "team": "team", "key": "key_id", "model": "model", "agent": "agent", "session": "session",
-    "tag": "tag", "day": "day",
-}  # fmt: skip
+MAX_SWEPT = 500  # expired holds in one sweep
+GROUP_COLUMNS = {
+    **{"user": "user_id", "team": "team", "key": "key_id", "model": "model"},
+    **{"agent": "agent", "session": "session", "tag": "tag", "day": "day"},
+}
 
 
 def put_limit(limit: Limit) -> Steps[None]:
     """Adds or changes a limit."""
     _check_limit(limit)
+    models = None if limit.models is None else json.dumps(limit.models)
+    values = ", ".join(f":{name}" for name in LIMIT)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in LIMIT[1:])
     yield (
-        f"INSERT INTO limits ({', '.join(LIMIT)}, active) VALUES ({', '.join(f':{name}' for name in LIMIT)}, TRUE)"
-        f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in LIMIT[1:])}, active = TRUE",
-        {
-            "id": limit.id, "kind": limit.kind, "subject": limit.subject, "per": limit.per, "tokens": limit.tokens,
-            "cost": limit.cost, "models": None if limit.models is None else json.dumps(limit.models), "mode": limit.mode,
-        },
-    )  # fmt: skip
+        f"INSERT INTO limits ({', '.join(LIMIT)}, active) VALUES ({values}, TRUE)"
+        f" ON CONFLICT (id) DO UPDATE SET {changed}, active = TRUE",
+        asdict(limit) | {"models": models},
+    )
 
 
 def drop_limit(limit_id: str) -> Steps[None]:
@@ -40,19 +43,19 @@ def drop_limit(limit_id: str) -> Steps[None]:
 
 def limits() -> Steps[list[Limit]]:
     """Every limit in force."""
-    rows = yield f"SELECT {LIMITS} FROM limits WHERE active ORDER BY id", {}
+    rows = yield f"SELECT {LIMIT_COLUMNS} FROM limits WHERE active ORDER BY id", {}
     return [limit_of(row) for row in rows]
 
 
 def limit_of_id(limit_id: str) -> Steps[Limit]:
     """A limit in force, or `UnknownLimitError`."""
-    rows = yield f"SELECT {LIMITS} FROM limits WHERE active AND id = :id", {"id": limit_id}
+    rows = yield f"SELECT {LIMIT_COLUMNS} FROM limits WHERE active AND id = :id", {"id": limit_id}
     if not rows:
         raise UnknownLimitError(f"There is no budget {limit_id!r}.")
     return limit_of(rows[0])
 
 
-def bounded() -> Steps[bool]:
+def has_limits() -> Steps[bool]:
     """Whether any limit is in force."""
     rows = yield "SELECT 1 FROM limits WHERE active LIMIT 1", {}
     return bool(rows)
@@ -66,14 +69,15 @@ def renew(dialect: LedgerDialect, hold_ids: Sequence[str]) -> Steps[None]:
         yield f"SELECT id FROM calls WHERE {wanted} ORDER BY id{dialect.lock('calls')}", ids
     yield (
         f"UPDATE calls SET lease_until = {dialect.now} + :lease WHERE {wanted}",
-        {**ids, "lease": LEASE},
+        {**ids, "lease": HOLD_LEASE_S},
     )
 
 
 def expired(dialect: LedgerDialect) -> Steps[list[str]]:
     """Pending holds whose lease is over."""
     rows = yield (
-        f"SELECT id FROM calls WHERE state = 'pending' AND lease_until < {dialect.now} ORDER BY lease_until LIMIT {SWEEP}",
+        f"SELECT id FROM calls WHERE state = 'pending' AND lease_until < {dialect.now}"
+        f" ORDER BY lease_until LIMIT {MAX_SWEPT}",
         {},
     )
     return [row[0] for row in rows]
@@ -82,7 +86,7 @@ def expired(dialect: LedgerDialect) -> Steps[list[str]]:
 def grant(
     dialect: LedgerDialect, limit_id: str, owner: str, amount: Amount, reason: str
 ) -> Steps[None]:
-    """Adds room to the present window."""
+    """Adds to a limit in its present window."""
     _check_change(amount)
     books, account = yield from _one(dialect, limit_id, owner)
     books.book(account.key, "grant", granted=amount, reason=reason)
@@ -101,16 +105,16 @@ def refund(
     yield from books.close()
 
 
-def rooms(dialect: LedgerDialect, asker: Asker, model: str) -> Steps[list[Room]]:
+def balances(dialect: LedgerDialect, payer: Payer, model: str) -> Steps[list[Balance]]:
     """What every binding limit has left."""
-    return [account.room() for account in (yield from asked(dialect, asker, model))]
+    return [account.balance() for account in (yield from binding_accounts(dialect, payer, model))]
 
 
-def room(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[Room]:
+def balance(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[Balance]:
     """What one limit has left."""
     books, limit = yield from _named(dialect, limit_id, owner)
     (account,) = yield from books.look([(limit, owner)])
-    return account.room()
+    return account.balance()
 
 
 def accounts() -> Steps[int]:
@@ -119,24 +123,39 @@ def accounts() -> Steps[int]:
     return int(count)
 
 
-def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> Steps[list[Entry]]:
+def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> Steps[list[Posting]]:
     """Entries in their order."""
+    columns = ", ".join(f"entries.{name}" for name in ENTRY)
     rows = yield (
-        f"SELECT entries.id, {', '.join(f'entries.{name}' for name in ENTRY)}, calls.unknown, calls.tokens, calls.cost"
-        " FROM entries LEFT JOIN calls ON calls.id = hold_id AND entries.kind IN ('settle', 'correct')"
+        f"SELECT entries.id, {columns}, calls.unknown, calls.tokens, calls.cost FROM entries"
+        " LEFT JOIN calls ON calls.id = hold_id AND entries.kind IN ('settle', 'correct')"
         " WHERE entries.id > :after AND (:limit = '' OR limit_id = :limit)"
         " AND (:hold = '' OR hold_id = :hold)"
-        " AND (:user = '' OR hold_id IN (SELECT id FROM calls WHERE user_id = :user)) ORDER BY entries.id LIMIT :most",
+        " AND (:user = '' OR hold_id IN (SELECT id FROM calls WHERE user_id = :user))"
+        " ORDER BY entries.id LIMIT :most",
         {"after": after, "limit": limit_id, "hold": hold_id, "user": user, "most": most},
     )
-    return [
-        Entry(
-            id=i, at=at, kind=kind, hold=hold, limit=limit, owner=owner, period=begin, reason=reason,
-            spent=Amount(st, sc), held=Amount(ht, hc), granted=Amount(gt, gc), overdraft=Amount(ot, oc),
-            upper=Amount(tokens, cost) if unknown else None,
-        )
-        for i, at, kind, hold, limit, owner, begin, st, ht, gt, sc, hc, gc, ot, oc, reason, unknown, tokens, cost in rows
-    ]  # fmt: skip
+    return [_posting(*row) for row in rows]
+
+
+def _posting(posting_id: int, *row: Any) -> Posting:
+    entry = dict(zip(ENTRY, row, strict=False))
+    unknown, tokens, cost = row[len(ENTRY) :]
+    return Posting(
+        id=posting_id,
+        at=entry["at"],
+        kind=entry["kind"],
+        hold=entry["hold_id"],
+        limit=entry["limit_id"],
+        owner=entry["owner"],
+        period=entry["period"],
+        spent=Amount(entry["spent_tokens"], entry["spent_cost"]),
+        held=Amount(entry["held_tokens"], entry["held_cost"]),
+        granted=Amount(entry["granted_tokens"], entry["granted_cost"]),
+        overdraft=Amount(entry["overdraft_tokens"], entry["overdraft_cost"]),
+        reason=entry["reason"],
+        upper=Amount(tokens, cost) if unknown else None,
+    )
 
 
 def usage(
@@ -147,8 +166,8 @@ def usage(
     What is still pending, and what came to nothing, is not in it. A call that saved tokens is one
     that a cache answered.
     """
-    columns = [GROUP[name] for name in by]
-    matching = "".join(f" AND {GROUP[name]} = :{name}" for name in only)
+    columns = [GROUP_COLUMNS[name] for name in by]
+    matching = "".join(f" AND {GROUP_COLUMNS[name]} = :{name}" for name in only)
     sums = ", ".join(
         f"CAST(COALESCE(SUM({name}), 0) AS BIGINT)"
         for name in (
@@ -163,33 +182,42 @@ def usage(
     group = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
     rows = yield (
         f"SELECT {''.join(f'{name}, ' for name in columns)}COUNT(*), {cached}, {sums} FROM calls"
-        f" WHERE state IN ('settled', 'forfeited') AND at >= :since AND at < :until{matching}{group}",
+        " WHERE state IN ('settled', 'forfeited') AND at >= :since AND at < :until"
+        f"{matching}{group}",
         {"since": since, "until": until, **only},
     )
     found = [(tuple(row[: len(columns)]), row[len(columns) :]) for row in rows]
     return [
         UsageRow(
-            group=key, requests=count - hits, cached_requests=hits, prompt_tokens=prompt,
-            completion_tokens=completion, cached_tokens=part, tokens_saved=saved, cost=cost,
+            group=key,
+            requests=count - hits,
+            cached_requests=hits,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cached_tokens=part,
+            tokens_saved=saved,
+            cost=cost,
         )
         for key, (count, hits, prompt, completion, part, saved, cost) in found
-    ]  # fmt: skip
+    ]
 
 
 def notify(dialect: LedgerDialect, kind: str, data: Mapping[str, object]) -> Steps[None]:
-    """Something that somebody wants to be told of."""
+    """Puts an event into the outbox."""
     books = Books(dialect, (yield from time(dialect)))
-    books.notice(kind, dict(data))
+    books.event(kind, dict(data))
     yield from books.close()
 
 
 def verify() -> Steps[list[Difference]]:
-    """Balances that are not the sums of their entries, and held amounts that no pending hold explains."""
+    """Balances that are not the sums of their entries, or hold what no pending call does."""
     sums = ", ".join(f"CAST(COALESCE(SUM(e.{name}), 0) AS BIGINT)" for name in BALANCE)
+    figures = ", ".join(f"a.{name}" for name in BALANCE)
     rows = yield (
-        f"SELECT a.limit_id, a.owner, a.period, {', '.join(f'a.{name}' for name in BALANCE)}, {sums} FROM accounts a"
-        " LEFT JOIN entries e ON e.limit_id = a.limit_id AND e.owner = a.owner AND e.period = a.period"
-        f" GROUP BY a.limit_id, a.owner, a.period, {', '.join(f'a.{name}' for name in BALANCE)}",
+        f"SELECT a.limit_id, a.owner, a.period, {figures}, {sums} FROM accounts a"
+        " LEFT JOIN entries e"
+        " ON e.limit_id = a.limit_id AND e.owner = a.owner AND e.period = a.period"
+        f" GROUP BY a.limit_id, a.owner, a.period, {figures}",
         {},
     )
     wrong = {
@@ -198,8 +226,10 @@ def verify() -> Steps[list[Difference]]:
         if row[3:9] != row[9:]
     }
     held = yield (
-        "SELECT e.limit_id, e.owner, e.period, CAST(SUM(e.held_tokens) AS BIGINT), CAST(SUM(e.held_cost) AS BIGINT)"
-        " FROM entries e JOIN calls c ON c.id = e.hold_id WHERE c.state <> 'pending' GROUP BY e.limit_id, e.owner, e.period"
+        "SELECT e.limit_id, e.owner, e.period,"
+        " CAST(SUM(e.held_tokens) AS BIGINT), CAST(SUM(e.held_cost) AS BIGINT)"
+        " FROM entries e JOIN calls c ON c.id = e.hold_id WHERE c.state <> 'pending'"
+        " GROUP BY e.limit_id, e.owner, e.period"
         " HAVING SUM(e.held_tokens) <> 0 OR SUM(e.held_cost) <> 0",
         {},
     )
@@ -242,7 +272,7 @@ def _one(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[tuple[Books
 def _named(dialect: LedgerDialect, limit_id: str, owner: str) -> Steps[tuple[Books, Limit]]:
     """A limit in force, and books of its present moment."""
     rows = yield (
-        f"SELECT {dialect.now}, {LIMITS} FROM limits WHERE active AND id = :id",
+        f"SELECT {dialect.now}, {LIMIT_COLUMNS} FROM limits WHERE active AND id = :id",
         {"id": limit_id},
     )
     if not rows:

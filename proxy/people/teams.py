@@ -179,6 +179,7 @@ def _in_use(team: Team, count: int, names: list[str]) -> TeamInUse:
     others = f" and {count - len(names)} more" if count > len(names) else ""
     has = "1 user" if count == 1 else f"{count} users"
     return TeamInUse(
-        f"The team {team.name!r} has {has}: {', '.join(names)}{others}. Move them to another team first.",
+        f"The team {team.name!r} has {has}: {', '.join(names)}{others}."
+        " Move them to another team first.",
         "team",
     )

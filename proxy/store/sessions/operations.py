@@ -9,16 +9,28 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Float, Table
 
 from chattable.budget.storage.statements import Dialect, Row, Rows, Statement, Steps, array
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import checked_limit
-from chattable.proxy.store.session_commit import Place, Written, ids_of, is_repeated, outcome
-from chattable.proxy.store.session_paths import BETTER, Paths
-from chattable.proxy.store.session_paths import NAMES as MESSAGE
-from chattable.proxy.store.session_paths import M as OF_MESSAGE
-from chattable.proxy.store.session_rows import NAMES, item_of, new_row, session_fields, session_of
-from chattable.proxy.store.sessions import Committed, Item, Session, Summary, Turn, Window
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.commit import (
+    TreePosition,
+    Written,
+    ids_of,
+    is_repeated,
+    outcome,
+)
+from chattable.proxy.store.sessions.paths import BETTER, Paths
+from chattable.proxy.store.sessions.paths import NAMES as MESSAGE
+from chattable.proxy.store.sessions.paths import M as OF_MESSAGE
+from chattable.proxy.store.sessions.port import (
+    Committed,
+    Item,
+    SessionRecord,
+    Summary,
+    TurnRecord,
+    Window,
+)
+from chattable.proxy.store.sessions.rows import NAMES, item_of, new_row, session_fields, session_of
 from chattable.proxy.store.tables import session_messages, sessions
 
 UNLIMITED = 2**62
@@ -38,8 +50,11 @@ NAMED = (
 )
 ELSE = {  # what becomes of a row that is there already
     "sessions": f"ON CONFLICT (user_id, alias_digest) DO NOTHING RETURNING {ALL}",
-    "session_messages": "ON CONFLICT (session_id, id) DO UPDATE SET side = session_messages.side AND excluded.side, "
-    + ", ".join(f"{name} = excluded.{name}" for name in BETTER),
+    "session_messages": (
+        "ON CONFLICT (session_id, id) DO UPDATE SET"
+        " side = session_messages.side AND excluded.side, "
+        + ", ".join(f"{name} = excluded.{name}" for name in BETTER)
+    ),
 }
 
 
@@ -68,12 +83,14 @@ def opened(
 
 
 def locked(
-    dialect: Dialect, session: Session, holder: str, seconds: float
-) -> Steps[Session | None]:
+    dialect: Dialect, session: SessionRecord, holder: str, seconds: float
+) -> Steps[SessionRecord | None]:
     """The session, if it can be had."""
     rows = yield (
-        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds WHERE {OWN}"
-        f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now}) RETURNING {ALL}",
+        f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds"
+        f" WHERE {OWN}"
+        f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now})"
+        f" RETURNING {ALL}",
         {
             "session": session.id,
             "user": session.user_id,
@@ -87,13 +104,13 @@ def locked(
     return None
 
 
-def unlocked(session: Session, holder: str) -> Steps[None]:
+def unlocked(session: SessionRecord, holder: str) -> Steps[None]:
     """Frees it."""
     given = {"session": session.id, "user": session.user_id, "holder": holder}
     yield f"UPDATE sessions SET locked_by = '' WHERE {OWN} AND locked_by = :holder", given
 
 
-def holder(dialect: Dialect, session: Session) -> Steps[str]:
+def holder(dialect: Dialect, session: SessionRecord) -> Steps[str]:
     """Who has it, if anybody."""
     given = {"session": session.id, "user": session.user_id}
     held = f"{OWN} AND locked_until > {dialect.now}"
@@ -101,7 +118,7 @@ def holder(dialect: Dialect, session: Session) -> Steps[str]:
     return str(rows[0][0]) if rows else ""
 
 
-def handed_over(session: Session, holder: str, to: str) -> Steps[bool]:
+def handed_over(session: SessionRecord, holder: str, to: str) -> Steps[bool]:
     """Renames its lock."""
     given = {"session": session.id, "user": session.user_id, "holder": holder, "to": to}
     theirs = f"{OWN} AND locked_by = :holder RETURNING 1"
@@ -116,9 +133,9 @@ def taken(
     holder: str,
     seconds: float,
     messages: int,
-    tokens: int | None,
-) -> Steps[tuple[Session, Window | None]]:
-    """A session for one holder, with the end of its path; without it while another one has the session."""
+    tokens: int,
+) -> Steps[tuple[SessionRecord, Window | None]]:
+    """A session locked for a holder, with the end of its path; None while another has the lock."""
     session = session_of((yield from found))
     mine = yield from locked(dialect, session, holder, seconds)
     if mine is None:
@@ -127,30 +144,32 @@ def taken(
 
 
 def window(
-    paths: Paths, session: Session, messages: int, tokens: int | None, at: str | None
+    paths: Paths, session: SessionRecord, messages: int, tokens: int, at: str | None
 ) -> Steps[Window]:
     """The end of the path."""
     end = at if at is not None else session.head
     if end is None:
         return Window((), None)
+    own = {"session": session.id, "user": session.user_id, "most": checked_limit(messages)}
     if session.summary is None and at is None:
-        given = {
-            "session": session.id,
-            "user": session.user_id,
-            "at": end,
-            "most": checked_limit(messages),
-        }
-        rows = yield paths.straight, given
+        rows = yield paths.straight, own | {"at": end}
         if len(rows) == messages or (rows and rows[-1][2] == 1):
             return Window(_fitting(rows, tokens), None)
-    given = {"session": session.id, "user": session.user_id, "at": values.findable_id(end)}
     rows = yield (
         paths.window,
-        given
-        | {"most": checked_limit(messages), "tokens": UNLIMITED if tokens is None else tokens},
+        own | {"at": values.findable_id(end), "tokens": tokens},
     )
     if not rows or rows[0][0] is None:
-        raise NotFound("message", end) if at is not None else NotFound("session", session.id)
+        raise _not_found(session, at)
+    return _window_of(rows)
+
+
+def _not_found(session: SessionRecord, at: str | None) -> NotFound:
+    return NotFound("session", session.id) if at is None else NotFound("message", at)
+
+
+def _window_of(rows: Rows) -> Window:
+    """The messages in rows that may begin with a summary."""
     summary = next(
         (Summary(values.read(text), upto) for _, text, upto, *_ in rows if upto is not None), None
     )
@@ -159,14 +178,13 @@ def window(
     return Window(_paired(items), summary)
 
 
-def _fitting(rows: Rows, tokens: int | None) -> tuple[Item, ...]:
+def _fitting(rows: Rows, tokens: int) -> tuple[Item, ...]:
     """As many of these messages, the last one first, as have so many tokens together."""
     items = []
-    room = UNLIMITED if tokens is None else tokens
     for row in rows:
         item = item_of(dict(zip(MESSAGE, row, strict=True)))
-        room -= item.tokens
-        if room < 0:
+        tokens -= item.tokens
+        if tokens < 0:
             break
         items.append(item)
     return _paired(items[::-1])
@@ -178,7 +196,7 @@ def _paired(items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def items(
-    paths: Paths, session: Session, most: int, after: str | None, *, descending: bool
+    paths: Paths, session: SessionRecord, most: int, after: str | None, *, descending: bool
 ) -> Steps[list[Item]]:
     """So many messages of the path, from an end or from behind `after`."""
     given: Row = {"session": session.id, "user": session.user_id, "most": most}
@@ -189,16 +207,21 @@ def items(
 
 
 def matched(
-    paths: Paths, session: Session, prefixes: Sequence[str]
+    paths: Paths, session: SessionRecord, prefixes: Sequence[str]
 ) -> Steps[tuple[str, int] | None]:
     """The longest of these paths that is stored: its last message, and which of them it is."""
-    wanted = values.written(prefixes, "messages", values.MAX_MESSAGE)
+    wanted = values.written(prefixes, "messages", values.MAX_MESSAGE_LENGTH)
     rows = yield paths.matching, {"session": session.id, "user": session.user_id, "list": wanted}
     return (rows[0][0], int(rows[0][1])) if rows else None
 
 
 def commit(
-    dialect: Dialect, paths: Paths, session: Session, turn: Turn, todo: list[Written], now: float
+    dialect: Dialect,
+    paths: Paths,
+    session: SessionRecord,
+    turn: TurnRecord,
+    todo: list[Written],
+    now: float,
 ) -> Steps[Committed]:
     """Adds a turn."""
     row = yield from locked_row(dialect, session)
@@ -214,7 +237,7 @@ def commit(
     return Committed((yield from changed(session.id, changes)), ids_of(todo))
 
 
-def changed(session: str, changes: Row) -> Steps[Session]:
+def changed(session: str, changes: Row) -> Steps[SessionRecord]:
     """Changes a session's row and returns the session."""
     types = COLUMNS["sessions"]
     settings = ", ".join(f"{name} = CAST(:{name} AS {types[name]})" for name in changes)
@@ -225,8 +248,8 @@ def changed(session: str, changes: Row) -> Steps[Session]:
     return session_of(dict(zip(NAMES, rows[0], strict=True)))
 
 
-def locked_row(dialect: Dialect, session: Session) -> Steps[Row]:
-    """The session's row, which nobody else changes until the transaction ends; `NotFound` if it is gone."""
+def locked_row(dialect: Dialect, session: SessionRecord) -> Steps[Row]:
+    """The session's row, locked until the transaction ends; `NotFound` if it is gone."""
     given = {"session": session.id, "user": session.user_id}
     rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given
     if not rows:
@@ -234,16 +257,20 @@ def locked_row(dialect: Dialect, session: Session) -> Steps[Row]:
     return dict(zip(NAMES, rows[0], strict=True))
 
 
-def _places(paths: Paths, session: str, ids: Sequence[str | None]) -> Steps[dict[str, Place]]:
+def _places(
+    paths: Paths, session: str, ids: Sequence[str | None]
+) -> Steps[dict[str, TreePosition]]:
     """Where those of the messages are that are stored, the deleted ones too."""
     wanted = values.written(
-        [values.findable_id(one) for one in ids if one is not None], "messages", values.MAX_MESSAGE
+        [values.findable_id(one) for one in ids if one is not None],
+        "messages",
+        values.MAX_MESSAGE_LENGTH,
     )
     rows = yield paths.placing, {"session": session, "list": wanted}
-    return {row[0]: Place(*row[:6], *map(bool, row[6:])) for row in rows}
+    return {row[0]: TreePosition(*row[:6], *map(bool, row[6:])) for row in rows}
 
 
-def message_row(session: Session, id: str) -> Steps[Row]:  # noqa: A002 - the public word for it
+def message_row(session: SessionRecord, id: str) -> Steps[Row]:  # noqa: A002 - the public word for it
     """The row of a message that is not deleted."""
     rows = yield (
         f"SELECT {OF_MESSAGE} FROM session_messages m JOIN sessions s ON s.id = m.session_id"

@@ -14,11 +14,11 @@ from chattable.budget.storage.errors import ConstraintViolated
 from chattable.budget.storage.statements import Dialect, Row, Steps, array
 from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import FLAG, INTEGER, TEXT
+from chattable.proxy.people.teams import joined
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.ids import Ids, findable, names_of
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.secret import digest, imported, masked, new_secret
-from chattable.proxy.store.teams import joined
 from chattable.proxy.store.text import addressable, short
 
 USER_ID = "user_"
@@ -47,7 +47,7 @@ NEW_KEY = {
 }
 
 
-class User(msgspec.Struct, frozen=True, kw_only=True):
+class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody with keys."""
 
     id: str
@@ -59,7 +59,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a key once its secret has been handed over; `models` None means all."""
 
     id: str
@@ -89,7 +89,9 @@ class Users:
         self._clock = clock
         self._ids = Ids(clock)
 
-    async def create(self, name: str, team: str | None = None, *, admin: bool = False) -> User:
+    async def create(
+        self, name: str, team: str | None = None, *, admin: bool = False
+    ) -> UserRecord:
         """Adds a user; an admin's keys may administer."""
         now = self._clock()
         user = {
@@ -101,11 +103,11 @@ class Users:
         }
         return await self._storage.run(lambda: _create(self._dialect, user, team, now))
 
-    async def get(self, id_or_name: str) -> User:
+    async def get(self, id_or_name: str) -> UserRecord:
         """Returns the user, or raises `NotFound`."""
         return await self._storage.read(lambda: user_named(id_or_name))
 
-    async def named(self, id_or_name: str) -> User:
+    async def named(self, id_or_name: str) -> UserRecord:
         """Returns the user, who is made if unknown."""
         try:
             return await self.get(id_or_name)
@@ -118,7 +120,7 @@ class Users:
         """What those with these ids are called."""
         return await self._storage.read(lambda: names_of(self._dialect, "users", ids))
 
-    async def list(self, limit: int = 100, after: str | None = None) -> Page[User]:
+    async def list(self, limit: int = 100, after: str | None = None) -> Page[UserRecord]:
         """Returns users, oldest first, from behind the one with the id `after`."""
         most = checked_limit(limit) + 1
         return page_of(await self._storage.read(lambda: _listed(most, after)), limit)
@@ -131,7 +133,7 @@ class Users:
         team: str | UnsetType | None = UNSET,
         disabled: bool | UnsetType = UNSET,
         admin: bool | UnsetType = UNSET,
-    ) -> User:
+    ) -> UserRecord:
         """Changes what is given and returns the user as it is now."""
         changes: Row = {}
         if name is not UNSET:
@@ -150,7 +152,7 @@ class Users:
         except ConstraintViolated:
             raise _taken(changes["name"]) from None
 
-    async def delete(self, id_or_name: str) -> User:
+    async def delete(self, id_or_name: str) -> UserRecord:
         """Removes the user with all keys and returns who it was."""
         return await self._storage.run(lambda: _delete(id_or_name))
 
@@ -167,14 +169,14 @@ class Users:
         expires_at: int | None = None,
         trusted: bool = False,
         secret: str | None = None,
-    ) -> tuple[Key, str]:
+    ) -> tuple[KeyRecord, str]:
         """Adds a key to the user named by id or name, and returns it with its secret.
 
         The secret is made here, or imported.
         """
         secret = new_secret() if secret is None else imported(secret)
         now = self._now()
-        key = Key(
+        key = KeyRecord(
             id=self._ids.new(KEY_ID),
             user_id="",
             name=short(name, "name"),
@@ -193,20 +195,20 @@ class Users:
             raise Conflict("This key exists already.", "key") from None
         return added, secret
 
-    async def list_keys(self, user: str) -> tuple[Key, ...]:
+    async def list_keys(self, user: str) -> tuple[KeyRecord, ...]:
         """Returns the user's keys, oldest first, the revoked ones too."""
         return await self._storage.read(lambda: _keys_of(user))
 
-    async def get_key(self, id: str) -> Key:  # noqa: A002 - the public word for it
+    async def get_key(self, id: str) -> KeyRecord:  # noqa: A002 - the public word for it
         """Returns a key, or raises `NotFound`."""
         return await self._storage.read(lambda: key_named(id))
 
-    async def revoke_key(self, id: str, user: str | None = None) -> Key:  # noqa: A002 - the public word for it
+    async def revoke_key(self, id: str, user: str | None = None) -> KeyRecord:  # noqa: A002 - the public word for it
         """Ends a key for good, if it is that user's; a repetition changes nothing."""
         now = self._now()
         return await self._storage.run(lambda: _revoke(id, user, now))
 
-    async def find(self, secret: str) -> tuple[Key, User] | None:
+    async def find(self, secret: str) -> tuple[KeyRecord, UserRecord] | None:
         """Returns the key with this secret and its user, or None for any string that is none.
 
         Law: a revoked or expired key and a disabled user are returned as well: what they may do is
@@ -223,7 +225,7 @@ class Users:
         return int(self._clock())
 
 
-def user_named(id_or_name: str, lock: str = "") -> Steps[User]:
+def user_named(id_or_name: str, lock: str = "") -> Steps[UserRecord]:
     """The user of that id or name, or `NotFound`."""
     where, given = _named(id_or_name)
     rows = yield f"SELECT {USER} FROM {FROM_USERS} WHERE {where}{lock}", given
@@ -232,7 +234,7 @@ def user_named(id_or_name: str, lock: str = "") -> Steps[User]:
     return _user_of(rows[0])
 
 
-def key_named(id: str) -> Steps[Key]:  # noqa: A002 - the public word for it
+def key_named(id: str) -> Steps[KeyRecord]:  # noqa: A002 - the public word for it
     """The key of that id, or `NotFound`."""
     rows = yield f"SELECT {KEY} FROM keys WHERE id = :id", {"id": findable("key", id)}
     if not rows:
@@ -240,7 +242,7 @@ def key_named(id: str) -> Steps[Key]:  # noqa: A002 - the public word for it
     return _key_of(rows[0])
 
 
-def _create(dialect: Dialect, user: Row, team: str | None, now: float) -> Steps[User]:
+def _create(dialect: Dialect, user: Row, team: str | None, now: float) -> Steps[UserRecord]:
     joins = None if team is None else (yield from joined(dialect, team, now))
     added = yield (
         "INSERT INTO users (id, name, team, disabled, admin, created_at)"
@@ -253,7 +255,7 @@ def _create(dialect: Dialect, user: Row, team: str | None, now: float) -> Steps[
     return (yield from user_named(user["id"]))
 
 
-def _listed(most: int, after: str | None) -> Steps[list[User]]:
+def _listed(most: int, after: str | None) -> Steps[list[UserRecord]]:
     where, given = "", {"most": most}
     if after is not None:
         where = " WHERE (users.created_at, users.id) > (:at, :last)"
@@ -273,7 +275,7 @@ def _position(after: str) -> Steps[Row]:
 
 def _update(
     dialect: Dialect, id_or_name: str, changes: Row, team: str | UnsetType | None, now: float
-) -> Steps[User]:
+) -> Steps[UserRecord]:
     if team is not UNSET:
         joins = None if team is None else (yield from joined(dialect, team, now))
         changes = changes | {"team": joins}
@@ -285,7 +287,7 @@ def _update(
     return (yield from user_named(rows[0][0]))
 
 
-def _delete(id_or_name: str) -> Steps[User]:
+def _delete(id_or_name: str) -> Steps[UserRecord]:
     user = yield from user_named(id_or_name)
     if not (yield "DELETE FROM users WHERE id = :id RETURNING 1", {"id": user.id}):
         raise NotFound("user", id_or_name)
@@ -297,7 +299,7 @@ def _count() -> Steps[int]:
     return int(count)
 
 
-def _create_key(dialect: Dialect, user: str, key: Key, hashed: str) -> Steps[Key]:
+def _create_key(dialect: Dialect, user: str, key: KeyRecord, hashed: str) -> Steps[KeyRecord]:
     # nobody deletes the owner meanwhile
     owner = yield from user_named(user, dialect.keep("users"))
     added = msgspec.structs.replace(key, user_id=owner.id)
@@ -309,7 +311,7 @@ def _create_key(dialect: Dialect, user: str, key: Key, hashed: str) -> Steps[Key
     return added
 
 
-def _keys_of(user: str) -> Steps[tuple[Key, ...]]:
+def _keys_of(user: str) -> Steps[tuple[KeyRecord, ...]]:
     owner = yield from user_named(user)
     rows = yield (
         f"SELECT {KEY} FROM keys WHERE user_id = :user ORDER BY created_at, id",
@@ -318,7 +320,7 @@ def _keys_of(user: str) -> Steps[tuple[Key, ...]]:
     return tuple(map(_key_of, rows))
 
 
-def _revoke(id: str, user: str | None, now: int) -> Steps[Key]:  # noqa: A002 - the public word for it
+def _revoke(id: str, user: str | None, now: int) -> Steps[KeyRecord]:  # noqa: A002 - the public word for it
     where, given = "id = :id", {"id": findable("key", id), "now": now}
     if user is not None:
         where += " AND user_id = :user"
@@ -332,7 +334,7 @@ def _revoke(id: str, user: str | None, now: int) -> Steps[Key]:  # noqa: A002 - 
     return _key_of(rows[0])
 
 
-def _find(wanted: str) -> Steps[tuple[Key, User] | None]:
+def _find(wanted: str) -> Steps[tuple[KeyRecord, UserRecord] | None]:
     rows = yield (
         f"SELECT keys.digest, {USER}, {KEY} FROM {FROM_USERS} JOIN keys ON keys.user_id = users.id"
         " WHERE keys.digest = :digest",
@@ -361,9 +363,9 @@ def _named(id_or_name: str) -> tuple[str, Row]:
     return f"users.{column} = :who", {"who": findable("user", id_or_name)}
 
 
-def _user_of(row: Sequence[Any]) -> User:
+def _user_of(row: Sequence[Any]) -> UserRecord:
     user, name, team, team_id, disabled, admin, at = row
-    return User(
+    return UserRecord(
         id=user,
         name=name,
         team=team,
@@ -374,11 +376,11 @@ def _user_of(row: Sequence[Any]) -> User:
     )
 
 
-def _key_of(row: Sequence[Any]) -> Key:
-    fields = dict(zip(Key.__struct_fields__, row, strict=True))
+def _key_of(row: Sequence[Any]) -> KeyRecord:
+    fields = dict(zip(KeyRecord.__struct_fields__, row, strict=True))
     models = fields["models"]
     fields["models"] = None if models is None else tuple(json.loads(models))
-    return Key(**fields | {"trusted": bool(fields["trusted"])})
+    return KeyRecord(**fields | {"trusted": bool(fields["trusted"])})
 
 
 def _taken(name: str) -> Conflict:

@@ -1,4 +1,4 @@
-"""The balances that one transaction has locked, and what it books on them."""
+"""The balances that one transaction has locked, and what it posts to them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from uuid import uuid4
 from msgspec import Struct
 
 from chattable.budget.errors import BudgetExceededError, UnpricedError
-from chattable.budget.ledger import NOTHING, Amount, Room, Wish
+from chattable.budget.ledger import NOTHING, Amount, Balance, HoldRequest
 from chattable.budget.limits import Limit, period
 from chattable.budget.storage.statements import Dialect, Steps, array
-from chattable.budget.tables import ACCOUNT, BALANCE, ENTRY, INTEGER, NOTICE
+from chattable.budget.tables import ACCOUNT, BALANCE, ENTRY, EVENT, INTEGER
 
 # limit, owner (the user, where a limit is for each of them), first second of the window
 Key = tuple[str, str, int]
 
 LIMIT = ("id", "kind", "subject", "per", "tokens", "cost", "models", "mode")
-LIMITS = ", ".join(f"limits.{name}" for name in LIMIT)
-SPENDING = ("settle", "forfeit", "correct")
-THRESHOLDS = (50, 80, 100)  # per cent of a limit at which somebody is told
+LIMIT_COLUMNS = ", ".join(f"limits.{name}" for name in LIMIT)
+SPENDING_KINDS = ("settle", "forfeit", "correct")
+THRESHOLDS_PERCENT = (50, 80, 100)  # of a limit; passing one raises an event
 
 
 class LedgerDialect(Dialect, frozen=True):
-    """A database's dialect, with the calendar of the budgets and what they tell of."""
+    """A database's dialect, with the budgets' time zone and the thresholds of their events."""
 
     zone: tzinfo
-    thresholds: tuple[int, ...] = THRESHOLDS
+    thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
 
 
 class Account(Struct):
@@ -53,9 +53,9 @@ class Account(Struct):
         """The limit with its grants; a unit that is not limited is 0."""
         return Amount(self.limit.tokens or 0, self.limit.cost or 0) + self.granted
 
-    def room(self) -> Room:
+    def balance(self) -> Balance:
         """What is left."""
-        return Room(
+        return Balance(
             limit=self.limit,
             amount=self.amount,
             spent=self.spent,
@@ -63,55 +63,59 @@ class Account(Struct):
             resets_at=self.resets_at,
         )
 
-    def fits(self, wish: Wish, most: int, held: Amount | None = None) -> int:
+    def fits(self, request: HoldRequest, most: int, held: Amount | None = None) -> int:
         """The output of at most `most` tokens that this limit leaves room for.
 
         Negative if not even the prompt fits. `held` stands for what calls under way hold.
         """
-        limit, amount, spent, held = self.limit, self.amount, self.spent, held or self.held
-        if limit.tokens is not None:
-            left = amount.tokens - spent.tokens - held.tokens - wish.prompt
-            most = min(most, left)
-        if limit.cost is None or (wish.free and wish.priced):
+        amount, spent, held = self.amount, self.spent, held or self.held
+        if self.limit.tokens is not None:
+            most = min(most, amount.tokens - spent.tokens - held.tokens - request.prompt)
+        if self.limit.cost is None:
             return most
-        if not wish.priced and limit.mode == "hard":
+        return self._affordable(request, most, amount.cost - spent.cost - held.cost)
+
+    def _affordable(self, request: HoldRequest, most: int, left: int) -> int:
+        """The output of at most `most` tokens that so many micro-USD pay for."""
+        if not request.priced and self.limit.mode == "hard":
             return -1
-        if wish.free:
+        if request.free:
             return most
-        price = wish.price.at(wish.prompt)
-        left = amount.cost - spent.cost - held.cost - wish.fixed
-        left = left * 1_000_000 - wish.prompt * price.input
+        price = request.price.at(request.prompt)
+        left = (left - request.fixed) * 1_000_000 - request.prompt * price.input
         if price.output:
             return min(most, left // price.output)
         return most if left >= 0 else -1
 
     def beyond(self, more: Amount) -> Amount:
         """The part of an amount that this limit has no room for."""
-        limit, room = self.limit, self.room().remaining
-        tokens = 0 if limit.tokens is None else max(0, more.tokens - max(0, room.tokens))
-        cost = 0 if limit.cost is None else max(0, more.cost - max(0, room.cost))
+        limit, left = self.limit, self.balance().remaining
+        tokens = 0 if limit.tokens is None else max(0, more.tokens - max(0, left.tokens))
+        cost = 0 if limit.cost is None else max(0, more.cost - max(0, left.cost))
         return Amount(tokens, cost)
 
-    def refusal(self, wish: Wish, *, busy: bool) -> BudgetExceededError:
-        """What the asker is told."""
-        room, limit = self.room(), self.limit
-        if not wish.priced and limit.cost is not None:
-            return UnpricedError(limit.id, self.subject, limit.per, wish.model)
-        of_tokens = limit.tokens is not None and room.remaining.tokens < wish.prompt + wish.least
-        unit, amount, left, held = (
-            ("tokens", room.amount.tokens, room.remaining.tokens, room.held.tokens)
+    def refusal(self, request: HoldRequest, *, busy: bool) -> BudgetExceededError:
+        """The error that says which unit has no room for the call."""
+        limit, amount, held = self.limit, self.amount, self.held
+        if not request.priced and limit.cost is not None:
+            return UnpricedError(limit.id, self.subject, limit.per, request.model)
+        remaining = self.balance().remaining
+        needed = request.prompt + request.min_output
+        of_tokens = limit.tokens is not None and remaining.tokens < needed
+        unit, whole, left, under_way = (
+            ("tokens", amount.tokens, remaining.tokens, held.tokens)
             if of_tokens
-            else ("micro-USD", room.amount.cost, room.remaining.cost, room.held.cost)
+            else ("micro-USD", amount.cost, remaining.cost, held.cost)
         )
         return BudgetExceededError(
             limit.id,
             self.subject,
             limit.per,
             unit,
-            amount,
+            whole,
             max(0, left),
             self.resets_at,
-            held=held,
+            held=under_way,
             busy=busy,
         )
 
@@ -122,14 +126,14 @@ class Account(Struct):
             "each_user", "user"
         ).strip()
 
-    def balance(self) -> tuple[int, ...]:
+    def figures(self) -> tuple[int, ...]:
         """Its figures, in the order of `BALANCE`."""
         spent, held, granted = self.spent, self.held, self.granted
         return spent.tokens, held.tokens, granted.tokens, spent.cost, held.cost, granted.cost
 
 
 class Books:
-    """Opens accounts and books on them.
+    """Opens accounts and posts to them.
 
     Law: accounts are locked in the order of their keys, whoever asks; every change of a balance has
     its entry; both are written by `close`, or not at all.
@@ -141,7 +145,7 @@ class Books:
         self._dialect = dialect
         self._before: dict[Key, tuple[int, ...]] = {}
         self._entries: list[tuple[Any, ...]] = []
-        self._notices: list[tuple[Any, ...]] = []
+        self._events: list[tuple[Any, ...]] = []
 
     def key(self, limit: Limit, owner: str) -> Key:
         """The account that a limit has now."""
@@ -156,13 +160,17 @@ class Books:
             new = self._dialect.rows("rows", ACCOUNT)
             yield (
                 f"INSERT INTO accounts (limit_id, owner, period, {', '.join(BALANCE)})"
-                f" SELECT limit_id, owner, period, 0, 0, 0, 0, 0, 0 FROM {new} AS new WHERE TRUE ON CONFLICT DO NOTHING",
+                f" SELECT limit_id, owner, period, 0, 0, 0, 0, 0, 0 FROM {new} AS new WHERE TRUE"
+                " ON CONFLICT DO NOTHING",
                 array(missing),
             )
             yield from self._read(missing)
 
     def look(self, limits: Iterable[tuple[Limit, str]]) -> Steps[list[Account]]:
-        """The accounts that limits have now for their owners, as they are: nobody waits, and a new one is not made for it."""
+        """The accounts that limits have now for their owners.
+
+        Nothing is locked, and an account that is not there is not made.
+        """
         wanted = {self.key(limit, owner): limit for limit, owner in limits}
         yield from self._read(sorted(wanted), lock=False)
         for key in wanted.keys() - self.accounts.keys():
@@ -177,7 +185,8 @@ class Books:
         if not keys:
             return
         rows = yield (
-            f"SELECT {LIMITS}, owner, period, {', '.join(BALANCE)} FROM accounts JOIN limits ON limits.id = limit_id"
+            f"SELECT {LIMIT_COLUMNS}, owner, period, {', '.join(BALANCE)}"
+            " FROM accounts JOIN limits ON limits.id = limit_id"
             f" WHERE (limit_id, owner, period) IN {self._dialect.rows('rows', ACCOUNT)}"
             f" ORDER BY limit_id, owner, period{self._dialect.lock('accounts') if lock else ''}",
             array(keys),
@@ -189,7 +198,7 @@ class Books:
                 limit, owner, begin, resets_at, Amount(st, sc), Amount(ht, hc), Amount(gt, gc)
             )
             self.accounts[account.key] = account
-            self._before[account.key] = account.balance()
+            self._before[account.key] = account.figures()
 
     def book(
         self,
@@ -205,19 +214,21 @@ class Books:
     ) -> None:
         """Changes a balance, with the entry that says so."""
         account = self.accounts[key]
-        if kind in SPENDING:
+        if kind in SPENDING_KINDS:
             self._watch(account, spent, overdraft, hold_id)
         account.spent += spent
         account.held += held
         account.granted += granted
         figures = (
-            spent.tokens, held.tokens, granted.tokens, spent.cost, held.cost, granted.cost, overdraft.tokens, overdraft.cost
-        )  # fmt: skip
+            *(spent.tokens, held.tokens, granted.tokens),
+            *(spent.cost, held.cost, granted.cost),
+            *(overdraft.tokens, overdraft.cost),
+        )
         self._entries.append((int(self.now), kind, hold_id, *key, *figures, reason))
 
-    def notice(self, kind: str, data: dict[str, Any]) -> None:
-        """Something that somebody wants to be told of."""
-        self._notices.append(
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Puts an event into the outbox."""
+        self._events.append(
             (f"evt_{uuid4().hex}", int(self.now), kind, json.dumps(data), "waiting", 0, self.now)
         )
 
@@ -227,7 +238,7 @@ class Books:
         for key in sorted(self._before):
             change = [
                 new - old
-                for new, old in zip(self.accounts[key].balance(), self._before[key], strict=True)
+                for new, old in zip(self.accounts[key].figures(), self._before[key], strict=True)
             ]
             if any(change):
                 changed.append((*key, *change))
@@ -236,43 +247,52 @@ class Books:
             sums = ", ".join(f"{name} = accounts.{name} + more.{name}" for name in BALANCE)
             yield (
                 f"UPDATE accounts SET {sums} FROM {more} AS more"
-                " WHERE accounts.limit_id = more.limit_id AND accounts.owner = more.owner AND accounts.period = more.period",
+                " WHERE accounts.limit_id = more.limit_id AND accounts.owner = more.owner"
+                " AND accounts.period = more.period",
                 array(changed),
             )
         if self._entries:
             yield self._dialect.insert("entries", ENTRY, self._entries)
-        if self._notices:
-            yield self._dialect.insert("notices", NOTICE, self._notices)
+        if self._events:
+            yield self._dialect.insert("notices", EVENT, self._events)
 
     def _watch(self, account: Account, spent: Amount, overdraft: Amount, hold_id: str) -> None:
-        """Notices a limit that is nearly or wholly used, once for each threshold, and spending that no hold covered."""
-        limit = account.limit
-        units = (("tokens", account.spent.tokens, spent.tokens, account.amount.tokens, limit.tokens),
-                 ("micro-USD", account.spent.cost, spent.cost, account.amount.cost, limit.cost))  # fmt: skip
-        for unit, before, more, amount, limited in units:
+        """Raises an event for each threshold that is passed, and for spending beyond a hold."""
+        limit, amount = account.limit, account.amount
+        units = (
+            ("tokens", account.spent.tokens, spent.tokens, amount.tokens, limit.tokens),
+            ("micro-USD", account.spent.cost, spent.cost, amount.cost, limit.cost),
+        )
+        for unit, before, more, whole, limited in units:
             if limited is None or more <= 0:
                 continue
             crossed = [
                 p
                 for p in self._dialect.thresholds
-                if before * 100 < p * amount <= (before + more) * 100
+                if before * 100 < p * whole <= (before + more) * 100
             ]
             if crossed:
                 facts = {
                     "percent": max(crossed),
                     "spent": before + more,
-                    "amount": amount,
+                    "amount": whole,
                     "unit": unit,
                 }
-                self.notice("budget.threshold", self._about(account) | facts)
+                self.event("budget.threshold", self._about(account) | facts)
         if overdraft != NOTHING:
             facts = {"hold": hold_id, "tokens": overdraft.tokens, "micro_usd": overdraft.cost}
-            self.notice("budget.overdraft", self._about(account) | facts)
+            self.event("budget.overdraft", self._about(account) | facts)
 
     def _about(self, account: Account) -> dict[str, Any]:
         limit = account.limit
-        return {"budget": limit.id, "subject": account.subject, "per": limit.per, "mode": limit.mode,
-                "period": account.period, "resets_at": account.resets_at}  # fmt: skip
+        return {
+            "budget": limit.id,
+            "subject": account.subject,
+            "per": limit.per,
+            "mode": limit.mode,
+            "period": account.period,
+            "resets_at": account.resets_at,
+        }
 
 
 def limit_of(row: Iterable[Any]) -> Limit:

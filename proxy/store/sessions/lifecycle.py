@@ -1,6 +1,6 @@
 """What happens to whole sessions besides being talked in.
 
-Forks, deletions, retention, export and import: operations, as in session_steps.py.
+Forks, deletions, retention, export and import: operations, as in operations.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,10 @@ from msgspec.structs import replace
 
 from chattable.budget.storage.statements import Dialect, Row, Steps
 from chattable.budget.storage.storage import Storage
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.session_commit import rebuilt
-from chattable.proxy.store.session_paths import NAMES as MESSAGE
-from chattable.proxy.store.session_paths import M as OF_MESSAGE
-from chattable.proxy.store.session_paths import Paths
-from chattable.proxy.store.session_rows import NAMES, item_of, session_of
-from chattable.proxy.store.session_steps import (
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.commit import rebuilt
+from chattable.proxy.store.sessions.operations import (
     ALL,
     OWN,
     changed,
@@ -30,10 +25,14 @@ from chattable.proxy.store.session_steps import (
     locked_row,
     message_row,
 )
-from chattable.proxy.store.sessions import Item, Retention, Session, Summary
+from chattable.proxy.store.sessions.paths import NAMES as MESSAGE
+from chattable.proxy.store.sessions.paths import M as OF_MESSAGE
+from chattable.proxy.store.sessions.paths import Paths
+from chattable.proxy.store.sessions.port import Item, Retention, SessionRecord, Summary
+from chattable.proxy.store.sessions.rows import NAMES, item_of, session_of
 
-SOME = 500  # rows in one statement
-UNSAID = ", ".join(f"'{role}'" for role in chain.UNSAID)
+MAX_ROWS = 500  # in one statement
+NOT_HISTORY = ", ".join(f"'{role}'" for role in chain.NOT_HISTORY)
 
 
 def created(dialect: Dialect, row: Row) -> Steps[None]:
@@ -42,7 +41,7 @@ def created(dialect: Dialect, row: Row) -> Steps[None]:
         raise Conflict(f"There is a session called {row['alias']!r} already.", "conversation")
 
 
-def found(id: str) -> Steps[Session]:  # noqa: A002 - the public word for it
+def found(id: str) -> Steps[SessionRecord]:  # noqa: A002 - the public word for it
     """The session of that id."""
     at = {"id": values.findable_id(id)}
     rows = yield f"SELECT {ALL} FROM sessions WHERE id = :id", at
@@ -52,8 +51,8 @@ def found(id: str) -> Steps[Session]:  # noqa: A002 - the public word for it
 
 
 def updated(
-    dialect: Dialect, session: Session, changes: Row, summary: Summary | UnsetType | None
-) -> Steps[Session]:
+    dialect: Dialect, session: SessionRecord, changes: Row, summary: Summary | UnsetType | None
+) -> Steps[SessionRecord]:
     """Changes what is given."""
     row = yield from locked_row(dialect, session)
     if summary is not UNSET:
@@ -61,7 +60,7 @@ def updated(
     return (yield from changed(session.id, changes)) if changes else session_of(row)
 
 
-def deleted(session: Session) -> Steps[None]:
+def deleted(session: SessionRecord) -> Steps[None]:
     """Removes it."""
     own = {"session": session.id, "user": session.user_id}
     if not (yield f"DELETE FROM sessions WHERE {OWN} RETURNING 1", own):
@@ -78,7 +77,7 @@ def forgotten(user: str, limit: int) -> Steps[int]:
     return len(rows)
 
 
-def summarised(session: Session, summary: Summary | None) -> Steps[Row]:
+def summarised(session: SessionRecord, summary: Summary | None) -> Steps[Row]:
     """The fields of a row whose beginning has this summary."""
     if summary is None:
         return dict.fromkeys(("summary", "summary_upto", "summary_branch", "summary_depth"))
@@ -87,7 +86,7 @@ def summarised(session: Session, summary: Summary | None) -> Steps[Row]:
     return {"summary": values.summary_text(summary), "summary_upto": row["id"]} | place
 
 
-def erased(dialect: Dialect, session: Session, id: str, paths: Paths) -> Steps[Session]:  # noqa: A002 - the public word for it
+def erased(dialect: Dialect, session: SessionRecord, id: str, paths: Paths) -> Steps[SessionRecord]:  # noqa: A002 - the public word for it
     """Empties a message's row, which keeps its place.
 
     What comes after it now looks as if it came after its parent.
@@ -114,7 +113,7 @@ def erased(dialect: Dialect, session: Session, id: str, paths: Paths) -> Steps[S
         prefix = before[0][0] if before else chain.ROOT
     yield (  # the others whose path ends with this message
         f"UPDATE session_messages SET prefix = :prefix WHERE {own} AND prefix = :old"
-        f" AND (erased OR role IN ({UNSAID}))",
+        f" AND (erased OR role IN ({NOT_HISTORY}))",
         {"session": session.id, "prefix": prefix, "old": row["prefix"]},
     )
     changes = {"erased": kept["erased"] + 1, "message_count": kept["message_count"] - on_path}
@@ -122,8 +121,8 @@ def erased(dialect: Dialect, session: Session, id: str, paths: Paths) -> Steps[S
 
 
 def forked(
-    dialect: Dialect, session: Session, at: str | None, new: Row, paths: Paths
-) -> Steps[Session]:
+    dialect: Dialect, session: SessionRecord, at: str | None, new: Row, paths: Paths
+) -> Steps[SessionRecord]:
     """Copies a path into a new session, without a row of it leaving the database."""
     old = yield from locked_row(dialect, session)
     end = old["head"] if at is None else (yield from message_row(session, at))["id"]
@@ -181,13 +180,13 @@ def _removed(some: str, still: str, given: Row) -> Steps[int]:
     return len((yield f"DELETE FROM sessions WHERE {where} RETURNING 1", given))
 
 
-def _longer(idle: str, given: Row) -> Steps[list[Session]]:
+def _longer(idle: str, given: Row) -> Steps[list[SessionRecord]]:
     where = f"message_count > :messages AND {idle}"
     rows = yield f"SELECT {ALL} FROM sessions WHERE {where} LIMIT :limit", given
     return [_session(row) for row in rows]
 
 
-def _trimmed(dialect: Dialect, session: Session, keep: int, paths: Paths) -> Steps[int]:
+def _trimmed(dialect: Dialect, session: SessionRecord, keep: int, paths: Paths) -> Steps[int]:
     """Removes what lies as deep as the oldest messages of the path, on every branch."""
     try:
         row = yield from locked_row(dialect, session)
@@ -211,7 +210,9 @@ def _trimmed(dialect: Dialect, session: Session, keep: int, paths: Paths) -> Ste
     return 1
 
 
-async def export(storage: Storage, session: Session, batch: int) -> AsyncIterator[tuple[Item, ...]]:
+async def export(
+    storage: Storage, session: SessionRecord, batch: int
+) -> AsyncIterator[tuple[Item, ...]]:
     """Reads the branches one after the other: each begins on one with a lower number."""
     known: dict[str, str | None] = {}  # id of a message → what its children are shown to follow
     at: tuple[int, int] = (-1, -1)
@@ -230,7 +231,7 @@ async def export(storage: Storage, session: Session, batch: int) -> AsyncIterato
         at = rows[-1]["branch"], rows[-1]["depth"]
 
 
-def _behind(session: Session, at: tuple[int, int], batch: int) -> Steps[list[Row]]:
+def _behind(session: SessionRecord, at: tuple[int, int], batch: int) -> Steps[list[Row]]:
     """The next messages in the order of their places."""
     rows = yield (
         f"SELECT {OF_MESSAGE} FROM session_messages m JOIN sessions s ON s.id = m.session_id"
@@ -247,7 +248,9 @@ def _behind(session: Session, at: tuple[int, int], batch: int) -> Steps[list[Row
     return [dict(zip(MESSAGE, row, strict=True)) for row in rows]
 
 
-async def restore(storage: Storage, row: Row, session: Session, items: Iterable[Item]) -> Session:
+async def restore(
+    storage: Storage, row: Row, session: SessionRecord, items: Iterable[Item]
+) -> SessionRecord:
     """Works everything out before the database is asked to wait for it."""
     # which hashes every message
     ours, rows, head = await asyncio.to_thread(rebuilt, row, session, items)
@@ -265,17 +268,17 @@ async def restore(storage: Storage, row: Row, session: Session, items: Iterable[
 
 def _restored(
     dialect: Dialect, row: Row, rows: list[Row], summary: Summary | None
-) -> Steps[Session]:
+) -> Steps[SessionRecord]:
     yield from created(dialect, row)
-    for start in range(0, len(rows), SOME):
-        yield inserted(dialect, "session_messages", rows[start : start + SOME])
+    for start in range(0, len(rows), MAX_ROWS):
+        yield inserted(dialect, "session_messages", rows[start : start + MAX_ROWS])
     made = session_of(row)
     if summary is None:
         return made
     return (yield from changed(made.id, (yield from summarised(made, summary))))
 
 
-def listed(user: str | None, most: int, after: str | None) -> Steps[list[Session]]:
+def listed(user: str | None, most: int, after: str | None) -> Steps[list[SessionRecord]]:
     """Sessions, the one that something was last said in first."""
     given: Row = {"most": most}
     owned = behind = ""
@@ -297,5 +300,5 @@ def listed(user: str | None, most: int, after: str | None) -> Steps[list[Session
     return [_session(row) for row in rows]
 
 
-def _session(row: Sequence[Any]) -> Session:
+def _session(row: Sequence[Any]) -> SessionRecord:
     return session_of(dict(zip(NAMES, row, strict=True)))

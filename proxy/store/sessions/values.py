@@ -1,4 +1,4 @@
-"""What may be kept of a session, and the text that it is kept as: one form for both databases and for memory."""
+"""What may be kept of a session, and the text that it is stored as in every database."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import msgspec
 from chattable.agents.chat import NO_USAGE, Json, Message, Usage
 from chattable.agents.parsing import MESSAGE_FIELDS
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.sessions import Entry, Item, Summary
+from chattable.proxy.store.sessions.port import Item, NewItem, Summary
 from chattable.proxy.store.text import MAX_LENGTH, UNSTORABLE, is_placeholder, printable
 
 MAX_ALIAS = 512
 NEW = "new"  # the name by which a request asks for a fresh session
-MAX_MESSAGE = 32 * 2**20  # characters of JSON
-MAX_OBJECT = 2**20
-MAX_DEPTH = 200  # of nested JSON: what was written must be readable from wherever it is read
-PAIRS, KEY, VALUE = 16, 64, 512  # OpenAI's limits of metadata
-KEYS = 32  # turns that are recognised when they come again
-KEY_LENGTH = 22
+MAX_MESSAGE_LENGTH = 32 * 2**20  # characters of JSON
+MAX_OBJECT_LENGTH = 2**20
+MAX_DEPTH = 200  # of nested JSON, so that every reader can read what was written
+# OpenAI's limits of metadata
+MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+MAX_RECENT_TURNS = 32  # that are recognised when they come again
+TURN_KEY_LENGTH = 22
 
 _decode = msgspec.json.Decoder().decode
 _usage = msgspec.json.Decoder(Usage).decode
@@ -39,7 +40,7 @@ def checked_alias(alias: str) -> str:
 
 
 def new_alias(alias: str) -> str:
-    """Returns an alias that a session may be given: one by which a request can name it."""
+    """Returns an alias that a session may be given, so that requests can name it."""
     checked_alias(alias)
     if alias == NEW or is_placeholder(alias):
         why = "names no session: a request that says so means a new one, or none."
@@ -48,17 +49,20 @@ def new_alias(alias: str) -> str:
 
 
 def alias_digest(alias: str) -> str:
-    """What the alias is found by: as long for a long one."""
+    """What the alias is found by, of one length for all."""
     return hashlib.sha256(alias.encode()).hexdigest()
 
 
 def findable_id(text: str) -> str:
-    """Keeps from the driver what cannot be the id of a message."""
+    """Returns the id, or "" for what cannot be one and what a driver might refuse."""
     return text if text.isascii() and text.isprintable() else ""
 
 
 def cleaned(text: str, limit: int = MAX_LENGTH) -> str:
-    """A short text as both databases take it: refusing it would come too late, when the answer is out already."""
+    """A short text as both databases take it, cleaned and not refused.
+
+    A refusal would come too late, after the answer was sent.
+    """
     if text.isprintable() and text.isascii() and len(text) <= limit and "  " not in text:
         return text.strip()
     shown = "".join(
@@ -70,23 +74,29 @@ def cleaned(text: str, limit: int = MAX_LENGTH) -> str:
 
 def checked_metadata(metadata: dict[str, str]) -> dict[str, str]:
     """Returns the metadata, or says which pair is too much."""
-    if len(metadata) > PAIRS:
-        raise Invalid(f"metadata may have {PAIRS} pairs, not {len(metadata)}.", "metadata")
+    if len(metadata) > MAX_METADATA_PAIRS:
+        raise Invalid(
+            f"metadata may have {MAX_METADATA_PAIRS} pairs, not {len(metadata)}.", "metadata"
+        )
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise Invalid(
                 f"metadata must map strings to strings; the value of {key!a} is none.", "metadata"
             )
-        if len(key) > KEY or len(value) > VALUE:
+        if len(key) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
             raise Invalid(
-                f"metadata's keys may have {KEY} characters, its values {VALUE}: {key[:KEY]!a}.",
+                f"metadata's keys may have {MAX_METADATA_KEY} characters,"
+                f" its values {MAX_METADATA_VALUE}: {key[:MAX_METADATA_KEY]!a}.",
                 "metadata",
             )
     return metadata
 
 
-def written(value: Any, field: str, limit: int = MAX_OBJECT) -> str:
-    """The value as JSON text without NUL and lone surrogates, which JSON has escapes for, or a refusal naming the field."""
+def written(value: Any, field: str, limit: int = MAX_OBJECT_LENGTH) -> str:
+    """The value as JSON text, or a refusal that names the field.
+
+    NUL and lone surrogates are escaped.
+    """
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         if not text.isascii():
@@ -112,7 +122,7 @@ def read(text: str) -> Any:
 
 def message_text(message: Message) -> str:
     """A message with all its fields as text."""
-    return written(msgspec.to_builtins(message.to_json()), "messages", MAX_MESSAGE)
+    return written(msgspec.to_builtins(message.to_json()), "messages", MAX_MESSAGE_LENGTH)
 
 
 def message_of(text: str) -> Message:
@@ -139,7 +149,7 @@ def summary_text(summary: Summary) -> str:
     return written(summary.text, "summary")
 
 
-def tokens_of(entry: Entry | Item) -> int:
+def tokens_of(entry: NewItem | Item) -> int:
     """The message's tokens: as counted, or a quarter of its characters."""
     if entry.tokens is not None:
         return max(0, entry.tokens)
@@ -150,7 +160,7 @@ def tokens_of(entry: Entry | Item) -> int:
     )
 
 
-def used(entries: tuple[Entry, ...], before: Usage = NO_USAGE) -> Usage:
+def used(entries: tuple[NewItem, ...], before: Usage = NO_USAGE) -> Usage:
     """What a session used once it has these entries."""
     for entry in entries:
         if entry.usage is not None:
@@ -160,19 +170,19 @@ def used(entries: tuple[Entry, ...], before: Usage = NO_USAGE) -> Usage:
 
 def turn_key(key: str) -> str:
     """What a turn is recognised by, in few characters."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:TURN_KEY_LENGTH]
 
 
 def remembered(recent: str, key: str) -> str:
     """The keys of the last turns with this one."""
-    return (turn_key(key) + recent)[: KEYS * KEY_LENGTH] if key else recent
+    return (turn_key(key) + recent)[: MAX_RECENT_TURNS * TURN_KEY_LENGTH] if key else recent
 
 
 def has_key(recent: str, key: str) -> bool:
     """Says whether a turn with this key was among the last."""
     wanted = turn_key(key)
     return bool(key) and any(
-        recent[i : i + KEY_LENGTH] == wanted for i in range(0, len(recent), KEY_LENGTH)
+        recent[i : i + TURN_KEY_LENGTH] == wanted for i in range(0, len(recent), TURN_KEY_LENGTH)
     )
 
 
