@@ -216,7 +216,7 @@ RETRY_SOON = {"retry-after": "1"}
 ASK_AGAIN = {"retry-after": "1", "x-should-retry": "true"}
 
 
-class Row(NamedTuple):
+class ErrorRow(NamedTuple):
     """What the errors of a class are to a client, besides what an error says itself."""
 
     error: type[Exception]
@@ -230,37 +230,37 @@ class Row(NamedTuple):
 TABLE = (
     # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and
     # in x-budget-reset.
-    Row(QuotaError, 429, "insufficient_quota", headers={"x-should-retry": "false"}),
+    ErrorRow(QuotaError, 429, "insufficient_quota", headers={"x-should-retry": "false"}),
     # held is not spent: it is worth asking again
-    Row(BudgetBusyError, 429, "rate_limit_error", headers=ASK_AGAIN),
-    Row(RateLimitExceededError, 429, ""),
-    Row(InProgressError, 409, INVALID, headers=ASK_AGAIN),
-    Row(LockedError, 409, INVALID, headers=ASK_AGAIN),
-    Row(store.HeadMoved, 409, INVALID, headers=ASK_AGAIN),
-    Row(DatabaseUnavailableError, 503, SERVER, headers=RETRY_SOON),
-    Row(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
-    Row(chat.InvalidRequest, 400, INVALID),
-    Row(KeyReusedError, 422, INVALID),
-    Row(UnpricedModelError, 403, INVALID),
-    Row(chat.ModelNotFound, 404, INVALID, "model_not_found"),
-    Row(chat.LimitReached, 400, INVALID),
-    Row(chat.TurnTimeout, 504, SERVER, "agent_timeout"),
-    Row(chat.AgentFailed, 500, SERVER, "agent_error"),
-    Row(upstream.UpstreamUnreachable, 502, UPSTREAM),
-    Row(upstream.UpstreamTimedOut, 504, UPSTREAM),
-    Row(upstream.InvalidUpstreamResponse, 502, UPSTREAM),
-    Row(upstream.ConnectionLimitReached, 503, UPSTREAM),
-    Row(chat.ChatError, 500, SERVER, "agent_error"),
-    Row(store.NotFound, 404, INVALID, "not_found"),
-    Row(store.Conflict, 409, INVALID, "already_exists"),
-    Row(store.Invalid, 400, INVALID, "invalid_value"),
-    Row(budget.UnknownLimitError, 404, INVALID, "not_found"),
-    Row(ForbiddenError, 403, INVALID, "forbidden"),
-    Row(ShuttingDownError, 503, SERVER, "shutting_down"),
-    Row(CacheUnavailableError, 503, SERVER, "cache_unavailable"),
-    Row(NoSuchRouteError, 404, INVALID, "not_found"),
-    Row(TooLargeError, 413, INVALID, "request_too_large"),
-    Row(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
+    ErrorRow(BudgetBusyError, 429, "rate_limit_error", headers=ASK_AGAIN),
+    ErrorRow(RateLimitExceededError, 429, ""),
+    ErrorRow(InProgressError, 409, INVALID, headers=ASK_AGAIN),
+    ErrorRow(LockedError, 409, INVALID, headers=ASK_AGAIN),
+    ErrorRow(store.HeadMoved, 409, INVALID, headers=ASK_AGAIN),
+    ErrorRow(DatabaseUnavailableError, 503, SERVER, headers=RETRY_SOON),
+    ErrorRow(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
+    ErrorRow(chat.InvalidRequest, 400, INVALID),
+    ErrorRow(KeyReusedError, 422, INVALID),
+    ErrorRow(UnpricedModelError, 403, INVALID),
+    ErrorRow(chat.ModelNotFound, 404, INVALID, "model_not_found"),
+    ErrorRow(chat.LimitReached, 400, INVALID),
+    ErrorRow(chat.TurnTimeout, 504, SERVER, "agent_timeout"),
+    ErrorRow(chat.AgentFailed, 500, SERVER, "agent_error"),
+    ErrorRow(upstream.UpstreamUnreachable, 502, UPSTREAM),
+    ErrorRow(upstream.UpstreamTimedOut, 504, UPSTREAM),
+    ErrorRow(upstream.InvalidUpstreamResponse, 502, UPSTREAM),
+    ErrorRow(upstream.ConnectionLimitReached, 503, UPSTREAM),
+    ErrorRow(chat.ChatError, 500, SERVER, "agent_error"),
+    ErrorRow(store.NotFound, 404, INVALID, "not_found"),
+    ErrorRow(store.Conflict, 409, INVALID, "already_exists"),
+    ErrorRow(store.Invalid, 400, INVALID, "invalid_value"),
+    ErrorRow(budget.UnknownLimitError, 404, INVALID, "not_found"),
+    ErrorRow(ForbiddenError, 403, INVALID, "forbidden"),
+    ErrorRow(ShuttingDownError, 503, SERVER, "shutting_down"),
+    ErrorRow(CacheUnavailableError, 503, SERVER, "cache_unavailable"),
+    ErrorRow(NoSuchRouteError, 404, INVALID, "not_found"),
+    ErrorRow(TooLargeError, 413, INVALID, "request_too_large"),
+    ErrorRow(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
 )
 
 

@@ -366,7 +366,7 @@ def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
     @functools.cache
     def accepts(name: str | None) -> Accepts:
         agent = config.agents.get((config.default_model if name == DEFAULT else name) or "")
-        if not isinstance(agent, settings.CodeAgent):
+        if not isinstance(agent, settings.CodeAgentEntry):
             return {}
         return load(agent.use, agent.params).accepts
 
@@ -378,7 +378,7 @@ def _agent(
 ) -> Entry:
     limits = TurnLimits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
     model: Chattable
-    if isinstance(agent, settings.PromptAgent):
+    if isinstance(agent, settings.PromptAgentEntry):
         model = PromptAgent(
             agent.model, context=agent.context, instructions=agent.instructions, params=agent.params
         )

@@ -58,7 +58,7 @@ class Once:
         self.seen.append(chunk)
 
 
-class Claim(Struct):
+class KeyClaim(Struct):
     """A key's answer: the one that was kept, or the one that is to be kept now."""
 
     kept: str | None
@@ -106,7 +106,7 @@ class Idempotency:
             claim.answer = _encode(Answer(reply.id, reply.created, once.seen))
 
     @asynccontextmanager
-    async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[Claim]:
+    async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[KeyClaim]:
         """The right to answer under the caller's key, or the answer that was given."""
         place = caller.principal.user.id, sha256(_scoped(caller).encode()).hexdigest()
         body = sha256(_encode(asked)).hexdigest()
@@ -115,7 +115,7 @@ class Idempotency:
         except StorageUnavailable as error:
             log.warning("idempotency is unknown: %s", error)
             raise DatabaseUnavailableError from None
-        claim = Claim(kept)
+        claim = KeyClaim(kept)
         if kept is not None:
             yield claim
             return

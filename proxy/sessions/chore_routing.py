@@ -27,7 +27,7 @@ Answering = tuple[Entry, list[Chunk] | None]
 class ChoreRouting:
     """Recognises chores and says who answers them. Law: no agent is run for one."""
 
-    def __init__(self, config: settings.Sessions, catalogs: CatalogHolder) -> None:
+    def __init__(self, config: settings.SessionSettings, catalogs: CatalogHolder) -> None:
         self._model = config.tasks.model
         self._titles = config.title.model
         self._prompts = config.tasks.prompts

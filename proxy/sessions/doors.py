@@ -43,7 +43,7 @@ class Door(Struct, frozen=True):
 class Doors:
     """Reads doors off requests, by the config."""
 
-    def __init__(self, config: settings.Sessions) -> None:
+    def __init__(self, config: settings.SessionSettings) -> None:
         self._mode = config.mode
         named = [
             one if isinstance(one, settings.SessionHeader) else settings.SessionHeader(name=one)

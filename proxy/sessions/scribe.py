@@ -41,7 +41,7 @@ class Scribe:
     Law: never over a title that somebody gave; a summary grows, and is never begun anew.
     """
 
-    def __init__(self, store: SessionStore, config: settings.Sessions, ask: Ask) -> None:
+    def __init__(self, store: SessionStore, config: settings.SessionSettings, ask: Ask) -> None:
         self._store = store
         self._config = config
         self._ask = ask

@@ -60,7 +60,7 @@ class Sessions:
     def __init__(
         self,
         store: SessionStore,
-        config: settings.Sessions,
+        config: settings.SessionSettings,
         catalogs: CatalogHolder,
         scribe: Scribe,
     ) -> None:

@@ -126,7 +126,7 @@ class LedgerCheck(Struct, kw_only=True):
     data: list[Difference]
 
 
-class Budgets:
+class BudgetOperations:
     """What admins ask of budgets, as operations: one transaction each."""
 
     def __init__(self, services: Services) -> None:
@@ -222,7 +222,7 @@ class Budgets:
 async def create_budget(
     data: JSONBody[NewBudget], actor: InjectedActor, services: InjectedServices
 ) -> BudgetObject:
-    subjects, budgets = Subjects(services), Budgets(services)
+    subjects, budgets = Subjects(services), BudgetOperations(services)
     kind, name = subjects.parse(data.subject)
     models = data.models
     limit = Limit(
@@ -244,7 +244,7 @@ async def create_budget(
 
 @get("/budgets", summary="List budgets; those of one user, or all")
 async def list_budgets(services: InjectedServices, user: FromQuery[str] = "") -> BudgetPage:
-    budgets = Budgets(services)
+    budgets = BudgetOperations(services)
     return page(BudgetPage, await services.ledger.storage.read(lambda: budgets.listed(user)))
 
 
@@ -259,7 +259,7 @@ async def change_budget(
     given = dict(told)
     if "cost_usd" in given:
         given["cost"] = _micro(given.pop("cost_usd"))
-    budgets = Budgets(services)
+    budgets = BudgetOperations(services)
     update = partial(budgets.updated, limit_id, given)
     return await budgets.change(actor, "update", limit_id, told, update)
 
@@ -268,7 +268,7 @@ async def change_budget(
 async def delete_budget(
     limit_id: FromPath[str], actor: InjectedActor, services: InjectedServices
 ) -> Deleted:
-    budgets = Budgets(services)
+    budgets = BudgetOperations(services)
     end = partial(budgets.ended, limit_id)
     return await budgets.change(actor, "delete", limit_id, {}, end)
 
@@ -325,7 +325,7 @@ async def verify_ledger(services: InjectedServices) -> LedgerCheck:
 
 ROUTES = Router(
     "/",
-    tags=["Budgets"],
+    tags=["BudgetOperations"],
     route_handlers=[
         create_budget,
         list_budgets,
@@ -353,7 +353,7 @@ async def _booked(
     if amount == Amount():
         raise invalid("tokens", "give tokens or cost_usd, above 0")
     short(data.reason, "reason")
-    budgets = Budgets(services)
+    budgets = BudgetOperations(services)
     booking = partial(budgets.booked, limit_id, book, amount, data.reason, data.user)
     return await budgets.change(actor, action, limit_id, msgspec.to_builtins(data), booking)
 
