@@ -169,7 +169,7 @@ KEEP: Any = {"break_long_words": False, "break_on_hyphens": False}
 # What the examples put into paths: names that the examples before have made.
 NAMES = {
     "user": "alice",
-    "team": "red",
+    "team": "TEAM_ID",
     "name": "echo",
     "conversation_id": "my-chat",
     "key_id": "KEY_ID",
@@ -183,8 +183,8 @@ BODIES: Mapping[str, Any] = {
     "create_user": {"name": "alice", "team": "red"},
     "update_user": {"team": "blue"},
     "create_key": {"name": "laptop", "models": ["echo"]},
-    "create_team": {"name": "red"},
-    "rename_team": {"name": "red"},
+    "create_team": {"name": "green"},
+    "rename_team": {"name": "lime"},
     "create_budget": {"subject": {"user": "alice"}, "per": "day", "tokens": 3000},
     "change_budget": {"tokens": 5000},
     "grant_budget": {"tokens": 1000, "reason": "a demo today"},
