@@ -8,6 +8,7 @@ from pathlib import Path
 
 import generated_docs
 import pytest
+from answers import Plain
 from litestar import Litestar
 from process import chattable
 from upstream import ScriptedUpstream
@@ -70,6 +71,8 @@ def test_every_example_of_the_admin_api_is_answered() -> None:
                 "add_items": "ITEM_ID",
             }
             for name in re.findall(r"<!-- operation: (\S+) -->", PAGES["admin-api"]):
+                if name.startswith("forward_"):
+                    upstream.script(Plain(200, {"object": "list", "data": []}))
                 command = generated_docs.example(name).replace("YOUR_KEY", key)
                 command = command.replace("http://127.0.0.1:8000", server.base_url)
                 for word, one in ids.items():
@@ -82,6 +85,8 @@ def test_every_example_of_the_admin_api_is_answered() -> None:
                 )
                 answer, _, status = done.stdout.rpartition("\n")
                 assert status.startswith("2"), f"{name}: {command}\n{answer}"
+                if name == "delete_user":
+                    server.user_key("alice")  # whom the examples below ask about
                 if name in given:
                     found = re.search(r'"id":"([^"]+)"', answer)
                     assert found is not None, answer
@@ -176,7 +181,8 @@ def test_the_index_names_every_page() -> None:
 
 
 def test_no_text_names_a_page_that_is_not_there() -> None:
-    texts = [*CODE, *ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "tests").rglob("*.py")]
+    current = set(ROOT.glob("*.md")) - {ROOT / "CHANGELOG.md"}  # which tells of the past as well
+    texts = [*CODE, *current, *DOCS.rglob("*.md"), *(ROOT / "tests").rglob("*.py")]
     for path in texts:
         for name in re.findall(r"\bdocs/([\w/-]+\.md)\b", path.read_text()):
             assert (DOCS / name).is_file(), f"{path.relative_to(ROOT)}: docs/{name}"
