@@ -35,7 +35,7 @@ _REASONS = {
         "(docs/agents.md)",
     "mcp_servers":
         "no tools are called here for a client; an agent of your own can (docs/agents.md)",
-    "pass_through_endpoints": "only the routes in docs/reference.md are served",
+    "pass_through_endpoints": "only the routes in docs/api.md are served",
     "callback_settings": _LOGS, "callbacks": _LOGS, "success_callback": _LOGS,
     "failure_callback": _LOGS,
     "service_callbacks": _LOGS,
@@ -74,7 +74,7 @@ _REASONS = {
     "custom_auth": "only keys are taken",
     "litellm_key_header_name": "keys come as `Authorization: Bearer` or `x-api-key`",
     "user_header_name":
-        "keys that are `trusted` say on whose behalf they ask: docs/reference.md, Headers",
+        "keys that are `trusted` say on whose behalf they ask: docs/budgets.md",
     "global_max_parallel_requests": "limits are per user, team, key and model: `rate_limits`",
     "max_parallel_requests": "limits are per user, team, key and model: `rate_limits`",
     "default_max_parallel_requests": "limits are per user, team, key and model: `rate_limits`",
