@@ -1,4 +1,4 @@
-"""config.yaml as frozen structs: every setting, its default and its limits; configfile.py reads it.
+"""config.yaml as frozen structs: every setting, its default and its limits; reader.py reads it.
 
 A setting is one annotated field here; the schema for editors and the list for the manual are
 derived from it.
