@@ -414,7 +414,8 @@ def _cut_short(limit: asyncio.Timeout) -> None:
 
 def _hang_up(response: httpx.Response) -> asyncio.Task[None]:
     """Closes a response from outside: whoever reads it finds its connection gone."""
-    return asyncio.get_running_loop().create_task(response.stream.aclose())  # type: ignore[union-attr]
+    closing = response.stream.aclose()  # type: ignore[union-attr]
+    return asyncio.get_running_loop().create_task(closing)
 
 
 def header(response: httpx.Response, name: bytes) -> bytes:

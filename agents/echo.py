@@ -16,7 +16,7 @@ class Echo(Chattable):
 
     description = "Repeats what you say"
 
-    async def chat(self, message: Message) -> AsyncGenerator[str]:  # type: ignore[override]  # ctx may be left out
+    async def chat(self, message: Message) -> AsyncGenerator[str]:  # type: ignore[override]
         """Yields the message's own words."""
         words = re.findall(r"\s*\S+\s*|\s+", message.text)
         step = -(-len(words) // MAX_CHUNKS) or 1

@@ -743,7 +743,8 @@ def test_a_function_is_described_by_its_first_line(module: str) -> None:
         (
             "Unfinished",
             {},
-            "{}:Unfinished could not be built: TypeError: Can't instantiate abstract class Unfinished",
+            "{}:Unfinished could not be built: TypeError: Can't instantiate abstract class "
+            "Unfinished",
         ),
         ("Mute", {}, "{}:Mute has no method `chat`"),
         ("loud", {"mark": "?"}, "{}:loud is an instance and takes no parameters: remove mark"),
@@ -757,7 +758,8 @@ def test_a_function_is_described_by_its_first_line(module: str) -> None:
         (
             "nothing",
             {},
-            "{}:nothing takes no message: an agent is a function of `message`, or of `message, ctx`",
+            "{}:nothing takes no message: an agent is a function of `message`, or of `message, "
+            "ctx`",
         ),
         (
             "number",

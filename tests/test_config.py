@@ -399,7 +399,8 @@ MISTAKES = {
     "a number as api key": ("providers: {x: {kind: openai, api_key: 5}}", 1, "providers.x.api_key", "must be text, not a"),
     "a variable that is not set": (
         'providers:\n  x:\n    kind: openai\n    api_key: "${OPENAI_API_KEY}"', 4, "providers.x.api_key",
-        "needs the environment variable OPENAI_API_KEY, which is not set; set it or write ${OPENAI_API_KEY:-default}",
+        "needs the environment variable OPENAI_API_KEY, which is not set; set it or write "
+        "${OPENAI_API_KEY:-default}",
     ),
     "half a variable": ("database_url: '${oh'", 1, "database_url", "holds `${` that is no ${VAR}"),
     "a provider there is not": (BASE.replace("r: openai}", "r: opnai}"), 2, "models.fast.provider", "mean `openai`?"),
@@ -963,7 +964,10 @@ def test_the_shipped_file_points_editors_to_the_schema() -> None:
 
 def test_the_schema_on_disk_is_the_one_the_structs_make() -> None:
     stored = (ROOT / "config.schema.json").read_text()
-    make = "python -c 'import json; from chattable.proxy.config.schema import schema; print(json.dumps(schema(), indent=2))'"
+    make = (
+        "python -c 'import json; from chattable.proxy.config.schema import schema; "
+        "print(json.dumps(schema(), indent=2))'"
+    )
     assert stored == json.dumps(schema(), indent=2) + "\n", (
         f"write it anew: {make} > config.schema.json"
     )

@@ -196,7 +196,8 @@ def test_what_cannot_be_read_is_told_with_its_line(text: str, told: str) -> None
 
 def test_a_refusal_does_not_show_a_secret() -> None:
     told = refused(
-        "model_list: [{model_name: a, litellm_params: {model: x/y, api_base: 'https://me:orchid@h/v1'}}]"
+        "model_list: [{model_name: a, litellm_params: {model: x/y, api_base: "
+        "'https://me:orchid@h/v1'}}]"
     )
     told += refused(f"model_list: [{entry('model: gpt-4o, api_key: [tulip]')}]")
     assert (
@@ -362,7 +363,8 @@ def test_every_known_prefix_is_served(prefix: str) -> None:
 @pytest.mark.parametrize("prefix", sorted(FOREIGN))
 def test_what_has_no_kind_is_left_even_with_an_address(prefix: str) -> None:
     assert f"`{prefix}/` " in refused(
-        f"model_list: [{{model_name: a, litellm_params: {{model: {prefix}/x, api_base: 'http://h/v1'}}}}]"
+        f"model_list: [{{model_name: a, litellm_params: {{model: {prefix}/x, api_base: "
+        f"'http://h/v1'}}}}]"
     )
 
 

@@ -38,7 +38,8 @@ def test_lines_of_a_dead_process_come_back_as_they_were(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from test_journal import Journal, end, record\n"
-        "j = Journal(Path(sys.argv[1])); j.write(end('a')); j.write(record('b')); j.write(end('c')); j.done('c')\n"
+        "j = Journal(Path(sys.argv[1])); j.write(end('a')); j.write(record('b')); "
+        "j.write(end('c')); j.done('c')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run(

@@ -197,7 +197,8 @@ def test_a_bare_process_counts_offline_and_writes_nothing(tmp_path: Path) -> Non
         "sys.addaudithook(refuse)\n"
         "from chattable.budget.tokens import bound, count\n"
         "assert bound('hello world') == 11 and 'tiktoken' not in sys.modules\n"
-        "print(count('hello world', 'gpt-4o'), count('hello world', 'gpt-4'), count('hello world', 'nobody-knows'))\n"
+        "print(count('hello world', 'gpt-4o'), count('hello world', 'gpt-4'), count('hello "
+        "world', 'nobody-knows'))\n"
     )
     kept = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     bare = kept | dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))

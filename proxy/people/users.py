@@ -203,7 +203,8 @@ class Users:
         """Returns a key, or raises `NotFound`."""
         return await self._storage.read(lambda: key_named(id))
 
-    async def revoke_key(self, id: str, user: str | None = None) -> KeyRecord:  # noqa: A002 - the public word for it
+    # the public word for it
+    async def revoke_key(self, id: str, user: str | None = None) -> KeyRecord:  # noqa: A002
         """Ends a key for good, if it is that user's; a repetition changes nothing."""
         now = self._now()
         return await self._storage.run(lambda: _revoke(id, user, now))
@@ -320,7 +321,8 @@ def _keys_of(user: str) -> Steps[tuple[KeyRecord, ...]]:
     return tuple(map(_key_of, rows))
 
 
-def _revoke(id: str, user: str | None, now: int) -> Steps[KeyRecord]:  # noqa: A002 - the public word for it
+# the public word for it
+def _revoke(id: str, user: str | None, now: int) -> Steps[KeyRecord]:  # noqa: A002
     where, given = "id = :id", {"id": findable("key", id), "now": now}
     if user is not None:
         where += " AND user_id = :user"

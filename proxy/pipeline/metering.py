@@ -136,7 +136,7 @@ class Metering:
             self._events.append((kind, data))
 
     async def has_limits(self) -> bool:
-        """Whether anything is limited, believed for a moment: where nothing is, a request pays nothing for budgets."""
+        """Whether there is any limit, believed for a moment: without one, budgets cost nothing."""
         if self._believed_until <= self._clock():
             try:
                 self._has_limits = await self.ledger.has_limits()
@@ -156,7 +156,7 @@ class Metering:
     async def admit(
         self, request: HoldRequest, count: Callable[[], Awaitable[int]], caller: Caller
     ) -> Hold:
-        """A hold of all that is wished, else of what there is room for; one that is not `bound` where no limit binds.
+        """A hold of all that is wished, else of what there is room for; `bound` if a limit binds.
 
         `count` counts the prompt, whose bound may be far above it.
         """
@@ -217,7 +217,8 @@ class Metering:
             self._journal.write(line)
         except OSError as error:
             self._journal_full = True
-            log.error("the journal takes nothing, so no new holds are given: %s", error)  # noqa: TRY400 - one line
+            # one line
+            log.error("the journal takes nothing, so no new holds are given: %s", error)  # noqa: TRY400
         self._moved = True
         self.failpoint("after_journal")
         if isinstance(line, UnheldCall):

@@ -41,7 +41,7 @@ class Admission:
         self.used = 0
 
     async def wait(self) -> dict[str, str]:
-        """Waits until the call is let in, for the headers that say so; `RateLimitExceededError` if it is not."""
+        """Waits until the call is let in, for its headers; else `RateLimitExceededError`."""
         if self.permit is None and self.asking is not None:
             self.permit = await asyncio.shield(self.asking)
         return headers(self.permit) if self.permit else {}
@@ -90,7 +90,7 @@ class RateLimiter:
         nested: bool,
         reply: ReplyStream | None = None,
     ) -> AsyncGenerator[Admission]:
-        """Lets a call in for as long as the context lasts; `RateLimitExceededError`, now or in `wait`.
+        """Lets a call in while the context lasts; `RateLimitExceededError`, now or in `wait`.
 
         Where entering takes a round trip, only `Admission.wait` waits for it: what else is asked
         meanwhile shares the trip.

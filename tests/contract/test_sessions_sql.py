@@ -456,7 +456,8 @@ async def test_the_model_in_memory_does_the_same(database: Database, url: str, s
             chance.randrange(40),
             chance.choice([None, *(item.id for item in items)]),
         )
-        await pair.both(lambda store, s: store.window(s, messages=most))  # noqa: B023 - called at once
+        # called at once
+        await pair.both(lambda store, s: store.window(s, messages=most))  # noqa: B023
         await pair.both(lambda store, s: store.window(s, messages=most, tokens=tokens, at=at))  # noqa: B023
         page = await pair.both(lambda store, s: store.items(s, 1000, descending=False))
         assert len(page.data) == session.message_count

@@ -149,7 +149,10 @@ def test_fault_42_a_request_that_comes_while_stopping_is_told_to_come_back():
         first = asker.ask()
         gate.wait()
         body = json.dumps(ask("late")).encode()
-        start = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.admin_key}\r\n"
+        start = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+            f"{server.admin_key}\r\n"
+        )
         late.sendall(f"{start}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
         ready = httpx.get(f"{server.base_url}/health/ready", trust_env=False)
         assert ready.status_code == 200

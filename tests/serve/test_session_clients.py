@@ -159,7 +159,10 @@ def test_a_title_is_json_only_where_it_is_asked_for(librechat: Window) -> None:
 
 def test_a_title_may_be_asked_for_by_schema(librechat: Window, upstream: ScriptedUpstream) -> None:
     """LibreChat's method `structured`."""
-    wish = "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise title\n\n"
+    wish = (
+        "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. "
+        "A concise title\n\n"
+    )
     schema = {
         "type": "object",
         "properties": {"language": {"type": "string"}, "title": {"type": "string"}},
@@ -278,7 +281,10 @@ def test_tags_and_follow_ups_are_answered_without_a_model(
     window.say(said)
     wish = "Generate 1-3 broad tags categorizing the main themes of the chat history."
     tags = ui.chore(wish, '{ "tags": ["tag1"] }', said, said)
-    wish = "Suggest 3-5 relevant follow-up questions that the user might naturally ask next in this conversation."
+    wish = (
+        "Suggest 3-5 relevant follow-up questions that the user might naturally ask next in this "
+        "conversation."
+    )
     follow_ups = ui.chore(wish, '{ "follow_ups": ["Question 1?"] }', said, said)
     assert json.loads(window.post(tags, "tags_generation" if named else "").text) == {"tags": []}
     assert json.loads(window.post(follow_ups, "follow_up_generation" if named else "").text) == {
@@ -381,9 +387,15 @@ def test_a_summary_that_the_ui_makes_is_no_turn(
     window = librechat
     for text in ("one", "two", "three"):
         window.say(text)
-    wish = "Hold on, before you continue I need you to write me a checkpoint of everything so far. Your context window is full."
+    wish = (
+        "Hold on, before you continue I need you to write me a checkpoint of everything so far. "
+        "Your context window is full."
+    )
     if again:
-        wish = "Hold on again, update your checkpoint. Merge the new messages into your existing checkpoint."
+        wish = (
+            "Hold on again, update your checkpoint. Merge the new messages into your existing "
+            "checkpoint."
+        )
     told = window.post(window.ui.body([*window.shown[:4], {"role": "user", "content": wish}]))
     assert told.mode == "side"
     assert asked(upstream)[-1] == f"u:{wish}"

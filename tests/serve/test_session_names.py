@@ -41,7 +41,10 @@ def send(
     """One request with these header lines as they are."""
     said = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
     body = json.dumps(said).encode()
-    first = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(user)}\r\n"
+    first = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+        f"{server.user_key(user)}\r\n"
+    )
     first += f"connection: close\r\ncontent-length: {len(body)}\r\n"
     with socket.create_connection(
         ("127.0.0.1", int(server.base_url.rpartition(":")[2])), timeout=10

@@ -88,7 +88,10 @@ def leave(
     body = json.dumps(
         {"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}
     ).encode()
-    lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(name)}\r\n"
+    lines = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+        f"{server.user_key(name)}\r\n"
+    )
     lines += f"x-session-id: {session}\r\nx-session-mode: {mode}\r\nidempotency-key: {key}\r\n"
     lines += f"content-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.base_url.rpartition(":")[2]))) as line:

@@ -422,11 +422,13 @@ def test_errors_of_aws(status: int, message: str, meant: Any) -> None:
 
 
 SECRET = [
-    "User: arn:aws:sts::123456789012:assumed-role/prod-role/i-0abc is not authorized to perform: bedrock:InvokeModel "
+    "User: arn:aws:sts::123456789012:assumed-role/prod-role/i-0abc is not authorized to perform: "
+    "bedrock:InvokeModel "
     "on resource: arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude",
     "Account 123456789012 with key AKIAIOSFODNN7EXAMPLE is suspended",
     "bad token bedrock-api-key-YmVkcm9jay5hbWF6b25hd3M and ABSKQmVkcm9ja0FQSUtleQ==",
-    "The signature does not match. The Canonical String for this request should have been\n'POST\n/model/x\n"
+    "The signature does not match. The Canonical String for this request should have "
+    "been\n'POST\n/model/x\n"
     "x-amz-security-token:FwoGZXIvYXdzEJr'",
 ]
 

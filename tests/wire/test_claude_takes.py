@@ -425,7 +425,10 @@ def test_c7_a_feature_brings_its_header() -> None:
 
 def test_c7_what_a_client_asks_for_passes_from_a_list() -> None:
     wire = AnthropicWire().with_unsupported("drop")
-    wanted = "interleaved-thinking-2025-05-14, context-1m-2025-08-07,oauth-2025-04-20,interleaved-thinking-2025-05-14"
+    wanted = (
+        "interleaved-thinking-2025-05-14, "
+        "context-1m-2025-08-07,oauth-2025-04-20,interleaved-thinking-2025-05-14"
+    )
     assert features(wire, anthropic_beta=wanted) == "interleaved-thinking-2025-05-14"
     assert features(
         AnthropicWire().with_unsupported("drop", ["anthropic_beta"]),

@@ -37,7 +37,8 @@ def test_the_published_signatures(scope, method, target, headers, body, signatur
     names = ";".join(sorted(name.lower() for name, _ in [*headers, ("x-amz-date", "")]))
     assert own == {
         "x-amz-date": "20150830T123600Z",
-        "authorization": f"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/{scope.service}/aws4_request, "
+        "authorization": "AWS4-HMAC-SHA256 "
+        f"Credential=AKIDEXAMPLE/20150830/us-east-1/{scope.service}/aws4_request, "
         f"SignedHeaders={names}, Signature={signature}",
     }
 

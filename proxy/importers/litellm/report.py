@@ -34,7 +34,8 @@ _TITLES = {
 _SECTIONS = ("litellm_settings", "general_settings", "router_settings", "environment_variables")
 # places whose parts are reported one by one, even where none of them was taken
 _OPENED = re.compile(
-    rf"(model_list(\[\](\.(litellm_params|model_info))?)?|credential_list(\[\](\.credential_values)?)?|{'|'.join(_SECTIONS)}"
+    r"(model_list(\[\](\.(litellm_params|model_info))?)?"
+    rf"|credential_list(\[\](\.credential_values)?)?|{'|'.join(_SECTIONS)}"
     r"|litellm_settings\.cache_params)?"
 )
 

@@ -13,7 +13,8 @@ from chattable.proxy.importers.litellm.report import SettingNotes
 _REFERENCE = re.compile(r"os\.environ/(.+)", re.DOTALL)
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?(e-?\d{1,2})?")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-SECRET = "Hq7-vT3m_K1xW9pLd"  # noqa: S105 - what a variable of a key may hold, to see that the made file can be read
+# what a variable of a key may hold, to see that the made file can be read
+SECRET = "Hq7-vT3m_K1xW9pLd"  # noqa: S105
 
 
 class NewVariable(NamedTuple):

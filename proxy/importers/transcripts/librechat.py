@@ -196,7 +196,8 @@ def _steps(raw: Json, found: NestedMessage, notes: ImportNotes) -> list[Step]:
     return steps or ([Step("text", words)] if words else [])
 
 
-def _step(part: Json, id: str, found: NestedMessage, notes: ImportNotes) -> list[Step]:  # noqa: A002 - as in Step
+# as in Step
+def _step(part: Json, id: str, found: NestedMessage, notes: ImportNotes) -> list[Step]:  # noqa: A002
     kind = text_in(part, "type")
     if kind in ("text", "think"):
         words = text_in(part, kind) or text_in(object_in(part, kind), "value")

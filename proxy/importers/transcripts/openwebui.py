@@ -118,7 +118,8 @@ def _messages(chat: Json, history: Json) -> Iterator[tuple[str, Any]]:
         before = key
 
 
-def _nodes(id: str, raw: Any, index: int, root: str | None, notes: ImportNotes) -> list[Node]:  # noqa: A002 - the public word for it
+# the public word for it
+def _nodes(id: str, raw: Any, index: int, root: str | None, notes: ImportNotes) -> list[Node]:  # noqa: A002
     if not isinstance(raw, dict):
         notes.add(f"left out: expected an object, not {json_kind(raw)}", index, id)
         return [Node(id=id, parent=root, index=index)]
@@ -207,7 +208,8 @@ def _output(raw: Json) -> list[Step]:
     """The steps of an answer, where newer versions list them."""
     steps = []
     for item in objects_in(raw, "output"):
-        kind, id = text_in(item, "type"), text_in(item, "call_id", "id")  # noqa: A001 - the public word for it
+        # the public word for it
+        kind, id = text_in(item, "type"), text_in(item, "call_id", "id")  # noqa: A001
         words = "\n".join(
             text_in(part, "text")
             for name in ("content", "summary")

@@ -44,7 +44,8 @@ class ImportNotes:
         self._more = 0
         self._lost: Counter[str] = Counter()
 
-    def add(self, message: str, index: int | None = None, id: object = None) -> None:  # noqa: A002 - the public word for it
+    # the public word for it
+    def add(self, message: str, index: int | None = None, id: object = None) -> None:  # noqa: A002
         """Notes something about the conversation, or about one message of it."""
         if len(self._notes) < MAX_NOTES:
             self._notes.append(ImportNote(message, index, None if id is None else clip(id, 100)))

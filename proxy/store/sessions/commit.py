@@ -210,7 +210,8 @@ def rebuilt(
     return ours, rows, _here(session.head, ours)
 
 
-def _here(id: str | None, ours: Mapping[str, str]) -> str | None:  # noqa: A002 - the public word for it
+# the public word for it
+def _here(id: str | None, ours: Mapping[str, str]) -> str | None:  # noqa: A002
     if id is not None and id not in ours:
         raise Invalid(
             f"The message {id!a} is referred to before it comes, or never comes.", "messages"

@@ -86,7 +86,8 @@ def summarised(session: SessionRecord, summary: Summary | None) -> Steps[Row]:
     return {"summary": values.summary_text(summary), "summary_upto": row["id"]} | place
 
 
-def erased(dialect: Dialect, session: SessionRecord, id: str, paths: Paths) -> Steps[SessionRecord]:  # noqa: A002 - the public word for it
+# the public word for it
+def erased(dialect: Dialect, session: SessionRecord, id: str, paths: Paths) -> Steps[SessionRecord]:  # noqa: A002
     """Empties a message's row, which keeps its place.
 
     What comes after it now looks as if it came after its parent.

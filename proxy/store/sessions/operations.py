@@ -270,7 +270,8 @@ def _places(
     return {row[0]: TreePosition(*row[:6], *map(bool, row[6:])) for row in rows}
 
 
-def message_row(session: SessionRecord, id: str) -> Steps[Row]:  # noqa: A002 - the public word for it
+# the public word for it
+def message_row(session: SessionRecord, id: str) -> Steps[Row]:  # noqa: A002
     """The row of a message that is not deleted."""
     rows = yield (
         f"SELECT {OF_MESSAGE} FROM session_messages m JOIN sessions s ON s.id = m.session_id"

@@ -270,11 +270,13 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def item(self, session: SessionRecord, id: str) -> Item:  # noqa: A002 - the public word for it
+    # the public word for it
+    async def item(self, session: SessionRecord, id: str) -> Item:  # noqa: A002
         """Returns a message of any branch, or raises `NotFound`."""
         ...
 
-    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
+    # the public word for it
+    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:  # noqa: A002
         """Erases a message: its text is gone, those after it stay, with their ids."""
         ...
 

@@ -204,11 +204,13 @@ class SqlSessions:
         )
         return page_of(found, limit)
 
-    async def item(self, session: SessionRecord, id: str) -> Item:  # noqa: A002 - the public word for it
+    # the public word for it
+    async def item(self, session: SessionRecord, id: str) -> Item:  # noqa: A002
         """One message."""
         return item_of(await self._storage.read(lambda: operations.message_row(session, id)))
 
-    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:  # noqa: A002 - the public word for it
+    # the public word for it
+    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:  # noqa: A002
         """Erases one."""
         return await self._run(lambda: lifecycle.erased(self._dialect, session, id, self._paths))
 
