@@ -46,8 +46,8 @@ from chattable.proxy.routes.guarded import guarded
 from chattable.proxy.routes.request_context import upstream_headers
 from chattable.proxy.routes.typed import HOUSE
 from chattable.proxy.services import House
-from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
+from chattable.proxy.sessions.titles_and_summaries import TitlesAndSummaries
 from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.teams import Teams
@@ -114,10 +114,10 @@ def build(config: Config) -> Edge:
     idempotency = Idempotency(ledger)
     answers = open_cache(config, line)
     session_store = open_store(config, database)
-    scribe = Scribe(
+    titles_and_summaries = TitlesAndSummaries(
         session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
     )
-    sessions = Sessions(session_store, config.sessions, catalogs, scribe)
+    sessions = Sessions(session_store, config.sessions, catalogs, titles_and_summaries)
     pipeline = Pipeline(catalogs, idempotency, sessions, rate_limiter, answers, metering)
     turns = Turns(pipeline)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])

@@ -19,7 +19,7 @@ from chattable.proxy.store.users import User as StoredUser
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context
     from chattable.proxy.cache.controls import Controls
-    from chattable.proxy.sessions.doors import Door
+    from chattable.proxy.sessions.resolver import SessionRef
 
 # seconds that a looked-up key is believed; a revoked one is refused everywhere after that
 TTL = 1.0
@@ -58,7 +58,7 @@ class Caller(Struct, frozen=True):
     parent: Context | None = None  # the turn whose borrowed key this request carries
     idempotency_key: str = ""
     cache: Controls | None = None  # what the request says about the response cache
-    door: Door | None = None  # the session it names by a header
+    session_ref: SessionRef | None = None  # the session it names by a header
     session: Session | None = None  # the one it belongs to
     tag: str = ""  # what it is for, where it is not the user's own question
 

@@ -196,7 +196,9 @@ async def title_conversation(
     data: JSONBody[NewTitle], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
 ) -> ConversationObject:
     if not cleaned(data.title or ""):
-        return conversation(await house.pipeline.sessions.scribe.retitle(session, caller))
+        return conversation(
+            await house.pipeline.sessions.titles_and_summaries.regenerate_title(session, caller)
+        )
     return conversation(await house.session_store.update(session, title=data.title))
 
 

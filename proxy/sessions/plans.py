@@ -26,13 +26,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     new: tuple[Message, ...] = ()  # what the request adds to the tree
     parent: str | None = None  # behind which message
     head: str | UnsetType | None = UNSET  # what must still be the head; UNSET: whatever is
-    side: bool = False
+    off_path: bool = False  # stored beside the conversation: the head stays where it is
     injected: int = 0
     replay: list[Chunk] | None = None  # the answer, where nothing is asked
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
     # what was said after the part of an answer that this one replaces
-    behind: tuple[Entry, ...] = ()
+    following: tuple[Entry, ...] = ()
 
 
 class Unanswered(Struct, frozen=True):
@@ -43,7 +43,7 @@ class Unanswered(Struct, frozen=True):
 
 
 async def mirrored(
-    store: SessionStore, session: Session, chat: Chat, *, side: bool = False
+    store: SessionStore, session: Session, chat: Chat, *, off_path: bool = False
 ) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
@@ -51,11 +51,16 @@ async def mirrored(
     # head stays where it is.
     said = len(spoken(chat.messages))
     lone = match.id is None and not chat.stream and said == 1
-    side = side or not said or (lone and session.head is not None)
-    mode = "side" if side else "mirrored" if match.id == session.head else "branched"
-    head = None if lone and not side else UNSET
+    off_path = off_path or not said or (lone and session.head is not None)
+    mode = "side" if off_path else "mirrored" if match.id == session.head else "branched"
+    head = None if lone and not off_path else UNSET
     return Plan(
-        mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side
+        mode=mode,
+        messages=chat.messages,
+        new=match.rest,
+        parent=match.id,
+        head=head,
+        off_path=off_path,
     )
 
 
@@ -102,10 +107,10 @@ async def appended(
     if at is None and (anew or (items and items[-1].incomplete)):
         at = _answered(items, asked)
         at = at if at == len(items) - 1 else None
-    behind: tuple[Entry, ...] = ()
+    following: tuple[Entry, ...] = ()
     if at is not None:
         if replay is None and items[at].id != session.head:
-            behind = await _behind(store, session, items[at])
+            following = await _following(store, session, items[at])
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
     stored = [item.message for item in items]
@@ -123,7 +128,7 @@ async def appended(
         replay=replay,
         length=len(items),
         cut=cut,
-        behind=behind,
+        following=following,
     )
 
 
@@ -227,7 +232,7 @@ def _answered(
     return None
 
 
-async def _behind(store: SessionStore, session: Session, item: Item) -> tuple[Entry, ...]:
+async def _following(store: SessionStore, session: Session, item: Item) -> tuple[Entry, ...]:
     """What was said after a message, to be said after another; its usage is counted already."""
     found: list[Entry] = []
     after = item.id
