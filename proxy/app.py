@@ -50,8 +50,8 @@ from chattable.proxy.routes.openai import chat, forwarding
 from chattable.proxy.routes.request_context import upstream_headers
 from chattable.proxy.routes.typed import SERVICES
 from chattable.proxy.services import Services
-from chattable.proxy.sessions.scribe import Scribe
 from chattable.proxy.sessions.sessions import Sessions, open_store
+from chattable.proxy.sessions.titles_and_summaries import TitlesAndSummaries
 from chattable.proxy.telemetry.access_log import AccessLog
 from chattable.proxy.telemetry.redaction import redactor
 
@@ -114,10 +114,10 @@ def build(config: Config) -> EdgeMiddleware:
     idempotency = Idempotency(database.storage)
     answers = open_cache(config, redis)
     session_store = open_store(config, database)
-    scribe = Scribe(
+    titles_and_summaries = TitlesAndSummaries(
         session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
     )
-    sessions = Sessions(session_store, config.sessions, catalogs, scribe)
+    sessions = Sessions(session_store, config.sessions, catalogs, titles_and_summaries)
     pipeline = Pipeline(catalogs, idempotency, sessions, rate_limiter, answers, metering)
     turns = Turns(pipeline)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])

@@ -10,7 +10,7 @@ from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
 from chattable.proxy.identity.auth import KEY_CACHE_S, Auth
 from chattable.proxy.people.users import Users
-from chattable.proxy.sessions import turns
+from chattable.proxy.sessions import plans
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions.port import NewItem, TurnRecord
 
@@ -115,5 +115,5 @@ async def test_f6_a_retry_gets_the_stored_answer_only_if_it_was_given_just_befor
     clocks.passed += passed
     clocks.set_by += set_by
     chat, now = Chat("m", [Message("user", "go on")]), clocks.wall()
-    plan = await turns.appended(store, session, chat, most=10, tokens=None, retried=now)
+    plan = await plans.appended(store, session, chat, most=10, tokens=None, retried=now)
     assert (plan.replay is not None) == replayed

@@ -18,7 +18,7 @@ from chattable.proxy.store.secret import digest
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context
     from chattable.proxy.cache.controls import Controls
-    from chattable.proxy.sessions.doors import Door
+    from chattable.proxy.sessions.resolver import SessionRef
 
 KEY_CACHE_S = 1.0  # after which a revoked key is refused everywhere
 MAX_CACHED_KEYS = 10_000
@@ -56,7 +56,7 @@ class Caller(Struct, frozen=True):
     parent: Context | None = None  # the turn whose borrowed key this request carries
     idempotency_key: str = ""
     cache: Controls | None = None  # what the request says about the response cache
-    door: Door | None = None  # the session it names by a header
+    session_ref: SessionRef | None = None  # the session it names by a header
     session: TurnSession | None = None  # the one it belongs to
     tag: str = ""  # what it is for, where it is not the user's own question
 

@@ -145,8 +145,8 @@ class Idempotency:
 
 def _scoped(caller: Caller) -> str:
     """The key, with the session that the request names."""
-    key, door = caller.idempotency_key, caller.door
-    return f"{key}\n{door.name}" if door and door.named else key
+    key, ref = caller.idempotency_key, caller.session_ref
+    return f"{key}\n{ref.name}" if ref and ref.named else key
 
 
 class _Kept(Struct):

@@ -75,14 +75,14 @@ class Pipeline:
         async with self.sessions.turn(chat, entry, caller, reply) as turn:
             reply.headers |= turn.headers
             for chunk in turn.replay or ():
-                turn.see(chunk)
+                turn.observe(chunk)
                 yield chunk
             if turn.replay is None:
                 check_tool_replies(turn.chat.messages)
                 answer = self.answer(turn.chat, turn.entry, turn.caller, caller.parent, reply)
                 async with aclosing(answer) as chunks:
                     async for chunk in chunks:
-                        turn.see(chunk)
+                        turn.observe(chunk)
                         yield chunk
 
     async def answer(

@@ -84,14 +84,14 @@ async def caller_of(request: ASGIConnection[Any, Any, Any, Any], services: Servi
     principal = parent.caller.principal if parent else await services.auth.principal(secret)
     if principal.trusted and (name := end_user(request)):
         principal = await services.auth.acting(principal, name)
-    door = services.pipeline.sessions.doors.of_headers(scope["headers"])
+    ref = services.pipeline.sessions.resolver.of_headers(scope["headers"])
     caller = Caller(
         principal,
         scope["request_id"],
         scope["began"],
         parent=parent,
         cache=PLAIN,
-        door=door,
+        session_ref=ref,
     )
     sent = dict(scope["headers"])
     if b"x-max-calls" in sent:

@@ -20,18 +20,19 @@ from chattable.agents.loading import made
 from chattable.budget.periodic import Periodic
 from chattable.budget.storage.errors import StorageError, StorageUnavailable
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
-from chattable.proxy.config import settings, ui_tasks
+from chattable.proxy.config import settings
+from chattable.proxy.config.ui_tasks import TITLE
 from chattable.proxy.identity.auth import KEY_CACHE_S, Caller
 from chattable.proxy.reply_stream import ReplyStream
-from chattable.proxy.sessions import turns
-from chattable.proxy.sessions.chore_routing import ChoreRouting
-from chattable.proxy.sessions.chores import Chore
-from chattable.proxy.sessions.doors import Door, Doors
-from chattable.proxy.sessions.exchange import STATELESS, KeptTurn, Stateless, Turn, kept
-from chattable.proxy.sessions.failed import Failed
+from chattable.proxy.sessions import plans
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
-from chattable.proxy.sessions.scribe import Scribe
-from chattable.proxy.sessions.turns import Plan
+from chattable.proxy.sessions.plans import Plan
+from chattable.proxy.sessions.recent_failures import RecentFailures
+from chattable.proxy.sessions.resolver import SessionRef, SessionResolver
+from chattable.proxy.sessions.titles_and_summaries import TitlesAndSummaries
+from chattable.proxy.sessions.turn import STATELESS, KeptTurn, Stateless, Turn, turn_record
+from chattable.proxy.sessions.ui_task_routing import UiTaskRouting
+from chattable.proxy.sessions.ui_tasks import UiTask
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import HeadMoved
 from chattable.proxy.store.sessions import port as stored
@@ -62,19 +63,19 @@ class Sessions:
         store: SessionStore,
         config: settings.SessionSettings,
         catalogs: CatalogHolder,
-        scribe: Scribe,
+        titles_and_summaries: TitlesAndSummaries,
     ) -> None:
-        self.doors = Doors(config)
-        self.scribe = scribe
+        self.resolver = SessionResolver(config)
+        self.titles_and_summaries = titles_and_summaries
         self._store = store
         self._config = config
-        self._chores = ChoreRouting(config, catalogs)
+        self._ui_tasks = UiTaskRouting(config, catalogs)
         self.locks = Locks(store, config.wait)
         keep = config.retention
         self._keep = Retention(
             newest=keep.max_sessions_per_user, seconds=keep.max_age, messages=keep.max_messages
         )
-        self._failed = Failed()
+        self._failed = RecentFailures()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper = Periodic(
             "sessions that need not be kept",
@@ -117,13 +118,13 @@ class Sessions:
         self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AbstractAsyncContextManager[Turn]:
         """The turn that a request is. Left without an exception, it is kept."""
-        door = caller.door
-        if door is not None and door.named:
-            return self._kept(chat, entry, caller, door, Claim(new_holder(), chat, reply))
+        ref = caller.session_ref
+        if ref is not None and ref.named:
+            return self._kept(chat, entry, caller, ref, Claim(new_holder(), chat, reply))
         turn = Turn(chat, entry, caller, STATELESS)
-        by_ui = door is not None and (door.task or door.ui)
-        if door is not None and by_ui and (chore := self._chores.recognised(chat, door)):
-            turn.entry, turn.replay = self._chores.answering(chore, chat, entry, caller)
+        by_ui = ref is not None and (ref.task or ref.ui)
+        if ref is not None and by_ui and (task := self._ui_tasks.recognise(chat, ref)):
+            turn.entry, turn.replay = self._ui_tasks.answering(task, chat, entry, caller)
         return Stateless(turn)
 
     @asynccontextmanager
@@ -132,20 +133,20 @@ class Sessions:
         chat: Chat,
         entry: Entry,
         caller: Caller,
-        door: Door,
+        ref: SessionRef,
         claim: Claim,
     ) -> AsyncGenerator[Turn]:
-        chore = self._chores.recognised(chat, door)
+        task = self._ui_tasks.recognise(chat, ref)
         async with AsyncExitStack() as stack:
-            found = await self._session(stack, chat, entry, caller, door, claim, chore)
+            found = await self._session(stack, chat, entry, caller, ref, claim, task)
             held = found if isinstance(found, Held) else None
             session = found.session if isinstance(found, Held) else found
             if held is not None:
-                chat, plan = await self._appended(held, chat, entry, caller, door)
+                chat, plan = await self._appended(held, chat, entry, caller, ref)
             else:
-                plan = await turns.mirrored(self._store, session, chat, side=chore is not None)
-            if chore is not None:
-                entry, replay = self._chores.answering(chore, chat, entry, caller)
+                plan = await plans.mirrored(self._store, session, chat, off_path=task is not None)
+            if task is not None:
+                entry, replay = self._ui_tasks.answering(task, chat, entry, caller)
                 plan = replace(plan, replay=replay)
             for message in plan.new:
                 _storable(message)
@@ -165,7 +166,7 @@ class Sessions:
                 claim.reply.seal()
             if plan.replay is None:
                 await self._commit(turn, incomplete=turn.incomplete)
-        self._afterwards(turn, chore)
+        self._afterwards(turn, task)
 
     async def _session(
         self,
@@ -173,29 +174,29 @@ class Sessions:
         chat: Chat,
         entry: Entry,
         caller: Caller,
-        door: Door,
+        ref: SessionRef,
         claim: Claim,
-        chore: Chore | None,
+        task: UiTask | None,
     ) -> SessionRecord | Held:
         """The session of a turn: held where it appends, else as it is."""
         user, create = caller.principal.user.id, self._config.unknown == "create"
-        appends = door.mode == "append" or (
-            door.mode == "auto" and len(conversation_messages(chat.messages)) == 1
+        appends = ref.mode == "append" or (
+            ref.mode == "auto" and len(conversation_messages(chat.messages)) == 1
         )
-        if appends and chore is None:
+        if appends and task is None:
             taking = self.locks.take(
                 user,
-                door.name,
+                ref.name,
                 claim,
                 create=create,
                 model=entry.name,
                 messages=self._config.window.messages,
-                tokens=turns.room_beside(chat, _room(chat, entry, self._config.window.tokens)),
+                tokens=plans.room_beside(chat, _room(chat, entry, self._config.window.tokens)),
             )
             return await stack.enter_async_context(taking)
-        session = await self._store.open(user, door.name, create=create, model=entry.name)
-        mirrors = chore is not None or door.mode == "mirror"
-        if mirrors or await turns.resent(self._store, session, chat):
+        session = await self._store.open(user, ref.name, create=create, model=entry.name)
+        mirrors = task is not None or ref.mode == "mirror"
+        if mirrors or await plans.resent(self._store, session, chat):
             return session
         return await stack.enter_async_context(self.locks.hold(session, claim))
 
@@ -205,17 +206,17 @@ class Sessions:
         chat: Chat,
         entry: Entry,
         caller: Caller,
-        door: Door,
+        ref: SessionRef,
     ) -> tuple[Chat, Plan]:
         """What is new of a request, and what becomes of it behind the stored history."""
         session, anew = held.session, False
-        if door.mode == "auto" and (new := await turns.unanswered(self._store, session, chat)):
+        if ref.mode == "auto" and (new := await plans.unanswered(self._store, session, chat)):
             chat, anew = replace(chat, messages=new.messages), new.anew
         most, tokens = self._config.window.messages, _room(chat, entry, self._config.window.tokens)
-        now = time.time() if door.retried or held.repeated else None
+        now = time.time() if ref.retried or held.repeated else None
         failed = now is not None and self._failed.has(session.id, chat.messages)
-        plans = partial(
-            turns.appended,
+        plan_with = partial(
+            plans.appended,
             chat=chat,
             most=most,
             tokens=tokens,
@@ -223,24 +224,26 @@ class Sessions:
             retried=now,
             failed=failed,
         )
-        plan = await plans(self._store, session, window=held.window)
+        plan = await plan_with(self._store, session, window=held.window)
         # only then it is worth waiting for
-        if plan.cut and await self.scribe.summarise(session, caller, fitting=plan.length):
+        if plan.cut and await self.titles_and_summaries.summarise(
+            session, caller, fitting=plan.length
+        ):
             session = await self._store.open(session.user_id, session.id, create=False)
-            plan = await plans(self._store, session)
+            plan = await plan_with(self._store, session)
         return chat, plan
 
     async def _commit(self, turn: KeptTurn, *, incomplete: bool = False) -> None:
-        if turn.left and turn.held is None and not turn.plan.side:  # its user may have gone on
+        if turn.left and turn.held is None and not turn.plan.off_path:  # its user may have gone on
             turn.plan = replace(turn.plan, head=turn.session.head)
         try:
-            committed = await self._stored(turn.session, kept(turn, incomplete=incomplete))
+            committed = await self._stored(turn.session, turn_record(turn, incomplete=incomplete))
         except HeadMoved:
             if turn.held is not None:
                 raise
             # A lone prompt beside which the conversation began, or a turn that its user has left.
-            turn.plan = replace(turn.plan, head=UNSET, side=True)
-            committed = await self._stored(turn.session, kept(turn, incomplete=incomplete))
+            turn.plan = replace(turn.plan, head=UNSET, off_path=True)
+            committed = await self._stored(turn.session, turn_record(turn, incomplete=incomplete))
         self.locks.freed(turn.claim.holder)
         self._failed.discard(turn.session.id, turn.plan.new)
         turn.session = committed.session
@@ -257,17 +260,21 @@ class Sessions:
             await asyncio.sleep(PAUSE * pause)
         raise AssertionError("counting has no end")
 
-    def _afterwards(self, turn: KeptTurn, chore: Chore | None) -> None:
+    def _afterwards(self, turn: KeptTurn, task: UiTask | None) -> None:
         """What the client need not wait for."""
         plan, session, caller = turn.plan, turn.session, turn.caller
-        if chore is not None:
-            if chore.kind == ui_tasks.TITLE:
-                self._later(self.scribe.adopt(session, turn.answer_text))
-        elif not plan.side:
+        if task is not None:
+            if task.kind == TITLE:
+                self._later(self.titles_and_summaries.adopt_title(session, turn.answer_text))
+        elif not plan.off_path:
             if session.title is None:
-                self._later(self.scribe.title(session, caller, plan.messages, turn.answer))
+                self._later(
+                    self.titles_and_summaries.write_title(
+                        session, caller, plan.messages, turn.answer
+                    )
+                )
             if plan.length >= self._config.summary.after:
-                self._later(self.scribe.summarise(session, caller))
+                self._later(self.titles_and_summaries.summarise(session, caller))
             if plan.parent is None and (
                 self._keep.newest is not None or self._keep.seconds is not None
             ):

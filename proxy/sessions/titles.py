@@ -27,7 +27,7 @@ def title_in(answer: str) -> str:
     return answer.strip().strip("\"'*#` ").partition("\n")[0].strip()
 
 
-def titled(text: str) -> str:
+def title_of(text: str) -> str:
     """A title made of somebody's first words."""
     line = " ".join(text.split())
     if len(line) <= LONGEST:

@@ -56,9 +56,9 @@ def routes(services: Services) -> list[ControllerRouterHandler]:
         # cheaper than a look at every header
         if b"anthropic-beta" in dict(request.scope["headers"]):
             chat.params.setdefault(BETAS, header(request, b"anthropic-beta"))
-        chat, door = services.pipeline.sessions.doors.of_body(chat, caller.door)
-        if door is not caller.door:
-            caller = replace(caller, door=door)
+        chat, ref = services.pipeline.sessions.resolver.of_body(chat, caller.session_ref)
+        if ref is not caller.session_ref:
+            caller = replace(caller, session_ref=ref)
         chat, caller = pop_controls(chat, caller)
         caller = await on_behalf(caller, chat.params, services)
         reply = services.turns.start(chat, caller)

@@ -199,7 +199,9 @@ async def title_conversation(
     services: InjectedServices,
 ) -> ConversationObject:
     if not cleaned(data.title or ""):
-        return conversation(await services.pipeline.sessions.scribe.retitle(session, caller))
+        return conversation(
+            await services.pipeline.sessions.titles_and_summaries.regenerate_title(session, caller)
+        )
     return conversation(await services.session_store.update(session, title=data.title))
 
 

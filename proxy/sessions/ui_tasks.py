@@ -1,6 +1,6 @@
 """What chat UIs ask for their own ends, beside the conversation: titles, tags, searches, summaries.
 
-A chore is recognised by what it is: by the UI's own word for it in the header X-Task, by how the
+A task is recognise by what it is: by the UI's own word for it in the header X-Task, by how the
 config says that prompts of the house begin, or by its frame: a lone prompt, of whatever role, that
 quotes a conversation and asks for a title or for JSON with a key that UIs read. The frames are
 those of Open WebUI 0.12.4 and of LibreChat (@librechat/agents 3.9.2).
@@ -60,7 +60,7 @@ _MERGING = re.compile(r"(?=.*?\bresponses\b).*?\bmodels\b", re.S | re.I)
 _LABELLING = re.compile(r"(?=.*?\bchat UI\b).*?\b(?:label|title|header)\b", re.S | re.I)
 
 
-class Chore(Struct, frozen=True):
+class UiTask(Struct, frozen=True):
     """What a UI asks for, and what its prompt quotes of the conversation."""
 
     kind: str
@@ -71,14 +71,14 @@ class Chore(Struct, frozen=True):
     dialogue: bool = False  # as speakers are called by UIs, both of them
 
 
-def recognised(
+def recognise(
     chat: Chat,
     task: str = "",
     *,
     ui: bool = False,
     own: Mapping[str, Iterable[str]] | None = None,
-) -> Chore | None:
-    """What chore a request is, if it is one.
+) -> UiTask | None:
+    """What task a request is, if it is one.
 
     `task` is the UI's word for it. `ui` says that its client keeps the history itself, as chat UIs
     do: then weaker frames count as well. `own` is how prompts begin that somebody worded anew.
@@ -89,7 +89,7 @@ def recognised(
         return _read(TASKS.get(task.lower(), OTHER), prompt)
     if len(said) > 1:
         asked = said[-1].role == "user" and _CHECKPOINT.match(prompt[:HEAD])
-        return Chore(SUMMARY, prompt[:HEAD]) if asked else None
+        return UiTask(SUMMARY, prompt[:HEAD]) if asked else None
     if said and said[0].role != "user":
         return None
     start = prompt.lstrip()[:HEAD].casefold()
@@ -122,7 +122,7 @@ def wanted(chat: Chat) -> tuple[Mapping[str, object], str]:
     return {}, ""
 
 
-def _read(kind: str, prompt: str) -> Chore:
+def _read(kind: str, prompt: str) -> UiTask:
     """A prompt taken apart: what it wants, and what it quotes.
 
     The quote is between tags, or begins with the first line that names the user.
@@ -134,13 +134,13 @@ def _read(kind: str, prompt: str) -> Chore:
     elif (user := _USER.search(prompt)) is not None:
         quote, wish = prompt[user.start() :], prompt[: user.start()]
     else:
-        return Chore(kind, prompt)
+        return UiTask(kind, prompt)
     lines = [found[1].strip(" \t\"'*`") for found in _USER.finditer(quote)]
     dialogue = any(asks.search(quote) and answers.search(quote) for asks, answers in _DIALOGUES)
-    return Chore(kind, wish, tuple(lines or [quote.strip()]), True, end >= 0, dialogue)
+    return UiTask(kind, wish, tuple(lines or [quote.strip()]), True, end >= 0, dialogue)
 
 
-def _of_quote(prompt: Chore, chat: Chat, *, ui: bool) -> str | None:
+def _of_quote(prompt: UiTask, chat: Chat, *, ui: bool) -> str | None:
     """What a prompt that quotes a conversation wants."""
     key = keyed(prompt.wish)
     if key is not None and (ui or prompt.marked or key in (TITLE, TAGS, FOLLOW_UPS)):

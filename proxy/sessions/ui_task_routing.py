@@ -8,23 +8,24 @@ from chattable.agents.chat import Chat, Chunk
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.prompt import PromptAgent
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
-from chattable.proxy.config import settings, ui_tasks
+from chattable.proxy.config import settings
+from chattable.proxy.config.ui_tasks import FOLLOW_UPS, TAGS, TITLE
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.sessions import chores
-from chattable.proxy.sessions.chore_answers import answered
-from chattable.proxy.sessions.chores import Chore
-from chattable.proxy.sessions.doors import Door
+from chattable.proxy.sessions import ui_tasks
+from chattable.proxy.sessions.resolver import SessionRef
+from chattable.proxy.sessions.ui_task_answers import answered
+from chattable.proxy.sessions.ui_tasks import UiTask
 
 TITLED = (
-    ui_tasks.TITLE,
-    ui_tasks.TAGS,
-    ui_tasks.FOLLOW_UPS,
+    TITLE,
+    TAGS,
+    FOLLOW_UPS,
 )  # what the model for titles does as well
 
 Answering = tuple[Entry, list[Chunk] | None]
 
 
-class ChoreRouting:
+class UiTaskRouting:
     """Recognises chores and says who answers them. Law: no agent is run for one."""
 
     def __init__(self, config: settings.SessionSettings, catalogs: CatalogHolder) -> None:
@@ -33,19 +34,19 @@ class ChoreRouting:
         self._prompts = config.tasks.prompts
         self._catalogs = catalogs
 
-    def recognised(self, chat: Chat, door: Door) -> Chore | None:
-        """The chore that a request is, if it is one."""
-        if not door.task and door.mode == "append":
+    def recognise(self, chat: Chat, ref: SessionRef) -> UiTask | None:
+        """The task that a request is, if it is one."""
+        if not ref.task and ref.mode == "append":
             return None
-        return chores.recognised(chat, door.task, ui=door.ui, own=self._prompts)
+        return ui_tasks.recognise(chat, ref.task, ui=ref.ui, own=self._prompts)
 
-    def answering(self, chore: Chore, chat: Chat, entry: Entry, caller: Caller) -> Answering:
+    def answering(self, task: UiTask, chat: Chat, entry: Entry, caller: Caller) -> Answering:
         """Who is asked in the place of `entry`, and the answer where nobody is."""
-        titled = chore.kind in TITLED
+        titled = task.kind in TITLED
         model = self._model or (self._titles if titled or not entry.model.leaf else "")
         with suppress(ModelNotFound):  # not for this key
             if model:
                 entry = self._catalogs.current.find(model, caller.principal)
             while isinstance(entry.model, PromptAgent) and not titled:
                 entry = self._catalogs.current.find(entry.model.model, caller.principal)
-        return entry, None if entry.model.leaf else answered(chore, chat)
+        return entry, None if entry.model.leaf else answered(task, chat)

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from chattable.agents.chat import Chat, Message
-from chattable.proxy.sessions.chores import FOLLOW_UPS, TITLE, recognised
 from chattable.proxy.sessions.titles import title_in
+from chattable.proxy.sessions.ui_tasks import FOLLOW_UPS, TITLE, recognise
 
 NO_TITLE = [
     '{"name": "Otters"}',
@@ -59,7 +59,7 @@ def test_a_long_answer_is_looked_at_in_little_time(piece: str) -> None:
 
 def of(prompt: str, *, ui: bool = True, stream: bool = False) -> str | None:
     """The kind of a lone prompt."""
-    found = recognised(Chat("m", [Message("user", prompt)], stream), ui=ui)
+    found = recognise(Chat("m", [Message("user", prompt)], stream), ui=ui)
     return found.kind if found else None
 
 

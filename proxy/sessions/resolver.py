@@ -25,7 +25,7 @@ MODES = ("append", "mirror", "auto", "off")
 UNSAVED = ("temporary:", "local:", "channel:")
 
 
-class Door(Struct, frozen=True):
+class SessionRef(Struct, frozen=True):
     """How a request came to its session; `name` None: a new one."""
 
     name: str | None
@@ -40,7 +40,7 @@ class Door(Struct, frozen=True):
         return self.name != "" and self.mode != "off"
 
 
-class Doors:
+class SessionResolver:
     """Reads doors off requests, by the config."""
 
     def __init__(self, config: settings.SessionSettings) -> None:
@@ -58,8 +58,8 @@ class Doors:
     def _usual(self, name: str) -> str:
         return self._mode if name.lower() == OURS.lower() else "mirror"
 
-    def of_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Door | None:
-        """The door that the headers name; without one, what they say goes for a session that the body may name."""
+    def of_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> SessionRef | None:
+        """The ref that the headers name; without one, what they say goes for a session that the body may name."""
         found: dict[bytes, str] = {}
         for key, value in headers:
             if key in self._read:
@@ -77,11 +77,11 @@ class Doors:
                 ui = mode == "mirror"
                 if ui and name.startswith(UNSAVED):
                     mode = "off"
-                return Door(_named(name, self._names[key]), mode, task, retried, ui)
-        return Door("", mode or self._mode, task, retried)
+                return SessionRef(_named(name, self._names[key]), mode, task, retried, ui)
+        return SessionRef("", mode or self._mode, task, retried)
 
-    def of_body(self, chat: Chat, door: Door | None) -> tuple[Chat, Door | None]:
-        """The request without its field `conversation`, and the door, which the field names where no header does."""
+    def of_body(self, chat: Chat, ref: SessionRef | None) -> tuple[Chat, SessionRef | None]:
+        """The request without its field `conversation`, and the ref, which the field names where no header does."""
         if "conversation" in chat.params:
             said = chat.params["conversation"]
             chat = replace(
@@ -91,11 +91,11 @@ class Doors:
                 },
             )
             if name := _body(said):
-                door = door or Door("", self._mode)
-                if door.name == "":
-                    named, ui = _named(name, "conversation"), door.mode == "mirror"
-                    door = replace(door, name=named, ui=ui)
-        return chat, door
+                ref = ref or SessionRef("", self._mode)
+                if ref.name == "":
+                    named, ui = _named(name, "conversation"), ref.mode == "mirror"
+                    ref = replace(ref, name=named, ui=ui)
+        return chat, ref
 
 
 def _text(value: bytes) -> str:

@@ -11,7 +11,7 @@ from chattable.proxy.store.sessions.chain import content_digest, conversation_me
 MOST = 1000
 
 
-class Failed:
+class RecentFailures:
     """Remembers failures until the same is answered: the newest ones of this process, which most retries come back to."""
 
     def __init__(self) -> None:

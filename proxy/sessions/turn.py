@@ -17,7 +17,7 @@ from chattable.agents.params import fitting
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.sessions.locks import Claim, Held
-from chattable.proxy.sessions.turns import Plan
+from chattable.proxy.sessions.plans import Plan
 from chattable.proxy.store.sessions import port as stored
 from chattable.proxy.store.sessions.port import SessionRecord
 
@@ -36,7 +36,7 @@ class Turn:
         self.headers = headers
         self.replay: list[Chunk] | None = None  # the answer, where nothing is asked
 
-    def see(self, chunk: Chunk) -> None:
+    def observe(self, chunk: Chunk) -> None:
         """Notes a step of the answer."""
 
 
@@ -72,7 +72,7 @@ class KeptTurn(Turn):
         self.held = held
         self._fold = Accumulator()
 
-    def see(self, chunk: Chunk) -> None:
+    def observe(self, chunk: Chunk) -> None:
         """Adds it to the answer."""
         self._fold.add(chunk)
         if chunk.finish_reason == INCOMPLETE and chunk.index == 0:
@@ -87,7 +87,7 @@ class KeptTurn(Turn):
     def partial(self) -> bool:
         """Whether a part of an answer is there that may be kept: only its client left."""
         dropped = self.claim.reply is not None and self.claim.reply.dropped
-        return self.left and not dropped and not self.plan.side and bool(self.answer_text)
+        return self.left and not dropped and not self.plan.off_path and bool(self.answer_text)
 
     @property
     def lock(self) -> str:
@@ -120,12 +120,12 @@ def _params(session: SessionRecord, entry: Entry) -> Json:
     params = fitting(session.params, entry.model.accepts)
     if params is not session.params:
         names = sorted(session.params.keys() - params.keys())[:20]
-        _tell(session.id, entry.name, ", ".join(clip(name, 40) for name in names))
+        _warn_once(session.id, entry.name, ", ".join(clip(name, 40) for name in names))
     return params
 
 
 @functools.lru_cache(maxsize=1000)  # once for each, as long as there are not too many
-def _tell(session: str, model: str, names: str) -> None:
+def _warn_once(session: str, model: str, names: str) -> None:
     told = "params of conversation %s that are not for %s are left out: %s"
     log.warning(told, session, model, names)
 
@@ -143,7 +143,7 @@ class Stateless:
         return None
 
 
-def kept(turn: KeptTurn, *, incomplete: bool) -> stored.TurnRecord:
+def turn_record(turn: KeptTurn, *, incomplete: bool) -> stored.TurnRecord:
     """What is kept of a turn."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
@@ -153,13 +153,17 @@ def kept(turn: KeptTurn, *, incomplete: bool) -> stored.TurnRecord:
     # who asks again under it is to be kept, and kept once
     key = "" if incomplete else turn.caller.idempotency_key
     return stored.TurnRecord(
-        entries=(*(stored.NewItem(message=message) for message in plan.new), answer, *plan.behind),
+        entries=(
+            *(stored.NewItem(message=message) for message in plan.new),
+            answer,
+            *plan.following,
+        ),
         parent=plan.parent,
         head=plan.head,
-        side=plan.side,
+        side=plan.off_path,
         key=f"key {key}" if key else turn.claim.holder,
         holder=turn.lock,
         request_id=turn.caller.request_id,
-        model=UNSET if plan.side else name,
+        model=UNSET if plan.off_path else name,
         state=turn.state.state if turn.state.state != turn.session.state else UNSET,
     )

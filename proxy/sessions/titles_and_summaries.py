@@ -12,7 +12,7 @@ from chattable.agents.chat import Chat, Message
 from chattable.proxy.config import settings
 from chattable.proxy.errors import known
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.sessions.titles import UNTITLED, title_in, titled
+from chattable.proxy.sessions.titles import UNTITLED, title_in, title_of
 from chattable.proxy.store.sessions.port import Item, SessionRecord, SessionStore, Summary
 
 log = logging.getLogger("chattable")
@@ -35,7 +35,7 @@ SUMMARY = (
 Ask = Callable[[Chat, Caller], Awaitable[str]]
 
 
-class Scribe:
+class TitlesAndSummaries:
     """Writes about conversations.
 
     Law: never over a title that somebody gave; a summary grows, and is never begun anew.
@@ -47,14 +47,14 @@ class Scribe:
         self._ask = ask
         self._summarising: set[str] = set()
 
-    async def title(
+    async def write_title(
         self, session: SessionRecord, caller: Caller, messages: Sequence[Message], answer: Message
     ) -> None:
         """Gives a session its title, after the first exchange."""
         if title := await self._title(caller, [*messages, answer]):
-            await self.entitle(session, title)
+            await self.set_title_if_missing(session, title)
 
-    async def retitle(self, session: SessionRecord, caller: Caller) -> SessionRecord:
+    async def regenerate_title(self, session: SessionRecord, caller: Caller) -> SessionRecord:
         """Gives a session a title made of how it began, in the place of the one it has."""
         began = (await self._store.items(session, BEGINNING, descending=False)).data
         return await self._store.update(
@@ -79,14 +79,14 @@ class Scribe:
                 await self._written(self._config.title.model, prompt, caller, "title")
             ):
                 return text
-        return titled(asked) if asked else ""
+        return title_of(asked) if asked else ""
 
-    async def adopt(self, session: SessionRecord, answer: str) -> None:
+    async def adopt_title(self, session: SessionRecord, answer: str) -> None:
         """Gives a session the title that a chat UI's own model wrote, if its answer has one."""
         if title := title_in(answer):
-            await self.entitle(session, title)
+            await self.set_title_if_missing(session, title)
 
-    async def entitle(self, session: SessionRecord, title: str) -> None:
+    async def set_title_if_missing(self, session: SessionRecord, title: str) -> None:
         """Sets a title where there is none."""
         fresh = await self._store.open(session.user_id, session.id, create=False)
         if fresh.title is None:
@@ -136,7 +136,7 @@ class Scribe:
             parent=None,
             idempotency_key="",
             cache=None,
-            door=None,
+            session_ref=None,
             tag=tag,
         )
         try:

@@ -31,13 +31,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     new: tuple[Message, ...] = ()  # what the request adds to the tree
     parent: str | None = None  # behind which message
     head: str | UnsetType | None = UNSET  # what must still be the head; UNSET: whatever is
-    side: bool = False
+    off_path: bool = False  # stored beside the conversation: the head stays where it is
     injected: int = 0
     replay: list[Chunk] | None = None  # the answer, where nothing is asked
     length: int = 0  # stored messages since the summary, as far as they fit
     cut: bool = False  # whether there are more that do not
     # what was said after the part of an answer that this one replaces
-    behind: tuple[NewItem, ...] = ()
+    following: tuple[NewItem, ...] = ()
 
 
 class Unanswered(Struct, frozen=True):
@@ -48,19 +48,24 @@ class Unanswered(Struct, frozen=True):
 
 
 async def mirrored(
-    store: SessionStore, session: SessionRecord, chat: Chat, *, side: bool = False
+    store: SessionStore, session: SessionRecord, chat: Chat, *, off_path: bool = False
 ) -> Plan:
     """The client keeps the history: what it sent is asked as it is, and what of it is new becomes a branch."""
     match = await store.match(session, chat.messages)
     # A lone prompt beside a conversation, which no chat UI would ask for without streaming it: the
     # head stays where it is.
-    content_digest = len(conversation_messages(chat.messages))
-    lone = match.id is None and not chat.stream and content_digest == 1
-    side = side or not content_digest or (lone and session.head is not None)
-    mode = "side" if side else "mirrored" if match.id == session.head else "branched"
-    head = None if lone and not side else UNSET
+    spoken_count = len(conversation_messages(chat.messages))
+    lone = match.id is None and not chat.stream and spoken_count == 1
+    off_path = off_path or not spoken_count or (lone and session.head is not None)
+    mode = "side" if off_path else "mirrored" if match.id == session.head else "branched"
+    head = None if lone and not off_path else UNSET
     return Plan(
-        mode=mode, messages=chat.messages, new=match.rest, parent=match.id, head=head, side=side
+        mode=mode,
+        messages=chat.messages,
+        new=match.rest,
+        parent=match.id,
+        head=head,
+        off_path=off_path,
     )
 
 
@@ -107,10 +112,10 @@ async def appended(
     if at is None and (anew or (items and items[-1].incomplete)):
         at = _answered(items, asked)
         at = at if at == len(items) - 1 else None
-    behind: tuple[NewItem, ...] = ()
+    following: tuple[NewItem, ...] = ()
     if at is not None:
         if replay is None and items[at].id != session.head:
-            behind = await _behind(store, session, items[at])
+            following = await _following(store, session, items[at])
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
     stored = [item.message for item in items]
@@ -128,7 +133,7 @@ async def appended(
         replay=replay,
         length=len(items),
         cut=cut,
-        behind=behind,
+        following=following,
     )
 
 
@@ -234,7 +239,9 @@ def _answered(
     return None
 
 
-async def _behind(store: SessionStore, session: SessionRecord, item: Item) -> tuple[NewItem, ...]:
+async def _following(
+    store: SessionStore, session: SessionRecord, item: Item
+) -> tuple[NewItem, ...]:
     """What was said after a message, to be said after another; its usage is counted already."""
     found: list[NewItem] = []
     after = item.id

@@ -7,28 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json
-from chattable.proxy.config import ui_tasks
-from chattable.proxy.sessions import chores
-from chattable.proxy.sessions.chores import Chore
-from chattable.proxy.sessions.titles import UNTITLED, titled
+from chattable.proxy.config.ui_tasks import COMPLETION, IMAGE, KEYS, MERGED, QUERIES, TITLE
+from chattable.proxy.sessions import ui_tasks
+from chattable.proxy.sessions.titles import UNTITLED, title_of
+from chattable.proxy.sessions.ui_tasks import UiTask
 
 QUERY = 200  # characters of what the user said that are searched for
 
 
-def answered(chore: Chore, chat: Chat) -> list[Chunk]:
+def answered(task: UiTask, chat: Chat) -> list[Chunk]:
     """An answer that costs nothing, made of the user's own words where there are any.
 
     What only a model can write is left empty: the UIs know what to do then.
     """
-    if chore.kind == ui_tasks.MERGED:
+    if task.kind == MERGED:
         return whole(_first_response(chat.messages[-1].text))
-    if chore.kind not in ui_tasks.KEYS:
+    if task.kind not in KEYS:
         return whole("")
-    schema, function = chores.wanted(chat)
-    formed = chores.keyed(chore.wish) or schema or "response_format" in chat.params
-    if chore.kind == ui_tasks.TITLE and not formed:
-        return whole(_title(chore))
-    value = json.dumps(_empty(schema) | {chore.kind: _value(chore)}, ensure_ascii=False)
+    schema, function = ui_tasks.wanted(chat)
+    formed = ui_tasks.keyed(task.wish) or schema or "response_format" in chat.params
+    if task.kind == TITLE and not formed:
+        return whole(_title(task))
+    value = json.dumps(_empty(schema) | {task.kind: _value(task)}, ensure_ascii=False)
     return called(function, value) if function else whole(value)
 
 
@@ -48,19 +48,19 @@ def _ended(delta: Json, reason: str) -> list[Chunk]:
     return [Chunk(0, delta), Chunk(finish_reason=reason), Chunk(usage=NO_USAGE)]
 
 
-def _title(chore: Chore) -> str:
-    return titled(chore.said[0]) if chore.said else UNTITLED
+def _title(task: UiTask) -> str:
+    return title_of(task.said[0]) if task.said else UNTITLED
 
 
-def _value(chore: Chore) -> Any:
-    last = chore.said[-1][:QUERY] if chore.said else ""
-    if chore.kind == ui_tasks.TITLE:
-        return _title(chore)
-    if chore.kind == ui_tasks.QUERIES:
+def _value(task: UiTask) -> Any:
+    last = task.said[-1][:QUERY] if task.said else ""
+    if task.kind == TITLE:
+        return _title(task)
+    if task.kind == QUERIES:
         return [last] if last else []
-    if chore.kind == ui_tasks.IMAGE:
+    if task.kind == IMAGE:
         return last
-    return "" if chore.kind == ui_tasks.COMPLETION else []
+    return "" if task.kind == COMPLETION else []
 
 
 def _empty(schema: Mapping[str, Any]) -> Json:
