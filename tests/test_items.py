@@ -12,12 +12,12 @@ from pydantic import TypeAdapter
 from chattable.agents.chat import Message
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy.conversations.items import (
-    KEPT,
-    asked,
+    ITEM_FIELDS,
     items_of,
     keys_of,
     message_id,
     message_of,
+    model_messages,
 )
 from chattable.proxy.parsing import surrogates as halves
 from chattable.proxy.store.sessions.chain import content_digest, next_id, paired
@@ -140,8 +140,8 @@ def test_a_stored_message_is_shown_as_openais_types_have_it(
         (Message("item", "no item at all"), "no item at all"),
         (Message("item", []), '"role": "item"'),
         (Message("item", [{"type": "item", "item": "odd"}]), '"odd"'),
-        (Message("user", "hi", extra={KEPT: "odd"}), '"hi"'),
-        (Message("user", "hi", extra={KEPT: {"type": ["odd"]}}), '"odd"'),
+        (Message("user", "hi", extra={ITEM_FIELDS: "odd"}), '"hi"'),
+        (Message("user", "hi", extra={ITEM_FIELDS: {"type": ["odd"]}}), '"odd"'),
     ],
 )
 def test_what_a_chat_has_besides_is_shown_too(stored: Message, part: str) -> None:
@@ -359,7 +359,7 @@ def test_a_model_is_asked_a_chat_and_nothing_else() -> None:
     ]
     stored = [there(item) for item in items]
     assert all(paired(stored))
-    assert asked(stored) == [
+    assert model_messages(stored) == [
         Message("user", "q"),
         Message("assistant", "On it.", tool_calls=[call("1"), call("2")]),
         Message("tool", "b", tool_call_id="2"),
@@ -372,7 +372,7 @@ def test_a_model_is_asked_a_chat_and_nothing_else() -> None:
         Message("assistant", "a"),
         Message("assistant", "b"),
     ]
-    assert asked(usual) == usual
+    assert model_messages(usual) == usual
 
 
 def test_a_model_is_asked_whole_characters() -> None:
@@ -380,11 +380,11 @@ def test_a_model_is_asked_whole_characters() -> None:
         Message("user", "a\ud800b 😀", extra={"x": "\udfff"}),
         Message("user", [{"type": "text", "text": "\ud83d"}]),
     ]
-    assert [one.content for one in asked(stored)] == [
+    assert [one.content for one in model_messages(stored)] == [
         "a\ufffdb 😀",
         [{"type": "text", "text": "\ufffd"}],
     ]
-    assert asked(stored)[0].extra == {"x": "\ufffd"}
+    assert model_messages(stored)[0].extra == {"x": "\ufffd"}
 
 
 # --- halves of characters ----------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from chattable.proxy.store.page import MAX_LIMIT
 from chattable.proxy.store.sessions.chain import ITEM
 from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord, SessionStore
 
-OURS = re.compile(r"[a-z]+_[\w-]{43}(\.\d+)?")
+OUR_ID = re.compile(r"[a-z]+_[\w-]{43}(\.\d+)?")
 
 
 class Listed(Struct, frozen=True):
-    """An item; `key` is the id that we give it, where it may have brought one of its own."""
+    """An item; `key` is the id that we gave it, also where it came with one of its own."""
 
     key: str
     item: Json
@@ -76,10 +76,13 @@ async def read(
 
 
 async def _message(store: SessionStore, session: SessionRecord, item_id: str) -> Item | None:
-    """The message of an item by our id; by an id that it brought, the last one of the conversation, which is read for it."""
+    """The message of an item, by the id that we gave the item or by the one it came with.
+
+    Of several that came with one id it is the last; the whole conversation is read for it.
+    """
     with suppress(NotFound):
         return await store.item(session, message_id(item_id))
-    more, after = OURS.fullmatch(item_id) is None, None
+    more, after = OUR_ID.fullmatch(item_id) is None, None
     while more:
         page = await store.items(session, MAX_LIMIT, after)
         for message in page.data:

@@ -123,8 +123,8 @@ class Sessions:
             return self._kept(chat, entry, caller, ref, Claim(new_holder(), chat, reply))
         turn = Turn(chat, entry, caller, STATELESS)
         by_ui = ref is not None and (ref.task or ref.ui)
-        if ref is not None and by_ui and (task := self._ui_tasks.recognise(chat, ref)):
-            turn.entry, turn.replay = self._ui_tasks.answering(task, chat, entry, caller)
+        if ref is not None and by_ui and (task := self._ui_tasks.task_of(chat, ref)):
+            turn.entry, turn.replay = self._ui_tasks.route(task, chat, entry, caller)
         return Stateless(turn)
 
     @asynccontextmanager
@@ -136,7 +136,7 @@ class Sessions:
         ref: SessionRef,
         claim: Claim,
     ) -> AsyncGenerator[Turn]:
-        task = self._ui_tasks.recognise(chat, ref)
+        task = self._ui_tasks.task_of(chat, ref)
         async with AsyncExitStack() as stack:
             found = await self._session(stack, chat, entry, caller, ref, claim, task)
             held = found if isinstance(found, Held) else None
@@ -146,7 +146,7 @@ class Sessions:
             else:
                 plan = await plans.mirrored(self._store, session, chat, off_path=task is not None)
             if task is not None:
-                entry, replay = self._ui_tasks.answering(task, chat, entry, caller)
+                entry, replay = self._ui_tasks.route(task, chat, entry, caller)
                 plan = replace(plan, replay=replay)
             for message in plan.new:
                 _storable(message)
