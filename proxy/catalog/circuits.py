@@ -37,7 +37,8 @@ class LastError(Struct, frozen=True):
 class CircuitBreaker:
     """What is known of one target.
 
-    Law: after `MAX_FAILURES_IN_A_ROW`, or when half of the last calls failed, nobody asks for a while;
+    Law: after `MAX_FAILURES_IN_A_ROW`, or when half of the last calls failed, nobody asks for a
+    while;
     then one call at a time is let through, whose outcome closes the circuit or opens it for twice
     as long. Calls that were under way when it opened say nothing more: they are of the same
     failure.

@@ -121,5 +121,6 @@ def welcome(config: Config, secret: str) -> str:
 
 def address(config: Config) -> str:
     """The base URL for a client on this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.server.host, config.server.host)  # noqa: S104
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
+    host = loopback.get(config.server.host, config.server.host)
     return f"http://{host}:{config.server.port}/v1"

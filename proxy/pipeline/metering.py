@@ -218,7 +218,8 @@ class Metering:
         except OSError as error:
             self._journal_full = True
             # one line
-            log.error("the journal takes nothing, so no new holds are given: %s", error)  # noqa: TRY400
+            text = "the journal takes nothing, so no new holds are given: %s"
+            log.error(text, error)  # noqa: TRY400
         self._moved = True
         self.failpoint("after_journal")
         if isinstance(line, UnheldCall):

@@ -197,7 +197,12 @@ def _steps(raw: Json, found: NestedMessage, notes: ImportNotes) -> list[Step]:
 
 
 # as in Step
-def _step(part: Json, id: str, found: NestedMessage, notes: ImportNotes) -> list[Step]:  # noqa: A002
+def _step(
+    part: Json,
+    id: str,  # noqa: A002
+    found: NestedMessage,
+    notes: ImportNotes,
+) -> list[Step]:
     kind = text_in(part, "type")
     if kind in ("text", "think"):
         words = text_in(part, kind) or text_in(object_in(part, kind), "value")

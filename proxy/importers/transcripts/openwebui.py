@@ -119,7 +119,13 @@ def _messages(chat: Json, history: Json) -> Iterator[tuple[str, Any]]:
 
 
 # the public word for it
-def _nodes(id: str, raw: Any, index: int, root: str | None, notes: ImportNotes) -> list[Node]:  # noqa: A002
+def _nodes(
+    id: str,  # noqa: A002
+    raw: Any,
+    index: int,
+    root: str | None,
+    notes: ImportNotes,
+) -> list[Node]:
     if not isinstance(raw, dict):
         notes.add(f"left out: expected an object, not {json_kind(raw)}", index, id)
         return [Node(id=id, parent=root, index=index)]

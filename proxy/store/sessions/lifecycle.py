@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -87,7 +88,12 @@ def summarised(session: SessionRecord, summary: Summary | None) -> Steps[Row]:
 
 
 # the public word for it
-def erased(dialect: Dialect, session: SessionRecord, id: str, paths: Paths) -> Steps[SessionRecord]:  # noqa: A002
+def erased(
+    dialect: Dialect,
+    session: SessionRecord,
+    id: str,  # noqa: A002
+    paths: Paths,
+) -> Steps[SessionRecord]:
     """Empties a message's row, which keeps its place.
 
     What comes after it now looks as if it came after its parent.
@@ -172,7 +178,7 @@ async def sweep(
     if keep.messages is not None and done < limit:
         most, long = keep.messages, given | {"messages": keep.messages, "limit": limit - done}
         for session in await storage.read(lambda: _longer(idle, long)):
-            done += await storage.run(lambda one=session: _trimmed(dialect, one, most, paths))  # type: ignore[misc]
+            done += await storage.run(partial(_trimmed, dialect, session, most, paths))
     return done
 
 
@@ -218,7 +224,7 @@ async def export(
     known: dict[str, str | None] = {}  # id of a message → what its children are shown to follow
     at: tuple[int, int] = (-1, -1)
     while True:
-        rows = await storage.read(lambda behind=at: _behind(session, behind, batch))  # type: ignore[misc]
+        rows = await storage.read(partial(_behind, session, at, batch))
         items = []
         for row in rows:
             parent = known.get(row["parent"])
