@@ -1,4 +1,4 @@
-"""Plans the turn of a request: the messages to ask, those to store, and where in the tree they go."""
+"""Plans the turn of a request: which messages are asked, which are stored, and where."""
 
 from __future__ import annotations
 
