@@ -72,7 +72,9 @@ class SessionResolver:
         return self._ref(found) if found else None
 
     def _ref(self, found: Mapping[bytes, str]) -> SessionRef:
-        mode = _mode(found.get(b"x-session-mode", ""))
+        mode = found.get(b"x-session-mode", "")
+        if mode:
+            mode = _checked_mode(mode)
         task = found.get(b"x-task", "")
         retried = found.get(b"x-stainless-retry-count", "0") != "0"
         for key, usual in self._modes.items():
@@ -126,9 +128,9 @@ def _named(name: str, where: str) -> str | None:
         ) from None
 
 
-def _mode(text: str) -> str:
+def _checked_mode(text: str) -> str:
     mode = text.lower()
-    if mode and mode not in MODES:
+    if mode not in MODES:
         message = (
             f"The header X-Session-Mode must be one of {', '.join(MODES)}, not '{clip(text)}'."
         )

@@ -129,7 +129,8 @@ class Sessions:
     ) -> AsyncGenerator[Turn]:
         task = self._ui_tasks.task_of(chat, ref)
         async with AsyncExitStack() as stack:
-            turn = await self._begin(stack, chat, entry, caller, ref, claim, task)
+            session, held = await self._open(stack, chat, entry, caller, ref, claim, task)
+            turn = await self._turn(session, held, chat, entry, caller, ref, claim, task)
             try:
                 yield turn
             except (Exception, asyncio.CancelledError, GeneratorExit) as error:
@@ -141,37 +142,6 @@ class Sessions:
                 await self._commit(turn, incomplete=turn.incomplete)
         self._afterwards(turn, task)
 
-    async def _begin(
-        self,
-        stack: AsyncExitStack,
-        chat: Chat,
-        entry: Entry,
-        caller: Caller,
-        ref: SessionRef,
-        claim: Claim,
-        task: UiTask | None,
-    ) -> KeptTurn:
-        """The turn before its answer; the stack frees the session if the turn appends to it."""
-        session, held = await self._open(stack, chat, entry, caller, ref, claim, task)
-        if held is not None:
-            chat, plan = await self._appended(held, chat, entry, caller, ref)
-        else:
-            plan = await plans.mirrored(self._store, session, chat, off_path=task is not None)
-        if task is not None:
-            entry, replay = self._ui_tasks.route(task, chat, entry, caller)
-            plan = replace(plan, replay=replay)
-        for message in plan.new:
-            _check_storable(message)
-        return KeptTurn(plan, session, chat, entry, caller, claim, held)
-
-    async def _break_off(self, turn: KeptTurn, error: BaseException) -> None:
-        """Stores what was answered if only the client left; else notes that the turn failed."""
-        broken_off = isinstance(error, asyncio.CancelledError | GeneratorExit | GaveWay)
-        if broken_off and self._config.keep_partial and turn.partial:
-            await self._commit(turn, incomplete=True)
-        else:
-            self._failed.add(turn.session.id, turn.plan.new)
-
     async def _open(
         self,
         stack: AsyncExitStack,
@@ -182,7 +152,7 @@ class Sessions:
         claim: Claim,
         task: UiTask | None,
     ) -> tuple[Session, Held | None]:
-        """The session of a turn; held if the turn appends to it."""
+        """The session of a turn; if the turn appends to it, held until the stack ends."""
         user, create = caller.principal.user.id, self._config.unknown == "create"
         appends = ref.mode == "append" or (ref.mode == "auto" and len(spoken(chat.messages)) == 1)
         if appends and task is None:
@@ -203,6 +173,37 @@ class Sessions:
             return session, None
         held = await stack.enter_async_context(self.locks.hold(session, claim))
         return held.session, held
+
+    async def _turn(
+        self,
+        session: Session,
+        held: Held | None,
+        chat: Chat,
+        entry: Entry,
+        caller: Caller,
+        ref: SessionRef,
+        claim: Claim,
+        task: UiTask | None,
+    ) -> KeptTurn:
+        """The turn of a request in this session, before its answer."""
+        if held is not None:
+            chat, plan = await self._appended(held, chat, entry, caller, ref)
+        else:
+            plan = await plans.mirrored(self._store, session, chat, off_path=task is not None)
+        if task is not None:
+            entry, replay = self._ui_tasks.route(task, chat, entry, caller)
+            plan = replace(plan, replay=replay)
+        for message in plan.new:
+            _check_storable(message)
+        return KeptTurn(plan, session, chat, entry, caller, claim, held)
+
+    async def _break_off(self, turn: KeptTurn, error: BaseException) -> None:
+        """Stores what was answered if only the client left; else notes that the turn failed."""
+        broken_off = isinstance(error, asyncio.CancelledError | GeneratorExit | GaveWay)
+        if broken_off and self._config.keep_partial and turn.partial:
+            await self._commit(turn, incomplete=True)
+        else:
+            self._failed.add(turn.session.id, turn.plan.new)
 
     async def _appended(
         self, held: Held, chat: Chat, entry: Entry, caller: Caller, ref: SessionRef
@@ -233,7 +234,7 @@ class Sessions:
         return chat, plan
 
     async def _commit(self, turn: KeptTurn, *, incomplete: bool = False) -> None:
-        if turn.left and turn.held is None and not turn.plan.off_path:  # the user may have gone on
+        if turn.held is None and turn.left and not turn.plan.off_path:  # the user may have gone on
             turn.plan = replace(turn.plan, head=turn.session.head)
         try:
             committed = await self._stored(turn.session, turn_record(turn, incomplete=incomplete))

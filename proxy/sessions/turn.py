@@ -154,7 +154,7 @@ def turn_record(turn: KeptTurn, *, incomplete: bool) -> stored.Turn:
     # a request that is sent again under its key is stored, and stored once
     key = "" if incomplete else turn.caller.idempotency_key
     return stored.Turn(
-        entries=(*(stored.Entry(message=message) for message in plan.new), answer, *plan.following),
+        entries=(*[stored.Entry(message=message) for message in plan.new], answer, *plan.following),
         parent=plan.parent,
         head=plan.head,
         side=plan.off_path,
