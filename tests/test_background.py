@@ -60,7 +60,7 @@ async def pauses() -> Pauses:
 # Loops with pauses that are no periodic work: waits for one thing, which end when it is there.
 WAITS = {
     "budget/storage/redis.py": "_recover", "budget/sql_ledger.py": "_write",
-    "proxy/sessions/locks.py": "_locked _offered", "proxy/sessions/sessions.py": "_stored",
+    "proxy/sessions/locks.py": "_locked _end_when_asked", "proxy/sessions/sessions.py": "_stored",
 }  # fmt: skip
 
 

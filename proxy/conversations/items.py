@@ -246,6 +246,11 @@ def _shown(message: Message, status: str) -> list[Json]:
         return [dict(parts[0]["item"])]
     if message.role == "tool" and message.tool_call_id is not None:
         return [_shown_output(message, parts, status)]
+    return _shown_parts(message, status)
+
+
+def _shown_parts(message: Message, status: str) -> list[Json]:
+    """The items for the reasoning, the words and the calls of a message; at least one."""
     calls = [_shown_call(call, status) for call in message.tool_calls or ()]
     thoughts = [_shown_thoughts(message, status)] if message.reasoning_content else []
     words = _words(message)

@@ -1,8 +1,7 @@
-"""Plans the turn of a request: the messages to ask, those to store, and where in the tree they go."""
+"""Plans the turn of a request: which messages are asked, which are stored, and where."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -114,7 +113,7 @@ async def appended(
             following = await _following(store, session, items[at])
         parent = items[at - len(asked)].parent
         items = items[: at - len(asked)]
-    messages = [*system, *model_messages(history.system), *_askable(items, asked), *asked]
+    messages = [*system, *_askable(history.system, items, asked), *asked]
     return Plan(
         mode="appended",
         messages=messages,
@@ -185,20 +184,25 @@ async def _history(
 ) -> _History:
     """What of a window there is room for, after the system messages and the summary."""
     summary = window.summary
-    system = await _system(store, session, window) if with_system else []
+    # what the window follows; None: it begins the conversation
+    follows = window.items[0].parent if window.items else ""
+    system = await _system(store, session, window.items, follows) if with_system else []
     if summary is not None:
         system.append(Message("system", SUMMARY + summary.text))
     kept = [item for item in window.items if item.message.role not in NOT_HISTORY]
-    cut = _begins(window.items) != (summary.upto if summary else None)
+    cut = follows != (summary.upto if summary else None)
     items = _fitting(kept, None if room is None else room - _size(system), cut=cut)
     return _History(system, items, cut or len(items) < len(kept))
 
 
-def _askable(items: Sequence[Item], asked: Sequence[Message]) -> list[Message]:
-    """The stored messages that may go before these, as a model takes them."""
+def _askable(
+    system: Sequence[Message], items: Sequence[Item], asked: Sequence[Message]
+) -> list[Message]:
+    """The history that may go before these messages, as a model takes it."""
     stored = [item.message for item in items]
     keep = paired([*stored, *asked])
-    return model_messages([message for message, kept in zip(stored, keep, strict=False) if kept])
+    whole = [message for message, kept in zip(stored, keep, strict=False) if kept]
+    return model_messages([*system, *whole])
 
 
 def _size(messages: Sequence[Message]) -> int:
@@ -225,23 +229,18 @@ def _fitting(items: Sequence[Item], room: int | None, *, cut: bool) -> Sequence[
     return items[first:]
 
 
-def _begins(items: Sequence[Item]) -> str | None:
-    """The id that the first message of a window follows.
-
-    None: it begins the conversation; "": the window is empty.
-    """
-    return items[0].parent if items else ""
-
-
-async def _system(store: SessionStore, session: SessionRecord, window: Window) -> list[Message]:
-    """The system messages that the conversation begins with, wherever the window begins."""
-    items: Sequence[Item] = window.items
-    if _begins(items) is not None:
+async def _system(
+    store: SessionStore, session: SessionRecord, items: Sequence[Item], follows: str | None
+) -> list[Message]:
+    """The system messages that the conversation begins with, wherever these items begin."""
+    if follows is not None:
         items = (await store.items(session, 2, descending=False)).data
-    return [
-        item.message
-        for item in itertools.takewhile(lambda item: item.message.role in NOT_HISTORY, items)
-    ]
+    system = []
+    for item in items:
+        if item.message.role not in NOT_HISTORY:
+            break
+        system.append(item.message)
+    return system
 
 
 def _given_answer(

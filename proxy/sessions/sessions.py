@@ -1,4 +1,4 @@
-"""The place of sessions in the pipeline: what a request becomes with its history, and what is kept of the exchange."""
+"""Sessions in the pipeline: gives a request its history, and stores the turn that it becomes."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 log = logging.getLogger("chattable")
 
-SWEEP = 600.0  # seconds between two looks for sessions that need not be kept
-SOME = 100  # sessions in one step of it
-# seconds in which a commit is tried again, and between two tries, longer each time
-PERSISTENCE, PAUSE = 2.0, 0.1
-ANSWER = 4096  # tokens that are left for an answer where nobody says how long it may be
+SWEEP_S = 600.0  # between two looks for sessions that need not be kept
+SWEEP_SESSIONS = 100  # in one step of it
+COMMIT_RETRIES_S = 2.0  # in which a commit is tried again while the database is unavailable
+COMMIT_PAUSE_S = 0.1  # before the second try, longer before each that follows
+ANSWER_TOKENS = 4096  # left for an answer whose length no one has limited
 
 
 class Sessions:
     """Keeps conversations.
 
-    Law: what was said is kept before the client is told that the answer is complete, the question
-    together with the answer or neither; a turn that fails leaves no trace, and one whose client
-    left keeps what was said, marked as incomplete.
+    Law: a turn is stored before the client learns that the answer is complete, the question
+    together with the answer or neither. Of a turn that fails nothing is stored; of one whose client
+    left the answer so far, marked as incomplete.
     """
 
     def __init__(
@@ -78,29 +78,26 @@ class Sessions:
         self._failed = RecentFailures()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper = Periodic(
-            "sessions that need not be kept",
-            self._sweep,
-            SWEEP,
-            expected=(StorageError,),
+            "sessions that need not be kept", self._sweep, SWEEP_S, expected=(StorageError,)
         )
 
     async def start(self) -> None:
-        """Begins to renew locks and to remove what need not be kept."""
+        """Starts renewing locks and removing what need not be kept."""
         await self.locks.start()
         if self._keep != Retention():
             self._sweeper.start()
 
     async def stop(self) -> None:
-        """Ends; titles and summaries that are under way are left."""
+        """Stops; titles and summaries that are under way are dropped."""
         await self._sweeper.stop()
         for task in self._tasks:
             task.cancel()
         await self.locks.stop()
 
     async def forget(self, user: str) -> None:
-        """Deletes all sessions of a user who is gone.
+        """Deletes all sessions of a user who was deleted.
 
-        Again a little later: another replica believes the key for a moment, and may begin one.
+        Once more a little later: another replica accepts the key for a moment, and may begin one.
         """
 
         async def again() -> None:
@@ -111,16 +108,16 @@ class Sessions:
         self._later(again())
 
     async def _forget(self, user: str) -> None:
-        while await self._store.forget(user, SOME):
+        while await self._store.forget(user, SWEEP_SESSIONS):
             pass
 
     def turn(
         self, chat: Chat, entry: Entry, caller: Caller, reply: ReplyStream
     ) -> AbstractAsyncContextManager[Turn]:
-        """The turn that a request is. Left without an exception, it is kept."""
+        """The turn of a request. Left without an exception, it is stored."""
         ref = caller.session_ref
         if ref is not None and ref.named:
-            return self._kept(chat, entry, caller, ref, Claim(new_holder(), chat, reply))
+            return self._in_session(chat, entry, caller, ref, Claim(new_holder(), chat, reply))
         turn = Turn(chat, entry, caller, STATELESS)
         by_ui = ref is not None and (ref.task or ref.ui)
         if ref is not None and by_ui and (task := self._ui_tasks.task_of(chat, ref)):
@@ -128,47 +125,25 @@ class Sessions:
         return Stateless(turn)
 
     @asynccontextmanager
-    async def _kept(
-        self,
-        chat: Chat,
-        entry: Entry,
-        caller: Caller,
-        ref: SessionRef,
-        claim: Claim,
+    async def _in_session(
+        self, chat: Chat, entry: Entry, caller: Caller, ref: SessionRef, claim: Claim
     ) -> AsyncGenerator[Turn]:
         task = self._ui_tasks.task_of(chat, ref)
         async with AsyncExitStack() as stack:
-            found = await self._session(stack, chat, entry, caller, ref, claim, task)
-            held = found if isinstance(found, Held) else None
-            session = found.session if isinstance(found, Held) else found
-            if held is not None:
-                chat, plan = await self._appended(held, chat, entry, caller, ref)
-            else:
-                plan = await plans.mirrored(self._store, session, chat, off_path=task is not None)
-            if task is not None:
-                entry, replay = self._ui_tasks.route(task, chat, entry, caller)
-                plan = replace(plan, replay=replay)
-            for message in plan.new:
-                _storable(message)
-            turn = KeptTurn(plan, session, chat, entry, caller, claim, held)
+            session, held = await self._open(stack, chat, entry, caller, ref, claim, task)
+            turn = await self._turn(session, held, chat, entry, caller, ref, claim, task)
             try:
                 yield turn
-            except (asyncio.CancelledError, GeneratorExit, ConnectionReclaimed):
-                if self._config.keep_partial and turn.partial:
-                    await self._commit(turn, incomplete=True)
-                else:
-                    self._failed.add(session.id, chat.messages)
-                raise
-            except Exception:
-                self._failed.add(session.id, chat.messages)
+            except (Exception, asyncio.CancelledError, GeneratorExit) as error:
+                await self._break_off(turn, error)
                 raise
             if claim.reply is not None:
                 claim.reply.seal()
-            if plan.replay is None:
+            if turn.replay is None:
                 await self._commit(turn, incomplete=turn.incomplete)
         self._afterwards(turn, task)
 
-    async def _session(
+    async def _open(
         self,
         stack: AsyncExitStack,
         chat: Chat,
@@ -177,8 +152,8 @@ class Sessions:
         ref: SessionRef,
         claim: Claim,
         task: UiTask | None,
-    ) -> SessionRecord | Held:
-        """The session of a turn: held where it appends, else as it is."""
+    ) -> tuple[SessionRecord, Held | None]:
+        """The session of a turn; if the turn appends to it, held until the stack ends."""
         user, create = caller.principal.user.id, self._config.unknown == "create"
         appends = ref.mode == "append" or (
             ref.mode == "auto" and len(conversation_messages(chat.messages)) == 1
@@ -193,22 +168,50 @@ class Sessions:
                 messages=self._config.window.messages,
                 tokens=plans.room_beside(chat, _room(chat, entry, self._config.window.tokens)),
             )
-            return await stack.enter_async_context(taking)
+            held = await stack.enter_async_context(taking)
+            return held.session, held
         session = await self._store.open(user, ref.name, create=create, model=entry.name)
         mirrors = task is not None or ref.mode == "mirror"
         if mirrors or await plans.resent(self._store, session, chat):
-            return session
-        return await stack.enter_async_context(self.locks.hold(session, claim))
+            return session, None
+        held = await stack.enter_async_context(self.locks.hold(session, claim))
+        return held.session, held
 
-    async def _appended(
+    async def _turn(
         self,
-        held: Held,
+        session: SessionRecord,
+        held: Held | None,
         chat: Chat,
         entry: Entry,
         caller: Caller,
         ref: SessionRef,
+        claim: Claim,
+        task: UiTask | None,
+    ) -> KeptTurn:
+        """The turn of a request in this session, before its answer."""
+        if held is not None:
+            chat, plan = await self._appended(held, chat, entry, caller, ref)
+        else:
+            plan = await plans.mirrored(self._store, session, chat, off_path=task is not None)
+        if task is not None:
+            entry, replay = self._ui_tasks.route(task, chat, entry, caller)
+            plan = replace(plan, replay=replay)
+        for message in plan.new:
+            _check_storable(message)
+        return KeptTurn(plan, session, chat, entry, caller, claim, held)
+
+    async def _break_off(self, turn: KeptTurn, error: BaseException) -> None:
+        """Stores what was answered if only the client left; else notes that the turn failed."""
+        broken_off = isinstance(error, asyncio.CancelledError | GeneratorExit | ConnectionReclaimed)
+        if broken_off and self._config.keep_partial and turn.partial:
+            await self._commit(turn, incomplete=True)
+        else:
+            self._failed.add(turn.session.id, turn.plan.new)
+
+    async def _appended(
+        self, held: Held, chat: Chat, entry: Entry, caller: Caller, ref: SessionRef
     ) -> tuple[Chat, Plan]:
-        """What is new of a request, and what becomes of it behind the stored history."""
+        """The new part of a request, and its plan behind the stored history."""
         session, anew = held.session, False
         if ref.mode == "auto" and (new := await plans.unanswered(self._store, session, chat)):
             chat, anew = replace(chat, messages=new.messages), new.anew
@@ -225,7 +228,7 @@ class Sessions:
             failed=failed,
         )
         plan = await plan_with(self._store, session, window=held.window)
-        # only then it is worth waiting for
+        # only where messages do not fit is a summary worth waiting for
         if plan.cut and await self.titles_and_summaries.summarise(
             session, caller, fitting=plan.length
         ):
@@ -234,14 +237,14 @@ class Sessions:
         return chat, plan
 
     async def _commit(self, turn: KeptTurn, *, incomplete: bool = False) -> None:
-        if turn.left and turn.held is None and not turn.plan.off_path:  # its user may have gone on
+        if turn.held is None and turn.left and not turn.plan.off_path:  # the user may have gone on
             turn.plan = replace(turn.plan, head=turn.session.head)
         try:
             committed = await self._stored(turn.session, turn_record(turn, incomplete=incomplete))
         except HeadMoved:
             if turn.held is not None:
                 raise
-            # A lone prompt beside which the conversation began, or a turn that its user has left.
+            # A lone prompt beside which the conversation began, or a turn whose client left.
             turn.plan = replace(turn.plan, head=UNSET, off_path=True)
             committed = await self._stored(turn.session, turn_record(turn, incomplete=incomplete))
         self.locks.freed(turn.claim.holder)
@@ -249,36 +252,36 @@ class Sessions:
         turn.session = committed.session
 
     async def _stored(self, session: SessionRecord, turn: stored.TurnRecord) -> Committed:
-        """Commits, if need be again: an answer is not lost to a moment in which the database is busy. Its key counts once."""
-        until = time.monotonic() + PERSISTENCE
+        """Commits, if need be again: an answer is not lost while the database is busy.
+
+        The turn's key makes that safe: it is stored once.
+        """
+        until = time.monotonic() + COMMIT_RETRIES_S
         for pause in itertools.count(1):
             try:
                 return await self._store.commit(session, turn)
             except StorageUnavailable:
-                if time.monotonic() + PAUSE * pause > until:
+                if time.monotonic() + COMMIT_PAUSE_S * pause > until:
                     raise
-            await asyncio.sleep(PAUSE * pause)
+            await asyncio.sleep(COMMIT_PAUSE_S * pause)
         raise AssertionError("counting has no end")
 
     def _afterwards(self, turn: KeptTurn, task: UiTask | None) -> None:
-        """What the client need not wait for."""
+        """Starts what the client need not wait for."""
         plan, session, caller = turn.plan, turn.session, turn.caller
         if task is not None:
             if task.kind == TITLE:
                 self._later(self.titles_and_summaries.adopt_title(session, turn.answer_text))
         elif not plan.off_path:
+            writer = self.titles_and_summaries
             if session.title is None:
-                self._later(
-                    self.titles_and_summaries.write_title(
-                        session, caller, plan.messages, turn.answer
-                    )
-                )
+                self._later(writer.write_title(session, caller, plan.messages, turn.answer))
             if plan.length >= self._config.summary.after:
-                self._later(self.titles_and_summaries.summarise(session, caller))
+                self._later(writer.summarise(session, caller))
             if plan.parent is None and (
                 self._keep.newest is not None or self._keep.seconds is not None
             ):
-                self._later(self._store.sweep(self._keep, session.user_id, SOME))
+                self._later(self._store.sweep(self._keep, session.user_id, SWEEP_SESSIONS))
 
     def _later(self, work: Any) -> None:
         async def quietly() -> None:
@@ -294,12 +297,12 @@ class Sessions:
         task.add_done_callback(self._tasks.discard)
 
     async def _sweep(self) -> None:
-        while await self._store.sweep(self._keep, None, SOME) >= SOME:
+        while await self._store.sweep(self._keep, None, SWEEP_SESSIONS) >= SWEEP_SESSIONS:
             pass
 
 
 def open_store(config: settings.Config, database: Database) -> SessionStore:
-    """Where a config keeps sessions; raises `LoadError` for a store of the deployer's own that cannot be built."""
+    """The store that a config names; `LoadError` if one of the operator's own cannot be built."""
     store: SessionStore = (
         made(config.sessions.store) if config.sessions.store else SqlSessions(database.storage)
     )
@@ -307,16 +310,18 @@ def open_store(config: settings.Config, database: Database) -> SessionStore:
 
 
 def _room(chat: Chat, entry: Entry, most: int | None) -> int | None:
-    """How many tokens a prompt may have; None: nobody knows."""
+    """How many tokens a prompt may have; None: that is unknown."""
     if entry.context_length is None:
         return most
     asked = chat.params.get("max_completion_tokens") or chat.params.get("max_tokens")
-    answer = asked or min(entry.max_output or ANSWER, ANSWER, entry.context_length // 4)
+    answer = asked or min(
+        entry.max_output or ANSWER_TOKENS, ANSWER_TOKENS, entry.context_length // 4
+    )
     room = int((entry.context_length - answer) * 0.95)  # messages are estimated, not counted
     return room if most is None else min(room, most)
 
 
-def _storable(message: Message) -> None:
-    """Refuses before the answer what could not be stored after it."""
+def _check_storable(message: Message) -> None:
+    """Refuses before the answer a message that could not be stored after it."""
     if not isinstance(message.content, str) or message.tool_calls or message.extra:
         values.message_text(message)

@@ -1,4 +1,4 @@
-"""One exchange on its way through the pipeline: what is asked for it, what was answered, and what is kept of both."""
+"""One turn on its way through the pipeline: what is asked, what was answered, what is stored."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ STATELESS = {"x-session-mode": "off"}
 
 
 class Turn:
-    """One exchange: what is asked for it, of whom, and what was answered."""
+    """One question and its answer: what is asked, which model, and what it answered."""
 
     def __init__(self, chat: Chat, entry: Entry, caller: Caller, headers: dict[str, str]) -> None:
         self.chat = chat  # with the stored history, fitted to the window
         self.entry = entry
         self.caller = caller
         self.headers = headers
-        self.replay: list[Chunk] | None = None  # the answer, where nothing is asked
+        self.replay: list[Chunk] | None = None  # the answer, where no model is asked
 
     def observe(self, chunk: Chunk) -> None:
-        """Notes a step of the answer."""
+        """Takes note of a chunk of the answer."""
 
 
 class KeptTurn(Turn):
-    """An exchange of a session, which it holds where it appends to it."""
+    """A turn of a session, which it holds if it appends to it."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class KeptTurn(Turn):
         self.session = session
         self.replay = plan.replay
         self.state = view
-        self.incomplete = False  # whether the answer ended and never said why
+        self.incomplete = False  # whether the answer ended without a finish reason
         self.claim = claim
         self.held = held
         self._fold = Accumulator()
@@ -80,42 +80,42 @@ class KeptTurn(Turn):
 
     @property
     def left(self) -> bool:
-        """Whether nobody reads it any more."""
+        """Whether its client has left."""
         return self.claim.reply is not None and self.claim.reply.left
 
     @property
     def partial(self) -> bool:
-        """Whether a part of an answer is there that may be kept: only its client left."""
+        """Whether there is a part of an answer that may be kept: its client left, no more."""
         dropped = self.claim.reply is not None and self.claim.reply.dropped
         return self.left and not dropped and not self.plan.off_path and bool(self.answer_text)
 
     @property
     def lock(self) -> str:
-        """What the store knows it by."""
+        """The name of its lock in the store."""
         return self.claim.holder if self.held is None else self.held.name
 
     @property
     def answer(self) -> Message:
-        """The answer so far: the first one, where several were asked for."""
+        """The answer so far; of several choices the first."""
         return self._fold.message()
 
     @property
     def answer_text(self) -> str:
-        """What was answered, where it was given to a function too."""
+        """The text of the answer, or the arguments of the function that it calls."""
         answer = self.answer
         calls = [call.get("function") or {} for call in answer.tool_calls or ()]
         return answer.text or "".join(str(call.get("arguments") or "") for call in calls)
 
     @property
     def usage(self) -> Usage | None:
-        """What it used, once it is known."""
+        """Its usage, once it is known."""
         return self._fold.usage
 
 
 def _params(session: SessionRecord, entry: Entry) -> Json:
-    """The session's params that may go with a request to this model.
+    """The session's params that this model takes.
 
-    Older versions let in others, and the model may be another one than they were meant for.
+    Older versions stored others as well, and they may have been meant for another model.
     """
     params = fitting(session.params, entry.model.accepts)
     if params is not session.params:
@@ -124,14 +124,15 @@ def _params(session: SessionRecord, entry: Entry) -> Json:
     return params
 
 
-@functools.lru_cache(maxsize=1000)  # once for each, as long as there are not too many
+@functools.lru_cache(maxsize=1000)  # once for each of the last thousand
 def _warn_once(session: str, model: str, names: str) -> None:
-    told = "params of conversation %s that are not for %s are left out: %s"
-    log.warning(told, session, model, names)
+    log.warning(
+        "params of conversation %s that are not for %s are left out: %s", session, model, names
+    )
 
 
 class Stateless:
-    """A turn of which nothing is kept."""
+    """The context of a turn of which nothing is stored."""
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
@@ -144,17 +145,17 @@ class Stateless:
 
 
 def turn_record(turn: KeptTurn, *, incomplete: bool) -> stored.TurnRecord:
-    """What is kept of a turn."""
+    """What is stored of a turn."""
     plan, usage, name = turn.plan, turn.usage, turn.entry.name
     tokens = usage.completion_tokens if usage is not None else None
     answer = stored.NewItem(
         message=turn.answer, tokens=tokens, speaker=name, usage=usage, incomplete=incomplete
     )
-    # who asks again under it is to be kept, and kept once
+    # a request that is sent again under its key is stored, and stored once
     key = "" if incomplete else turn.caller.idempotency_key
     return stored.TurnRecord(
         entries=(
-            *(stored.NewItem(message=message) for message in plan.new),
+            *[stored.NewItem(message=message) for message in plan.new],
             answer,
             *plan.following,
         ),

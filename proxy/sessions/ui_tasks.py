@@ -96,11 +96,7 @@ def recognise(
         return None
     if own and (name := _reworded(prompt, own)) is not None:
         return _read(TASKS.get(name, OTHER), prompt)
-    found = _read(OTHER, prompt)
-    kind = _of_quote(found, chat, ui=ui) if found.quoted else None
-    if kind is None and ui:
-        kind = _of_lone_prompt(prompt, system if messages else "", chat)
-    return None if kind is None else replace(found, kind=kind)
+    return _by_frame(prompt, system if messages else "", chat, ui=ui)
 
 
 def requested_key(instructions: str) -> str | None:
@@ -138,6 +134,15 @@ def _reworded(prompt: str, own: Mapping[str, Iterable[str]]) -> str | None:
         if any(start.startswith(beginning.casefold()) for beginning in beginnings):
             return name
     return None
+
+
+def _by_frame(prompt: str, system: str, chat: Chat, *, ui: bool) -> UiTask | None:
+    """The task that a lone prompt is set out as."""
+    found = _read(OTHER, prompt)
+    kind = _of_quote(found, chat, ui=ui) if found.quoted else None
+    if kind is None and ui:
+        kind = _of_lone_prompt(prompt, system, chat)
+    return None if kind is None else replace(found, kind=kind)
 
 
 def _read(kind: str, prompt: str) -> UiTask:
