@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from answers import Answer, Html, Plain, Raw, Redirect, Request, Reset, Silent, Sse, error, head
+from answers import Answer, Plain, Raw, Redirect, Request, Reset, Silent, Sse, error, head
 from echo_model import ask, chat_chunks
 from faults.world import never_accepting, wait_for
 from process import Chattable, chattable, free_port
@@ -149,7 +149,7 @@ def failures() -> list[Callable[[Request], Answer]]:
         *map(spoken, (400, 401, 402, 403, 404, 408, 422, 429, 500, 503, 529)),
         lambda _: Reset(),
         lambda _: Silent(),
-        lambda request: Html(sent(request)),
+        lambda request: Plain(200, sent(request), {"content-type": "text/html"}),
         lambda request: Raw([head(200, {}) + sent(request).encode()]),
         lambda request: Plain(200, sent(request).encode(), {"content-type": "application/json"}),
         lambda request: Redirect(f"http://127.0.0.1:1/?key={request.headers.get('authorization')}"),
