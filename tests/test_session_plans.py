@@ -1,4 +1,4 @@
-"""What a request to a conversation becomes: replayed, replaced, asked anew; and what fits beside it."""
+"""Plans of turns: what is replayed, replaced or asked, and how much history fits."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

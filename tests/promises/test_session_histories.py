@@ -1,4 +1,6 @@
-"""Histories of conversations that many write at once, checked whole: on SQLite with two workers, on PostgreSQL with two replicas.
+"""Histories of conversations that many write at once, checked whole.
+
+On SQLite with two workers, on PostgreSQL with two replicas.
 
 Every question is asked once in the world, and every answer names its question and the upstream call
 that gave it. So of each conversation it can be said what belongs to which turn, which call saw
@@ -56,7 +58,7 @@ models: {{m: {{provider: stub}}}}
 
 
 class Model:
-    """An upstream that does to a question what the question says, and answers with its name and the number of the call."""
+    """An upstream that does what a question says; it answers its name and the call's number."""
 
     def __init__(self, upstream: ScriptedUpstream) -> None:
         self.upstream = upstream
@@ -121,7 +123,7 @@ class Replicas:
         )
 
     def kill(self) -> None:
-        """SIGKILL to all of one replica, or to one worker of the only one; then there are as many again."""
+        """SIGKILL to one replica, or to a worker of the only one; then there are as many again."""
         victim = self.servers[0]
         if len(self.servers) > 1:
             for process in victim.tree():
@@ -186,7 +188,7 @@ class Turn:
 
 @dataclass
 class Writer:
-    """Asks one thing after the other in a session, at any door; what fails is tried again as SDKs do."""
+    """Asks one thing after the other in a session, at any replica; retries as SDKs do."""
 
     replicas: Replicas
     key: str
@@ -369,7 +371,7 @@ def parts_of(items: Sequence[Item]) -> dict[str, set[str]]:
 
 
 def test_200_turns_of_40_writers_in_20_sessions(replicas: Replicas) -> None:
-    """Half of them at the same time as another in the same session; some leave, some fail, some try again."""
+    """Half of them at the same time as another in their session; some leave, fail or try again."""
     user, dice = "ada", random.Random(20261121)
     key = replicas.servers[0].user_key(user)
     writers = [
@@ -397,7 +399,7 @@ def test_200_turns_of_40_writers_in_20_sessions(replicas: Replicas) -> None:
 
 
 def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: Replicas) -> None:
-    """The dead turn is nowhere, its lock ends with its lease, and its retry at another door knows what was said before."""
+    """The dead turn is nowhere, its lock ends with its lease; a retry has the history."""
     user = "kim"
     key = replicas.servers[0].user_key(user)
     writer = Writer(replicas, key, "s", "w", random.Random(1))
@@ -446,7 +448,7 @@ def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: R
 
 
 def test_writers_who_keep_their_own_history_make_branches_and_lose_none(replicas: Replicas) -> None:
-    """Twelve windows on one chat: all resend what they see, edit and ask again, at the same time."""
+    """Twelve windows on one chat all resend what they see, edit and ask again, at the same time."""
     user, count = "uma", 12
     key = replicas.servers[0].user_key(user)
     seen: list[list[str]] = []
@@ -494,7 +496,7 @@ def test_writers_who_keep_their_own_history_make_branches_and_lose_none(replicas
 
 
 def test_a_turn_that_was_thought_dead_comes_too_late(replicas: Replicas) -> None:
-    """Its lease has ended while it was not renewed, another turn came first: it is told so, and is nowhere."""
+    """Its lease ended without a renewal, another turn came first: it is refused and is nowhere."""
     if len(replicas.servers) == 1:
         pytest.skip("workers behind one door cannot be told apart")
     user = "zoe"
