@@ -1,4 +1,4 @@
-"""Conversations as tests of the real server see them: what a client says and is told, and what is kept of it."""
+"""Conversations with the real server: what a client sends, is answered, and what is stored."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,7 +50,10 @@ def talk(
     stream: bool = False,
     **fields: Any,
 ) -> Told:
-    """One request of an unmodified SDK; `mode`, `task` and `headers` are sent as headers, all else as fields of the body."""
+    """One request of an unmodified SDK.
+
+    `mode`, `task` and `headers` are sent as headers, all else as fields of the body.
+    """
     headers = {
         "X-Session-Id": session,
         "X-Session-Mode": fields.pop("mode", None),

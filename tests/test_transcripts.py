@@ -1027,6 +1027,43 @@ async def test_what_is_exported_comes_back_the_same_from_every_store(store: Sess
     )
 
 
+@pytest.mark.parametrize(("deleted", "upto"), [([1], 0), ([0, 1], None), ([3], 1), ([2, 3], 1)])
+async def test_an_export_names_no_deleted_message(
+    store: SessionStore, deleted: list[int], upto: int | None
+) -> None:
+    """A summary ends with what is left of what it stands for; if nothing is, it is left out."""
+    session = await talk(store, *(Message("user", f"m{i}") for i in range(4)))
+    items = await every(store, session)
+    session = await store.update(session, summary=Summary("so far", items[1].id))
+    for place in deleted:
+        session = await store.delete_item(session, items[place].id)
+    (outcome,) = await take(store, await give(store, session), user=BOB)
+    made = await store.open(BOB, outcome.id, create=False)
+    left = await every(store, made)
+    assert [one.message.text for one in left] == [f"m{i}" for i in range(4) if i not in deleted]
+    assert made.head == left[-1].id
+    if upto is None:
+        assert made.summary is None
+        assert "the summary goes up to" in outcome.warnings[0].message
+    else:
+        place = [one.message.text for one in left].index(f"m{upto}")
+        assert (made.summary, outcome.warnings) == (Summary("so far", left[place].id), [])
+
+
+async def test_another_branchs_summary_never_comes_to_stand_for_this_one(
+    store: SessionStore,
+) -> None:
+    session = await talk(store, Message("user", "a"), Message("user", "b"))
+    first, second = await every(store, session)
+    session = await store.update(session, summary=Summary("of b", second.id))
+    turn = TurnRecord(entries=(NewItem(message=Message("user", "c")),), parent=first.id)
+    session = (await store.commit(session, turn)).session
+    session = await store.delete_item(session, second.id)
+    (outcome,) = await take(store, await give(store, session), user=BOB)
+    made = await store.open(BOB, outcome.id, create=False)
+    assert (made.summary, outcome.error) == (None, None)
+
+
 async def round_trip(store: SessionStore, given_steps: list[Any]) -> None:
     session = await grow(store, given_steps)
     data = await give(store, session)

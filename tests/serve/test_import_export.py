@@ -155,6 +155,35 @@ def test_what_no_encoding_takes_goes_through(alice: Client, bob: Client) -> None
     assert "NUL \ufffd" in alice.give(report["data"][0]["id"], "markdown").text
 
 
+def words(user: Client, id: str) -> list[str]:
+    """What a conversation's items say, the newest first."""
+    items = user("GET", f"/v1/conversations/{id}/items").json()["data"]
+    return [item["content"][0]["text"] for item in items]
+
+
+@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("deleted", [1, 2, 4])
+def test_what_ends_with_deleted_messages_goes_to_another_user(
+    alice: Client, bob: Client, deleted: int, forked: bool
+) -> None:
+    """The head is then a message that the file does not have (5 of “The house”)."""
+    id = alice.chat("new", "one")
+    alice.chat(id, "two")
+    if forked:
+        id = alice("POST", f"/v1/conversations/{id}/fork", b"{}").json()["id"]
+    items = alice("GET", f"/v1/conversations/{id}/items").json()["data"]
+    for item in items[:deleted]:
+        assert alice("DELETE", f"/v1/conversations/{id}/items/{item['id']}").status_code == 200
+    left = words(alice, id)
+    assert len(left) == 4 - deleted
+    report = bob.take(alice.give(id).content)
+    (row,) = report["data"]
+    assert (report["imported"], row["error"], row["warnings"]) == (1, None, [])
+    assert words(bob, row["id"]) == left
+    bob.chat(row["id"], "three")
+    assert words(bob, row["id"])[1:] == ["three", *left]
+
+
 def test_the_name_of_the_file_is_safe(alice: Client) -> None:
     title = '../..\\etc/pass"wd; filename=evil.sh\r\nX-Evil: 1 — Ärger'
     (row,) = alice.take(

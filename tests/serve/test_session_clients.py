@@ -1,4 +1,6 @@
-"""Chat UIs as they are: each resends the branch its user looks at, and asks for titles, tags and more under the same header.
+"""Chat UIs as they are: each resends the branch its user looks at.
+
+They ask for titles, tags and more under the same header.
 
 Their requests are those of tests/chat_uis.py.
 """
@@ -54,7 +56,7 @@ def librechat(server: Chattable, upstream: ScriptedUpstream) -> Window:
 
 
 def prompt(window: Window) -> list[str]:
-    """What the agent asks of its model for what is shown: exactly the branch, behind its own words."""
+    """What the agent asks its model for what is shown: exactly the branch, after its own words."""
     system = "\n\n".join(["You teach.", *(message["content"] for message in window.ui.system)])
     return [f"s:{system}", *lines(window.shown)]
 

@@ -1,4 +1,4 @@
-"""Names of sessions as bytes on a socket: what no SDK would send is a session, none, or a 400, and nothing else."""
+"""Names of sessions as bytes on a socket: whatever is sent is a session, none, or a 400."""
 
 import json
 import socket
@@ -220,7 +220,7 @@ def test_names_are_compared_letter_by_letter(server: Chattable) -> None:
 def test_a_line_break_in_a_header_is_never_a_header(
     server: Chattable, upstream: ScriptedUpstream
 ) -> None:
-    """What follows it is a header line of the request, or refused; it is in no answer and in no name."""
+    """What follows it is a header of the request, or refused; it is in no answer and no name."""
     for bad in (
         b"x-session-id: a\r\n b",
         b"x-session-id: a\rb",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.config.hints import hint
@@ -21,6 +23,7 @@ from chattable.proxy.importers.transcripts import (
 from chattable.proxy.importers.transcripts.messages import json_kind
 from chattable.proxy.importers.transcripts.transcript import ImportNotes, Transcript, Unreadable
 from chattable.proxy.importers.transcripts.values import Value, values_in
+from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.sessions.port import Item, SessionRecord, SessionStore
 
 BATCH_MESSAGES = 500  # messages in memory at a time
@@ -164,9 +167,37 @@ async def exported(
 ) -> AsyncIterator[bytes]:
     """The session in this format; a batch of its messages at a time is in memory."""
     assert form.write
-    batches = store.export(session, BATCH_MESSAGES) if form.whole else _path(store, session)
+    if form.whole:
+        session, batches = (
+            await _without_deleted(store, session),
+            store.export(session, BATCH_MESSAGES),
+        )
+    else:
+        batches = _path(store, session)
     async for block in form.write(session, batches):
         yield block
+
+
+async def _without_deleted(store: SessionStore, session: SessionRecord) -> SessionRecord:
+    """The session with a head and a summary that name no deleted message, for none is exported."""
+    head, summary = await _last_kept(store, session, session.head), session.summary
+    # another branch's summary stays: what is left before its end cannot be found from the head
+    if summary is not None and (await store.window(session, messages=1)).summary is not None:
+        upto = await _last_kept(store, session, summary.upto)
+        summary = replace(summary, upto=upto or summary.upto)
+    return replace(session, head=head, summary=summary)
+
+
+async def _last_kept(
+    store: SessionStore, session: SessionRecord, message_id: str | None
+) -> str | None:
+    """The id of a message, or of the last one before it that is left if it was deleted."""
+    if message_id is None:
+        return None
+    with suppress(NotFound):
+        return (await store.item(session, message_id)).id
+    before = (await store.items(session, 1, message_id)).data
+    return before[0].id if before else None
 
 
 async def _path(store: SessionStore, session: SessionRecord) -> AsyncIterator[tuple[Item, ...]]:
