@@ -7,7 +7,7 @@ import pytest
 from chattable.adapters.services import VENDORS
 from chattable.proxy.__main__ import main
 from chattable.proxy.cli.known_models import UnknownModelError, describe
-from chattable.proxy.config import reader as configfile
+from chattable.proxy.config import reader
 
 CONFIG = """
 providers:
@@ -39,7 +39,7 @@ GPT_4O = [
 
 
 def shown(name: str = "") -> list[str]:
-    config = configfile.parse(CONFIG.encode(), "config.yaml", {}, VENDORS)
+    config = reader.parse(CONFIG.encode(), "config.yaml", {}, VENDORS)
     return list(describe(config, name))
 
 

@@ -22,7 +22,7 @@ from chattable.proxy.conversations.items import (
     message_of,
     model_messages,
 )
-from chattable.proxy.parsing import surrogates as halves
+from chattable.proxy.parsing import surrogates
 from chattable.proxy.store.sessions.chain import content_digest, next_id, paired
 
 STRICT: TypeAdapter[Any] = TypeAdapter(ConversationItem)
@@ -532,10 +532,10 @@ def test_a_model_is_asked_whole_characters() -> None:
 
 def test_halves_of_characters_are_written_and_read() -> None:
     for value in ({"a": ["\ud800", "\x00", 2**70, None]}, {"\udfff": "é"}, {"whole": "😀"}):
-        assert json.loads(halves.encode(value)) == value
-    assert halves.encode({"whole": "😀"}) == '{"whole":"😀"}'.encode()
-    assert halves.decode(b'{"a": "\\ud800", "b": "\\u0000"}') == {"a": "\ud800", "b": "\x00"}
+        assert json.loads(surrogates.encode(value)) == value
+    assert surrogates.encode({"whole": "😀"}) == '{"whole":"😀"}'.encode()
+    assert surrogates.decode(b'{"a": "\\ud800", "b": "\\u0000"}') == {"a": "\ud800", "b": "\x00"}
     deep = b"[" * 1100 + b'"\\ud800"'
     for body in (b'{"a": 1}', b'{"a": "\\ud800"', b'["\\ud800", NaN]', b'"\\uD800' + b"\xff", deep):
         with pytest.raises(ValueError):
-            halves.decode(body)
+            surrogates.decode(body)

@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from chattable.adapters.local.server import MODEL_NAME, data_home, model_path
 from chattable.adapters.services import VENDORS
 from chattable.budget.storage.errors import StorageUnavailable
-from chattable.proxy.config import reader as configfile
-from chattable.proxy.config import settings
+from chattable.proxy.config import reader, settings
 from chattable.proxy.config.settings import Config
 from chattable.proxy.ledger_setup import open_journal
 from chattable.proxy.people.users import Users
@@ -40,7 +39,7 @@ def find_config(
     """
     if path is None and Path(DEFAULT_FILE).is_file():
         path = DEFAULT_FILE
-    config = built_in() if path is None else configfile.load(path, os.environ, VENDORS, code=code)
+    config = built_in() if path is None else reader.load(path, os.environ, VENDORS, code=code)
     flags = {
         name: value
         for name, value in (("host", host), ("port", port), ("workers", workers))
@@ -52,7 +51,7 @@ def find_config(
 def built_in() -> Config:
     """The built-in config: `echo`, providers whose key is set, and the local model if pulled."""
     keys = {name: vendor.key_env for name, vendor in VENDORS.items() if vendor.key_env}
-    config = configfile.defaults(os.environ, keys)
+    config = reader.defaults(os.environ, keys)
     if not model_path(data_home()).is_file():
         return config
     return replace(

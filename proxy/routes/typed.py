@@ -15,7 +15,7 @@ from msgspec import Struct
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import explain
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.parsing import surrogates as halves
+from chattable.proxy.parsing import surrogates
 from chattable.proxy.parsing.json_bounds import TooComplex
 from chattable.proxy.people.audit import Actor
 from chattable.proxy.routes.guards import house_of
@@ -52,7 +52,7 @@ class TypedRequest(Request[Any, Any, Any]):
         """The value as what the handler declares."""
         kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
         try:
-            return halves.convert(given, kind)
+            return surrogates.convert(given, kind)
         except msgspec.ValidationError as error:
             raise explain(error) from None
 
@@ -69,7 +69,7 @@ class LenientRequest(TypedRequest):
             raise
         except InvalidRequest:
             try:
-                given = halves.decode(body)
+                given = surrogates.decode(body)
             except ValueError:
                 given = None
             if not isinstance(given, dict):
@@ -83,7 +83,7 @@ class TextResponse(Response[Any]):
     def render(self, content: Any, media_type: str, enc_hook: Any = None) -> bytes:
         """The body."""
         if media_type.startswith(MediaType.JSON):
-            return halves.encode(content)
+            return surrogates.encode(content)
         return super().render(content, media_type, enc_hook)
 
 

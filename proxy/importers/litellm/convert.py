@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chattable.adapters.services import VENDORS
-from chattable.proxy.config import reader as configfile
+from chattable.proxy.config import reader
 from chattable.proxy.config.document import MAX_BYTES, ConfigError, Problem, dotted, read
 from chattable.proxy.importers.litellm.draft import ConfigDraft
 from chattable.proxy.importers.litellm.general import add_general
@@ -97,7 +97,7 @@ def convert(data: bytes, file: str) -> Converted:
             f"Made by `chattable import-litellm` from {Path(file).name!a}. See it: chattable check",
         ]
     )
-    configfile.parse(text.encode(), "(the config made of it)", source.variables.examples, VENDORS)
+    reader.parse(text.encode(), "(the config made of it)", source.variables.examples, VENDORS)
     return Converted(text, source)
 
 
