@@ -325,7 +325,7 @@ async def verify_ledger(services: InjectedServices) -> LedgerCheck:
 
 ROUTES = Router(
     "/",
-    tags=["BudgetOperations"],
+    tags=["Budgets"],
     route_handlers=[
         create_budget,
         list_budgets,
