@@ -92,9 +92,12 @@ bench-against: $(VENV)/dev  ## compare costs with another commit: REV=abc1234 [R
 figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [REV=abc1234] [ROWS=plain]
 	$(BIN)/python tests/bench/figures.py $(REV) $(if $(ROWS),--rows '$(ROWS)')
 
-.PHONY: record shape
+.PHONY: record shape docs
 shape: $(VENV)/dev  ## measure the shape of the code beside its targets: [ARGS=--names]
 	$(BIN)/python tests/shape/shape.py $(ARGS)
+
+docs: $(VENV)/dev  ## write anew what pages of docs/ show of the settings and of OpenAPI
+	$(BIN)/python tests/generated_docs.py
 
 record: $(VENV)/dev  ## write down anew what every route answers: [ARGS="chat cache"]; read the difference
 	$(BIN)/python tests/replay/record.py $(ARGS)

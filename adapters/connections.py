@@ -1,4 +1,7 @@
-"""The connections that may be open to one provider: who has fewest is served first, and what nobody reads yields."""
+"""The connections that may be open to one provider, and who gets one.
+
+The user who has fewest is served first, and an answer that nobody reads is ended for others.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,23 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from chattable.adapters.errors import Busy
+from chattable.adapters.errors import ConnectionLimitReached
 from chattable.agents.chattable import Trace
 
-LOOK = 0.1  # seconds between two looks for work that was abandoned meanwhile
+ABANDONED_CHECK_S = 0.1  # between two looks for answers that nobody reads any more
 
 
 class Slot:
-    """One of the connections, for as long as the context lasts; `Busy` if none is free within `patience` seconds."""
+    """One of the connections, for as long as the context lasts.
+
+    Raises `ConnectionLimitReached` if none is free within `patience` seconds.
+    """
 
     def __init__(self, connections: Connections, user: str, trace: Trace, patience: float) -> None:
         self.user = user
         self.trace = trace
         self.patience = patience
-        self.yielding = False  # it was told to end, for somebody who waits
+        self.yielding = False  # it is to end, for another request that waits
         self.stop: Callable[[], object] | None = None  # ends what it is used for
         self._stopping: object = None
         self._connections = connections
@@ -52,9 +58,11 @@ class Slot:
 
 
 class Connections:
-    """Law: a free one goes to whoever waits and has fewest, the first of these; to nobody's reader only where no other waits.
+    """The connections of one provider.
 
-    Answers that nobody reads any more end, one for each who waits.
+    Law: a free one goes to the user who waits and has fewest, the first of these; to a request that
+    nobody waits for only where no other waits. Answers that nobody reads any more are ended, one
+    for each request that waits.
     """
 
     def __init__(self, limit: int) -> None:
@@ -70,10 +78,10 @@ class Connections:
         try:
             while not turn.done():
                 if (left := until - loop.time()) <= 0:
-                    raise Busy(self.limit)
+                    raise ConnectionLimitReached(self.limit)
                 if not slot.trace.abandoned:
                     self._make_room()
-                await asyncio.wait([turn], timeout=min(left, LOOK))
+                await asyncio.wait([turn], timeout=min(left, ABANDONED_CHECK_S))
         except BaseException:
             self.open.discard(slot)  # it may have been its turn just now
             raise

@@ -9,32 +9,34 @@ import httpx
 import msgspec
 
 from chattable.adapters.errors import UpstreamError
-from chattable.adapters.upstream import Provider, header
+from chattable.adapters.upstream import UpstreamProvider, header
 
-PATIENCE = 10.0  # seconds
-MAX_LIST = 8 * 2**20  # bytes
+DISCOVERY_TIMEOUT_S = 10.0  # seconds
+MAX_LIST_BYTES = 8 * 2**20  # bytes
 MAX_MODELS = 5000
-MAX_NAME = 256  # characters
+MAX_NAME_CHARS = 256  # characters
 
 
 class DiscoveryError(Exception):
     """A provider that did not say; the text is for the log."""
 
 
-async def models(provider: Provider) -> list[str]:
-    """The models' names there, in the order they came; empty where the provider's API has no list."""
-    if not provider.wire.listing:
+async def models(provider: UpstreamProvider) -> list[str]:
+    """The names of a provider's models, in the order they came; empty where it lists none."""
+    if not provider.wire.models_path:
         return []
     key = provider.keys.next()
-    request = httpx.Request("GET", f"{provider.base}{provider.wire.listing}", headers=key.headers)
+    request = httpx.Request(
+        "GET", f"{provider.base}{provider.wire.models_path}", headers=key.headers
+    )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
             response = await provider.transport.handle_async_request(request)
             body = bytearray()
             try:
                 async for block in response.stream:  # type: ignore[union-attr]
                     body += block
-                    if len(body) > MAX_LIST:
+                    if len(body) > MAX_LIST_BYTES:
                         raise DiscoveryError("the list has no end")
             finally:
                 await response.stream.aclose()  # type: ignore[union-attr]
@@ -48,7 +50,10 @@ async def models(provider: Provider) -> list[str]:
 
 
 def names(body: bytes) -> list[str]:
-    """The names in a list of models, in OpenAI's form or that of others; `DiscoveryError` if it is none."""
+    """The names in a list of models, in OpenAI's form or that of others.
+
+    Raises `DiscoveryError` for anything else.
+    """
     try:
         raw: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
@@ -57,11 +62,14 @@ def names(body: bytes) -> list[str]:
         raw = raw.get("data", raw.get("models"))
     if not isinstance(raw, list):
         raise DiscoveryError("there is no list in it")
-    found: dict[str, None] = {}
-    for one in raw[:MAX_MODELS]:
-        name = (
-            (one.get("id") or one.get("name") or one.get("model")) if isinstance(one, dict) else one
-        )
-        if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable():
-            found[name.removeprefix("models/")] = None
-    return list(found)
+    found = [name for one in raw[:MAX_MODELS] if (name := _name(one))]
+    return list(dict.fromkeys(found))
+
+
+def _name(model: Any) -> str:
+    """The name of a model; empty where it has none that can be used."""
+    if isinstance(model, dict):
+        model = model.get("id") or model.get("name") or model.get("model")
+    if not isinstance(model, str) or len(model) > MAX_NAME_CHARS or not model.isprintable():
+        return ""
+    return model.removeprefix("models/")

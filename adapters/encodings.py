@@ -9,11 +9,13 @@ from typing import Any, Protocol, Self
 
 import httpx
 
-from chattable.adapters.errors import BrokenAnswer
+from chattable.adapters.errors import InvalidUpstreamResponse
 
-WINDOW = 23  # log2 of the memory that zstd may need: what every HTTP client keeps to (RFC 9659)
-PIECE = 2**20  # bytes of a body that are unpacked at a time
-LAYERS = 2  # encodings on top of each other
+MAX_ZSTD_WINDOW_LOG2 = (
+    23  # log2 of the memory that zstd may need: what every HTTP client keeps to (RFC 9659)
+)
+MAX_PIECE_BYTES = 2**20  # of a body, unpacked at a time
+MAX_ENCODINGS = 2  # encodings on top of each other
 
 
 class Unpacker(Protocol):
@@ -53,7 +55,7 @@ class _Zstd:
             from backports import zstd
         self._error: Any = zstd.ZstdError
         self._reader = zstd.ZstdDecompressor(
-            options={zstd.DecompressionParameter.window_log_max: WINDOW}
+            options={zstd.DecompressionParameter.window_log_max: MAX_ZSTD_WINDOW_LOG2}
         )
 
     def feed(self, data: bytes, most: int) -> bytes:
@@ -101,11 +103,11 @@ KNOWN: dict[str, Callable[[], Unpacker]] = {
 
 
 def unpack(response: httpx.Response, encoding: str) -> None:
-    """Makes a response's body that of its content, whatever it was packed with; reading it raises `BrokenAnswer`."""
+    """Makes a response's body unpack itself; reading it may raise `InvalidUpstreamResponse`."""
     names = [name.strip().removeprefix("x-") for name in encoding.lower().split(",")]
     names = [name for name in names if name not in ("", "identity")]
     for name in reversed(names):
-        undo = KNOWN.get(name) if len(names) <= LAYERS else None
+        undo = KNOWN.get(name) if len(names) <= MAX_ENCODINGS else None
         response.stream = _Unpacked(response.stream, undo and undo())  # type: ignore[arg-type]
 
 
@@ -122,14 +124,14 @@ class _Unpacked(httpx.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         if self._unpacker is None:
-            raise BrokenAnswer("sent a compressed answer that nobody asked for")
+            raise InvalidUpstreamResponse("sent a compressed answer that nobody asked for")
         block = b""
         try:
-            while not (piece := self._unpacker.feed(block, PIECE)):
+            while not (piece := self._unpacker.feed(block, MAX_PIECE_BYTES)):
                 if not (block := await anext(self._blocks, b"")):
                     break
         except ValueError:
-            raise BrokenAnswer("sent a compressed answer that is damaged") from None
+            raise InvalidUpstreamResponse("sent a compressed answer that is damaged") from None
         if piece:
             return piece
         if not self._unpacker.done():

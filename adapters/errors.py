@@ -1,14 +1,14 @@
-"""What can go wrong between this proxy and an upstream; never more of it than the asker may know.
+"""What can go wrong between this server and an upstream, in words that callers may read.
 
 UpstreamError
-├── Unreachable      no byte of an answer: refused, reset, name unknown, TLS
-├── TimedOut         a deadline passed; the message names which
-├── BrokenAnswer     an answer that cannot be used: garbage, HTML, a redirect, cut off, too large
-│   └── Noise        an event of a stream that can be no part of its answer
-├── Busy             this proxy's own limit of connections to the upstream
-├── GaveWay          nobody read the answer any more, and somebody else needed its connection
-├── Overtaken        its circuit opened before the request was sent
-└── Refused          an error the upstream itself reports, with its HTTP status
+├── UpstreamUnreachable      no byte of an answer: refused, reset, name unknown, TLS
+├── UpstreamTimedOut         a deadline passed; the message names which
+├── InvalidUpstreamResponse  an answer of no use: garbage, HTML, a redirect, cut off, too large
+│   └── UnreadableEvent      an event of a stream that can be no part of its answer
+├── ConnectionLimitReached   this server's own limit of connections to the upstream
+├── ConnectionReclaimed      nobody read the answer, and another request needed its connection
+├── CircuitOpened            the upstream's circuit opened before the request was sent
+└── UpstreamHTTPError        an error that the upstream itself reports, with its HTTP status
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class UpstreamError(ChatError):
     retries: int | None = 0
 
 
-class Unreachable(UpstreamError):
+class UpstreamUnreachable(UpstreamError):
     """No byte of an answer came.
 
     `sent`: the request may have been seen, so one more try is the most that is safe.
@@ -34,7 +34,7 @@ class Unreachable(UpstreamError):
         self.retries = 1 if sent else None
 
 
-class TimedOut(UpstreamError):
+class UpstreamTimedOut(UpstreamError):
     """A deadline passed."""
 
     def __init__(self, what: str, seconds: float) -> None:
@@ -43,18 +43,18 @@ class TimedOut(UpstreamError):
         )
 
 
-class BrokenAnswer(UpstreamError):
+class InvalidUpstreamResponse(UpstreamError):
     """The upstream's answer makes no sense."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"The upstream {what}.", code="upstream_error")
 
 
-class Noise(BrokenAnswer):
-    """Something that no text of an answer is lost with: a stream goes on after it, a whole answer is broken."""
+class UnreadableEvent(InvalidUpstreamResponse):
+    """What is no part of the answer's text: a stream goes on after it, a whole answer fails."""
 
 
-class Busy(UpstreamError):
+class ConnectionLimitReached(UpstreamError):
     """Every connection that may be open to the upstream is in use."""
 
     def __init__(self, limit: int) -> None:
@@ -63,7 +63,7 @@ class Busy(UpstreamError):
         )
 
 
-class GaveWay(UpstreamError):
+class ConnectionReclaimed(UpstreamError):
     """Nobody reads the answer any more, and its connection is needed."""
 
     def __init__(self) -> None:
@@ -73,8 +73,8 @@ class GaveWay(UpstreamError):
         )
 
 
-class Overtaken(UpstreamError):
-    """Others found the upstream dead while this request waited: it was not sent."""
+class CircuitOpened(UpstreamError):
+    """Other requests found the upstream dead while this one waited, which was not sent."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -82,7 +82,7 @@ class Overtaken(UpstreamError):
         )
 
 
-class Refused(UpstreamError):
+class UpstreamHTTPError(UpstreamError):
     """The upstream answered with an error of its own."""
 
     def __init__(

@@ -8,13 +8,13 @@ from hashlib import sha256
 
 import httpx
 
-from chattable.adapters.errors import Refused
+from chattable.adapters.errors import UpstreamHTTPError
 from chattable.adapters.vendors.refusals import Cause, cause_of
 
-# seconds that a key rests which the provider does not take, or whose account has no money
-DEAD = 300.0
-# and one that was used too fast, if the provider does not say; and at most
-HASTY, HASTIEST = 5.0, 60.0
+# of a key that the provider rejects, or whose account has no money
+REJECTED_REST_S = 300.0
+# of a key that was used too fast, where the provider does not say how long; and at most
+RATE_LIMITED_REST_S, MAX_RATE_LIMITED_REST_S = 5.0, 60.0
 
 
 class ApiKey:
@@ -24,14 +24,15 @@ class ApiKey:
         self.secret = secret
         self.headers = headers
         self.rests_until = 0.0
-        self.dead_until = 0.0  # rests because it is refused, not because it was used too fast
+        self.rejected_until = 0.0  # rests because it is rejected, not because it was used too fast
 
 
 class Keys:
-    """Law: every key is used as often as the others; one that rests is used only where all do.
+    """The keys of one provider.
 
-    All calls of one home have the same key while it does not rest: what the provider has cached for
-    it is found again.
+    Law: every key is used as often as the others; one that rests is used only where all do. All
+    calls of one session have the same key while it does not rest, so that what the provider has
+    cached for it is found again.
     """
 
     def __init__(self, keys: Sequence[ApiKey], clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,8 +61,8 @@ class Keys:
                 return key
         return min(self._keys, key=lambda key: key.rests_until)
 
-    def of(self, home: str) -> tuple[ApiKey, bool]:
-        """The key of a home, or the next best while that one rests; and whether it is the home's own."""
+    def for_session(self, home: str) -> tuple[ApiKey, bool]:
+        """A session's own key, or the next best while it rests; and whether it is its own."""
         now = self._clock()
         ranked = sorted(
             self._keys,
@@ -71,25 +72,26 @@ class Keys:
         best = best or min(self._keys, key=lambda key: key.rests_until)
         return best, best is ranked[0]
 
-    def refused(self, key: ApiKey, error: Refused) -> bool:
-        """Notes a refusal that may be the key's fault; whether another key may be asked at once."""
+    def note_refusal(self, key: ApiKey, error: UpstreamHTTPError) -> bool:
+        """Notes a refusal that may be the key's fault; True if another key may be asked at once."""
         now = self._clock()
         cause = cause_of(error)
         if cause in (Cause.KEY, Cause.ACCOUNT):
-            key.rests_until = key.dead_until = now + DEAD
+            key.rests_until = key.rejected_until = now + REJECTED_REST_S
         elif error.status == 429:
             key.rests_until = now + min(
-                HASTY if error.retry_after is None else error.retry_after, HASTIEST
+                RATE_LIMITED_REST_S if error.retry_after is None else error.retry_after,
+                MAX_RATE_LIMITED_REST_S,
             )
         else:
             return False
         return any(other.rests_until <= now for other in self._keys)
 
-    def of_all(self, error: Refused) -> Refused:
-        """What one key's refusal is for the provider: while another key is good, worth a wait for it."""
+    def for_all_keys(self, error: UpstreamHTTPError) -> UpstreamHTTPError:
+        """One key's refusal as the provider's: worth a wait while another key is good."""
         now = self._clock()
-        good = [key.rests_until for key in self._keys if key.dead_until <= now]
+        good = [key.rests_until for key in self._keys if key.rejected_until <= now]
         if not good or cause_of(error) not in (Cause.KEY, Cause.ACCOUNT):
             return error
         message = "One of the provider's keys was refused: ask again for another one."
-        return Refused(429, message, retry_after=max(0.0, min(good) - now))
+        return UpstreamHTTPError(429, message, retry_after=max(0.0, min(good) - now))

@@ -1,8 +1,8 @@
-"""What a request asks of a provider that is not OpenAI: read in one way for all of them, with one rule for what they lack."""
+"""The parameters of a request to a provider that is not OpenAI, read in one way for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from chattable.agents.chat import Chat, Json
@@ -10,7 +10,7 @@ from chattable.agents.errors import InvalidRequest, MissingParameter, clip
 
 Unsupported = Literal["drop", "reject"]
 
-# What a request loses nothing by: it is ours, or does not touch the answer.
+# What may be left out in silence: it is for this server, or does not touch the answer.
 HARMLESS = frozenset(
     {
         "anthropic_beta",
@@ -27,28 +27,28 @@ HARMLESS = frozenset(
 FORMATS = ("text", "json_object", "json_schema")
 
 
-class Asked:
-    """The parameters of one request, and what becomes of those that a provider has no place for.
+class ChatParams:
+    """The parameters of one request, and what becomes of those that a provider does not support.
 
-    Law: nothing is altered in silence. A parameter without a place goes by the rule `unsupported`,
-    and what changes the kind of answer (several choices, probabilities, sound, legacy calls) is
-    refused under either rule.
+    Law: nothing is altered in silence. An unsupported parameter goes by the rule `unsupported`, and
+    what changes the kind of answer (several choices, probabilities, sound, legacy calls) is refused
+    under either rule.
     """
 
     def __init__(self, chat: Chat, unsupported: Unsupported) -> None:
         self._params = {k: v for k, v in chat.params.items() if v is not None}
         self._rule = unsupported
 
-    def _lacks(self, param: str, why: str = "this model does not have it") -> None:
+    def _unsupported(self, param: str, why: str = "this model does not have it") -> None:
         """What happens to a parameter that cannot be passed on."""
         if self._rule == "reject":
             raise unsupported_parameter(param, why)
 
-    def _lacks_the_rest(self, translated: Collection[str]) -> None:
-        """The same for all that nobody knows and that would change something: a penalty of 0 would not."""
+    def _unsupported_rest(self, translated: Collection[str]) -> None:
+        """The same for all others that would change something, as a penalty of 0 would not."""
         for name, value in self._params.items():
             if name not in translated and name not in HARMLESS and (value or name == "seed"):
-                self._lacks(name)
+                self._unsupported(name)
 
     def _refuse_several(self) -> None:
         if self._params.get("n", 1) > 1:
@@ -73,7 +73,7 @@ class Asked:
                 )
 
     def _cap(self) -> int | None:
-        """The most tokens that the client wants, by either name."""
+        """The cap on output tokens that the client sets, by either name."""
         return min(
             (self._params[k] for k in ("max_tokens", "max_completion_tokens") if k in self._params),
             default=None,
@@ -82,6 +82,29 @@ class Asked:
     def _stops(self) -> list[str]:
         stop = self._params.get("stop") or []
         return [stop] if isinstance(stop, str) else stop
+
+    def _visible_stops(self) -> list[str]:
+        """The texts to stop at, for models that do not stop at white space."""
+        stops = self._stops()
+        visible = [text for text in stops if text.strip()]
+        if len(visible) < len(stops):
+            self._unsupported("stop", "this model does not stop at white space")
+        return visible
+
+    def _tier(self, tiers: Mapping[str, str | None]) -> str | None:
+        """The provider's name of the service tier; None where it is the usual one."""
+        tier = self._params.get("service_tier", "auto")
+        if isinstance(tier, str) and tier in tiers:
+            return tiers[tier]
+        self._unsupported("service_tier", f"this model has the tiers {', '.join(tiers)}")
+        return None
+
+    def _parallel_calls(self) -> None:
+        """Notes that the client wants one call at a time, which the model cannot promise."""
+        if self._params.get("parallel_tool_calls") is False:
+            self._unsupported(
+                "parallel_tool_calls", "this model decides itself how many calls it makes at once"
+            )
 
     def _effort(self) -> tuple[Any, str]:
         """How hard to reason, and the name of the parameter that says so."""
@@ -113,7 +136,8 @@ class Asked:
             return "named", name
         raise invalid(
             "tool_choice",
-            "expected 'none', 'auto', 'required' or a function's name, as {'function': {'name': …}}",
+            "expected 'none', 'auto', 'required' or a function's name, "
+            "as {'function': {'name': …}}",
         )
 
 

@@ -45,13 +45,11 @@ class Vendor(Struct, frozen=True):
     def mistakes(
         self, base_url: str | None, options: Mapping[str, str]
     ) -> Iterator[tuple[str, str]]:
-        """What is missing in a provider's settings, or has no meaning there: the setting and what is wrong with it."""
+        """The settings of a provider that are missing or unknown, and what is wrong with them."""
+        known = f"; it has {', '.join(self.options)}" if self.options else ""
         for name in options:
             if name not in self.options:
-                yield (
-                    name,
-                    f"is not a setting of this kind{'; it has ' + ', '.join(self.options) if self.options else ''}",
-                )
+                yield name, f"is not a setting of this kind{known}"
         if base_url is None and not self.base_url:
             yield "base_url", "is needed: every account of this kind has an address of its own"
         elif base_url is None:
@@ -131,8 +129,8 @@ VENDORS = {
 
 
 def wire_of(kind: str, base_url: str | None, options: Mapping[str, str]) -> Wire:
-    """How a provider is spoken to: of what is compatible with OpenAI, the vendor at its address is told apart."""
-    wire = VENDORS[kind].wire.told(options)
+    """How a provider is spoken to; a server compatible with OpenAI is known by its address."""
+    wire = VENDORS[kind].wire.with_options(options)
     if not isinstance(wire, OpenAIWire):
         return wire
     return wire.of(vendor_at(kind, base_url) or (kind if kind != "openai" else ""))

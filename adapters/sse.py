@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-MAX_EVENT = 8 * 2**20  # bytes; a picture inside a chunk fits, an endless line does not
+MAX_EVENT_BYTES = 8 * 2**20  # a picture inside a chunk fits, an endless line does not
+MARK = b"\xef\xbb\xbf"  # of the byte order
 
 
-class EventTooLargeError(ValueError):
-    """An event grew past `MAX_EVENT`."""
+class EventTooLarge(ValueError):
+    """An event grew past `MAX_EVENT_BYTES`."""
 
 
 class SseDecoder:
@@ -19,7 +20,7 @@ class SseDecoder:
     event that is named `error` says so, whatever its form.
     """
 
-    def __init__(self, limit: int = MAX_EVENT) -> None:
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
         self._tail: list[bytes] = []  # pieces of the line that has no end yet
         self._data: list[bytes] = []  # lines of the event that has no end yet
@@ -31,20 +32,9 @@ class SseDecoder:
     def feed(self, block: bytes) -> list[bytes]:
         """The data of every event that this block completes."""
         if not self._begun and block:
-            block = b"".join((*self._tail, block))
-            self._tail.clear()
-            self._size = 0
-            if len(block) < 3 and b"\xef\xbb\xbf".startswith(block):
-                self._tail.append(block)
-                return []
-            self._begun = True
-            block = block.removeprefix(b"\xef\xbb\xbf")
-        if self._cr and block:
-            self._cr = False
-            block = block.removeprefix(b"\n")
-        if b"\r" in block:
-            self._cr = block.endswith(b"\r")
-            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            block = self._without_mark(block)
+        if (self._cr and block) or b"\r" in block:
+            block = self._with_newlines(block)
         if b"\n" not in block:
             self._keep(block)
             return []
@@ -53,27 +43,59 @@ class SseDecoder:
             block = b"".join((*self._tail, block))
             self._tail.clear()
         *lines, rest = block.split(b"\n")
-        events = []
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-                self._size += len(line)
-            elif not line:
-                if self._data or self._failed:
-                    event = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                    self._data.clear()
-                    if self._failed:
-                        self._failed, event = False, _error(event)
-                    if event and not event.isspace():
-                        events.append(event)
-                self._size = 0
-            elif line.startswith(b"event:"):
-                self._failed = line[6:].strip() == b"error"
+        events = self._events(lines)
         if rest:
             self._keep(rest)
         elif self._size > self._limit:
-            raise EventTooLargeError
+            raise EventTooLarge
         return events
+
+    def _without_mark(self, block: bytes) -> bytes:
+        """The first bytes without a byte order mark; nothing while they may be the half of one."""
+        block = b"".join((*self._tail, block))
+        self._tail.clear()
+        self._size = 0
+        if len(block) < len(MARK) and MARK.startswith(block):
+            self._tail.append(block)
+            return b""
+        self._begun = True
+        return block.removeprefix(MARK)
+
+    def _with_newlines(self, block: bytes) -> bytes:
+        """The block with LF at the end of every line."""
+        if self._cr:
+            self._cr = False
+            block = block.removeprefix(b"\n")
+        if b"\r" in block:
+            self._cr = block.endswith(b"\r")
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return block
+
+    def _events(self, lines: list[bytes]) -> list[bytes]:
+        """The data of the events that end in these lines."""
+        events = []
+        for line in lines:
+            if line[:5] == b"data:":
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                self._size += len(line)
+            elif line:
+                if line.startswith(b"event:"):
+                    self._failed = line[6:].strip() == b"error"
+            else:
+                if len(self._data) > 1 or self._failed:
+                    self._join()
+                event = b"".join(self._data)
+                self._data.clear()
+                if event and not event.isspace():
+                    events.append(event)
+                self._size = 0
+        return events
+
+    def _join(self) -> None:
+        """Makes the lines of an event one, and an error of it where that is its name."""
+        event = b"\n".join(self._data)
+        self._data = [_error(event) if self._failed else event]
+        self._failed = False
 
     def end(self) -> list[bytes]:
         """The event that a stream ended in without a blank line behind it."""
@@ -83,7 +105,7 @@ class SseDecoder:
         self._tail.append(piece)
         self._size += len(piece)
         if self._size > self._limit:
-            raise EventTooLargeError
+            raise EventTooLarge
 
 
 def _error(data: bytes) -> bytes:

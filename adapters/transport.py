@@ -1,4 +1,4 @@
-"""Moves bytes to upstreams: aiohttp's connections behind httpx's transport interface (docs/decisions/002)."""
+"""Moves bytes to upstreams: aiohttp's connections behind httpx's transport (docs/decisions/002)."""
 
 from __future__ import annotations
 

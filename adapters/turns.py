@@ -1,4 +1,7 @@
-"""Messages as other providers have them: turns of two sides, calls with their arguments taken apart, files as bytes."""
+"""Messages as other providers have them.
+
+Turns of two sides, calls with their arguments decoded, files as base64.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ Blocks = Callable[[Message, str], list[Json]]
 # What a thought must carry to go back to the model that had it, by its type.
 THOUGHTS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
 INSTRUCTIONS = ("system", "developer")
-UNANSWERED = "(There was no answer.)"  # to a call that the conversation went on without
-# where a conversation begins so and somebody must have asked
+UNANSWERED = "(There was no answer.)"  # to a call that the conversation left unanswered
+# the user's turn where the assistant begins
 OPENING = "(The assistant speaks first.)"
 
 
@@ -35,65 +38,88 @@ def take_turns(
     """The blocks of the system prompt, and the turns.
 
     Law: the user begins; neighbours of one role are one turn, and answers to calls come first in
-    it; no two calls share an id, which `fit` makes as the vendor wants it, and each that was spoken
-    on behind has an answer. Instructions behind the last of the assistant's words keep their place,
-    as the user's turn.
+    it; no two calls share an id, which `fit` makes as the vendor wants it, and every call has an
+    answer if the conversation went on after it. Instructions that follow the assistant's last words
+    keep their place, as the user's turn.
     """
-    system: list[Json] = []
-    turns: list[Json] = []
-    waiting: dict[str, None] = {}  # calls that were not answered yet
+    conversation = _Conversation(instructions, blocks)
     end = asked_until(messages)
-
-    def add(role: str, said: list[Json]) -> None:
-        if not turns or turns[-1]["role"] != role:
-            turns.append({"role": role, "content": said})
-            return
-        turns[-1]["content"] += said
-
-    def go_on(where: str) -> None:
-        for call in waiting:
-            add(
-                "user",
-                blocks(
-                    Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True}), where
-                ),
-            )
-        waiting.clear()
-
-    for i, message in enumerate(distinct(messages, fit)):
-        where = f"messages[{i}]"
-        told = message.role in INSTRUCTIONS
-        if told and not (i >= end and turns and turns[-1]["role"] == "assistant"):
-            system += instructions(message, where)
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        said = instructions(message, where) if told else blocks(message, where)
-        if not said:
-            if i == end - 1 and turns and turns[-1]["role"] == "assistant":
-                refuse_silence(message, where)
-            continue
-        if role == "assistant":
-            if not turns:
-                add("user", blocks(Message("user", OPENING), where))
-            go_on(where)
-            waiting = dict.fromkeys(_id(call) for call in message.tool_calls or ())
-        elif message.role == "tool":
-            waiting.pop(message.tool_call_id or "", None)
-        add(role, said)
+    for i, message in enumerate(with_distinct_call_ids(messages, fit)):
+        conversation.add(message, f"messages[{i}]", trailing=i >= end, asks=i == end - 1)
+    system, turns = conversation.system, conversation.turns
     if not turns and system:  # instructions alone are a question too
         turns, system = [{"role": "user", "content": system}], []
     if not turns:
         raise says_nothing()
     if turns[-1]["role"] == "user":
-        go_on("messages")
+        conversation.answer_calls("messages")
     for turn in turns:
         if turn["role"] == "user" and len(turn["content"]) > 1:
             turn["content"].sort(key=lambda block: not answers(block))
     return system, turns
 
 
+class _Conversation:
+    """The system prompt and the turns so far."""
+
+    def __init__(self, instructions: Blocks, blocks: Blocks) -> None:
+        self._instructions = instructions
+        self._blocks = blocks
+        self._unanswered: list[str] = []  # ids of calls
+        self.system: list[Json] = []
+        self.turns: list[Json] = []
+
+    def add(self, message: Message, where: str, *, trailing: bool, asks: bool) -> None:
+        """Adds a message.
+
+        `trailing`: it stands behind the last of the words; `asks`: it is the last of them.
+        """
+        instructs = message.role in INSTRUCTIONS
+        if instructs and not (trailing and self._assistant_spoke):
+            self.system += self._instructions(message, where)
+            return
+        said = self._instructions(message, where) if instructs else self._blocks(message, where)
+        if not said:
+            if asks and self._assistant_spoke:
+                refuse_silence(message, where)
+        elif message.role == "assistant":
+            self._add_assistant(message, said, where)
+        else:
+            self._add_user(message, said)
+
+    def answer_calls(self, where: str) -> None:
+        """Answers the calls that have no answer, for the conversation went on without."""
+        for call in self._unanswered:
+            answer = Message("tool", UNANSWERED, tool_call_id=call, extra={"is_error": True})
+            self._say("user", self._blocks(answer, where))
+        self._unanswered = []
+
+    @property
+    def _assistant_spoke(self) -> bool:
+        """Whether the last turn is the assistant's."""
+        return bool(self.turns) and self.turns[-1]["role"] == "assistant"
+
+    def _add_assistant(self, message: Message, said: list[Json], where: str) -> None:
+        if not self.turns:
+            self._say("user", self._blocks(Message("user", OPENING), where))
+        self.answer_calls(where)
+        self._unanswered = list(dict.fromkeys(_id(call) for call in message.tool_calls or ()))
+        self._say("assistant", said)
+
+    def _add_user(self, message: Message, said: list[Json]) -> None:
+        if message.role == "tool" and message.tool_call_id in self._unanswered:
+            self._unanswered.remove(message.tool_call_id)
+        self._say("user", said)
+
+    def _say(self, role: str, said: list[Json]) -> None:
+        if self.turns and self.turns[-1]["role"] == role:
+            self.turns[-1]["content"] += said
+        else:
+            self.turns.append({"role": role, "content": said})
+
+
 def asked_until(messages: Sequence[Message]) -> int:
-    """The place behind which there are instructions only."""
+    """The index from which on there are instructions only."""
     end = len(messages)
     while end and messages[end - 1].role in INSTRUCTIONS:
         end -= 1
@@ -101,15 +127,17 @@ def asked_until(messages: Sequence[Message]) -> int:
 
 
 def refuse_silence(message: Message, where: str) -> None:
-    """Refuses an empty last message of the user behind the assistant's words, which would be gone on with."""
+    """Refuses an empty last message: without it the model would continue the assistant's words."""
     if message.role == "user":
         raise invalid(
             f"{where}.content", "the last message says nothing, and this model takes no empty ones"
         )
 
 
-def distinct(messages: Sequence[Message], fit: Callable[[str], str] = str) -> Sequence[Message]:
-    """The messages with calls' ids as `fit` makes them, no two the same, and the answers with the ids of their calls."""
+def with_distinct_call_ids(
+    messages: Sequence[Message], fit: Callable[[str], str] = str
+) -> Sequence[Message]:
+    """The messages with calls' ids as `fit` makes them, all different, and their answers alike."""
     given = [_id(call) for message in messages for call in message.tool_calls or ()]
     if len(given) == len(set(given)) and given == [fit(i) for i in given]:
         return messages
@@ -118,19 +146,26 @@ def distinct(messages: Sequence[Message], fit: Callable[[str], str] = str) -> Se
     out = []
     for message in messages:
         if message.tool_calls:
-            calls = []
-            for call in message.tool_calls:
-                now[_id(call)] = made = _unused(fit, _id(call), count)
-                calls.append(call | {"id": made})
-            message = replace(message, tool_calls=calls)
+            message = replace(message, tool_calls=_renamed(message.tool_calls, fit, count, now))
         elif message.tool_call_id in now:
             message = replace(message, tool_call_id=now[message.tool_call_id])
         out.append(message)
     return out
 
 
+def _renamed(
+    calls: list[Json], fit: Callable[[str], str], count: dict[str, int], now: dict[str, str]
+) -> list[Json]:
+    """The calls with ids of their own, which are noted in `now`."""
+    renamed = []
+    for call in calls:
+        now[_id(call)] = made = _unused(fit, _id(call), count)
+        renamed.append(call | {"id": made})
+    return renamed
+
+
 def _unused(fit: Callable[[str], str], given: str, count: dict[str, int]) -> str:
-    """An id that no call before has: those after do not count, so that a history that grows keeps its ids."""
+    """An id that no earlier call has; later ones do not count, so that a history keeps its ids."""
     wanted = made = fit(given)
     times = count.get(wanted, 1)
     while made in count:
@@ -145,8 +180,8 @@ def _id(call: Json) -> str:
     return str(call.get("id") or "")
 
 
-def fitting(given: str, ids: CallIds) -> str:
-    """A call's id in the shape that a vendor wants: one that has it stays, and the same always becomes the same."""
+def fit_call_id(given: str, ids: CallIds) -> str:
+    """A call's id in the shape that a vendor wants; the same id always becomes the same."""
     odd = ids.strange and re.search(ids.strange, given)
     plain = re.sub(ids.strange, "_", given) if odd else given
     if len(plain) > ids.most > 0 or len(plain) < ids.least or (ids.least and odd):
@@ -160,7 +195,7 @@ def says_nothing() -> InvalidRequest:
 
 
 def thoughts(message: Message) -> Iterator[tuple[int, Json]]:
-    """The thoughts that can go back, each with its place; one without its signature is another model's, or was cut."""
+    """The thoughts that can go back, each with its place: those that have their signatures."""
     raw = message.extra.get("thinking_blocks")
     for thought in raw if isinstance(raw, list) else ():
         kind = thought.get("type") if isinstance(thought, dict) else None
@@ -173,8 +208,11 @@ def thoughts(message: Message) -> Iterator[tuple[int, Json]]:
             )
 
 
-def weave(thoughts: Iterable[tuple[int, Json]], said: Iterable[Json]) -> list[Json]:
-    """Thoughts where they were, words and calls in the gaps between them; none at the end, where no turn may have one."""
+def interleave(thoughts: Iterable[tuple[int, Json]], said: Iterable[Json]) -> list[Json]:
+    """Thoughts where they were, with words and calls between them.
+
+    A thought at the end is left out, for no turn may end with one.
+    """
     rest = iter(said)
     blocks: list[Json] = []
     end = 0  # of what stays
@@ -189,7 +227,7 @@ def weave(thoughts: Iterable[tuple[int, Json]], said: Iterable[Json]) -> list[Js
 
 
 def call_of(call: Json) -> tuple[str, Json]:
-    """The name of what is called and its arguments; text that is no object, cut off or never JSON, is kept as it is."""
+    """The name of what is called, and its arguments; text that is no object is kept as it is."""
     body: Json = next(
         (body for body in (call.get("function"), call.get("custom")) if isinstance(body, dict)), {}
     )

@@ -1,6 +1,6 @@
-"""Asks an upstream, once: the one place that owns its connections and deadlines.
+"""Asks an upstream once: the one place that owns its connections and deadlines.
 
-Who is asked next is the router's to say.
+The router decides who is asked next.
 """
 
 from __future__ import annotations
@@ -15,50 +15,36 @@ from functools import partial
 from typing import NoReturn
 
 import httpx
-from msgspec import Struct
 
 from chattable.adapters.connections import Connections, Slot
 from chattable.adapters.decoding import BLANK
 from chattable.adapters.encodings import unpack
 from chattable.adapters.errors import (
-    BrokenAnswer,
-    GaveWay,
-    Noise,
-    Overtaken,
-    Refused,
-    TimedOut,
-    Unreachable,
+    CircuitOpened,
+    ConnectionReclaimed,
+    InvalidUpstreamResponse,
     UpstreamError,
+    UpstreamHTTPError,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
 )
 from chattable.adapters.keys import ApiKey, Keys
-from chattable.adapters.sse import EventTooLargeError
+from chattable.adapters.sse import EventTooLarge
+from chattable.adapters.stream_reading import StreamReading, UpstreamTimeouts, says_something
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
-from chattable.agents.chattable import Chattable, Context, Failure, Progress, Trace
+from chattable.agents.chattable import Chattable, Context, FailedAttempt, Progress, Trace
 from chattable.agents.errors import clip
 
 log = logging.getLogger("chattable")
 
-MAX_BODY = 64 * 2**20  # bytes of an answer that comes at once
-MAX_ERROR = 64 * 2**10  # bytes of an error that are read
-MAX_URLS = 1000  # that are remembered
-SECRET_PART = 16  # characters from which on a part of a key is secret by itself
-USAGE_GRACE = 5.0  # seconds that the usage may come later than the last finish reason
-# seconds that a finished answer gets to end its body, so that its connection can be used again
-END_GRACE = 0.2
+MAX_BODY_BYTES = 64 * 2**20  # of an answer that comes at once
+MAX_ERROR_BYTES = 64 * 2**10  # of an error that are read
+MAX_REMEMBERED_URLS = 1000
+MIN_SECRET_PART_CHARS = 16  # a part of a key that is secret by itself
 
 
-class Timeouts(Struct, frozen=True):
-    """How long an upstream may take, in seconds."""
-
-    connect: float = 5.0
-    # of silence: models that reason say nothing for minutes, and many servers no comments either
-    first_token: float = 300.0
-    between_tokens: float = 30.0
-    total: float = 600.0
-
-
-class Provider:
+class UpstreamProvider:
     """One upstream service: where it is, how it speaks, and how many connections it gets."""
 
     def __init__(
@@ -80,12 +66,12 @@ class Provider:
         secrets = api_keys or (api_key,)
         self._secrets = [key for key in secrets if len(key) >= 4]
         self._secrets += [
-            part for key in secrets for part in key.split(":") if len(part) >= SECRET_PART
+            part for key in secrets for part in key.split(":") if len(part) >= MIN_SECRET_PART_CHARS
         ]
-        self.media = wire.frames.media.encode()
+        self.media = wire.framing.media.encode()
         common = [
             ("content-type", "application/json"),
-            ("accept", f"application/json, {wire.frames.media}"),
+            ("accept", f"application/json, {wire.framing.media}"),
             ("accept-encoding", "identity"),
             ("user-agent", "chattable"),
         ]
@@ -103,7 +89,7 @@ class Provider:
         path = self.wire.path(model, stream)
         if (url := self._urls.get(path)) is None:
             # behind a wildcard every client may name models of its own
-            if len(self._urls) >= MAX_URLS:
+            if len(self._urls) >= MAX_REMEMBERED_URLS:
                 self._urls.clear()
             url = self._urls[path] = httpx.URL(f"{self.base}{path}")
         return url
@@ -135,10 +121,10 @@ class Upstream(Chattable):
 
     def __init__(
         self,
-        provider: Provider,
+        provider: UpstreamProvider,
         model: str,
         *,
-        timeouts: Timeouts | None = None,
+        timeouts: UpstreamTimeouts | None = None,
         retries: int = 2,
         description: str = "",
         max_output: int | None = None,
@@ -147,7 +133,7 @@ class Upstream(Chattable):
         self.model = model
         # becomes a header, and behind a wildcard it is the client's own text
         self.asked = clip(f"{provider.name}/{model}")
-        self.timeouts = timeouts or Timeouts()
+        self.timeouts = timeouts or UpstreamTimeouts()
         self.retries = retries
         self.description = description
         self.max_output = max_output  # tokens it can write, if that is known
@@ -155,19 +141,17 @@ class Upstream(Chattable):
     async def chat(self, message: Message, ctx: Context) -> AsyncGenerator[Chunk]:
         """The upstream's answer, chunk by chunk; raises `UpstreamError`."""
         provider, trace, progress = self.provider, ctx.trace, ctx.progress
-        body = provider.wire.request(ctx.request, self.model, self.max_output)
+        body = provider.wire.build_request(ctx.request, self.model, self.max_output)
         asked = time.monotonic()
         begun = progress.began or asked
         async with Slot(provider.connections, ctx.user.id, trace, self.timeouts.connect) as slot:
             try:
                 url, stream = provider.url(self.model, ctx.request.stream), ctx.request.stream
-                patience = self._patience(progress, stream=stream)
+                patience, within = self._patience(progress, stream=stream)
                 response, key = await self._open(body, url, begun, patience, slot, progress)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
-                    params = ctx.request.params
-                    n = (params["n"] or 1) if "n" in params else 1
-                    within = patience if progress.followed else self.timeouts.total
+                    n = ctx.request.params.get("n")
                     read = self._stream if stream or events else self._whole
                     blocks = response.stream.__aiter__()  # type: ignore[union-attr]
                     first = True
@@ -177,26 +161,24 @@ class Upstream(Chattable):
                                 first = False
                                 trace.waited += time.monotonic() - asked
                             yield chunk
-                except Refused as error:
-                    provider.keys.refused(key, error)
-                    if not first:
-                        raise
-                    raise self._of_all_keys(error, slot) from None
+                except UpstreamHTTPError as error:
+                    provider.keys.note_refusal(key, error)
+                    raise (self._for_all_keys(error, slot) if first else error) from None
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
-                raise self._told(error, slot) from error.__cause__
+                raise self._noted(error, slot) from error.__cause__
 
     async def forward(
         self, path: str, body: bytes, user: str, trace: Trace, progress: Progress
     ) -> tuple[str, bytes]:
-        """What the provider answers to something that is no chat, as it comes: the content type and the body."""
+        """The provider's answer to a request that is no chat: its content type and its body."""
         provider, asked = self.provider, time.monotonic()
         begun = progress.began or asked
         async with Slot(provider.connections, user, trace, self.timeouts.connect) as slot:
             try:
                 url = httpx.URL(f"{provider.base}{path}")
-                patience = self._patience(progress, stream=False)
+                patience, _ = self._patience(progress, stream=False)
                 response, _ = await self._open(body, url, begun, patience, slot, progress)
                 try:
                     trace.waited += time.monotonic() - asked
@@ -206,32 +188,34 @@ class Upstream(Chattable):
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
             except UpstreamError as error:
-                raise self._told(error, slot) from error.__cause__
+                raise self._noted(error, slot) from error.__cause__
 
-    def _told(self, error: UpstreamError, slot: Slot) -> UpstreamError:
-        """How an attempt failed, without secrets, noted for the operator."""
-        if slot.yielding and not isinstance(error, Refused):
-            return GaveWay()
+    def _noted(self, error: UpstreamError, slot: Slot) -> UpstreamError:
+        """The error of an attempt without secrets, noted for the operator."""
+        if slot.yielding and not isinstance(error, UpstreamHTTPError):
+            return ConnectionReclaimed()
         error = self.provider.redacted(error)
-        if not isinstance(error, Overtaken):
+        if not isinstance(error, CircuitOpened):
             slot.trace.failures.append(
-                Failure(self.asked, error.message, getattr(error, "status", None))
+                FailedAttempt(self.asked, error.message, getattr(error, "status", None))
             )
         return error
 
-    def _of_all_keys(self, error: Refused, slot: Slot) -> Refused:
-        """What a refusal of one key means for the request; the key's own is noted for the operator."""
-        instead = self.provider.keys.of_all(error)
+    def _for_all_keys(self, error: UpstreamHTTPError, slot: Slot) -> UpstreamHTTPError:
+        """The error that the request gets for the refusal of one key, which operators see."""
+        instead = self.provider.keys.for_all_keys(error)
         if instead is not error:
-            self._told(error, slot)
+            self._noted(error, slot)
         return instead
 
-    def _patience(self, progress: Progress, *, stream: bool) -> float:
-        """Seconds until an answer must have begun; a whole one must be there by then if somebody else can be asked."""
-        limits = self.timeouts
-        return (
-            min(limits.first_token, limits.total) if stream or progress.followed else limits.total
-        )
+    def _patience(self, progress: Progress, *, stream: bool) -> tuple[float, float]:
+        """Seconds until an answer must have begun, and until one that comes at once must be there.
+
+        Both are short if another model can be asked instead.
+        """
+        total = self.timeouts.total
+        soon = min(self.timeouts.first_token, total)
+        return soon if stream or progress.followed else total, soon if progress.followed else total
 
     async def _open(
         self,
@@ -242,17 +226,20 @@ class Upstream(Chattable):
         slot: Slot,
         progress: Progress,
     ) -> tuple[httpx.Response, ApiKey]:
-        """A response whose status is 2xx, and the key that got it; one that is refused gives way to another at once."""
+        """A response whose status is 2xx, and the key that got it.
+
+        If a key is refused, another one is tried at once.
+        """
         if progress.worth is not None and not progress.worth():
-            raise Overtaken
+            raise CircuitOpened
         keys, trace = self.provider.keys, slot.trace
         trace.asked = self.asked
         while True:
             if slot.yielding:  # it was told to before there was anything to end
-                raise GaveWay
+                raise ConnectionReclaimed
             trace.attempts += 1
             if progress.home and len(keys) > 1:
-                key, at_home = keys.of(progress.home)
+                key, at_home = keys.for_session(progress.home)
                 trace.affinity = trace.affinity if at_home else "moved"
             else:
                 key = keys.next()
@@ -260,10 +247,10 @@ class Upstream(Chattable):
                 return await self._send(
                     body, url, key, begun + patience, patience, slot, progress
                 ), key
-            except Refused as error:
-                if not keys.refused(key, error):
-                    raise self._of_all_keys(error, slot) from None
-                self._told(error, slot)
+            except UpstreamHTTPError as error:
+                if not keys.note_refusal(key, error):
+                    raise self._for_all_keys(error, slot) from None
+                self._noted(error, slot)
 
     async def _send(
         self,
@@ -286,22 +273,23 @@ class Upstream(Chattable):
         )
         progress.sent = True
         try:
-            async with asyncio.timeout_at(_when(until)) as limit:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout_at(loop.time() + until - time.monotonic()) as limit:
                 slot.stop = partial(_cut_short, limit)
                 response = await self.provider.transport.handle_async_request(request)
                 slot.stop = partial(_hang_up, response)
                 if slot.yielding:  # it was told to in the moment in which the response came
                     slot.give_way()
         except TimeoutError:
-            raise TimedOut("did not answer", patience) from None
+            raise UpstreamTimedOut("did not answer", patience) from None
         except httpx.ConnectTimeout:
             progress.sent = before
-            raise TimedOut("could not be reached", connect) from None
+            raise UpstreamTimedOut("could not be reached", connect) from None
         except httpx.ConnectError:
             progress.sent = before
-            raise Unreachable("The upstream could not be reached.", sent=False) from None
+            raise UpstreamUnreachable("The upstream could not be reached.", sent=False) from None
         except httpx.TransportError:
-            raise Unreachable(
+            raise UpstreamUnreachable(
                 "The upstream closed the connection without an answer.", sent=True
             ) from None
         if encoding := header(response, b"content-encoding"):
@@ -318,15 +306,15 @@ class Upstream(Chattable):
             async with asyncio.timeout(self.timeouts.connect):
                 async for block in response.stream:  # type: ignore[union-attr]
                     body += block
-                    if len(body) > MAX_ERROR:
+                    if len(body) > MAX_ERROR_BYTES:
                         break
-        except (TimeoutError, httpx.TransportError, BrokenAnswer):
+        except (TimeoutError, httpx.TransportError, InvalidUpstreamResponse):
             pass  # the status says enough
         finally:
             await response.stream.aclose()  # type: ignore[union-attr]
         if 300 <= status < 400:
-            raise BrokenAnswer("answered with a redirect, which is never followed")
-        error = self.provider.wire.error(status, bytes(body))
+            raise InvalidUpstreamResponse("answered with a redirect, which is never followed")
+        error = self.provider.wire.parse_error(status, bytes(body))
         # else what the wire found in the body
         if (wait := _retry_after(response.headers)) is not None:
             error.retry_after = wait
@@ -336,11 +324,11 @@ class Upstream(Chattable):
         self,
         blocks: AsyncIterator[bytes],
         begun: float,
-        n: int,
+        n: int | None,
         within: float,
         head: bytes = b"",
     ) -> AsyncGenerator[Chunk]:
-        """An answer that comes at once, also one that is a stream nobody asked for and that does not call itself one."""
+        """An answer that comes at once, or a stream that does not say that it is one."""
         body = (head + await self._read(blocks, begun, within)).lstrip(BLANK)
         if body[:1] not in (b"", b"{", b"["):
             again = httpx.ByteStream(body).__aiter__()
@@ -350,9 +338,9 @@ class Upstream(Chattable):
                 async for chunk in streamed:
                     yield chunk
             return
-        chunks = self.provider.wire.reply(body)
-        if not any(_says(chunk) for chunk in chunks):
-            raise BrokenAnswer("ended without an answer")
+        chunks = self.provider.wire.parse_response(body)
+        if not any(says_something(chunk) for chunk in chunks):
+            raise InvalidUpstreamResponse("ended without an answer")
         for chunk in chunks:
             yield chunk
 
@@ -363,103 +351,59 @@ class Upstream(Chattable):
                 async for block in blocks:
                     read.append(block)
                     size += len(block)
-                    if size > MAX_BODY:
-                        raise BrokenAnswer(f"sent more than {MAX_BODY >> 20} MiB")
+                    if size > MAX_BODY_BYTES:
+                        raise InvalidUpstreamResponse(f"sent more than {MAX_BODY_BYTES >> 20} MiB")
         except TimeoutError:
-            raise TimedOut("did not finish its answer", seconds) from None
+            raise UpstreamTimedOut("did not finish its answer", seconds) from None
         except httpx.TransportError:
-            raise BrokenAnswer("closed the connection in the middle of its answer") from None
+            raise InvalidUpstreamResponse(
+                "closed the connection in the middle of its answer"
+            ) from None
         return b"".join(read)
 
     async def _stream(
         self,
         blocks: AsyncIterator[bytes],
         begun: float,
-        n: int,
+        n: int | None,
         within: float,
         since: float = 0.0,
     ) -> AsyncGenerator[Chunk]:
-        """An answer that comes in events, or at once after all; silent since `begun` or `since`.
-
-        Law: an event that cannot be read, and that no text is lost with, costs nothing but itself.
-        """
-        limits, frames = self.timeouts, self.provider.wire.frames
-        decoder, reader = frames.decoder(), self.provider.wire.stream(n)
-        what, seconds = "sent no token", limits.first_token
-        since, opened, said, lost = since or begun, frames.bare, False, 0
+        """An answer that comes in events, or at once after all; silent since `begun` or `since`."""
+        reading = StreamReading(self.provider.wire, self.timeouts, n, begun, since)
+        ahead = asyncio.get_running_loop().time() - time.monotonic()
         try:
-            while True:
-                until = since + seconds
-                if until > begun + limits.total:
-                    what, seconds, until = (
-                        "did not finish its answer",
-                        limits.total,
-                        begun + limits.total,
-                    )
-                if reader.complete and frames.terminated:
-                    until = min(until, since + (END_GRACE if reader.ended else USAGE_GRACE))
+            while not reading.over:
+                until = reading.deadline()
                 try:
                     # a timeout alone never ends a loop that always finds something to read
                     if time.monotonic() >= until:
                         raise TimeoutError
-                    async with asyncio.timeout_at(_when(until)):
+                    async with asyncio.timeout_at(until + ahead):
                         block = await anext(blocks, b"")
-                    events = decoder.feed(block) if block else decoder.end()
-                except TimeoutError:
-                    if reader.complete:
-                        break
-                    raise TimedOut(what, seconds) from None
-                except httpx.TransportError:
-                    if reader.complete:
-                        break
-                    raise BrokenAnswer(
-                        "closed the connection in the middle of its answer"
-                    ) from None
-                except EventTooLargeError:
-                    raise BrokenAnswer("sent an event without an end") from None
-                if not opened and (start := block.lstrip(BLANK)):
-                    opened = True
-                    # no line of a stream begins so: it is a whole answer, or an error
-                    if start[:1] in (b"{", b"["):
-                        async with aclosing(self._whole(blocks, begun, n, within, start)) as whole:
-                            async for chunk in whole:
-                                yield chunk
-                        return
-                for event in events:
-                    try:
-                        chunks = reader.feed(event)
-                    except Noise:
-                        lost += 1
-                        continue
-                    for chunk in chunks:
-                        if not said and _says(chunk):
-                            said, what, seconds = True, "stopped sending", limits.between_tokens
-                        yield chunk
-                if not block:
-                    if reader.complete:
-                        break
-                    raise BrokenAnswer(
-                        "ended its answer in the middle" if said else "ended without an answer"
-                    )
-                # Comments are life as well, but do not keep up an answer that is over.
-                if events or ((b"\n" in block or b"\r" in block) and not reader.complete):
-                    since = time.monotonic()
+                    chunks = reading.take(block)
+                except (TimeoutError, httpx.TransportError, EventTooLarge) as error:
+                    reading.cut_off(error)
+                    break
+                if reading.whole:
+                    whole = self._whole(blocks, begun, n, within, reading.whole)
+                    async with aclosing(whole):
+                        async for chunk in whole:
+                            yield chunk
+                    return
+                for chunk in chunks:
+                    yield chunk
+                if reading.failure is not None:
+                    raise reading.failure
         finally:
-            if lost:
+            if reading.lost:
                 log.warning(
                     "%s: %d events that nobody can read were left out of an answer",
                     self.asked,
-                    lost,
+                    reading.lost,
                 )
-        if not said:
-            raise BrokenAnswer("ended without an answer")
-
-
-def _says(chunk: Chunk) -> bool:
-    """Whether a chunk holds anything of an answer: words, or how it ended."""
-    return bool(chunk.finish_reason) or any(
-        value for name, value in chunk.delta.items() if name != "role"
-    )
+        if not reading.said:
+            raise InvalidUpstreamResponse("ended without an answer")
 
 
 def _cut_short(limit: asyncio.Timeout) -> None:
@@ -470,7 +414,8 @@ def _cut_short(limit: asyncio.Timeout) -> None:
 
 def _hang_up(response: httpx.Response) -> asyncio.Task[None]:
     """Closes a response from outside: whoever reads it finds its connection gone."""
-    return asyncio.get_running_loop().create_task(response.stream.aclose())  # type: ignore[union-attr]
+    closing = response.stream.aclose()  # type: ignore[union-attr]
+    return asyncio.get_running_loop().create_task(closing)
 
 
 def header(response: httpx.Response, name: bytes) -> bytes:
@@ -487,7 +432,7 @@ def _when(moment: float) -> float:
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the upstream asks to wait: from retry-after-ms, or retry-after as seconds or as a date."""
+    """Seconds that the upstream asks to wait, by retry-after-ms or retry-after (or its date)."""
     try:
         if (ms := headers.get("retry-after-ms")) is not None:
             seconds = float(ms) / 1000

@@ -38,7 +38,7 @@ class Message(Struct, omit_defaults=True):
         return self.content or ""
 
     def to_json(self) -> Message | Json:
-        """Itself when JSON encoding gives all of it, else a dict with the extra fields beside the known ones."""
+        """The message in OpenAI's form: itself, or a dict where it has extra fields."""
         if not self.extra:
             return self
         known: Json = msgspec.to_builtins(self)

@@ -1,4 +1,4 @@
-"""A model name served by code: `Chattable` is what an agent's author writes, `Context` is what a turn gives them."""
+"""A model name served by code: its author writes a `Chattable`, a turn gives it a `Context`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from msgspec import Struct
 
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
 from chattable.agents.errors import InvalidRequest, LimitReached, TurnTimeout
-from chattable.agents.fold import Fold, as_message
+from chattable.agents.fold import Accumulator, as_message
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-MAX_DEPTH = 8
+MAX_AGENT_DEPTH = 8
 
 # What an agent may answer with: text, a message (as a struct or a dict in OpenAI's form), chunks,
 # another model's answer, or an (async) iterator or an awaitable of any of these.
-Reply = Any
+AgentResult = Any
 
 
 class Chattable(ABC):
@@ -40,12 +40,12 @@ class Chattable(ABC):
     supports: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[Mapping[str, Any]] = {}  # its own parameters: name → type, for msgspec
     takes_context: bool
-    plain: bool  # a plain function, which may block and so runs in a thread
+    blocking: bool  # a plain function, which may block and so runs in a thread
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.takes_context = len(inspect.signature(cls.chat).parameters) > 2
-        cls.plain = not (
+        cls.blocking = not (
             inspect.iscoroutinefunction(cls.chat) or inspect.isasyncgenfunction(cls.chat)
         )
 
@@ -56,7 +56,7 @@ class Chattable(ABC):
         """Closes it."""
 
     @abstractmethod
-    def chat(self, message: Message, ctx: Context) -> Reply:
+    def chat(self, message: Message, ctx: Context) -> AgentResult:
         """Answers.
 
         A plain `def` (run in a thread), `async def`, generator or async generator; `ctx` may be
@@ -64,14 +64,14 @@ class Chattable(ABC):
         """
 
 
-class Limits(Struct, frozen=True):
+class TurnLimits(Struct, frozen=True):
     """What one turn may use, with all the models it asks."""
 
     calls: int = 20
     tokens: int | None = None
     seconds: float = 120.0
 
-    def within(self, calls: int | None) -> Limits:
+    def within(self, calls: int | None) -> TurnLimits:
         """These limits, and no more than that many calls."""
         return (
             self
@@ -80,21 +80,21 @@ class Limits(Struct, frozen=True):
         )
 
 
-class Spent(Struct):
-    """What a turn and everything below it has used so far; one object for the whole tree."""
+class TurnBudget(Struct):
+    """What a turn may use and has used, with every nested turn: they share one object."""
 
-    limits: Limits
+    limits: TurnLimits
     deadline: float  # on time.monotonic
     calls: int = 0
 
     @classmethod
-    def of(cls, limits: Limits) -> Spent:
-        """Nothing spent yet."""
+    def of(cls, limits: TurnLimits) -> TurnBudget:
+        """A budget of which nothing is spent yet."""
         return cls(limits, time.monotonic() + limits.seconds)
 
 
-class Failure(Struct, omit_defaults=True):
-    """An attempt that failed, as the operator reads it: without keys and addresses."""
+class FailedAttempt(Struct, omit_defaults=True):
+    """A failed attempt to ask an upstream, as operators read it: without keys and addresses."""
 
     target: str  # provider/model
     error: str
@@ -102,17 +102,17 @@ class Failure(Struct, omit_defaults=True):
 
 
 class Trace(Struct):
-    """What a turn really asked of upstreams; one object for the whole tree."""
+    """What a turn really asked of upstreams; all nested turns share one object."""
 
     model: str = ""  # as the client calls it
     asked: str = ""  # provider/model, the last one asked; never a URL
     attempts: int = 0
     waited: float = 0.0  # seconds that upstreams took, or that were waited to ask one again
-    failures: list[Failure] = []
+    failures: list[FailedAttempt] = []
     affinity: str = ""  # whether a session's call was answered where the session is at home
-    left: bool = False  # whoever asked does not read the answer any more
+    left: bool = False  # the client that asked no longer reads the answer
     gave_way: bool = False  # a call of it was told to end, for somebody who waits
-    readers: frozenset[Callable[[], bool]] = frozenset()  # say whether others read it
+    readers: frozenset[Callable[[], bool]] = frozenset()  # each says whether another reads it
 
     @property
     def abandoned(self) -> bool:
@@ -121,26 +121,32 @@ class Trace(Struct):
 
 
 class Progress(Struct):
-    """How far one attempt to ask a model came: what its charge goes by when it breaks; and the terms it is made under."""
+    """How far one attempt to ask a model came, and on what terms it is made.
+
+    What a broken attempt is charged depends on `sent` and `usage`.
+    """
 
     sent: bool = False  # the upstream may have seen it, and has not refused it
     usage: Usage | None = None  # what it reported so far
     began: float = 0.0  # on time.monotonic: of the first attempt, where this one repeats it
-    followed: bool = False  # somebody else would be asked if this one fails
+    followed: bool = False  # another model would be asked if this one fails
     home: str = ""  # the session whose calls are best answered with the same key
     # whether it is still worth making; asked right before it is sent
     worth: Callable[[], bool] | None = None
 
 
-class User(Struct, frozen=True):
+class TurnUser(Struct, frozen=True):
     """Who asks, as agents may know it."""
 
     id: str
     name: str
 
 
-class Session(Struct):
-    """The conversation that a turn belongs to, as agents may know it; what they put into `state` is kept with the turn."""
+class TurnSession(Struct):
+    """The conversation that a turn belongs to, as agents may know it.
+
+    What an agent puts into `state` is kept with the turn.
+    """
 
     id: str
     title: str | None
@@ -149,19 +155,19 @@ class Session(Struct):
 
 
 class Gateway(Protocol):
-    """The house that a turn runs in: the proxy's pipeline."""
+    """The server that a turn runs in."""
 
     threads: Executor
 
     def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
-        """Answers a nested request through the very steps that an HTTP request takes."""
+        """Answers a nested request through the same steps as an HTTP request."""
         ...
 
     def client(self, ctx: Context) -> AsyncOpenAI:
         """An OpenAI client whose requests are nested requests of this turn."""
         ...
 
-    def lend(self, ctx: Context) -> tuple[str, str]:
+    def run_credentials(self, ctx: Context) -> tuple[str, str]:
         """A base URL and a key that stand for this turn until it ends."""
         ...
 
@@ -179,7 +185,7 @@ class Call:
         return self._collect().__await__()
 
     async def _collect(self) -> Message:
-        fold = Fold()
+        fold = Accumulator()
         async with aclosing(self._open()) as chunks:
             async for chunk in chunks:
                 fold.add(chunk)
@@ -193,14 +199,14 @@ class Context:
         self,
         gateway: Gateway,
         request: Chat,
-        user: User,
+        user: TurnUser,
         agent: str,
         caller: Any = None,
         *,
         parent: Context | None = None,
-        limits: Limits | None = None,
+        limits: TurnLimits | None = None,
         trace: Trace | None = None,
-        session: Session | None = None,
+        session: TurnSession | None = None,
     ) -> None:
         self._gateway = gateway
         # the gateway's own record of who asks and how; agents have no use for it
@@ -214,10 +220,12 @@ class Context:
         self.progress = Progress()  # of this call alone, where a model is asked
         # for depth and cycle guards
         self.path: tuple[str, ...] = (*parent.path, agent) if parent else (agent,)
-        self.spent: Spent = parent.spent if parent else Spent.of(limits or Limits())
+        self.turn_budget: TurnBudget = (
+            parent.turn_budget if parent else TurnBudget.of(limits or TurnLimits())
+        )
         self.trace: Trace = parent.trace if parent else trace or Trace()
         self._opened: list[AsyncGenerator[Chunk]] = []
-        self._lent: tuple[str, str] | None = None
+        self._credentials: tuple[str, str] | None = None
 
     @property
     def messages(self) -> list[Message]:
@@ -257,7 +265,7 @@ class Context:
         return answer
 
     async def close(self) -> None:
-        """Ends every answer that the agent began to read and left: what they hold is settled within the turn."""
+        """Ends the answers that the agent left unread, so that they are settled within the turn."""
         for answer in self._opened:
             with suppress(RuntimeError):  # another task of the agent is reading it, and will end it
                 await answer.aclose()
@@ -275,39 +283,30 @@ class Context:
     @property
     def base_url(self) -> str:
         """Where blocking code and other processes reach this turn, with `api_key`."""
-        return self._lend()[0]
+        return self._run_credentials()[0]
 
     @property
     def api_key(self) -> str:
         """A key that stands for this turn and dies with it."""
-        return self._lend()[1]
+        return self._run_credentials()[1]
 
-    def _lend(self) -> tuple[str, str]:
-        if self._lent is None:
-            self._lent = self._gateway.lend(self)
-        return self._lent
+    def _run_credentials(self) -> tuple[str, str]:
+        if self._credentials is None:
+            self._credentials = self._gateway.run_credentials(self)
+        return self._credentials
 
     def add_usage(self, used: Usage) -> None:
-        """Books what a leaf used, up to the root. Only leaves charge; parents sum up."""
+        """Adds what an upstream used to this turn and to every turn above it."""
         self.usage = self.usage + used
         if self.parent:
             self.parent.add_usage(used)
 
     def enter(self, agent: str) -> None:
-        """Refuses, before any I/O, what would never end: re-entry, depth, too many calls, too many tokens, too much time."""
-        spent, limits = self.spent, self.spent.limits
-        if agent in self.path:
-            raise InvalidRequest(
-                f"The agent `{agent}` would ask itself: {' → '.join((*self.path, agent))}.",
-                code="agent_cycle",
-            )
-        if len(self.path) >= MAX_DEPTH:
-            raise LimitReached(
-                f"Agents are nested deeper than {MAX_DEPTH}: {' → '.join(self.path)}.",
-                code="agent_depth",
-            )
-        spent.calls += 1
-        if spent.calls > limits.calls:
+        """Counts one nested call, or refuses it: a cycle, too deep, or beyond the turn's limits."""
+        self._check_nesting(agent)
+        budget, limits = self.turn_budget, self.turn_budget.limits
+        budget.calls += 1
+        if budget.calls > limits.calls:
             raise LimitReached(
                 f"This turn used up its {limits.calls} model calls.", code="agent_calls"
             )
@@ -315,9 +314,21 @@ class Context:
             raise LimitReached(
                 f"This turn used up its {limits.tokens} tokens.", code="agent_tokens"
             )
-        if time.monotonic() >= spent.deadline:
+        if time.monotonic() >= budget.deadline:
             raise TurnTimeout(
                 f"This turn used up its {limits.seconds:g} seconds.", code="agent_timeout"
+            )
+
+    def _check_nesting(self, agent: str) -> None:
+        if agent in self.path:
+            raise InvalidRequest(
+                f"The agent `{agent}` would ask itself: {' → '.join((*self.path, agent))}.",
+                code="agent_cycle",
+            )
+        if len(self.path) >= MAX_AGENT_DEPTH:
+            raise LimitReached(
+                f"Agents are nested deeper than {MAX_AGENT_DEPTH}: {' → '.join(self.path)}.",
+                code="agent_depth",
             )
 
     @property

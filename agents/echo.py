@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from chattable.agents.chat import Message
 from chattable.agents.chattable import Chattable
 
-PIECES = 64  # at most this many chunks, however long the text
+MAX_CHUNKS = 64  # of an answer, however long the text
 
 
 class Echo(Chattable):
@@ -16,9 +16,9 @@ class Echo(Chattable):
 
     description = "Repeats what you say"
 
-    async def chat(self, message: Message) -> AsyncGenerator[str]:  # type: ignore[override]  # ctx may be left out
+    async def chat(self, message: Message) -> AsyncGenerator[str]:  # type: ignore[override]
         """Yields the message's own words."""
         words = re.findall(r"\s*\S+\s*|\s+", message.text)
-        step = -(-len(words) // PIECES) or 1
+        step = -(-len(words) // MAX_CHUNKS) or 1
         for i in range(0, len(words), step):
             yield "".join(words[i : i + step])

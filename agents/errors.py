@@ -1,14 +1,14 @@
 """What can go wrong in a conversation.
 
     ChatError
-    ├── InvalidRequest      the asker's mistake; `param` names the field
+    ├── InvalidRequest      the caller's mistake; `param` names the field
     │   └── MissingParameter
-    ├── ModelNotFound       no such name, or not for this asker
+    ├── ModelNotFound       no such name, or not for this caller
     ├── LimitReached        a turn used up its calls or its depth
     ├── TurnTimeout         a turn used up its seconds
     └── AgentFailed         an agent's code raised; its text stays in the log
 
-A `ChatError`'s message is written for the one who asked and may be shown to them.
+A `ChatError`'s message is written for the caller and may be shown to them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class ChatError(Exception):
-    """A conversation that cannot go on, told so that the asker can mend it."""
+    """A conversation that cannot go on; the message says what the caller can do about it."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class MissingParameter(InvalidRequest):
 
 
 class ModelNotFound(ChatError):
-    """The name is unknown, or known and not for this asker: the two look alike."""
+    """The name is unknown, or known and not for this caller: the two look alike."""
 
     def __init__(self, model: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""One form for every reply: `Normal` brings any stream of chunks into it, `Fold` makes one answer of it."""
+"""One form for every reply (`StreamNormalizer`), and one answer out of it (`Accumulator`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from chattable.agents.calls import Calls, merge
 from chattable.agents.chat import Chunk, Json, Message, Usage
+from chattable.agents.tool_calls import ToolCallAssembler, merge
 
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
-# of a choice that ended and never said why: no answer to rely on; clients are told null
+# of a choice that ended and never said why: nothing to rely on; clients read null
 INCOMPLETE = "incomplete"
 # What others call them; whatever is in neither list is a plain end.
 SYNONYMS = {
@@ -24,24 +24,25 @@ SYNONYMS = {
     "refusal": "content_filter",
 }
 # with any of these, a message without text has no content
-INSTEAD = ("tool_calls", "refusal", "function_call", "audio")
+CONTENT_SUBSTITUTES = ("tool_calls", "refusal", "function_call", "audio")
 
 
 class _Open(Struct):
     """What has been said so far of one choice of a stream."""
 
     role_sent: bool = False
-    calls: Calls = msgspec.field(default_factory=Calls)
+    calls: ToolCallAssembler = msgspec.field(default_factory=ToolCallAssembler)
 
 
-class Normal:
-    """Brings a stream of chunks into the form that every client's accumulator accepts.
+class StreamNormalizer:
+    """Brings a stream of chunks into the form that every client library accepts.
 
     Law: a choice's first chunk carries the role, no other does; choices appear in the order of
-    their index; tool calls have the form that `Calls` gives them; the finish reason is one of
-    OpenAI's, or `INCOMPLETE`, and comes alone, once, when all has been said, for a provider may go
-    on after one: the last one counts, and calls are no plain end. The usage comes last, once, and
-    with no choice. Role-only and empty chunks are held back: whatever comes out is real output.
+    their index; tool calls have the form that `ToolCallAssembler` gives them; the finish reason
+    is one of OpenAI's, or `INCOMPLETE`, and comes alone, once, at the end, for a provider may
+    go on after one: the last one counts, and an answer with tool calls never ends with `stop`.
+    The usage comes last, once, and with no choice. Role-only and empty chunks are held back:
+    every chunk that is passed on is real output.
     """
 
     def __init__(self) -> None:
@@ -69,9 +70,7 @@ class Normal:
         return self._feed(chunk, delta, choice)
 
     def _feed(self, chunk: Chunk, delta: Json, choice: _Open | None) -> list[Chunk]:
-        gained = {
-            k: v for k, v in delta.items() if v is not None and v not in ("", []) and k != "role"
-        }
+        gained = _without_empty(delta)
         if chunk.finish_reason:
             self._finishes[chunk.index] = chunk.finish_reason
         if not gained and not (chunk.logprobs and chunk.logprobs.get("content")):
@@ -81,18 +80,12 @@ class Normal:
             out += self._open_up_to(chunk.index)
             choice = self._choices[chunk.index]
         if "tool_calls" in gained:
-            gained["tool_calls"] = choice.calls.feed(gained["tool_calls"])
-            if not gained["tool_calls"]:
-                del gained["tool_calls"]
+            _assemble_calls(gained, choice)
         if not gained and not chunk.logprobs:
             return out
         if not choice.role_sent:
             choice.role_sent = True
-            gained = {
-                "role": "assistant",
-                "content": None if "tool_calls" in gained else "",
-                **gained,
-            }
+            gained = {"role": "assistant", "content": "", **gained}
         out.append(Chunk(chunk.index, gained, None, chunk.logprobs, None, self._facts))
         return out
 
@@ -114,7 +107,7 @@ class Normal:
         return out
 
     def _open_up_to(self, index: int) -> list[Chunk]:
-        """Opens choice `index`, after any lower one that has not spoken yet: accumulators append, they do not seek."""
+        """Opens choice `index` after all lower ones, for clients append choices as they come."""
         out = []
         for i in range(index):
             lower = self._choices.setdefault(i, _Open())
@@ -134,8 +127,11 @@ class Choice(Struct):
     finish_reason: str | None
 
 
-class Fold:
-    """Makes one answer of a normal stream: strings and lists grow, everything else is replaced by what came last."""
+class Accumulator:
+    """Folds a normalized stream to one answer.
+
+    Strings and lists grow; of everything else the last value counts.
+    """
 
     def __init__(self) -> None:
         self._choices: dict[int, Choice] = {}
@@ -169,7 +165,7 @@ class Fold:
                 message["tool_calls"] = [
                     {k: v for k, v in call.items() if k != "index"} for call in calls
                 ]
-            if not message.get("content") and any(message.get(name) for name in INSTEAD):
+            if not message.get("content") and any(map(message.get, CONTENT_SUBSTITUTES)):
                 message["content"] = None
             message.setdefault("refusal", None)
         return [self._choices[i] for i in sorted(self._choices)]
@@ -187,20 +183,40 @@ def as_message(raw: Json) -> Message:
     return message
 
 
+def _without_empty(delta: Json) -> Json:
+    """What a delta really adds, without the role."""
+    gained = {}
+    for name, value in delta.items():
+        if value is not None and value not in ("", []) and name != "role":
+            gained[name] = value  # noqa: PERF403 - a comprehension is one more call for each chunk
+    return gained
+
+
+def _assemble_calls(gained: Json, choice: _Open) -> None:
+    """Replaces pieces of calls by what they add; by nothing where all are held back."""
+    gained["tool_calls"] = choice.calls.feed(gained["tool_calls"])
+    if not gained["tool_calls"]:
+        del gained["tool_calls"]
+    elif not choice.role_sent:
+        gained.setdefault("content", None)  # a message that begins with calls has no text
+
+
 def _grow(whole: Json, delta: Json) -> None:
     for key, new in delta.items():
         old = whole.get(key)
         if key == "tool_calls":
             whole[key] = merge(old or [], new)
-        elif isinstance(old, str) and isinstance(new, str) and key != "role":
-            whole[key] = old + new
-        elif isinstance(old, list) and isinstance(new, list):
-            old.extend(new)
-        elif isinstance(old, dict) and isinstance(new, dict):
-            _grow(old, new)
-        elif new is not None or old is None:
-            # chunks are shared
-            whole[key] = deepcopy(new) if isinstance(new, (dict, list)) else new
+            continue
+        match old, new:
+            case str(), str() if key != "role":
+                whole[key] = old + new
+            case list(), list():
+                old.extend(new)
+            case dict(), dict():
+                _grow(old, new)
+            case _ if new is not None or old is None:
+                # chunks are shared
+                whole[key] = deepcopy(new) if isinstance(new, (dict, list)) else new
 
 
 def _finish(reason: str) -> str:
@@ -210,7 +226,7 @@ def _finish(reason: str) -> str:
 
 
 def _joined(content: Any) -> str:
-    """Text of a content that came as parts instead of a string."""
+    """The text of a content that came as parts instead of a string."""
     if isinstance(content, list):
         return "".join(
             part["text"]

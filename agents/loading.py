@@ -1,4 +1,7 @@
-"""Finds the code behind a name: a dotted path `pkg.mod:attr`, or an entry point of the group `chattable.agents`."""
+"""Finds an agent's code by its name.
+
+The name is a dotted path, `pkg.mod:attr`, or an entry point of the group `chattable.agents`.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from chattable.agents.chat import Message
-from chattable.agents.chattable import Chattable, Context, Reply
+from chattable.agents.chattable import AgentResult, Chattable, Context
 from chattable.agents.params import check_accepts
 from chattable.agents.plain import NotPlain, as_plain
 
-GROUP = "chattable.agents"
+ENTRY_POINTS = "chattable.agents"
 
 
 class LoadError(Exception):
@@ -28,7 +31,10 @@ class LoadError(Exception):
 
 
 def load(use: str, params: dict[str, Any]) -> Chattable:
-    """The agent behind `use`, built with `params`: a `Chattable` class or instance, any class with `chat`, or a function."""
+    """The agent behind `use`, built with `params`.
+
+    `use` names a `Chattable` class or instance, any class with `chat`, or a function.
+    """
     agent = _agent(use, _find(use), params)
     if why := check_accepts(agent.accepts):
         raise LoadError(f"{use}: {why}")
@@ -58,28 +64,24 @@ def made(use: str) -> Any:
 
 
 class Function(Chattable):
-    """An agent made of one function: `message` alone or `message, ctx`; further parameters come from the config.
+    """An agent made of one function, of `message` or of `message, ctx`.
+
+    Its further parameters come from the config.
 
     Law: the second parameter is the context if it is called `ctx`, or has neither a default nor a
     value in the config.
     """
 
     def __init__(
-        self, function: Callable[..., Reply], params: dict[str, Any], use: str = ""
+        self, function: Callable[..., AgentResult], params: dict[str, Any], use: str = ""
     ) -> None:
         use = use or getattr(function, "__qualname__", type(function).__qualname__)
         takes = _parameters(use, function)
-        if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
-            raise LoadError(
-                f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`"
-            )
-        if not _takes_message(function, takes[0]):
-            why = f"`{takes[0].name}` is none by its annotation; annotate it `Message`"
-            raise LoadError(f"{use} does not take a message: {why}")
+        _check_message(use, function, takes)
         self.function = function
         self.description = (inspect.getdoc(function) or "").partition("\n")[0]
         self.takes_context = len(takes) > 1 and _is_context(takes[1], params)
-        self.plain = not (
+        self.blocking = not (
             inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         )
         given = takes[: 2 if self.takes_context else 1]
@@ -87,7 +89,7 @@ class Function(Chattable):
             raise LoadError(f"{use} is given `{taken[0]}` with every turn: it is no parameter")
         self.params = _fitted(use, takes[len(given) :], params)
 
-    def chat(self, message: Message, ctx: Context | None = None) -> Reply:
+    def chat(self, message: Message, ctx: Context | None = None) -> AgentResult:
         """The function's own answer."""
         return (
             self.function(message, ctx, **self.params)
@@ -134,12 +136,13 @@ def _adopted(agent: Any, use: str) -> Chattable:
 
 def _find(use: str) -> Any:
     if ":" not in use:
-        found = [point for point in entry_points(group=GROUP) if point.name == use]
+        found = [point for point in entry_points(group=ENTRY_POINTS) if point.name == use]
         if not found:
-            names = sorted(point.name for point in entry_points(group=GROUP))
+            names = sorted(point.name for point in entry_points(group=ENTRY_POINTS))
             known = f"installed: {', '.join(names)}" if names else "none is installed"
             raise LoadError(
-                f"no entry point `{use}` in the group {GROUP} ({known}); a dotted path has the form pkg.module:name"
+                f"no entry point `{use}` in the group {ENTRY_POINTS} ({known}); "
+                "a dotted path has the form pkg.module:name"
             )
         return _imported(use, found[0].load)
     path, _, name = use.partition(":")
@@ -182,6 +185,17 @@ def _parameters(use: str, function: Callable[..., Any]) -> list[Parameter]:
         ) from None
 
 
+def _check_message(use: str, function: Callable[..., Any], takes: list[Parameter]) -> None:
+    """Refuses a function whose first parameter cannot be the message."""
+    if not takes or takes[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
+        raise LoadError(
+            f"{use} takes no message: an agent is a function of `message`, or of `message, ctx`"
+        )
+    if not _takes_message(function, takes[0]):
+        why = f"`{takes[0].name}` is none by its annotation; annotate it `Message`"
+        raise LoadError(f"{use} does not take a message: {why}")
+
+
 def _takes_message(function: Callable[..., Any], first: Parameter) -> bool:
     """Whether a first parameter may be a message; yes where its annotation does not tell."""
     try:
@@ -203,19 +217,24 @@ def _is_context(second: Parameter, params: dict[str, Any]) -> bool:
 
 def _fitted(use: str, takes: list[Parameter], params: dict[str, Any]) -> dict[str, Any]:
     """The parameters as the code takes them; refuses unknown, missing and mistyped ones."""
-    names = [p.name for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if not any(p.kind is p.VAR_KEYWORD for p in takes) and (
-        unknown := [name for name in params if name not in names]
-    ):
-        raise LoadError(
-            f"{use} takes no parameter {', '.join(unknown)} (it takes: {', '.join(names) or 'none'})"
-        )
-    if missing := [
-        p.name for p in takes if p.default is p.empty and p.name in names and p.name not in params
-    ]:
-        raise LoadError(f"{use} needs {', '.join(missing)}")
-    kinds = {p.name: p.annotation for p in takes if p.name in names}
+    named = {p.name: p for p in takes if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    if not any(p.kind is p.VAR_KEYWORD for p in takes):
+        _refuse_unknown(use, named, params)
+    _refuse_missing(use, named, params)
+    kinds = {name: p.annotation for name, p in named.items()}
     try:
         return {name: as_plain(name, value, kinds.get(name)) for name, value in params.items()}
     except NotPlain as error:
         raise LoadError(f"{use}: {error}") from None
+
+
+def _refuse_unknown(use: str, named: dict[str, Parameter], params: dict[str, Any]) -> None:
+    if unknown := [name for name in params if name not in named]:
+        known = ", ".join(named) or "none"
+        raise LoadError(f"{use} takes no parameter {', '.join(unknown)} (it takes: {known})")
+
+
+def _refuse_missing(use: str, named: dict[str, Parameter], params: dict[str, Any]) -> None:
+    needed = [name for name, p in named.items() if p.default is p.empty]
+    if missing := [name for name in needed if name not in params]:
+        raise LoadError(f"{use} needs {', '.join(missing)}")

@@ -18,9 +18,9 @@ from chattable.agents.parsing import Sampling, Shape, explain
 
 Accepts = Mapping[str, Any]  # name → the type of its values, as msgspec reads it
 
-SAMPLING = frozenset(Sampling.__struct_fields__)
+SAMPLING_FIELDS = frozenset(Sampling.__struct_fields__)
 # Names that requests have already.
-TAKEN = frozenset(Shape.__struct_fields__) | {"cache", "conversation", "user"}
+REQUEST_FIELDS = frozenset(Shape.__struct_fields__) | {"cache", "conversation", "user"}
 
 
 def check_params(params: Json, accepts: Accepts) -> None:
@@ -29,10 +29,10 @@ def check_params(params: Json, accepts: Accepts) -> None:
     `accepts` is that of its agent.
     """
     for name, value in params.items():
-        if name not in SAMPLING and name not in accepts:
+        if name not in SAMPLING_FIELDS and name not in accepts:
             raise _unknown(name, accepts)
         _check_writable(value, f"params.{name}")
-    sampling = {name: value for name, value in params.items() if name in SAMPLING}
+    sampling = {name: value for name, value in params.items() if name in SAMPLING_FIELDS}
     try:
         msgspec.convert(sampling, Sampling)
     except msgspec.ValidationError as error:
@@ -71,7 +71,7 @@ def check_accepts(accepts: Any) -> str:
     if not isinstance(accepts, Mapping) or not all(isinstance(name, str) for name in accepts):
         return "`accepts` must map names of parameters to their types"
     for name, kind in accepts.items():
-        if name in TAKEN:
+        if name in REQUEST_FIELDS:
             return f"`accepts` has `{name}`, which every request has: give yours another name"
         try:
             msgspec.json.Decoder(kind)
@@ -94,7 +94,11 @@ def _check_writable(value: Any, param: str) -> None:
 def _unknown(name: str, accepts: Accepts) -> InvalidRequest:
     param = clip(f"params.{name}")
     known = ", ".join([*Sampling.__struct_fields__, *accepts])
-    why = "is for each request to say" if name in TAKEN else "is no parameter of a conversation"
+    why = (
+        "is for each request to say"
+        if name in REQUEST_FIELDS
+        else "is no parameter of a conversation"
+    )
     return InvalidRequest(
         f"Unknown parameter: '{param}' {why}. Leave it out; there are {known}.",
         param=param,

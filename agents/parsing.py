@@ -1,7 +1,11 @@
-"""A request body as a `Chat`: the types that clients depend on are checked, in OpenAI's words, and nothing else is."""
+"""Reads a request body as a `Chat`.
+
+Only the types that clients depend on are checked, and refused in OpenAI's words.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -14,7 +18,7 @@ from chattable.agents.errors import InvalidRequest, MissingParameter, clip
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # What a part of a known type must carry, and of which Python type; parts of other types pass
 # untouched.
-PARTS: dict[str, tuple[str, type]] = {
+PART_PAYLOADS: dict[str, tuple[str, type]] = {
     "text": ("text", str),
     "refusal": ("refusal", str),
     "image_url": ("image_url", dict),
@@ -79,7 +83,7 @@ class Sampling(Struct):
 
 
 class Shape(Sampling):
-    """The types of the fields that clients depend on; unknown fields are nobody's business here."""
+    """The types of the fields that clients depend on; unknown fields are not checked."""
 
     model: str | None = None
     messages: list[Message] | None = None
@@ -108,7 +112,8 @@ def parse(body: Json, *, default_model: str = "") -> Chat:
         raise MissingParameter("messages")
     if not shape.messages:
         raise InvalidRequest(
-            "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.",
+            "Invalid 'messages': empty array. "
+            "Expected an array with minimum length 1, but got an empty array instead.",
             param="messages",
             code="empty_array",
         )
@@ -126,8 +131,9 @@ def check_tool_replies(messages: Iterable[Message]) -> None:
             known.update(call["id"] for call in message.tool_calls)
         elif message.role == "tool" and message.tool_call_id not in known:
             raise InvalidRequest(
-                f"Invalid parameter: messages[{i}] has role 'tool' and answers the call '{clip(message.tool_call_id)}', "
-                "but no preceding message with 'tool_calls' made that call.",
+                f"Invalid parameter: messages[{i}] has role 'tool' and answers the call "
+                f"'{clip(message.tool_call_id)}', but no preceding message with 'tool_calls' "
+                "made that call.",
                 param="messages",
             )
 
@@ -139,23 +145,39 @@ def _finish(message: Message, raw: Json, i: int) -> None:
         raise _unsupported(f"messages[{i}].role", role, ROLES)
     if content is None:
         if role not in ("assistant", "function"):
-            if "content" not in raw:
-                raise MissingParameter(f"messages[{i}].content")
-            raise _wrong_type(
-                f"messages[{i}].content", "a string or an array of content parts", "null"
-            )
+            raise _no_content(raw, f"messages[{i}].content")
     elif not isinstance(content, str):
-        for j, part in enumerate(content):
-            _check_part(part, f"messages[{i}].content[{j}]")
+        _check_parts(content, f"messages[{i}].content")
     if message.tool_calls:
-        try:
-            msgspec.convert(message.tool_calls, list[_ToolCall])
-        except msgspec.ValidationError as error:
-            raise explain(error, f"messages[{i}].tool_calls") from None
+        _check_calls(message.tool_calls, f"messages[{i}].tool_calls")
     if role == "tool" and message.tool_call_id is None:
         raise MissingParameter(f"messages[{i}].tool_call_id")
     if not raw.keys() <= MESSAGE_FIELDS:
-        message.extra = {k: v for k, v in raw.items() if k not in MESSAGE_FIELDS}
+        message.extra = _unnamed(raw)
+
+
+def _unnamed(raw: Json) -> Json:
+    """The fields that `Message` does not name."""
+    return {k: v for k, v in raw.items() if k not in MESSAGE_FIELDS}
+
+
+def _no_content(raw: Json, path: str) -> InvalidRequest:
+    """A message that must have content and has none, or null."""
+    if "content" not in raw:
+        return MissingParameter(path)
+    return _wrong_type(path, "a string or an array of content parts", "null")
+
+
+def _check_calls(calls: list[Json], path: str) -> None:
+    try:
+        msgspec.convert(calls, list[_ToolCall])
+    except msgspec.ValidationError as error:
+        raise explain(error, path) from None
+
+
+def _check_parts(parts: list[Json], path: str) -> None:
+    for j, part in enumerate(parts):
+        _check_part(part, f"{path}[{j}]")
 
 
 def _check_part(part: Json, path: str) -> None:
@@ -166,7 +188,7 @@ def _check_part(part: Json, path: str) -> None:
             if kind is None
             else _wrong_type(f"{path}.type", "a string", _name(kind))
         )
-    if (needs := PARTS.get(kind)) is None:
+    if (needs := PART_PAYLOADS.get(kind)) is None:
         return
     field, wanted = needs
     value = part.get(field)
@@ -174,14 +196,14 @@ def _check_part(part: Json, path: str) -> None:
         raise MissingParameter(f"{path}.{field}")
     if not isinstance(value, wanted):
         raise _wrong_type(
-            f"{path}.{field}", NAMES["str" if wanted is str else "object"], _name(value)
+            f"{path}.{field}", TYPE_NAMES["str" if wanted is str else "object"], _name(value)
         )
     if kind == "image_url" and not isinstance(part["image_url"].get("url"), str):
         raise MissingParameter(f"{path}.image_url.url")
 
 
 # msgspec's names of types, in OpenAI's words.
-NAMES = {
+TYPE_NAMES = {
     "str": "a string",
     "int": "an integer",
     "float": "a number",
@@ -208,21 +230,25 @@ def explain(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequest:
         )
     if ", got `" in text:
         wanted, got = text.split("`")[1], text.split("`")[3]
-        names = [NAMES.get(name, name) for name in wanted.split(" | ") if name != "null"]
-        return _wrong_type(param, " or ".join(names), NAMES.get(got, got))
-    if text.startswith("Expected `") and (" <= " in text or " >= " in text):
-        kind, bound = text.split("`")[1], text.rpartition("`")[2].strip()
-        edge, word = ("maximum", "above") if "<=" in bound else ("minimum", "below")
-        name = "integer" if kind.startswith("int") else "decimal"
-        return InvalidRequest(
-            f"Invalid value for '{param}': expected a value {bound}.",
-            param=param,
-            code=f"{name}_{word}_{edge[:3]}_value",
-        )
+        names = [TYPE_NAMES.get(name, name) for name in wanted.split(" | ") if name != "null"]
+        return _wrong_type(param, " or ".join(names), TYPE_NAMES.get(got, got))
+    if re.match("Expected `.* [<>]= ", text):
+        return _out_of_range(param, text.split("`")[1], text.rpartition("`")[2].strip())
     return InvalidRequest(
         f"Invalid value for '{param}': {text[:1].lower()}{text[1:]}.",
         param=param,
         code="invalid_value",
+    )
+
+
+def _out_of_range(param: str, kind: str, bound: str) -> InvalidRequest:
+    """A number beyond its bound, as `<= 128`; `kind` is msgspec's name of its type."""
+    edge = "above_max" if "<=" in bound else "below_min"
+    name = "integer" if kind.startswith("int") else "decimal"
+    return InvalidRequest(
+        f"Invalid value for '{param}': expected a value {bound}.",
+        param=param,
+        code=f"{name}_{edge}_value",
     )
 
 
@@ -254,4 +280,4 @@ def _name(value: Any) -> str:
         str: "str",
         list: "array",
     }
-    return NAMES[kinds.get(type(value), "object")]
+    return TYPE_NAMES[kinds.get(type(value), "object")]

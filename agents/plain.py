@@ -9,7 +9,7 @@ import msgspec
 
 from chattable.agents.parsing import explain
 
-PLAIN = (bool, int, float, str, list, dict, tuple, NoneType, Union, UnionType)
+PLAIN_TYPES = (bool, int, float, str, list, dict, tuple, NoneType, Union, UnionType)
 
 
 class NotPlain(Exception):
@@ -40,4 +40,4 @@ def _is_plain(kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return True
     outer, inner = get_origin(kind) or kind, get_args(kind)
-    return outer in PLAIN and all(one is ... or _is_plain(one) for one in inner)
+    return outer in PLAIN_TYPES and all(one is ... or _is_plain(one) for one in inner)

@@ -9,7 +9,10 @@ from chattable.agents.chattable import Call, Chattable, Context
 
 
 class PromptAgent(Chattable):
-    """Puts its context before the conversation and asks its model; the client's own parameters win over the agent's."""
+    """Puts its context before the conversation and asks its model.
+
+    The client's own parameters win over the agent's.
+    """
 
     supports = frozenset({"n", "response_format"})
 

@@ -27,13 +27,9 @@ class Scripted(Chattable):
         if not replies:
             raise ValueError("replies: at least one is needed")
         for i, reply in enumerate(replies):
-            if not all(
-                isinstance(piece, str | dict)
-                for piece in (reply if isinstance(reply, list) else [reply])
-            ):
-                raise ValueError(
-                    f"replies[{i}]: give text, a message, `ask`, `fail`, or a list of these, not {reply!r}"
-                )
+            if not all(isinstance(piece, str | dict) for piece in _pieces(reply)):
+                known = "text, a message, `ask`, `fail`, or a list of these"
+                raise ValueError(f"replies[{i}]: give {known}, not {reply!r}")
         self.replies = replies
         self.pause = pause
 
@@ -41,14 +37,20 @@ class Scripted(Chattable):
         """Yields the reply that is due."""
         turn = sum(1 for m in ctx.messages if m.role == "assistant")
         reply = self.replies[min(turn, len(self.replies) - 1)]
-        for piece in reply if isinstance(reply, list) else [reply]:
+        for piece in _pieces(reply):
             if self.pause:
                 await asyncio.sleep(self.pause)
-            if isinstance(piece, dict) and "ask" in piece:
+            if not isinstance(piece, dict):
+                yield piece
+            elif "ask" in piece:
                 async with aclosing(aiter(ctx.chat(piece["ask"]))) as chunks:
                     async for chunk in chunks:
                         yield chunk
-            elif isinstance(piece, dict) and "fail" in piece:
+            elif "fail" in piece:
                 raise ChatError(piece["fail"], code="scripted_failure")
             else:
                 yield piece
+
+
+def _pieces(reply: Any) -> list[Any]:
+    return reply if isinstance(reply, list) else [reply]

@@ -1,4 +1,4 @@
-"""What a ledger can say no with; besides, its storage may be unavailable.
+"""How a ledger refuses; besides, its storage may be unavailable.
 
 BudgetError
 ├── BudgetExceededError     a hard limit has no room; says which one and when it will
@@ -14,7 +14,10 @@ class BudgetError(Exception):
 
 
 class BudgetExceededError(BudgetError):
-    """A request does not fit into a hard limit; `busy`: it will, if calls that are under way use less than they hold."""
+    """A request does not fit into a hard limit.
+
+    `busy`: it may soon, if calls that are under way use less than they hold.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""What was used and is not yet in the ledger, on this machine's own disk: a crash, or a database that is away, loses nothing."""
+"""What was used and is not yet in the ledger, on this machine's own disk.
+
+So neither a crash nor a database that is away loses any of it.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,29 @@ from uuid import uuid4
 
 import msgspec
 
-from chattable.budget.calls import End, Record
+from chattable.budget.holds import Settlement, UnheldCall
 
 log = logging.getLogger("chattable")
 
-SEGMENT = 1 << 20  # bytes of a file
-LONG = 4096  # bytes that a line has at most, if nobody's names are very long
+SEGMENT_BYTES = 1 << 20  # of a file
+USUAL_LINE_BYTES = 4096  # what a line has at most, unless names are very long
 SUFFIX = ".jsonl"
-DAMAGED = ".damaged"  # behind the name of a file that is kept for what could not be read in it
-SHOWN = 20  # numbers of such lines that are said
+DAMAGED = ".damaged"  # ends the name of a file that has lines nobody can read
+MAX_LOGGED_LINES = 20  # numbers of damaged lines in one log line
 
-Line = End | Record
-_decode = msgspec.json.Decoder(End | Record).decode
+JournalRecord = Settlement | UnheldCall
+_decode = msgspec.json.Decoder(Settlement | UnheldCall).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
     """Files of lines in one directory, a set of them for each process.
 
-    Law: a line that `write` returned from survives the process; one that `sync` returned after, the
-    machine. A line leaves with its file, once all of the file's lines are `done`. A process owns
-    the files that it has locked; the lock ends with the process, and then `orphans` hands them to
-    whoever asks first. Lines may be handed out again after another crash. What cannot be read is
-    counted, said and kept.
+    Law: a line survives the process once `write` has returned, and the machine once `sync` has. A
+    line leaves with its file, once all of the file's lines are `done`. A process owns the files
+    that it has locked; the lock ends with the process, and then `orphans` hands them to whoever
+    asks first. Lines may be handed out again after another crash. What cannot be read is counted,
+    logged and kept.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,7 +46,7 @@ class Journal:
         self._segments: list[_Segment] = []
         self._where: dict[str, _Segment] = {}
 
-    def write(self, line: Line) -> None:
+    def write(self, line: JournalRecord) -> None:
         """Adds a line; OSError when there is no room on the disk for more."""
         data = _encode(line) + b"\n"
         segment = self._segment(len(data))
@@ -54,13 +57,13 @@ class Journal:
 
     def probe(self) -> None:
         """Raises OSError where there is no room for a line, or will be none for those behind it."""
-        self._segment(LONG)
+        self._segment(USUAL_LINE_BYTES)
         trial = self.directory / f"{os.getpid()}-{uuid4().hex[:12]}.new"
         os.close(os.open(trial, os.O_WRONLY | os.O_CREAT, 0o600))
         trial.unlink(missing_ok=True)
 
     def done(self, line_id: str) -> None:
-        """Says that the ledger has it."""
+        """Marks a line as booked in the ledger."""
         segment = self._where.pop(line_id, None)
         if segment is None:
             return
@@ -70,7 +73,7 @@ class Journal:
             self._segments.remove(segment)
 
     def sync(self) -> None:
-        """Waits until what was written is on the disk: some tenths of a millisecond, not for the event loop."""
+        """Waits until what was written is on the disk; too slow for the event loop."""
         for segment in list(self._segments):
             segment.sync()
 
@@ -81,8 +84,11 @@ class Journal:
         self._segments.clear()
         self._where.clear()
 
-    def orphans(self) -> Iterator[tuple[Path, list[Line]]]:
-        """The lines of dead processes, a file at a time; each is removed when the caller comes back for the next."""
+    def orphans(self) -> Iterator[tuple[Path, list[JournalRecord]]]:
+        """The lines of dead processes, a file at a time.
+
+        A file is removed when the caller asks for the next one.
+        """
         for path in sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else ():
             try:
                 file = path.open("rb")
@@ -106,18 +112,23 @@ class Journal:
         self.damaged += len(damaged)
         kept = path.with_name(path.name + DAMAGED)
         path.rename(kept)
-        numbers = ", ".join(map(str, damaged[:SHOWN])) + ", …" * (len(damaged) > SHOWN)
+        numbers = ", ".join(map(str, damaged[:MAX_LOGGED_LINES])) + ", …" * (
+            len(damaged) > MAX_LOGGED_LINES
+        )
         log.error("%s: %d lines cannot be read and are not booked: %s", kept, len(damaged), numbers)
 
     def _segment(self, room: int) -> _Segment:
         """The file that has so much room."""
         if not self._segments or not self._segments[-1].has(room):
-            self._segments.append(_Segment(self.directory, max(SEGMENT, room)))
+            self._segments.append(_Segment(self.directory, max(SEGMENT_BYTES, room)))
         return self._segments[-1]
 
 
 class _Segment:
-    """One locked file, its place on the disk taken from the beginning: a line is then a copy in memory, and no system call."""
+    """One locked file, whose place on the disk is taken from the beginning.
+
+    A line is then a copy in memory and no system call.
+    """
 
     def __init__(self, directory: Path, size: int) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,9 +184,9 @@ def _sync_names(directory: Path) -> None:
         os.close(names)
 
 
-def _lines(data: bytes) -> tuple[list[Line], list[int]]:
+def _lines(data: bytes) -> tuple[list[JournalRecord], list[int]]:
     """The lines, and the numbers of damaged ones: torn, or zeros of a page that was lost."""
-    found: list[Line] = []
+    found: list[JournalRecord] = []
     damaged: list[int] = []
     for number, line in enumerate(data.rstrip(b"\0").split(b"\n"), 1):
         rest = line.lstrip(b"\0")

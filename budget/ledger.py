@@ -1,4 +1,4 @@
-"""The ledger's port: what is asked of it, what it answers, and the law that every implementation keeps."""
+"""The ledger's port: what it is asked, what it answers, and the law it keeps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from chattable.budget.limits import Asker, Limit
+from chattable.budget.limits import Limit, Payer
 
-LEASE = 60.0  # seconds that a hold lives without being renewed
+HOLD_LEASE_S = 60.0  # how long a hold lives without being renewed
 
 State = Literal["pending", "settled", "voided", "forfeited"]
 GROUPS = ("user", "team", "key", "model", "agent", "session", "tag", "day")  # day: its first second
@@ -37,7 +37,7 @@ NOTHING = Amount()
 
 
 class Price(Struct, frozen=True):
-    """Micro-USD per million tokens, so that a dollar per million is 1,000,000 and every price is an integer."""
+    """Micro-USD per million tokens: a dollar per million is 1,000,000, so prices are integers."""
 
     input: int = 0
     output: int = 0
@@ -56,7 +56,7 @@ class Price(Struct, frozen=True):
 
     @property
     def dearest(self) -> Price:
-        """The same where every token of the prompt costs the most it can: what a hold must cover."""
+        """The price with every prompt token at the most it can cost, which a hold must cover."""
         prompt, long = max(self.input, *self._of_prompt), self.long and self.long.dearest
         if long is not None and long.input < prompt:
             long = replace(long, input=prompt)
@@ -102,20 +102,23 @@ class Price(Struct, frozen=True):
 FREE = Price()
 
 
-class Wish(Struct, frozen=True, kw_only=True):
-    """One call of a model, and what it may at most use: its prompt, and between `least` and `most` tokens of output."""
+class HoldRequest(Struct, frozen=True, kw_only=True):
+    """A call of a model before it is made, and the most it may use.
+
+    That is its prompt, and between `min_output` and `max_output` tokens of output.
+    """
 
     id: str  # chosen by the caller; the same id again gives the same hold
-    asker: Asker
+    payer: Payer = field(name="asker")  # `name`: as journals on disk have it
     model: str
     prompt: int
-    most: int
-    least: int = 1
+    max_output: int = field(name="most")
+    min_output: int = field(default=1, name="least")
     price: Price = FREE
     priced: bool = True  # False: nobody knows its price, and hard limits of money refuse it
     fixed: int = 0  # micro-USD that it costs whatever the tokens: pictures that are made …
     uncapped: bool = False  # nobody said how much: it gets a share of what remains, not all of it
-    request: str = ""  # request id
+    request_id: str = field(default="", name="request")
     tag: str = ""  # what it is for, where it is not the user's own question: title, summary …
 
     @property
@@ -128,16 +131,17 @@ class Wish(Struct, frozen=True, kw_only=True):
         return Amount(self.prompt + output, self.price.of(self.prompt, output) + self.fixed)
 
 
-class Used(Struct, frozen=True, kw_only=True):
-    """What a call did use."""
+class Charge(Struct, frozen=True, kw_only=True):
+    """What a call used, and so what it is charged."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0  # of the prompt
     cost: int = 0  # micro-USD
     saved: int = 0  # tokens that a cache made unnecessary
-    estimated: bool = False  # counted here, for the upstream did not say
-    unknown: bool = False  # it may have been more, up to what was held: nobody heard the end
+    estimated: bool = False  # counted here, because the upstream did not say
+    # it may have been more, up to what was held: the end of the answer was not seen
+    unknown: bool = False
 
     @property
     def amount(self) -> Amount:
@@ -160,7 +164,7 @@ class Hold(Struct, frozen=True, kw_only=True):
     resets_at: int | None = None  # when that limit's window ends
 
 
-class Room(Struct, frozen=True, kw_only=True):
+class Balance(Struct, frozen=True, kw_only=True):
     """How much of a limit is left in its present window."""
 
     limit: Limit
@@ -175,8 +179,8 @@ class Room(Struct, frozen=True, kw_only=True):
         return self.amount - self.spent - self.held
 
 
-class Entry(Struct, frozen=True, kw_only=True):
-    """One line of the ledger: what it changed on one account."""
+class Posting(Struct, frozen=True, kw_only=True):
+    """An entry of the ledger: what it changed on one account."""
 
     id: int
     at: int
@@ -230,14 +234,14 @@ class Ledger(ABC):
     `StorageUnavailable` and has changed nothing, or everything.
     """
 
-    async def start(self) -> None:  # noqa: B027 - most need nothing
+    async def start(self) -> None:  # noqa: B027 - most ledgers need nothing
         """Begins to work."""
 
     async def stop(self) -> None:  # noqa: B027
         """Finishes what was asked and ends."""
 
     async def flush(self) -> None:  # noqa: B027
-        """Waits until what was acknowledged survives a loss of power; what survives a process needs nothing more."""
+        """Waits until what was acknowledged survives a loss of power."""
 
     @abstractmethod
     async def put_limit(self, limit: Limit) -> None:
@@ -252,24 +256,27 @@ class Ledger(ABC):
         """Every limit in force, by id."""
 
     @abstractmethod
-    async def bounded(self) -> bool:
-        """Whether any limit is in force at all: without one nobody needs a hold."""
+    async def has_limits(self) -> bool:
+        """Whether any limit is in force: without one no call needs a hold."""
 
     @abstractmethod
-    async def hold(self, wish: Wish) -> Hold:
-        """Reserves what the wish may use, as much output as there is room for, or raises `BudgetExceededError`."""
+    async def hold(self, request: HoldRequest) -> Hold:
+        """Reserves what a call may use, or raises `BudgetExceededError`.
+
+        It gets as much output as there is room for, up to what it asks for.
+        """
 
     @abstractmethod
     async def renew(self, hold_ids: list[str]) -> None:
         """Gives pending holds a new lease."""
 
     @abstractmethod
-    async def settle(self, hold_id: str, used: Used, reason: str = "") -> State:
+    async def settle(self, hold_id: str, charge: Charge, reason: str = "") -> State:
         """Books what was used; returns the hold's state."""
 
     @abstractmethod
-    async def record(self, calls: Sequence[tuple[Wish, Used]]) -> None:
-        """Notes what calls used that no limit binds, each once: it is usage and nobody's spending."""
+    async def record(self, calls: Sequence[tuple[HoldRequest, Charge]]) -> None:
+        """Records what calls used that no limit binds, each once: usage, but nobody's spending."""
 
     @abstractmethod
     async def void(self, hold_id: str, reason: str = "") -> State:
@@ -277,23 +284,26 @@ class Ledger(ABC):
 
     @abstractmethod
     async def sweep(self) -> list[str]:
-        """Forfeits every pending hold whose lease is over: nobody knows what it used, so all of it is charged."""
+        """Forfeits every pending hold whose lease is over, and returns their ids.
+
+        What it used is unknown, so all of it is charged.
+        """
 
     @abstractmethod
     async def grant(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
-        """Adds room to the limit's present window, for one user where the limit is for each of them."""
+        """Adds to the limit in its present window; `owner`: the user of a limit for each user."""
 
     @abstractmethod
     async def refund(self, limit_id: str, amount: Amount, reason: str, owner: str = "") -> None:
-        """Takes back spending in the limit's present window, at most what was spent."""
+        """Takes back spending of the limit's present window, at most what was spent."""
 
     @abstractmethod
-    async def rooms(self, asker: Asker, model: str) -> list[Room]:
+    async def balances(self, payer: Payer, model: str) -> list[Balance]:
         """What every limit that binds such a request has left."""
 
     @abstractmethod
-    async def room(self, limit_id: str, owner: str = "") -> Room:
-        """What one limit has left, for one user where it is for each of them."""
+    async def balance(self, limit_id: str, owner: str = "") -> Balance:
+        """What one limit has left; `owner`: the user of a limit for each user."""
 
     @abstractmethod
     async def entries(
@@ -304,18 +314,21 @@ class Ledger(ABC):
         user: str = "",
         after: int = 0,
         most: int = 1000,
-    ) -> list[Entry]:
+    ) -> list[Posting]:
         """Entries in the order they were made; `user` is whose requests they are of."""
 
     @abstractmethod
     async def usage(
         self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
     ) -> list[UsageRow]:
-        """What calls that began in [since, until) used, grouped by some of `GROUPS`, of those that match `only`."""
+        """What calls that began in [since, until) used, grouped by some of `GROUPS`.
+
+        `only` narrows it: the value that a call must have, by group.
+        """
 
     @abstractmethod
     async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Puts a notice into the outbox."""
+        """Puts an event into the outbox."""
 
     @abstractmethod
     async def accounts(self) -> int:

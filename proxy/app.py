@@ -25,15 +25,18 @@ from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.catalog.catalog import build as build_catalog
 from chattable.proxy.catalog.prices import warn_of_unpriced
 from chattable.proxy.config.settings import Config
-from chattable.proxy.errors import NowhereError, describe, known, outcome_of
-from chattable.proxy.http.edge import Edge
+from chattable.proxy.errors import NoSuchRouteError, describe, known, outcome_of
+from chattable.proxy.http.edge import EdgeMiddleware
 from chattable.proxy.http.loopback import loopback
 from chattable.proxy.http.paths import shown
 from chattable.proxy.http.shutdown import ignoring_hangups, on_stop_signal
 from chattable.proxy.identity.auth import Auth
 from chattable.proxy.ledger_setup import open_database, open_journal, open_ledger, put_default
-from chattable.proxy.people.usage import Usage
-from chattable.proxy.people.webhooks import Deliveries, Webhook
+from chattable.proxy.people.audit import Audit
+from chattable.proxy.people.teams import Teams
+from chattable.proxy.people.usage import UsageReports
+from chattable.proxy.people.users import Users
+from chattable.proxy.people.webhooks import Deliveries, WebhookEndpoint
 from chattable.proxy.pipeline.idempotency import Idempotency
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.pipeline import Pipeline
@@ -45,13 +48,10 @@ from chattable.proxy.routes.documented import CommonErrors, document
 from chattable.proxy.routes.guarded import guarded
 from chattable.proxy.routes.openai import chat, forwarding
 from chattable.proxy.routes.request_context import upstream_headers
-from chattable.proxy.routes.typed import HOUSE
-from chattable.proxy.services import House
-from chattable.proxy.sessions.scribe import Scribe
+from chattable.proxy.routes.typed import SERVICES
+from chattable.proxy.services import Services
 from chattable.proxy.sessions.sessions import Sessions, open_store
-from chattable.proxy.store.audit import Audit
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
+from chattable.proxy.sessions.titles_and_summaries import TitlesAndSummaries
 from chattable.proxy.telemetry.access_log import AccessLog
 from chattable.proxy.telemetry.redaction import redactor
 
@@ -94,7 +94,7 @@ class Service(Protocol):
         """Ends."""
 
 
-def build(config: Config) -> Edge:
+def build(config: Config) -> EdgeMiddleware:
     """The application that a config describes."""
     database = open_database(config)
     users = Users(database.storage)
@@ -106,7 +106,7 @@ def build(config: Config) -> Edge:
         ledger,
         journal,
         patience=config.budgets.wait,
-        reach=failpoints.from_environment(os.environ),
+        failpoint=failpoints.from_environment(os.environ),
     )
     catalogs = CatalogHolder(build_catalog(config, transport))
     redis = RedisScripts(config.redis_url) if config.redis_url else None
@@ -114,10 +114,10 @@ def build(config: Config) -> Edge:
     idempotency = Idempotency(database.storage)
     answers = open_cache(config, redis)
     session_store = open_store(config, database)
-    scribe = Scribe(
+    titles_and_summaries = TitlesAndSummaries(
         session_store, config.sessions, lambda chat, caller: pipeline.write(chat, caller)
     )
-    sessions = Sessions(session_store, config.sessions, catalogs, scribe)
+    sessions = Sessions(session_store, config.sessions, catalogs, titles_and_summaries)
     pipeline = Pipeline(catalogs, idempotency, sessions, rate_limiter, answers, metering)
     turns = Turns(pipeline)
     auth = Auth(users, [key.reveal() for key in config.admin_keys])
@@ -125,11 +125,11 @@ def build(config: Config) -> Edge:
     teams, outbox = Teams(database.storage), Outbox(database.storage)
     webhook = config.budgets.webhook
     deliveries = (
-        [Deliveries(outbox, Webhook(webhook.url, webhook.secret.reveal()), transport)]
+        [Deliveries(outbox, WebhookEndpoint(webhook.url, webhook.secret.reveal()), transport)]
         if webhook
         else []
     )
-    house = House(
+    services = Services(
         config,
         database,
         users,
@@ -140,7 +140,7 @@ def build(config: Config) -> Edge:
         pipeline,
         turns,
         metering,
-        Usage(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
+        UsageReports(ledger, users, teams, ZoneInfo(config.budgets.timezone)),
         outbox,
         session_store,
         config.server.max_body_mb * 2**20,
@@ -186,12 +186,12 @@ def build(config: Config) -> Edge:
 
     served: list[str] = []
     app = Litestar(
-        [*chat.routes(house), *forwarding.routes(house), health.ROUTES, *guarded()],
+        [*chat.routes(services), *forwarding.routes(services), health.ROUTES, *guarded()],
         lifespan=[lifespan],
-        dependencies=HOUSE,
-        state=State({"house": house}, deep_copy=False),
+        dependencies=SERVICES,
+        state=State({"services": services}, deep_copy=False),
         exception_handlers={Exception: partial(_answer_error, served)},
-        request_max_body_size=house.max_body,
+        request_max_body_size=services.max_body,
         cors_config=_cors(config.server.cors_origins),
         openapi_config=document(),
         plugins=[CommonErrors()],
@@ -200,8 +200,8 @@ def build(config: Config) -> Edge:
     )
     served += _served(app)
     redact = redactor(config, os.environ)
-    edge = Edge(
-        app, access_log, patience=config.server.receive, max_body=house.max_body, redact=redact
+    edge = EdgeMiddleware(
+        app, access_log, patience=config.server.receive, max_body=services.max_body, redact=redact
     )
     return edge
 
@@ -220,7 +220,7 @@ def _answer_error(
     scope: Any = request.scope
     request_id = scope.get("request_id", "")
     if isinstance(error, NotFoundException):
-        error = NowhereError(scope["method"], shown(scope["path"]), served)
+        error = NoSuchRouteError(scope["method"], shown(scope["path"]), served)
     failure = describe(error, request_id=request_id)
     scope["error_code"] = failure.code
     if not known(error):

@@ -82,7 +82,7 @@ class UnpricedModelError(chat.ChatError):
         )
 
 
-class TooFastError(chat.ChatError):
+class RateLimitExceededError(chat.ChatError):
     """A rate limit has no room for a request now; the message says whose and for how long."""
 
     def __init__(self, error: rates.RateLimitedError) -> None:
@@ -129,7 +129,7 @@ class LockedError(chat.ChatError):
         super().__init__(message, param="conversation", code="conversation_locked")
 
 
-class BudgetAwayError(chat.ChatError):
+class DatabaseUnavailableError(chat.ChatError):
     """The ledger does not answer, and without it nothing may be spent; the cause is for the log."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class BudgetAwayError(chat.ChatError):
         )
 
 
-class CacheAwayError(Exception):
+class CacheUnavailableError(Exception):
     """Redis is away, so nothing was forgotten."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class TooLargeError(Exception):
         )
 
 
-class NowhereError(Exception):
+class NoSuchRouteError(Exception):
     """No route has this path; `served` are the paths there are."""
 
     def __init__(self, method: str, path: str, served: Sequence[str]) -> None:
@@ -216,7 +216,7 @@ RETRY_SOON = {"retry-after": "1"}
 ASK_AGAIN = {"retry-after": "1", "x-should-retry": "true"}
 
 
-class Row(NamedTuple):
+class ErrorRow(NamedTuple):
     """What the errors of a class are to a client, besides what an error says itself."""
 
     error: type[Exception]
@@ -230,50 +230,50 @@ class Row(NamedTuple):
 TABLE = (
     # Some SDKs obey any Retry-After, a day included: the time of the reset is in the message and
     # in x-budget-reset.
-    Row(QuotaError, 429, "insufficient_quota", headers={"x-should-retry": "false"}),
+    ErrorRow(QuotaError, 429, "insufficient_quota", headers={"x-should-retry": "false"}),
     # held is not spent: it is worth asking again
-    Row(BudgetBusyError, 429, "rate_limit_error", headers=ASK_AGAIN),
-    Row(TooFastError, 429, ""),
-    Row(InProgressError, 409, INVALID, headers=ASK_AGAIN),
-    Row(LockedError, 409, INVALID, headers=ASK_AGAIN),
-    Row(store.HeadMoved, 409, INVALID, headers=ASK_AGAIN),
-    Row(BudgetAwayError, 503, SERVER, headers=RETRY_SOON),
-    Row(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
-    Row(chat.InvalidRequest, 400, INVALID),
-    Row(KeyReusedError, 422, INVALID),
-    Row(UnpricedModelError, 403, INVALID),
-    Row(chat.ModelNotFound, 404, INVALID, "model_not_found"),
-    Row(chat.LimitReached, 400, INVALID),
-    Row(chat.TurnTimeout, 504, SERVER, "agent_timeout"),
-    Row(chat.AgentFailed, 500, SERVER, "agent_error"),
-    Row(upstream.Unreachable, 502, UPSTREAM),
-    Row(upstream.TimedOut, 504, UPSTREAM),
-    Row(upstream.BrokenAnswer, 502, UPSTREAM),
-    Row(upstream.Busy, 503, UPSTREAM),
-    Row(chat.ChatError, 500, SERVER, "agent_error"),
-    Row(store.NotFound, 404, INVALID, "not_found"),
-    Row(store.Conflict, 409, INVALID, "already_exists"),
-    Row(store.Invalid, 400, INVALID, "invalid_value"),
-    Row(budget.UnknownLimitError, 404, INVALID, "not_found"),
-    Row(ForbiddenError, 403, INVALID, "forbidden"),
-    Row(ShuttingDownError, 503, SERVER, "shutting_down"),
-    Row(CacheAwayError, 503, SERVER, "cache_unavailable"),
-    Row(NowhereError, 404, INVALID, "not_found"),
-    Row(TooLargeError, 413, INVALID, "request_too_large"),
-    Row(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
+    ErrorRow(BudgetBusyError, 429, "rate_limit_error", headers=ASK_AGAIN),
+    ErrorRow(RateLimitExceededError, 429, ""),
+    ErrorRow(InProgressError, 409, INVALID, headers=ASK_AGAIN),
+    ErrorRow(LockedError, 409, INVALID, headers=ASK_AGAIN),
+    ErrorRow(store.HeadMoved, 409, INVALID, headers=ASK_AGAIN),
+    ErrorRow(DatabaseUnavailableError, 503, SERVER, headers=RETRY_SOON),
+    ErrorRow(UnauthorizedError, 401, INVALID, headers={"www-authenticate": "Bearer"}),
+    ErrorRow(chat.InvalidRequest, 400, INVALID),
+    ErrorRow(KeyReusedError, 422, INVALID),
+    ErrorRow(UnpricedModelError, 403, INVALID),
+    ErrorRow(chat.ModelNotFound, 404, INVALID, "model_not_found"),
+    ErrorRow(chat.LimitReached, 400, INVALID),
+    ErrorRow(chat.TurnTimeout, 504, SERVER, "agent_timeout"),
+    ErrorRow(chat.AgentFailed, 500, SERVER, "agent_error"),
+    ErrorRow(upstream.UpstreamUnreachable, 502, UPSTREAM),
+    ErrorRow(upstream.UpstreamTimedOut, 504, UPSTREAM),
+    ErrorRow(upstream.InvalidUpstreamResponse, 502, UPSTREAM),
+    ErrorRow(upstream.ConnectionLimitReached, 503, UPSTREAM),
+    ErrorRow(chat.ChatError, 500, SERVER, "agent_error"),
+    ErrorRow(store.NotFound, 404, INVALID, "not_found"),
+    ErrorRow(store.Conflict, 409, INVALID, "already_exists"),
+    ErrorRow(store.Invalid, 400, INVALID, "invalid_value"),
+    ErrorRow(budget.UnknownLimitError, 404, INVALID, "not_found"),
+    ErrorRow(ForbiddenError, 403, INVALID, "forbidden"),
+    ErrorRow(ShuttingDownError, 503, SERVER, "shutting_down"),
+    ErrorRow(CacheUnavailableError, 503, SERVER, "cache_unavailable"),
+    ErrorRow(NoSuchRouteError, 404, INVALID, "not_found"),
+    ErrorRow(TooLargeError, 413, INVALID, "request_too_large"),
+    ErrorRow(ClientLeftError, CLIENT_LEFT, INVALID, "client_left"),
 )
 
 
 def describe(error: BaseException, *, request_id: str = "") -> Failure:
     """What the client is told of an error."""
-    if isinstance(error, upstream.Refused):
+    if isinstance(error, upstream.UpstreamHTTPError):
         return _refused(error)
     if isinstance(error, SharedAnswerError):
         return error.failure
     if isinstance(error, HTTPException):
         return _http(error)
     if isinstance(error, StorageUnavailable):  # its text is for the log
-        error = BudgetAwayError()
+        error = DatabaseUnavailableError()
     row = next((row for row in TABLE if isinstance(error, row.error)), None)
     if row is None:
         where = f" Please quote the request id {request_id}." if request_id else ""
@@ -297,7 +297,9 @@ def outcome_of(error: Exception) -> str:
 
 def known(error: BaseException) -> bool:
     """Whether the table has a place for this error; any other is a fault of this program."""
-    return isinstance(error, (upstream.Refused, HTTPException, *(row.error for row in TABLE)))
+    return isinstance(
+        error, (upstream.UpstreamHTTPError, HTTPException, *(row.error for row in TABLE))
+    )
 
 
 # What a client is told where an upstream's own words say nothing to it: by the upstream's status.
@@ -312,7 +314,7 @@ UPSTREAM_FAILURES = {
 UPSTREAM_FAILED = (502, "The upstream failed.", "upstream_error")
 
 
-def _refused(error: upstream.Refused) -> Failure:
+def _refused(error: upstream.UpstreamHTTPError) -> Failure:
     """An upstream's refusal: its meaning is passed on, what it says of our account is not."""
     status, cause = error.status, cause_of(error)
     if cause in HOUSE:
@@ -334,7 +336,7 @@ def _refused(error: upstream.Refused) -> Failure:
     return Failure(status, message, UPSTREAM, None, code, headers)
 
 
-def _retry_after(error: upstream.Refused) -> dict[str, str]:
+def _retry_after(error: upstream.UpstreamHTTPError) -> dict[str, str]:
     """When to ask again, as the upstream said it; not for longer than SDKs ought to wait."""
     if error.retry_after is None:  # some SDKs ask again only where they are told when
         return RETRY_SOON if error.status == 429 else {}

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import Ledger
 from chattable.budget.limits import Limit
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config.settings import Config, DefaultBudget
 from chattable.proxy.store.database import Database
@@ -37,7 +37,7 @@ def open_ledger(config: Config, database: Database) -> SqlLedger:
 
 
 def open_journal(config: Config, database: Database) -> Journal:
-    """The journal of a database: in its own folder, beside a SQLite file by default."""
+    """The journal: a folder for each database, beside a SQLite file or where the config says."""
     beside = f"{database.file}.settling" if database.is_file else "chattable.settling"
     name = sha256((database.file or config.database_url).encode()).hexdigest()[:16]
     return Journal(Path(config.budgets.journal or beside) / name)

@@ -6,23 +6,23 @@ from msgspec import Struct
 
 from chattable.budget.journal import Journal
 from chattable.budget.outbox import Outbox
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.config.settings import Config
 from chattable.proxy.identity.auth import Auth
-from chattable.proxy.people.usage import Usage
+from chattable.proxy.people.audit import Audit
+from chattable.proxy.people.teams import Teams
+from chattable.proxy.people.usage import UsageReports
+from chattable.proxy.people.users import Users
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.pipeline import Pipeline
 from chattable.proxy.pipeline.turns import Turns
-from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions import SessionStore
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
+from chattable.proxy.store.sessions.port import SessionStore
 
 
-class House(Struct, frozen=True):
+class Services(Struct, frozen=True):
     """The collaborators of a running server."""
 
     config: Config
@@ -35,7 +35,7 @@ class House(Struct, frozen=True):
     pipeline: Pipeline
     turns: Turns
     metering: Metering
-    usage: Usage
+    usage: UsageReports
     outbox: Outbox
     session_store: SessionStore
     max_body: int  # bytes

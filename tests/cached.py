@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from chattable.agents.chat import Chat, Chunk, Message, Usage
-from chattable.agents.chattable import Trace, User
+from chattable.agents.chattable import Trace, TurnUser
 from chattable.agents.echo import Echo
 from chattable.proxy.cache.cache import Lookup, ResponseCache
 from chattable.proxy.cache.controls import PLAIN, Controls
@@ -80,7 +80,7 @@ class Request:
         entry: Entry = ENTRY,
         reading: asyncio.Event | None = None,
     ) -> None:
-        principal = Principal(User(f"user_{user}", user), team=team)
+        principal = Principal(TurnUser(f"user_{user}", user), team=team)
         caller = Caller(principal, "req_1", 0.0)
         chat = Chat(entry.name, [Message("user", text)], stream, {})
         self.trace = Trace()

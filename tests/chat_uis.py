@@ -1,7 +1,7 @@
 """Chat UIs as they are: what Open WebUI and LibreChat send for a turn, and for their own ends.
 
 The requests have the shapes, read from Open WebUI 0.12.4 (Python) and from LibreChat with
-@librechat/agents 3.9.2 (an OpenAI client in JavaScript), with the headers that docs/reference.md
+@librechat/agents 3.9.2 (an OpenAI client in JavaScript), with the headers that docs/sessions.md
 tells admins to set, placeholders filled in. The prompts have the frames of theirs, in our words.
 """
 
@@ -15,7 +15,7 @@ import httpx
 from conversations import Body, Kept, Told, lines
 from process import Chattable
 
-from chattable.proxy.store.sessions import Item
+from chattable.proxy.store.sessions.port import Item
 
 
 class LibreChat:

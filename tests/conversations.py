@@ -1,4 +1,4 @@
-"""Conversations as tests of the real server see them: what a client says and is told, and what is kept of it."""
+"""Conversations with the real server: what a client sends, is answered, and what is stored."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,8 +13,9 @@ from promises.house import until
 from upstream import ScriptedUpstream
 
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Item, Session
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.sessions.port import Item, SessionRecord
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 Body = dict[str, Any]
 T = TypeVar("T")
@@ -49,7 +50,10 @@ def talk(
     stream: bool = False,
     **fields: Any,
 ) -> Told:
-    """One request of an unmodified SDK; `mode`, `task` and `headers` are sent as headers, all else as fields of the body."""
+    """One request of an unmodified SDK.
+
+    `mode`, `task` and `headers` are sent as headers, all else as fields of the body.
+    """
     headers = {
         "X-Session-Id": session,
         "X-Session-Mode": fields.pop("mode", None),
@@ -94,17 +98,26 @@ class Kept:
         self._url = url or f"sqlite:///{Path(server.directory) / 'chattable.db'}"
         self._users: dict[str, str] = {}
 
-    def session(self, user: str, name: str) -> Session:
+    def session(self, user: str, name: str) -> SessionRecord:
         """The user's session of this id or alias, which is there."""
+        session = self.find(user, name)
+        assert session is not None, name
+        return session
 
-        async def read(store: SqlSessions) -> Session:
-            return await store.open(self._id(user), name, create=False)
+    def find(self, user: str, name: str) -> SessionRecord | None:
+        """The user's session of this id or alias."""
+
+        async def read(store: SqlSessions) -> SessionRecord | None:
+            try:
+                return await store.open(self._id(user), name, create=False)
+            except NotFound:
+                return None
 
         return self._read(read)
 
     def path(self, user: str, name: str) -> list[Item]:
         """The messages from the root to the head."""
-        session = self.session(user, name)
+        session = self.find(user, name)
         if session is None:
             return []
 
@@ -127,17 +140,16 @@ class Kept:
     def all(self, user: str, name: str) -> list[Item]:
         """The messages of every branch."""
         session = self.session(user, name)
-        assert session is not None
 
         async def read(store: SqlSessions) -> list[Item]:
             return [item async for batch in store.export(session) for item in batch]
 
         return self._read(read)
 
-    def sessions(self, user: str) -> list[Session]:
+    def sessions(self, user: str) -> list[SessionRecord]:
         """The user's sessions, the newest first."""
 
-        async def read(store: SqlSessions) -> list[Session]:
+        async def read(store: SqlSessions) -> list[SessionRecord]:
             return list((await store.list(self._id(user), 1000)).data)
 
         return self._read(read)
@@ -153,7 +165,7 @@ class Kept:
     def title(self, user: str, name: str) -> str:
         """The title, which comes a little after the answer."""
         until(
-            lambda: (found := self.session(user, name)) and found.title,
+            lambda: (found := self.find(user, name)) and found.title,
             "the session has a title",
             10,
         )

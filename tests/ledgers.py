@@ -7,7 +7,7 @@ from datetime import UTC, tzinfo
 from databases import transaction
 from sqlalchemy import text
 
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.store.database import Database
 
 CLOCK = "(SELECT now FROM test_clock)"

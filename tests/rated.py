@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from itertools import count
 
-from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates
+from chattable.budget.rates import Allowance, Permit, RateLimit, RateLimitedError, Rates
 
 _ids = count()
 
@@ -24,31 +24,34 @@ def bound(
     requests: int | None = None,
     tokens: int | None = None,
     parallel: int | None = None,
-) -> Bound:
-    return Bound(
-        subject, Rate(requests_per_minute=requests, tokens_per_minute=tokens, parallel=parallel)
+) -> RateLimit:
+    return RateLimit(
+        subject,
+        Allowance(requests_per_minute=requests, tokens_per_minute=tokens, parallel=parallel),
     )
 
 
-async def enter(rates: Rates, *bounds: Bound, tokens: int = 1) -> Pass:
+async def enter(rates: Rates, *bounds: RateLimit, tokens: int = 1) -> Permit:
     """Enters with a new id."""
     return await rates.enter(bounds, f"call_{next(_ids)}", tokens)
 
 
-async def refused(rates: Rates, *bounds: Bound, tokens: int = 1) -> RateLimitedError:
+async def refused(rates: Rates, *bounds: RateLimit, tokens: int = 1) -> RateLimitedError:
     """The refusal that must come."""
     try:
-        passed = await enter(rates, *bounds, tokens=tokens)
+        permit = await enter(rates, *bounds, tokens=tokens)
     except RateLimitedError as error:
         return error
-    raise AssertionError(f"let in: {passed}")
+    raise AssertionError(f"let in: {permit}")
 
 
-async def burst(doors: Sequence[Rates], calls: int, *bounds: Bound, tokens: int = 1) -> list[Pass]:
+async def burst(
+    doors: Sequence[Rates], calls: int, *bounds: RateLimit, tokens: int = 1
+) -> list[Permit]:
     """Those of so many calls at once that are let in, through several doors in turn."""
     outcomes = await asyncio.gather(
         *[enter(doors[i % len(doors)], *bounds, tokens=tokens) for i in range(calls)],
         return_exceptions=True,
     )
-    assert all(isinstance(outcome, Pass | RateLimitedError) for outcome in outcomes)
-    return [outcome for outcome in outcomes if isinstance(outcome, Pass)]
+    assert all(isinstance(outcome, Permit | RateLimitedError) for outcome in outcomes)
+    return [outcome for outcome in outcomes if isinstance(outcome, Permit)]

@@ -10,13 +10,12 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from chattable.agents.chat import Json, Message
-from chattable.proxy.store import session_chain as chain
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.page import Page, checked_limit, page_of
-from chattable.proxy.store.session_commit import (
+from chattable.proxy.store.sessions import chain, values
+from chattable.proxy.store.sessions.commit import (
     NO_BRANCH,
-    Place,
+    TreePosition,
     checked,
     ids_of,
     is_repeated,
@@ -24,21 +23,21 @@ from chattable.proxy.store.session_commit import (
     prepared,
     rebuilt,
 )
-from chattable.proxy.store.session_rows import item_of, like, new_row, session_fields, session_of
-from chattable.proxy.store.sessions import (
+from chattable.proxy.store.sessions.port import (
     Committed,
     Item,
     Match,
     Retention,
-    Session,
+    SessionRecord,
     SessionStore,
     Summary,
-    Turn,
+    TurnRecord,
     Window,
 )
+from chattable.proxy.store.sessions.rows import item_of, like, new_row, session_fields, session_of
 
 Row = dict[str, Any]
-PLACE = [name for name in Place.__struct_fields__ if name != "tip"]
+PLACE = [name for name in TreePosition.__struct_fields__ if name != "tip"]
 
 
 class _Tree:
@@ -68,13 +67,15 @@ class _Tree:
             raise NotFound("message", id)
         return row
 
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, TreePosition]:
         """Where the messages would be in SQL."""
         rows = [row for row in self.messages.values() if not row["gone"]]
         taken = {(row["branch"], row["depth"]) for row in rows}
         followed = {row["id"]: (row["branch"], row["depth"] + 1) in taken for row in rows}
         return {
-            row["id"]: Place(tip=not followed[row["id"]], **{name: row[name] for name in PLACE})
+            row["id"]: TreePosition(
+                tip=not followed[row["id"]], **{name: row[name] for name in PLACE}
+            )
             for row in rows
         }
 
@@ -97,7 +98,7 @@ class MemorySessions(SessionStore):
 
     async def open(
         self, user: str, name: str | None, *, create: bool = True, model: str | None = None
-    ) -> Session:
+    ) -> SessionRecord:
         """The session of that id or alias."""
         found = None if name is None else self._named(user, values.checked_alias(name))
         if found is not None:
@@ -106,13 +107,15 @@ class MemorySessions(SessionStore):
             raise NotFound("session", name or "")
         return self._add(_Tree(new_row(user, self._clock(), name, **session_fields(model=model))))
 
-    async def find(self, id: str) -> Session:
+    async def find(self, id: str) -> SessionRecord:
         """The session of that id."""
         if id not in self._trees:
             raise NotFound("session", id)
         return session_of(self._trees[id].row)
 
-    async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
+    async def lock(
+        self, session: SessionRecord, holder: str, seconds: float
+    ) -> SessionRecord | None:
         """The session, if it can be had."""
         row, now = self._tree(session).row, self._lease_clock()
         if row["locked_by"] not in ("", holder) and row["locked_until"] > now:
@@ -120,18 +123,18 @@ class MemorySessions(SessionStore):
         row |= {"locked_by": holder, "locked_until": now + seconds}
         return session_of(row)
 
-    async def unlock(self, session: Session, holder: str) -> None:
+    async def unlock(self, session: SessionRecord, holder: str) -> None:
         """Frees it."""
         tree = self._own(session)
         if tree is not None and tree.row["locked_by"] == holder:
             tree.row["locked_by"] = ""
 
-    async def holder(self, session: Session) -> str:
+    async def holder(self, session: SessionRecord) -> str:
         """Who has it."""
         tree = self._own(session)
         return "" if tree is None or self._idle(tree.row) else str(tree.row["locked_by"])
 
-    async def hand_over(self, session: Session, holder: str, to: str) -> bool:
+    async def hand_over(self, session: SessionRecord, holder: str, to: str) -> bool:
         """Renames a lock."""
         tree = self._own(session)
         if tree is None or tree.row["locked_by"] != holder:
@@ -141,7 +144,7 @@ class MemorySessions(SessionStore):
 
     async def window(
         self,
-        session: Session,
+        session: SessionRecord,
         *,
         messages: int = 500,
         tokens: int | None = None,
@@ -173,25 +176,25 @@ class MemorySessions(SessionStore):
         keep = chain.paired([item.message for item in items])
         return Window(tuple(item for item, kept in zip(items, keep, strict=True) if kept), summary)
 
-    async def match(self, session: Session, messages: Sequence[Message]) -> Match:
+    async def match(self, session: SessionRecord, messages: Sequence[Message]) -> Match:
         """The stored part of a history."""
         spoken, before, found = (
-            chain.spoken(messages),
+            chain.conversation_messages(messages),
             chain.ROOT,
-            Match(None, 0, tuple(chain.spoken(messages))),
+            Match(None, 0, tuple(chain.conversation_messages(messages))),
         )
         stored = {
             row["prefix"]: row["id"]
             for row in sorted(self._rows(session), key=lambda row: (row["branch"], row["depth"]))
-            if not row["erased"] and not row["side"] and row["role"] not in chain.UNSAID
+            if not row["erased"] and not row["side"] and row["role"] not in chain.NOT_HISTORY
         }
         for i, message in enumerate(spoken, 1):
-            before = chain.link(before, chain.said(message))
+            before = chain.link(before, chain.content_digest(message))
             if before in stored:
                 found = Match(stored[before], i, tuple(spoken[i:]))
         return found
 
-    async def commit(self, session: Session, turn: Turn) -> Committed:
+    async def commit(self, session: SessionRecord, turn: TurnRecord) -> Committed:
         """Adds a turn."""
         checked(turn)
         todo, tree = prepared(turn.parent, turn.entries), self._tree(session)
@@ -210,7 +213,7 @@ class MemorySessions(SessionStore):
 
     async def list(
         self, user: str | None, limit: int = 20, after: str | None = None
-    ) -> Page[Session]:
+    ) -> Page[SessionRecord]:
         """A page of sessions."""
         rows = self._newest(user)
         if after is not None:
@@ -224,7 +227,7 @@ class MemorySessions(SessionStore):
 
     async def update(
         self,
-        session: Session,
+        session: SessionRecord,
         *,
         title: str | UnsetType | None = UNSET,
         model: str | UnsetType | None = UNSET,
@@ -232,7 +235,7 @@ class MemorySessions(SessionStore):
         state: Json | UnsetType = UNSET,
         metadata: dict[str, str] | UnsetType = UNSET,
         summary: Summary | UnsetType | None = UNSET,
-    ) -> Session:
+    ) -> SessionRecord:
         """Changes what is given."""
         changes, tree = session_fields(title, model, params, state, metadata), self._tree(session)
         if summary is None:
@@ -245,7 +248,7 @@ class MemorySessions(SessionStore):
         tree.row |= changes
         return session_of(tree.row)
 
-    async def delete(self, session: Session) -> None:
+    async def delete(self, session: SessionRecord) -> None:
         """Removes it."""
         self._tree(session)
         del self._trees[session.id]
@@ -256,7 +259,7 @@ class MemorySessions(SessionStore):
 
     async def items(
         self,
-        session: Session,
+        session: SessionRecord,
         limit: int = 20,
         after: str | None = None,
         *,
@@ -277,11 +280,11 @@ class MemorySessions(SessionStore):
         rows = rows[::-1] if descending else rows
         return page_of([item_of(row) for row in rows[: checked_limit(limit) + 1]], limit)
 
-    async def item(self, session: Session, id: str) -> Item:
+    async def item(self, session: SessionRecord, id: str) -> Item:
         """One message."""
         return item_of(self._tree(session).message(id))
 
-    async def delete_item(self, session: Session, id: str) -> Session:
+    async def delete_item(self, session: SessionRecord, id: str) -> SessionRecord:
         """Erases one."""
         tree = self._tree(session)
         row = tree.message(id)
@@ -289,15 +292,15 @@ class MemorySessions(SessionStore):
         row |= {"erased": True, "message": "", "usage": None}
         same = [other for other in tree.messages.values() if other["prefix"] == row["prefix"]]
         for other in same:
-            if other["erased"] or other["role"] in chain.UNSAID:
+            if other["erased"] or other["role"] in chain.NOT_HISTORY:
                 other["prefix"] = before["prefix"] if before else chain.ROOT
         tree.row["erased"] += 1
         tree.count()
         return session_of(tree.row)
 
     async def fork(
-        self, session: Session, at: str | None = None, *, alias: str | None = None
-    ) -> Session:
+        self, session: SessionRecord, at: str | None = None, *, alias: str | None = None
+    ) -> SessionRecord:
         """A copy of a path."""
         tree = self._tree(session)
         end = tree.row["head"] if at is None else tree.message(at)["id"]
@@ -347,7 +350,9 @@ class MemorySessions(SessionStore):
                 done += 1
         return done
 
-    async def export(self, session: Session, batch: int = 500) -> AsyncIterator[tuple[Item, ...]]:
+    async def export(
+        self, session: SessionRecord, batch: int = 500
+    ) -> AsyncIterator[tuple[Item, ...]]:
         """Every message."""
         shown: dict[str | None, str | None] = {None: None}
         items = []
@@ -360,8 +365,8 @@ class MemorySessions(SessionStore):
             yield tuple(items[start : start + batch])
 
     async def restore(
-        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
-    ) -> Session:
+        self, user: str, session: SessionRecord, items: Iterable[Item], *, alias: str | None = None
+    ) -> SessionRecord:
         """A session like an exported one."""
         row = new_row(user, self._clock(), alias, **like(session))
         ours, rows, head = rebuilt(row, session, items)
@@ -376,15 +381,15 @@ class MemorySessions(SessionStore):
         }
         return self._add(_Tree(row, [row | {"gone": False} for row in rows]))
 
-    def _own(self, session: Session) -> _Tree | None:
+    def _own(self, session: SessionRecord) -> _Tree | None:
         tree = self._trees.get(session.id)
         return tree if tree is not None and tree.row["user_id"] == session.user_id else None
 
-    def _rows(self, session: Session) -> Sequence[Row]:
+    def _rows(self, session: SessionRecord) -> Sequence[Row]:
         tree = self._own(session)
         return [*tree.messages.values()] if tree else []
 
-    def _tree(self, session: Session) -> _Tree:
+    def _tree(self, session: SessionRecord) -> _Tree:
         tree = self._own(session)
         if tree is None:
             raise NotFound("session", session.id)
@@ -395,7 +400,7 @@ class MemorySessions(SessionStore):
         by_id = [tree for tree in own if tree.row["id"] == name]
         return next(iter(by_id or [tree for tree in own if tree.row["alias"] == name]), None)
 
-    def _add(self, tree: _Tree) -> Session:
+    def _add(self, tree: _Tree) -> SessionRecord:
         alias = tree.row["alias"]
         if any(
             other.row["alias"] == alias

@@ -1,4 +1,4 @@
-"""Every implementation of `SessionStore`, twice on the same data and with clocks that a test can set.
+"""Every `SessionStore`, twice on the same data, with clocks that a test can set.
 
 A store of one's own joins the suite by `CHATTABLE_TEST_SESSIONS=package.module:function`, which
 names an async context manager like those below.
@@ -15,13 +15,13 @@ from ledgers import Clock as DatabaseClock
 from session_model import MemorySessions
 
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import SessionStore
+from chattable.proxy.store.sessions.port import SessionStore
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 
 @dataclass
 class Stores:
-    """Two stores on one set of sessions, as two workers have them; `advance` moves every clock of both."""
+    """Two stores on one set of sessions, as of two workers; `advance` moves the clocks of both."""
 
     one: SessionStore
     two: SessionStore

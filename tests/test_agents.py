@@ -13,9 +13,15 @@ from typing import Any
 import pytest
 
 from chattable.agents.chat import Chat, Chunk, Message, Usage
-from chattable.agents.chattable import MAX_DEPTH, Call, Chattable, Context, Limits, User
-from chattable.agents.drive import drive
-from chattable.agents.echo import PIECES, Echo
+from chattable.agents.chattable import (
+    MAX_AGENT_DEPTH,
+    Call,
+    Chattable,
+    Context,
+    TurnLimits,
+    TurnUser,
+)
+from chattable.agents.echo import MAX_CHUNKS, Echo
 from chattable.agents.errors import (
     AgentFailed,
     ChatError,
@@ -24,12 +30,13 @@ from chattable.agents.errors import (
     ModelNotFound,
     TurnTimeout,
 )
-from chattable.agents.fold import Fold
+from chattable.agents.fold import Accumulator
 from chattable.agents.loading import Function, LoadError, load
 from chattable.agents.prompt import PromptAgent
+from chattable.agents.run_turn import run_turn
 from chattable.agents.scripted import Scripted
 
-ALICE = User("user_1", "alice")
+ALICE = TurnUser("user_1", "alice")
 
 
 class Town:
@@ -45,7 +52,7 @@ class Town:
     async def run(self, chat: Chat, parent: Context) -> AsyncGenerator[Chunk]:
         parent.enter(chat.model)
         ctx = self.turn(chat, parent=parent)
-        async with aclosing(drive(self.find(chat.model), ctx)) as chunks:
+        async with aclosing(run_turn(self.find(chat.model), ctx)) as chunks:
             async for chunk in chunks:
                 yield chunk
         if ctx.progress.usage:
@@ -62,20 +69,22 @@ class Town:
     def client(self, ctx: Context) -> Any:
         raise NotImplementedError
 
-    def lend(self, ctx: Context) -> tuple[str, str]:
+    def run_credentials(self, ctx: Context) -> tuple[str, str]:
         return "http://town/v1", f"sk-run-{id(ctx)}"
 
     def open(
-        self, name: str, *words: str, limits: Limits | None = None, **params: Any
+        self, name: str, *words: str, limits: TurnLimits | None = None, **params: Any
     ) -> AsyncGenerator[Chunk]:
         """The stream of a whole turn, in which user and assistant have spoken alternately."""
         messages = [
             Message(("user", "assistant")[i % 2], text) for i, text in enumerate(words or ("hi",))
         ]
-        return drive(self.find(name), self.turn(Chat(name, messages, False, params), limits=limits))
+        return run_turn(
+            self.find(name), self.turn(Chat(name, messages, False, params), limits=limits)
+        )
 
-    async def ask(self, name: str, *words: str, **how: Any) -> Fold:
-        fold = Fold()
+    async def ask(self, name: str, *words: str, **how: Any) -> Accumulator:
+        fold = Accumulator()
         async for chunk in self.open(name, *words, **how):
             fold.add(chunk)
         return fold
@@ -361,11 +370,11 @@ async def test_one_agent_may_be_asked_twice_side_by_side() -> None:
     assert (await said(asks_all, "echo echo", echo=Echo())).text == "echo echo echo echo"
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
+@pytest.mark.parametrize("depth", [MAX_AGENT_DEPTH, MAX_AGENT_DEPTH + 1])
 async def test_agents_nest_eight_deep(depth: int) -> None:
     chain = {f"a{i}": PromptAgent(f"a{i + 1}") for i in range(1, depth)}
     town = Town(**chain, **{f"a{depth}": gives("bottom")})
-    if depth == MAX_DEPTH:
+    if depth == MAX_AGENT_DEPTH:
         assert (await town.ask("a1")).message().text == "bottom"
     else:
         with pytest.raises(LimitReached) as reached:
@@ -375,9 +384,9 @@ async def test_agents_nest_eight_deep(depth: int) -> None:
 
 async def test_calls_are_counted_over_the_whole_tree() -> None:
     town = Town(root=asks_all, middle=lambda message, ctx: ctx.chat("leaf"), leaf=Leaf())
-    assert (await town.ask("root", "middle middle", limits=Limits(calls=4))).usage is not None
+    assert (await town.ask("root", "middle middle", limits=TurnLimits(calls=4))).usage is not None
     with pytest.raises(LimitReached, match="4 model calls") as reached:
-        await town.ask("root", "middle middle leaf", limits=Limits(calls=4))
+        await town.ask("root", "middle middle leaf", limits=TurnLimits(calls=4))
     assert reached.value.code == "agent_calls"
     assert len(town.agents["leaf"].asked) == 4  # type: ignore[attr-defined]
 
@@ -385,7 +394,7 @@ async def test_calls_are_counted_over_the_whole_tree() -> None:
 async def test_tokens_are_counted_over_the_whole_tree() -> None:
     town = Town(root=asks_all, middle=lambda message, ctx: ctx.chat("leaf"), leaf=Leaf(tokens=9))
     with pytest.raises(LimitReached, match="20 tokens") as reached:
-        await town.ask("root", "middle middle middle", limits=Limits(tokens=20))
+        await town.ask("root", "middle middle middle", limits=TurnLimits(tokens=20))
     assert reached.value.code == "agent_tokens"
     assert len(town.agents["leaf"].asked) == 2  # type: ignore[attr-defined]
 
@@ -393,12 +402,18 @@ async def test_tokens_are_counted_over_the_whole_tree() -> None:
 async def test_no_call_begins_after_the_deadline() -> None:
     town = Town(root=asks_all, leaf=Leaf())
     with pytest.raises(TurnTimeout) as late:
-        await town.ask("root", "leaf", limits=Limits(seconds=0.0))
+        await town.ask("root", "leaf", limits=TurnLimits(seconds=0.0))
     assert late.value.code == "agent_timeout" and not town.agents["leaf"].asked  # type: ignore[attr-defined]
 
 
 def test_a_smaller_number_of_calls_counts() -> None:
-    assert [Limits(calls=5).within(calls).calls for calls in (None, 9, 5, 2, 0)] == [5, 5, 5, 2, 0]
+    assert [TurnLimits(calls=5).within(calls).calls for calls in (None, 9, 5, 2, 0)] == [
+        5,
+        5,
+        5,
+        2,
+        0,
+    ]
 
 
 async def test_the_borrowed_key_is_one_for_the_turn() -> None:
@@ -562,7 +577,7 @@ def test_scripted_needs_a_script(replies: list[Any], words: str) -> None:
 async def test_echo_says_it_all_in_few_pieces(text: str) -> None:
     pieces = [piece async for piece in Echo().chat(Message("user", text))]
     assert "".join(pieces) == text
-    assert len(pieces) <= PIECES
+    assert len(pieces) <= MAX_CHUNKS
 
 
 # -- finding the code --------------------------------------------------------------------------------------------------
@@ -728,7 +743,8 @@ def test_a_function_is_described_by_its_first_line(module: str) -> None:
         (
             "Unfinished",
             {},
-            "{}:Unfinished could not be built: TypeError: Can't instantiate abstract class Unfinished",
+            "{}:Unfinished could not be built: TypeError: Can't instantiate abstract class "
+            "Unfinished",
         ),
         ("Mute", {}, "{}:Mute has no method `chat`"),
         ("loud", {"mark": "?"}, "{}:loud is an instance and takes no parameters: remove mark"),
@@ -742,7 +758,8 @@ def test_a_function_is_described_by_its_first_line(module: str) -> None:
         (
             "nothing",
             {},
-            "{}:nothing takes no message: an agent is a function of `message`, or of `message, ctx`",
+            "{}:nothing takes no message: an agent is a function of `message`, or of `message, "
+            "ctx`",
         ),
         (
             "number",

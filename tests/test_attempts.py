@@ -11,14 +11,15 @@ import pytest
 from wired import Alone
 
 from chattable.adapters.connections import Slot
-from chattable.adapters.errors import GaveWay, Refused, UpstreamError
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
+from chattable.adapters.errors import ConnectionReclaimed, UpstreamError, UpstreamHTTPError
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import Context, Session, Trace, User
-from chattable.agents.drive import drive
-from chattable.agents.fold import Fold
+from chattable.agents.chattable import Context, Trace, TurnSession, TurnUser
+from chattable.agents.fold import Accumulator
+from chattable.agents.run_turn import run_turn
 from chattable.proxy.catalog.catalog import Catalog, build
-from chattable.proxy.catalog.circuits import FAILURES, Health, State
+from chattable.proxy.catalog.circuits import MAX_FAILURES_IN_A_ROW, CircuitBreaker, State
 from chattable.proxy.config.reader import parse
 from chattable.proxy.errors import describe
 from chattable.proxy.identity.auth import ADMIN, Caller
@@ -80,7 +81,7 @@ class World:
     async def _wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def health(self, model: str, target: int = 0) -> Health:
+    def health(self, model: str, target: int = 0) -> CircuitBreaker:
         entry = self.catalog.find(model, ADMIN)
         health = (entry.targets or (entry,))[target].health
         assert health is not None
@@ -90,17 +91,17 @@ class World:
         """Asks as the pipeline does; raises what the client is told."""
         trace, chat = Trace(), Chat(model, [Message("user", "Hi")])
         caller = Caller(
-            ADMIN, "req_1", 0.0, session=Session(session, None, {}, {}) if session else None
+            ADMIN, "req_1", 0.0, session=TurnSession(session, None, {}, {}) if session else None
         )
         routes = TargetSelector(
             self.catalog, chat, self.catalog.find(model, ADMIN), caller, trace, self._wait
         )
         for target in routes:
             try:
-                ctx = Context(Alone(), chat, User("u", "u"), model, trace=trace)
+                ctx = Context(Alone(), chat, TurnUser("u", "u"), model, trace=trace)
                 ctx.progress = routes.progress
-                fold = Fold()
-                async with aclosing(drive(target.model, ctx)) as chunks:
+                fold = Accumulator()
+                async with aclosing(run_turn(target.model, ctx)) as chunks:
                     async for chunk in chunks:
                         routes.answering()
                         fold.add(chunk)
@@ -116,7 +117,7 @@ class World:
         raise AssertionError("nobody was asked")
 
 
-def provider_of(world: World, model: str) -> Provider:
+def provider_of(world: World, model: str) -> UpstreamProvider:
     upstream = world.catalog.find(model, ADMIN).model
     assert isinstance(upstream, Upstream)
     return upstream.provider
@@ -194,7 +195,7 @@ async def test_a_dead_target_in_a_cold_burst() -> None:
     traces = await asyncio.gather(*(world.ask("both") for _ in range(40)))
     assert {trace.asked for trace in traces} == {"two/both"}
     assert max(trace.attempts for trace in traces) == 2
-    assert FAILURES <= Counter(world.asked)["one"] <= 40 and not late
+    assert MAX_FAILURES_IN_A_ROW <= Counter(world.asked)["one"] <= 40 and not late
     assert (health.state, health.under_way) == (State.OPEN, 0)
     world.asked.clear()
     await asyncio.gather(*(world.ask("both") for _ in range(40)))
@@ -202,10 +203,10 @@ async def test_a_dead_target_in_a_cold_burst() -> None:
 
 
 async def test_a_circuit_that_opens_is_seen_by_requests_that_wait() -> None:
-    world = World(room=FAILURES)
+    world = World(room=MAX_FAILURES_IN_A_ROW)
     world.script["one.test"] = [httpx.ReadError("reset")]
     await asyncio.gather(*(world.ask("both") for _ in range(40)))
-    assert Counter(world.asked) == {"one": FAILURES, "two": 40}
+    assert Counter(world.asked) == {"one": MAX_FAILURES_IN_A_ROW, "two": 40}
 
 
 async def test_who_is_to_give_way_before_it_is_sent_is_not_sent() -> None:
@@ -217,7 +218,7 @@ async def test_who_is_to_give_way_before_it_is_sent_is_not_sent() -> None:
             await asyncio.sleep(0)
         (slot,) = connections.waiting
     slot.give_way()  # its turn has come, and it has not run since
-    with pytest.raises(GaveWay):
+    with pytest.raises(ConnectionReclaimed):
         await asking
     assert not world.asked and not connections.open
 
@@ -237,8 +238,8 @@ async def test_who_is_to_give_way_while_its_time_runs_out_harms_nobody() -> None
     connections = provider_of(world, "once").connections
     model = world.catalog.find("once", ADMIN).model
     assert isinstance(model, Upstream)
-    model.timeouts = Timeouts(total=0.01)
-    with pytest.raises(GaveWay):
+    model.timeouts = UpstreamTimeouts(total=0.01)
+    with pytest.raises(ConnectionReclaimed):
         await world.ask("once")
     assert not connections.open
 
@@ -247,7 +248,7 @@ async def test_every_attempt_counts_for_the_circuit() -> None:
     world = World()
     world.script["one.test"] = [refusal(500)]
     for _ in range(2):
-        with pytest.raises(Refused):
+        with pytest.raises(UpstreamHTTPError):
             await world.ask("alone")
     assert (len(world.asked), world.health("alone").failed, world.health("alone").state) == (
         6,
@@ -280,7 +281,7 @@ MONEY = {
 async def test_an_empty_account_is_the_operators(vendor: str) -> None:
     world = World()
     world.script["one.test"] = [MONEY[vendor]]
-    with pytest.raises(Refused) as told:
+    with pytest.raises(UpstreamHTTPError) as told:
         await world.ask("alone")
     failure = describe(told.value)
     assert (failure.status, failure.headers["x-should-retry"], len(world.asked)) == (
@@ -314,7 +315,7 @@ LIMITS = {
 async def test_a_limit_that_passes_is_none(name: str) -> None:
     world = World()
     world.script["one.test"] = [LIMITS[name]]
-    with pytest.raises(Refused) as told:
+    with pytest.raises(UpstreamHTTPError) as told:
         await world.ask("alone")
     assert (
         describe(told.value).status,
@@ -337,7 +338,7 @@ async def test_a_403_that_is_not_about_the_key_rests_none(name: str) -> None:
     reply, param, answers = NOT_THE_KEY[name]
     world = World()
     world.script["one.test"] = [reply]
-    with pytest.raises(Refused) as told:
+    with pytest.raises(UpstreamHTTPError) as told:
         await world.ask("keys")
     failure = describe(told.value)
     assert (failure.status, failure.type, failure.param, len(world.asked)) == (
@@ -354,7 +355,7 @@ async def test_a_403_that_is_not_about_the_key_rests_none(name: str) -> None:
     if answers == "two":
         assert (await world.ask("fallen")).asked == "two/other"
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(UpstreamHTTPError):
             await world.ask("fallen")
 
 

@@ -12,9 +12,9 @@ from session_model import MemorySessions
 
 from chattable.budget import rates
 from chattable.budget.periodic import Periodic
-from chattable.budget.rates import Pass
+from chattable.budget.rates import Permit
 from chattable.budget.rates_memory import MemoryRates
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.app import build
 from chattable.proxy.cache.cache import ResponseCache
 from chattable.proxy.catalog.catalog import Catalog
@@ -26,7 +26,7 @@ from chattable.proxy.sessions import locks
 from chattable.proxy.sessions.locks import Claim, Locks, new_holder
 from chattable.proxy.sessions.sessions import Sessions
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,8 +59,8 @@ async def pauses() -> Pauses:
 
 # Loops with pauses that are no periodic work: waits for one thing, which end when it is there.
 WAITS = {
-    "budget/storage/redis.py": "_recover", "budget/sql.py": "_write",
-    "proxy/sessions/locks.py": "_locked _offered", "proxy/sessions/sessions.py": "_stored",
+    "budget/storage/redis.py": "_recover", "budget/sql_ledger.py": "_write",
+    "proxy/sessions/locks.py": "_locked _end_when_asked", "proxy/sessions/sessions.py": "_stored",
 }  # fmt: skip
 
 
@@ -165,7 +165,9 @@ async def test_leases_of_sessions_outlive_a_store_that_breaks_once(
     renewed: list[str] = []
 
     class Broken(MemorySessions):
-        async def lock(self, session: Session, holder: str, seconds: float) -> Session | None:
+        async def lock(
+            self, session: SessionRecord, holder: str, seconds: float
+        ) -> SessionRecord | None:
             renewed.append(session.id)
             if len(renewed) == 3:
                 raise ZeroDivisionError
@@ -188,8 +190,8 @@ async def test_slots_outlive_a_renewal_that_fails(
     renewals: list[int] = []
 
     class Broken(MemoryRates):
-        async def renew(self, passes: Iterable[Pass]) -> None:
-            renewals.append(len(list(passes)))
+        async def renew(self, permits: Iterable[Permit]) -> None:
+            renewals.append(len(list(permits)))
             raise ZeroDivisionError
 
     broken = Broken()

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import User
+from chattable.agents.chattable import TurnUser
 from chattable.agents.echo import Echo
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
@@ -22,7 +22,9 @@ class Leaf(Echo):
     leaf = True
 
 
-ALICE, BOB = (Principal(User(f"user_{name}", name), team="team_red") for name in ("alice", "bob"))
+ALICE, BOB = (
+    Principal(TurnUser(f"user_{name}", name), team="team_red") for name in ("alice", "bob")
+)
 ENTRY = Entry("m", Leaf(), "stub", 1, source=("stub", "openai", "", "m"), cache_ttl=60)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -203,8 +205,8 @@ def test_what_really_answers_counts_and_not_its_alias() -> None:
 
 
 def test_scopes() -> None:
-    carol = Principal(User("user_carol", "carol"), team="team_blue")
-    nobody = Principal(User("team_red", "odd name"))  # whose id is a team's
+    carol = Principal(TurnUser("user_carol", "carol"), team="team_blue")
+    nobody = Principal(TurnUser("team_red", "odd name"))  # whose id is a team's
 
     def keys(scope: str, entry: Entry = ENTRY) -> list[bytes]:
         return [key(BODY, entry, who, scope) for who in (ALICE, BOB, carol, nobody)]

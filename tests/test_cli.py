@@ -105,7 +105,8 @@ def test_check_names_everything_that_is_served(shell: Shell, tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text(
         "server: {port: 8123}\n"
         "database_url: postgresql://chat:tulip@db.example/chat\n"
-        "providers: {stub: {kind: openai, base_url: http://127.0.0.1:9/v1, api_key: rose}, oai: {kind: openai, api_key: x}}\n"
+        "providers: {stub: {kind: openai, base_url: http://127.0.0.1:9/v1, api_key: rose}, oai: "
+        "{kind: openai, api_key: x}}\n"
         'models: {fast: {provider: stub, model: big-7b}, gpt-4o-mini: {provider: oai}, "stub/*": {provider: stub}}\n'
         "agents: {tutor: {model: fast}}\n"
     )
@@ -171,8 +172,10 @@ def test_check_builds_the_agents(shell: Shell, tmp_path: Path) -> None:
         "config.yaml:3: agents.lost.use: the module shop has no `greeet`",
         "config.yaml:6: agents.typo.use: shop:greet takes no parameter nmae (it takes: name)",
         "config.yaml:8: agents.less.use: shop:greet needs name",
-        "config.yaml:9: agents.gone.use: cannot import nowhere.at.all: no module named 'nowhere' (is its folder on PYTHONPATH?)",
-        "config.yaml:10: agents.deep.use: cannot import broken: no module named 'no_such_library' (is its folder on PYTHONPATH?)",
+        "config.yaml:9: agents.gone.use: cannot import nowhere.at.all: no module named 'nowhere' "
+        "(is its folder on PYTHONPATH?)",
+        "config.yaml:10: agents.deep.use: cannot import broken: no module named 'no_such_library' "
+        "(is its folder on PYTHONPATH?)",
         "config.yaml:11: agents.file.use: shop:Picky could not be built: "
         "FileNotFoundError: [Errno 2] No such file or directory: 'no-such-file'",
     ]

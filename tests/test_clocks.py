@@ -8,11 +8,11 @@ from session_model import MemorySessions
 
 from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
-from chattable.proxy.identity.auth import TTL, Auth
-from chattable.proxy.sessions import turns
+from chattable.proxy.identity.auth import KEY_CACHE_S, Auth
+from chattable.proxy.people.users import Users
+from chattable.proxy.sessions import plans
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.sessions import Entry, Turn
-from chattable.proxy.store.users import Users
+from chattable.proxy.store.sessions.port import NewItem, TurnRecord
 
 HOUR = 3600.0
 
@@ -59,7 +59,7 @@ class TestKeys:
         await users.revoke_key(key.id)  # as another process does: nothing is forgotten here
         clocks.set_by -= HOUR
         assert (await auth.principal(secret)).user.name == "alice"  # believed until its time is up
-        clocks.passed += TTL
+        clocks.passed += KEY_CACHE_S
         with pytest.raises(UnauthorizedError, match="was revoked"):
             await auth.principal(secret)
 
@@ -72,7 +72,7 @@ class TestKeys:
         assert (await auth.acting(trusted, "bob")).user.name == "bob"
         await users.update("bob", disabled=True)
         clocks.set_by -= HOUR
-        clocks.passed += TTL
+        clocks.passed += KEY_CACHE_S
         with pytest.raises(ForbiddenError, match="disabled"):
             await auth.acting(trusted, "bob")
 
@@ -86,7 +86,7 @@ class TestKeys:
         _, secret = await users.create_key("alice", name="k", expires_at=int(clocks.wall() + HOUR))
         assert await auth.principal(secret)
         clocks.set_by += HOUR
-        clocks.passed += TTL
+        clocks.passed += KEY_CACHE_S
         with pytest.raises(UnauthorizedError, match="has expired"):
             await auth.principal(secret)
 
@@ -109,11 +109,11 @@ async def test_f6_a_retry_gets_the_stored_answer_only_if_it_was_given_just_befor
     clocks: Clocks, passed: float, set_by: float, replayed: bool
 ) -> None:
     store = MemorySessions(clocks.wall, clocks.monotonic)
-    said = [Entry(message=Message(*one)) for one in (("user", "go on"), ("assistant", "so on"))]
+    said = [NewItem(message=Message(*one)) for one in (("user", "go on"), ("assistant", "so on"))]
     session = await store.open("user_a", "s")
-    session = (await store.commit(session, Turn(entries=tuple(said)))).session
+    session = (await store.commit(session, TurnRecord(entries=tuple(said)))).session
     clocks.passed += passed
     clocks.set_by += set_by
     chat, now = Chat("m", [Message("user", "go on")]), clocks.wall()
-    plan = await turns.appended(store, session, chat, most=10, tokens=None, retried=now)
+    plan = await plans.appended(store, session, chat, most=10, tokens=None, retried=now)
     assert (plan.replay is not None) == replayed

@@ -36,10 +36,10 @@ from chattable.proxy.config.schema import schema
 from chattable.proxy.config.schema import settings as setting_names
 from chattable.proxy.config.setting_types import Secret, admin_key, seconds
 from chattable.proxy.config.settings import (
-    CodeAgent,
+    CodeAgentEntry,
     Config,
     ModelEntry,
-    PromptAgent,
+    PromptAgentEntry,
     Provider,
     Target,
     Timeouts,
@@ -132,11 +132,11 @@ def test_every_setting_reaches_its_struct() -> None:
     )
     assert (fast.context_length, fast.max_output, config.default_model) == (128000, 16384, "fast")
     limits = configuration.Limits(calls=3, tokens=100, seconds=5)
-    echo = CodeAgent(
+    echo = CodeAgentEntry(
         use="pkg.echo:Echo", description="echoes", limits=limits, params={"shout": True}
     )
     assert config.agents["echo"] == echo
-    assert config.agents["chef"] == PromptAgent(
+    assert config.agents["chef"] == PromptAgentEntry(
         model="fast", context="C", instructions="I", params={"temperature": 0.5}, description="D"
     )
 
@@ -155,14 +155,14 @@ def test_every_other_key_of_a_code_agent_is_a_parameter() -> None:
     agent = parsed(
         'agents: {a: {use: "m:A", params: 1, model: x, nested: {deep: [1, null]}, limits: {calls: 2}}}'
     ).agents["a"]
-    assert isinstance(agent, CodeAgent)
+    assert isinstance(agent, CodeAgentEntry)
     assert agent.params == {"params": 1, "model": "x", "nested": {"deep": [1, None]}}
     assert agent.limits.calls == 2
 
 
 def test_a_section_with_everything_commented_out_is_empty() -> None:
     text = "server:\nproviders:\nadmin_keys:\nmodels:\nagents:\n  a:\n    use: m:A\n    limits:\n"
-    assert parsed(text) == Config(agents={"a": CodeAgent(use="m:A")})
+    assert parsed(text) == Config(agents={"a": CodeAgentEntry(use="m:A")})
 
 
 def test_crlf_and_a_byte_order_mark_change_nothing() -> None:
@@ -400,7 +400,8 @@ MISTAKES = {
     "a number as api key": ("providers: {x: {kind: openai, api_key: 5}}", 1, "providers.x.api_key", "must be text, not a"),
     "a variable that is not set": (
         'providers:\n  x:\n    kind: openai\n    api_key: "${OPENAI_API_KEY}"', 4, "providers.x.api_key",
-        "needs the environment variable OPENAI_API_KEY, which is not set; set it or write ${OPENAI_API_KEY:-default}",
+        "needs the environment variable OPENAI_API_KEY, which is not set; set it or write "
+        "${OPENAI_API_KEY:-default}",
     ),
     "half a variable": ("database_url: '${oh'", 1, "database_url", "holds `${` that is no ${VAR}"),
     "a provider there is not": (BASE.replace("r: openai}", "r: opnai}"), 2, "models.fast.provider", "mean `openai`?"),
@@ -769,7 +770,7 @@ def test_f1_a_prompt_agent_overrides_nothing_and_its_params_are_typed(param: str
 def test_f1_what_else_a_prompt_agent_says_is_its_operators() -> None:
     params = {"temperature": 0, "tools": [{"type": "function"}], "vendors": {"a": 1}, "n": None}
     config = parsed(f"{BASE}agents: {{chef: {{model: fast, params: {json.dumps(params)}}}}}")
-    assert isinstance(agent := config.agents["chef"], PromptAgent)
+    assert isinstance(agent := config.agents["chef"], PromptAgentEntry)
     assert agent.params == params
 
 
@@ -913,7 +914,7 @@ def test_defaults_serve_echo_and_every_vendor_whose_key_is_set() -> None:
         "openai": Provider(kind="openai", api_key=Secret("sk-1"), discover=True)
     }
     assert config.models == {"openai/*": ModelEntry(provider="openai")}
-    assert [agent.use for agent in config.agents.values() if isinstance(agent, CodeAgent)] == [
+    assert [agent.use for agent in config.agents.values() if isinstance(agent, CodeAgentEntry)] == [
         "chattable.agents.echo:Echo"
     ]
     assert config.admin_keys == (Secret(GOOD_KEY),)
@@ -968,7 +969,10 @@ def test_the_shipped_file_points_editors_to_the_schema() -> None:
 
 def test_the_schema_on_disk_is_the_one_the_structs_make() -> None:
     stored = (ROOT / "config.schema.json").read_text()
-    make = "python -c 'import json; from chattable.proxy.config.schema import schema; print(json.dumps(schema(), indent=2))'"
+    make = (
+        "python -c 'import json; from chattable.proxy.config.schema import schema; "
+        "print(json.dumps(schema(), indent=2))'"
+    )
     assert stored == json.dumps(schema(), indent=2) + "\n", (
         f"write it anew: {make} > config.schema.json"
     )
@@ -980,11 +984,15 @@ def test_the_schema_says_what_the_loader_does() -> None:
     assert made["Config"]["additionalProperties"] is False
     assert (
         "type"
-        not in made["CodeAgent"]["properties"].keys() | made["PromptAgent"]["properties"].keys()
+        not in made["CodeAgentEntry"]["properties"].keys()
+        | made["PromptAgentEntry"]["properties"].keys()
     )
-    assert (made["CodeAgent"]["required"], made["PromptAgent"]["required"]) == (["use"], ["model"])
-    assert made["CodeAgent"]["additionalProperties"] is True
-    assert made["PromptAgent"]["additionalProperties"] is False
+    assert (made["CodeAgentEntry"]["required"], made["PromptAgentEntry"]["required"]) == (
+        ["use"],
+        ["model"],
+    )
+    assert made["CodeAgentEntry"]["additionalProperties"] is True
+    assert made["PromptAgentEntry"]["additionalProperties"] is False
     assert {"type": "string", "pattern": r"\$\{"} in made["Server"]["properties"]["port"]["anyOf"]
     assert {"type": "string"} in made["Timeouts"]["properties"]["total"]["anyOf"]
     described = [field for struct in made.values() for field in struct["properties"].values()]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chattable.adapters.connections import Connections, Slot
-from chattable.adapters.errors import Busy
+from chattable.adapters.errors import ConnectionLimitReached
 from chattable.agents.chattable import Trace
 
 
@@ -90,7 +90,7 @@ async def test_what_nobody_reads_gives_way_to_who_reads() -> None:
 async def test_who_waits_too_long_is_told() -> None:
     connections = Connections(1)
     holder, other = User(connections, "a").ask(), User(connections, "b").ask(patience=0.01)
-    with pytest.raises(Busy):
+    with pytest.raises(ConnectionLimitReached):
         await other.task
     await holder.end()
     assert not connections.open and not connections.waiting

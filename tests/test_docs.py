@@ -2,20 +2,30 @@
 
 import argparse
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import generated_docs
 import pytest
+from answers import Plain
 from litestar import Litestar
+from process import chattable
+from upstream import ScriptedUpstream
 
 from chattable.adapters.services import VENDORS
+from chattable.proxy import errors
 from chattable.proxy.__main__ import parser
 from chattable.proxy.app import EXPOSED, build
 from chattable.proxy.config.schema import settings
 from chattable.proxy.config.settings import Config
 
 ROOT = Path(__file__).parents[1]
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+DOCS = ROOT / "docs"
+NOT_OF_USERS = {"architecture", "benchmarks", "faults", "promises"}
+PAGES = {path.stem: path.read_text() for path in sorted(DOCS.glob("*.md"))}
+USERS = {name: text for name, text in PAGES.items() if name not in NOT_OF_USERS}
+ALL = "\n".join(USERS.values())
 CODE = [
     path
     for folder in ("agents", "adapters", "budget", "proxy")
@@ -23,18 +33,71 @@ CODE = [
 ]
 
 
-@pytest.mark.parametrize("name", settings())
-def test_every_setting_is_documented(name: str) -> None:
-    section, _, leaf = name.rpartition(".")
-    rows = [row for row in REFERENCE.splitlines() if row.startswith("| `")]
-    assert any(
-        f"`{name}`" in row or (f"`{section}." in row and f"`.{leaf}`" in row) for row in rows
-    )
+def test_every_setting_is_documented() -> None:
+    assert {setting.name for setting in generated_docs.all_settings()} == set(settings())
+    places = set(re.findall(r"<!-- settings: (\S+) -->", PAGES["configuration"]))
+    missing = [
+        name
+        for name in settings()
+        if not any(name.startswith(f"{place}.") for place in places)
+        and not ("-" in places and "." not in name)
+    ]
+    assert not missing
+
+
+def test_every_operation_is_documented() -> None:
+    places = re.findall(r"<!-- operation: (\S+) -->", PAGES["admin-api"])
+    assert sorted(places) == sorted(generated_docs.operations().by_id)
+
+
+@pytest.mark.parametrize("name", ["configuration", "admin-api"])
+def test_what_is_generated_is_up_to_date(name: str) -> None:
+    assert generated_docs.renewed(PAGES[name]) == PAGES[name], "run `make docs`"
+
+
+def test_every_example_of_the_admin_api_is_answered() -> None:
+    """In the order of the page; an id that an answer gives stands for its name from then on."""
+    with ScriptedUpstream() as upstream:
+        config = f"providers: {{stub: {{kind: openai, base_url: '{upstream.url}', api_key: x}}}}\n"
+        config += "models: {fast: {provider: stub}}\ncache: {ttl: 1h}\n"
+        config += "agents: {echo: {use: 'chattable.agents.echo:Echo'}}\n"
+        with chattable(config) as server:
+            key = server.admin_key
+            ids = {"SESSION_ID": server.admin("POST", "/v1/conversations", {"alias": "old"})["id"]}
+            given = {
+                "create_team": "TEAM_ID",
+                "create_key": "KEY_ID",
+                "create_budget": "BUDGET_ID",
+                "add_items": "ITEM_ID",
+            }
+            for name in re.findall(r"<!-- operation: (\S+) -->", PAGES["admin-api"]):
+                if name.startswith("forward_"):
+                    upstream.script(Plain(200, {"object": "list", "data": []}))
+                command = generated_docs.example(name).replace("YOUR_KEY", key)
+                command = command.replace("http://127.0.0.1:8000", server.base_url)
+                for word, one in ids.items():
+                    command = command.replace(word, one)
+                command = command.replace(
+                    "curl -s", "curl -s --noproxy '*' -w '\\n%{http_code}'", 1
+                )
+                done = subprocess.run(
+                    ["bash", "-c", command], capture_output=True, text=True, timeout=30
+                )
+                answer, _, status = done.stdout.rpartition("\n")
+                assert status.startswith("2"), f"{name}: {command}\n{answer}"
+                if name == "delete_user":
+                    server.user_key("alice")  # whom the examples below ask about
+                if name in given:
+                    found = re.search(r'"id":"([^"]+)"', answer)
+                    assert found is not None, answer
+                    ids[given[name]] = found[1]
 
 
 @pytest.mark.parametrize("kind", VENDORS)
 def test_every_kind_is_documented(kind: str) -> None:
-    assert f"`{kind}`" in REFERENCE
+    assert f"| `{kind}` |" in PAGES["providers"]
+    if env := VENDORS[kind].key_env:
+        assert f"`{env}`" in PAGES["providers"]
 
 
 def test_every_route_is_documented(tmp_path: Path) -> None:
@@ -45,34 +108,25 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
         re.sub(r"{(\w+):\w+}", r"{\1}", path) for path in routes if not path.startswith("/schema/")
     }
     assert len(public) > 8
-    assert not [
-        path for path in public if f"{path}`" not in REFERENCE and f"{path} " not in REFERENCE
-    ]
+    assert not [path for path in public if f"{path}`" not in ALL and f"{path} " not in ALL]
 
 
-def test_every_response_header_is_documented() -> None:
+def test_every_header_is_documented() -> None:
     named = {
         name
         for path in CODE
         for name in re.findall(r"\"(x-chattable-[a-z-]+|x-request-id)\"", path.read_text())
     }
     assert len(named) >= 4
-    assert not [name for name in named | set(EXPOSED) if f"`{name}`" not in REFERENCE]
+    assert not [name for name in named | set(EXPOSED) if f"`{name}`" not in PAGES["api"]]
 
 
 def test_every_error_code_is_documented() -> None:
-    errors = [
-        path
-        for path in CODE
-        if path.name in ("errors.py", "chattable.py", "parsing.py", "drive.py")
-    ]
-    codes = {
-        code for path in errors for code in re.findall(r"code=\"([a-z_]+)\"", path.read_text())
-    }
-    table = (ROOT / "proxy" / "errors.py").read_text()
-    codes |= set(re.findall(r", \"([a-z_]+)\"\),\n", table))
+    said = {code for path in CODE for code in re.findall(r"code=\"([a-z_]+)\"", path.read_text())}
+    codes = said | {row.code for row in errors.TABLE if row.code}
+    codes |= {code for *_, code in (*errors.UPSTREAM_FAILURES.values(), errors.UPSTREAM_FAILED)}
     assert len(codes) > 15
-    assert not [code for code in codes if f"`{code}`" not in REFERENCE]
+    assert not [code for code in codes if f"`{code}`" not in PAGES["errors"]]
 
 
 def test_every_command_is_documented() -> None:
@@ -85,12 +139,61 @@ def test_every_command_is_documented() -> None:
             elif action.dest != "help":
                 yield from action.option_strings
 
-    rows = " ".join(row for row in REFERENCE.splitlines() if row.startswith("| `chattable "))
+    lines = PAGES["operations"].partition("## Command line\n")[2].splitlines()
+    commands = " ".join(line for line in lines if line.startswith("chattable "))
     words = set(walk(parser()))
     assert len(words) > 15
     assert not [
-        word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", rows)
+        word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", commands)
     ]
+
+
+def test_every_page_opens_with_something_to_do_and_fits_the_screen() -> None:
+    for name, text in USERS.items():
+        assert re.match(r"# .+\n\n", text), name
+        assert name in {"README", "glossary"} or "```" in text[:700], name
+        wide = [line for line in text.splitlines() if len(line) > 100]
+        assert not wide, (name, wide)
+
+
+def headings(text: str) -> set[str]:
+    """What a link into a page may name."""
+    found = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_every_link_leads_somewhere() -> None:
+    pages = [
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+    ]
+    for page in [*pages, *DOCS.rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if link.startswith("http"):
+                continue
+            name, _, place = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not place or place in headings(target.read_text()), f"{page.name}: {link}"
+
+
+def test_the_index_names_every_page() -> None:
+    assert not [name for name in PAGES if f"({name}.md)" not in PAGES["README"] + "(README.md)"]
+
+
+def test_no_text_names_a_page_that_is_not_there() -> None:
+    current = set(ROOT.glob("*.md")) - {ROOT / "CHANGELOG.md"}  # which tells of the past as well
+    texts = [*CODE, *current, *DOCS.rglob("*.md"), *(ROOT / "tests").rglob("*.py")]
+    for path in texts:
+        for name in re.findall(r"\bdocs/([\w/-]+\.md)\b", path.read_text()):
+            assert (DOCS / name).is_file(), f"{path.relative_to(ROOT)}: docs/{name}"
+
+
+def test_where_to_change_what_names_files_that_are_there() -> None:
+    rows = PAGES["architecture"].partition("## Where to change what\n")[2].partition("\n## ")[0]
+    found = re.findall(r"`([\w./-]+/[\w./-]*)`", rows)
+    assert rows.count("\n- **") == 10
+    assert len(found) >= 15
+    assert not [name for name in found if not (ROOT / name).exists()]
 
 
 NAMING = ("docs/faults.md", "docs/promises.md", "tests/security/CVE_REFERENCE.md")

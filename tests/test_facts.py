@@ -7,7 +7,7 @@ import pytest
 from chattable.adapters.services import VENDORS
 from chattable.proxy.__main__ import main
 from chattable.proxy.cli.known_models import UnknownModelError, describe
-from chattable.proxy.config import reader as configfile
+from chattable.proxy.config import reader
 
 CONFIG = """
 providers:
@@ -39,7 +39,7 @@ GPT_4O = [
 
 
 def shown(name: str = "") -> list[str]:
-    config = configfile.parse(CONFIG.encode(), "config.yaml", {}, VENDORS)
+    config = reader.parse(CONFIG.encode(), "config.yaml", {}, VENDORS)
     return list(describe(config, name))
 
 
@@ -50,7 +50,8 @@ def test_what_is_known_of_a_model_and_who_says_so() -> None:
 def test_what_the_config_says_comes_first() -> None:
     assert shown("said") == [
         "said → own/said",
-        "  price    $1 prompt, $2 output, $0.5 cached per million tokens; $0.04 a picture made  (the config)",
+        "  price    $1 prompt, $2 output, $0.5 cached per million tokens; $0.04 a picture made  "
+        "(the config)",
         "  context  5,000 tokens at most  (the config)",
         "  output   500 tokens at most  (the config)",
         "  picture  700 tokens  (the config)",

@@ -1,4 +1,4 @@
-"""Every reply in one form: what `Normal` promises of any stream, and what `Fold` makes of it."""
+"""Every reply in one form: what `StreamNormalizer` promises of any stream, and what `Accumulator` makes of it."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chattable.agents.chat import Chunk, Usage
-from chattable.agents.fold import INCOMPLETE, Fold, Normal
+from chattable.agents.fold import INCOMPLETE, Accumulator, StreamNormalizer
 
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "function_call")
 text = st.text(min_size=1, max_size=6)
@@ -117,12 +117,12 @@ def cut(draw, clean):
 
 
 def normal(chunks) -> list[Chunk]:
-    form = Normal()
+    form = StreamNormalizer()
     return [out for chunk in chunks for out in form.feed(chunk)] + form.end()
 
 
-def folded(chunks) -> Fold:
-    fold = Fold()
+def folded(chunks) -> Accumulator:
+    fold = Accumulator()
     for chunk in chunks:
         fold.add(chunk)
     return fold
@@ -135,7 +135,7 @@ def answers(chunks):
 
 
 def check_law(chunks: list[Chunk]) -> None:
-    """Everything that `Normal` promises."""
+    """Everything that `StreamNormalizer` promises."""
     opened: list[int] = []
     finished: set[int] = set()
     calls: dict[Any, Any] = {}
@@ -233,7 +233,7 @@ def test_c9_calls_are_no_plain_end(reason):
 
 
 def test_a2_a_choice_that_never_said_why_it_ended_is_incomplete():
-    form = Normal()
+    form = StreamNormalizer()
     for chunk in (Chunk(0, {"content": "a"}), Chunk(1, {"content": "b"}, "stop")):
         form.feed(chunk)
     assert [c.finish_reason for c in form.end(INCOMPLETE)] == [INCOMPLETE, "stop"]
@@ -261,11 +261,11 @@ def test_an_empty_stream_is_an_empty_answer():
     ],
 )
 def test_what_is_no_output_is_held_back(delta):
-    assert Normal().feed(Chunk(0, delta)) == []
+    assert StreamNormalizer().feed(Chunk(0, delta)) == []
 
 
 def test_a_higher_choice_that_speaks_first_opens_the_lower_ones():
-    form = Normal()
+    form = StreamNormalizer()
     out = form.feed(Chunk(2, {"content": "x"}))
     assert [(c.index, c.delta) for c in out] == [
         (0, {"role": "assistant", "content": ""}),
@@ -297,7 +297,7 @@ def test_facts_are_those_that_came_last():
 
 
 def test_a_call_that_gets_no_name_leaves_no_hole() -> None:
-    normal, fold = Normal(), Fold()
+    normal, fold = StreamNormalizer(), Accumulator()
     nameless = {"index": 0, "id": "a", "function": {"name": ""}}
     named = {"index": 1, "id": "b", "function": {"name": "f", "arguments": "{}"}}
     for chunk in [

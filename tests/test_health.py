@@ -3,7 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.proxy.catalog.circuits import CALLS, COOL, COOLEST, FAILURES, WINDOW, Health, State
+from chattable.proxy.catalog.circuits import (
+    FIRST_PAUSE_S,
+    MAX_FAILURES_IN_A_ROW,
+    MAX_PAUSE_S,
+    MEASURED_CALLS,
+    WINDOW_S,
+    CircuitBreaker,
+    State,
+)
 
 
 class Clock:
@@ -14,23 +22,23 @@ class Clock:
         return self.now
 
 
-def call(health: Health, ok: bool | None, latency: float | None = None) -> None:
+def call(health: CircuitBreaker, ok: bool | None, latency: float | None = None) -> None:
     health.end(health.begin(), ok, latency)
 
 
-def broken(clock: Clock) -> Health:
-    health = Health(clock)
-    for _ in range(FAILURES):
+def broken(clock: Clock) -> CircuitBreaker:
+    health = CircuitBreaker(clock)
+    for _ in range(MAX_FAILURES_IN_A_ROW):
         call(health, False)
     return health
 
 
 def test_failures_in_a_row_open_the_circuit() -> None:
-    health = Health(Clock())
-    for _ in range(FAILURES - 1):
+    health = CircuitBreaker(Clock())
+    for _ in range(MAX_FAILURES_IN_A_ROW - 1):
         call(health, False)
     call(health, True)
-    for _ in range(FAILURES - 1):
+    for _ in range(MAX_FAILURES_IN_A_ROW - 1):
         call(health, False)
     assert health.willing
     call(health, None)  # a client's own mistake says nothing
@@ -42,7 +50,7 @@ def test_failures_in_a_row_open_the_circuit() -> None:
 def test_one_call_at_a_time_looks_whether_it_is_back() -> None:
     clock = Clock()
     health = broken(clock)
-    clock.now += COOL
+    clock.now += FIRST_PAUSE_S
     assert (health.state, health.willing) == (State.HALF_OPEN, True)
     probe = health.begin()
     assert not health.willing
@@ -62,40 +70,49 @@ def test_every_probe_that_fails_makes_the_pause_longer() -> None:
             pause += 1
         pauses.append(pause)
         call(health, False)
-    assert pauses == [COOL, 2 * COOL, 4 * COOL, 8 * COOL, COOLEST, COOLEST, COOLEST, COOLEST]
+    assert pauses == [
+        FIRST_PAUSE_S,
+        2 * FIRST_PAUSE_S,
+        4 * FIRST_PAUSE_S,
+        8 * FIRST_PAUSE_S,
+        MAX_PAUSE_S,
+        MAX_PAUSE_S,
+        MAX_PAUSE_S,
+        MAX_PAUSE_S,
+    ]
 
 
 def test_one_that_fails_every_other_time_is_no_better() -> None:
     clock = Clock()
-    health = Health(clock)
-    for i in range(CALLS):
+    health = CircuitBreaker(clock)
+    for i in range(MEASURED_CALLS):
         call(health, bool(i % 2))
     assert (health.state, health.willing) == (State.CLOSED, True)  # the last was a success
     call(health, False)
-    assert (health.state, health.willing) == (State.OPEN, False)
-    health = Health(clock)
-    for i in range(CALLS * 4):
+    assert health.state is State.OPEN
+    health = CircuitBreaker(clock)
+    for i in range(MEASURED_CALLS * 4):
         call(health, bool(i % 2))
-        clock.now += WINDOW / CALLS * 2  # failures of long ago do not count
+        clock.now += WINDOW_S / MEASURED_CALLS * 2  # failures of long ago do not count
     assert health.state is State.CLOSED
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100)), max_size=60))
 def test_it_is_never_open_for_ever(steps: list[tuple[bool, float]]) -> None:
     clock = Clock()
-    health = Health(clock)
+    health = CircuitBreaker(clock)
     for ok, pause in steps:
         if health.willing:
             call(health, ok, 0.1)
         clock.now += pause
-    clock.now += COOLEST
+    clock.now += MAX_PAUSE_S
     assert health.willing
     call(health, True)
     assert (health.state, health.under_way) == (State.CLOSED, 0)
 
 
 def test_the_latency_follows() -> None:
-    health = Health(Clock())
+    health = CircuitBreaker(Clock())
     call(health, True, 1.0)
     assert health.latency == 1.0
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""The command `import-litellm`: what a LiteLLM config becomes, and that nothing of it is lost without a word."""
+"""The command `import-litellm`: what a LiteLLM config becomes, and what is said of the rest."""
 
 import math
 import re
@@ -17,9 +17,10 @@ from chattable.proxy.config.document import ConfigError, read
 from chattable.proxy.config.reader import parse
 from chattable.proxy.config.setting_types import Secret
 from chattable.proxy.config.settings import Config
-from chattable.proxy.litellm.convert import Converted, convert
-from chattable.proxy.litellm.providers import COMPATIBLE, FOREIGN, KINDS
-from chattable.proxy.litellm.report import Outcome, general
+from chattable.proxy.importers.litellm.convert import Converted, convert
+from chattable.proxy.importers.litellm.providers import COMPATIBLE, FOREIGN, KINDS
+from chattable.proxy.importers.litellm.reasons import why
+from chattable.proxy.importers.litellm.report import SettingOutcome, general
 
 SAMPLES = Path(__file__).parent / "litellm"
 SMALL, LARGE = (SAMPLES / f"{name}.yaml" for name in ("small", "large"))
@@ -48,7 +49,7 @@ def one(params: str, rest: str = "", name: str = "m", **env: str) -> Config:
     )
 
 
-def noted(made: Converted) -> dict[str, tuple[Outcome, str]]:
+def noted(made: Converted) -> dict[str, tuple[SettingOutcome, str]]:
     return {general(where): (note[0], note[1]) for where, note in made.source.notes.all().items()}
 
 
@@ -63,7 +64,7 @@ def large() -> Converted:
     return convert(LARGE.read_bytes(), "large.yaml")
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def run(folder: Path, *arguments: str, code: int) -> subprocess.CompletedProcess[str]:
@@ -128,7 +129,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     )
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,26 +143,61 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("model_list: [{]", "proxy.yaml:1: column"),
         ("model_list: !include models.yaml", "has the tag !include, which is not allowed here"),
         ("a: 1\na: 2\n", "proxy.yaml:2: a: is set twice; the first is on line 1"),
-        ("include: [models.yaml]", "proxy.yaml:1: include: other files are not read; put what they hold into this one first"),
-        ("model_list:\n- litellm_params: {model: gpt-4o}", "proxy.yaml:2: model_list[0].model_name: is missing"),
-        ("model_list:\n- model_name: a", "proxy.yaml:2: model_list[0].litellm_params.model: is missing"),
-        ("model_list:\n- {model_name: a, litellm_params: {model: 4}}", "litellm_params.model: must be text; put it in quotes"),
-        ('model_list:\n- {model_name: " a", litellm_params: {model: gpt-4o}}', "is no name: it holds odd spaces"),
-        (f"model_list:\n- {entry('model: gpt-4o, rpm: many')}", ":2: model_list[0].litellm_params.rpm: must be a number"),
-        (f"model_list:\n- {entry('model: gpt-4o, litellm_credential_name: b')}", "there is no such entry in `credential_list`"),
-        (f"model_list: [{entry('model: gpt-4o')}]\nrouter_settings: [a]", ":2: router_settings: must be a mapping"),
-        (f"model_list: [{entry('model: gpt-4o')}]\nlitellm_settings: {{cache: 7}}", "must be true or false"),
-        (f"model_list:\n- {entry('model: vertex_ai/x')}", "none of these models can be taken\nproxy.yaml:2: "),
-        (f"model_list: [{entry('model: azure/x, api_version: 2024-10-21')}]", "is a date in YAML; put it in quotes"),
+        (
+            "include: [models.yaml]",
+            "proxy.yaml:1: include: other files are not read; "
+            "put what they hold into this one first",
+        ),
+        (
+            "model_list:\n- litellm_params: {model: gpt-4o}",
+            "proxy.yaml:2: model_list[0].model_name: is missing",
+        ),
+        (
+            "model_list:\n- model_name: a",
+            "proxy.yaml:2: model_list[0].litellm_params.model: is missing",
+        ),
+        (
+            "model_list:\n- {model_name: a, litellm_params: {model: 4}}",
+            "litellm_params.model: must be text; put it in quotes",
+        ),
+        (
+            'model_list:\n- {model_name: " a", litellm_params: {model: gpt-4o}}',
+            "is no name: it holds odd spaces",
+        ),
+        (
+            f"model_list:\n- {entry('model: gpt-4o, rpm: many')}",
+            ":2: model_list[0].litellm_params.rpm: must be a number",
+        ),
+        (
+            f"model_list:\n- {entry('model: gpt-4o, litellm_credential_name: b')}",
+            "there is no such entry in `credential_list`",
+        ),
+        (
+            f"model_list: [{entry('model: gpt-4o')}]\nrouter_settings: [a]",
+            ":2: router_settings: must be a mapping",
+        ),
+        (
+            f"model_list: [{entry('model: gpt-4o')}]\nlitellm_settings: {{cache: 7}}",
+            "must be true or false",
+        ),
+        (
+            f"model_list:\n- {entry('model: vertex_ai/x')}",
+            "none of these models can be taken\nproxy.yaml:2: ",
+        ),
+        (
+            f"model_list: [{entry('model: azure/x, api_version: 2024-10-21')}]",
+            "is a date in YAML; put it in quotes",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_told_with_its_line(text: str, told: str) -> None:
     assert told in refused(text)
 
 
 def test_a_refusal_does_not_show_a_secret() -> None:
     told = refused(
-        "model_list: [{model_name: a, litellm_params: {model: x/y, api_base: 'https://me:orchid@h/v1'}}]"
+        "model_list: [{model_name: a, litellm_params: {model: x/y, api_base: "
+        "'https://me:orchid@h/v1'}}]"
     )
     told += refused(f"model_list: [{entry('model: gpt-4o, api_key: [tulip]')}]")
     assert (
@@ -171,7 +207,7 @@ def test_a_refusal_does_not_show_a_secret() -> None:
     )
 
 
-# -- the report --------------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
 def leaves(value: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -207,26 +243,60 @@ def test_every_value_is_reported_once_with_its_line(large: Converted) -> None:
 @pytest.mark.parametrize(
     ("path", "outcome", "text"),
     [
-        ("model_list[].model_name", Outcome.TAKEN, ""),
-        ("model_list[].litellm_params.rpm", Outcome.CHANGED, "is its share of the calls; the limits of a name's"),
-        ("model_list[].litellm_params.tpm", Outcome.CHANGED, "limits nothing, for others of that name have no limit"),
-        ("model_list[].litellm_params.temperature", Outcome.LEFT, "clients send it, or an agent"),
-        ("model_list[]", Outcome.LEFT, "a name may hold one `*`, at its end"),
-        ("model_list[].model_info.base_model", Outcome.LEFT, "set `price` and `context_length`"),
-        ("credential_list[]", Outcome.LEFT, "no deployment uses it"),
-        ("litellm_settings.num_retries", Outcome.LEFT, "what `router_settings` says counts"),
-        ("litellm_settings.content_policy_fallbacks", Outcome.LEFT, "nobody else is asked"),
-        ("litellm_settings.max_budget", Outcome.LEFT, "POST /admin/budgets with the subject `everyone`"),
-        ("litellm_settings.cache", Outcome.CHANGED, "`scope: shared` as in LiteLLM"),
-        ("router_settings.fallbacks[].google", Outcome.LEFT, "no model of that name is taken"),
-        ("router_settings.model_group_alias.gone", Outcome.LEFT, "no model of that name is taken"),
-        ("router_settings.model_group_alias.quiet", Outcome.CHANGED, "all models are shown"),
-        ("router_settings.cooldown_time", Outcome.LEFT, "rests by itself"),
-        ("environment_variables.LANGFUSE_SECRET_KEY", Outcome.LEFT, "set it where the server starts"),
-        ("guardrails", Outcome.LEFT, "an agent of your own"),
+        ("model_list[].model_name", SettingOutcome.TAKEN, ""),
+        (
+            "model_list[].litellm_params.rpm",
+            SettingOutcome.CHANGED,
+            "is its share of the calls; the limits of a name's",
+        ),
+        (
+            "model_list[].litellm_params.tpm",
+            SettingOutcome.CHANGED,
+            "limits nothing, for others of that name have no limit",
+        ),
+        (
+            "model_list[].litellm_params.temperature",
+            SettingOutcome.LEFT,
+            "clients send it, or an agent",
+        ),
+        ("model_list[]", SettingOutcome.LEFT, "a name may hold one `*`, at its end"),
+        (
+            "model_list[].model_info.base_model",
+            SettingOutcome.LEFT,
+            "set `price` and `context_length`",
+        ),
+        ("credential_list[]", SettingOutcome.LEFT, "no deployment uses it"),
+        ("litellm_settings.num_retries", SettingOutcome.LEFT, "what `router_settings` says counts"),
+        ("litellm_settings.content_policy_fallbacks", SettingOutcome.LEFT, "nobody else is asked"),
+        (
+            "litellm_settings.max_budget",
+            SettingOutcome.LEFT,
+            "POST /admin/budgets with the subject `everyone`",
+        ),
+        ("litellm_settings.cache", SettingOutcome.CHANGED, "`scope: shared` as in LiteLLM"),
+        (
+            "router_settings.fallbacks[].google",
+            SettingOutcome.LEFT,
+            "no model of that name is taken",
+        ),
+        (
+            "router_settings.model_group_alias.gone",
+            SettingOutcome.LEFT,
+            "no model of that name is taken",
+        ),
+        ("router_settings.model_group_alias.quiet", SettingOutcome.CHANGED, "all models are shown"),
+        ("router_settings.cooldown_time", SettingOutcome.LEFT, "rests by itself"),
+        (
+            "environment_variables.LANGFUSE_SECRET_KEY",
+            SettingOutcome.LEFT,
+            "set it where the server starts",
+        ),
+        ("guardrails", SettingOutcome.LEFT, "an agent of your own"),
     ],
-)  # fmt: skip
-def test_what_became_of_a_setting(path: str, outcome: Outcome, text: str, large: Converted) -> None:
+)
+def test_what_became_of_a_setting(
+    path: str, outcome: SettingOutcome, text: str, large: Converted
+) -> None:
     found, said = noted(large)[path]
     assert found is outcome and text in said
 
@@ -234,8 +304,13 @@ def test_what_became_of_a_setting(path: str, outcome: Outcome, text: str, large:
 def test_secrets_become_variables_that_are_named(large: Converted) -> None:
     made = {variable.name: variable.line for variable in large.source.variables.made}
     assert set(made) == {
-        "CLAUDE_KEY", "SHARED_KEY", "ROCK_AWS_SECRET_ACCESS_KEY", "REDIS_PASSWORD", "CHATTABLE_ADMIN_KEY", "DATABASE_URL",
-    }  # fmt: skip
+        "CLAUDE_KEY",
+        "SHARED_KEY",
+        "ROCK_AWS_SECRET_ACCESS_KEY",
+        "REDIS_PASSWORD",
+        "CHATTABLE_ADMIN_KEY",
+        "DATABASE_URL",
+    }
     assert "sk-ant-orchid" in LARGE.read_text().splitlines()[made["CLAUDE_KEY"] - 1]
     report = "\n".join(large.report("large.yaml"))
     assert f"  CLAUDE_KEY: the secret (line {made['CLAUDE_KEY']})" in report
@@ -260,7 +335,18 @@ def test_two_secrets_are_two_variables_and_one_is_one() -> None:
     assert (keys[config.models["b"].provider], keys[config.models["c"].provider]) == ("1", "0")
 
 
-# -- providers ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "where, told",
+    [
+        (("general_settings", "store_model_in_db"), "restart the server"),
+        (("model_list", 0, "model_info", "input_cost_per_second"), "long prompts and pictures"),
+    ],
+)
+def test_reasons_say_what_this_server_does(where: tuple[str | int, ...], told: str) -> None:
+    assert told in why(where)
+
+
+# -- providers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prefix", sorted(KINDS.keys() | COMPATIBLE.keys()))
@@ -277,7 +363,8 @@ def test_every_known_prefix_is_served(prefix: str) -> None:
 @pytest.mark.parametrize("prefix", sorted(FOREIGN))
 def test_what_has_no_kind_is_left_even_with_an_address(prefix: str) -> None:
     assert f"`{prefix}/` " in refused(
-        f"model_list: [{{model_name: a, litellm_params: {{model: {prefix}/x, api_base: 'http://h/v1'}}}}]"
+        f"model_list: [{{model_name: a, litellm_params: {{model: {prefix}/x, api_base: "
+        f"'http://h/v1'}}}}]"
     )
 
 
@@ -290,18 +377,63 @@ def test_what_has_no_kind_is_left_even_with_an_address(prefix: str) -> None:
         ("model: openai/gpt-4o, api_base: 'https://api.openai.com/v1/'", "openai", None, "gpt-4o"),
         ("model: openrouter/openai/gpt-4o", "openrouter", None, "openai/gpt-4o"),
         ("model: fireworks_ai/llama-v3", "fireworks", None, "accounts/fireworks/models/llama-v3"),
-        ("model: anthropic/c, api_base: 'https://gate.example'", "anthropic", "https://gate.example/v1", "c"),
-        ("model: anthropic/c, api_base: 'https://gate.example/v1/messages'", "anthropic", "https://gate.example/v1", "c"),
-        ("model: anthropic/c, api_base: os.environ/GATE", "anthropic", "https://set.example/v1", "c"),
-        ("model: gemini/g, api_base: 'https://gate.example'", "gemini", "https://gate.example/v1beta", "g"),
-        ("model: azure/d, api_base: 'https://r.example/openai/deployments/d'", "azure", "https://r.example", "d"),
-        ("model: openai/x, base_url: 'http://h:1/v1/chat/completions'", "openai", "http://h:1/v1", "x"),
-        ("model: org/x, custom_llm_provider: hosted_vllm, api_base: 'http://h:1/v1'", "vllm", "http://h:1/v1", "org/x"),
+        (
+            "model: anthropic/c, api_base: 'https://gate.example'",
+            "anthropic",
+            "https://gate.example/v1",
+            "c",
+        ),
+        (
+            "model: anthropic/c, api_base: 'https://gate.example/v1/messages'",
+            "anthropic",
+            "https://gate.example/v1",
+            "c",
+        ),
+        (
+            "model: anthropic/c, api_base: os.environ/GATE",
+            "anthropic",
+            "https://set.example/v1",
+            "c",
+        ),
+        (
+            "model: gemini/g, api_base: 'https://gate.example'",
+            "gemini",
+            "https://gate.example/v1beta",
+            "g",
+        ),
+        (
+            "model: azure/d, api_base: 'https://r.example/openai/deployments/d'",
+            "azure",
+            "https://r.example",
+            "d",
+        ),
+        (
+            "model: openai/x, base_url: 'http://h:1/v1/chat/completions'",
+            "openai",
+            "http://h:1/v1",
+            "x",
+        ),
+        (
+            "model: org/x, custom_llm_provider: hosted_vllm, api_base: 'http://h:1/v1'",
+            "vllm",
+            "http://h:1/v1",
+            "org/x",
+        ),
         ("model: strange/x, api_base: 'http://h:1/v1'", "openai", "http://h:1/v1", "x"),
-        ("model: huggingface/org/x, api_base: 'https://hf.example'", "openai", "https://hf.example/v1", "org/x"),
-        ("model: bedrock/invoke/a.c, aws_bedrock_runtime_endpoint: 'https://b.example'", "bedrock", "https://b.example", "a.c"),
+        (
+            "model: huggingface/org/x, api_base: 'https://hf.example'",
+            "openai",
+            "https://hf.example/v1",
+            "org/x",
+        ),
+        (
+            "model: bedrock/invoke/a.c, aws_bedrock_runtime_endpoint: 'https://b.example'",
+            "bedrock",
+            "https://b.example",
+            "a.c",
+        ),
     ],
-)  # fmt: skip
+)
 def test_where_a_model_is_served(params: str, kind: str, base: str | None, model: str) -> None:
     config = one(params, GATE="https://set.example")
     provider = config.providers[config.models["m"].provider]
@@ -318,7 +450,8 @@ def test_where_a_model_is_served(params: str, kind: str, base: str | None, model
         ("model: openai/x, api_base: 'http://h/v1', api_key: os.environ/mine-2", "renamed"),
         ("model: hosted_vllm/x, api_base: 'http://h/v1'", None),
         (
-            "model: bedrock/x, aws_access_key_id: os.environ/ID, aws_secret_access_key: os.environ/SEC",
+            "model: bedrock/x, aws_access_key_id: os.environ/ID, "
+            "aws_secret_access_key: os.environ/SEC",
             "id:sec",
         ),
         ("model: bedrock/x, api_key: os.environ/MINE", "mine"),
@@ -370,12 +503,14 @@ def test_what_holds_for_all_providers() -> None:
     wild, plain = entry('model: "groq/*"', '"groq/*"'), entry("model: gpt-4o, drop_params: true")
     config = loaded(
         converted(
-            f"model_list: [{wild}, {plain}]\nlitellm_settings: {{drop_params: false, check_provider_endpoint: true}}"
+            f"model_list: [{wild}, {plain}]\n"
+            "litellm_settings: {drop_params: false, check_provider_endpoint: true}"
         )
     )
     assert {name: (p.unsupported, p.discover) for name, p in config.providers.items()} == {
-        "groq": ("reject", True), "openai": ("drop", False),
-    }  # fmt: skip
+        "groq": ("reject", True),
+        "openai": ("drop", False),
+    }
 
 
 def test_each_kind_address_and_key_is_one_provider(large: Converted) -> None:
@@ -391,7 +526,7 @@ def test_each_kind_address_and_key_is_one_provider(large: Converted) -> None:
     } <= set(config.providers)
 
 
-# -- models ------------------------------------------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -440,7 +575,8 @@ def test_what_a_long_prompt_costs_is_kept() -> None:
     )
     price = (
         one(
-            f"model: openai/x, {usual}, input_{long}: 3e-6, input_cost_per_token_above_256k_tokens: 4e-6"
+            f"model: openai/x, {usual}, input_{long}: 3e-6, "
+            "input_cost_per_token_above_256k_tokens: 4e-6"
         )
         .models["m"]
         .price
@@ -475,14 +611,16 @@ def test_shares_of_several_deployments(
 ) -> None:
     made = converted(
         f"model_list:\n- {{model_name: m, litellm_params: {{model: gpt-4o, {first}}}}}\n"
-        f"- {{model_name: m, litellm_params: {{model: gpt-4.1, {second}}}}}\nrouter_settings: {{routing_strategy: {strategy}}}\n"
+        f"- {{model_name: m, litellm_params: {{model: gpt-4.1, {second}}}}}\n"
+        f"router_settings: {{routing_strategy: {strategy}}}\n"
     )
     assert tuple(target.weight for target in loaded(made).models["m"].targets) == weights
 
 
 def test_timeouts_and_retries_are_the_longest_of_a_name() -> None:
     made = converted(
-        "model_list:\n- {model_name: m, litellm_params: {model: gpt-4o, timeout: 0.5, num_retries: 99}}\n"
+        "model_list:\n"
+        "- {model_name: m, litellm_params: {model: gpt-4o, timeout: 0.5, num_retries: 99}}\n"
         "- {model_name: m, litellm_params: {model: gpt-4.1, timeout: 90, stream_timeout: 7}}\n"
         "litellm_settings: {request_timeout: 33, num_retries: 1}\n"
     )
@@ -497,21 +635,29 @@ def test_timeouts_and_retries_are_the_longest_of_a_name() -> None:
         for p in loaded(made).providers.values()
     } == {(33, 33, 1)}
     assert noted(made)["model_list[].litellm_params.num_retries"] == (
-        Outcome.CHANGED,
+        SettingOutcome.CHANGED,
         "there are at most 10",
     )
 
 
-# -- routing and the rest ----------------------------------------------------------------------------------------------
+# -- routing and the rest --------------------------------------------------------------------------
 
 
 def test_fallbacks_lead_to_models_and_never_back(large: Converted) -> None:
     models = loaded(large).models
     found = {name: ", ".join(model.fallbacks) for name, model in models.items()}
     assert found == {
-        "chat": "claude", "gpt-4": "claude", "shared": "claude", "quiet": "claude", "claude": "house", "house": "",
-        "cool-claude": "house", "search": "house", "odd": "house", "rock": "house",
-    }  # fmt: skip
+        "chat": "claude",
+        "gpt-4": "claude",
+        "shared": "claude",
+        "quiet": "claude",
+        "claude": "house",
+        "house": "",
+        "cool-claude": "house",
+        "search": "house",
+        "odd": "house",
+        "rock": "house",
+    }
     told = [note.text for note in large.source.notes.all().values()]
     assert "would lead back to `claude`: fallbacks may not go in a circle" in told
     assert "no model `nowhere` is taken" in told
@@ -522,7 +668,8 @@ def test_an_alias_has_the_same_targets(large: Converted) -> None:
     assert models["gpt-4"].targets == models["chat"].targets
     assert models["quiet"].model == "gpt-4o-mini"
     made = converted(
-        f"model_list: [{entry('model: gpt-4o', 'gpt-4o')}]\nrouter_settings: {{model_group_alias: {{a: gpt-4o}}}}"
+        f"model_list: [{entry('model: gpt-4o', 'gpt-4o')}]\n"
+        "router_settings: {model_group_alias: {a: gpt-4o}}"
     )
     assert loaded(made).models["a"].model == "gpt-4o"
 
@@ -576,18 +723,27 @@ def test_when_answers_are_kept(settings: str, enabled: bool | None) -> None:
     assert (None if cache is None else cache.enabled) is enabled
 
 
-# -- whatever is in it -------------------------------------------------------------------------------------------------
+# -- whatever is in it -----------------------------------------------------------------------------
 
 WORDS = sorted(
     set(re.findall(r"[a-z_]{2,}", LARGE.read_text()))
     | {"order", "redis_host", "redis_url", "azure/x", "azure/", "*", "a*b", "openai/*", "${x}"}
 )
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 10**12) | st.floats(0, 1e9) | st.sampled_from(WORDS) | st.text(max_size=8)
-    | st.sampled_from(["os.environ/A", "os.environ/b-c", "https://h.example/v1", "redis://h", "10", "5s"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**12)
+    | st.floats(0, 1e9)
+    | st.sampled_from(WORDS)
+    | st.text(max_size=8)
+    | st.sampled_from(
+        ["os.environ/A", "os.environ/b-c", "https://h.example/v1", "redis://h", "10", "5s"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)
+    ),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -623,7 +779,8 @@ def test_any_file_is_converted_whole_or_refused_with_a_line(value: dict[str, Any
 
 def test_numbers_are_written_as_numbers() -> None:
     made = converted(
-        "model_list: [{model_name: m, litellm_params: {model: gpt-4o, input_cost_per_token: 1.2345e-7}}]"
+        "model_list: [{model_name: m, litellm_params: "
+        "{model: gpt-4o, input_cost_per_token: 1.2345e-7}}]"
     )
     price = read(made.text.encode(), "made", made.source.variables.examples).value["models"]["m"][
         "price"

@@ -1,4 +1,7 @@
-"""Items of a conversation and messages of a chat, there and back: nothing is lost, and OpenAI's own types take what comes out."""
+"""Items of a conversation and messages of a chat, there and back.
+
+Nothing is lost, and OpenAI's own types take what comes out.
+"""
 
 import json
 from typing import Any
@@ -12,15 +15,15 @@ from pydantic import TypeAdapter
 from chattable.agents.chat import Message
 from chattable.agents.errors import InvalidRequest
 from chattable.proxy.conversations.items import (
-    KEPT,
-    asked,
+    ITEM_FIELDS,
     items_of,
     keys_of,
     message_id,
     message_of,
+    model_messages,
 )
-from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.store.session_chain import next_id, paired, said
+from chattable.proxy.parsing import surrogates
+from chattable.proxy.store.sessions.chain import content_digest, next_id, paired
 
 STRICT: TypeAdapter[Any] = TypeAdapter(ConversationItem)
 ID = next_id(None, b"x")
@@ -55,7 +58,7 @@ def message(role: str, *content: Any) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": list(content)}
 
 
-# --- messages as items -------------------------------------------------------------------------------------------------
+# --- messages as items ----------------------------------------------------------------------------
 
 
 def test_an_answer_with_words_and_two_calls_is_three_items() -> None:
@@ -69,11 +72,30 @@ def test_an_answer_with_words_and_two_calls_is_three_items() -> None:
         ),
     )
     assert items == [
-        {"id": ID, "type": "message", "role": "assistant", "status": "completed", "content": words("On it.")},
-        {"id": f"fc_{stem}.1", "type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Oslo"}',
-         "status": "completed"},
-        {"id": f"fc_{stem}.2", "type": "function_call", "call_id": "c2", "name": "f", "arguments": "{}", "status": "completed"},
-    ]  # fmt: skip
+        {
+            "id": ID,
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": words("On it."),
+        },
+        {
+            "id": f"fc_{stem}.1",
+            "type": "function_call",
+            "call_id": "c1",
+            "name": "weather",
+            "arguments": '{"city": "Oslo"}',
+            "status": "completed",
+        },
+        {
+            "id": f"fc_{stem}.2",
+            "type": "function_call",
+            "call_id": "c2",
+            "name": "f",
+            "arguments": "{}",
+            "status": "completed",
+        },
+    ]
     assert {message_id(item["id"]) for item in items} == {ID}
     assert keys_of(ID, items) == [item["id"] for item in items]
 
@@ -81,20 +103,49 @@ def test_an_answer_with_words_and_two_calls_is_three_items() -> None:
 SHOWN: list[tuple[Message, list[str], str]] = [
     (Message("user", "hi"), ["message"], '"input_text", "text": "hi"'),
     (Message("system", ""), ["message"], '"role": "system"'),
-    (Message("developer", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), ["message"], '"text": "b"'),
-    (Message("user", [{"type": "image_url", "image_url": {"url": PICTURE}}]), ["message"],
-     f'"image_url": "{PICTURE}", "detail": "auto"'),
-    (Message("user", [{"type": "file", "file": {"file_id": "f", "filename": "a.pdf"}}]), ["message"], '"filename": "a.pdf"'),
+    (
+        Message("developer", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+        ["message"],
+        '"text": "b"',
+    ),
+    (
+        Message("user", [{"type": "image_url", "image_url": {"url": PICTURE}}]),
+        ["message"],
+        f'"image_url": "{PICTURE}", "detail": "auto"',
+    ),
+    (
+        Message("user", [{"type": "file", "file": {"file_id": "f", "filename": "a.pdf"}}]),
+        ["message"],
+        '"filename": "a.pdf"',
+    ),
     (Message("assistant", None, refusal="I will not."), ["message"], '"refusal": "I will not."'),
     (Message("assistant", None), ["message"], '"content": []'),
-    (Message("assistant", "42", reasoning_content="hm"), ["reasoning", "message"], '"reasoning_text", "text": "hm"'),
+    (
+        Message("assistant", "42", reasoning_content="hm"),
+        ["reasoning", "message"],
+        '"reasoning_text", "text": "hm"',
+    ),
     (Message("assistant", "", tool_calls=[call("c")]), ["function_call"], '"call_id": "c"'),
-    (Message("assistant", None, reasoning_content="hm", tool_calls=[call("c")]), ["reasoning", "function_call"], '"summary": []'),
+    (
+        Message("assistant", None, reasoning_content="hm", tool_calls=[call("c")]),
+        ["reasoning", "function_call"],
+        '"summary": []',
+    ),
     (Message("tool", "42", tool_call_id="c"), ["function_call_output"], '"output": "42"'),
-    (Message("tool", [{"type": "text", "text": "42"}], tool_call_id="c"), ["function_call_output"], '"input_text", "text": "42"'),
-    (Message("assistant", tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]),
-     ["custom_tool_call"], '"input": "ls"'),
-]  # fmt: skip
+    (
+        Message("tool", [{"type": "text", "text": "42"}], tool_call_id="c"),
+        ["function_call_output"],
+        '"input_text", "text": "42"',
+    ),
+    (
+        Message(
+            "assistant",
+            tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}],
+        ),
+        ["custom_tool_call"],
+        '"input": "ls"',
+    ),
+]
 
 
 @pytest.mark.parametrize(("stored", "kinds", "part"), SHOWN)
@@ -140,8 +191,8 @@ def test_a_stored_message_is_shown_as_openais_types_have_it(
         (Message("item", "no item at all"), "no item at all"),
         (Message("item", []), '"role": "item"'),
         (Message("item", [{"type": "item", "item": "odd"}]), '"odd"'),
-        (Message("user", "hi", extra={KEPT: "odd"}), '"hi"'),
-        (Message("user", "hi", extra={KEPT: {"type": ["odd"]}}), '"odd"'),
+        (Message("user", "hi", extra={ITEM_FIELDS: "odd"}), '"hi"'),
+        (Message("user", "hi", extra={ITEM_FIELDS: {"type": ["odd"]}}), '"odd"'),
     ],
 )
 def test_what_a_chat_has_besides_is_shown_too(stored: Message, part: str) -> None:
@@ -153,23 +204,50 @@ def test_what_was_cut_off_is_incomplete() -> None:
     assert [item["status"] for item in items_of(ID, stored, incomplete=True)] == ["incomplete"] * 2
 
 
-# --- items as messages -------------------------------------------------------------------------------------------------
+# --- items as messages ----------------------------------------------------------------------------
 
 READ: list[tuple[dict[str, Any], Message]] = [
     ({"role": "user", "content": "hi"}, Message("user", "hi")),
     (message("user", {"type": "input_text", "text": "hi"}), Message("user", "hi")),
     (message("assistant", *words("yes")), Message("assistant", "yes")),
-    (message("assistant", {"type": "refusal", "refusal": "no"}), Message("assistant", [{"type": "refusal", "refusal": "no"}])),
-    (message("user", {"type": "input_text", "text": "what is"}, {"type": "input_image", "image_url": PICTURE, "detail": "low"}),
-     Message("user", [{"type": "text", "text": "what is"},
-                      {"type": "image_url", "image_url": {"url": PICTURE, "detail": "low"}}])),
-    (message("user", {"type": "input_file", "file_data": "QQ==", "filename": "a.pdf"}),
-     Message("user", [{"type": "file", "file": {"file_data": "QQ==", "filename": "a.pdf"}}])),
-    ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}, Message("assistant", tool_calls=[call("c")])),
-    ({"type": "function_call_output", "call_id": "c", "output": "42"}, Message("tool", "42", tool_call_id="c")),
-    ({"type": "custom_tool_call", "call_id": "c", "name": "sh", "input": "ls"},
-     Message("assistant", tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}])),
-]  # fmt: skip
+    (
+        message("assistant", {"type": "refusal", "refusal": "no"}),
+        Message("assistant", [{"type": "refusal", "refusal": "no"}]),
+    ),
+    (
+        message(
+            "user",
+            {"type": "input_text", "text": "what is"},
+            {"type": "input_image", "image_url": PICTURE, "detail": "low"},
+        ),
+        Message(
+            "user",
+            [
+                {"type": "text", "text": "what is"},
+                {"type": "image_url", "image_url": {"url": PICTURE, "detail": "low"}},
+            ],
+        ),
+    ),
+    (
+        message("user", {"type": "input_file", "file_data": "QQ==", "filename": "a.pdf"}),
+        Message("user", [{"type": "file", "file": {"file_data": "QQ==", "filename": "a.pdf"}}]),
+    ),
+    (
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        Message("assistant", tool_calls=[call("c")]),
+    ),
+    (
+        {"type": "function_call_output", "call_id": "c", "output": "42"},
+        Message("tool", "42", tool_call_id="c"),
+    ),
+    (
+        {"type": "custom_tool_call", "call_id": "c", "name": "sh", "input": "ls"},
+        Message(
+            "assistant",
+            tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}],
+        ),
+    ),
+]
 
 
 @pytest.mark.parametrize(("item", "wanted"), READ)
@@ -181,25 +259,87 @@ def test_an_item_that_a_chat_has_a_word_for_is_that_message_and_no_more(
 
 UNUSUAL: list[dict[str, Any]] = [
     {"type": "message", "role": "user", "content": [], "phase": "commentary"},
-    {"type": "message", "role": "assistant", "status": "in_progress", "content": [{"type": "output_text", "text": "x",
-     "annotations": [{"type": "url_citation", "url": "http://a.example", "title": "A", "start_index": 0, "end_index": 1}]}]},
-    {"type": "message", "role": "user", "content": [{"type": "input_image", "file_id": "file_1", "detail": "high"}]},
-    {"type": "message", "role": "user", "content": [{"type": "input_file", "file_url": "http://a.example/a.pdf"}]},
-    {"type": "message", "role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}]},
-    {"type": "message", "role": "user", "content": [{"type": "hologram", "x": [1, 2.5, None, True, 2**70]}]},
+    {
+        "type": "message",
+        "role": "assistant",
+        "status": "in_progress",
+        "content": [
+            {
+                "type": "output_text",
+                "text": "x",
+                "annotations": [
+                    {
+                        "type": "url_citation",
+                        "url": "http://a.example",
+                        "title": "A",
+                        "start_index": 0,
+                        "end_index": 1,
+                    }
+                ],
+            }
+        ],
+    },
+    {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_image", "file_id": "file_1", "detail": "high"}],
+    },
+    {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_file", "file_url": "http://a.example/a.pdf"}],
+    },
+    {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}],
+    },
+    {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "hologram", "x": [1, 2.5, None, True, 2**70]}],
+    },
     {"type": "message", "role": "user", "content": [{"type": "text", "text": "t"}]},
     {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "t", "odd": 1}]},
-    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "NUL \x00, halves \ud800, 👩\u200d💻"}]},
-    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{", "status": "incomplete", "namespace": "n"},
-    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "only"}], "status": "incomplete"},
-    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": PICTURE, "detail": "auto"}]},
+    {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "NUL \x00, halves \ud800, 👩\u200d💻"}],
+    },
+    {
+        "type": "function_call",
+        "call_id": "c",
+        "name": "f",
+        "arguments": "{",
+        "status": "incomplete",
+        "namespace": "n",
+    },
+    {
+        "type": "function_call_output",
+        "call_id": "c",
+        "output": [{"type": "input_text", "text": "only"}],
+        "status": "incomplete",
+    },
+    {
+        "type": "function_call_output",
+        "call_id": "c",
+        "output": [{"type": "input_image", "image_url": PICTURE, "detail": "auto"}],
+    },
     {"type": "custom_tool_call_output", "call_id": "c", "output": "42"},
-    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "e"},
+    {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "s"}],
+        "encrypted_content": "e",
+    },
     {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
-    {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": PICTURE}},
+    {
+        "type": "computer_call_output",
+        "call_id": "c",
+        "output": {"type": "computer_screenshot", "image_url": PICTURE},
+    },
     {"type": "item_reference"},
     {"type": "not invented yet", "deep": [{"x": [{}]}], "text": "t", "role": "user", "content": 7},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("item", UNUSUAL, ids=lambda item: item["type"])
@@ -231,7 +371,7 @@ def test_other_items_that_follow_the_same_message_are_other_messages() -> None:
     one, other = (
         there({"type": "reasoning", "summary": [], "encrypted_content": text}) for text in "ab"
     )
-    assert said(one) != said(other)
+    assert content_digest(one) != content_digest(other)
 
 
 Value = st.recursive(
@@ -277,7 +417,7 @@ ITEMS = st.builds(
 
 
 def within(given: Any, shown: Any) -> bool:
-    """Whether everything that was given is shown, to the type; words alone may have become a part."""
+    """Whether all that was given is shown, to the type; text alone may have become a part."""
     if isinstance(given, str) and isinstance(shown, list):
         return len(shown) == 1 and shown[0]["text"] == given
     if isinstance(given, dict):
@@ -343,7 +483,7 @@ def test_a_wrong_item_is_refused_by_the_field(item: dict[str, Any], param: str, 
     assert param in refused.value.message
 
 
-# --- what a model is asked ---------------------------------------------------------------------------------------------
+# --- what a model is asked ------------------------------------------------------------------------
 
 
 def test_a_model_is_asked_a_chat_and_nothing_else() -> None:
@@ -360,7 +500,7 @@ def test_a_model_is_asked_a_chat_and_nothing_else() -> None:
     ]
     stored = [there(item) for item in items]
     assert all(paired(stored))
-    assert asked(stored) == [
+    assert model_messages(stored) == [
         Message("user", "q"),
         Message("assistant", "On it.", tool_calls=[call("1"), call("2")]),
         Message("tool", "b", tool_call_id="2"),
@@ -373,7 +513,7 @@ def test_a_model_is_asked_a_chat_and_nothing_else() -> None:
         Message("assistant", "a"),
         Message("assistant", "b"),
     ]
-    assert asked(usual) == usual
+    assert model_messages(usual) == usual
 
 
 def test_a_model_is_asked_whole_characters() -> None:
@@ -381,22 +521,22 @@ def test_a_model_is_asked_whole_characters() -> None:
         Message("user", "a\ud800b 😀", extra={"x": "\udfff"}),
         Message("user", [{"type": "text", "text": "\ud83d"}]),
     ]
-    assert [one.content for one in asked(stored)] == [
+    assert [one.content for one in model_messages(stored)] == [
         "a\ufffdb 😀",
         [{"type": "text", "text": "\ufffd"}],
     ]
-    assert asked(stored)[0].extra == {"x": "\ufffd"}
+    assert model_messages(stored)[0].extra == {"x": "\ufffd"}
 
 
-# --- halves of characters ----------------------------------------------------------------------------------------------
+# --- halves of characters -------------------------------------------------------------------------
 
 
 def test_halves_of_characters_are_written_and_read() -> None:
     for value in ({"a": ["\ud800", "\x00", 2**70, None]}, {"\udfff": "é"}, {"whole": "😀"}):
-        assert json.loads(halves.encode(value)) == value
-    assert halves.encode({"whole": "😀"}) == '{"whole":"😀"}'.encode()
-    assert halves.decode(b'{"a": "\\ud800", "b": "\\u0000"}') == {"a": "\ud800", "b": "\x00"}
+        assert json.loads(surrogates.encode(value)) == value
+    assert surrogates.encode({"whole": "😀"}) == '{"whole":"😀"}'.encode()
+    assert surrogates.decode(b'{"a": "\\ud800", "b": "\\u0000"}') == {"a": "\ud800", "b": "\x00"}
     deep = b"[" * 1100 + b'"\\ud800"'
     for body in (b'{"a": 1}', b'{"a": "\\ud800"', b'["\\ud800", NaN]', b'"\\uD800' + b"\xff", deep):
         with pytest.raises(ValueError):
-            halves.decode(body)
+            surrogates.decode(body)

@@ -13,25 +13,25 @@ from typing import Any
 import pytest
 
 from chattable.budget import journal as module
-from chattable.budget.calls import End, Record
-from chattable.budget.journal import Journal, Line
-from chattable.budget.ledger import Used, Wish
-from chattable.budget.limits import Asker
+from chattable.budget.holds import Settlement, UnheldCall
+from chattable.budget.journal import Journal, JournalRecord
+from chattable.budget.ledger import Charge, HoldRequest
+from chattable.budget.limits import Payer
 from chattable.proxy.failpoints import from_environment
 
 
-def end(name: str) -> End:
-    return End(name, "settled", Used(prompt=3, completion=4, estimated=True), "late")
+def end(name: str) -> Settlement:
+    return Settlement(name, "settled", Charge(prompt=3, completion=4, estimated=True), "late")
 
 
-def record(name: str) -> Record:
-    return Record(
-        Wish(id=name, asker=Asker(user="u", team="t"), model="m", prompt=0, most=1),
-        Used(completion=5),
+def record(name: str) -> UnheldCall:
+    return UnheldCall(
+        HoldRequest(id=name, payer=Payer(user="u", team="t"), model="m", prompt=0, max_output=1),
+        Charge(completion=5),
     )
 
 
-def left(folder: Path) -> list[Line]:
+def left(folder: Path) -> list[JournalRecord]:
     return [line for _, lines in Journal(folder).orphans() for line in lines]
 
 
@@ -39,7 +39,8 @@ def test_lines_of_a_dead_process_come_back_as_they_were(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from test_journal import Journal, end, record\n"
-        "j = Journal(Path(sys.argv[1])); j.write(end('a')); j.write(record('b')); j.write(end('c')); j.done('c')\n"
+        "j = Journal(Path(sys.argv[1])); j.write(end('a')); j.write(record('b')); "
+        "j.write(end('c')); j.done('c')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run(
@@ -49,6 +50,16 @@ def test_lines_of_a_dead_process_come_back_as_they_were(tmp_path: Path) -> None:
     assert left(tmp_path)[:2] == [end("a"), record("b")]  # and c once more, which is harmless
     assert left(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_are_read_as_earlier_versions_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "1-old.jsonl").write_bytes(
+        b'{"type":"End","id":"a","state":"settled","used":{"prompt":3,"completion":4,'
+        b'"estimated":true},"reason":"late"}\n'
+        b'{"type":"Record","call":{"id":"b","asker":{"user":"u","team":"t"},"model":"m",'
+        b'"prompt":0,"most":1,"least":1,"request":""},"used":{"completion":5}}\n'
+    )
+    assert left(tmp_path) == [end("a"), record("b")]
 
 
 def test_the_files_of_a_living_process_are_its_own(tmp_path: Path) -> None:
@@ -72,7 +83,7 @@ def test_lines_that_nobody_booked_are_handed_out_again(tmp_path: Path) -> None:
 def test_a_file_leaves_when_all_of_it_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SEGMENT", 1000)
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 1000)
     journal = Journal(tmp_path)
     names = [f"h{i}" for i in range(100)]
     for name in names:
@@ -160,7 +171,7 @@ def test_a_full_disk_is_an_error_and_costs_no_line_that_was_written(tmp_path: Pa
 
 def test_a_line_longer_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    long = End("long", "settled", Used(), "x" * 3_000_000)
+    long = Settlement("long", "settled", Charge(), "x" * 3_000_000)
     journal.write(long)
     journal.close()
     assert left(tmp_path) == [long]
@@ -179,8 +190,8 @@ def test_where_no_room_can_be_reserved_zeros_take_it(
     journal = Journal(tmp_path)
     journal.write(end("a"))
     [file] = tmp_path.iterdir()
-    assert file.stat().st_size == module.SEGMENT
-    assert file.stat().st_blocks * 512 >= module.SEGMENT
+    assert file.stat().st_size == module.SEGMENT_BYTES
+    assert file.stat().st_blocks * 512 >= module.SEGMENT_BYTES
     journal.close()
     assert left(tmp_path) == [end("a")]
 

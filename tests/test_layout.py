@@ -76,6 +76,15 @@ def test_rooms_import_in_one_direction() -> None:
     circle.prepare()  # raises `CycleError`, which names the rooms
 
 
+def test_importers_are_reached_from_the_command_line_and_the_routes_only() -> None:
+    importing = {
+        path.relative_to(ROOT).parts[1]
+        for path in FILES
+        if any(name.startswith("chattable.proxy.importers.") for name in imports(path))
+    }
+    assert importing == {"__main__.py", "cli", "routes", "importers"}
+
+
 def test_nothing_tracked_names_a_machine_or_a_registry() -> None:
     words = re.compile(
         r"files\.python" + r"hosted|pypi" + r"\.org|/root/|registry\.np" + r"mjs", re.I

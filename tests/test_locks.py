@@ -137,5 +137,5 @@ def refusal(wheels: Path, lock: list[str]) -> str:
     command += ["--require-hashes", "--quiet", "-r", str(requirements)]
     env = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     env["PIP_CONFIG_FILE"] = os.devnull
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     return done.stderr if done.returncode else ""

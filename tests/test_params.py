@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from chattable.agents.errors import InvalidRequest
-from chattable.agents.params import SAMPLING, check_params, fitting
+from chattable.agents.params import SAMPLING_FIELDS, check_params, fitting
 from chattable.agents.parsing import parse
 
 ACCEPTS: dict[str, Any] = {
@@ -28,7 +28,7 @@ leaves = (
 )
 keys = st.text(max_size=3)
 values = st.recursive(leaves, lambda v: st.lists(v) | st.dictionaries(keys, v), max_leaves=8)
-known = st.sampled_from(sorted({*SAMPLING, *ACCEPTS, "model", "tools", "stream"}))
+known = st.sampled_from(sorted({*SAMPLING_FIELDS, *ACCEPTS, "model", "tools", "stream"}))
 names = known | st.text(max_size=5)
 objects = st.dictionaries(names, values, max_size=5)
 
@@ -41,7 +41,7 @@ def test_f1_any_params_are_taken_or_refused_by_their_path(params: dict[str, Any]
     check_params(kept, ACCEPTS)
     assert kept.items() <= params.items()
     assert params == before
-    assert kept.keys() <= SAMPLING | ACCEPTS.keys()
+    assert kept.keys() <= SAMPLING_FIELDS | ACCEPTS.keys()
     if kept == params:
         assert kept is params
         return
@@ -51,7 +51,7 @@ def test_f1_any_params_are_taken_or_refused_by_their_path(params: dict[str, Any]
 
 
 @settings(max_examples=200, deadline=None)
-@given(names.filter(lambda name: name in SAMPLING), leaves | values)
+@given(names.filter(lambda name: name in SAMPLING_FIELDS), leaves | values)
 def test_f1_they_are_typed_as_in_a_request(name: str, value: Any) -> None:
     """Halves of characters are the one difference: no request can hold them."""
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.budget.ledger import FREE, Price, Wish
-from chattable.budget.limits import Asker
+from chattable.budget.ledger import FREE, HoldRequest, Price
+from chattable.budget.limits import Payer
 
 CLAUDE = Price(3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000)
 
@@ -90,6 +90,8 @@ def test_free_is_zero_throughout() -> None:
     parts = ("input", "output", "cached", "cache_write", "cache_write_1h", "image")
     ones: list[dict[str, Any]] = [{part: 1} for part in parts]
     assert not any(Price(**one).free for one in ones)
-    wish = Wish(id="w", asker=Asker(user="u"), model="m", prompt=1, most=1)
+    wish = HoldRequest(id="w", payer=Payer(user="u"), model="m", prompt=1, max_output=1)
     assert wish.free
-    assert not Wish(id="w", asker=Asker(user="u"), model="m", prompt=1, most=1, fixed=1).free
+    assert not HoldRequest(
+        id="w", payer=Payer(user="u"), model="m", prompt=1, max_output=1, fixed=1
+    ).free

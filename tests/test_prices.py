@@ -17,7 +17,7 @@ from chattable.proxy.catalog.prices import (
     unpriced_under,
     warning,
 )
-from chattable.proxy.config import reader as configfile
+from chattable.proxy.config import reader
 from chattable.proxy.config.settings import Config, LongPrice, ModelEntry, ModelPrice, Target
 from chattable.proxy.pipeline.forwarded_kinds import Images
 
@@ -95,7 +95,7 @@ budgets: {{{budgets}}}
 
 
 def config(budgets: str = "") -> Config:
-    return configfile.parse(CONFIG.format(budgets=budgets).encode(), "config.yaml", {}, VENDORS)
+    return reader.parse(CONFIG.format(budgets=budgets).encode(), "config.yaml", {}, VENDORS)
 
 
 def entries(budgets: str = "") -> dict[str, Entry]:

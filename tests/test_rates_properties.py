@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from rated import Clock
 from valkeys import own_namespace, redis_url
 
-from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates, drained, headers
+from chattable.budget.rates import (
+    Allowance,
+    Permit,
+    RateLimit,
+    RateLimitedError,
+    Rates,
+    drained,
+    headers,
+)
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
 
@@ -17,7 +25,9 @@ SUBJECTS = ("user:a", "team:b", "model:c")
 
 limits = st.sampled_from([None, 0, 3, 7, 20, 20, 59, 1_000, 10**10])
 slots = st.sampled_from([None, None, 1, 2, 5])
-rates_of = st.builds(Rate, requests_per_minute=limits, tokens_per_minute=limits, parallel=slots)
+rates_of = st.builds(
+    Allowance, requests_per_minute=limits, tokens_per_minute=limits, parallel=slots
+)
 worlds = st.fixed_dictionaries(dict.fromkeys(SUBJECTS, rates_of))
 enters = st.tuples(
     st.just("enter"),
@@ -41,26 +51,26 @@ def shared_redis() -> Iterator[str]:
 
 
 async def play(
-    rates: Rates, clock: Clock, world: dict[str, Rate], steps: list[Step]
+    rates: Rates, clock: Clock, world: dict[str, Allowance], steps: list[Step]
 ) -> list[object]:
     """What each step answers, in this home."""
-    passes: list[Pass] = []
+    permits: list[Permit] = []
     seen: list[object] = []
     for i, (verb, what, amount) in enumerate(steps):
         if verb == "advance":
             clock.now += what / 1000  # type: ignore[operator]
         elif verb == "enter":
-            bounds = [Bound(subject, world[subject]) for subject in what]  # type: ignore[attr-defined]
+            bounds = [RateLimit(subject, world[subject]) for subject in what]  # type: ignore[attr-defined]
             try:
-                passes.append(await rates.enter(bounds, f"call_{i}", amount))  # type: ignore[arg-type]
-                seen.append(headers(passes[-1]))
+                permits.append(await rates.enter(bounds, f"call_{i}", amount))  # type: ignore[arg-type]
+                seen.append(headers(permits[-1]))
             except RateLimitedError as error:
                 assert 0 < error.retry_after <= 60
                 seen.append((str(error), headers(error)))
-        elif passes:
-            passed = passes[what % len(passes)]  # type: ignore[operator]
-            await (rates.leave(passed, amount) if verb == "leave" else rates.renew([passed]))  # type: ignore[arg-type]
-    await asyncio.gather(*[rates.leave(passed, 1) for passed in passes])
+        elif permits:
+            permit = permits[what % len(permits)]  # type: ignore[operator]
+            await (rates.leave(permit, amount) if verb == "leave" else rates.renew([permit]))  # type: ignore[arg-type]
+    await asyncio.gather(*[rates.leave(permit, 1) for permit in permits])
     return seen
 
 
@@ -72,7 +82,7 @@ async def play(
     steps=st.lists(enters | enters | leaves | renewals | advances, min_size=15, max_size=60),
 )
 def test_memory_and_redis_agree(
-    shared_redis: str, world: dict[str, Rate], steps: list[Step]
+    shared_redis: str, world: dict[str, Allowance], steps: list[Step]
 ) -> None:
     async def both() -> None:
         clocks = Clock(), Clock()
@@ -100,16 +110,16 @@ def test_no_stretch_of_time_lets_more_in_than_it_may(
     """In any stretch of t minutes at most N (1 + t) requests, and N (1 + t) tokens where estimates are kept to."""
 
     async def run() -> None:
-        clock, rate = Clock(0.0), Rate(requests_per_minute=limit, tokens_per_minute=limit)
+        clock, rate = Clock(0.0), Allowance(requests_per_minute=limit, tokens_per_minute=limit)
         rates, let_in = MemoryRates(clock), []
         for i, (gap, estimate, used) in enumerate(calls):
             clock.now += gap / 1000
             try:
-                passed = await rates.enter([Bound("user:a", rate)], f"call_{i}", estimate)
+                permit = await rates.enter([RateLimit("user:a", rate)], f"call_{i}", estimate)
             except RateLimitedError:
                 continue
             estimate = min(estimate, limit)
-            await rates.leave(passed, min(used, estimate))
+            await rates.leave(permit, min(used, estimate))
             let_in.append((round(clock.now * 1000), min(used, estimate)))
         for i, (begin, _) in enumerate(let_in):
             for j, (end, _) in enumerate(let_in[i:], i):

@@ -121,32 +121,85 @@ def test_config_is_valid(tmp_path: Path) -> None:
     assert "chef → fast" in out
 
 
-@pytest.mark.parametrize("text", [README, AGENTS], ids=["README", "docs/agents.md"])
-def test_agents_answer(tmp_path: Path, text: str) -> None:
-    (tmp_path / "my_agents.py").write_text(block("python", "Chattable", text))
+STUB = "providers: {{stub: {{kind: openai, base_url: '{url}', api_key: x}}}}\n"
+FAST = "models: {fast: {provider: stub}}\n"
+
+
+def test_agents_answer(tmp_path: Path) -> None:
+    (tmp_path / "my_agents.py").write_text(block("python", "Chattable"))
     with ScriptedUpstream() as upstream:
-        provider = (
-            f"providers: {{stub: {{kind: openai, base_url: '{upstream.url}', api_key: x}}}}\n"
-        )
-        agents = (
-            block("yaml", "agents:\n  pirate", text)
-            if text is README
-            else block("yaml", "debate", text)
-        )
-        config = (
-            provider
-            + "models: {fast: {provider: stub}}\n"
-            + agents
-            + "  echo: {use: 'chattable.agents.echo:Echo'}\n"
-        )
-        names = list(yaml.safe_load(agents)["agents"])
+        agents = block("yaml", "agents:\n  pirate")
+        config = STUB.format(url=upstream.url) + FAST + agents
         with chattable(config, PYTHONPATH=str(tmp_path)) as server:
-            for name in names:
-                body = ask("ahoy there", model=name)
-                answer = server.admin("POST", "/v1/chat/completions", body)["choices"][0][
-                    "message"
-                ]["content"]
-                assert "ahoy" in answer.lower()
+            for name in yaml.safe_load(agents)["agents"]:
+                assert "ahoy" in said(server, name, "ahoy there").lower()
+
+
+def said(server: Chattable, model: str, text: str, **fields: object) -> str:
+    """What a model answers."""
+    body = ask(text, model=model, **fields)
+    answer = server.admin("POST", "/v1/chat/completions", body)
+    message = answer["choices"][0]["message"]
+    return str(message["content"] or message["tool_calls"][0]["function"]["name"])
+
+
+WRITTEN = [code for code in blocks(AGENTS, "python") if code.startswith("# my_agents.py\n")]
+ANSWERS = {
+    "shout": "AHOY THERE",
+    "french": "ahoy there",
+    "german": "ahoy there",
+    "debate": "**fast**: ahoy there\n\n**shout**: AHOY THERE\n\n",
+    "slowly": "ahoy there",
+    "forecaster": "Take an umbrella.",
+    "clerk": "weather",
+    "ask_client": "look_up",
+    "by_sdk": "ahoy there",
+    "by_blocking_sdk": "ahoy there",
+    "chef": "ahoy there",
+    "counting": "This is turn 1.",
+    "structured": "ahoy there",
+    "moody": "gruff gruff",
+    "careful": "ahoy there",
+    "noted": "Noted.",
+}
+
+
+@pytest.mark.parametrize("code", WRITTEN, ids=range(len(WRITTEN)))
+def test_every_agent_of_the_page_stands_alone(code: str) -> None:
+    exec(compile(code, "my_agents.py", "exec"), {"__name__": "my_agents"})
+
+
+def test_every_python_block_of_the_page_is_an_agent() -> None:
+    assert len(WRITTEN) == len(blocks(AGENTS, "python"))
+
+
+def test_agents_of_the_page_answer(tmp_path: Path) -> None:
+    (tmp_path / "my_agents.py").write_text("\n".join(WRITTEN))
+    agents: dict[str, object] = {}
+    for written in blocks(AGENTS, "yaml"):
+        agents |= yaml.safe_load(written)["agents"]
+    assert agents.keys() == ANSWERS.keys()
+    with ScriptedUpstream() as upstream:
+        config = STUB.format(url=upstream.url) + FAST + yaml.safe_dump({"agents": agents})
+        with chattable(config, PYTHONPATH=str(tmp_path)) as server:
+            for name, answer in ANSWERS.items():
+                own = {"rounds": 2, "mood": "gruff"} if name == "moody" else {}
+                kept = {"conversation": "new"} if name == "counting" else {}
+                assert said(server, name, "ahoy there", **own, **kept).startswith(answer), name
+            assert "INFO my_agents admin asked with 1 messages" in server.log()
+
+
+def test_agents_are_tested_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "my_agents.py").write_text("\n".join(WRITTEN))
+    page = (ROOT / "docs" / "testing-agents.md").read_text()
+    (tmp_path / "test_my_agents.py").write_text("\n".join(blocks(page, "python")))
+    (tmp_path / "test.yaml").write_text(block("yaml", "# test.yaml", page))
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    plain = ("-p", "no:cacheprovider", "--rootdir", str(tmp_path))
+    out = run(sys.executable, "-m", "pytest", "-q", *plain, cwd=tmp_path, env=env)
+    assert "2 passed" in out
+    command = (sys.executable, "-m", "chattable.proxy", "check", "--config", "test.yaml")
+    assert "debate" in run(*command, cwd=tmp_path, env=env)
 
 
 def test_librechat_snippet_reaches_the_models(server: Chattable) -> None:

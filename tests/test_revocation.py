@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from chattable.agents.chattable import User
+from chattable.agents.chattable import TurnUser
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.identity.auth import ADMIN, Principal
 from chattable.proxy.pipeline.revocation import TICK, Revocation
 from chattable.proxy.reply_stream import ReplyStream
 
-ADA = Principal(User("user_a", "ada"), "key_a")
-EVA = Principal(User("user_e", "eva"), "key_ui", acting=True)
+ADA = Principal(TurnUser("user_a", "ada"), "key_a")
+EVA = Principal(TurnUser("user_e", "eva"), "key_ui", acting=True)
 
 
 class World:

@@ -9,7 +9,7 @@ from chattable.agents.chat import Chat, Message
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.sessions.locks import Claim, Held, Locks, new_holder
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.store.sessions.port import SessionRecord
 
 WAIT = 20.0
 
@@ -22,21 +22,21 @@ class World:
         self.store = MemorySessions(lambda: self.now, lambda: self.now)
         self.one, self.two = (Locks(self.store, WAIT, lambda: self.now, poll=0) for _ in range(2))
 
-    async def session(self) -> Session:
+    async def session(self) -> SessionRecord:
         return await self.store.open("user_a", "s")
 
 
 class Asked:
     """A turn that holds the session until it is told to end."""
 
-    def __init__(self, locks: Locks, session: Session, text: str) -> None:
+    def __init__(self, locks: Locks, session: SessionRecord, text: str) -> None:
         self.reply, self.end, self.held = ReplyStream(), asyncio.Event(), asyncio.Event()
         self.stopped = False
         self._claim = Claim(new_holder(), Chat("m", [Message("user", text)]), self.reply)
         self.reply.task = self.task = asyncio.create_task(self._run(locks, session))
         self.got: Held | None = None
 
-    async def _run(self, locks: Locks, session: Session) -> None:
+    async def _run(self, locks: Locks, session: SessionRecord) -> None:
         async with locks.hold(session, self._claim) as self.got:
             self.held.set()
             try:

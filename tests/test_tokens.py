@@ -145,13 +145,13 @@ def test_an_unbroken_run_costs_few_tokens_more_or_less(unit: str) -> None:
 
 
 def test_an_unbroken_run_of_spaces_is_counted_in_pieces() -> None:
-    text = " " * (2 * tokens.PIECE + 1)
+    text = " " * (2 * tokens.PIECE_LENGTH + 1)
     assert len(list(pieces(text))) > 1
     assert 0 < count(text, GPT4O) < 2_000
 
 
 async def test_beyond_any_window_the_bound_answers() -> None:
-    text = "é" * (tokens.COUNTED + 1)
+    text = "é" * (tokens.MAX_COUNTED_LENGTH + 1)
     assert not is_counted(text)
     assert is_counted(text[1:])
     assert count(text, GPT4O) == await count_async(text, GPT4O) == bound(text) == 2 * len(text)
@@ -172,10 +172,10 @@ async def test_the_loop_turns_while_a_huge_text_is_counted() -> None:
 
 async def test_small_texts_are_counted_without_leaving_the_loop() -> None:
     encoding_for(GPT4O)
-    counting = count_async("x" * tokens.INLINE, GPT4O)
+    counting = count_async("x" * tokens.MAX_INLINE_LENGTH, GPT4O)
     with pytest.raises(StopIteration) as finished:  # done at the first step: it waited for nothing
         counting.send(None)
-    assert finished.value.value == count("x" * tokens.INLINE, GPT4O)
+    assert finished.value.value == count("x" * tokens.MAX_INLINE_LENGTH, GPT4O)
 
 
 async def test_the_first_count_loads_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,8 @@ def test_a_bare_process_counts_offline_and_writes_nothing(tmp_path: Path) -> Non
         "sys.addaudithook(refuse)\n"
         "from chattable.budget.tokens import bound, count\n"
         "assert bound('hello world') == 11 and 'tiktoken' not in sys.modules\n"
-        "print(count('hello world', 'gpt-4o'), count('hello world', 'gpt-4'), count('hello world', 'nobody-knows'))\n"
+        "print(count('hello world', 'gpt-4o'), count('hello world', 'gpt-4'), count('hello "
+        "world', 'nobody-knows'))\n"
     )
     kept = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     bare = kept | dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))

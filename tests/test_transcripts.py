@@ -1,4 +1,4 @@
-"""Conversations of other programs, and our own, on their way in and out: the samples in tests/transcripts have their shapes."""
+"""Conversations of other programs and our own; samples of them are in tests/transcripts."""
 
 import asyncio
 import io
@@ -21,26 +21,38 @@ from chattable.agents.chat import Message, Usage
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import parse
 from chattable.budget.storage.errors import StorageUnavailable
-from chattable.proxy.parsing.json_bounds import Bounds
-from chattable.proxy.store.session_chain import paired
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore, Summary, Turn
-from chattable.proxy.transcripts import decoding, splitting
-from chattable.proxy.transcripts.decoding import decode, decode_deep
-from chattable.proxy.transcripts.fields import moment
-from chattable.proxy.transcripts.formats import (
+from chattable.proxy.importers.transcripts import decoding, splitting
+from chattable.proxy.importers.transcripts.decoding import decode, decode_deep
+from chattable.proxy.importers.transcripts.fields import moment
+from chattable.proxy.importers.transcripts.formats import (
     FORMATS,
     READABLE,
     WRITABLE,
-    Found,
+    FoundConversation,
     chosen,
     conversations,
     exported,
 )
-from chattable.proxy.transcripts.markdown import closed, fenced
-from chattable.proxy.transcripts.report import Outcome, imported
-from chattable.proxy.transcripts.transcript import MOST_NOTES, Node, Notes, Unreadable
-from chattable.proxy.transcripts.tree import MOST_MESSAGES, grown, ordered
-from chattable.proxy.transcripts.values import values_in
+from chattable.proxy.importers.transcripts.markdown import closed, fenced
+from chattable.proxy.importers.transcripts.report import ImportResult, imported
+from chattable.proxy.importers.transcripts.transcript import (
+    MAX_NOTES,
+    ImportNotes,
+    Node,
+    Unreadable,
+)
+from chattable.proxy.importers.transcripts.tree import MAX_MESSAGES, grown, ordered
+from chattable.proxy.importers.transcripts.values import values_in
+from chattable.proxy.parsing.json_bounds import Bounds
+from chattable.proxy.store.sessions.chain import paired
+from chattable.proxy.store.sessions.port import (
+    Item,
+    NewItem,
+    SessionRecord,
+    SessionStore,
+    Summary,
+    TurnRecord,
+)
 
 SAMPLES = Path(__file__).parent / "transcripts"
 ALICE, BOB = "user_alice", "user_bob"
@@ -88,58 +100,60 @@ class Dribble(io.BytesIO):
         return super().read(7 if size is None or size > 7 else size)
 
 
-def found(data: bytes | str, name: str = "") -> list[Found]:
+def found(data: bytes | str, name: str = "") -> list[FoundConversation]:
     raw = data.encode() if isinstance(data, str) else data
     return list(conversations(io.BytesIO(raw), name))
 
 
-def sample(name: str) -> list[Found]:
+def sample(name: str) -> list[FoundConversation]:
     with (SAMPLES / name).open("rb") as stream:
         return list(conversations(stream))
 
 
-def items(one: Found) -> dict[str, Item]:
+def items(one: FoundConversation) -> dict[str, Item]:
     assert one.transcript is not None, one.error
     return {item.id: item for item in one.transcript.items}
 
 
-def shape(one: Found) -> list[tuple[str, str | None, str]]:
+def shape(one: FoundConversation) -> list[tuple[str, str | None, str]]:
     return [(item.id, item.parent, item.message.role) for item in items(one).values()]
 
 
-def notes(one: Found) -> list[tuple[int | None, str | None, str]]:
+def notes(one: FoundConversation) -> list[tuple[int | None, str | None, str]]:
     return [(note.index, note.id, note.message) for note in one.notes.all()]
 
 
-def head(one: Found) -> str | None:
+def head(one: FoundConversation) -> str | None:
     assert one.transcript is not None
     return one.transcript.session.head
 
 
 async def take(
     store: SessionStore, data: bytes, name: str = "", user: str = ALICE
-) -> list[Outcome]:
+) -> list[ImportResult]:
     return [outcome async for outcome in imported(store, user, io.BytesIO(data), name)]
 
 
-async def give(store: SessionStore, session: Session, name: str = "native") -> bytes:
+async def give(store: SessionStore, session: SessionRecord, name: str = "native") -> bytes:
     return b"".join([block async for block in exported(store, session, WRITABLE[name])])
 
 
-async def every(store: SessionStore, session: Session) -> list[Item]:
+async def every(store: SessionStore, session: SessionRecord) -> list[Item]:
     return [item async for batch in store.export(session) for item in batch]
 
 
 async def talk(
     store: SessionStore, *messages: Message, user: str = ALICE, alias: str | None = None
-) -> Session:
+) -> SessionRecord:
     session = await store.open(user, alias)
     return (
-        await store.commit(session, Turn(entries=tuple(Entry(message=one) for one in messages)))
+        await store.commit(
+            session, TurnRecord(entries=tuple(NewItem(message=one) for one in messages))
+        )
     ).session
 
 
-# -- ChatGPT -----------------------------------------------------------------------------------------------------------
+# -- ChatGPT ---------------------------------------------------------------------------------------
 
 
 def test_chatgpt_keeps_branches_thoughts_calls_and_custom_instructions() -> None:
@@ -249,7 +263,7 @@ def test_chatgpt_content_of_every_type_is_kept_as_words(content: Any, shown: str
     assert items(one)["a"].message.content == shown
 
 
-def chatgpt_tree(*rows: tuple[str, str | None, str, Any, str]) -> Found:
+def chatgpt_tree(*rows: tuple[str, str | None, str, Any, str]) -> FoundConversation:
     mapping = {
         id: {
             "parent": parent,
@@ -305,16 +319,29 @@ def test_chatgpt_answers_of_tools_that_nobody_asked_are_told_of() -> None:
 @pytest.mark.parametrize(
     "given_time, seconds",
     [
-        (1746000000, 1746000000), (1746000000.9, 1746000000), (1746000000123, 1746000000), (1746000000123456789, 1746000000),
-        ("2025-04-30T08:00:00Z", 1746000000), ("2025-04-30T10:00:00.5+02:00", 1746000000), ("2025-04-30", 1745971200),
-        (0, 0), (-5, 0), (True, 0), ("yesterday", 0), (None, 0), ([], 0), (float("inf"), 0), (10**400, 0), (1e300, 0),
+        (1746000000, 1746000000),
+        (1746000000.9, 1746000000),
+        (1746000000123, 1746000000),
+        (1746000000123456789, 1746000000),
+        ("2025-04-30T08:00:00Z", 1746000000),
+        ("2025-04-30T10:00:00.5+02:00", 1746000000),
+        ("2025-04-30", 1745971200),
+        (0, 0),
+        (-5, 0),
+        (True, 0),
+        ("yesterday", 0),
+        (None, 0),
+        ([], 0),
+        (float("inf"), 0),
+        (10**400, 0),
+        (1e300, 0),
     ],
-)  # fmt: skip
+)
 def test_a_time_is_read_in_whatever_it_is_given(given_time: Any, seconds: int) -> None:
     assert moment(given_time) == seconds
 
 
-# -- LibreChat ---------------------------------------------------------------------------------------------------------
+# -- LibreChat -------------------------------------------------------------------------------------
 
 
 def test_librechat_as_a_list_keeps_branches_and_what_agents_did() -> None:
@@ -400,7 +427,7 @@ def test_librechat_words_after_a_call_are_a_message_of_their_own() -> None:
     assert (items(one)["a/1"].message.tool_calls or [])[0]["function"]["arguments"] == '{"x": 1}'
 
 
-# -- Open WebUI --------------------------------------------------------------------------------------------------------
+# -- Open WebUI ------------------------------------------------------------------------------------
 
 
 def test_openwebui_keeps_branches_reasoning_calls_and_pictures() -> None:
@@ -466,7 +493,7 @@ def test_openwebui_details_of_no_known_kind_stay_in_the_words(words: str) -> Non
     assert items(one)["a"].message.content == words
 
 
-# -- ShareGPT and OpenAI -----------------------------------------------------------------------------------------------
+# -- ShareGPT and OpenAI ---------------------------------------------------------------------------
 
 
 def test_sharegpt_and_its_variants() -> None:
@@ -510,9 +537,15 @@ def test_sharegpt_pictures_are_named_one_by_one() -> None:
 def test_openai_lines_keep_unknown_fields_and_parts() -> None:
     cat, rain = sample("openai.jsonl")
     assert [item.message.to_json() for item in items(cat).values()][1:] == [
-        Message("user", [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]),
+        Message(
+            "user",
+            [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            ],
+        ),
         {"role": "assistant", "content": "A cat.", "weight": 1},
-    ]  # fmt: skip
+    ]
     assert [item.message.role for item in items(rain).values()] == [
         "user",
         "assistant",
@@ -539,12 +572,12 @@ def test_a_broken_line_or_message_says_which_and_the_rest_is_kept() -> None:
     assert len(items(ones[2])) == 1
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 @given(
     st.lists(st.dictionaries(text, anything, min_size=1, max_size=3), min_size=1, max_size=6),
-    st.integers(0, 3),
+    st.integers(0, 4),
     st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
@@ -554,13 +587,14 @@ def test_every_way_to_write_values_down_is_read(values: list[Any], way: int, hal
     pretty = [json.dumps(value, ensure_ascii=ascii_only, indent=2) for value in values]
     written = [
         "\n\n".join(whole),
+        "\n".join(whole) + "\n\n \n",
         f"[{','.join(whole)}]",
         " [\n" + " ,\r\n".join(pretty) + "\n]\n",
         "\n".join(pretty),
     ][way]
     got = list(values_in(Dribble(b"\xef\xbb\xbf" + written.encode())))
     assert [(one.value, one.why) for one in got] == [(value, "") for value in values]
-    assert [one.line for one in got][:1] == [2 if way == 2 else 1]
+    assert [one.line for one in got][:1] == [2 if way == 3 else 1]
 
 
 @given(anything, st.integers(0, 2))
@@ -630,7 +664,7 @@ def test_a_file_without_a_conversation_says_why(data: bytes, why: str) -> None:
 
 
 def test_what_would_cost_too_much_to_read_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "DEEPEST", 50)
+    monkeypatch.setattr(splitting, "MAX_OPEN_BRACKETS", 50)
     with pytest.raises(Unreadable, match="more than 50 levels deep"):
         found(b"[" * 52)
     monkeypatch.setattr(decoding, "FILE", Bounds(depth=None, values=40, parts=40))
@@ -672,7 +706,7 @@ def test_a_large_file_takes_little_memory() -> None:
     assert peak < len(one) * size / 10
 
 
-# -- trees -------------------------------------------------------------------------------------------------------------
+# -- trees -----------------------------------------------------------------------------------------
 
 
 def node(id: str, parent: str | None, words: str | None = None, index: int = 0) -> Node:
@@ -685,11 +719,18 @@ def node(id: str, parent: str | None, words: str | None = None, index: int = 0) 
 
 
 def test_circles_orphans_duplicates_and_empty_nodes() -> None:
-    told = Notes()
+    told = ImportNotes()
     nodes = [
-        node("a", "c"), node("b", "a"), node("c", "b"), node("self", "self"), node("orphan", "nobody"),
-        node("gap", "b", ""), node("after", "gap"), node("b", None, "second b"), node("same", "b", "after"),
-    ]  # fmt: skip
+        node("a", "c"),
+        node("b", "a"),
+        node("c", "b"),
+        node("self", "self"),
+        node("orphan", "nobody"),
+        node("gap", "b", ""),
+        node("after", "gap"),
+        node("b", None, "second b"),
+        node("same", "b", "after"),
+    ]
     grown_items, kept = grown(nodes, told)
     parents = {item.id: item.parent for item in grown_items}
     assert parents == {
@@ -727,7 +768,7 @@ def test_circles_orphans_duplicates_and_empty_nodes() -> None:
 def test_whatever_the_links_are_nothing_is_lost_without_a_word(
     rows: list[tuple[int, int | None, str]],
 ) -> None:
-    told = Notes()
+    told = ImportNotes()
     nodes = [
         node(str(id), None if parent is None else str(parent), words) for id, parent, words in rows
     ]
@@ -744,16 +785,16 @@ def test_whatever_the_links_are_nothing_is_lost_without_a_word(
 def test_a_long_circle_and_a_long_chain_are_no_problem() -> None:
     count = 50_000
     circle = [node(str(i), str((i + 1) % count)) for i in range(count)]
-    assert [one.id for one in ordered(circle, Notes())][:2] == ["0", str(count - 1)]
+    assert [one.id for one in ordered(circle, ImportNotes())][:2] == ["0", str(count - 1)]
     with pytest.raises(Unreadable, match="100,000"):
-        grown((node(str(i), None) for i in range(MOST_MESSAGES + 2)), Notes())
+        grown((node(str(i), None) for i in range(MAX_MESSAGES + 2)), ImportNotes())
 
 
 def test_notes_are_bounded() -> None:
     lines = ",".join(["7"] * 5000)
     (one,) = found(f'{{"messages": [{lines}, {{"role": "user", "content": "q"}}]}}')
-    assert len(one.notes.all()) == MOST_NOTES + 1
-    assert one.notes.all()[-1].message == f"{5000 - MOST_NOTES} more notes are left out"
+    assert len(one.notes.all()) == MAX_NOTES + 1
+    assert one.notes.all()[-1].message == f"{5000 - MAX_NOTES} more notes are left out"
 
 
 def mutated(value: Any, data: st.DataObject) -> Any:
@@ -788,7 +829,7 @@ def test_whatever_is_wrong_in_a_file_is_reported(name: str, data: st.DataObject)
         json.dumps(outcome.shown(), default=str).encode()
 
 
-# -- export ------------------------------------------------------------------------------------------------------------
+# -- export ----------------------------------------------------------------------------------------
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 TALK = (
@@ -809,7 +850,7 @@ TALK = (
 
 async def test_openai_export_is_one_line_of_the_head_path(store: SessionStore) -> None:
     session = await talk(store, *TALK)
-    side = Turn(entries=(Entry(message=Message("user", "title?")),), side=True)
+    side = TurnRecord(entries=(NewItem(message=Message("user", "title?")),), side=True)
     session = (await store.commit(session, side)).session
     exported_line = await give(store, session, "openai")
     assert exported_line.endswith(b"}\n")
@@ -876,10 +917,17 @@ async def test_markdown_export_is_readable_and_no_block_of_code_swallows_the_nex
 @pytest.mark.parametrize(
     "words, end",
     [
-        ("a", ""), ("```\na", "\n```"), ("```\na\n```", ""), ("~~~~ x\n~~~\na", "\n~~~~"), ("```` `x` \n", ""),
-        ("```\n~~~\n```\nb", ""), ("```js\n```js\n", "\n```"), ("   ````md\n```\nx\n```\n", "\n````"), ("in `line` ```", ""),
+        ("a", ""),
+        ("```\na", "\n```"),
+        ("```\na\n```", ""),
+        ("~~~~ x\n~~~\na", "\n~~~~"),
+        ("```` `x` \n", ""),
+        ("```\n~~~\n```\nb", ""),
+        ("```js\n```js\n", "\n```"),
+        ("   ````md\n```\nx\n```\n", "\n````"),
+        ("in `line` ```", ""),
     ],
-)  # fmt: skip
+)
 def test_an_open_block_of_code_is_closed(words: str, end: str) -> None:
     assert closed(words) == words + end
 
@@ -910,10 +958,10 @@ async def test_a_long_conversation_is_exported_in_batches(store: SessionStore) -
         ] * 1203
 
 
-# -- our own format ----------------------------------------------------------------------------------------------------
+# -- our own format --------------------------------------------------------------------------------
 
 
-async def grow(store: SessionStore, steps: list[Any]) -> Session:
+async def grow(store: SessionStore, steps: list[Any]) -> SessionRecord:
     """A session with branches, deleted messages and a summary, as the steps say."""
     session = await store.open(ALICE, None, model="m")
     ids: list[str | None] = [None]
@@ -924,14 +972,14 @@ async def grow(store: SessionStore, steps: list[Any]) -> Session:
             extra=extra,
             reasoning_content=words if flags & 2 else None,
         )
-        entry = Entry(
+        entry = NewItem(
             message=message,
             tokens=flags,
             speaker="s",
             usage=Usage(1, 2, 3, {"cached_tokens": 1}),
             incomplete=bool(flags & 4),
         )
-        turn = Turn(
+        turn = TurnRecord(
             entries=(entry,), parent=ids[at % len(ids)], side=bool(flags & 8), request_id="req_1"
         )
         done = await store.commit(session, turn)
@@ -948,12 +996,14 @@ steps = st.lists(
     st.tuples(
         st.integers(0, 20),
         text,
-        st.dictionaries(text.filter(lambda key: key not in Message.__struct_fields__), anything, max_size=2),
+        st.dictionaries(
+            text.filter(lambda key: key not in Message.__struct_fields__), anything, max_size=2
+        ),
         st.integers(0, 15),
     ),
     min_size=1,
     max_size=12,
-)  # fmt: skip
+)
 
 
 @given(steps)
@@ -974,6 +1024,43 @@ async def test_what_is_exported_comes_back_the_same_from_every_store(store: Sess
             (0, "s", {}, 8),
         ],
     )
+
+
+@pytest.mark.parametrize(("deleted", "upto"), [([1], 0), ([0, 1], None), ([3], 1), ([2, 3], 1)])
+async def test_an_export_names_no_deleted_message(
+    store: SessionStore, deleted: list[int], upto: int | None
+) -> None:
+    """A summary ends with what is left of what it stands for; if nothing is, it is left out."""
+    session = await talk(store, *(Message("user", f"m{i}") for i in range(4)))
+    items = await every(store, session)
+    session = await store.update(session, summary=Summary("so far", items[1].id))
+    for place in deleted:
+        session = await store.delete_item(session, items[place].id)
+    (outcome,) = await take(store, await give(store, session), user=BOB)
+    made = await store.open(BOB, outcome.id, create=False)
+    left = await every(store, made)
+    assert [one.message.text for one in left] == [f"m{i}" for i in range(4) if i not in deleted]
+    assert made.head == left[-1].id
+    if upto is None:
+        assert made.summary is None
+        assert "the summary goes up to" in outcome.warnings[0].message
+    else:
+        place = [one.message.text for one in left].index(f"m{upto}")
+        assert (made.summary, outcome.warnings) == (Summary("so far", left[place].id), [])
+
+
+async def test_another_branchs_summary_never_comes_to_stand_for_this_one(
+    store: SessionStore,
+) -> None:
+    session = await talk(store, Message("user", "a"), Message("user", "b"))
+    first, second = await every(store, session)
+    session = await store.update(session, summary=Summary("of b", second.id))
+    turn = TurnRecord(entries=(NewItem(message=Message("user", "c")),), parent=first.id)
+    session = (await store.commit(session, turn)).session
+    session = await store.delete_item(session, second.id)
+    (outcome,) = await take(store, await give(store, session), user=BOB)
+    made = await store.open(BOB, outcome.id, create=False)
+    assert (made.summary, outcome.error) == (None, None)
 
 
 async def round_trip(store: SessionStore, given_steps: list[Any]) -> None:
@@ -1108,8 +1195,8 @@ class Failing(MemorySessions):
     """A store whose database goes away with the second conversation."""
 
     async def restore(
-        self, user: str, session: Session, items: Iterable[Item], *, alias: str | None = None
-    ) -> Session:
+        self, user: str, session: SessionRecord, items: Iterable[Item], *, alias: str | None = None
+    ) -> SessionRecord:
         if session.title == "two":
             raise StorageUnavailable("gone")
         return await super().restore(user, session, items, alias=alias)

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.vendors.media import UNKNOWN, Made, image_cost, media_tokens, without_media
+from chattable.adapters.vendors.media import (
+    UNKNOWN,
+    ImageCost,
+    image_cost,
+    media_tokens,
+    without_media,
+)
 from chattable.adapters.vendors.pictures import GENERAL, READINGS, Reading, reading
-from chattable.adapters.vendors.sizes import MOST_READ, Encoded, picture_size
+from chattable.adapters.vendors.sizes import MAX_READ_BYTES, Encoded, picture_size
 
 KB = 1024
 
@@ -130,7 +136,7 @@ BROKEN = [
     gif(0, 0),
     b"<svg width='5' height='5'/>",
     b"%PDF-1.7",
-    b"\xff\xd8\xff" + bytes(2 * MOST_READ) + jpeg(9, 9),
+    b"\xff\xd8\xff" + bytes(2 * MAX_READ_BYTES) + jpeg(9, 9),
 ]
 
 
@@ -323,28 +329,30 @@ def test_content_without_its_media() -> None:
 
 
 MADE = [
-    ("gpt-image-1", "1024x1024", "low", Made(272, 10_880)),
-    ("gpt-image-1", "1024x1024", "medium", Made(1056, 42_240)),
-    ("gpt-image-1", "1536x1024", "high", Made(6208, 248_320)),
-    ("gpt-image-1", "auto", "auto", Made(6240, 249_600)),
-    ("gpt-image-1", None, "low", Made(408, 16_320)),
-    ("gpt-image-1-mini", "1024x1024", "high", Made(4160, 33_280)),
-    ("gpt-image-1.5", "1024x1024", "high", Made(4160, 133_120)),
-    ("gpt-image-2", "1024x1024", "low", Made(196, 5_880)),
-    ("gpt-image-2", "1024x1024", "high", Made(7024, 210_720)),
-    ("gpt-image-2", "1024x1536", "high", Made(5488, 164_640)),
-    ("gpt-image-2.5-flare", "1024x1024", "high", Made(1756, 52_680)),
-    ("gpt-image-2.5-flare", 5, 5, Made(23_719, 711_570)),
-    ("dall-e-3", "1024x1024", "standard", Made(0, 40_000)),
-    ("dall-e-3", "1024x1792", "hd", Made(0, 120_000)),
-    ("dall-e-3", None, None, Made(0, 120_000)),
-    ("dall-e-2", "256x256", None, Made(0, 16_000)),
+    ("gpt-image-1", "1024x1024", "low", ImageCost(272, 10_880)),
+    ("gpt-image-1", "1024x1024", "medium", ImageCost(1056, 42_240)),
+    ("gpt-image-1", "1536x1024", "high", ImageCost(6208, 248_320)),
+    ("gpt-image-1", "auto", "auto", ImageCost(6240, 249_600)),
+    ("gpt-image-1", None, "low", ImageCost(408, 16_320)),
+    ("gpt-image-1-mini", "1024x1024", "high", ImageCost(4160, 33_280)),
+    ("gpt-image-1.5", "1024x1024", "high", ImageCost(4160, 133_120)),
+    ("gpt-image-2", "1024x1024", "low", ImageCost(196, 5_880)),
+    ("gpt-image-2", "1024x1024", "high", ImageCost(7024, 210_720)),
+    ("gpt-image-2", "1024x1536", "high", ImageCost(5488, 164_640)),
+    ("gpt-image-2.5-flare", "1024x1024", "high", ImageCost(1756, 52_680)),
+    ("gpt-image-2.5-flare", 5, 5, ImageCost(23_719, 711_570)),
+    ("dall-e-3", "1024x1024", "standard", ImageCost(0, 40_000)),
+    ("dall-e-3", "1024x1792", "hd", ImageCost(0, 120_000)),
+    ("dall-e-3", None, None, ImageCost(0, 120_000)),
+    ("dall-e-2", "256x256", None, ImageCost(0, 16_000)),
     ("somebody/flux", "1024x1024", None, UNKNOWN),
 ]
 
 
 @pytest.mark.parametrize(("model", "size", "quality", "made"), MADE)
-def test_what_a_picture_costs_that_is_made(model: str, size: Any, quality: Any, made: Made) -> None:
+def test_what_a_picture_costs_that_is_made(
+    model: str, size: Any, quality: Any, made: ImageCost
+) -> None:
     assert image_cost("openai", model, size, quality) == made
-    four = Made(made.tokens * 4, made.micro_usd * 4)
+    four = ImageCost(made.tokens * 4, made.micro_usd * 4)
     assert image_cost("azure", f"openai/{model}", size, quality, 4) == four

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.vendors import usage as table
-from chattable.adapters.vendors.usage import ABSURD, read_usage
+from chattable.adapters.vendors.usage import MAX_TOKENS, read_usage
 from chattable.agents.chat import Usage
 
 
@@ -116,8 +116,8 @@ STOP = {"index": 0, "delta": {}, "finish_reason": "stop"}
 def test_usage_in_another_known_place(where: str) -> None:
     fields, usage = ELSEWHERE[where]
     message = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
-    whole = OpenAIWire().reply(json.dumps({"choices": [message]} | fields).encode())
-    stream = OpenAIWire().stream().feed(json.dumps({"choices": [STOP]} | fields).encode())
+    whole = OpenAIWire().parse_response(json.dumps({"choices": [message]} | fields).encode())
+    stream = OpenAIWire().stream_reader().feed(json.dumps({"choices": [STOP]} | fields).encode())
     for chunks in (whole, stream):
         found = [chunk.usage for chunk in chunks if chunk.usage is not None]
         assert found == ([usage] if usage else [])
@@ -125,7 +125,7 @@ def test_usage_in_another_known_place(where: str) -> None:
 
 def test_usage_in_a_choice_as_moonshot_streams_it() -> None:
     choice = STOP | {"usage": report(cached_tokens=7)}
-    chunks = OpenAIWire().stream().feed(json.dumps({"choices": [choice]}).encode())
+    chunks = OpenAIWire().stream_reader().feed(json.dumps({"choices": [choice]}).encode())
     assert [chunk.usage for chunk in chunks] == [None, Usage(10, 5, 15, cached(7))]
 
 
@@ -142,32 +142,32 @@ def used(**fields: Any) -> dict[str, Any]:
 
 def test_a_first_report_is_not_the_end_while_a_choice_is_open() -> None:
     """llama.cpp with n = 2 reports for each choice, the first before the other's last word."""
-    reader, seen = OpenAIWire().stream(2), []
+    reader, seen = OpenAIWire().stream_reader(2), []
     half = used(prompt_tokens=9, completion_tokens=8)
     for raw in (say(0, **END), half, say(1), say(1, **END), half):
-        reader.see(raw)
+        reader.on_event(raw)
         seen.append((reader.complete, reader.ended))
     assert seen == [(True, False), (True, False), (False, False), (True, False), (True, True)]
 
 
 def test_a_choice_that_begins_after_the_report_opens_the_answer_again() -> None:
-    reader = OpenAIWire().stream()
-    reader.see(say(0, **END))
-    reader.see({"choices": [], "usage": report()})
+    reader = OpenAIWire().stream_reader()
+    reader.on_event(say(0, **END))
+    reader.on_event({"choices": [], "usage": report()})
     assert reader.complete and reader.ended
-    reader.see(say(1))
+    reader.on_event(say(1))
     assert not reader.complete and not reader.ended
 
 
 def test_of_several_reports_each_figure_as_it_was_last_said() -> None:
-    reader = OpenAIWire().stream()
+    reader = OpenAIWire().stream_reader()
     said = [
         used(prompt_tokens=9, completion_tokens=1, prompt_tokens_details=cached(4)),
         used(prompt_tokens=None, completion_tokens=2, total_tokens="x", prompt_tokens_details=[]),
         {"choices": [], "usage": None},
         used(completion_tokens=3),
     ]
-    usages = [chunk.usage for raw in said for chunk in reader.see(raw)]
+    usages = [chunk.usage for raw in said for chunk in reader.on_event(raw)]
     assert usages == [Usage(9, out, 9 + out, cached(4)) for out in (1, 2, 3)]
 
 
@@ -186,6 +186,6 @@ def test_any_report_is_read_and_says_nothing_impossible(data: st.DataObject) -> 
     if found is not None:
         parts = (found.prompt_tokens, found.completion_tokens)
         assert all(type(figure) is int and figure >= 0 for figure in parts)
-        assert found.total_tokens < ABSURD
+        assert found.total_tokens < MAX_TOKENS
         assert found.total_tokens == sum(parts) or parts == (0, 0)
         json.dumps([found.prompt_tokens_details, found.completion_tokens_details])

@@ -19,13 +19,13 @@ from process import free_port
 from upstream import ScriptedUpstream
 
 from chattable.adapters.transport import AiohttpTransport
-from chattable.budget.outbox import Notice, Outbox
+from chattable.budget.outbox import Outbox, OutboxEvent
 from chattable.proxy.config.webhook_settings import check_secret, check_url
 from chattable.proxy.people.webhooks import (
-    AT_ONCE,
-    ATTEMPTS,
+    MAX_ATTEMPTS,
+    MAX_ATTEMPTS_AT_ONCE,
     Deliveries,
-    Webhook,
+    WebhookEndpoint,
     backoff,
 )
 
@@ -59,7 +59,7 @@ class Clock:
 
 @dataclass
 class Row:
-    notice: Notice
+    notice: OutboxEvent
     state: str = "waiting"
     due: float = 0.0
     attempts: int = 0
@@ -78,12 +78,12 @@ class MemoryOutbox(Outbox):
         self._changed = asyncio.Event()
         for number in range(count):
             data = {"limit": "lim_1", "percent": 80}
-            notice = Notice(
+            notice = OutboxEvent(
                 id=f"evt_{number}", at=1_795_000_000 + number, kind="budget.threshold", data=data
             )
             self.rows[notice.id] = Row(notice)
 
-    async def claim(self, most: int, lease: float) -> list[Notice]:
+    async def claim(self, most: int, lease: float) -> list[OutboxEvent]:
         self.asked.append(most)
         await self._called("claim")
         free = [
@@ -149,7 +149,7 @@ async def start(endpoint: ScriptedUpstream) -> AsyncIterator[Start]:
             stack.push_async_callback(transport.aclose)
             url = options.pop("url", f"http://127.0.0.1:{endpoint.port}{path}")
             deliveries = Deliveries(
-                outbox, Webhook(url, SECRET), transport, **{"interval": 3600, **options}
+                outbox, WebhookEndpoint(url, SECRET), transport, **{"interval": 3600, **options}
             )
             stack.push_async_callback(deliveries.stop)
             await deliveries.start()
@@ -232,9 +232,10 @@ json_values = st.recursive(
     secret=st.sampled_from([SECRET, "ein Geheimnis mit Ümläuten", "0123456789abcdef"]),
 )
 def test_whatever_the_data_and_the_form_of_the_secret(data, secret):
-    webhook = Webhook("https://host.example/x", secret)
+    webhook = WebhookEndpoint("https://host.example/x", secret)
     request = webhook.request(
-        Notice(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1), int(time.time())
+        OutboxEvent(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1),
+        int(time.time()),
     )
     SDK.webhooks.verify_signature(request.read(), request.headers, secret=secret)
     assert json.loads(request.read()) == {
@@ -336,22 +337,22 @@ async def test_after_the_last_attempt_it_is_dead_and_kept(endpoint, start, caplo
     endpoint.reply = lambda request: error(503, "never")
     outbox = MemoryOutbox()
     deliveries = await start(outbox)
-    for attempt in range(1, ATTEMPTS):
+    for attempt in range(1, MAX_ATTEMPTS):
         await outbox.until(lambda attempt=attempt: len(outbox.delays) == attempt)
         outbox.clock.now = outbox.rows["evt_0"].due
         deliveries.poke()
     await outbox.ended()
-    assert len(endpoint.requests) == ATTEMPTS and outbox.states() == {"dead"}
+    assert len(endpoint.requests) == MAX_ATTEMPTS and outbox.states() == {"dead"}
     assert len({request.headers["webhook-id"] for request in endpoint.requests}) == 1
-    assert f"given up at attempt {ATTEMPTS}" in caplog.text
+    assert f"given up at attempt {MAX_ATTEMPTS}" in caplog.text
 
 
 def test_the_attempts_take_about_a_day_and_spread():
     def total(chance: float) -> float:
-        return sum(backoff(attempt, chance) for attempt in range(1, ATTEMPTS))
+        return sum(backoff(attempt, chance) for attempt in range(1, MAX_ATTEMPTS))
 
     assert 20 * 3600 < total(0.0) < total(0.5) < total(1.0) < 34 * 3600
-    assert all(backoff(n, 0.0) > 2 * backoff(n - 1, 0.5) for n in range(2, ATTEMPTS))
+    assert all(backoff(n, 0.0) > 2 * backoff(n - 1, 0.5) for n in range(2, MAX_ATTEMPTS))
 
 
 @pytest.mark.parametrize("status, state", [(200, "done"), (410, "dead")])
@@ -382,17 +383,21 @@ async def test_only_a_few_at_a_time_and_all_in_the_end(endpoint, start):
     endpoint.reply = lambda request: held
     outbox = MemoryOutbox(20)
     deliveries = await start(outbox)
-    await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
+    await endpoint.until(lambda: len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE)
     # the oldest
     assert sorted(r.headers["webhook-id"] for r in endpoint.requests) == [
-        f"evt_{n}" for n in range(AT_ONCE)
+        f"evt_{n}" for n in range(MAX_ATTEMPTS_AT_ONCE)
     ]
     deliveries.poke()
     held.release()
     await outbox.ended()
     assert min(outbox.asked) > 0  # a poke while all places are taken asks for nothing
     assert outbox.states() == {"done"} and len(endpoint.requests) == 20
-    assert len({r.connection for r in endpoint.requests}) == endpoint.peak_connections == AT_ONCE
+    assert (
+        len({r.connection for r in endpoint.requests})
+        == endpoint.peak_connections
+        == MAX_ATTEMPTS_AT_ONCE
+    )
 
 
 async def test_two_replicas_never_post_the_same_notice(endpoint, start):
@@ -443,27 +448,29 @@ async def test_a_claim_that_comes_too_late_is_not_used(endpoint, start):
 
 async def test_a_hanging_endpoint_does_not_delay_stop(endpoint, start):
     endpoint.reply = lambda request: Silent()
-    outbox = MemoryOutbox(AT_ONCE)
+    outbox = MemoryOutbox(MAX_ATTEMPTS_AT_ONCE)
     deliveries = await start(outbox)
-    await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
+    await endpoint.until(lambda: len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE)
     began = time.monotonic()
     await deliveries.stop()
     assert time.monotonic() - began < 2
-    await endpoint.until(lambda: endpoint.aborted == AT_ONCE)
+    await endpoint.until(lambda: endpoint.aborted == MAX_ATTEMPTS_AT_ONCE)
     assert outbox.calls == ["claim"] and outbox.states() == {"waiting"}
 
 
 async def test_stop_lets_a_quick_answer_be_noted(endpoint, start):
-    held, outbox = Held(), MemoryOutbox(AT_ONCE + 1)
-    endpoint.script(*[held] * AT_ONCE)
+    held, outbox = Held(), MemoryOutbox(MAX_ATTEMPTS_AT_ONCE + 1)
+    endpoint.script(*[held] * MAX_ATTEMPTS_AT_ONCE)
     deliveries = await start(outbox)
-    await endpoint.until(lambda: len(endpoint.requests) == AT_ONCE)
+    await endpoint.until(lambda: len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE)
     stopping = asyncio.create_task(deliveries.stop())
     await asyncio.sleep(0)  # it has begun
     held.release()
     await stopping
-    assert [row.state for row in outbox.rows.values()] == ["done"] * AT_ONCE + ["waiting"]
-    assert len(endpoint.requests) == AT_ONCE  # nothing new was begun
+    assert [row.state for row in outbox.rows.values()] == ["done"] * MAX_ATTEMPTS_AT_ONCE + [
+        "waiting"
+    ]
+    assert len(endpoint.requests) == MAX_ATTEMPTS_AT_ONCE  # nothing new was begun
 
 
 async def test_a_hanging_outbox_does_not_delay_stop(start):
@@ -517,7 +524,9 @@ async def test_no_log_tells_the_secret_the_path_or_the_query(endpoint, start, ca
     await outbox.until(
         lambda: bool({"failed", "dead"} & {*outbox.calls}) and "evt_0" in caplog.text
     )
-    shown = caplog.text + repr(Webhook("https://host.example:8443/T0PATH?token=T0QUERY", SECRET))
+    shown = caplog.text + repr(
+        WebhookEndpoint("https://host.example:8443/T0PATH?token=T0QUERY", SECRET)
+    )
     assert f"http://127.0.0.1:{endpoint.port}:" in shown and "https://host.example:8443" in shown
     for hidden in ("T0PATH", "T0QUERY", SECRET, SECRET[6:]):
         assert hidden not in shown
@@ -535,7 +544,7 @@ async def test_no_log_tells_the_secret_the_path_or_the_query(endpoint, start, ca
 )
 def test_urls_that_are_taken(url):
     assert check_url(url) == url
-    Webhook(url, SECRET)
+    WebhookEndpoint(url, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -566,7 +575,7 @@ def test_urls_that_are_refused(url, text):
         check_url(url)
     assert "T0P" not in str(caught.value)
     with pytest.raises(ValueError, match=text):
-        Webhook(url, SECRET)
+        WebhookEndpoint(url, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -590,7 +599,7 @@ def test_urls_that_are_refused(url, text):
 )
 def test_secrets_that_are_refused(secret, text):
     with pytest.raises(ValueError, match=text) as caught:
-        Webhook("https://host.example/x", secret)
+        WebhookEndpoint("https://host.example/x", secret)
     assert len(secret) < 10 or secret.strip() not in str(caught.value) or not secret.strip()
     with pytest.raises(ValueError, match=text):
         check_secret(secret)

@@ -216,8 +216,10 @@ class ScriptedUpstream:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.url}: {len(self.requests)} requests, {self.completed} completed, {self.aborted} aborted, "
-            f"{self.open_connections} connections open (peak {self.peak_connections}), {len(self._script)} scripted>"
+            f"<{self.url}: {len(self.requests)} requests, {self.completed} completed, "
+            f"{self.aborted} aborted, "
+            f"{self.open_connections} connections open (peak {self.peak_connections}), "
+            f"{len(self._script)} scripted>"
         )
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.chattable import Context, Gateway
 from chattable.agents.errors import InvalidRequest
-from chattable.agents.fold import FINISHES, Choice, Fold, Normal
+from chattable.agents.fold import FINISHES, Accumulator, Choice, StreamNormalizer
 from chattable.agents.parsing import parse
 
 DATA = Path(__file__).parent / "wire" / "data"
@@ -30,22 +30,22 @@ class Alone(Gateway):
     def client(self, ctx: Context) -> AsyncOpenAI:
         raise AssertionError("an upstream asks no other model")
 
-    def lend(self, ctx: Context) -> tuple[str, str]:
+    def run_credentials(self, ctx: Context) -> tuple[str, str]:
         raise AssertionError("an upstream asks no other model")
 
 
 def read(wire: Wire, blocks: Iterable[bytes]) -> tuple[list[Chunk], bool, bool]:
     """The chunks of a stream that comes in these blocks, whether it came to its end, and whether more may come."""
-    decoder, reader = wire.frames.decoder(), wire.stream()
+    decoder, reader = wire.framing.decoder(), wire.stream_reader()
     chunks = [
         chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
     ]
     return chunks, reader.complete, reader.ended
 
 
-def folded(chunks: Iterable[Chunk]) -> Fold:
+def folded(chunks: Iterable[Chunk]) -> Accumulator:
     """The answer of these chunks; on the way, the law of the normal form is checked."""
-    normal, fold = Normal(), Fold()
+    normal, fold = StreamNormalizer(), Accumulator()
     roles: set[int] = set()
     ended: set[int] = set()
     calls: dict[int, set[str]] = {}
@@ -77,14 +77,14 @@ def folded(chunks: Iterable[Chunk]) -> Fold:
     return fold
 
 
-def streamed(wire: Wire, data: bytes) -> Fold:
+def streamed(wire: Wire, data: bytes) -> Accumulator:
     """The answer of a whole stream, which must come to its end."""
     chunks, complete, ended = read(wire, [data])
     assert complete and ended
     return folded(chunks)
 
 
-def only(fold: Fold) -> Choice:
+def only(fold: Accumulator) -> Choice:
     [choice] = fold.choices()
     return choice
 

@@ -1,4 +1,7 @@
-"""The features that a request to Anthropic asks for in its header: the client's, from a list, and those of its body."""
+"""The features that a request to Anthropic asks for in its header.
+
+They are those that the client names, as far as they are known, and those that the body needs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from chattable.agents.chat import Json
 
 HEADER = "anthropic-beta"
 TOKEN = re.compile(r"[a-zA-Z0-9._-]{1,100}")
-MOST = 50  # features of one request
+MAX_FEATURES = 50  # features of one request
 
 
 class Headed(bytes):
@@ -43,15 +46,20 @@ def with_betas(body: bytes, betas: list[str]) -> bytes:
 
 def asked(value: Any, *, anything: bool) -> list[str]:
     """The features that a client asks for, as far as they are known, or all of them."""
-    given = value.split(",") if isinstance(value, str) else value
     if value is None:
         return []
-    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
-        raise invalid(BETAS, "expected names of features, as ['context-management-2025-06-27']")
-    names = [name for one in given if (name := one.strip())]
-    if len(names) > MOST or not all(TOKEN.fullmatch(name) for name in names):
-        raise invalid(BETAS, "expected names of features, as ['context-management-2025-06-27']")
-    return list(dict.fromkeys(name for name in names if anything or feature(name) in KNOWN))
+    names = dict.fromkeys(_names(value))
+    return [name for name in names if anything or feature(name) in KNOWN]
+
+
+def _names(value: Any) -> list[str]:
+    """The names in a list, or in a text with commas between them."""
+    given = value.split(",") if isinstance(value, str) else value
+    if isinstance(given, list) and all(isinstance(one, str) for one in given):
+        names = [name for one in given if (name := one.strip())]
+        if len(names) <= MAX_FEATURES and all(TOKEN.fullmatch(name) for name in names):
+            return names
+    raise invalid(BETAS, "expected names of features, as ['context-management-2025-06-27']")
 
 
 def needed(body: Json) -> Iterator[str]:
@@ -61,19 +69,24 @@ def needed(body: Json) -> Iterator[str]:
     if "diagnostics" in body:
         yield DIAGNOSTICS
     if "mcp_servers" in body:
-        tools = body.get("tools", ())
-        yield MCP if any(tool.get("type") == "mcp_toolset" for tool in tools) else OLD_MCP
+        kinds = [tool.get("type") for tool in body.get("tools", ())]
+        yield MCP if "mcp_toolset" in kinds else OLD_MCP
     container = body.get("container")
     if isinstance(container, dict) and container.get("skills"):
         yield from SKILLS
     if body.get("speed") == "fast":
         yield FAST
-    if any(_has_file(block) for turn in body["messages"] for block in turn["content"]):
+    if any(map(_has_file, _blocks(body))):
         yield FILES
 
 
+def _blocks(body: Json) -> Iterator[Json]:
+    for turn in body["messages"]:
+        yield from turn["content"]
+
+
 def betas(given: Any, body: Json, *, anything: bool) -> list[str]:
-    """All of them; of a feature that the client names, its own version."""
+    """The features of a request; of one that the client names, the client's version."""
     own = asked(given, anything=anything)
     features = {feature(name) for name in own}
     return own + [name for name in needed(body) if feature(name) not in features]

@@ -16,10 +16,10 @@ from chattable.adapters.turns import (
     THOUGHTS,
     call_of,
     data_url,
-    fitting,
+    fit_call_id,
+    interleave,
     take_turns,
     thoughts,
-    weave,
 )
 from chattable.adapters.vendors.history import ANTHROPIC_IDS
 from chattable.agents.chat import Json, Message
@@ -37,7 +37,10 @@ def translate(messages: Sequence[Message]) -> tuple[list[Json], list[Json]]:
 
 
 def starts_with_thoughts(turn: Json) -> bool:
-    """Whether the model may go on thinking after this turn: a turn of calls must then begin with the thoughts behind them."""
+    """Whether the model may go on thinking after this turn.
+
+    A turn of calls must begin with the thoughts that led to them.
+    """
     kinds = [block["type"] for block in turn["content"]]
     return "tool_use" not in kinds or kinds[0] in THOUGHTS
 
@@ -61,7 +64,8 @@ def _blocks(message: Message, where: str) -> list[Json]:
     else:
         raise invalid(
             f"{where}.role",
-            f"this model knows no '{clip(message.role)}' messages; calls are answered by the role 'tool'",
+            f"this model knows no '{clip(message.role)}' messages; "
+            "calls are answered by the role 'tool'",
         )
     return _cached(blocks, message)
 
@@ -76,7 +80,7 @@ def _instructions(message: Message, where: str) -> list[Json]:
 
 def _said(message: Message, where: str) -> list[Json]:
     """An assistant's turn."""
-    return weave(
+    return interleave(
         thoughts(message),
         (*_content(message, where), *(_call(call) for call in message.tool_calls or ())),
     )
@@ -161,7 +165,7 @@ def _file(file: Json, where: str) -> Json:
 
 def _id(given: str) -> str:
     """A call's id in the characters that are allowed; other providers use more."""
-    return fitting(given, ANTHROPIC_IDS) or "_"
+    return fit_call_id(given, ANTHROPIC_IDS) or "_"
 
 
 def _cached(blocks: list[Json], message: Message) -> list[Json]:

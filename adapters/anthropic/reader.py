@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Struct
 
 from chattable.adapters.anthropic.request import JSON_TOOL
-from chattable.adapters.decoding import hidden_error, read_object, status_of, text_of
-from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.vendors.usage import ANTHROPIC, ANTHROPIC_PROMPT, Places, read_usage
+from chattable.adapters.decoding import as_object, hidden_error, read_object, status_of, text_of
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
+from chattable.adapters.vendors.usage import ANTHROPIC, ANTHROPIC_PROMPT, UsageFields, read_usage
 from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
 
@@ -42,7 +42,8 @@ STATUSES = {
 CODES = {"rate_limit_error": "rate_limit_exceeded", "request_too_large": "request_too_large"}
 # How Anthropic's names of fields, which begin its messages, are called in a chat completion.
 FIELDS = re.compile(
-    r"(messages|system|tools|tool_choice|max_tokens|temperature|top_p|stop_sequences|thinking|output_config)\b[.:]"
+    r"(messages|system|tools|tool_choice|max_tokens|temperature|top_p|stop_sequences|thinking"
+    r"|output_config)\b[.:]"
 )
 NAMES = {
     "system": "messages",
@@ -67,10 +68,9 @@ class _Block(Struct):
 class AnthropicStream:
     """Reads one streamed message.
 
-    Thoughts are told as `reasoning_content` while they come, and again at their end as signed
-    `thinking_blocks`, in the form in which they must go back. What the provider's own tools did
-    stays with the provider. Usage comes in running totals and is told as it comes, that of the
-    prompt first.
+    Thoughts are passed on as `reasoning_content` while they come, and again at their end as signed
+    `thinking_blocks`, in the form in which they must go back. What the provider's own tools did is
+    left out. Usage comes in running totals, that of the prompt first, and is passed on as it comes.
     """
 
     def __init__(self) -> None:
@@ -79,16 +79,16 @@ class AnthropicStream:
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._length = 0  # of the text so far
-        self._cited: list[Json] = []  # and not told yet
+        self._cited: list[Json] = []  # that were not passed on yet
         self._refused = False
-        self._told: Json = {}  # of the usage
+        self._figures: Json = {}  # of the usage
         self._facts: Json = {}
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
-        return self.see(read_object(data))
+        return self.on_event(read_object(data))
 
-    def see(self, event: Json) -> list[Chunk]:
+    def on_event(self, event: Json) -> list[Chunk]:
         """What one event adds; events of kinds that do not exist yet add nothing."""
         kind = event.get("type")
         if kind == "content_block_delta":
@@ -106,7 +106,7 @@ class AnthropicStream:
         if kind == "message_stop":
             self.complete = self.ended = True
         elif (error := hidden_error(event)) is not None:
-            raise reported(error)
+            raise error_from(error)
         return []
 
     def _start(self, index: int, raw: Json) -> list[Chunk]:
@@ -128,7 +128,7 @@ class AnthropicStream:
             return []
         name = text_in(raw, "name")
         if not name:
-            raise BrokenAnswer("sent a call without a name")
+            raise InvalidUpstreamResponse("sent a call without a name")
         if name == JSON_TOOL:  # the answer itself
             return []
         block.call, self._calls = self._calls, self._calls + 1
@@ -144,7 +144,7 @@ class AnthropicStream:
         kind = delta.get("type")
         block = self._blocks.get(index)
         if block is None:
-            raise BrokenAnswer("sent a piece of a content block that never began")
+            raise InvalidUpstreamResponse("sent a piece of a content block that never began")
         if kind == "text_delta" and block.kind == "text":
             return self._text(text_in(delta, "text"))
         if kind == "thinking_delta" and block.kind == "thinking":
@@ -189,9 +189,10 @@ class AnthropicStream:
             return []
         chunks = [chunk for index in sorted(self._blocks) for chunk in self._stop(index)]
         self.complete = True
-        self._facts["stop_reason"] = reason
+        facts = {"stop_reason": reason}
         if isinstance(delta.get("stop_sequence"), str):
-            self._facts["stop_sequence"] = delta["stop_sequence"]
+            facts["stop_sequence"] = delta["stop_sequence"]
+        self._facts = self._facts | facts  # chunks that are on their way keep what was known
         finish = FINISHES.get(reason, "stop")
         if finish == "tool_calls" and not self._calls:
             finish = "stop"  # the only call was the answer itself
@@ -232,7 +233,7 @@ class AnthropicStream:
         return [Chunk(delta={"reasoning_content": text})] if text else []
 
     def _argue(self, block: _Block, text: str) -> list[Chunk]:
-        """A piece of a call's arguments, which are the answer itself where the call was forced for their form."""
+        """A piece of a call's arguments, or of the answer where `JSON_TOOL` was forced."""
         if not text:
             return []
         block.pieces.append(text)
@@ -242,14 +243,14 @@ class AnthropicStream:
             Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})
         ]
 
-    def _count(self, raw: Json, places: Places) -> list[Chunk]:
+    def _count(self, raw: Json, places: UsageFields) -> list[Chunk]:
         """The usage so far."""
         report = raw.get("usage")
         if not isinstance(report, dict):
             return []
         if isinstance(tier := report.get("service_tier"), str) and tier in TIERS:
-            self._facts["service_tier"] = TIERS[tier]
-        usage = read_usage(report, self._told, places)
+            self._facts = self._facts | {"service_tier": TIERS[tier]}
+        usage = read_usage(report, self._figures, places)
         return [Chunk(usage=usage, facts=self._facts)] if usage is not None else []
 
 
@@ -262,30 +263,36 @@ def _annotation(citation: Json) -> Json:
     }
 
 
-def reported(error: Any, status: int | None = None) -> Refused:
-    """An error object (or text) as what the asker is told."""
-    message, error = text_of(error), error if isinstance(error, dict) else {}
-    kind = error.get("type")
-    kind = kind if isinstance(kind, str) else ""
+def error_from(error: Any, status: int | None = None) -> UpstreamHTTPError:
+    """An error object (or text) as the error that the caller gets."""
+    message, error = text_of(error), as_object(error)
+    kind = error["type"] if isinstance(error.get("type"), str) else ""
     status = status or STATUSES.get(kind) or status_of(error or message)
     message = clip(message, 1000) or f"The upstream answered with status {status}."
     if status in (400, 413) and OVERFLOW.search(message):
-        return Refused(400, message, param="messages", code="context_length_exceeded")
+        return UpstreamHTTPError(400, message, param="messages", code="context_length_exceeded")
     if kind == "not_found_error" and message.startswith("model:"):
-        return Refused(status, message, param="model", code="model_not_found")
-    details = error.get("details")
-    code = details.get("error_code") if isinstance(details, dict) else None
-    field = FIELDS.match(message)
-    param = NAMES.get(field[1], field[1]) if field else None
-    return Refused(
-        status, message, param=param, code=code if isinstance(code, str) else CODES.get(kind)
+        return UpstreamHTTPError(status, message, param="model", code="model_not_found")
+    return UpstreamHTTPError(
+        status, message, param=_param(message), code=_code(kind, error.get("details"))
     )
+
+
+def _param(message: str) -> str | None:
+    """The parameter that a message begins with, by OpenAI's name."""
+    field = FIELDS.match(message)
+    return NAMES.get(field[1], field[1]) if field else None
+
+
+def _code(kind: str, details: Any) -> str | None:
+    code = details.get("error_code") if isinstance(details, dict) else None
+    return code if isinstance(code, str) else CODES.get(kind)
 
 
 def _index(event: Json) -> int:
     index = event.get("index")
     if type(index) is not int or index < 0:
-        raise BrokenAnswer("sent a content block whose index is no index")
+        raise InvalidUpstreamResponse("sent a content block whose index is no index")
     return index
 
 
@@ -293,7 +300,7 @@ def object_in(raw: Json, name: str) -> Json:
     """A field that must be an object."""
     value = raw.get(name)
     if not isinstance(value, dict):
-        raise BrokenAnswer(f"sent a {name} that is not an object")
+        raise InvalidUpstreamResponse(f"sent a {name} that is not an object")
     return value
 
 
@@ -301,5 +308,5 @@ def text_in(raw: Json, name: str) -> str:
     """A text field; absent is empty."""
     value = raw.get(name)
     if value is not None and not isinstance(value, str):
-        raise BrokenAnswer(f"sent a {name} that is not text")
+        raise InvalidUpstreamResponse(f"sent a {name} that is not text")
     return value or ""

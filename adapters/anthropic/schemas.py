@@ -1,4 +1,6 @@
-"""JSON Schemas as Claude takes them, at Anthropic's own API and at Bedrock: what they lose is told in their descriptions.
+"""JSON Schemas as Claude takes them, at Anthropic's own API and at Bedrock.
+
+What a schema loses is said in its description.
 
 https://platform.claude.com/docs/en/build-with-claude/structured-outputs, read 2026-11.
 """
@@ -14,12 +16,14 @@ import msgspec
 from chattable.agents.chat import Json
 
 COMBINED = ("anyOf", "oneOf", "allOf")
-# What a schema keeps as it is; what has schemas in it; what says nothing of the value.
+# What a schema keeps as it is.
 KEPT = frozenset({"type", "enum", "const", "required", "title", "description", "default", "$ref"})
-LISTS, MAPS = (
-    frozenset({"anyOf", "oneOf", "allOf"}),
-    frozenset({"properties", "$defs", "definitions"}),
-)
+# What has schemas in it, and in what.
+NESTED: dict[str, type] = {
+    **dict.fromkeys(COMBINED, list),
+    **dict.fromkeys(("properties", "$defs", "definitions", "items"), dict),
+}
+# What says nothing of the value.
 SILENT = frozenset({"$schema", "$id", "$comment", "$anchor"})
 FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
@@ -28,7 +32,7 @@ ODD_PATTERN = re.compile(r"\(\?[=!<]|\\[1-9bB]")  # looks around, back or at the
 
 
 def flat(schema: Any) -> Json:
-    """The parameters of a tool: one object, for alternatives at the top are refused."""
+    """The parameters of a tool as one object, for alternatives at the top are refused."""
     if not isinstance(schema, dict):
         return {"type": "object"}
     combined = {
@@ -37,54 +41,59 @@ def flat(schema: Any) -> Json:
     whole = {name: value for name, value in schema.items() if name not in combined} | {
         "type": "object"
     }
-    if not combined:
-        return whole
-    given = whole.get("properties")
-    properties = dict(given) if isinstance(given, dict) else {}
-    required = _names(whole)
+    return _merged(whole, combined) if combined else whole
+
+
+def _merged(whole: Json, combined: dict[str, list[Any]]) -> Json:
+    """The object with the properties of its alternatives, which are said in its description."""
+    properties, required = dict(_properties(whole)), _names(whole)
     for name, branches in combined.items():
         objects = [branch for branch in branches if isinstance(branch, dict)]
         for branch in objects:
-            inner = branch.get("properties")
-            for key, value in inner.items() if isinstance(inner, dict) else ():
-                properties.setdefault(key, value)
-        needed = [set(_names(branch)) for branch in objects]
-        common = (set.union if name == "allOf" else set.intersection)(*needed) if needed else set()
-        required += sorted(common - {*required})
+            properties |= {k: v for k, v in _properties(branch).items() if k not in properties}
+        required += sorted(_required_by(name, objects) - {*required})
     if properties:
         whole["properties"] = properties
     if required:
         whole["required"] = required
-    return _told(whole, combined)
+    return _with_lost(whole, combined)
 
 
 def closed(schema: Json) -> Json:
-    """A schema that an answer must obey: every object lists what is in it, and nothing stands there that is unknown."""
+    """A schema that an answer must obey: objects without further properties, no unknown keyword."""
     out: Json = {}
     lost: Json = {}
     for name, value in schema.items():
-        if name in KEPT:
+        if _fits(name, value):
             out[name] = value
-        elif name in LISTS and isinstance(value, list):
-            out["anyOf" if name == "oneOf" else name] = [_inner(branch) for branch in value]
-        elif name in MAPS and isinstance(value, dict):
-            out[name] = {key: _inner(branch) for key, branch in value.items()}
-        elif name == "items" and isinstance(value, dict):
-            out[name] = closed(value)
-        elif _fits(name, value):
-            out[name] = value
+        elif isinstance(value, NESTED.get(name, ())):
+            out["anyOf" if name == "oneOf" else name] = _closed_inside(name, value)
         elif name not in SILENT and value is not None:
             lost[name] = value
-    kind = schema.get("type")
-    if kind == "object" or (isinstance(kind, list) and "object" in kind) or "properties" in schema:
+    if _is_object(schema):
         out["additionalProperties"] = False
         if lost.get("additionalProperties") in (False, True) and "properties" in schema:
             del lost["additionalProperties"]
-    return _told(out, lost)
+    return _with_lost(out, lost)
+
+
+def _closed_inside(name: str, value: Any) -> Any:
+    """The schemas that a keyword has in it, each of them closed."""
+    if isinstance(value, list):
+        return [_inner(branch) for branch in value]
+    if name == "items":
+        return closed(value)
+    return {key: _inner(branch) for key, branch in value.items()}
+
+
+def _is_object(schema: Json) -> bool:
+    kind = schema.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    return "object" in kinds or "properties" in schema
 
 
 def endless(schema: Json) -> bool:
-    """Whether a schema refers to itself, or to somewhere else: no answer can be held to it then."""
+    """Whether a schema refers to itself or elsewhere: no answer can be held to it then."""
     found: dict[str, list[str]] = {"#": []}
     for group in ("$defs", "definitions"):
         inner = schema.get(group)
@@ -107,6 +116,9 @@ def _inner(branch: Any) -> Any:
 
 
 def _fits(name: str, value: Any) -> bool:
+    """Whether a keyword may stay as it is."""
+    if name in KEPT:
+        return True
     if name == "format":
         return isinstance(value, str) and value in FORMATS
     if name == "minItems":
@@ -123,7 +135,20 @@ def _names(schema: Json) -> list[str]:
     )
 
 
-def _told(schema: Json, lost: Json) -> Json:
+def _properties(schema: Json) -> Json:
+    given = schema.get("properties")
+    return given if isinstance(given, dict) else {}
+
+
+def _required_by(combination: str, branches: list[Json]) -> set[str]:
+    """What all branches of `allOf` require together, or every branch of the others."""
+    needed = [set(_names(branch)) for branch in branches]
+    if not needed:
+        return set()
+    return set.union(*needed) if combination == "allOf" else set.intersection(*needed)
+
+
+def _with_lost(schema: Json, lost: Json) -> Json:
     """The schema, with what it lost in its description."""
     if not lost:
         return schema

@@ -1,5 +1,6 @@
-"""OpenAI's models at Azure: chat completions at other paths, with another key's header and with what its filters found.
+"""OpenAI's models at Azure.
 
+Chat completions at other paths, with the key in another header and with what Azure's filters found.
 The name of a model is the name of its deployment. Without `api_version` the path is that of the v1
 API, which has none; with a date it is the deployment's own, and what that version does not know yet
 is left out or said in older words.
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from msgspec import structs
 
-from chattable.adapters.errors import Refused
+from chattable.adapters.errors import UpstreamHTTPError
 from chattable.adapters.openai.wire import OPENAI_ONLY, OpenAIStream, OpenAIWire, Quirks
 from chattable.agents.chat import Chunk, Json
 
@@ -25,7 +26,7 @@ STREAM_USAGE, DEVELOPER = "2024-09-01", "2024-12-01"
 class AzureWire(OpenAIWire):
     """Speaks chat completions as Azure does."""
 
-    listing = ""
+    models_path = ""
 
     def __init__(self, api_version: str = "") -> None:
         dated = DATE.match(api_version) is not None
@@ -38,7 +39,7 @@ class AzureWire(OpenAIWire):
         self._dated = dated
         self._query = f"?api-version={quote(api_version, safe='')}" if api_version else ""
 
-    def told(self, options: Mapping[str, str]) -> AzureWire:
+    def with_options(self, options: Mapping[str, str]) -> AzureWire:
         """Of an `api_version`."""
         return AzureWire(options.get("api_version", ""))
 
@@ -51,19 +52,19 @@ class AzureWire(OpenAIWire):
         """The key."""
         return [("api-key", api_key)] if api_key else []
 
-    def read(self, raw: Json) -> list[Chunk]:
+    def parse_answer(self, raw: Json) -> list[Chunk]:
         """An answer, and what the filters found in it."""
         found = _Findings()
         found.note(raw)
-        return [found.onto(chunk) for chunk in super().read(raw)]
+        return [found.onto(chunk) for chunk in super().parse_answer(raw)]
 
-    def stream(self, choices: int = 1) -> AzureStream:
+    def stream_reader(self, choices: int = 1) -> AzureStream:
         """A reader for one stream."""
         return AzureStream(choices)
 
-    def error(self, status: int, body: bytes) -> Refused:
-        """The upstream's own error: a blocked prompt is the messages' fault, an unknown deployment is an unknown model."""
-        error = super().error(status, body)
+    def parse_error(self, status: int, body: bytes) -> UpstreamHTTPError:
+        """The upstream's own error, with the parameter that is to blame."""
+        error = super().parse_error(status, body)
         if error.code == "content_filter":
             error.param = "messages"
         elif error.code == "DeploymentNotFound":
@@ -74,16 +75,16 @@ class AzureWire(OpenAIWire):
 
 
 class AzureStream(OpenAIStream):
-    """Reads one stream; what the filters found is told with the end of each choice and with the usage."""
+    """Reads one stream; what the filters found goes with the end of each choice and the usage."""
 
     def __init__(self, choices: int = 1) -> None:
         super().__init__(choices)
         self._found = _Findings()
 
-    def see(self, raw: Json) -> list[Chunk]:
+    def on_event(self, raw: Json) -> list[Chunk]:
         """What one event adds; those about filters alone add nothing yet."""
         self._found.note(raw)
-        chunks = super().see(raw)
+        chunks = super().on_event(raw)
         return [
             self._found.onto(chunk) if chunk.finish_reason or chunk.usage else chunk
             for chunk in chunks
@@ -91,7 +92,7 @@ class AzureStream(OpenAIStream):
 
 
 class _Findings:
-    """What Azure's filters found in the prompt and in each choice, in the forms that Azure itself gives it."""
+    """What Azure's filters found in the prompt and in each choice, in Azure's own form."""
 
     def __init__(self) -> None:
         self._prompt: list[Json] = []

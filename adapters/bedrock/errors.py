@@ -1,16 +1,18 @@
-"""What AWS's errors mean to the one who asked; the server's account and credentials are nothing of theirs."""
+"""AWS's errors as callers get them, without the server's account and credentials."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from chattable.adapters.decoding import status_of
-from chattable.adapters.errors import Refused
+from chattable.adapters.decoding import named_param, status_of
+from chattable.adapters.errors import UpstreamHTTPError
+from chattable.agents.chat import Json
 from chattable.agents.errors import clip
 
 OVERFLOW = re.compile(
-    r"(input|prompt) is too long|too many (input )?tokens|input tokens? exceed|exceeds? (the )?(model's )?(maximum )?context"
+    r"(input|prompt) is too long|too many (input )?tokens|input tokens? exceed"
+    r"|exceeds? (the )?(model's )?(maximum )?context"
     r"|maximum context length|number of input tokens exceeds|input length and",
     re.I,
 )
@@ -19,7 +21,8 @@ UNKNOWN = re.compile(
 )
 # Names of things of an account, keys, and what a signature was computed of.
 SECRETS = re.compile(
-    r"arn:aws[\w-]*:[^\s'\",)]+|\b\d{12}\b|\b(?:AKIA|ASIA|ABSK)[\w+/=]{12,}|bedrock-api-key-\S+|The Canonical String .*",
+    r"arn:aws[\w-]*:[^\s'\",)]+|\b\d{12}\b|\b(?:AKIA|ASIA|ABSK)[\w+/=]{12,}"
+    r"|bedrock-api-key-\S+|The Canonical String .*",
     re.I | re.S,
 )
 # What an exception inside a stream would have been as a status; `error` is the stream's own.
@@ -50,24 +53,36 @@ PARAMS = {
 }
 
 
-def reported(error: Any, status: int = 0, *, kind: str = "") -> Refused:
-    """An error as what the asker is told; one inside a stream has the status of its kind, or the one that it names."""
+def error_from(error: Any, status: int = 0, *, kind: str = "") -> UpstreamHTTPError:
+    """An error as callers get it.
+
+    `kind` is the type of an exception inside a stream, which says what its status would have been.
+    """
     error = error if isinstance(error, dict) else {"message": error}
+    status = status or _status(error, kind)
+    message = clip(_message(error), 1000) or f"The upstream answered with status {status}."
+    if status in (400, 413) and OVERFLOW.search(message):
+        return UpstreamHTTPError(400, message, param="messages", code="context_length_exceeded")
+    if _is_unknown_model(status, message):
+        return UpstreamHTTPError(404, message, param="model", code="model_not_found")
+    param = named_param(message, PARAMS) if status == 400 else None
+    return UpstreamHTTPError(status, message, param=param)
+
+
+def _status(error: Json, kind: str) -> int:
+    """What the status of an exception inside a stream would have been."""
     if kind == "error" and isinstance(code := error.get("code"), str):
         kind = code[:1].lower() + code[1:]
-    status = status or STATUSES.get(kind) or status_of(error)
+    return STATUSES.get(kind) or status_of(error)
+
+
+def _message(error: Json) -> str:
+    """What an error says, without secrets."""
     message = error.get("message") or error.get("Message") or error.get("originalMessage")
-    message = " ".join(SECRETS.sub("…", message).split()) if isinstance(message, str) else ""
-    message = clip(message, 1000) or f"The upstream answered with status {status}."
-    if status in (400, 413) and OVERFLOW.search(message):
-        return Refused(400, message, param="messages", code="context_length_exceeded")
-    if (status == 400 and UNKNOWN.search(message)) or (
-        status == 404 and "model" in message.lower()
-    ):
-        return Refused(404, message, param="model", code="model_not_found")
-    param = (
-        next((name for name, words in PARAMS.items() if words.search(message)), None)
-        if status == 400
-        else None
-    )
-    return Refused(status, message, param=param)
+    return " ".join(SECRETS.sub("…", message).split()) if isinstance(message, str) else ""
+
+
+def _is_unknown_model(status: int, message: str) -> bool:
+    if status == 400:
+        return UNKNOWN.search(message) is not None
+    return status == 404 and "model" in message.lower()

@@ -1,4 +1,6 @@
-"""Decodes AWS's binary event streams (application/vnd.amazon.eventstream) as they arrive, however the bytes are cut.
+"""Decodes AWS's binary event streams as they arrive, however the bytes are cut.
+
+Their media type is application/vnd.amazon.eventstream.
 
 A frame: its length, the length of its headers, a checksum of these eight bytes; headers, payload; a
 checksum of all before it.
@@ -11,12 +13,12 @@ from zlib import crc32
 
 import msgspec
 
-from chattable.adapters.errors import BrokenAnswer
-from chattable.adapters.sse import MAX_EVENT, EventTooLargeError
+from chattable.adapters.errors import InvalidUpstreamResponse
+from chattable.adapters.sse import MAX_EVENT_BYTES, EventTooLarge
 
 PRELUDE = struct.Struct(">III")
 CHECK = struct.Struct(">I")
-LEAST = PRELUDE.size + CHECK.size  # bytes of a frame with nothing in it
+MIN_FRAME_BYTES = PRELUDE.size + CHECK.size  # bytes of a frame with nothing in it
 # of header values, by type; the other types say theirs
 SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 BYTES, STRING = 6, 7
@@ -31,7 +33,7 @@ class EventStreamDecoder:
     wrong.
     """
 
-    def __init__(self, limit: int = MAX_EVENT) -> None:
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
         self._rest = bytearray()
         self._size = 0  # of the frame that has begun, once it is known
@@ -55,22 +57,25 @@ class EventStreamDecoder:
         """Whether a whole frame is there."""
         if not self._size and len(self._rest) >= PRELUDE.size:
             size, headers, check = PRELUDE.unpack_from(self._rest)
-            if crc32(self._rest[: PRELUDE.size - CHECK.size]) != check or LEAST + headers > size:
-                raise BrokenAnswer("sent an event whose beginning is damaged")
+            if (
+                crc32(self._rest[: PRELUDE.size - CHECK.size]) != check
+                or MIN_FRAME_BYTES + headers > size
+            ):
+                raise InvalidUpstreamResponse("sent an event whose beginning is damaged")
             if size > self._limit:
-                raise EventTooLargeError
+                raise EventTooLarge
             self._size = size
         return bool(self._size) and len(self._rest) >= self._size
 
 
 def _event(frame: bytes) -> bytes:
     if crc32(frame[: -CHECK.size]) != CHECK.unpack_from(frame, len(frame) - CHECK.size)[0]:
-        raise BrokenAnswer("sent an event that is damaged")
+        raise InvalidUpstreamResponse("sent an event that is damaged")
     start = PRELUDE.size + PRELUDE.unpack_from(frame)[1]
     try:
         headers = _headers(frame[PRELUDE.size : start])
     except (IndexError, KeyError, ValueError, struct.error):
-        raise BrokenAnswer("sent an event whose headers are damaged") from None
+        raise InvalidUpstreamResponse("sent an event whose headers are damaged") from None
     kind = headers.get(":message-type", "event")
     if kind == "error":
         error = {

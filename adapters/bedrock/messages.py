@@ -13,7 +13,14 @@ from typing import Any
 
 from chattable.adapters.bedrock.models import Family
 from chattable.adapters.params import invalid
-from chattable.adapters.turns import call_of, data_url, fitting, take_turns, thoughts, weave
+from chattable.adapters.turns import (
+    call_of,
+    data_url,
+    fit_call_id,
+    interleave,
+    take_turns,
+    thoughts,
+)
 from chattable.adapters.vendors.history import BEDROCK_IDS
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
@@ -44,7 +51,7 @@ DOCUMENTS = {
     "text/markdown": "md",
 }
 NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9()\[\]-]+")
-MOST_NAME = 150
+MAX_DOCUMENT_NAME_CHARS = 150
 
 
 class Conversation:
@@ -88,8 +95,8 @@ class Conversation:
         """What a message says, unless it is an instruction."""
         content = self._content(message, where)
         if message.role == "assistant":
-            known = thoughts(message) if self._kind.signs else ()
-            content = weave(
+            known = thoughts(message) if self._kind.signatures else ()
+            content = interleave(
                 ((at, _thought(thought)) for at, thought in known),
                 (*content, *(_call(call) for call in message.tool_calls or ())),
             )
@@ -122,7 +129,7 @@ class Conversation:
         return blocks
 
     def _cached(self, blocks: list[Json], message: Message) -> list[Json]:
-        """The blocks, with a point behind them if the client marked the message and not its last part already."""
+        """The blocks, and a cache point if the client marked the message but not its last part."""
         return (
             blocks + cache_point(message.extra, self._kind)
             if blocks and "cachePoint" not in blocks[-1]
@@ -169,7 +176,7 @@ class Conversation:
     def _name(self, given: Any) -> str:
         """A document's name in the characters that are allowed, and unlike the others."""
         stem = str(given or "").rpartition(".")[0] or str(given or "")
-        name = wanted = NOT_IN_NAMES.sub(" ", stem).strip()[:MOST_NAME] or "document"
+        name = wanted = NOT_IN_NAMES.sub(" ", stem).strip()[:MAX_DOCUMENT_NAME_CHARS] or "document"
         number = self._names.get(wanted, 1)
         while name in self._names:
             number += 1
@@ -180,14 +187,14 @@ class Conversation:
 
 
 def cache_point(marked: Json, kind: Family) -> list[Json]:
-    """The point up to which a prompt is to be cached, where Anthropic's mark asks for it and the model can."""
+    """The cache point that Anthropic's mark asks for, where the model takes one."""
     mark = marked.get("cache_control")
-    if not kind.caches or not isinstance(mark, dict):
+    if not kind.prompt_caching or not isinstance(mark, dict):
         return []
     return [
         {
             "cachePoint": {"type": "default"}
-            | ({"ttl": mark["ttl"]} if mark.get("ttl") and kind.keeps else {})
+            | ({"ttl": mark["ttl"]} if mark.get("ttl") and kind.cache_ttl else {})
         }
     ]
 
@@ -210,7 +217,8 @@ def _media(kind: str, data: str, where: str) -> Json:
     if known is None:
         raise invalid(
             where,
-            f"this model does not see {clip(kind)}; it takes {', '.join(sorted({*IMAGES.values()}))}",
+            f"this model does not see {clip(kind)}; "
+            f"it takes {', '.join(sorted({*IMAGES.values()}))}",
         )
     return {name: {"format": known, "source": {"bytes": data}}}
 
@@ -232,7 +240,7 @@ def _call(call: Json) -> Json:
 
 def _id(given: str) -> str:
     """A call's id in the characters and the length that are allowed; other providers use more."""
-    return fitting(given, BEDROCK_IDS) or "_"
+    return fit_call_id(given, BEDROCK_IDS) or "_"
 
 
 def _trim(last: Json) -> None:

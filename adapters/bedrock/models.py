@@ -1,4 +1,4 @@
-"""What the families of models at Bedrock take where Converse leaves it to them."""
+"""What each family of models takes where Converse leaves it to the model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from msgspec import Struct
 
-from chattable.adapters.anthropic.models import Generation, generation
+from chattable.adapters.anthropic.models import ClaudeCapabilities, capabilities
 
 # of a model as Bedrock counts it, which is no version of Claude
 RELEASE = re.compile(r"(?<=\d)-v\d+(:\w+)*$")
@@ -22,17 +22,17 @@ OSS_EFFORTS = NOVA_EFFORTS | {"none": "low"}
 
 
 class Family(Struct, frozen=True):
-    """What a model takes."""
+    """What a model at Bedrock takes."""
 
-    claude: Generation | None = None
+    claude: ClaudeCapabilities | None = None
     nova: bool = False
-    reasons: bool = True  # Nova only: can be told to
+    reasoning: bool = True  # Nova only: takes an effort
     oss: bool = False  # OpenAI's open weights
-    formats: bool = True  # structured outputs and strict tools
-    signs: bool = False  # wants its thoughts back
-    caches: bool = False  # takes points up to which a prompt is to be cached
-    caches_tools: bool = False  # also behind tools
-    keeps: bool = False  # and is told for how long
+    structured_output: bool = True  # structured outputs and strict tools
+    signatures: bool = False  # wants its signed thoughts back
+    prompt_caching: bool = False  # takes cache points
+    tool_caching: bool = False  # takes cache points behind tools
+    cache_ttl: bool = False  # takes a lifetime with a cache point
 
 
 # Claude before 3.7 that caches.
@@ -47,23 +47,25 @@ def family(model: str) -> Family:
     """
     name = RELEASE.sub("", model.rpartition("/")[2].lower())
     if "claude" in name:
-        kind = generation(name)
-        caches = kind.thinks or EARLY_CACHES.search(name) is not None
+        kind = capabilities(name)
+        caches = kind.reasoning or EARLY_CACHES.search(name) is not None
         return Family(
             claude=kind,
-            formats=kind.formats,
-            signs=True,
-            caches=caches,
-            caches_tools=caches,
-            keeps=kind.formats,
+            structured_output=kind.structured_output,
+            signatures=True,
+            prompt_caching=caches,
+            tool_caching=caches,
+            cache_ttl=kind.structured_output,
         )
     if "nova" in name:
-        return Family(nova=True, reasons="nova-2" in name, formats=False, caches=True)
+        return Family(
+            nova=True, reasoning="nova-2" in name, structured_output=False, prompt_caching=True
+        )
     any_model = "inference-profile/" in model or "provisioned-model/" in model
     return Family(
         oss="gpt-oss" in name,
-        signs=any_model,
-        caches=any_model,
-        caches_tools=any_model,
-        keeps=any_model,
+        signatures=any_model,
+        prompt_caching=any_model,
+        tool_caching=any_model,
+        cache_ttl=any_model,
     )

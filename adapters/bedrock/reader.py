@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from chattable.adapters.anthropic.reader import object_in, text_in
 from chattable.adapters.anthropic.request import JSON_TOOL
-from chattable.adapters.bedrock.errors import reported
+from chattable.adapters.bedrock.errors import error_from
 from chattable.adapters.decoding import hidden_error, read_object
-from chattable.adapters.errors import BrokenAnswer
+from chattable.adapters.errors import InvalidUpstreamResponse
 from chattable.adapters.vendors.usage import BEDROCK, BEDROCK_HOUR, read_usage
 from chattable.agents.chat import Chunk, Json
 
@@ -52,9 +52,9 @@ class _Block(Struct):
 class BedrockStream:
     """Reads one streamed answer.
 
-    Thoughts are told as `reasoning_content` while they come, and again at their end as signed
-    `thinking_blocks`, in the form in which they must go back. What the provider's own tools did
-    stays with the provider.
+    Thoughts are passed on as `reasoning_content` while they come, and again at their end as signed
+    `thinking_blocks`, in the form in which they must go back. What the provider's own tools did is
+    left out.
     """
 
     def __init__(self) -> None:
@@ -63,17 +63,17 @@ class BedrockStream:
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._images = 0
-        self._cited: list[Json] = []  # and not told yet
+        self._cited: list[Json] = []  # that were not passed on yet
         self._facts: Json = {}
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
         raw = read_object(data)
         if len(raw) > 1 and (error := hidden_error(raw)) is not None:
-            raise reported(error)
-        return [chunk for kind in raw for chunk in self.see(kind, object_in(raw, kind))]
+            raise error_from(error)
+        return [chunk for kind in raw for chunk in self.on_event(kind, object_in(raw, kind))]
 
-    def see(self, kind: str, event: Json) -> list[Chunk]:
+    def on_event(self, kind: str, event: Json) -> list[Chunk]:
         """What one event adds; events of kinds that do not exist yet add nothing."""
         if kind == "contentBlockDelta":
             return self._delta(_index(event), object_in(event, "delta"))
@@ -86,7 +86,7 @@ class BedrockStream:
         if kind == "metadata":
             return self._count(event)
         if kind == "error" or kind.endswith("Exception"):
-            raise reported(event, kind=kind)
+            raise error_from(event, kind=kind)
         return []
 
     def _start(self, index: int, start: Json) -> list[Chunk]:
@@ -104,7 +104,7 @@ class BedrockStream:
         block.ours = call.get("type") != "server_tool_use"
         name = text_in(call, "name")
         if not name:
-            raise BrokenAnswer("sent a call without a name")
+            raise InvalidUpstreamResponse("sent a call without a name")
         block.json = name == JSON_TOOL
         if block.json or not block.ours:
             return []
@@ -137,14 +137,14 @@ class BedrockStream:
         return []
 
     def _argue(self, block: _Block, text: str) -> list[Chunk]:
-        """A piece of a call's arguments, which are the answer itself where the call was forced for their form."""
+        """A piece of a call's arguments, or of the answer where `JSON_TOOL` was forced."""
         if not text or not block.ours:
             return []
         block.said = True
         if block.json:
             return _say("content", text)
         if block.call is None:
-            raise BrokenAnswer("sent a piece of a call that never began")
+            raise InvalidUpstreamResponse("sent a piece of a call that never began")
         return [
             Chunk(delta={"tool_calls": [{"index": block.call, "function": {"arguments": text}}]})
         ]
@@ -175,9 +175,9 @@ class BedrockStream:
     def _end(self, event: Json) -> list[Chunk]:
         reason = text_in(event, "stopReason")
         if reason in BROKEN:
-            raise BrokenAnswer(BROKEN[reason])
+            raise InvalidUpstreamResponse(BROKEN[reason])
         if not reason:
-            raise BrokenAnswer("ended its answer without a reason")
+            raise InvalidUpstreamResponse("ended its answer without a reason")
         chunks = [chunk for index in sorted(self._blocks) for chunk in self._stop(index)]
         self.complete = True
         self._facts = {"stop_reason": reason}
@@ -217,14 +217,14 @@ def _kept_for_an_hour(raw: Json) -> Json:
 def events_of(raw: Json) -> list[tuple[str, Json]]:
     """A whole answer as the events of the stream that it might have been."""
     if "output" not in raw and (error := hidden_error(raw)) is not None:
-        raise reported(error)
+        raise error_from(error)
     content = object_in(object_in(raw, "output"), "message").get("content")
     if not isinstance(content, list):
-        raise BrokenAnswer("sent a message without content")
+        raise InvalidUpstreamResponse("sent a message without content")
     events: list[tuple[str, Json]] = []
     for i, block in enumerate(content):
         if not isinstance(block, dict):
-            raise BrokenAnswer("sent a content block that is not an object")
+            raise InvalidUpstreamResponse("sent a content block that is not an object")
         events += [(kind, event | {"contentBlockIndex": i}) for kind, event in _events_of(block)]
         events.append(("contentBlockStop", {"contentBlockIndex": i}))
     return [*events, ("messageStop", raw), ("metadata", raw)]
@@ -261,7 +261,7 @@ def _list(raw: Json, name: str) -> list[Any]:
     """A field that is a list or nothing."""
     given = raw.get(name) or []
     if not isinstance(given, list):
-        raise BrokenAnswer(f"sent {name} that are no list")
+        raise InvalidUpstreamResponse(f"sent {name} that are no list")
     return given
 
 
@@ -272,5 +272,5 @@ def _say(name: str, text: str) -> list[Chunk]:
 def _index(event: Json) -> int:
     index = event.get("contentBlockIndex")
     if type(index) is not int or index < 0:
-        raise BrokenAnswer("sent a content block whose index is no index")
+        raise InvalidUpstreamResponse("sent a content block whose index is no index")
     return index

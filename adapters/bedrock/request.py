@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 
 from chattable.adapters.anthropic.betas import asked
-from chattable.adapters.anthropic.models import EFFORTS, Generation
+from chattable.adapters.anthropic.models import EFFORTS, ClaudeCapabilities
 from chattable.adapters.anthropic.request import (
-    ALWAYS_THINKS,
+    ALWAYS_REASONS,
     ENDLESS,
     JSON_ONLY,
     JSON_TOOL,
     NOT_FORCED,
+    THINKING_FORM,
     in_words,
     must_call,
     no_prefill,
@@ -22,7 +23,7 @@ from chattable.adapters.anthropic.schemas import closed, endless, flat
 from chattable.adapters.bedrock.messages import Conversation, cache_point
 from chattable.adapters.bedrock.models import NOVA_EFFORTS, OSS_EFFORTS, family
 from chattable.adapters.params import (
-    Asked,
+    ChatParams,
     function_of,
     invalid,
     unsupported_parameter,
@@ -33,14 +34,16 @@ from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Json
 
 CHOICES = {"auto": "auto", "required": "any"}
-TIERS = {
+TIERS: dict[str, str | None] = {
     "auto": None,
     "default": None,
     "flex": "flex",
     "priority": "priority",
     "reserved": "reserved",
 }
-ENOUGH = 32_000  # tokens of an answer without a cap that are shared between thoughts and words
+DEFAULT_MAX_TOKENS = (
+    32_000  # tokens of an answer without a cap that are shared between thoughts and words
+)
 # Converse's own fields, as extensions of a chat completion.
 NATIVE = (
     "additionalModelResponseFieldPaths",
@@ -77,16 +80,16 @@ TRANSLATED = frozenset(
 )
 
 
-class Body(Asked):
+class BedrockBody(ChatParams):
     """One request body in the making."""
 
     def __init__(self, chat: Chat, model: str, most: int | None = None, *, wire: Wire) -> None:
         super().__init__(chat, wire.unsupported)
-        self._most = most or ENOUGH
-        self._kind = family(model)
-        self._said = Conversation(chat.messages, self._kind)
-        claude = self._kind.claude
-        if claude and not claude.prefills and self._said.turns[-1]["role"] == "assistant":
+        self._most = most or DEFAULT_MAX_TOKENS
+        self._capabilities = family(model)
+        self._said = Conversation(chat.messages, self._capabilities)
+        claude = self._capabilities.claude
+        if claude and not claude.prefill and self._said.turns[-1]["role"] == "assistant":
             raise no_prefill()
         self._inference: Json = {}
         self._more: Json = {}  # fields of the model's own
@@ -108,53 +111,61 @@ class Body(Asked):
         self.json.update({name: part for name, part in parts.items() if part})
 
     def _tools(self) -> None:
+        tools = self._given_tools()
+        kind, name = self._wanted_tool()
+        forced = kind in ("required", "named")
+        called = self._said.called
+        if forced and not tools:
+            raise without_tools()
+        if kind == "none" and tools and called:
+            why = "this model cannot be kept from calling once it has called"
+            self._unsupported("tool_choice", why)
+        if not tools or (kind == "none" and not called):
+            tools = _tools_of_history(called)
+        if tools:
+            self.json["toolConfig"] = {"tools": tools}
+            self._tool_choice(name, forced)
+
+    def _tool_choice(self, name: str, forced: bool) -> None:
+        if forced:
+            self._force(name)
+        self._parallel_calls()
+
+    def _given_tools(self) -> list[Json]:
+        """The client's tools, with the cache points behind them."""
         tools: list[Json] = []
         for i, tool in enumerate(self._params.get("tools", ())):
             tools.append(self._tool(tool, f"tools[{i}]"))
-            if self._kind.caches_tools:
-                tools += cache_point(tool, self._kind)
-        kind, name = self._wanted_tool()
-        called = self._said.called
-        if not tools and kind in ("required", "named"):
-            raise without_tools()
-        if kind == "none" and tools and called:
-            self._lacks("tool_choice", "this model cannot be kept from calling once it has called")
-        if not tools or (kind == "none" and not called):
-            # Calls in the history want their tools beside them, also where no more calls are to be
-            # made.
-            tools = [
-                {"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object"}}}}
-                for name in called
-            ]
-        if not tools:
-            return
-        config = self.json["toolConfig"] = {"tools": tools}
-        if kind in ("required", "named") and self._kind.claude and not self._kind.claude.forces:
-            self._lacks("tool_choice", NOT_FORCED)
+            if self._capabilities.tool_caching:
+                tools += cache_point(tool, self._capabilities)
+        return tools
+
+    def _force(self, name: str) -> None:
+        """Makes it call the tool of a name, or any where there is none."""
+        claude = self._capabilities.claude
+        if claude and not claude.forced_tools:
+            self._unsupported("tool_choice", NOT_FORCED)
             self._said.system.append({"text": must_call(name)})
-        elif name:
-            config["toolChoice"] = {"tool": {"name": name}}
-        elif kind == "required":
-            config["toolChoice"] = {"any": {}}
-        if self._params.get("parallel_tool_calls") is False:
-            self._lacks(
-                "parallel_tool_calls", "this model decides itself how many calls it makes at once"
-            )
+            return
+        choice: Json = {"tool": {"name": name}} if name else {"any": {}}
+        self.json["toolConfig"]["toolChoice"] = choice
 
     def _tool(self, tool: Json, where: str) -> Json:
         function = function_of(tool, where)
         schema = flat(function.get("parameters"))
         strict = bool(function.get("strict"))
-        held = strict and self._kind.formats and not endless(schema)
+        held = strict and self._capabilities.structured_output and not endless(schema)
         out: Json = {"name": function["name"]}
         if function.get("description"):
             out["description"] = function["description"]
-        out["inputSchema"] = {"json": closed(schema) if held and self._kind.claude else schema}
+        out["inputSchema"] = {
+            "json": closed(schema) if held and self._capabilities.claude else schema
+        }
         if strict:
             if held:
                 out["strict"] = True
             else:
-                self._lacks(f"{where}.function.strict")
+                self._unsupported(f"{where}.function.strict")
         return {"toolSpec": out}
 
     def _format(self) -> None:
@@ -162,18 +173,10 @@ class Body(Asked):
         if kind == "json_object":
             self._said.system.append({"text": JSON_ONLY})
         elif kind == "json_schema" and endless(schema):
-            self._lacks("response_format", ENDLESS)
+            self._unsupported("response_format", ENDLESS)
             self._said.system.append({"text": in_words(schema)})
-        elif kind == "json_schema" and self._kind.formats:
-            if self._kind.claude:
-                schema = closed(schema)
-            name = self._params["response_format"]["json_schema"].get("name")
-            text: Json = {"schema": msgspec.json.encode(schema).decode()} | (
-                {"name": name} if isinstance(name, str) else {}
-            )
-            self._configure(
-                "textFormat", {"type": "json_schema", "structure": {"jsonSchema": text}}
-            )
+        elif kind == "json_schema" and self._capabilities.structured_output:
+            self._configure("textFormat", self._text_format(schema))
         elif kind == "json_schema" and "toolConfig" in self.json:
             raise unsupported_parameter(
                 "response_format", "this model cannot obey a schema and have tools at once"
@@ -189,41 +192,55 @@ class Body(Asked):
                 "toolChoice": {"tool": {"name": JSON_TOOL}},
             }
 
+    def _text_format(self, schema: Json) -> Json:
+        schema = closed(schema) if self._capabilities.claude else schema
+        text: Json = {"schema": msgspec.json.encode(schema).decode()}
+        name = self._params["response_format"]["json_schema"].get("name")
+        if isinstance(name, str):
+            text["name"] = name
+        return {"type": "json_schema", "structure": {"jsonSchema": text}}
+
     def _configure(self, name: str, value: Any) -> None:
         self.json.setdefault("outputConfig", {})[name] = value
 
     def _thinking(self) -> None:
         effort, param = self._effort()
-        own = self._params.get("thinking")
-        if own is not None and not isinstance(own, dict):
-            raise invalid(
-                "thinking", "expected an object, as {'type': 'enabled', 'budget_tokens': 2048}"
-            )
-        if own is not None:  # Anthropic's own words win
-            self._more["thinking"] = own
+        own, claude = self._params.get("thinking"), self._capabilities.claude
+        if own is not None:
+            if not isinstance(own, dict):
+                raise invalid("thinking", THINKING_FORM)
+            self._more["thinking"] = own  # what the client says in Anthropic's words counts more
         elif effort is None:
-            if (claude := self._kind.claude) and claude.default and self._forced:
+            if claude and claude.reasons_by_default and self._forced:
                 self._stop_thinking(claude)
         elif not isinstance(effort, str) or effort not in ("none", *EFFORTS):
             raise invalid(param, f"expected one of {', '.join(('none', *EFFORTS))}")
-        elif self._kind.claude:
-            self._think(self._kind.claude, effort, param)
-        elif self._kind.oss:
+        elif claude:
+            self._think(claude, effort, param)
+        else:
+            self._think_as_others(effort, param)
+
+    def _think_as_others(self, effort: str, param: str) -> None:
+        """The effort of a model that is not Claude."""
+        can = self._capabilities
+        if can.oss:
             self._more["reasoning_effort"] = OSS_EFFORTS[effort]
             if effort == "none":
-                self._lacks(param, "this model always reasons, 'low' is the least")
-        elif effort != "none" and self._kind.nova and self._kind.reasons:
+                self._unsupported(param, ALWAYS_REASONS)
+        elif effort == "none":
+            return
+        elif can.nova and can.reasoning:
             self._more["reasoningConfig"] = {
                 "type": "enabled",
                 "maxReasoningEffort": NOVA_EFFORTS[effort],
             }
-        elif effort != "none":
-            self._lacks(param, "this model cannot be told how to reason")
+        else:
+            self._unsupported(param, "this model cannot be told how to reason")
 
-    def _think(self, claude: Generation, effort: str, param: str) -> None:
+    def _think(self, claude: ClaudeCapabilities, effort: str, param: str) -> None:
         if effort == "none":
-            if claude.default and not claude.off:
-                self._lacks(param, ALWAYS_THINKS)
+            if claude.always_reasons:
+                self._unsupported(param, ALWAYS_REASONS)
                 self._configure("effort", "low")
             self._stop_thinking(claude)
             return
@@ -236,8 +253,8 @@ class Body(Asked):
             thoughtless=self._said.thoughtless,
         )
         if obstacle:
-            self._lacks(param, obstacle)
-            if claude.default:
+            self._unsupported(param, obstacle)
+            if claude.reasons_by_default:
                 self._stop_thinking(claude)
             return
         self._more["thinking"], level = claude.thinking(effort, cap)
@@ -246,8 +263,8 @@ class Body(Asked):
         else:  # a budget is a part of a cap, so there must be one
             self._inference["maxTokens"] = cap
 
-    def _stop_thinking(self, claude: Generation) -> None:
-        if none := claude.without():
+    def _stop_thinking(self, claude: ClaudeCapabilities) -> None:
+        if none := claude.no_thinking():
             self._more["thinking"] = none
 
     @property
@@ -257,44 +274,56 @@ class Body(Asked):
 
     def _sampling(self) -> None:
         thinks = self._more.get("thinking", {}).get("type") in ("enabled", "adaptive")
-        sampled = (self._kind.claude or Generation()).sampling(
-            self._params, thinks=thinks, lacks=self._lacks
+        sampled = (self._capabilities.claude or ClaudeCapabilities()).sampling_params(
+            self._params, thinks=thinks, unsupported=self._unsupported
         )
         for ours, theirs in (("temperature", "temperature"), ("top_p", "topP")):
             if ours in sampled:
                 self._inference[theirs] = sampled[ours]
-        if "top_k" in sampled and self._kind.claude:
+        if "top_k" in sampled and self._capabilities.claude:
             self._more["top_k"] = sampled["top_k"]
-        elif "top_k" in sampled and self._kind.nova:
+        elif "top_k" in sampled and self._capabilities.nova:
             self._more["inferenceConfig"] = {"topK": sampled["top_k"]}
         elif "top_k" in sampled:
-            self._lacks("top_k")
+            self._unsupported("top_k")
 
     def _rest(self, wire: Wire) -> None:
         params = self._params
         if (cap := self._cap()) is not None:
             self._inference["maxTokens"] = cap
-        stops = self._stops()
-        if any(not text.strip() for text in stops):
-            self._lacks("stop", "this model does not stop at white space")
-        if stops := [text for text in stops if text.strip()]:
+        if stops := self._visible_stops():
             self._inference["stopSequences"] = stops
-        tier = params.get("service_tier", "auto")
-        if not isinstance(tier, str) or tier not in TIERS:
-            self._lacks("service_tier", f"this model has the tiers {', '.join(TIERS)}")
-        elif TIERS[tier]:
-            self.json["serviceTier"] = {"type": TIERS[tier]}
+        if tier := self._tier(TIERS):
+            self.json["serviceTier"] = {"type": tier}
         self.json.update({name: params[name] for name in NATIVE if name in params})
-        # the model's own words win
         if isinstance(own := params.get("additionalModelRequestFields"), dict):
-            for fields in (own, *(value for value in own.values() if isinstance(value, dict))):
-                if taken := sorted(RESERVED & fields.keys()):
-                    why = f"`{taken[0]}` is for the request itself to say"
-                    raise invalid("additionalModelRequestFields", why)
-            own = wire.allowed(own)
-            self._more.update({name: value for name, value in own.items() if name != BETAS})
-            if betas := asked(own.get(BETAS), anything=wire.any_beta):
-                self._more[BETAS] = betas
-        if self._kind.claude and (betas := asked(params.get(BETAS), anything=wire.any_beta)):
+            self._model_fields(own, wire)
+        betas = (
+            asked(params.get(BETAS), anything=wire.any_beta) if self._capabilities.claude else []
+        )
+        if betas:
             self._more.setdefault(BETAS, betas)
-        self._lacks_the_rest(TRANSLATED)
+        self._unsupported_rest(TRANSLATED)
+
+    def _model_fields(self, own: Json, wire: Wire) -> None:
+        """What the client says in the model's own words, which counts more than the rest."""
+        _check_reserved(own)
+        own = wire.allowed_params(own)
+        self._more.update({name: value for name, value in own.items() if name != BETAS})
+        if betas := asked(own.get(BETAS), anything=wire.any_beta):
+            self._more[BETAS] = betas
+
+
+def _tools_of_history(called: list[str]) -> list[Json]:
+    """The tools that were called, which calls in the history want beside them."""
+    return [
+        {"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object"}}}} for name in called
+    ]
+
+
+def _check_reserved(own: Json) -> None:
+    """Refuses fields that would take the place of the request's own, also one level below."""
+    for fields in (own, *(value for value in own.values() if isinstance(value, dict))):
+        if taken := sorted(RESERVED & fields.keys()):
+            why = f"`{taken[0]}` is for the request itself to say"
+            raise invalid("additionalModelRequestFields", why)

@@ -1,4 +1,4 @@
-"""AWS's Signature Version 4: proves to AWS that a request comes from whoever has the key, without sending the key."""
+"""AWS's Signature Version 4, which proves who sends a request without sending the key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 ALGORITHM = "AWS4-HMAC-SHA256"
 
 
-class Key(Struct, frozen=True):
+class SigningKey(Struct, frozen=True):
     """What one account signs with."""
 
     id: str
@@ -21,7 +21,7 @@ class Key(Struct, frozen=True):
     token: str = ""  # of a session; without one the key is for good
 
 
-class Scope(Struct, frozen=True):
+class SigningScope(Struct, frozen=True):
     """Where a signature counts."""
 
     region: str
@@ -29,15 +29,18 @@ class Scope(Struct, frozen=True):
 
 
 def sign(
-    key: Key,
-    scope: Scope,
+    key: SigningKey,
+    scope: SigningScope,
     now: datetime,
     method: str,
     target: str,
     headers: Iterable[tuple[str, str]],
     body: bytes,
 ) -> list[tuple[str, str]]:
-    """The headers that a request needs beside `headers`, which are signed with them; `now` is in UTC, `target` as it is sent."""
+    """The headers that a request needs beside `headers`, which are signed with them.
+
+    `now` is in UTC; `target` is the path and query as they are sent.
+    """
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     own = [("x-amz-date", stamp), *([("x-amz-security-token", key.token)] if key.token else [])]
     signed = _folded([*headers, *own])
@@ -73,7 +76,7 @@ def _folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _canonical(target: str) -> tuple[str, str]:
-    """Path and query in the one form that both sides hash: the path quoted once more, the query in order."""
+    """Path and query as both sides hash them: the path quoted once more, the query sorted."""
     path, _, query = target.partition("?")
     pairs = sorted(pair.partition("=")[::2] for pair in query.split("&") if pair)
     return quote(path, safe="/-_.~"), "&".join(f"{name}={value}" for name, value in pairs)

@@ -1,4 +1,6 @@
-"""AWS Bedrock's Converse: one API for the models of many vendors, signed requests, streams in binary frames.
+"""AWS Bedrock's Converse, one API for the models of many vendors.
+
+Requests are signed, streams come in binary frames.
 
 Its key is a Bedrock API key, sent as it is, or `<access key id>:<secret access key>[:<session
 token>]`, which signs.
@@ -11,16 +13,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from chattable.adapters.bedrock.errors import reported
+from chattable.adapters.bedrock.errors import error_from
 from chattable.adapters.bedrock.eventstream import EventStreamDecoder
 from chattable.adapters.bedrock.reader import BedrockStream, events_of
-from chattable.adapters.bedrock.request import Body
-from chattable.adapters.bedrock.sigv4 import Key, Scope, sign
+from chattable.adapters.bedrock.request import BedrockBody
+from chattable.adapters.bedrock.sigv4 import SigningKey, SigningScope, sign
 from chattable.adapters.decoding import read_error, read_object
-from chattable.adapters.errors import Refused
-from chattable.adapters.openai.wire import write
+from chattable.adapters.errors import UpstreamHTTPError
+from chattable.adapters.openai.wire import encode_body
 from chattable.adapters.params import Unsupported
-from chattable.adapters.wire import Frames, Wire
+from chattable.adapters.wire import Framing, Wire
 from chattable.agents.chat import Chat, Chunk
 
 REGION = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.")
@@ -30,12 +32,12 @@ DEFAULT_REGION = "us-east-1"
 class BedrockWire(Wire):
     """Speaks Converse.
 
-    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    Law: what it does not support goes by the rule `unsupported`, never in silence.
     """
 
-    frames = Frames("application/vnd.amazon.eventstream", EventStreamDecoder)
+    framing = Framing("application/vnd.amazon.eventstream", EventStreamDecoder)
 
-    listing = ""
+    models_path = ""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class BedrockWire(Wire):
         self.unsupported = unsupported
         self._now = now
 
-    def told(self, options: Mapping[str, str]) -> BedrockWire:
+    def with_options(self, options: Mapping[str, str]) -> BedrockWire:
         """Of a `region`."""
         return BedrockWire(options.get("region", ""), unsupported=self.unsupported, now=self._now)
 
@@ -65,27 +67,31 @@ class BedrockWire(Wire):
         if ":" not in api_key:
             return []
         found = REGION.search(host)
-        scope = Scope(self._region or (found[1] if found else DEFAULT_REGION), "bedrock")
+        scope = SigningScope(self._region or (found[1] if found else DEFAULT_REGION), "bedrock")
         headers = [("host", host), ("content-type", "application/json")]
-        return sign(Key(*api_key.split(":", 2)), scope, self._now(), "POST", target, headers, body)
+        return sign(
+            SigningKey(*api_key.split(":", 2)), scope, self._now(), "POST", target, headers, body
+        )
 
-    def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
+    def build_request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        return write(lambda: Body(self.allows(chat), model, most, wire=self).json)
+        return encode_body(
+            lambda: BedrockBody(self.with_allowed_params(chat), model, most, wire=self).json
+        )
 
-    def reply(self, body: bytes) -> list[Chunk]:
+    def parse_response(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the stream that it might have been."""
         reader = BedrockStream()
         return [
             chunk
             for kind, event in events_of(read_object(body))
-            for chunk in reader.see(kind, event)
+            for chunk in reader.on_event(kind, event)
         ]
 
-    def stream(self, choices: int = 1) -> BedrockStream:
+    def stream_reader(self, choices: int = 1) -> BedrockStream:
         """A reader for one stream."""
         return BedrockStream()
 
-    def error(self, status: int, body: bytes) -> Refused:
+    def parse_error(self, status: int, body: bytes) -> UpstreamHTTPError:
         """The upstream's own error, its status kept."""
-        return reported(read_error(body), status)
+        return error_from(read_error(body), status)

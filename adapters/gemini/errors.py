@@ -1,12 +1,12 @@
-"""What Google's errors mean to the one who asked; the server's own key and account are nothing of theirs."""
+"""Google's errors as callers get them, without the server's own key and account."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from chattable.adapters.decoding import status_of, text_of
-from chattable.adapters.errors import Refused
+from chattable.adapters.decoding import as_object, named_param, status_of, text_of
+from chattable.adapters.errors import UpstreamHTTPError
 from chattable.agents.chat import Json
 from chattable.agents.errors import clip
 
@@ -28,39 +28,42 @@ PARAMS = {
 }
 
 
-def reported(error: Any, status: int = 0) -> Refused:
-    """An error object as what the asker is told; one inside a stream has the status that it names itself."""
+def error_from(error: Any, status: int = 0) -> UpstreamHTTPError:
+    """An error object as callers get it; one inside a stream says its status itself."""
     status = status or status_of(error)
     message = SECRETS.sub("…", " ".join(text_of(error).split()))
-    error = error if isinstance(error, dict) else {}
+    error = as_object(error)
     message = clip(message, 1000) or f"The upstream answered with status {status}."
-    given = error.get("details")
-    details = (
-        [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
-    )
-    if status == 400 and (_forbidden(error, details) or OURS.search(message)):
-        return Refused(401, message)
+    details = _details(error)
+    if status == 400 and _forbidden(error, details, message):
+        return UpstreamHTTPError(401, message)
     if status in (400, 413) and (overflow := OVERFLOW.search(message)):
-        if overflow[1] and overflow[2]:  # in the words that clients look for
-            message = f"This model's maximum context length is {overflow[2]} tokens. "
-            message += f"However, your messages resulted in {overflow[1]} tokens."
-        return Refused(400, message, param="messages", code="context_length_exceeded")
+        return _context_exceeded(message, overflow)
     if status == 404 and "model" in message:
-        return Refused(404, message, param="model", code="model_not_found")
-    param = (
-        next((name for name, words in PARAMS.items() if words.search(message)), None)
-        if status == 400
-        else None
-    )
-    return Refused(status, message, param=param, retry_after=_retry_after(details))
+        return UpstreamHTTPError(404, message, param="model", code="model_not_found")
+    param = named_param(message, PARAMS) if status == 400 else None
+    return UpstreamHTTPError(status, message, param=param, retry_after=_retry_after(details))
 
 
-def _forbidden(error: Json, details: list[Json]) -> bool:
-    """Whether it is our key or our account that is refused, which Google tells with status 400."""
+def _details(error: Json) -> list[Json]:
+    given = error.get("details")
+    return [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+
+
+def _context_exceeded(message: str, overflow: re.Match[str]) -> UpstreamHTTPError:
+    if overflow[1] and overflow[2]:  # in the words that clients look for
+        message = f"This model's maximum context length is {overflow[2]} tokens. "
+        message += f"However, your messages resulted in {overflow[1]} tokens."
+    return UpstreamHTTPError(400, message, param="messages", code="context_length_exceeded")
+
+
+def _forbidden(error: Json, details: list[Json], message: str) -> bool:
+    """Whether the server's key or account is refused, which Google says with status 400."""
     reasons = {str(detail.get("reason")) for detail in details}
     return (
         bool(reasons & {"API_KEY_INVALID", "API_KEY_EXPIRED"})
         or error.get("status") == "FAILED_PRECONDITION"
+        or OURS.search(message) is not None
     )
 
 

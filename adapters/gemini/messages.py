@@ -18,9 +18,9 @@ from chattable.adapters.turns import (
     asked_until,
     call_of,
     data_url,
-    distinct,
     refuse_silence,
     says_nothing,
+    with_distinct_call_ids,
 )
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import clip
@@ -55,7 +55,7 @@ class Contents:
         self._calls: dict[str, tuple[int, str]] = {}
         # answers to calls, until the next message that is none
         self._results: dict[int, list[Json]] = {}
-        messages = distinct(messages)
+        messages = with_distinct_call_ids(messages)
         end = asked_until(messages)
         for i, message in enumerate(messages[:end]):
             self._add(message, f"messages[{i}]")
@@ -110,7 +110,7 @@ class Contents:
         return True
 
     def _said(self, message: Message, where: str) -> list[Json]:
-        """An assistant's words, then its calls; only the first of several calls at once is signed."""
+        """An assistant's words, then its calls, the first of which is signed."""
         parts = _content(message, where)
         if parts and (signature := _signature(message.extra)):
             parts[-1] = parts[-1] | {"thoughtSignature": signature}

@@ -1,4 +1,4 @@
-"""What each generation of Gemini takes: the API refuses what is not for a model, so that it must be known beforehand."""
+"""What each generation of Gemini takes, for the API refuses what is not for a model."""
 
 from __future__ import annotations
 
@@ -22,54 +22,60 @@ EFFORTS = {
 }
 
 
-class Generation(Struct, frozen=True):
-    """What a model takes."""
+class GeminiCapabilities(Struct, frozen=True):
+    """What a model of Gemini takes."""
 
-    budgets: bool = False  # thinks, and is told with how many tokens
-    levels: bool = False  # thinks, and is told how hard; the next generation after budgets
-    least: int = 0  # tokens of thinking that it cannot do without
-    minimal: bool = False  # knows the level below LOW
+    thinking_budgets: bool = False  # thinks with a number of tokens
+    thinking_levels: bool = False  # thinks with a level, as the generation after budgets does
+    min_thinking_tokens: int = 0  # tokens of thinking that it cannot do without
+    minimal_level: bool = False  # knows the level below LOW
     penalties: bool = False
 
     @property
-    def thinks(self) -> bool:
-        """Whether it can be told to think at all."""
-        return self.budgets or self.levels
+    def reasoning(self) -> bool:
+        """Whether it can be asked to think."""
+        return self.thinking_budgets or self.thinking_levels
 
     @property
     def stops_thinking(self) -> bool:
-        """Whether it can be told not to."""
-        return self.budgets and not self.least
+        """Whether it can be asked not to think."""
+        return self.thinking_budgets and not self.min_thinking_tokens
 
     @property
-    def signs(self) -> bool:
-        """Whether it wants the signatures of its calls back, and takes pictures inside the answers to them."""
-        return self.levels
+    def signatures(self) -> bool:
+        """Whether it wants its calls back signed, and takes pictures in the answers to them."""
+        return self.thinking_levels
 
     def thinking(self, effort: str) -> Json:
         """The thinkingConfig of an effort; thoughts are shown to whoever asked for any."""
         budget, level = EFFORTS[effort]
-        config: Json = {"thinkingBudget": max(budget, self.least)} if self.budgets else {}
-        if self.levels:
-            config["thinkingLevel"] = "LOW" if level == "MINIMAL" and not self.minimal else level
+        config: Json = {}
+        if self.thinking_budgets:
+            config["thinkingBudget"] = max(budget, self.min_thinking_tokens)
+        if self.thinking_levels:
+            lowest = "MINIMAL" if self.minimal_level else "LOW"
+            config["thinkingLevel"] = lowest if level == "MINIMAL" else level
         return config if effort == "none" else config | {"includeThoughts": True}
 
 
-def generation(model: str) -> Generation:
-    """The generation of a model by its name.
+def capabilities(model: str) -> GeminiCapabilities:
+    """What a model takes, by its name.
 
     Others than Gemini behind the same API get what all of them know.
     """
     name = model.lower()
     if "gemini" not in name:
-        return Generation()
+        return GeminiCapabilities()
     numbers = VERSION.search(name)
     # as gemini-flash-latest
     version = (int(numbers[1]), int(numbers[2] or 0)) if numbers else (99, 0)
     if version >= (3, 0):
-        return Generation(
-            levels=True, minimal="flash" in name and ("lite" in name or version < (3, 7))
+        return GeminiCapabilities(
+            thinking_levels=True,
+            minimal_level="flash" in name and ("lite" in name or version < (3, 7)),
         )
     if version >= (2, 5) and not re.search("image|tts", name):
-        return Generation(budgets=True, least=128 if "pro" in name else 0)
-    return Generation(penalties=version < (2, 5))
+        return GeminiCapabilities(
+            thinking_budgets=True, min_thinking_tokens=128 if "pro" in name else 0
+        )
+    return GeminiCapabilities(penalties=version < (2, 5))

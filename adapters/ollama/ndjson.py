@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chattable.adapters.sse import MAX_EVENT, EventTooLargeError
+from chattable.adapters.sse import MAX_EVENT_BYTES, EventTooLarge
 
 
 class LineDecoder:
@@ -11,7 +11,7 @@ class LineDecoder:
     Law: the lines do not depend on the cuts; empty ones are none.
     """
 
-    def __init__(self, limit: int = MAX_EVENT) -> None:
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
         self._tail: list[bytes] = []  # pieces of the line that has no end yet
         self._size = 0
@@ -28,7 +28,7 @@ class LineDecoder:
             self._tail.append(first)
             self._size += len(first)
         if self._size > self._limit:
-            raise EventTooLargeError
+            raise EventTooLarge
         return [line for line in lines if line.strip()]
 
     def end(self) -> list[bytes]:

@@ -12,8 +12,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from chattable.adapters.decoding import hidden_error, read_as, read_object, status_of, text_of
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.decoding import (
+    hidden_error,
+    named_param,
+    read_as,
+    read_object,
+    status_of,
+    text_of,
+)
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.adapters.vendors.usage import OLLAMA, read_usage
 from chattable.agents.chat import Chunk, Json
 from chattable.agents.errors import clip
@@ -81,13 +88,18 @@ class OllamaStream:
     def feed(self, data: bytes) -> list[Chunk]:
         """What one line adds."""
         line = read_as(data, _Line)
-        if line.error or not isinstance(line.message, _Message):
-            if hidden_error(raw := read_object(data)) is not None:
-                raise reported(raw)
-            if line.message is not None:
-                raise BrokenAnswer("sent a message that is not an object")
+        message = line.message
+        if line.error or not isinstance(message, _Message):
+            _check_error(data, line)
+            message = _Message()
         self._seed = self._seed or f"{line.model}/{line.created_at}"
-        message = line.message if isinstance(line.message, _Message) else _Message()
+        delta = self._delta(message)
+        logprobs = read_logprobs(line.logprobs)
+        if line.done:
+            return self._end(line, delta, logprobs)
+        return [Chunk(delta=delta, logprobs=logprobs)] if delta or logprobs else []
+
+    def _delta(self, message: _Message) -> Json:
         delta: Json = {}
         if message.thinking:
             delta["reasoning_content"] = message.thinking
@@ -95,15 +107,16 @@ class OllamaStream:
             delta["content"] = message.content
         if message.tool_calls:
             delta["tool_calls"] = [self._call(call) for call in message.tool_calls]
-        logprobs = read_logprobs(line.logprobs)
-        if not line.done:
-            return [Chunk(delta=delta, logprobs=logprobs)] if delta or logprobs else []
+        return delta
+
+    def _end(self, line: _Line, delta: Json, logprobs: Json | None) -> list[Chunk]:
+        """The last line: why the answer ended, and what it used."""
         self.complete = self.ended = True
         facts = {name: value for name in FACTS if (value := getattr(line, name)) is not None}
         reason = FINISHES.get(line.done_reason or "stop", "stop")
         chunks = [Chunk(delta=delta, finish_reason=reason, logprobs=logprobs, facts=facts)]
         counts = {"prompt_eval_count": line.prompt_eval_count, "eval_count": line.eval_count}
-        if (usage := read_usage(counts, places=OLLAMA)) is not None:
+        if (usage := read_usage(counts, fields=OLLAMA)) is not None:
             chunks.append(Chunk(usage=usage, facts=facts))
         return chunks
 
@@ -130,6 +143,14 @@ class OllamaStream:
         }
 
 
+def _check_error(data: bytes, line: _Line) -> None:
+    """Raises the error that a line is; one without a message may be any other news."""
+    if hidden_error(raw := read_object(data)) is not None:
+        raise error_from(raw)
+    if line.message is not None and not isinstance(line.message, _Message):
+        raise InvalidUpstreamResponse("sent a message that is not an object")
+
+
 class _Token(Struct):
     token: str
     logprob: float
@@ -154,19 +175,20 @@ def read_logprobs(raw: Any) -> Json | None:
     return {"content": content, "refusal": None}
 
 
-def reported(raw: Json, status: int = 0) -> Refused:
-    """An error as what the asker is told; one inside a stream may say itself which status it has."""
-    error, given = hidden_error(raw), raw.get("StatusCode")
-    status = status or (given if type(given) is int and 400 <= given < 600 else status_of(error))
+def error_from(raw: Json, status: int = 0) -> UpstreamHTTPError:
+    """An error as callers get it; one inside a stream may say its status itself."""
+    error = hidden_error(raw)
+    status = status or _given_status(raw) or status_of(error)
     message = PLACES.sub("…", " ".join(text_of(error).split()))
     message = clip(message, 1000) or f"The upstream answered with status {status}."
     if status in (400, 413, 500, 502) and OVERFLOW.search(message):
-        return Refused(400, message, param="messages", code="context_length_exceeded")
+        return UpstreamHTTPError(400, message, param="messages", code="context_length_exceeded")
     if status == 404 and "model" in message:
-        return Refused(404, message, param="model", code="model_not_found")
-    param = (
-        next((name for name, words in PARAMS.items() if words.search(message)), None)
-        if status == 400
-        else None
-    )
-    return Refused(status, message, param=param)
+        return UpstreamHTTPError(404, message, param="model", code="model_not_found")
+    param = named_param(message, PARAMS) if status == 400 else None
+    return UpstreamHTTPError(status, message, param=param)
+
+
+def _given_status(raw: Json) -> int | None:
+    given = raw.get("StatusCode")
+    return given if type(given) is int and 400 <= given < 600 else None

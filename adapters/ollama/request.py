@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chattable.adapters.params import Asked, Unsupported, function_of, invalid, without_tools
+from chattable.adapters.params import ChatParams, Unsupported, function_of, invalid, without_tools
 from chattable.adapters.turns import asked_until, call_of, data_url, says_nothing
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import clip
@@ -71,7 +71,7 @@ TRANSLATED = frozenset(
 )
 
 
-class Body(Asked):
+class OllamaBody(ChatParams):
     """One request body in the making."""
 
     def __init__(self, chat: Chat, model: str, *, unsupported: Unsupported) -> None:
@@ -96,18 +96,12 @@ class Body(Asked):
         if kind in ("required", "named"):
             if not tools:
                 raise without_tools()
-            self._lacks("tool_choice", "this model decides itself whether it calls a tool")
-        if name:  # the others are not to be called
-            tools = [tool for tool in tools if tool["function"]["name"] == name]
-            if not tools:
-                raise invalid("tool_choice", f"there is no function '{clip(name)}' in 'tools'")
+            self._unsupported("tool_choice", "this model decides itself whether it calls a tool")
+        if name:
+            tools = _only(name, tools)
         if tools and kind != "none":
             self.json["tools"] = tools
-            if self._params.get("parallel_tool_calls") is False:
-                self._lacks(
-                    "parallel_tool_calls",
-                    "this model decides itself how many calls it makes at once",
-                )
+            self._parallel_calls()
 
     def _format(self) -> None:
         kind, schema = self._wanted_format()
@@ -131,18 +125,25 @@ class Body(Asked):
             options["num_predict"] = cap
         if stops := [text for text in self._stops() if text]:
             options["stop"] = stops
-        given = params.get("options", {})
+        options |= self._native_options(cap)
+        if options:
+            self.json["options"] = options
+
+    def _native_options(self, cap: int | None) -> Json:
+        """What the client says in Ollama's own words, which counts more, but for a higher cap."""
+        given = self._params.get("options", {})
         if not isinstance(given, dict):
             raise invalid("options", "expected an object, as {'num_ctx': 8192}")
-        for name, value in given.items():  # Ollama's own words win, but for a higher cap
+        options: Json = {}
+        for name, value in given.items():
             if name == "num_predict" and cap is not None:
                 options[name] = min(cap, value) if type(value) is int and value >= 0 else cap
             elif name in OPTIONS:
                 options[name] = value
             else:
-                self._lacks(f"options.{name}", "how a model is loaded is not for its askers to say")
-        if options:
-            self.json["options"] = options
+                why = "how a model is loaded is not for its askers to say"
+                self._unsupported(f"options.{name}", why)
+        return options
 
     def _rest(self) -> None:
         params = self._params
@@ -153,7 +154,15 @@ class Body(Asked):
         elif params.get("top_logprobs"):
             raise invalid("top_logprobs", "it is only allowed with 'logprobs'")
         self.json.update({name: params[name] for name in NATIVE if name in params})
-        self._lacks_the_rest(TRANSLATED)
+        self._unsupported_rest(TRANSLATED)
+
+
+def _only(name: str, tools: list[Json]) -> list[Json]:
+    """The tool that is to be called, without the others."""
+    named = [tool for tool in tools if tool["function"]["name"] == name]
+    if not named:
+        raise invalid("tool_choice", f"there is no function '{clip(name)}' in 'tools'")
+    return named
 
 
 def _tool(tool: Json, where: str) -> Json:
@@ -167,24 +176,31 @@ def _tool(tool: Json, where: str) -> Json:
 
 
 def _messages(messages: list[Message]) -> list[Json]:
-    """The messages, each tool's answer with the name of what was called; empty ones are left out."""
+    """The messages, each tool's answer with its function's name; empty ones are left out."""
     names: dict[str, str] = {}  # of the functions that were called, by the call's id
     out: list[Json] = []
-    end = asked_until(messages)
+    last = asked_until(messages) - 1
     for i, message in enumerate(messages):
         said = _message(message, f"messages[{i}]")
         for call in said.get("tool_calls", ()):
             names[call["id"]] = call["function"]["name"]
         if message.role == "tool":
-            said |= {
-                "tool_name": names.get(message.tool_call_id or "") or message.name or "",
-                "tool_call_id": message.tool_call_id,
-            }
-        if len(said) > 2 or said["content"] or (i == end - 1 and message.role == "user" and out):
+            said |= _answered(message, names)
+        says_something = len(said) > 2 or said["content"]
+        if says_something or (i == last and message.role == "user" and out):
             out.append(said)
     if not out:
         raise says_nothing()
     return out
+
+
+def _answered(message: Message, names: dict[str, str]) -> Json:
+    """Which call a tool's answer is for."""
+    call_id = message.tool_call_id
+    return {
+        "tool_name": names.get(call_id or "") or message.name or "",
+        "tool_call_id": call_id,
+    }
 
 
 def _message(message: Message, where: str) -> Json:
@@ -196,19 +212,23 @@ def _message(message: Message, where: str) -> Json:
     content = message.content if message.content is not None else message.refusal or ""
     out: Json = {"role": role, "content": content}
     if isinstance(content, list):
-        texts: list[str] = []
-        images: list[str] = []
-        for j, part in enumerate(content):
-            _part(part, f"{where}.content[{j}]", texts, images)
-        out["content"] = "".join(texts)
-        if images:
-            out["images"] = images
+        out |= _content(content, where)
     if message.role == "assistant":
         if message.reasoning_content:
             out["thinking"] = message.reasoning_content
         if message.tool_calls:
             out["tool_calls"] = [_call(call) for call in message.tool_calls]
     return out
+
+
+def _content(parts: list[Json], where: str) -> Json:
+    """The words of the parts, and their images."""
+    texts: list[str] = []
+    images: list[str] = []
+    for j, part in enumerate(parts):
+        _part(part, f"{where}.content[{j}]", texts, images)
+    content: Json = {"content": "".join(texts)}
+    return content | {"images": images} if images else content
 
 
 def _call(call: Json) -> Json:

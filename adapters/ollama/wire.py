@@ -1,27 +1,30 @@
-"""Ollama's own API, /api/chat: what its OpenAI-compatible one has no words for (num_ctx, keep_alive, think, durations)."""
+"""Ollama's own API, /api/chat.
+
+It has what the OpenAI-compatible one lacks: num_ctx, keep_alive, think, durations.
+"""
 
 from __future__ import annotations
 
 from chattable.adapters.decoding import read_error
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.adapters.ollama.ndjson import LineDecoder
-from chattable.adapters.ollama.reader import OllamaStream, reported
-from chattable.adapters.ollama.request import Body
-from chattable.adapters.openai.wire import write
+from chattable.adapters.ollama.reader import OllamaStream, error_from
+from chattable.adapters.ollama.request import OllamaBody
+from chattable.adapters.openai.wire import encode_body
 from chattable.adapters.params import Unsupported
-from chattable.adapters.wire import Frames, Wire
+from chattable.adapters.wire import Framing, Wire
 from chattable.agents.chat import Chat, Chunk
 
 
 class OllamaWire(Wire):
     """Speaks /api/chat.
 
-    Law: what it has no place for goes by the rule `unsupported`, never in silence.
+    Law: what it does not support goes by the rule `unsupported`, never in silence.
     """
 
-    frames = Frames("application/x-ndjson", LineDecoder, bare=True)
+    framing = Framing("application/x-ndjson", LineDecoder, whole_answers=True)
 
-    listing = "/api/tags"
+    models_path = "/api/tags"
 
     def __init__(self, *, unsupported: Unsupported = "drop") -> None:
         self.unsupported = unsupported
@@ -34,22 +37,26 @@ class OllamaWire(Wire):
         """A bearer token, for servers that want one."""
         return [("authorization", f"Bearer {api_key}")] if api_key else []
 
-    def request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
+    def build_request(self, chat: Chat, model: str, most: int | None = None) -> bytes:
         """The body; raises `InvalidRequest` for what the API cannot do."""
-        return write(lambda: Body(self.allows(chat), model, unsupported=self.unsupported).json)
+        return encode_body(
+            lambda: (
+                OllamaBody(self.with_allowed_params(chat), model, unsupported=self.unsupported).json
+            )
+        )
 
-    def reply(self, body: bytes) -> list[Chunk]:
+    def parse_response(self, body: bytes) -> list[Chunk]:
         """A whole answer, read as the one line of a stream."""
         reader = OllamaStream()
         chunks = reader.feed(body)
         if not reader.complete:
-            raise BrokenAnswer("sent an answer that has no end")
+            raise InvalidUpstreamResponse("sent an answer that has no end")
         return chunks
 
-    def stream(self, choices: int = 1) -> OllamaStream:
+    def stream_reader(self, choices: int = 1) -> OllamaStream:
         """A reader for one stream."""
         return OllamaStream()
 
-    def error(self, status: int, body: bytes) -> Refused:
+    def parse_error(self, status: int, body: bytes) -> UpstreamHTTPError:
         """The upstream's own error."""
-        return reported(read_error(body), status)
+        return error_from(read_error(body), status)

@@ -1,4 +1,4 @@
-"""Features of Anthropic's that want a header `anthropic-beta`, by the name that stands before their date.
+"""Features of Anthropic's that want a header `anthropic-beta`, by their names without the date.
 
 https://platform.claude.com/docs/en/api/beta-headers, read 2026-11.
 """

@@ -1,4 +1,4 @@
-"""What a vendor takes of a conversation that others had: message fields, thoughts, calls' ids, order.
+"""What a vendor takes of a conversation: message fields, thoughts, ids of calls, order.
 
 A row a vendor, then rows by the family of the model. Each says where it was read and when.
 """
@@ -127,7 +127,10 @@ BEDROCK_IDS = CallIds("[^a-zA-Z0-9_.:-]", most=64)  # Converse's ToolUseBlock, 2
 
 
 def _of_mistral(takes: Takes) -> Takes:
-    """Whoever serves its models: its tokenizer checks ids and order (https://docs.mistral.ai, 2026-11)."""
+    """The row of whoever serves Mistral's models, whose tokenizer checks ids and order.
+
+    https://docs.mistral.ai, 2026-11.
+    """
     return replace(takes, ids=NINE, bridge=True)
 
 

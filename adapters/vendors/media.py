@@ -38,17 +38,17 @@ FILES = ("file", "input_file", "document")  # which may be any of these, by thei
 MEDIA = {"image": "picture", "audio": "sound", "video": "film"}
 
 # A page of a PDF is its words and its picture: an A4 at 150 dpi, and Anthropic's 3,000 tokens.
-PAGE = 1_240, 1_754  # pixels
-PAGE_TEXT = 3_000  # tokens
-PAGE_BYTES = 5_000  # where a file does not say how many pages it has
-DENSE_BYTES = 100_000  # of a page in any file, so that one that says too few is not believed
-MOST_PAGES = 1_000
+PAGE_PIXELS = 1_240, 1_754  # pixels
+PAGE_TEXT_TOKENS = 3_000  # tokens
+USUAL_PAGE_BYTES = 5_000  # where a file does not say how many pages it has
+DENSE_PAGE_BYTES = 100_000  # of a page in any file, so that one that says too few is not believed
+MAX_PAGES = 1_000
 UNSEEN_PAGES = 100  # of a file that is somewhere else: what most vendors take
 COUNT = re.compile(rb"/Count\s+(\d{1,6})")
-WINDOW = 32_768  # bytes at either end of a PDF in which it may say how many pages it has
+PDF_WINDOW_BYTES = 32_768  # bytes at either end of a PDF in which it may say how many pages it has
 
 # Bytes of a second, as few as are usual; of pcm16 and g711 always. A WAV says it itself.
-SOUND_BYTES = {
+SOUND_BYTES_PER_S = {
     "wav": 8_000,
     "pcm16": 48_000,
     "flac": 30_000,
@@ -58,14 +58,14 @@ SOUND_BYTES = {
     "ogg": 1_500,
     "webm": 1_500,
 }
-OTHER_SOUND_BYTES = 4_000  # mp3, aac, m4a … at 32 kbit/s
-MOST_SOUND_BYTES = 768_000  # stereo at 192 kHz
+OTHER_SOUND_BYTES_PER_S = 4_000  # mp3, aac, m4a … at 32 kbit/s
+MAX_SOUND_BYTES_PER_S = 768_000  # stereo at 192 kHz
 # Tokens of a second: OpenAI's audio guide, ai.google.dev/gemini-api/docs/tokens.
-SOUND_TOKENS = ((re.compile(r"gpt-"), 10), (re.compile(r"gemini"), 32))
-OTHER_SOUND_TOKENS = 50  # more than Voxtral, Qwen and Ultravox take
-FILM_BYTES = 30_000  # of a second
-FILM_TOKENS = 300  # of a second with its sound, as Gemini has it
-UNSEEN_SECONDS = 3_600  # of a sound or film that is somewhere else
+SOUND_TOKENS_PER_S = ((re.compile(r"gpt-"), 10), (re.compile(r"gemini"), 32))
+OTHER_SOUND_TOKENS_PER_S = 50  # more than Voxtral, Qwen and Ultravox take
+FILM_BYTES_PER_S = 30_000  # of a second
+FILM_TOKENS_PER_S = 300  # of a second with its sound, as Gemini has it
+UNSEEN_MEDIA_S = 3_600  # of a sound or film that is somewhere else
 
 
 class Payload(Struct, frozen=True):
@@ -169,12 +169,12 @@ def _picture(model: str, payload: Payload) -> int:
 
 
 def _sound(model: str, payload: Payload) -> int:
-    rates = (rate for pattern, rate in SOUND_TOKENS if pattern.search(model))
-    rate = next(rates, OTHER_SOUND_TOKENS)
+    rates = (rate for pattern, rate in SOUND_TOKENS_PER_S if pattern.search(model))
+    rate = next(rates, OTHER_SOUND_TOKENS_PER_S)
     if payload.start < 0:
-        return UNSEEN_SECONDS * rate
+        return UNSEEN_MEDIA_S * rate
     form = payload.form.rpartition("/")[2].removeprefix("x-")
-    pace = SOUND_BYTES.get(form, OTHER_SOUND_BYTES)
+    pace = SOUND_BYTES_PER_S.get(form, OTHER_SOUND_BYTES_PER_S)
     if form in ("wav", "wave"):
         pace = _wav_pace(payload.file) or pace
     return math.ceil(payload.file.size / pace * rate)
@@ -188,12 +188,12 @@ def _wav_pace(file: Encoded) -> int:
         return 0
     if head[:4] != b"RIFF" or head[8:16] != b"WAVEfmt ":
         return 0
-    return min(MOST_SOUND_BYTES, int.from_bytes(head[28:32], "little"))
+    return min(MAX_SOUND_BYTES_PER_S, int.from_bytes(head[28:32], "little"))
 
 
 def _film(model: str, payload: Payload) -> int:
-    seen = math.ceil(payload.file.size / FILM_BYTES)
-    return FILM_TOKENS * (seen if payload.start >= 0 else UNSEEN_SECONDS)
+    seen = math.ceil(payload.file.size / FILM_BYTES_PER_S)
+    return FILM_TOKENS_PER_S * (seen if payload.start >= 0 else UNSEEN_MEDIA_S)
 
 
 def _file(model: str, payload: Payload) -> int:
@@ -202,25 +202,27 @@ def _file(model: str, payload: Payload) -> int:
     if payload.start >= 0 and not pdf:
         return payload.file.size
     pages = _pages(payload.file) if payload.start >= 0 else UNSEEN_PAGES
-    return pages * (PAGE_TEXT + reading(model).rule.tokens(*PAGE, "high"))
+    return pages * (PAGE_TEXT_TOKENS + reading(model).rule.tokens(*PAGE_PIXELS, "high"))
 
 
 def _pages(file: Encoded) -> int:
     """How many pages a PDF has: what it says near its beginning or end, else by its size."""
     try:
-        ends = file.read(WINDOW)
-        file.seek(max(0, file.size - WINDOW))
-        ends += file.read(WINDOW)
+        ends = file.read(PDF_WINDOW_BYTES)
+        file.seek(max(0, file.size - PDF_WINDOW_BYTES))
+        ends += file.read(PDF_WINDOW_BYTES)
     except ValueError:
         ends = b""
     said = max((int(count) for count in COUNT.findall(ends)), default=0)
-    return min(MOST_PAGES, max(said, 1 + file.size // (DENSE_BYTES if said else PAGE_BYTES)))
+    return min(
+        MAX_PAGES, max(said, 1 + file.size // (DENSE_PAGE_BYTES if said else USUAL_PAGE_BYTES))
+    )
 
 
 _COSTS = {"picture": _picture, "sound": _sound, "film": _film, "file": _file}
 
 
-class Made(Struct, frozen=True):
+class ImageCost(Struct, frozen=True):
     """What pictures cost that a model makes."""
 
     tokens: int  # of output; 0 where pictures are not paid by tokens
@@ -236,7 +238,7 @@ GPT_IMAGE_1 = {
 # Patches of the longer side by quality, from which the guide's formula makes tokens of any size.
 GPT_IMAGE_2 = {"low": 16, "medium": 48, "high": 96}
 GPT_IMAGE_2_5 = {"low": 16, "medium": 24, "high": 48, "xhigh": 64, "max": 96}
-LARGEST = 2_880, 2_880  # pixels, of which the formula makes most tokens
+LARGEST_PIXELS = 2_880, 2_880  # pixels, of which the formula makes most tokens
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 # Dollars for a picture.
 DALL_E_3 = {
@@ -244,10 +246,14 @@ DALL_E_3 = {
     "hd": {"1024x1024": 0.08, "1024x1792": 0.12, "1792x1024": 0.12},
 }
 DALL_E_2 = {"standard": {"256x256": 0.016, "512x512": 0.018, "1024x1024": 0.02}}
-UNKNOWN = Made(6_240, 250_000)  # of models that are not in the table: the dearest of GPT Image 1
+UNKNOWN = ImageCost(
+    6_240, 250_000
+)  # of models that are not in the table: the dearest of GPT Image 1
 
 
-def image_cost(kind: str, model: str, size: Any = None, quality: Any = None, n: int = 1) -> Made:
+def image_cost(
+    kind: str, model: str, size: Any = None, quality: Any = None, n: int = 1
+) -> ImageCost:
     """What `n` pictures cost at most that a model makes; `size` and `quality` as in a request.
 
     What they do not say (`auto`, or nothing) is the dearest. A usage that is reported counts more.
@@ -256,15 +262,15 @@ def image_cost(kind: str, model: str, size: Any = None, quality: Any = None, n: 
     facts = known(kind, model) or known("openai", name)
     if name.startswith("dall-e"):
         table = DALL_E_2 if name.startswith("dall-e-2") else DALL_E_3
-        return Made(0, n * round(_greatest(table, quality, size) * 1e6))
+        return ImageCost(0, n * round(_greatest(table, quality, size) * 1e6))
     if not name.startswith("gpt-image") or facts is None:
-        return Made(UNKNOWN.tokens * n, UNKNOWN.micro_usd * n)
+        return ImageCost(UNKNOWN.tokens * n, UNKNOWN.micro_usd * n)
     if name.startswith("gpt-image-1"):
         tokens = int(_greatest(GPT_IMAGE_1, quality, size))
     else:
         latest = name.startswith("gpt-image-2.5")
         tokens = _drawn(GPT_IMAGE_2_5 if latest else GPT_IMAGE_2, quality, size)
-    return Made(tokens * n, math.ceil(tokens * n * facts.output))
+    return ImageCost(tokens * n, math.ceil(tokens * n * facts.output))
 
 
 def _greatest(table: Mapping[str, Mapping[str, float]], quality: Any, size: Any) -> float:
@@ -282,6 +288,6 @@ def _drawn(patches: Mapping[str, int], quality: Any, size: Any) -> int:
     chosen = patches.get(quality) if isinstance(quality, str) else None
     longer = chosen or max(patches.values())
     found = SIZE.fullmatch(size) if isinstance(size, str) else None
-    width, height = (max(1, int(side)) for side in found.groups()) if found else LARGEST
+    width, height = (max(1, int(side)) for side in found.groups()) if found else LARGEST_PIXELS
     shorter = round(longer * min(width, height) / max(width, height))
     return math.ceil(longer * shorter * (2_000_000 + width * height) / 4_000_000)

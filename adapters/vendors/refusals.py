@@ -1,4 +1,4 @@
-"""What a refusal is about, as data: the key, the account's money, what may be used with it, or the prompt.
+"""What a refusal is about: the key, the account's money, what it may be used for, or the prompt.
 
 A status alone does not say it: 403 is a dead key at one vendor and a flagged prompt at the next,
 429 a moment's haste or an empty account. The first row counts that has the status and the words. A
@@ -12,7 +12,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from chattable.adapters.errors import Refused
+from chattable.adapters.errors import UpstreamHTTPError
 
 
 class Cause(StrEnum):
@@ -39,37 +39,57 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 
 ROWS = (
-    Row(Cause.PROMPT, (403,), _words(r"\bflagged\b|moderation|content.?(policy|filter)|safety (system|policy)|usage polic"),
-        "OpenRouter's moderated models; OpenAI's images; Azure"),
-    Row(Cause.ACCOUNT, (400,), _words(r"credit balance is too low to access|reached your specified API usage limits"),
-        "Anthropic"),
-    Row(Cause.ACCOUNT, (400, 403, 429), _words(r"^(insufficient_quota|billing_hard_limit_reached|billing_not_active)$"),
-        "OpenAI and Azure, by their codes"),
-    Row(Cause.ACCOUNT, (403,), _words(r"all available credits|spending limit|have any credits|purchase (more )?credits"
-                                      r"|insufficient (balance|credits|funds)|INVALID_PAYMENT_INSTRUMENT|billing"),
-        "xAI; Google's projects without billing; Bedrock"),
-    Row(Cause.USE, (403,), _words(r"(access|permission) to\b|not (have|been granted) (access|permission)|not (enabled|available)"
-                                  r"|(not supported|unsupported)|country|region|territory|\bfeature\b|blocked at the"),
-        "OpenAI's projects and countries; Anthropic's permission_error; Bedrock's models; Groq's blocked models"),
-    Row(Cause.KEY, (403,), _words(r"\bapi.?keys?\b|\bkey\b|credential|\btoken\b|authent|unauthori[sz]ed|unregistered callers"
-                                  r"|signature|suspended|disabled|deactivated|revoked|expired"),
-        "Google's leaked and suspended keys; AWS; Anthropic's disabled organizations; Together"),
+    Row(
+        Cause.PROMPT, (403,),
+        _words(r"\bflagged\b|moderation|content.?(policy|filter)|safety (system|policy)"
+               r"|usage polic"),
+        "OpenRouter's moderated models; OpenAI's images; Azure",
+    ),
+    Row(
+        Cause.ACCOUNT, (400,),
+        _words(r"credit balance is too low to access|reached your specified API usage limits"),
+        "Anthropic",
+    ),
+    Row(
+        Cause.ACCOUNT, (400, 403, 429),
+        _words(r"^(insufficient_quota|billing_hard_limit_reached|billing_not_active)$"),
+        "OpenAI and Azure, by their codes",
+    ),
+    Row(
+        Cause.ACCOUNT, (403,),
+        _words(r"all available credits|spending limit|have any credits|purchase (more )?credits"
+               r"|insufficient (balance|credits|funds)|INVALID_PAYMENT_INSTRUMENT|billing"),
+        "xAI; Google's projects without billing; Bedrock",
+    ),
+    Row(
+        Cause.USE, (403,),
+        _words(r"(access|permission) to\b|not (have|been granted) (access|permission)"
+               r"|not (enabled|available)|(not supported|unsupported)|country|region|territory"
+               r"|\bfeature\b|blocked at the"),
+        "OpenAI's projects and countries; Anthropic's permission_error; Bedrock's models; "
+        "Groq's blocked models",
+    ),
+    Row(
+        Cause.KEY, (403,),
+        _words(r"\bapi.?keys?\b|\bkey\b|credential|\btoken\b|authent|unauthori[sz]ed"
+               r"|unregistered callers|signature|suspended|disabled|deactivated|revoked|expired"),
+        "Google's leaked and suspended keys; AWS; Anthropic's disabled organizations; Together",
+    ),
 )  # fmt: skip
 # Words on money beside a 429 that names no time to wait: one that does is a limit that passes.
 MONEY = Row(
-    Cause.ACCOUNT,
-    (429,),
-    _words(
-        r"current quota|plan and billing|insufficient (balance|credits|funds|quota)|all available credits|spending limit"
-        r"|credit (limit|balance)|recharge|top.?up|\bbilling\b"
-    ),
-    "Moonshot's suspended accounts; xAI; OpenAI-compatible servers that leave the code out; Google's daily quotas",
-)
+    Cause.ACCOUNT, (429,),
+    _words(r"current quota|plan and billing|insufficient (balance|credits|funds|quota)"
+           r"|all available credits|spending limit|credit (limit|balance)|recharge|top.?up"
+           r"|\bbilling\b"),
+    "Moonshot's suspended accounts; xAI; OpenAI-compatible servers that leave the code out; "
+    "Google's daily quotas",
+)  # fmt: skip
 # DeepSeek, OpenRouter, Together and Anthropic answer 402
 ALWAYS = {401: Cause.KEY, 402: Cause.ACCOUNT}
 
 
-def cause_of(error: Refused) -> Cause:
+def cause_of(error: UpstreamHTTPError) -> Cause:
     """What a refusal is about; `OTHER` for what is none of these."""
     if (cause := ALWAYS.get(error.status)) is not None:
         return cause

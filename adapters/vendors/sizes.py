@@ -7,8 +7,8 @@ from binascii import a2b_base64
 
 import imagesize
 
-MOST_READ = 65_536  # bytes of a picture that are looked at
-MOST_READS = 2_000  # steps: a JPEG is a chain of segments, which nobody has to make long
+MAX_READ_BYTES = 65_536  # bytes of a picture that are looked at
+MAX_READS = 2_000  # steps: a JPEG is a chain of segments, which nobody has to make long
 # PNG, JPEG, GIF, WebP, HEIC and AVIF. Others no vendor takes, and their readers do more than these.
 FORMATS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|....ftyp", re.DOTALL)
 
@@ -16,7 +16,7 @@ FORMATS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|..
 class Encoded:
     """Base64 text from `start` on as a file, which decodes what is read of it and no more.
 
-    After `MOST_READ` bytes or `MOST_READS` reads it is as if it had ended.
+    After `MAX_READ_BYTES` bytes or `MAX_READS` reads it is as if it had ended.
     """
 
     def __init__(self, text: str, start: int = 0) -> None:
@@ -28,9 +28,9 @@ class Encoded:
     def read(self, size: int = -1) -> bytes:
         """The next bytes; raises `binascii.Error` where they are no base64."""
         self._reads += 1
-        left = min(self.size - self._at, MOST_READ - self._read)
+        left = min(self.size - self._at, MAX_READ_BYTES - self._read)
         size = left if size < 0 else min(size, left)
-        if size <= 0 or self._reads > MOST_READS:
+        if size <= 0 or self._reads > MAX_READS:
             return b""
         first, last = self._at // 3, -(-(self._at + size) // 3)
         piece = self._text[self._start + 4 * first : self._start + 4 * last]

@@ -1,4 +1,7 @@
-"""What a client may not tell an upstream unless its provider's `allow` says so: another gateway there may obey it."""
+"""What a client may not tell an upstream unless its provider's `allow` says so.
+
+Another gateway behind it may obey such parameters.
+"""
 
 # Where a request goes, and through what.
 ADDRESS = frozenset(

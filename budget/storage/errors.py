@@ -1,10 +1,11 @@
-"""What a storage can say no with.
+"""How a storage refuses.
 
 StorageError
 ├── StorageUnavailable  the database is away, full, locked or not migrated; the text is for the log
 │   ├── PoolExhausted   every connection to it is busy
 │   └── LockTimeout     others held the rows for too long
-└── ConstraintViolated  another row has what must be unique, or refers to this one
+├── ConstraintViolated  another row has what must be unique, or refers to this one
+└── StoreError          what was asked is refused, by a store of the server (proxy/store/errors.py)
 """
 
 from __future__ import annotations

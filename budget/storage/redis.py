@@ -65,6 +65,16 @@ def trouble(cause: object) -> str:
     return next((words for kind, words in TROUBLES if isinstance(cause, kind)), "did not answer")
 
 
+class RedisScript:
+    """A script, and the name that a server knows it by once it has seen it."""
+
+    __slots__ = ("name", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.name = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def integers(reply: Any) -> bool:
     """Whether an answer is a list of integers."""
     return isinstance(reply, list) and all(isinstance(number, int) for number in reply)

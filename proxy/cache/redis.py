@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from chattable.budget.periodic import Periodic
-from chattable.budget.storage.redis import Job, RedisScripts
+from chattable.budget.storage.redis import Job, RedisScript, RedisScripts
 from chattable.proxy.cache.controls import MAX_TTL_S
 from chattable.proxy.cache.redis_scripts import (
     ACQUIRE_SCRIPT,
@@ -24,7 +24,6 @@ from chattable.proxy.cache.redis_scripts import (
     RENEW_SCRIPT,
     SCRIPTS,
     SHARE_SCRIPT,
-    Script,
 )
 from chattable.proxy.cache.store import CacheKey, Follow, Lead, Store, StoredAnswer
 
@@ -300,7 +299,7 @@ class RedisStore(Store):
         self._flights += 1
         return f"{self._me}:{self._flights}"
 
-    def _job(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Job:
+    def _job(self, script: RedisScript, keys: Sequence[str], *arguments: str | bytes | int) -> Job:
         return Job(script.name, script.text, (len(keys), *keys, *arguments), sensible=_list)
 
     def _generations(self, key: CacheKey) -> list[str]:

@@ -12,9 +12,7 @@ shared. A purge is the exception: it must always come through.
 
 from __future__ import annotations
 
-from hashlib import sha1
-
-from msgspec import Struct
+from chattable.budget.storage.redis import RedisScript
 
 SHARED = """
 local function now()
@@ -170,18 +168,6 @@ return {1}
 """
 
 
-class Script(Struct, frozen=True):
-    """A script and the name that the server gives it."""
-
-    text: str
-    name: str
-
-
-def _script(body: str) -> Script:
-    text = SHARED + body
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
 ACQUIRE_SCRIPT, RENEW_SCRIPT, SHARE_SCRIPT, READ_SCRIPT, RELEASE_SCRIPT, PURGE_SCRIPT = SCRIPTS = [
-    _script(body) for body in (ACQUIRE, RENEW, SHARE, READ, RELEASE, PURGE)
+    RedisScript(SHARED + body) for body in (ACQUIRE, RENEW, SHARE, READ, RELEASE, PURGE)
 ]

@@ -7,7 +7,7 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from chattable.adapters.errors import GaveWay, Refused
+from chattable.adapters.errors import ConnectionReclaimed, UpstreamHTTPError
 from chattable.agents.errors import ChatError, InvalidRequest
 from chattable.proxy.cache import entries
 from chattable.proxy.cache.entries import Batch
@@ -16,9 +16,9 @@ from chattable.proxy.cache.waiter import SharedAnswer, Waiter
 from chattable.proxy.errors import (
     Failure,
     QuotaError,
+    RateLimitExceededError,
     SharedAnswerError,
     ShuttingDownError,
-    TooFastError,
     UnpricedModelError,
     describe,
 )
@@ -35,7 +35,7 @@ MAX_LEADERS_ELSEWHERE = 3  # that may fail before this process asks by itself
 MAX_UNKNOWN_LOOKS = 6  # at a leader elsewhere, without an answer, before it counts as dead
 SAME_FOR_ALL = (400, 404, 405, 409, 413, 415, 422)  # refusals that whoever asks this would get
 # what one request is refused and the next one may not be
-OWN_REFUSALS = (QuotaError, TooFastError, UnpricedModelError, GaveWay)
+OWN_REFUSALS = (QuotaError, RateLimitExceededError, UnpricedModelError, ConnectionReclaimed)
 LEADER_LOST = Failure(
     502,
     "The answer broke off on its way from another server process. Please retry your request.",
@@ -255,7 +255,7 @@ class Flight:
         everybody = isinstance(error, InvalidRequest) or (
             not own and self._failures >= MAX_FAILURES
         )
-        if isinstance(error, Refused):
+        if isinstance(error, UpstreamHTTPError):
             everybody = everybody or error.status in SAME_FOR_ALL or answer.end > 0
         if waiter in self.waiters:
             del self.waiters[waiter]

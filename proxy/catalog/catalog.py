@@ -20,15 +20,16 @@ from msgspec.structs import replace
 from chattable.adapters import discovery
 from chattable.adapters.local.server import LocalServer, data_home, model_path
 from chattable.adapters.services import VENDORS, wire_of
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
-from chattable.agents.chattable import Chattable, Limits
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
+from chattable.agents.chattable import Chattable, TurnLimits
 from chattable.agents.errors import ModelNotFound
 from chattable.agents.loading import load
 from chattable.agents.params import Accepts
 from chattable.agents.prompt import PromptAgent
 from chattable.budget.ledger import Price
 from chattable.budget.periodic import Periodic
-from chattable.proxy.catalog.circuits import Health
+from chattable.proxy.catalog.circuits import CircuitBreaker
 from chattable.proxy.catalog.prices import known_of, price_of
 from chattable.proxy.config import settings
 from chattable.proxy.identity.auth import Principal
@@ -55,7 +56,7 @@ class Entry(Struct, frozen=True):
     created: int
     description: str = ""
     context_length: int | None = None
-    limits: Limits = Limits()
+    limits: TurnLimits = TurnLimits()
     price: Price | None = None  # None: nobody knows it
     priced: bool = True  # False: it has none, and hard budgets in dollars refuse it
     picture_tokens: int | None = None  # of a picture that it reads, where the config says so
@@ -66,7 +67,7 @@ class Entry(Struct, frozen=True):
     targets: tuple[Entry, ...] = ()  # where there are several: each as an entry of the same name
     fallbacks: tuple[str, ...] = ()
     weight: float | None = None  # a target's share of the calls
-    health: Health | None = None
+    health: CircuitBreaker | None = None
     cache_ttl: float | None = None  # seconds that answers are kept; None: they are not
 
 
@@ -230,12 +231,12 @@ class _Source:
             at_once=True,
             expected=(discovery.DiscoveryError,),
         )
-        self._health: dict[str, Health] = {}
+        self._health: dict[str, CircuitBreaker] = {}
         self.server = LocalServer(model_path(data_home())) if config.kind == "local" else None
         vendor = VENDORS[config.kind]
-        self.provider = Provider(
+        self.provider = UpstreamProvider(
             name,
-            wire_of(config.kind, config.base_url, config.options).ruled(
+            wire_of(config.kind, config.base_url, config.options).with_unsupported(
                 config.unsupported, config.allow
             ),
             vendor.address(config.base_url, config.options),
@@ -245,13 +246,13 @@ class _Source:
             max_connections=config.max_connections,
         )
 
-    def health(self, model: str) -> Health:
+    def health(self, model: str) -> CircuitBreaker:
         """What is known of a model here, under whatever names it is served."""
         if model not in self._health:
             # behind a wildcard every client may name models of its own
             if len(self._health) >= MOST_MODELS:
                 self._health.clear()
-            self._health[model] = Health()
+            self._health[model] = CircuitBreaker()
         return self._health[model]
 
     async def start(self, *, listed: bool) -> None:
@@ -317,7 +318,7 @@ def _target(
         Upstream(
             source.provider,
             upstream_name,
-            timeouts=Timeouts(
+            timeouts=UpstreamTimeouts(
                 limits.connect, limits.first_token, limits.between_tokens, limits.total
             ),
             retries=retries,
@@ -365,7 +366,7 @@ def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
     @functools.cache
     def accepts(name: str | None) -> Accepts:
         agent = config.agents.get((config.default_model if name == DEFAULT else name) or "")
-        if not isinstance(agent, settings.CodeAgent):
+        if not isinstance(agent, settings.CodeAgentEntry):
             return {}
         return load(agent.use, agent.params).accepts
 
@@ -375,9 +376,9 @@ def declared(config: settings.Config) -> Callable[[str | None], Accepts]:
 def _agent(
     name: str, agent: settings.AgentEntry, cache: settings.Cache | None, reach: str
 ) -> Entry:
-    limits = Limits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
+    limits = TurnLimits(agent.limits.calls, agent.limits.tokens, agent.limits.seconds)
     model: Chattable
-    if isinstance(agent, settings.PromptAgent):
+    if isinstance(agent, settings.PromptAgentEntry):
         model = PromptAgent(
             agent.model, context=agent.context, instructions=agent.instructions, params=agent.params
         )

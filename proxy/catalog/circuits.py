@@ -1,4 +1,4 @@
-"""Whether a target is worth asking: a circuit breaker, and how fast it answered lately."""
+"""A circuit breaker for each target, with how fast the target answered lately."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-FAILURES = 5  # in a row that open the circuit
-CALLS, SHARE = 20, 0.5  # or this share of so many calls,
-WINDOW = 30.0  # within so many seconds
-COOL, COOLEST = 5.0, 60.0  # seconds until a probe; doubled by each that fails, up to
-SMOOTH = 0.2  # weight of the newest latency in the average
+# What opens the circuit: failures in a row, or a share of the last calls within the window.
+MAX_FAILURES_IN_A_ROW = 5
+MEASURED_CALLS, MAX_FAILED_SHARE, WINDOW_S = 20, 0.5, 30.0
+# Until a call is let through; doubled by each that fails.
+FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 60.0
+LATENCY_WEIGHT = 0.2  # of the newest latency in the average
 
 
 class State(StrEnum):
@@ -33,10 +34,11 @@ class LastError(Struct, frozen=True):
     message: str  # without keys and addresses
 
 
-class Health:
+class CircuitBreaker:
     """What is known of one target.
 
-    Law: after `FAILURES` in a row, or when half of the last calls failed, nobody asks for a while;
+    Law: after `MAX_FAILURES_IN_A_ROW`, or when half of the last calls failed, nobody asks for a
+    while;
     then one call at a time is let through, whose outcome closes the circuit or opens it for twice
     as long. Calls that were under way when it opened say nothing more: they are of the same
     failure.
@@ -50,9 +52,9 @@ class Health:
         self.last: LastError | None = None
         self.tripped = False  # the circuit is not closed
         self._clock = clock
-        self._recent: deque[tuple[float, bool]] = deque(maxlen=CALLS)
+        self._recent: deque[tuple[float, bool]] = deque(maxlen=MEASURED_CALLS)
         self._in_a_row = 0
-        self._cool = COOL
+        self._cool = FIRST_PAUSE_S
         self._open_until = 0.0
         self._probing = False
 
@@ -89,7 +91,7 @@ class Health:
             self.latency = (
                 latency
                 if self.latency is None
-                else self.latency + SMOOTH * (latency - self.latency)
+                else self.latency + LATENCY_WEIGHT * (latency - self.latency)
             )
         now = self._clock()
         if ok:
@@ -104,26 +106,28 @@ class Health:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        if self._in_a_row >= FAILURES or self._mostly_failing(now):
+        if self._in_a_row >= MAX_FAILURES_IN_A_ROW or self._mostly_failing(now):
             self._trip(now)
 
     def give_up(self) -> None:
         """Opens the circuit at once: what is wrong does not mend itself in seconds."""
-        self._cool = COOLEST
+        self._cool = MAX_PAUSE_S
         self._trip(self._clock())
 
     def _judge(self, begun: State, ok: bool, now: float) -> None:
         """What a call says of a circuit that is not closed."""
         if ok and begun is not State.CLOSED:
-            self.tripped, self._cool, self._in_a_row = False, COOL, 0
+            self.tripped, self._cool, self._in_a_row = False, FIRST_PAUSE_S, 0
             self._recent.clear()
         elif begun is State.HALF_OPEN:
-            self._cool = min(2 * self._cool, COOLEST)
+            self._cool = min(2 * self._cool, MAX_PAUSE_S)
             self._open_until = now + self._cool
 
     def _trip(self, now: float) -> None:
         self.tripped, self._open_until = True, now + self._cool
 
     def _mostly_failing(self, now: float) -> bool:
-        lately = [ok for at, ok in self._recent if now - at <= WINDOW]
-        return len(lately) >= CALLS and lately.count(False) >= SHARE * len(lately)
+        lately = [ok for at, ok in self._recent if now - at <= WINDOW_S]
+        return len(lately) >= MEASURED_CALLS and lately.count(False) >= MAX_FAILED_SHARE * len(
+            lately
+        )

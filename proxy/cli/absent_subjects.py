@@ -10,11 +10,11 @@ from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.config.document import dotted
 from chattable.proxy.config.hints import hint
 from chattable.proxy.config.settings import Config
+from chattable.proxy.people.teams import Team, Teams
+from chattable.proxy.people.users import UserRecord, Users
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import MAX_LIMIT, Page
-from chattable.proxy.store.teams import Team, Teams
-from chattable.proxy.store.users import User, Users
 
 
 async def absent_subjects(config: Config) -> list[str]:
@@ -52,7 +52,7 @@ def _absent(kind: str, named: Iterable[str], there: list[str]) -> list[str]:
 
 
 async def _names(
-    listed: Callable[[int, str | None], Awaitable[Page[User] | Page[Team]]],
+    listed: Callable[[int, str | None], Awaitable[Page[UserRecord] | Page[Team]]],
 ) -> list[str]:
     names: list[str] = []
     after = None

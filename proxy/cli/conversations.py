@@ -9,12 +9,12 @@ from chattable.proxy.catalog.catalog import declared
 from chattable.proxy.cli.databases import Commands, bring_up, with_database
 from chattable.proxy.cli.startup import find_config
 from chattable.proxy.errors import outcome_of
+from chattable.proxy.importers.conversation_files import export_file, import_file
+from chattable.proxy.importers.transcripts.formats import READABLE, WRITABLE
+from chattable.proxy.people.audit import Audit
+from chattable.proxy.people.users import Users
 from chattable.proxy.sessions.sessions import open_store
-from chattable.proxy.store.audit import Audit
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.users import Users
-from chattable.proxy.transcripts.formats import READABLE, WRITABLE
-from chattable.proxy.transfer import export_file, import_file
 
 
 def add_commands(commands: Commands, config: argparse.ArgumentParser) -> None:

@@ -11,10 +11,10 @@ from chattable.budget.ledger import GROUPS, Difference
 from chattable.proxy.cli.databases import Commands, with_database
 from chattable.proxy.cli.startup import find_config
 from chattable.proxy.ledger_setup import open_ledger
-from chattable.proxy.people.usage import Usage, as_csv, as_table
+from chattable.proxy.people.teams import Teams
+from chattable.proxy.people.usage import UsageReports, as_csv, as_table
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
 
 
 def add_commands(commands: Commands, config: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def _usage(args: argparse.Namespace) -> None:
         ledger = open_ledger(config, database)
         await ledger.start()
         try:
-            report = Usage(
+            report = UsageReports(
                 ledger,
                 Users(database.storage),
                 Teams(database.storage),

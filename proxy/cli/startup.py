@@ -11,12 +11,11 @@ from msgspec.structs import replace
 from chattable.adapters.local.server import MODEL_NAME, data_home, model_path
 from chattable.adapters.services import VENDORS
 from chattable.budget.storage.errors import StorageUnavailable
-from chattable.proxy.config import reader as configfile
-from chattable.proxy.config import settings
+from chattable.proxy.config import reader, settings
 from chattable.proxy.config.settings import Config
 from chattable.proxy.ledger_setup import open_journal
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.users import Users
 from chattable.proxy.telemetry.progress import show_progress
 
 DEFAULT_FILE = "config.yaml"
@@ -40,7 +39,7 @@ def find_config(
     """
     if path is None and Path(DEFAULT_FILE).is_file():
         path = DEFAULT_FILE
-    config = built_in() if path is None else configfile.load(path, os.environ, VENDORS, code=code)
+    config = built_in() if path is None else reader.load(path, os.environ, VENDORS, code=code)
     flags = {
         name: value
         for name, value in (("host", host), ("port", port), ("workers", workers))
@@ -52,7 +51,7 @@ def find_config(
 def built_in() -> Config:
     """The built-in config: `echo`, providers whose key is set, and the local model if pulled."""
     keys = {name: vendor.key_env for name, vendor in VENDORS.items() if vendor.key_env}
-    config = configfile.defaults(os.environ, keys)
+    config = reader.defaults(os.environ, keys)
     if not model_path(data_home()).is_file():
         return config
     return replace(
@@ -121,5 +120,6 @@ def welcome(config: Config, secret: str) -> str:
 
 def address(config: Config) -> str:
     """The base URL for a client on this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.server.host, config.server.host)  # noqa: S104
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
+    host = loopback.get(config.server.host, config.server.host)
     return f"http://{host}:{config.server.port}/v1"

@@ -12,9 +12,9 @@ from typing import Any
 
 from chattable.proxy.cli.databases import Commands, bring_up, with_database
 from chattable.proxy.errors import outcome_of
-from chattable.proxy.store.audit import COMMAND_LINE, Audit
+from chattable.proxy.people.audit import COMMAND_LINE, Audit
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.users import Users
 
 
 def add_commands(commands: Commands, config: argparse.ArgumentParser) -> None:

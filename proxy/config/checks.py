@@ -16,11 +16,11 @@ from chattable.agents.parsing import Shape, explain
 from chattable.proxy.config.document import Document
 from chattable.proxy.config.hints import hint
 from chattable.proxy.config.settings import (
-    CodeAgent,
+    CodeAgentEntry,
     Config,
     ModelEntry,
     ModelPrice,
-    PromptAgent,
+    PromptAgentEntry,
     Provider,
     RateLimits,
     Target,
@@ -62,7 +62,7 @@ def mistakes(config: Config, doc: Document, kinds: Mapping[str, Vendor] | None) 
     for name in models.keys() & agents.keys():
         first = f"is the name of a model too, on line {doc.line(('models', name))}"
         yield ("agents", name), f"{first}; rename one"
-    prompts = {n: (a.model,) for n, a in config.agents.items() if isinstance(a, PromptAgent)}
+    prompts = {n: (a.model,) for n, a in config.agents.items() if isinstance(a, PromptAgentEntry)}
     yield from _cycles("agents", "model", prompts)
     yield from _in_budgets(config)
     yield from _in_rate_limits(config, doc, names)
@@ -154,7 +154,7 @@ def _in_agents(config: Config, names: Mapping[str, Any]) -> Mistakes:
     for name, agent in config.agents.items():
         if why := _bad_name(name):
             yield ("agents", name), why
-        if isinstance(agent, PromptAgent):
+        if isinstance(agent, PromptAgentEntry):
             if why := _unknown(agent.model, names):
                 yield ("agents", name, "model"), why
             for param, value in agent.params.items():
@@ -205,7 +205,7 @@ def _in_session_headers(section: Any) -> Mistakes:
 def mistakes_in_code(config: Config, doc: Document) -> Mistakes:
     """Agents whose code cannot be loaded."""
     for name, agent in config.agents.items():
-        if isinstance(agent, CodeAgent) and not doc.troubled(("agents", name)):
+        if isinstance(agent, CodeAgentEntry) and not doc.troubled(("agents", name)):
             try:
                 loading.load(agent.use, agent.params)
             except loading.LoadError as error:

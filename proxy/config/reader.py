@@ -14,7 +14,7 @@ from chattable.proxy.config.checks import mistakes, mistakes_in_code
 from chattable.proxy.config.decoder import Decoder
 from chattable.proxy.config.document import MAX_BYTES, ConfigError, Document, Problem, read
 from chattable.proxy.config.setting_types import Secret, admin_key, upstream_key
-from chattable.proxy.config.settings import ADMIN_KEY, CodeAgent, Config, ModelEntry, Provider
+from chattable.proxy.config.settings import ADMIN_KEY, CodeAgentEntry, Config, ModelEntry, Provider
 
 # Sections of a LiteLLM proxy's config.yaml.
 LITELLM = ("model_list", "litellm_settings", "router_settings", "general_settings")
@@ -78,7 +78,9 @@ def defaults(env: Mapping[str, str], vendors: Mapping[str, str]) -> Config:
         },
         models={f"{vendor}/*": ModelEntry(provider=vendor) for vendor in keys},
         agents={
-            "echo": CodeAgent(use="chattable.agents.echo:Echo", description="Says what it hears.")
+            "echo": CodeAgentEntry(
+                use="chattable.agents.echo:Echo", description="Says what it hears."
+            )
         },
     )
 

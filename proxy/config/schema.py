@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from chattable.proxy.config.decoder import is_struct, parts
-from chattable.proxy.config.settings import CodeAgent, Config, PromptAgent
+from chattable.proxy.config.settings import CodeAgentEntry, Config, PromptAgentEntry
 
 
 def settings() -> list[str]:
@@ -38,7 +38,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of config.yaml, for editors."""
     raw = msgspec.json.schema(Config, schema_hook=lambda _: {"type": "string"})
     made = msgspec.json.decode(msgspec.json.encode(raw))  # tuples among the defaults become lists
-    for agent in (CodeAgent, PromptAgent):
+    for agent in (CodeAgentEntry, PromptAgentEntry):
         entry = made["$defs"][agent.__name__]
         del entry["properties"]["type"]  # which kind of agent it is shows in its keys
         entry["required"].remove("type")

@@ -1,4 +1,4 @@
-"""config.yaml as frozen structs: every setting, its default and its limits; configfile.py reads it.
+"""config.yaml as frozen structs: every setting, its default and its limits; reader.py reads it.
 
 A setting is one annotated field here; the schema for editors and the list for the manual are
 derived from it.
@@ -282,7 +282,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seconds: Annotated[Duration, Meta(description="time")] = 120.0
 
 
-class CodeAgent(
+class CodeAgentEntry(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="code"
 ):
     """An agent written in Python; every key that is not listed here is a parameter of it."""
@@ -304,7 +304,7 @@ class CodeAgent(
     params: dict[str, Any] = {}
 
 
-class PromptAgent(
+class PromptAgentEntry(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="prompt"
 ):
     """A model with a role to play."""
@@ -328,7 +328,7 @@ class PromptAgent(
     ] = False
 
 
-AgentEntry = CodeAgent | PromptAgent
+AgentEntry = CodeAgentEntry | PromptAgentEntry
 
 
 class DefaultBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -516,7 +516,7 @@ class SessionSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keep: Annotated[Count, Meta(description="newest messages that are sent as they are")] = 20
 
 
-class Sessions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SessionSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Conversations that the server keeps."""
 
     headers: Annotated[
@@ -589,13 +589,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, Meta(description="served for `default` and where a request names no model")
     ] = ""
     agents: Annotated[
-        dict[str, CodeAgent | PromptAgent], Meta(description="agents by the name clients ask for")
+        dict[str, CodeAgentEntry | PromptAgentEntry],
+        Meta(description="agents by the name clients ask for"),
     ] = {}
     budgets: Annotated[Budgets, Meta(description="what may be spent")] = Budgets()
     rate_limits: Annotated[RateLimits, Meta(description="how fast calls may come")] = RateLimits()
-    sessions: Annotated[Sessions, Meta(description="conversations that the server keeps")] = (
-        Sessions()
-    )
+    sessions: Annotated[
+        SessionSettings, Meta(description="conversations that the server keeps")
+    ] = SessionSettings()
     cache: Annotated[
         Cache | None, Meta(description="answers kept for identical requests; default: none are")
     ] = None

@@ -1,6 +1,6 @@
 """What chat UIs ask besides their users' questions, by the names that Open WebUI has for it."""
 
-# The kinds of chores. Those that are answered in JSON are called as the key that UIs read.
+# The kinds of tasks. Those that are answered in JSON are called as the key that UIs read.
 TITLE, TAGS, FOLLOW_UPS, QUERIES = "title", "tags", "follow_ups", "queries"
 COMPLETION, IMAGE, TOOLS, MEMORY = "text", "prompt", "tool_calls", "operations"
 MERGED, SUMMARY, OTHER = "merged", "summary", "other"

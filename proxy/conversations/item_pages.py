@@ -12,14 +12,14 @@ from chattable.agents.chat import Json
 from chattable.proxy.conversations.items import items_of, keys_of, message_id
 from chattable.proxy.store.errors import NotFound
 from chattable.proxy.store.page import MAX_LIMIT
-from chattable.proxy.store.session_chain import ITEM
-from chattable.proxy.store.sessions import Entry, Item, Session, SessionStore
+from chattable.proxy.store.sessions.chain import ITEM
+from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord, SessionStore
 
-OURS = re.compile(r"[a-z]+_[\w-]{43}(\.\d+)?")
+OUR_ID = re.compile(r"[a-z]+_[\w-]{43}(\.\d+)?")
 
 
 class Listed(Struct, frozen=True):
-    """An item; `key` is the id that we give it, where it may have brought one of its own."""
+    """An item; `key` is the id that we gave it, also where it came with one of its own."""
 
     key: str
     item: Json
@@ -32,13 +32,13 @@ class Listing(Struct, frozen=True):
     has_more: bool
 
 
-def listed(id: str, stored: Item | Entry) -> list[Listed]:  # noqa: A002 - the public word for it
+def listed(id: str, stored: Item | NewItem) -> list[Listed]:  # noqa: A002 - the public word for it
     """The items of a message with this id."""
     items = items_of(id, stored.message, incomplete=stored.incomplete)
     return [Listed(key, item) for key, item in zip(keys_of(id, items), items, strict=True)]
 
 
-async def find(store: SessionStore, session: Session, item_id: str) -> tuple[Item, Json]:
+async def find(store: SessionStore, session: SessionRecord, item_id: str) -> tuple[Item, Json]:
     """An item by either id, and the message that it is part of; `NotFound`."""
     message = await _message(store, session, item_id)
     if message is not None:
@@ -49,7 +49,7 @@ async def find(store: SessionStore, session: Session, item_id: str) -> tuple[Ite
 
 
 async def read(
-    store: SessionStore, session: Session, limit: int, after: str | None, *, descending: bool
+    store: SessionStore, session: SessionRecord, limit: int, after: str | None, *, descending: bool
 ) -> Listing:
     """At most `limit` items of a conversation, from an end or behind another one.
 
@@ -75,11 +75,14 @@ async def read(
     return Listing(found[:limit], page.has_more or len(found) > limit)
 
 
-async def _message(store: SessionStore, session: Session, item_id: str) -> Item | None:
-    """The message of an item by our id; by an id that it brought, the last one of the conversation, which is read for it."""
+async def _message(store: SessionStore, session: SessionRecord, item_id: str) -> Item | None:
+    """The message of an item, by the id that we gave the item or by the one it came with.
+
+    Of several that came with one id it is the last; the whole conversation is read for it.
+    """
     with suppress(NotFound):
         return await store.item(session, message_id(item_id))
-    more, after = OURS.fullmatch(item_id) is None, None
+    more, after = OUR_ID.fullmatch(item_id) is None, None
     while more:
         page = await store.items(session, MAX_LIMIT, after)
         for message in page.data:

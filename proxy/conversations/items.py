@@ -1,10 +1,10 @@
-"""Messages as items and items as messages: a conversation of OpenAI's API has the one, a chat the other.
+"""Translates between the items of OpenAI's conversations and the messages of a chat.
 
-An item becomes one message. What a message cannot say of it is kept beside it and comes back; an
-item that nobody says, such as reasoning or a web search, is kept whole in a message of the role
-`item`, whatever its type, and with the id that it brought, by which its provider knows it. A
-message becomes an item each for its thoughts, its words and its calls. The ids of these follow from
-the message's own: `msg_X`, `fc_X.1`, `fc_X.2`.
+An item becomes one message. The fields of an item that a message has no place for are kept in it
+and come back. An item that no role speaks, such as reasoning or a web search, is kept whole in a
+message of the role `item`, whatever its type, with the id it came with, by which its provider knows
+it. A message becomes one item for its reasoning, one for its text and one for each call. Their ids
+follow from the message's own: `msg_X`, `fc_X.1`, `fc_X.2`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from msgspec.structs import replace
 
 from chattable.agents.chat import Json, Message
 from chattable.agents.errors import InvalidRequest, MissingParameter, clip
-from chattable.proxy.parsing import surrogates as halves
-from chattable.proxy.store.session_chain import ITEM, MESSAGE_ID
-from chattable.proxy.store.session_values import message_of as read_message
+from chattable.proxy.parsing import surrogates
+from chattable.proxy.store.sessions.chain import ITEM, MESSAGE_ID
+from chattable.proxy.store.sessions.values import message_of as read_message
 
-KEPT = "conversation_item"  # the field of a message that has what it cannot say of an item
+ITEM_FIELDS = "conversation_item"  # the message field with those of an item that have no place
 ROLES = ("user", "assistant", "system", "developer")
-WORDS = ("input_text", "output_text", "text")
-FILE = ("file_id", "file_data", "filename")  # what a chat's file may have
+TEXT_PARTS = ("input_text", "output_text", "text")
+FILE_FIELDS = ("file_id", "file_data", "filename")  # what a chat's file may have
 PREFIXES = {
     "message": "msg",
     "function_call": "fc",
@@ -37,7 +37,10 @@ PREFIXES = {
 
 
 def message_of(item: Json, path: str) -> Message:
-    """The message that an item becomes; `InvalidRequest` names the field that is wrong, below `path`."""
+    """The message that an item becomes.
+
+    `InvalidRequest` names the field that is wrong, below `path`.
+    """
     kind = item.get("type")
     if kind is None:
         if "role" not in item:
@@ -51,10 +54,10 @@ def message_of(item: Json, path: str) -> Message:
     rest = {
         name: value
         for name, value in item.items()
-        if name != "id" and not (name in shown and _says(shown[name], value))
+        if name != "id" and not (name in shown and _includes(shown[name], value))
     }
     if rest:
-        message.extra = {KEPT: rest}
+        message.extra = {ITEM_FIELDS: rest}
     return message
 
 
@@ -62,7 +65,7 @@ def items_of(message_id: str, message: Message, *, incomplete: bool = False) -> 
     """The items that a stored message becomes, in order; at least one."""
     status = "incomplete" if incomplete else "completed"
     items = _shown(message, status)
-    kept = message.extra.get(KEPT)
+    kept = message.extra.get(ITEM_FIELDS)
     if isinstance(kept, dict):
         items[0] |= kept
     for item, key in zip(items, keys_of(message_id, items), strict=True):
@@ -83,15 +86,16 @@ def message_id(item_id: str) -> str:
     return MESSAGE_ID + item_id.partition("_")[2].partition(".")[0]
 
 
-def asked(messages: Iterable[Message]) -> list[Message]:
-    """The messages as a model can be asked them: only those of a chat, in whole characters, calls made together in one."""
+def model_messages(messages: Iterable[Message]) -> list[Message]:
+    """Stored messages as a model can take them.
+
+    Only those of a chat, in whole characters, and calls that were made together in one message.
+    """
     done: list[Message] = []
     for stored in messages:
         if stored.role == ITEM:
             continue
-        message = _whole(stored)
-        if KEPT in message.extra:
-            message = replace(message, extra={k: v for k, v in message.extra.items() if k != KEPT})
+        message = _model_message(stored)
         if message.tool_calls and not message.content and done and done[-1].role == "assistant":
             calls = [*(done[-1].tool_calls or ()), *message.tool_calls]
             done[-1] = replace(done[-1], tool_calls=calls)
@@ -100,16 +104,22 @@ def asked(messages: Iterable[Message]) -> list[Message]:
     return done
 
 
-def _whole(message: Message) -> Message:
-    """The message with U+FFFD for halves of characters, which UTF-8 has no bytes for."""
+def _model_message(message: Message) -> Message:
+    """The message without fields of items, and with U+FFFD for halves of characters.
+
+    UTF-8 has no bytes for a half of a character, a lone surrogate.
+    """
     try:
         msgspec.json.encode(message)
     except UnicodeEncodeError:
-        return read_message(json.dumps(halves.whole(msgspec.to_builtins(message.to_json()))))
+        message = read_message(json.dumps(surrogates.whole(msgspec.to_builtins(message.to_json()))))
+    if ITEM_FIELDS in message.extra:
+        rest = {name: value for name, value in message.extra.items() if name != ITEM_FIELDS}
+        message = replace(message, extra=rest)
     return message
 
 
-# --- items as messages -------------------------------------------------------------------------------------------------
+# --- items as messages ----------------------------------------------------------------------------
 
 
 def _message(item: Json, path: str) -> Message:
@@ -176,7 +186,7 @@ def _part(part: Any, path: str) -> Json:
     if not isinstance(part, dict):
         raise _wrong_type(path, "an object")
     kind, image = _text(part, "type", path), part.get("image_url")
-    if kind in WORDS:
+    if kind in TEXT_PARTS:
         return {"type": "text", "text": _text(part, "text", path)}
     if kind == "input_image" and isinstance(image, str):
         detail = {"detail": part["detail"]} if part.get("detail") else {}
@@ -184,7 +194,7 @@ def _part(part: Any, path: str) -> Json:
     if kind == "input_file" and not part.get("file_url"):
         return {
             "type": "file",
-            "file": {name: part[name] for name in FILE if part.get(name) is not None},
+            "file": {name: part[name] for name in FILE_FIELDS if part.get(name) is not None},
         }
     return dict(part)
 
@@ -207,20 +217,27 @@ def _wrong_type(path: str, wanted: str) -> InvalidRequest:
     )
 
 
-def _says(shown: Any, given: Any) -> bool:
-    """Whether what will be shown has all that was given: fields that go without saying may be added to it."""
+def _includes(shown: Any, given: Any) -> bool:
+    """Whether what will be shown has all that was given: it may have fields of its own besides."""
     if isinstance(shown, dict) and isinstance(given, dict):
-        return all(name in shown and _says(shown[name], value) for name, value in given.items())
-    if isinstance(shown, list) and isinstance(given, list):
-        return len(shown) == len(given) and all(
-            _says(one, other) for one, other in zip(shown, given, strict=True)
-        )
-    if isinstance(shown, list) and isinstance(given, str):  # words alone are a part of their own
-        return len(shown) == 1 and bool(shown[0].get("text") == given)
+        return all(name in shown and _includes(shown[name], value) for name, value in given.items())
+    if isinstance(shown, list):
+        return _all_included(shown, given)
     return type(shown) is type(given) and bool(shown == given)
 
 
-# --- messages as items -------------------------------------------------------------------------------------------------
+def _all_included(shown: list[Any], given: Any) -> bool:
+    """Whether the parts that will be shown are those given, as a list or as text alone."""
+    if isinstance(given, str):
+        return len(shown) == 1 and bool(shown[0].get("text") == given)
+    return (
+        isinstance(given, list)
+        and len(shown) == len(given)
+        and all(_includes(one, other) for one, other in zip(shown, given, strict=True))
+    )
+
+
+# --- messages as items ----------------------------------------------------------------------------
 
 
 def _shown(message: Message, status: str) -> list[Json]:
@@ -228,30 +245,39 @@ def _shown(message: Message, status: str) -> list[Json]:
     if message.role == ITEM and parts and isinstance(parts[0].get("item"), dict):
         return [dict(parts[0]["item"])]
     if message.role == "tool" and message.tool_call_id is not None:
-        output = (
-            [_shown_part(part, "input_text") for part in parts] if parts else message.content or ""
-        )
-        call = {"call_id": message.tool_call_id, "output": output}
-        return [_beside(message) | {"type": "function_call_output", **call, "status": status}]
+        return [_shown_output(message, parts, status)]
+    return _shown_parts(message, status)
+
+
+def _shown_parts(message: Message, status: str) -> list[Json]:
+    """The items for the reasoning, the words and the calls of a message; at least one."""
     calls = [_shown_call(call, status) for call in message.tool_calls or ()]
-    thoughts = message.reasoning_content
-    thinking = {
-        "type": "reasoning",
-        "summary": [],
-        "content": [{"type": "reasoning_text", "text": thoughts}],
+    thoughts = [_shown_thoughts(message, status)] if message.reasoning_content else []
+    words = _words(message)
+    silent = not words or (message.content == "" and not message.refusal)
+    if silent and (calls or thoughts):
+        return [*thoughts, *calls]
+    item = {"type": "message", "role": message.role, "status": status, "content": words}
+    return [*thoughts, _other_fields(message) | item, *calls]
+
+
+def _shown_output(message: Message, parts: list[Json], status: str) -> Json:
+    shown = [_shown_part(part, "input_text") for part in parts]
+    return _other_fields(message) | {
+        "type": "function_call_output",
+        "call_id": message.tool_call_id,
+        "output": shown or message.content or "",
         "status": status,
     }
-    words = _words(message)
-    said = [
-        _beside(message)
-        | {"type": "message", "role": message.role, "status": status, "content": words}
-    ]
-    nothing = not words or (message.content == "" and not message.refusal)
-    return [
-        *([thinking] if thoughts else []),
-        *([] if nothing and (calls or thoughts) else said),
-        *calls,
-    ]
+
+
+def _shown_thoughts(message: Message, status: str) -> Json:
+    return {
+        "type": "reasoning",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": message.reasoning_content}],
+        "status": status,
+    }
 
 
 def _words(message: Message) -> list[Json]:
@@ -298,7 +324,7 @@ def _shown_call(call: Json, status: str) -> Json:
     return rest | own | {"type": types.get(kind, kind), "call_id": call.get("id"), "status": status}
 
 
-def _beside(message: Message) -> Json:
-    """What else a message has, under the names that it has it by."""
+def _other_fields(message: Message) -> Json:
+    """The fields of a message that items have no names for, under its own names."""
     name = {"name": message.name} if message.name is not None else {}
-    return name | {key: value for key, value in message.extra.items() if key != KEPT}
+    return name | {key: value for key, value in message.extra.items() if key != ITEM_FIELDS}

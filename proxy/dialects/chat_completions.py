@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from chattable.agents.chat import NO_USAGE, Chunk, Json
-from chattable.agents.fold import INCOMPLETE, Fold
+from chattable.agents.fold import INCOMPLETE, Accumulator
 from chattable.proxy.errors import Failure
 from chattable.proxy.reply_stream import ReplyStream
 
@@ -47,7 +47,7 @@ class Frames:
         self.begun = True
         return b"".join([self._frame(chunk) for chunk in chunks])
 
-    def completion(self, fold: Fold) -> bytes:
+    def completion(self, fold: Accumulator) -> bytes:
         """The whole answer as one chat completion object."""
         choices = fold.choices()
         for choice in choices:

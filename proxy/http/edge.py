@@ -27,7 +27,7 @@ MOST_FAILURES = 8  # attempts of a request that the log tells of
 HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options", b"nosniff")]
 
 
-class Edge:
+class EdgeMiddleware:
     """Wraps the application.
 
     Law: every response has `x-request-id`, HEAD is GET without its body, and a path means the same

@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from chattable.proxy.errors import INVALID, Failure
-from chattable.proxy.http.edge import Edge
+from chattable.proxy.http.edge import EdgeMiddleware
 from chattable.proxy.http.leaving import has_left
 
 MAX_HEAD = 64 * 2**10  # bytes of a request's line and headers, or between two pieces of its body
@@ -40,7 +40,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._edge: Edge = self.config.loaded_app
+        self._edge: EdgeMiddleware = self.config.loaded_app
         self._idle = 0  # bytes since the last that meant something
         self._receiving = False  # whether a request has begun and is not whole
         self._headed = False  # whether its head is

@@ -10,37 +10,35 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chattable.agents.chattable import Session, User
+from chattable.agents.chattable import TurnSession, TurnUser
 from chattable.proxy.errors import ForbiddenError, UnauthorizedError
+from chattable.proxy.people.users import KeyRecord, UserRecord, Users
 from chattable.proxy.store.secret import digest
-from chattable.proxy.store.users import Key, Users
-from chattable.proxy.store.users import User as StoredUser
 
 if TYPE_CHECKING:
     from chattable.agents.chattable import Context
     from chattable.proxy.cache.controls import Controls
-    from chattable.proxy.sessions.doors import Door
+    from chattable.proxy.sessions.resolver import SessionRef
 
-# seconds that a looked-up key is believed; a revoked one is refused everywhere after that
-TTL = 1.0
-MAX_CACHED = 10_000
+KEY_CACHE_S = 1.0  # after which a revoked key is refused everywhere
+MAX_CACHED_KEYS = 10_000
 
 MISSING = (
-    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY)."
+    "You didn't provide an API key. You need to provide your API key in an Authorization header "
+    "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
 )
 
 
 class Principal(Struct, frozen=True):
     """A user together with what the key at hand allows."""
 
-    user: User
+    user: TurnUser
     key_id: str = ""
     team: str | None = None  # its id: what is counted against a team goes on when it is renamed
     models: tuple[str, ...] | None = None  # names or prefixes ending in `*`; None: all
     admin: bool = False
-    trusted: bool = False  # may say on whose behalf it asks
-    acting: bool = False  # and did
+    trusted: bool = False  # may ask on behalf of other users
+    acting: bool = False  # asks on behalf of another user now
     team_name: str = ""
 
     def may_use(self, model: str) -> bool:
@@ -58,20 +56,20 @@ class Caller(Struct, frozen=True):
     parent: Context | None = None  # the turn whose borrowed key this request carries
     idempotency_key: str = ""
     cache: Controls | None = None  # what the request says about the response cache
-    door: Door | None = None  # the session it names by a header
-    session: Session | None = None  # the one it belongs to
+    session_ref: SessionRef | None = None  # the session it names by a header
+    session: TurnSession | None = None  # the one it belongs to
     tag: str = ""  # what it is for, where it is not the user's own question
 
 
-ADMIN = Principal(User("admin", "admin"), admin=True)
+ADMIN = Principal(TurnUser("admin", "admin"), admin=True)
 
 
 class Auth:
     """Knows keys.
 
-    Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within `TTL`
-    seconds. What was looked up is believed by `monotonic`, so that a clock which is set back does
-    not prolong it; `clock` is the wall's, by which keys expire.
+    Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within
+    `KEY_CACHE_S`. What was looked up is kept by the clock `monotonic`, so that a wall clock that is
+    set back does not prolong it; keys expire by the wall clock, `clock`.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Auth:
         self._clock = clock
         self._monotonic = monotonic
         self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
-        self._asking: dict[str, asyncio.Task[tuple[Key, StoredUser] | None]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[KeyRecord, UserRecord] | None]] = {}
 
     async def principal(self, secret: str) -> Principal:
         """The principal behind a key, or `UnauthorizedError`."""
@@ -104,8 +102,8 @@ class Auth:
             return found
         raise UnauthorizedError(str(found), found.code)
 
-    async def _found(self, name: str, secret: str) -> tuple[Key, StoredUser] | None:
-        """Looks a key up, once for all who ask at the same time: a burst is no queue for the database."""
+    async def _found(self, name: str, secret: str) -> tuple[KeyRecord, UserRecord] | None:
+        """Looks a key up, once for all requests that need it at the same time."""
         task = self._asking.get(name)
         if task is None:
             task = self._asking[name] = asyncio.create_task(self._users.find(secret))
@@ -113,7 +111,10 @@ class Auth:
         return await asyncio.shield(task)
 
     async def acting(self, principal: Principal, name: str) -> Principal:
-        """The principal of a trusted key that asks for an end user, who is made if unknown; the key's own terms stay."""
+        """The principal of a trusted key that asks on behalf of an end user.
+
+        The user is made if unknown; what the key allows stays as it is.
+        """
         now, cached = self._monotonic(), f"{principal.key_id} {name}"
         until, found = self._cache.get(cached, (0.0, None))
         if not isinstance(found, Principal) or until <= now:
@@ -122,7 +123,7 @@ class Auth:
                 raise ForbiddenError(f"The user {user.name} is disabled.")
             found = replace(
                 principal,
-                user=User(user.id, user.name),
+                user=TurnUser(user.id, user.name),
                 team=user.team_id,
                 team_name=user.team or "",
                 acting=True,
@@ -131,16 +132,16 @@ class Auth:
         return found
 
     def _remember(self, name: str, now: float, found: Principal | UnauthorizedError) -> None:
-        if len(self._cache) >= MAX_CACHED:
+        if len(self._cache) >= MAX_CACHED_KEYS:
             self._cache.clear()
-        self._cache[name] = (now + TTL, found)
+        self._cache[name] = (now + KEY_CACHE_S, found)
 
     def forget(self) -> None:
         """Drops what was looked up: keys or users have changed here."""
         self._cache.clear()
 
     def _judge(
-        self, secret: str, found: tuple[Key, StoredUser] | None, now: float
+        self, secret: str, found: tuple[KeyRecord, UserRecord] | None, now: float
     ) -> Principal | UnauthorizedError:
         if found is None:
             return UnauthorizedError(
@@ -161,7 +162,7 @@ class Auth:
             )
         models = None if key.models is None else tuple(key.models)
         return Principal(
-            User(user.id, user.name),
+            TurnUser(user.id, user.name),
             key.id,
             user.team_id,
             models,

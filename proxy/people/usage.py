@@ -9,11 +9,11 @@ from datetime import datetime, tzinfo
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.budget.ledger import GROUPS, Ledger
+from chattable.budget.ledger import GROUPS, Ledger, UsageRow
 from chattable.budget.limits import MAX_AMOUNT
+from chattable.proxy.people.teams import Teams
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.teams import Teams
-from chattable.proxy.store.users import Users
 
 FIGURES = (
     *("requests", "cached_requests", "prompt_tokens", "completion_tokens", "total_tokens"),
@@ -22,7 +22,7 @@ FIGURES = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
-class Usage:
+class UsageReports:
     """Reports usage.
 
     Law: what is pending is not in it; what a cache answered is counted apart and costs nothing.
@@ -41,13 +41,11 @@ class Usage:
         until: str = "",
         only: Mapping[str, str] | None = None,
     ) -> list[Json]:
-        """Rows grouped by some of `GROUPS`; `since` and `until` are dates, times or unix seconds, `only` names of subjects."""
-        if unknown := [name for name in by if name not in GROUPS]:
-            known = ", ".join(GROUPS)
-            raise InvalidRequest(
-                f"Invalid value for 'group_by': '{clip(unknown[0])}' is not one of {known}.",
-                param="group_by",
-            )
+        """Rows grouped by some of `GROUPS`, each a dict of those and of `FIGURES`.
+
+        `since` and `until` are dates, times or unix seconds; `only` has names of subjects.
+        """
+        _check_groups(by)
         begin = self._moment(since, "from") if since else 0
         end = self._moment(until, "to") if until else MAX_AMOUNT
         ids = {kind: await self._id(kind, name) for kind, name in (only or {}).items()}
@@ -55,19 +53,10 @@ class Usage:
         names = await self._names(by, [row.group for row in rows])
         return [
             {
-                **{
-                    kind: names[kind].get(value, value)
-                    for kind, value in zip(names, row.group, strict=True)
-                },
-                "requests": row.requests,
-                "cached_requests": row.cached_requests,
-                "prompt_tokens": row.prompt_tokens,
-                "completion_tokens": row.completion_tokens,
-                "total_tokens": row.prompt_tokens + row.completion_tokens,
-                "cached_tokens": row.cached_tokens,
-                "tokens_saved": row.tokens_saved,
-                "cost_usd": row.cost / 1_000_000,
+                kind: names[kind].get(value, value)
+                for kind, value in zip(names, row.group, strict=True)
             }
+            | _figures(row)
             for row in rows
         ]
 
@@ -117,6 +106,29 @@ class Usage:
             raise InvalidRequest(
                 f"Invalid value for '{field}': {expected}.", param=field, code="invalid_value"
             ) from None
+
+
+def _check_groups(by: Sequence[str]) -> None:
+    if unknown := [name for name in by if name not in GROUPS]:
+        known = ", ".join(GROUPS)
+        raise InvalidRequest(
+            f"Invalid value for 'group_by': '{clip(unknown[0])}' is not one of {known}.",
+            param="group_by",
+        )
+
+
+def _figures(row: UsageRow) -> Json:
+    """What a group used, in the order of `FIGURES`."""
+    return {
+        "requests": row.requests,
+        "cached_requests": row.cached_requests,
+        "prompt_tokens": row.prompt_tokens,
+        "completion_tokens": row.completion_tokens,
+        "total_tokens": row.prompt_tokens + row.completion_tokens,
+        "cached_tokens": row.cached_tokens,
+        "tokens_saved": row.tokens_saved,
+        "cost_usd": row.cost / 1_000_000,
+    }
 
 
 def as_csv(by: Sequence[str], rows: Sequence[Json]) -> str:

@@ -1,4 +1,7 @@
-"""Tells a webhook of budget events as the Standard Webhooks specification has it: signed, retried, and in the end put aside."""
+"""Delivers budget events to a webhook by the Standard Webhooks specification.
+
+Deliveries are signed and retried; what fails too often is kept as dead.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from datetime import UTC, datetime
 import httpx
 import msgspec
 
-from chattable.budget.outbox import Notice, Outbox
+from chattable.budget.outbox import Outbox, OutboxEvent
 from chattable.budget.periodic import Periodic
 from chattable.proxy.config.webhook_settings import check_url, signing_key
 
 log = logging.getLogger("chattable")
 
-ATTEMPTS = 10
-# seconds; each one is three times the one before, so that ten attempts take a little over a day
-FIRST_DELAY = 10.0
-GROWTH = 3.0
-LONGEST_WAIT = 86_400.0  # seconds of Retry-After that are obeyed
-DEADLINE = 10.0  # seconds that an attempt may take in all
-AT_ONCE = 4  # attempts under way
-INTERVAL = 5.0  # seconds between two looks into the outbox when nobody pokes
-GRACE = 1.0  # seconds that a stop waits for attempts under way
-MAX_ANSWER = 16 * 2**10  # bytes of an answer that are read
+MAX_ATTEMPTS = 10
+# Each delay is three times the one before: ten attempts take a little over a day.
+FIRST_DELAY_S = 10.0
+DELAY_GROWTH = 3.0
+MAX_RETRY_AFTER_S = 86_400.0  # the longest Retry-After that is obeyed
+ATTEMPT_TIMEOUT_S = 10.0  # for an attempt in all
+MAX_ATTEMPTS_AT_ONCE = 4
+POLL_INTERVAL_S = 5.0  # between two looks into the outbox when nothing pokes it
+STOP_GRACE_S = 1.0  # that a stop waits for attempts under way
+MAX_ANSWER_BYTES = 16 * 2**10  # of an answer that are read
 
 
 class Undelivered(Exception):
@@ -43,8 +46,11 @@ class Undelivered(Exception):
         self.wait = wait
 
 
-class Webhook:
-    """Where notices go and the key that signs them; printing it shows the origin only, for a path or query may be a secret."""
+class WebhookEndpoint:
+    """Where events are posted and the key that signs them.
+
+    Printing it shows the origin only, because path and query may be secret.
+    """
 
     def __init__(self, url: str, secret: str) -> None:
         self._url = httpx.URL(check_url(url))
@@ -53,21 +59,19 @@ class Webhook:
     def __repr__(self) -> str:
         return f"{self._url.scheme}://{self._url.netloc.decode()}"
 
-    def request(self, notice: Notice, now: int) -> httpx.Request:
+    def request(self, event: OutboxEvent, now: int) -> httpx.Request:
         """One attempt.
 
         Law: id and body are the same for every attempt, timestamp and signature are this one's.
         """
-        happened = f"{datetime.fromtimestamp(notice.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        body = msgspec.json.encode(
-            {"type": notice.kind, "timestamp": happened, "data": notice.data}
-        )
+        happened = f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        body = msgspec.json.encode({"type": event.kind, "timestamp": happened, "data": event.data})
         headers = {
             "content-type": "application/json",
             "user-agent": "chattable",
-            "webhook-id": notice.id,
+            "webhook-id": event.id,
             "webhook-timestamp": str(now),
-            "webhook-signature": self._sign(notice.id, now, body),
+            "webhook-signature": self._sign(event.id, now, body),
         }
         return httpx.Request("POST", self._url, headers=headers, content=body)
 
@@ -77,20 +81,20 @@ class Webhook:
 
 
 class Deliveries:
-    """Posts what waits in the outbox, a few notices at a time.
+    """Posts what waits in the outbox, a few events at a time.
 
-    Law: a notice is delivered at least once or ends dead, and then the log says so; two replicas
+    Law: an event is delivered at least once or ends dead, and then the log says so; two replicas
     never post the same one at the same time.
     """
 
     def __init__(
         self,
         outbox: Outbox,
-        webhook: Webhook,
+        webhook: WebhookEndpoint,
         transport: httpx.AsyncBaseTransport,
         *,
-        interval: float = INTERVAL,
-        deadline: float = DEADLINE,
+        interval: float = POLL_INTERVAL_S,
+        deadline: float = ATTEMPT_TIMEOUT_S,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -117,15 +121,18 @@ class Deliveries:
         self._polling.start()
 
     async def stop(self) -> None:
-        """Ends in a second or two, whatever hangs; what is cut off is posted again when its lease ends, with the same id."""
+        """Ends in a second or two, whatever hangs.
+
+        What is cut off is posted again when its lease ends, with the same id.
+        """
         await self._polling.stop()
         if not self._running:
             return
-        _, late = await asyncio.wait(self._running, timeout=GRACE)
+        _, late = await asyncio.wait(self._running, timeout=STOP_GRACE_S)
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=GRACE)
+            await asyncio.wait(late, timeout=STOP_GRACE_S)
 
     def poke(self) -> None:
         """Looks into the outbox now: there may be something."""
@@ -139,17 +146,17 @@ class Deliveries:
 
     async def _take(self) -> None:
         """Begins as many deliveries as there are free places."""
-        free = AT_ONCE - len(self._running)
+        free = MAX_ATTEMPTS_AT_ONCE - len(self._running)
         if not free:
             return  # the next one that ends pokes
         asked = self._clock()
-        notices = await self._outbox.claim(free, self._lease)
+        events = await self._outbox.claim(free, self._lease)
         if self._clock() - asked > self._lease / 2:
             # the database was so slow that a lease could end before its attempt does: somebody
             # claims them again
             return
-        for notice in notices:
-            task = asyncio.create_task(self._deliver(notice))
+        for event in events:
+            task = asyncio.create_task(self._deliver(event))
             self._running.add(task)
             task.add_done_callback(self._ended)
 
@@ -157,29 +164,29 @@ class Deliveries:
         self._running.discard(task)
         self.poke()
 
-    async def _deliver(self, notice: Notice) -> None:
+    async def _deliver(self, event: OutboxEvent) -> None:
         try:
             try:
-                await self._post(notice)
+                await self._post(event)
             except Undelivered as error:
-                await self._fail(notice, error)
+                await self._fail(event, error)
             else:
-                await self._outbox.done([notice.id])
+                await self._outbox.done([event.id])
         except Exception as error:
             log.warning(
                 "webhook %r: %s may come twice, the outbox did not note its fate: %s",
                 self._webhook,
-                notice.id,
+                event.id,
                 error,
             )
 
-    async def _post(self, notice: Notice) -> None:
+    async def _post(self, event: OutboxEvent) -> None:
         """One attempt; raises `Undelivered` unless it is answered with 2xx."""
         end = asyncio.get_running_loop().time() + self._deadline
         try:
             async with asyncio.timeout_at(end):
                 response = await self._transport.handle_async_request(
-                    self._webhook.request(notice, int(self._clock()))
+                    self._webhook.request(event, int(self._clock()))
                 )
         except TimeoutError:
             raise Undelivered(f"no answer within {self._deadline:g} s") from None
@@ -190,25 +197,25 @@ class Deliveries:
         if not 200 <= status < 300:
             raise Undelivered(f"status {status}", final=status == 410, wait=_retry_after(response))
 
-    async def _fail(self, notice: Notice, error: Undelivered) -> None:
-        if error.final or notice.attempts >= ATTEMPTS:
-            await self._outbox.dead(notice.id)
+    async def _fail(self, event: OutboxEvent, error: Undelivered) -> None:
+        if error.final or event.attempts >= MAX_ATTEMPTS:
+            await self._outbox.dead(event.id)
             text = "webhook %r: %s (%s) is given up at attempt %d and kept as dead: %s"
-            log.error(text, self._webhook, notice.id, notice.kind, notice.attempts, error)
+            log.error(text, self._webhook, event.id, event.kind, event.attempts, error)
             return
-        delay = max(error.wait, backoff(notice.attempts, self._chance()))
-        await self._outbox.failed(notice.id, delay)
+        delay = max(error.wait, backoff(event.attempts, self._chance()))
+        await self._outbox.failed(event.id, delay)
         text = "webhook %r: attempt %d at %s (%s) failed, the next is in %.0f s: %s"
-        log.warning(text, self._webhook, notice.attempts, notice.id, notice.kind, delay, error)
+        log.warning(text, self._webhook, event.attempts, event.id, event.kind, delay, error)
 
 
 def backoff(attempt: int, chance: float) -> float:
-    """Seconds until the attempt after this one, up to a fifth more or less by `chance`, which is in [0, 1)."""
-    return FIRST_DELAY * GROWTH ** (attempt - 1) * (0.8 + 0.4 * chance)
+    """Seconds until the next attempt, up to a fifth more or less by `chance` in [0, 1)."""
+    return FIRST_DELAY_S * DELAY_GROWTH ** (attempt - 1) * (0.8 + 0.4 * chance)
 
 
 async def _drain(response: httpx.Response, end: float) -> None:
-    """Reads a short answer to its end, so that the connection can be used again, and leaves a long one."""
+    """Reads a short answer to its end, so that its connection can be used again."""
     stream, size = response.stream, 0
     assert isinstance(stream, httpx.AsyncByteStream)
     try:
@@ -216,7 +223,7 @@ async def _drain(response: httpx.Response, end: float) -> None:
             async with asyncio.timeout_at(end):
                 async for block in stream:
                     size += len(block)
-                    if size > MAX_ANSWER:
+                    if size > MAX_ANSWER_BYTES:
                         break
     finally:
         await stream.aclose()
@@ -225,4 +232,4 @@ async def _drain(response: httpx.Response, end: float) -> None:
 def _retry_after(response: httpx.Response) -> float:
     """Seconds that the endpoint asks to wait; 0 when it does not say, or gives a date."""
     text = response.headers.get("retry-after", "")
-    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else 0.0
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0

@@ -47,7 +47,7 @@ class AgentGateway(Gateway):
         """An OpenAI client without a socket, whose requests are nested in the turn."""
         return client_for(self, ctx)
 
-    def lend(self, ctx: Context) -> tuple[str, str]:
+    def run_credentials(self, ctx: Context) -> tuple[str, str]:
         """A base URL and a key for code that needs a socket."""
         key = f"sk-run-{secrets.token_urlsafe(32)}"
         self.run_keys[key] = ctx

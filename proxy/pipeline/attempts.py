@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.chattable import Context, Gateway, Trace
-from chattable.agents.drive import drive
+from chattable.agents.run_turn import run_turn
 from chattable.proxy.catalog.catalog import Catalog, Entry
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.pipeline.forwarded_kinds import NOTHING_BESIDES, Estimate
@@ -62,7 +62,7 @@ class Question:
             session=caller.session if parent is None else None,
         )
         ctx.progress = call.progress
-        return drive(target.model, ctx)
+        return run_turn(target.model, ctx)
 
 
 async def ask_targets(

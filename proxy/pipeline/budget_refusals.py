@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from chattable.budget.errors import BudgetExceededError, UnpricedError
-from chattable.budget.ledger import Room
+from chattable.budget.ledger import Balance
 from chattable.proxy.errors import BudgetBusyError, QuotaError, UnpricedModelError
 from chattable.proxy.identity.auth import Principal
 
 Refusal = QuotaError | BudgetBusyError | UnpricedModelError
 
 
-def check_spent(rooms: Iterable[Room], asker: Principal) -> None:
+def check_spent(rooms: Iterable[Balance], asker: Principal) -> None:
     """Refuses those whose rooms these are, whatever they ask, if no token is left in one."""
     for room in rooms:
         limit, amount = room.limit, room.amount.tokens

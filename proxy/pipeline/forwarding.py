@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chattable.adapters.errors import BrokenAnswer
+from chattable.adapters.errors import InvalidUpstreamResponse
 from chattable.adapters.openai.wire import OpenAIWire
 from chattable.adapters.upstream import Upstream
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Message, Usage
@@ -56,7 +56,7 @@ class _Question(Question):
     async def answer(self, target: Entry, call: MeteredCall) -> AsyncGenerator[Chunk]:
         """What is to be booked of the answer, which is kept aside."""
         upstream = _upstream(self.kind, target)
-        asked = upstream.provider.wire.allowed(self.fields) | {"model": upstream.model}
+        asked = upstream.provider.wire.allowed_params(self.fields) | {"model": upstream.model}
         if "max_tokens" in call.chat.params and self.kind.path == "/completions":
             asked["max_tokens"] = call.chat.params["max_tokens"]
         user, body = self.caller.principal.user.id, msgspec.json.encode(asked)
@@ -144,7 +144,7 @@ def _object(content_type: str, body: bytes) -> dict[str, Any]:
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        raise BrokenAnswer("sent an answer that is no JSON") from None
+        raise InvalidUpstreamResponse("sent an answer that is no JSON") from None
     return answer if isinstance(answer, dict) else {}
 
 

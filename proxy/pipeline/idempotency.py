@@ -17,7 +17,7 @@ from chattable.budget.storage.errors import StorageUnavailable
 from chattable.budget.storage.statements import Dialect, Steps, array
 from chattable.budget.storage.storage import Storage
 from chattable.budget.tables import TEXT
-from chattable.proxy.errors import BudgetAwayError, InProgressError, KeyReusedError
+from chattable.proxy.errors import DatabaseUnavailableError, InProgressError, KeyReusedError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.reply_stream import ReplyStream
 
@@ -58,7 +58,7 @@ class Once:
         self.seen.append(chunk)
 
 
-class Claim(Struct):
+class KeyClaim(Struct):
     """A key's answer: the one that was kept, or the one that is to be kept now."""
 
     kept: str | None
@@ -106,7 +106,7 @@ class Idempotency:
             claim.answer = _encode(Answer(reply.id, reply.created, once.seen))
 
     @asynccontextmanager
-    async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[Claim]:
+    async def claim(self, caller: Caller, asked: Any) -> AsyncGenerator[KeyClaim]:
         """The right to answer under the caller's key, or the answer that was given."""
         place = caller.principal.user.id, sha256(_scoped(caller).encode()).hexdigest()
         body = sha256(_encode(asked)).hexdigest()
@@ -114,8 +114,8 @@ class Idempotency:
             kept = await self._storage.run(lambda: _begin(self._storage.dialect, place, body))
         except StorageUnavailable as error:
             log.warning("idempotency is unknown: %s", error)
-            raise BudgetAwayError from None
-        claim = Claim(kept)
+            raise DatabaseUnavailableError from None
+        claim = KeyClaim(kept)
         if kept is not None:
             yield claim
             return
@@ -145,8 +145,8 @@ class Idempotency:
 
 def _scoped(caller: Caller) -> str:
     """The key, with the session that the request names."""
-    key, door = caller.idempotency_key, caller.door
-    return f"{key}\n{door.name}" if door and door.named else key
+    key, ref = caller.idempotency_key, caller.session_ref
+    return f"{key}\n{ref.name}" if ref and ref.named else key
 
 
 class _Kept(Struct):

@@ -11,7 +11,7 @@ import msgspec
 from chattable.agents.chat import Chat
 from chattable.agents.chattable import Context, Gateway
 from chattable.agents.errors import ChatError, InvalidRequest
-from chattable.agents.fold import Fold
+from chattable.agents.fold import Accumulator
 from chattable.agents.parsing import parse
 from chattable.proxy.dialects.chat_completions import DONE, Frames, error_frame
 from chattable.proxy.errors import describe
@@ -72,7 +72,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
 async def _blocks(gateway: Gateway, ctx: Context, chat: Chat) -> AsyncGenerator[bytes]:
     """The body of the answer: frames as chunks come, or one object at the end."""
     frames = Frames(ReplyStream(), chat.model, include_usage=chat.include_usage)
-    fold = Fold()
+    fold = Accumulator()
     try:
         async with aclosing(gateway.run(chat, ctx)) as chunks:
             async for chunk in chunks:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from chattable.adapters.errors import BrokenAnswer, GaveWay, Refused
+from chattable.adapters import errors as upstream
 from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.media import media_tokens
 from chattable.agents.chat import NO_USAGE, Chat, Chunk, Json, Usage
 from chattable.agents.chattable import Progress
-from chattable.budget.calls import End, Record
-from chattable.budget.journal import Line
-from chattable.budget.ledger import FREE, Hold, Used, Wish
-from chattable.budget.limits import Asker
+from chattable.budget.holds import Settlement, UnheldCall
+from chattable.budget.journal import JournalRecord
+from chattable.budget.ledger import FREE, Charge, Hold, HoldRequest
+from chattable.budget.limits import Payer
 from chattable.budget.tokens import bound, count_async, count_at_once
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.catalog.prices import held_price
@@ -30,12 +30,27 @@ from chattable.proxy.pipeline.prompt_tokens import bound_prompt, count_prompt, t
 if TYPE_CHECKING:
     from chattable.proxy.pipeline.metering import Metering
 
-DEFAULT_OUTPUT = 4096  # tokens of output held where neither the client nor the model has a cap
+DEFAULT_OUTPUT_TOKENS = (
+    4096  # tokens of output held where neither the client nor the model has a cap
+)
 # tokens that no answer has: neither what a client asks for nor a report is believed beyond
-MOST_OUTPUT = 10**9
+MAX_OUTPUT_TOKENS = 10**9
 # bytes that a reported token of text may have on average before the words are counted
-LONG_TOKENS = 5
-SPOKEN = ("content", "reasoning_content", "refusal")
+MAX_BYTES_PER_TOKEN = 5
+SPOKEN_FIELDS = ("content", "reasoning_content", "refusal")
+
+
+# Why a call ended, in the ledger's entries: these words stay, whatever the classes are called.
+REASONS: dict[type[BaseException], str] = {
+    upstream.UpstreamHTTPError: "Refused",
+    upstream.UpstreamUnreachable: "Unreachable",
+    upstream.UpstreamTimedOut: "TimedOut",
+    upstream.InvalidUpstreamResponse: "BrokenAnswer",
+    upstream.UnreadableEvent: "Noise",
+    upstream.ConnectionLimitReached: "Busy",
+    upstream.ConnectionReclaimed: "GaveWay",
+    upstream.CircuitOpened: "Overtaken",
+}
 
 
 class MeteredCall:
@@ -81,9 +96,9 @@ class MeteredCall:
 
     async def __aenter__(self) -> MeteredCall:
         if self._entry.model.leaf:
-            if await self._metering.bounded():
-                wish = self.wish(bound_prompt(self.chat, self._media))
-                hold = await self._metering.admit(wish, self._count_prompt, self._caller)
+            if await self._metering.has_limits():
+                request = self.hold_request(bound_prompt(self.chat, self._media))
+                hold = await self._metering.admit(request, self._count_prompt, self._caller)
                 self._hold = hold if hold.bound else None
                 if hold.warnings:
                     self.headers["x-budget-warning"] = ", ".join(hold.warnings)
@@ -101,17 +116,17 @@ class MeteredCall:
     ) -> None:
         if not self._entry.model.leaf:
             return
-        self._metering.reach("after_answer")
+        self._metering.failpoint("after_answer")
         try:
             used = await self._charge(error)
-            line = self._line(used, type(error).__name__ if error else "")
+            line = self._line(used, _reason(error))
             if line is not None:
                 later = used is not None and used.unknown and self._followed(error)
                 await self._metering.book(line, later=later)
         finally:
             self._metering.calls.discard(self)
 
-    def cut_short(self) -> Line | None:
+    def cut_short(self) -> JournalRecord | None:
         """What is booked where the process ends now; None: nothing."""
         used = None
         if self.progress.sent:
@@ -126,13 +141,13 @@ class MeteredCall:
             self._reported, self.facts = chunk.usage, chunk.facts
             return
         if not self._said:
-            self._metering.reach("first_chunk")
+            self._metering.failpoint("first_chunk")
         said = self._said.get(chunk.index)
         if said is None:
             said = self._said[chunk.index] = []
         delta, before = chunk.delta, 0 if self._most_said is None else len(said)
         for key in delta:
-            if key in SPOKEN and delta[key]:
+            if key in SPOKEN_FIELDS and delta[key]:
                 said.append(delta[key])
             elif key == "tool_calls":
                 said += _texts_of_calls(delta[key])
@@ -171,7 +186,7 @@ class MeteredCall:
             size += bound("".join(self._said[index]))
         # Too few tokens for so many bytes, or more than any answer has: only then it is worth
         # counting.
-        if size > LONG_TOKENS * output or output > MOST_OUTPUT:
+        if size > MAX_BYTES_PER_TOKEN * output or output > MAX_OUTPUT_TOKENS:
             output = await self._output_used(output)
         if self._guessed or reported.total_tokens != prompt + output:
             figures = {"prompt_tokens": prompt, "completion_tokens": output}
@@ -193,7 +208,7 @@ class MeteredCall:
     async def _output_used(self, reported: int) -> int:
         """The output as counted, where the report cannot be right."""
         counted = await self._count_said()
-        if reported and reported <= MOST_OUTPUT and counted <= _tolerated(reported):
+        if reported and reported <= MAX_OUTPUT_TOKENS and counted <= _tolerated(reported):
             return reported
         if self._reported is not None:
             self._tell_implausible(reported, counted)
@@ -203,22 +218,22 @@ class MeteredCall:
     def _tell_implausible(self, reported: int, counted: int) -> None:
         facts = {"reported": reported, "counted": counted, "model": self._entry.name}
         asked_by = {"request": self._caller.request_id, "user": self._caller.principal.user.name}
-        self._metering.notice("usage.implausible", facts | asked_by)
+        self._metering.event("usage.implausible", facts | asked_by)
 
-    async def _charge(self, error: BaseException | None) -> Used | None:
+    async def _charge(self, error: BaseException | None) -> Charge | None:
         """What the call is charged; None: nothing at all."""
         if error is None or self._reported is not None:
             return self._used(self._usage or await self.usage())
-        gave_up = isinstance(error, (asyncio.CancelledError, GaveWay))
+        gave_up = isinstance(error, (asyncio.CancelledError, upstream.ConnectionReclaimed))
         if self._said and not gave_up:
             return self._used(await self.usage())
-        if not self.progress.sent or isinstance(error, Refused):
+        if not self.progress.sent or isinstance(error, upstream.UpstreamHTTPError):
             return None
-        if isinstance(error, BrokenAnswer):  # bytes came, if not words
+        if isinstance(error, upstream.InvalidUpstreamResponse):  # bytes came, if not words
             return self._used(await self.usage())
         return self._unknown(await self._count_prompt(0), self._most if gave_up else 0)
 
-    def _used(self, usage: Usage) -> Used:
+    def _used(self, usage: Usage) -> Charge:
         cached = written = longer = 0
         if details := usage.prompt_tokens_details:
             cached = _part(details, "cached_tokens", usage)
@@ -227,41 +242,41 @@ class MeteredCall:
         prompt, output = usage.prompt_tokens, usage.completion_tokens
         cost = (self._entry.price or FREE).of(prompt, output, cached, written, longer)
         cost += self._estimate.fixed
-        return Used(
+        return Charge(
             prompt=prompt, completion=output, cached=cached, cost=cost, estimated=self._guessed
         )
 
-    def _unknown(self, prompt: int, output: int) -> Used:
+    def _unknown(self, prompt: int, output: int) -> Charge:
         """A charge of which nobody knows more than that it is at least this."""
         if self.progress.usage is not None and self.progress.usage.prompt_tokens:
             prompt = self.progress.usage.prompt_tokens
         cost = (self._entry.price or FREE).of(prompt, output)
         if output:
             cost += self._estimate.fixed
-        return Used(prompt=prompt, completion=output, cost=cost, estimated=True, unknown=True)
+        return Charge(prompt=prompt, completion=output, cost=cost, estimated=True, unknown=True)
 
-    def _line(self, used: Used | None, reason: str) -> Line | None:
+    def _line(self, used: Charge | None, reason: str) -> JournalRecord | None:
         if self._hold is not None:
-            return End(
-                self._hold.id, "voided" if used is None else "settled", used or Used(), reason
+            return Settlement(
+                self._hold.id, "voided" if used is None else "settled", used or Charge(), reason
             )
-        return None if used is None else Record(self.wish(0), used)
+        return None if used is None else UnheldCall(self.hold_request(0), used)
 
     @property
     def _most(self) -> int:
         """The most output that the upstream was told."""
-        return self._hold.output if self._hold is not None else self.wish(0).most
+        return self._hold.output if self._hold is not None else self.hold_request(0).max_output
 
-    def wish(self, prompt: int) -> Wish:
+    def hold_request(self, prompt: int) -> HoldRequest:
         """The call, as the ledger knows it."""
         params, principal = self.chat.params, self._caller.principal
         asked = asked_cap(params)
         most = self._output_cap(asked)
         choices = (params["n"] or 1) if "n" in params else 1
         least = least_output(params) if "thinking" in params or "reasoning" in params else 1
-        return Wish(
+        return HoldRequest(
             id=f"hold_{random.getrandbits(128):032x}",
-            asker=Asker(
+            payer=Payer(
                 user=principal.user.id,
                 key=principal.key_id,
                 team=principal.team or "",
@@ -270,13 +285,13 @@ class MeteredCall:
             ),
             model=self._entry.name,
             prompt=prompt + self._estimate.prompt,
-            most=most * choices,
-            least=(most if self._estimate.whole or most < least else least) * choices,
+            max_output=most * choices,
+            min_output=(most if self._estimate.whole or most < least else least) * choices,
             price=held_price(self._entry.price, self.chat) if self._entry.price else FREE,
             priced=self._entry.priced,
             fixed=self._estimate.fixed,
             uncapped=asked is None,
-            request=self._caller.request_id,
+            request_id=self._caller.request_id,
             tag=self._caller.tag,
         )
 
@@ -285,10 +300,10 @@ class MeteredCall:
         of_model = self._entry.max_output
         most = of_model if asked is None else asked
         if most is None:
-            most = DEFAULT_OUTPUT
+            most = DEFAULT_OUTPUT_TOKENS
         elif of_model is not None and of_model < most:
             most = of_model
-        return min(most, MOST_OUTPUT)
+        return min(most, MAX_OUTPUT_TOKENS)
 
     async def _count_prompt(self, per_message: int = 8) -> int:
         counted = await count_prompt(self.chat, self._entry.name, self._media, per_message)
@@ -307,6 +322,10 @@ class MeteredCall:
             self.headers["x-budget-remaining-tokens"] = str(hold.remaining)
         if hold.resets_at is not None:
             self.headers["x-budget-reset"] = str(hold.resets_at)
+
+
+def _reason(error: BaseException | None) -> str:
+    return "" if error is None else REASONS.get(type(error), type(error).__name__)
 
 
 def _texts_of_calls(calls: list[Json] | None) -> list[str]:

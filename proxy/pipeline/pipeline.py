@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from chattable.agents.chat import Chat, Chunk
 from chattable.agents.chattable import Context
-from chattable.agents.fold import Fold
+from chattable.agents.fold import Accumulator
 from chattable.agents.parsing import check_tool_replies
 from chattable.proxy.cache.cache import ResponseCache
 from chattable.proxy.cache.controls import PLAIN
@@ -75,14 +75,14 @@ class Pipeline:
         async with self.sessions.turn(chat, entry, caller, reply) as turn:
             reply.headers |= turn.headers
             for chunk in turn.replay or ():
-                turn.see(chunk)
+                turn.observe(chunk)
                 yield chunk
             if turn.replay is None:
                 check_tool_replies(turn.chat.messages)
                 answer = self.answer(turn.chat, turn.entry, turn.caller, caller.parent, reply)
                 async with aclosing(answer) as chunks:
                     async for chunk in chunks:
-                        turn.see(chunk)
+                        turn.observe(chunk)
                         yield chunk
 
     async def answer(
@@ -114,7 +114,7 @@ class Pipeline:
 
     async def write(self, chat: Chat, caller: Caller) -> str:
         """The words of an answer that belongs to no turn: a title, a summary."""
-        fold = Fold()
+        fold = Accumulator()
         entry = self.catalogs.current.find(chat.model, caller.principal)
         async with aclosing(self.answer(chat, entry, caller, None, ReplyStream())) as chunks:
             async for chunk in chunks:

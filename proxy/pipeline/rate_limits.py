@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk
-from chattable.budget.rates import Bound, Pass, Rate, RateLimitedError, Rates, headers
+from chattable.budget.rates import Allowance, Permit, RateLimit, RateLimitedError, Rates, headers
 from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.rates_redis import RedisRates
 from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
-from chattable.proxy.errors import TooFastError
+from chattable.proxy.errors import RateLimitExceededError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.reply_stream import ReplyStream
 
@@ -28,7 +28,7 @@ class _Turn(Struct, frozen=True):
     """A turn under way: whose it is, and what it counts against."""
 
     user: str
-    bounds: list[Bound]
+    limits: list[RateLimit]
     reply: ReplyStream
 
 
@@ -36,21 +36,21 @@ class Admission:
     """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
 
     def __init__(self) -> None:
-        self.passed: Pass | None = None
-        self.asking: asyncio.Task[Pass] | None = None
+        self.permit: Permit | None = None
+        self.asking: asyncio.Task[Permit] | None = None
         self.used = 0
 
     async def wait(self) -> dict[str, str]:
-        """Waits until the call is let in and returns its headers; `TooFastError` if it is not."""
-        if self.passed is None and self.asking is not None:
-            self.passed = await asyncio.shield(self.asking)
-        return headers(self.passed) if self.passed else {}
+        """Waits until the call is let in, for its headers; else `RateLimitExceededError`."""
+        if self.permit is None and self.asking is not None:
+            self.permit = await asyncio.shield(self.asking)
+        return headers(self.permit) if self.permit else {}
 
-    async def known(self) -> Pass | None:
+    async def known(self) -> Permit | None:
         """What was answered, which takes a moment at most; None: it was not let in."""
-        with suppress(TooFastError):
+        with suppress(RateLimitExceededError):
             await self.wait()
-        return self.passed
+        return self.permit
 
     def see(self, chunk: Chunk) -> None:
         """Notes a step of the answer."""
@@ -90,13 +90,13 @@ class RateLimiter:
         nested: bool,
         reply: ReplyStream | None = None,
     ) -> AsyncGenerator[Admission]:
-        """Lets a call in for as long as the context lasts; `TooFastError`, now or in `wait`.
+        """Lets a call in while the context lasts; `RateLimitExceededError`, now or in `wait`.
 
         Where entering takes a round trip, only `Admission.wait` waits for it: what else is asked
         meanwhile shares the trip.
         """
-        bounds = self._bounds(entry, caller, nested=nested)
-        if not bounds:
+        limits = self._limits(entry, caller, nested=nested)
+        if not limits:
             yield Admission()
             return
         call_id = (
@@ -105,58 +105,60 @@ class RateLimiter:
         estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
         user = caller.principal.user.id
         if reply is not None and not nested:
-            self._turns[call_id] = _Turn(user, bounds, reply)
-        asking = self._enter(bounds, call_id, estimate, user)
+            self._turns[call_id] = _Turn(user, limits, reply)
+        asking = self._enter(limits, call_id, estimate, user)
         admission = Admission()
         try:
             if self.rates.shared:
                 admission.asking = asyncio.create_task(asking)
             else:
-                admission.passed = await asking
+                admission.permit = await asking
             yield admission
         finally:
             if call_id in self._turns:
                 del self._turns[call_id]
-            if (passed := await admission.known()) is not None:
-                await self.rates.leave(passed, admission.used)
+            if (permit := await admission.known()) is not None:
+                await self.rates.leave(permit, admission.used)
 
-    async def _enter(self, bounds: list[Bound], call_id: str, estimate: int, user: str) -> Pass:
+    async def _enter(
+        self, limits: list[RateLimit], call_id: str, estimate: int, user: str
+    ) -> Permit:
         """Enters, if need be in the place of a turn of the same user that nobody reads."""
         try:
             try:
-                return await self.rates.enter(bounds, call_id, estimate)
+                return await self.rates.enter(limits, call_id, estimate)
             except RateLimitedError as error:
                 parallel = error.kind == "parallel"
                 if not parallel or not await self._yielded(error.subject, user, call_id):
                     raise
-            return await self.rates.enter(bounds, call_id, estimate)
+            return await self.rates.enter(limits, call_id, estimate)
         except RateLimitedError as error:
-            raise TooFastError(error) from None
+            raise RateLimitExceededError(error) from None
 
     async def _yielded(self, subject: str, user: str, but: str) -> bool:
         """Ends this user's oldest turn that counts against the subject and that nobody reads."""
         for call_id, turn in list(self._turns.items()):
             task = turn.reply.task if turn.reply.left else None
-            counts = any(bound.subject == subject for bound in turn.bounds)
+            counts = any(limit.subject == subject for limit in turn.limits)
             if task and turn.user == user and counts and call_id != but:
                 turn.reply.stop()
                 await asyncio.wait([task], timeout=YIELD)
                 return True
         return False
 
-    def _bounds(self, entry: Entry, caller: Caller, *, nested: bool) -> list[Bound]:
+    def _limits(self, entry: Entry, caller: Caller, *, nested: bool) -> list[RateLimit]:
         if not self._named and self._default is None:
             return []
         who, found = caller.principal, []
         if not nested:
             own = self._named.get(f"user:{who.user.name}", self._default)
             if own is not None:
-                found.append(Bound(f"user {who.user.name}", own))
+                found.append(RateLimit(f"user {who.user.name}", own))
             for subject, name in (("team", who.team_name), ("key", who.key_id)):
                 if name and (rate := self._named.get(f"{subject}:{name}")):
-                    found.append(Bound(f"{subject} {name}", rate))
+                    found.append(RateLimit(f"{subject} {name}", rate))
         if rate := self._named.get(f"model:{entry.name}"):
-            found.append(Bound(f"model {entry.name}", rate))
+            found.append(RateLimit(f"model {entry.name}", rate))
         return found
 
 
@@ -165,8 +167,8 @@ def open_rates(redis: RedisScripts | None) -> Rates:
     return RedisRates(redis) if redis else MemoryRates()
 
 
-def _rate(rate: settings.Rate) -> Rate:
-    return Rate(
+def _rate(rate: settings.Rate) -> Allowance:
+    return Allowance(
         requests_per_minute=rate.requests_per_minute,
         tokens_per_minute=rate.tokens_per_minute,
         parallel=rate.parallel,

@@ -6,8 +6,8 @@ from chattable.budget.periodic import Periodic
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.proxy.errors import UnauthorizedError
 from chattable.proxy.identity.auth import Principal
+from chattable.proxy.people.users import Users
 from chattable.proxy.pipeline.turns import Turns
-from chattable.proxy.store.users import Users
 
 TICK = 0.5  # seconds between two looks; a turn that is over within them is never looked up
 OVER = (

@@ -12,11 +12,17 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from chattable.adapters.errors import Busy, GaveWay, Overtaken, Refused, UpstreamError
+from chattable.adapters.errors import (
+    CircuitOpened,
+    ConnectionLimitReached,
+    ConnectionReclaimed,
+    UpstreamError,
+    UpstreamHTTPError,
+)
 from chattable.adapters.upstream import Upstream
 from chattable.adapters.vendors.refusals import Cause, cause_of
 from chattable.agents.chat import Chat
-from chattable.agents.chattable import Failure, Progress, Trace
+from chattable.agents.chattable import FailedAttempt, Progress, Trace
 from chattable.agents.errors import ChatError, ModelNotFound
 from chattable.proxy.catalog.catalog import Catalog, Entry
 from chattable.proxy.catalog.circuits import LastError, State
@@ -24,9 +30,9 @@ from chattable.proxy.identity.auth import Caller
 
 OVERFLOW = "context_length_exceeded"
 # below 500, what another target may not say
-THEIR_OWN = (401, 402, 403, 404, 407, 408, 409, 425, 429)
-MAX_WAIT = 5.0  # seconds that are waited to ask a target again; longer waits are the client's
-BACKOFF = 0.25  # seconds before a target is asked again that names no time; doubled each time
+UPSTREAM_ONLY_STATUSES = (401, 402, 403, 404, 407, 408, 409, 425, 429)
+MAX_WAIT_S = 5.0  # seconds that are waited to ask a target again; longer waits are the client's
+BACKOFF_S = 0.25  # seconds before a target is asked again that names no time; doubled each time
 AT_HOME, AWAY = "kept", "moved"  # where a session's call was answered
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -121,7 +127,7 @@ class TargetSelector:
         if self._first is not None or not _another_may(error):
             return False
         self._trace.waited += time.monotonic() - self._began
-        if isinstance(error, Overtaken):
+        if isinstance(error, CircuitOpened):
             self._resting.append(asked)
         elif isinstance(error, ChatError) and error.code == OVERFLOW:
             self._least = (asked.context_length or 0) + 1
@@ -156,12 +162,12 @@ class TargetSelector:
             return
         status = getattr(error, "status", None)
         # it was not sent, so nobody else has told
-        if isinstance(error, Busy) and isinstance(asked.model, Upstream):
-            self._trace.failures.append(Failure(asked.model.asked, error.message))
-        if _another_may(error) and error.code != OVERFLOW and not isinstance(error, Overtaken):
+        if isinstance(error, ConnectionLimitReached) and isinstance(asked.model, Upstream):
+            self._trace.failures.append(FailedAttempt(asked.model.asked, error.message))
+        if _another_may(error) and error.code != OVERFLOW and not isinstance(error, CircuitOpened):
             health.last = LastError(time.time(), status, error.code, error.message)
         self.ended(False if _unwell(error) else None)
-        if isinstance(error, Refused) and cause_of(error) is Cause.ACCOUNT:
+        if isinstance(error, UpstreamHTTPError) and cause_of(error) is Cause.ACCOUNT:
             health.give_up()
 
     def _repeatable(self, error: Exception) -> list[_Tried]:
@@ -175,7 +181,9 @@ class TargetSelector:
             return []
         model, times = asked.model, again.times + 1 if again is not None else 1
         most = model.retries if error.retries is None else min(error.retries, model.retries)
-        if times > most or (isinstance(error, Refused) and cause_of(error) is Cause.ACCOUNT):
+        if times > most or (
+            isinstance(error, UpstreamHTTPError) and cause_of(error) is Cause.ACCOUNT
+        ):
             return []
         due = time.monotonic() + _delay(error, times)
         began, limits = again.began if again is not None else self._began, model.timeouts
@@ -185,7 +193,7 @@ class TargetSelector:
     async def _after_a_wait(self) -> Entry | None:
         """Of those that failed, the one that may be asked first; None: none soon enough."""
         tried = min(self._tried, key=lambda tried: tried.due, default=None)
-        if tried is None or (wait := tried.due - time.monotonic()) > MAX_WAIT:
+        if tried is None or (wait := tried.due - time.monotonic()) > MAX_WAIT_S:
             return None
         self._tried.remove(tried)
         self._again = tried
@@ -229,10 +237,10 @@ class TargetSelector:
 
 def _delay(error: UpstreamError, times: int) -> float:
     """Seconds until a target is asked again: as it says, else longer each time."""
-    if isinstance(error, Refused) and error.retry_after is not None:
+    if isinstance(error, UpstreamHTTPError) and error.retry_after is not None:
         return error.retry_after
     spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
-    return float(BACKOFF * 2 ** (times - 1) * spread)
+    return float(BACKOFF_S * 2 ** (times - 1) * spread)
 
 
 def _ordered(entry: Entry, key: str) -> list[Entry]:
@@ -271,16 +279,18 @@ def _another_may(error: Exception) -> bool:
     """Whether another target may do better."""
     if isinstance(error, ChatError) and error.code == OVERFLOW:
         return True
-    if isinstance(error, Refused):
+    if isinstance(error, UpstreamHTTPError):
         cause = cause_of(error)
         return cause is not Cause.PROMPT and (
-            error.status >= 500 or error.status in THEIR_OWN or cause is Cause.ACCOUNT
+            error.status >= 500 or error.status in UPSTREAM_ONLY_STATUSES or cause is Cause.ACCOUNT
         )
-    return isinstance(error, UpstreamError) and not isinstance(error, GaveWay)
+    return isinstance(error, UpstreamError) and not isinstance(error, ConnectionReclaimed)
 
 
 def _unwell(error: UpstreamError) -> bool:
     """Whether an error says that the target is unwell, whatever it is asked."""
-    if isinstance(error, Refused) and (error.code == OVERFLOW or cause_of(error) is Cause.USE):
+    if isinstance(error, UpstreamHTTPError) and (
+        error.code == OVERFLOW or cause_of(error) is Cause.USE
+    ):
         return False
-    return _another_may(error) and not isinstance(error, (Busy, Overtaken))
+    return _another_may(error) and not isinstance(error, (ConnectionLimitReached, CircuitOpened))

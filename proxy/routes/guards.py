@@ -8,13 +8,13 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 
-from chattable.agents.chattable import User
+from chattable.agents.chattable import TurnUser
 from chattable.agents.errors import InvalidRequest, clip
 from chattable.proxy.errors import ForbiddenError
 from chattable.proxy.http.paths import shown
+from chattable.proxy.people.audit import Actor
 from chattable.proxy.routes.request_context import bearer, caller_of
-from chattable.proxy.services import House
-from chattable.proxy.store.audit import Actor
+from chattable.proxy.services import Services
 from chattable.proxy.store.secret import masked
 
 Connection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
@@ -33,13 +33,13 @@ async def require_admin(connection: Connection, _: BaseRouteHandler) -> None:
     """
     if _asks_for_methods(connection):
         return
-    house, secret, scope = house_of(connection), bearer(connection), cast(Any, connection.scope)
-    principal = await house.auth.principal(secret)
-    who = principal.user if principal.key_id else User("admin key", masked(secret))
+    services, secret, scope = house_of(connection), bearer(connection), cast(Any, connection.scope)
+    principal = await services.auth.principal(secret)
+    who = principal.user if principal.key_id else TurnUser("admin key", masked(secret))
     actor = scope["actor"] = Actor(who.id, who.name, scope["request_id"])
     if not principal.admin:
         attempt = f"{scope['method']} {shown(scope['path'])}"
-        await house.audit.denied(actor, principal.key_id, attempt)
+        await services.audit.denied(actor, principal.key_id, attempt)
         raise ForbiddenError("This needs an admin key.")
 
 
@@ -64,10 +64,10 @@ async def known_queries(connection: Connection, handler: BaseRouteHandler) -> No
             raise InvalidRequest(message, param=clip(name), code="unknown_parameter")
 
 
-def house_of(connection: Connection) -> House:
+def house_of(connection: Connection) -> Services:
     """What the application was built of."""
-    house: House = connection.app.state.house
-    return house
+    services: Services = connection.app.state.services
+    return services
 
 
 def _asks_for_methods(connection: Connection) -> bool:

@@ -6,8 +6,8 @@ from litestar import Response, Router, get
 from litestar.openapi import ResponseSpec
 from msgspec import UNSET, Struct, UnsetType
 
-from chattable.proxy.routes.typed import InjectedHouse
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import InjectedServices
+from chattable.proxy.services import Services
 from chattable.proxy.version import VERSION
 
 
@@ -45,12 +45,12 @@ async def get_health() -> HealthStatus:
     responses={503: ResponseSpec(HealthStatus, description="Not now", generate_examples=False)},
     summary="Readiness: database and journal can be written",
 )
-async def get_readiness(house: InjectedHouse) -> Response[HealthStatus]:
-    problems = await _problems(house)
+async def get_readiness(services: InjectedServices) -> Response[HealthStatus]:
+    problems = await _problems(services)
     status = HealthStatus(
         status="unavailable" if problems else "ok",
         problems=problems or UNSET,
-        degraded=_degraded(house) or UNSET,
+        degraded=_degraded(services) or UNSET,
     )
     return Response(status, status_code=503 if problems else 200)
 
@@ -59,27 +59,27 @@ async def get_readiness(house: InjectedHouse) -> Response[HealthStatus]:
 ROUTES = Router("/", tags=["Health"], route_handlers=[get_root, get_health, get_readiness])
 
 
-async def _problems(house: House) -> dict[str, str]:
+async def _problems(services: Services) -> dict[str, str]:
     """What keeps this process from serving."""
     problems = {}
-    if house.turns.stopping:
+    if services.turns.stopping:
         problems["server"] = "shutting down"
-    if trouble := await house.database.storage.trouble():
+    if trouble := await services.database.storage.trouble():
         problems["database"] = trouble
     try:
-        house.journal.probe()
+        services.journal.probe()
     except OSError as error:
         problems["journal"] = f"cannot be written: {error.strerror}"
     return problems
 
 
-def _degraded(house: House) -> dict[str, str]:
+def _degraded(services: Services) -> dict[str, str]:
     """What is not as it should be, though everybody is served."""
-    found, redis, uncounted = {}, house.redis, house.pipeline.rate_limiter.rates.failures
+    found, redis, uncounted = {}, services.redis, services.pipeline.rate_limiter.rates.failures
     if redis is not None and redis.away:
         found["redis"] = f"Redis {redis.trouble}: nothing is kept or counted there"
     if redis is not None and uncounted:
         found["rate_limits"] = f"{uncounted} calls were let in uncounted: Redis {redis.trouble}"
-    if damaged := house.journal.damaged:
+    if damaged := services.journal.damaged:
         found["journal"] = f"{damaged} lines could not be read and are not booked, see the log"
     return found

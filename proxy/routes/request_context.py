@@ -21,7 +21,7 @@ from chattable.proxy.errors import ClientLeftError, TooLargeError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.parsing.encodings import decompressed
 from chattable.proxy.parsing.json_bounds import REQUEST
-from chattable.proxy.services import House
+from chattable.proxy.services import Services
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.text import is_placeholder
 
@@ -75,23 +75,23 @@ async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
         raise ClientLeftError from None
 
 
-async def caller_of(request: ASGIConnection[Any, Any, Any, Any], house: House) -> Caller:
+async def caller_of(request: ASGIConnection[Any, Any, Any, Any], services: Services) -> Caller:
     """Who asks, or `UnauthorizedError`."""
     secret = bearer(request)
     scope: Any = request.scope
-    run_keys = house.pipeline.gateway.run_keys
+    run_keys = services.pipeline.gateway.run_keys
     parent = run_keys.get(secret) if run_keys else None
-    principal = parent.caller.principal if parent else await house.auth.principal(secret)
+    principal = parent.caller.principal if parent else await services.auth.principal(secret)
     if principal.trusted and (name := end_user(request)):
-        principal = await house.auth.acting(principal, name)
-    door = house.pipeline.sessions.doors.of_headers(scope["headers"])
+        principal = await services.auth.acting(principal, name)
+    ref = services.pipeline.sessions.resolver.of_headers(scope["headers"])
     caller = Caller(
         principal,
         scope["request_id"],
         scope["began"],
         parent=parent,
         cache=PLAIN,
-        door=door,
+        session_ref=ref,
     )
     sent = dict(scope["headers"])
     if b"x-max-calls" in sent:
@@ -120,7 +120,7 @@ def _key(text: str) -> str:
     return "" if is_placeholder(text) else text
 
 
-async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
+async def on_behalf(caller: Caller, body: Json, services: Services) -> Caller:
     """The caller, as the body's `user` where a trusted key says so and no header did.
 
     `InvalidRequest` for a `user` that is none, whoever asks; the body moves no other key's charge.
@@ -131,7 +131,7 @@ async def on_behalf(caller: Caller, body: Json, house: House) -> Caller:
     if not user or not caller.principal.trusted or caller.principal.acting:
         return caller
     try:
-        principal = await house.auth.acting(caller.principal, user)
+        principal = await services.auth.acting(caller.principal, user)
     except Invalid as error:
         error.field = "user"  # as it is called here
         raise

@@ -15,12 +15,12 @@ from msgspec import Struct
 from chattable.agents.errors import InvalidRequest
 from chattable.agents.parsing import explain
 from chattable.proxy.identity.auth import Caller
-from chattable.proxy.parsing import surrogates as halves
+from chattable.proxy.parsing import surrogates
 from chattable.proxy.parsing.json_bounds import TooComplex
+from chattable.proxy.people.audit import Actor
 from chattable.proxy.routes.guards import house_of
 from chattable.proxy.routes.request_context import integer, read_body, read_json
-from chattable.proxy.services import House
-from chattable.proxy.store.audit import Actor
+from chattable.proxy.services import Services
 
 T = TypeVar("T")
 P = TypeVar("P", bound="ListPage[Any]")
@@ -52,7 +52,7 @@ class TypedRequest(Request[Any, Any, Any]):
         """The value as what the handler declares."""
         kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
         try:
-            return halves.convert(given, kind)
+            return surrogates.convert(given, kind)
         except msgspec.ValidationError as error:
             raise explain(error) from None
 
@@ -69,7 +69,7 @@ class LenientRequest(TypedRequest):
             raise
         except InvalidRequest:
             try:
-                given = halves.decode(body)
+                given = surrogates.decode(body)
             except ValueError:
                 given = None
             if not isinstance(given, dict):
@@ -83,7 +83,7 @@ class TextResponse(Response[Any]):
     def render(self, content: Any, media_type: str, enc_hook: Any = None) -> bytes:
         """The body."""
         if media_type.startswith(MediaType.JSON):
-            return halves.encode(content)
+            return surrogates.encode(content)
         return super().render(content, media_type, enc_hook)
 
 
@@ -124,12 +124,12 @@ Limit = Annotated[PageLimit, _whole(1, 1000)]
 Entries = Annotated[EntryNumber, _whole(0)]
 Items = Annotated[ItemLimit, _whole(0, MAX_ITEMS)]
 
-InjectedHouse: TypeAlias = NamedDependency[SkipValidation[House]]
+InjectedServices: TypeAlias = NamedDependency[SkipValidation[Services]]
 InjectedActor: TypeAlias = NamedDependency[SkipValidation[Actor]]
 InjectedCaller: TypeAlias = NamedDependency[SkipValidation[Caller]]
 
 
-def _house(request: Request[Any, Any, Any]) -> House:
+def _services(request: Request[Any, Any, Any]) -> Services:
     return house_of(request)
 
 
@@ -143,7 +143,7 @@ def _caller(request: Request[Any, Any, Any]) -> Caller:
     return caller
 
 
-HOUSE = {"house": Provide(_house, sync_to_thread=False)}
+SERVICES = {"services": Provide(_services, sync_to_thread=False)}
 ACTOR = {"actor": Provide(_actor, sync_to_thread=False)}  # whom `require_admin` has let in
 CALLER = {"caller": Provide(_caller, sync_to_thread=False)}  # whom `require_key` has let in
 

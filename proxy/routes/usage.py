@@ -14,8 +14,8 @@ from msgspec.structs import asdict
 
 from chattable.proxy.people.usage import as_csv
 from chattable.proxy.routes.documented import CSV, operation
-from chattable.proxy.routes.typed import PAGE, InjectedHouse, Limit, ListPage, page
-from chattable.proxy.services import House
+from chattable.proxy.routes.typed import PAGE, InjectedServices, Limit, ListPage, page
+from chattable.proxy.services import Services
 from chattable.proxy.store.text import printable
 
 FILTERS = ("user", "team", "key", "model", "agent", "session", "tag")
@@ -96,19 +96,19 @@ REPORTS = operation(answers=CSV)
     summary="Usage, grouped and filtered as the query says",
 )
 async def get_usage(
-    report: NamedDependency[ReportQuery], house: InjectedHouse
+    report: NamedDependency[ReportQuery], services: InjectedServices
 ) -> Response[UsageReport]:
-    return await answer(report, house, {})
+    return await answer(report, services, {})
 
 
 @get("/events", summary="Budget events, newest first")
 async def list_events(
-    house: InjectedHouse,
+    services: InjectedServices,
     limit: Limit = PAGE,
     after: FromQuery[str] = "",
 ) -> BudgetEventPage:
     most = min(max(1, limit), 1000)
-    found = await house.outbox.newest(most + 1, printable(after, "after"))
+    found = await services.outbox.newest(most + 1, printable(after, "after"))
     events = [BudgetEvent(**asdict(notice)) for notice in found[:most]]
     return page(BudgetEventPage, events, more=len(found) > most)
 
@@ -116,11 +116,11 @@ async def list_events(
 ROUTES = Router("/", tags=["Usage"], route_handlers=[get_usage, list_events])
 
 
-async def answer(query: ReportQuery, house: House, only: dict[str, str]) -> Response[Any]:
+async def answer(query: ReportQuery, services: Services, only: dict[str, str]) -> Response[Any]:
     """A report as the query asks for it, as JSON or CSV; `only` is what the caller may see."""
     by = [name.strip() for name in query.group_by.split(",") if name.strip()]
     given = {name: printable(value, name) for name in FILTERS if (value := getattr(query, name))}
-    rows = await house.usage.report(by, query.since, query.until, given | only)
+    rows = await services.usage.report(by, query.since, query.until, given | only)
     if query.format == "csv":
         return Response(as_csv(by, rows), media_type="text/csv; charset=utf-8")
     return Response(UsageReport(data=msgspec.convert(rows, list[UsageFigures])))

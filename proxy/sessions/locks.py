@@ -1,8 +1,8 @@
-"""One turn at a time: who may append to a session now, in this process and among all replicas.
+"""One turn at a time: who may append to a session, in this process and among all replicas.
 
-A turn that nobody reads any more yields. In its process whoever waits for it sees that. Other
-processes see it by the name of its lock, which says what it asks, and have it end by giving the
-lock another name.
+A turn whose client has left makes way for the next one. In its own process the next turn sees that
+it was left. Other processes see it by the name of its lock, which has a digest of its question, and
+end it by giving the lock another name.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from msgspec import Struct
 
 from chattable.agents.chat import Chat
 from chattable.budget.periodic import Periodic
-from chattable.budget.storage.errors import StorageUnavailable
+from chattable.budget.storage.errors import StorageError
 from chattable.proxy.errors import LockedError
 from chattable.proxy.reply_stream import ReplyStream
-from chattable.proxy.store.errors import NotFound, StoreError
-from chattable.proxy.store.session_chain import said, spoken
-from chattable.proxy.store.sessions import Session, SessionStore, Window
+from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.sessions.chain import content_digest, conversation_messages
+from chattable.proxy.store.sessions.port import SessionRecord, SessionStore, Window
 
 log = logging.getLogger("chattable")
 
-LEASE = 15.0  # seconds that a session stays locked when the process that locked it is gone
-RENEW = 5.0  # seconds between two renewals
-POLL = 0.1  # seconds between two looks whether another turn is done
-OFFERS = 5  # times as long between two looks whether another process has a turn end
-LEFT, ENDED = "left:", "end:"  # how locks are called: of turns nobody reads, and that are to end
+SESSION_LOCK_LEASE_S = 15.0  # a session stays locked so long when its process has died
+SESSION_LOCK_RENEW_S = 5.0
+SESSION_LOCK_POLL_S = 0.1  # between two looks whether another turn is done
+LEFT_POLL_FACTOR = 5  # times as long between two looks whether another process ends a left turn
+LEFT, ENDED = "left:", "end:"  # how the locks of turns begin that were left, and that are to end
 
 
 def new_holder() -> str:
-    """A name for one turn that no other has."""
+    """A name for a turn that no other turn has."""
     return f"turn_{random.getrandbits(96):024x}"
 
 
 class Claim:
-    """Who wants a session: a turn, with what it asks and who reads it, or an addition by hand."""
+    """Who wants a session: a turn with its chat and its reader, or an addition by hand."""
 
     def __init__(
         self, holder: str, chat: Chat | None = None, reply: ReplyStream | None = None
@@ -53,26 +53,28 @@ class Claim:
         self._chat = chat
 
     @cached_property
-    def asks(self) -> str:
-        """What tells its question from another, in few characters; "" for none."""
+    def question(self) -> str:
+        """A digest of its question; "" for none."""
         if self._chat is None:
             return ""
-        digests = [said(message) for message in spoken(self._chat.messages)]
+        digests = [
+            content_digest(message) for message in conversation_messages(self._chat.messages)
+        ]
         return sha256(b"".join(digests)).hexdigest()[:32]
 
 
 class Held(Struct):
-    """A session that is somebody's now, and the end of its conversation if that came with it."""
+    """A locked session, and the end of its conversation if that was read with it."""
 
-    session: Session
+    session: SessionRecord
     claim: Claim
-    name: str  # what the store knows the holder by
+    name: str  # of the lock in the store
     window: Window | None = None
-    repeated: bool = False  # it waited for a turn that asked the same and that nobody read
+    repeated: bool = False  # it waited for a turn with the same question, which was left
 
     @property
     def left(self) -> bool:
-        """Whether nobody reads the turn any more."""
+        """Whether the turn's client has left."""
         return self.claim.reply is not None and self.claim.reply.left
 
     def stop(self) -> None:
@@ -82,16 +84,16 @@ class Held(Struct):
 
 
 class _Patience:
-    """How long a turn waits for others; without end for one that asks the same and nobody reads."""
+    """How long a turn waits for others; without end for a left one with the same question."""
 
     def __init__(self, clock: Callable[[], float], seconds: float) -> None:
         self._clock = clock
         self._seconds = seconds
         self._until = clock() + seconds
-        self.repeated = False  # whether it waited for such a one
+        self.repeated = False  # whether it waited for such a turn
 
     def over(self, *, same: bool) -> bool:
-        """Whether it has waited long enough for whoever has the session now."""
+        """Whether it has waited long enough for the turn that has the session now."""
         if same:
             self.repeated = True
             self._until = self._clock() + self._seconds
@@ -101,9 +103,9 @@ class _Patience:
 class Locks:
     """Locks sessions in the store, first come first served within this process.
 
-    Law: no two turns hold one session at a time, whichever replicas they are on, as long as their
-    processes renew in time; whose did not is told by the store when it commits. Who asks the same
-    as a turn that nobody reads waits for it as long as it takes; who asks anything else ends it.
+    Law: no two turns hold one session at a time, on whatever replicas, as long as their processes
+    renew in time; the store refuses the commit of one that did not. A turn with the same question
+    as one whose client has left waits for it as long as it takes; any other turn ends it.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Locks:
         store: SessionStore,
         wait: float,
         clock: Callable[[], float] = time.monotonic,
-        poll: float = POLL,
+        poll: float = SESSION_LOCK_POLL_S,
     ) -> None:
         self._store = store
         self._wait = wait
@@ -120,17 +122,17 @@ class Locks:
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: dict[str, Held] = {}  # by holder
         self._turns: dict[str, Held] = {}  # by session
-        self._offers: set[asyncio.Task[None]] = set()
-        self._upkeep = Periodic("locks of sessions", self._renew_held, RENEW)
+        self._left_turns: set[asyncio.Task[None]] = set()
+        self._upkeep = Periodic("locks of sessions", self._renew_held, SESSION_LOCK_RENEW_S)
 
     async def start(self) -> None:
-        """Begins to renew leases."""
+        """Starts renewing leases."""
         self._upkeep.start()
 
     async def stop(self) -> None:
-        """Ends; what is still locked is free when its lease ends."""
+        """Stops; what is still locked is free when its lease ends."""
         await self._upkeep.stop()
-        for task in self._offers:
+        for task in self._left_turns:
             task.cancel()
 
     @asynccontextmanager
@@ -145,12 +147,15 @@ class Locks:
         messages: int,
         tokens: int | None,
     ) -> AsyncGenerator[Held]:
-        """The session of that name and the end of its conversation, in one step if nobody has it; else as `hold` does."""
+        """The session of that name and the end of its conversation, in one step if it is free.
+
+        If it is not, the session alone, once it is: as `hold` does.
+        """
         session, window = await self._store.take(
             user,
             name,
             claim.holder,
-            LEASE,
+            SESSION_LOCK_LEASE_S,
             create=create,
             model=model,
             messages=messages,
@@ -163,7 +168,7 @@ class Locks:
         queue = self._queue(session)
         first = not queue.locked()
         if first:
-            # at once: who comes now waits for it, and need not ask the store again and again
+            # now: the next turn waits for this, and need not ask the store again and again
             await queue.acquire()
         try:
             async with self._holding(Held(session, claim, claim.holder, window)) as held:
@@ -173,13 +178,13 @@ class Locks:
                 queue.release()
 
     @asynccontextmanager
-    async def hold(self, session: Session, claim: Claim) -> AsyncGenerator[Held]:
-        """The session, as it is once it is this holder's; `LockedError` when it does not come free in time.
+    async def hold(self, session: SessionRecord, claim: Claim) -> AsyncGenerator[Held]:
+        """The session, as it is once it is locked; `LockedError` if it is not free in time.
 
-        A turn that commits frees the session with it; this frees it after any other.
+        The commit of a turn frees the session; after a turn without one this does.
         """
         patience = _Patience(self._clock, self._wait)
-        queue = await self._first_in(session, claim, patience)
+        queue = await self._first_in_queue(session, claim, patience)
         try:
             fresh = await self._locked(session, claim, patience)
             mine = Held(fresh, claim, claim.holder, repeated=patience.repeated)
@@ -189,12 +194,12 @@ class Locks:
             queue.release()
 
     def freed(self, holder: str) -> None:
-        """Notes that a commit has ended the lock, unless its name may have changed meanwhile."""
+        """Notes that a commit has ended the lock, unless the lock may have another name by now."""
         held = self._held.get(holder)
         if held is not None and not held.left:
             del self._held[holder]
 
-    def _queue(self, session: Session) -> asyncio.Lock:
+    def _queue(self, session: SessionRecord) -> asyncio.Lock:
         queue = self._queues.get(session.id)
         if queue is None:
             queue = self._queues[session.id] = asyncio.Lock()
@@ -205,7 +210,7 @@ class Locks:
         holder, session, reply = held.claim.holder, held.session, held.claim.reply
         self._held[holder] = self._turns[session.id] = held
         if reply is not None:
-            reply.when_left(lambda: self._offer(held))
+            reply.when_left(lambda: self._announce_left(held))
         try:
             yield held
         finally:
@@ -213,12 +218,14 @@ class Locks:
                 del self._turns[session.id]
             if self._held.pop(holder, None) is not None:
                 names = (holder, *_names(held)) if held.left else (holder,)
-                with suppress(StoreError, StorageUnavailable):  # its lease ends by itself
+                with suppress(StorageError):  # its lease ends by itself
                     for name in names:
                         await self._store.unlock(session, name)
 
-    async def _first_in(self, session: Session, claim: Claim, patience: _Patience) -> asyncio.Lock:
-        """Waits for this process's own turns; the queue is for the caller to release."""
+    async def _first_in_queue(
+        self, session: SessionRecord, claim: Claim, patience: _Patience
+    ) -> asyncio.Lock:
+        """Waits for the turns of this process; the caller releases the queue."""
         queue = self._queue(session)
         if not queue.locked():
             await queue.acquire()
@@ -226,11 +233,7 @@ class Locks:
         acquiring = asyncio.ensure_future(queue.acquire())
         try:
             while not acquiring.done():
-                turn = self._turns.get(session.id)
-                same = turn is not None and turn.left and turn.claim.asks == claim.asks
-                if turn is not None and turn.left and not same:
-                    turn.stop()
-                if patience.over(same=same):
+                if patience.over(same=self._repeats_own_turn(session, claim)):
                     raise LockedError(session.id)
                 await asyncio.wait({acquiring}, timeout=self._poll)
         except BaseException:
@@ -239,29 +242,41 @@ class Locks:
             raise
         return queue
 
-    async def _locked(self, session: Session, claim: Claim, patience: _Patience) -> Session:
-        """The session once no other process has it."""
+    def _repeats_own_turn(self, session: SessionRecord, claim: Claim) -> bool:
+        """Whether this process's turn was left with the same question; one with another ends."""
+        turn = self._turns.get(session.id)
+        if turn is None or not turn.left:
+            return False
+        if turn.claim.question == claim.question:
+            return True
+        turn.stop()
+        return False
+
+    async def _locked(
+        self, session: SessionRecord, claim: Claim, patience: _Patience
+    ) -> SessionRecord:
+        """Locks the session in the store, once no other process has it."""
         while True:
-            fresh = await self._store.lock(session, claim.holder, LEASE)
+            fresh = await self._store.lock(session, claim.holder, SESSION_LOCK_LEASE_S)
             if fresh is not None:
                 return fresh
             name = await self._store.holder(session)
-            same = name.startswith(f"{LEFT}{claim.asks}:")
+            same = name.startswith(f"{LEFT}{claim.question}:")
             if name.startswith(LEFT) and not same:
                 await self._store.hand_over(session, name, ENDED + name.removeprefix(LEFT))
             if patience.over(same=same):
                 raise LockedError(session.id)
             await asyncio.sleep(self._poll)
 
-    def _offer(self, held: Held) -> None:
-        """Begins to tell the other processes that nobody reads a turn any more."""
+    def _announce_left(self, held: Held) -> None:
+        """Starts telling other processes that a turn was left."""
         if self._held.get(held.claim.holder) is held:
-            task = asyncio.create_task(self._offered(held))
-            self._offers.add(task)
-            task.add_done_callback(self._offers.discard)
+            task = asyncio.create_task(self._end_when_asked(held))
+            self._left_turns.add(task)
+            task.add_done_callback(self._left_turns.discard)
 
-    async def _offered(self, held: Held) -> None:
-        """Ends the turn when one of them asks for that."""
+    async def _end_when_asked(self, held: Held) -> None:
+        """Names the lock of a left turn for other processes, and ends the turn when one asks."""
         name, ended = _names(held)
         try:
             if not await self._store.hand_over(held.session, held.name, name):
@@ -272,8 +287,8 @@ class Locks:
                     held.name = ended
                     held.stop()
                     return
-                await asyncio.sleep(self._poll * OFFERS)
-        except (StoreError, StorageUnavailable) as error:
+                await asyncio.sleep(self._poll * LEFT_POLL_FACTOR)
+        except StorageError as error:
             log.warning("session %s is not offered to other processes: %s", held.session.id, error)
         except Exception:
             log.exception("session %s is not offered to other processes", held.session.id)
@@ -285,19 +300,19 @@ class Locks:
 
     async def _renew(self, holder: str, held: Held) -> None:
         try:
-            await self._store.lock(held.session, held.name, LEASE)
+            await self._store.lock(held.session, held.name, SESSION_LOCK_LEASE_S)
             if holder not in self._held:  # it ended meanwhile
                 await self._store.unlock(held.session, held.name)
-        except NotFound as error:  # the conversation was deleted, by its user or with them
+        except NotFound as error:  # the conversation was deleted, perhaps with its user
             if held.claim.reply is not None:
                 held.claim.reply.drop(error)
-        except (StoreError, StorageUnavailable) as error:
+        except StorageError as error:
             log.warning("the lock of session %s is not renewed: %s", held.session.id, error)
         except Exception:  # a store of the deployer's own: the others' leases do not end for it
             log.exception("the lock of session %s is not renewed", held.session.id)
 
 
 def _names(held: Held) -> tuple[str, str]:
-    """What the store knows a turn by that nobody reads, and one that was asked to end."""
-    turn = f"{held.claim.asks}:{held.claim.holder}"
+    """The names that the lock of a left turn has: before and after it was asked to end."""
+    turn = f"{held.claim.question}:{held.claim.holder}"
     return LEFT + turn, ENDED + turn

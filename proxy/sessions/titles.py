@@ -1,4 +1,4 @@
-"""Titles of conversations: of somebody's first words, or as a model wrote them."""
+"""Titles of conversations: made of the first question, or found in a model's answer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 from typing import Any
 
 UNTITLED = "New chat"
-LONGEST = 60  # characters of a title that is made of somebody's words
-READ = 4_000  # characters of an answer in which its title is looked for
-THOUGHTS = "</think>"  # what some models think comes before it, in their answer's text
+MAX_TITLE_CHARS = 60  # of a title that is made of a question
+MAX_ANSWER_CHARS = 4_000  # of an answer in which a title is looked for
+END_OF_THOUGHTS = "</think>"  # some models put their thoughts before it into the answer's text
 
 _FENCED = re.compile(r"```\w*\s(.*?)```", re.S)
 _JSON = re.compile(r'\{\s*"')
 
 
 def title_in(answer: str) -> str:
-    """The title in a model's answer: bare, quoted, or in JSON; "" where it has none."""
-    answer = answer.rpartition(THOUGHTS)[2].strip()[:READ]
+    """The title in a model's answer, bare, quoted or in JSON; "" for none."""
+    answer = answer.rpartition(END_OF_THOUGHTS)[2].strip()[:MAX_ANSWER_CHARS]
     if fenced := _FENCED.fullmatch(answer):
         answer = fenced[1].strip()
     if answer.startswith("<think>"):
@@ -27,16 +27,16 @@ def title_in(answer: str) -> str:
     return answer.strip().strip("\"'*#` ").partition("\n")[0].strip()
 
 
-def titled(text: str) -> str:
-    """A title made of somebody's first words."""
+def title_of(text: str) -> str:
+    """A title made of a text's first words."""
     line = " ".join(text.split())
-    if len(line) <= LONGEST:
+    if len(line) <= MAX_TITLE_CHARS:
         return line or UNTITLED
-    return line[:LONGEST].rsplit(" ", 1)[0].rstrip(" ,;:.–-") + "…"
+    return line[:MAX_TITLE_CHARS].rsplit(" ", 1)[0].rstrip(" ,;:.–-") + "…"
 
 
 def _in_json(answer: str) -> str:
-    """The text that JSON somewhere in an answer has as `title`, also where the JSON has no end."""
+    """The `title` of JSON somewhere in an answer, also where the JSON is cut off."""
     try:
         found: Any = json.loads(answer[answer.index("{") : answer.rindex("}") + 1], strict=False)
     except (ValueError, RecursionError):
@@ -47,7 +47,7 @@ def _in_json(answer: str) -> str:
 
 
 def _unescaped(text: str) -> Any:
-    """What a quoted text says; as it stands where a backslash in it escapes nothing."""
+    """The value of a quoted text; as it stands where a backslash in it escapes nothing."""
     try:
         return json.loads(text, strict=False)
     except ValueError:

@@ -16,7 +16,7 @@ DRIVERS = {
 
 
 def parse(text: str) -> URL:
-    """Returns the URL with its driver reduced to `sqlite` or `postgresql`, or refuses it without repeating it."""
+    """Returns the URL with the driver `sqlite` or `postgresql`; a refusal does not repeat it."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -33,8 +33,9 @@ def parse(text: str) -> URL:
 
 def _unreadable() -> Invalid:
     return Invalid(
-        "database_url cannot be read: write sqlite:///file.db or postgresql://user:password@host/database, "
-        "with special characters of the password percent-encoded.",
+        "database_url cannot be read: write sqlite:///file.db or"
+        " postgresql://user:password@host/database, with special characters of the password"
+        " percent-encoded.",
         FIELD,
     )
 

@@ -1,4 +1,4 @@
-"""What a store can say no with, besides `StorageUnavailable` of the database that it is in.
+"""How a store refuses; like `StorageUnavailable` of its database, each is a `StorageError`.
 
 Only `proxy/errors.py` turns these into status codes.
 
@@ -9,9 +9,11 @@ StoreError
 └── Invalid        a value cannot be stored; `field` names it
 """
 
+from chattable.budget.storage.errors import StorageError
 
-class StoreError(Exception):
-    """Any refusal of a store."""
+
+class StoreError(StorageError):
+    """Any refusal of what is asked of a store; the database itself did its part."""
 
 
 class NotFound(StoreError):

@@ -1,4 +1,4 @@
-"""Ids: a prefix that says of what, the moment it was made, and enough chance that nobody guesses it."""
+"""Ids: a prefix that says of what, the time it was made, and random characters."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from chattable.proxy.store.text import printable
 
 
 def new_id(prefix: str, now: float) -> str:
-    """Makes an id that nobody guesses and that sorts by the moment it was made: lists are in order within a second too."""
+    """Makes an id that nobody guesses and that sorts by the millisecond it was made in."""
     return f"{prefix}{int(now * 1000):012x}{secrets.token_urlsafe(15)}"
 
 
@@ -28,7 +28,7 @@ class Ids:
 
 
 def findable(what: str, id_or_name: str) -> str:
-    """Keeps from the driver what cannot be in a table, and therefore not be found there."""
+    """Returns the id or name; `NotFound` for what no driver takes, and so no table has."""
     try:
         return printable(id_or_name, what)
     except Invalid:

@@ -11,7 +11,7 @@ SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def head() -> str:
-    """Returns the version this Chattable needs: the number that the newest script's file begins with."""
+    """Returns the version this Chattable needs: the number of the newest script."""
     return max(file.name for file in (SCRIPTS / "versions").glob("[0-9]*_*.py")).partition("_")[0]
 
 

@@ -16,7 +16,7 @@ def new_secret() -> str:
 
 
 def imported(secret: str) -> str:
-    """Returns somebody's existing secret without the space around it, or says why it cannot be a key."""
+    """Returns an existing secret without the space around it, or says why it cannot be a key."""
     secret = secret.strip()
     if not MIN_LENGTH <= len(secret) <= MAX_LENGTH:
         raise Invalid(
@@ -35,7 +35,7 @@ def digest(secret: str) -> str:
 
 
 def masked(secret: str) -> str:
-    """Returns what a list may show: first 7 and last 4 characters, and never more than a third of the secret."""
+    """Returns what a list may show: the first 7 and last 4 characters, at most a third in all."""
     shown = min(11, len(secret) // 3)
     tail = shown * 4 // 11
     return f"{secret[: shown - tail]}…{secret[len(secret) - tail :]}"

@@ -35,7 +35,7 @@ def printable(text: str, field: str) -> str:
 
 
 def short(text: str, field: str) -> str:
-    """Returns the text as it is, or refuses what is no name: 1–200 printable characters, no space at either end."""
+    """Returns a name: 1–200 printable characters, with no space at either end."""
     if not 1 <= len(text) <= MAX_LENGTH:
         raise Invalid(f"{field} must have 1 to {MAX_LENGTH} characters, not {len(text)}.", field)
     if printable(text, field) != text.strip():
@@ -44,7 +44,7 @@ def short(text: str, field: str) -> str:
 
 
 def addressable(name: str, field: str) -> str:
-    """Returns a name that a path may have in it; `.` and `..` no client sends as they are."""
+    """Returns a name that a path may have in it; no client sends `.` and `..` as they are."""
     if name in (".", ".."):
         raise Invalid(f"{field} must not be {name!r}: no path can name it.", field)
     return short(name, field)

@@ -1,4 +1,4 @@
-"""Alembic without its command line: how a database gets to our version; imported only by who migrates.
+"""Brings a database to our version, with Alembic; imported only to migrate.
 
 Alembic keeps the running migration in a module-level proxy, so one process migrates one database at
 a time.

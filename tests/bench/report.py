@@ -120,7 +120,8 @@ class Report:
         """Returns the table with its machine, versions and date."""
         where, pinned = self.machine, "pinned" if self.machine["pinned"] else "NOT pinned"
         lines = [
-            f"{self.date:%Y-%m-%d %H:%M} UTC · {where['cpu']}, {where['cores']} cores, {pinned} · Linux {where['kernel']}",
+            f"{self.date:%Y-%m-%d %H:%M} UTC · {where['cpu']}, {where['cores']} cores, {pinned} · "
+            f"Linux {where['kernel']}",
             ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         ]
         if self.rows:

@@ -156,7 +156,10 @@ def bearer(key: str) -> dict[str, str]:
 
 
 BUDGETS = CONFIG + "budgets: {default: {tokens: 1000000000000, per: day}}\n"
-RATES = "rate_limits: {default: {requests_per_minute: 100000000, tokens_per_minute: 1000000000, parallel: 100000}}\n"
+RATES = (
+    "rate_limits: {default: {requests_per_minute: 100000000, tokens_per_minute: 1000000000, "
+    "parallel: 100000}}\n"
+)
 CACHE = "cache: {ttl: 1h}\n"
 SESSIONS = "sessions: {window: {messages: 20}}\n"
 ALL_ON = BUDGETS + RATES + CACHE

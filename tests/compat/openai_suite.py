@@ -31,7 +31,10 @@ FILES = (CHAT, MODELS, CONVERSATIONS, ITEMS)
 STORED = (
     "stored completions are not served: a completion can be had once, in the answer to its request"
 )
-READ_ONLY = "models come from the operator's config: DELETE /v1/models/{id} is for fine-tuned models, which nobody makes here"
+READ_ONLY = (
+    "models come from the operator's config: DELETE /v1/models/{id} is for fine-tuned models, "
+    "which nobody makes here"
+)
 # the suite calls every operation in these three ways
 EACH_WAY = ("method", "raw_response", "streaming_response")
 # file, test function -> why it cannot pass; whatever its client: loose or strict, sync, async or

@@ -16,8 +16,8 @@ from databases import transaction
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Turn
+from chattable.proxy.store.sessions.port import NewItem, TurnRecord
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 from chattable.proxy.store.tables import session_messages, sessions
 
 CONVERSATION, ITEM = "conv_123", "msg_abc"
@@ -44,7 +44,7 @@ async def _seed(url: str, user: str) -> None:
     with suppress(NotFound):
         await store.delete(await store.open(user, CONVERSATION, create=False))
     session = await store.open(user, CONVERSATION)
-    await store.commit(session, Turn(entries=(Entry(message=Message("user", "hello")),)))
+    await store.commit(session, TurnRecord(entries=(NewItem(message=Message("user", "hello")),)))
     async with transaction(database) as connection:  # an id that no message gets by itself
         own = session_messages.c.session_id == session.id
         await connection.execute(session_messages.update().where(own).values(id=ITEM))

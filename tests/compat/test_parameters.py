@@ -110,7 +110,10 @@ def test_23_the_sdk_sees_the_right_class(client: OpenAI, upstream: ScriptedUpstr
         assert type(refused.value) is kind and refused.value.request_id
 
 
-OPENAI_SAYS = "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens."
+OPENAI_SAYS = (
+    "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 "
+    "tokens."
+)
 OVERFLOWS = {
     "openai": error(400, OPENAI_SAYS, "context_length_exceeded", "messages"),
     "vllm": Plain(

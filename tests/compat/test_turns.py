@@ -252,7 +252,10 @@ def cancelling(one_upstream: ScriptedUpstream) -> Iterator[tuple[Chattable, str]
 def leave_after(server: Chattable, key: str, body: Any, until: bytes) -> None:
     """Asks, reads until some bytes have come, and hangs up."""
     data = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: "
+        f"{len(data)}\r\n\r\n"
+    )
     with socket.create_connection(
         ("127.0.0.1", int(server.base_url.rpartition(":")[2])), timeout=10
     ) as line:

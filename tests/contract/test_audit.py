@@ -13,10 +13,10 @@ from chattable.agents.errors import InvalidRequest
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.errors import outcome_of
-from chattable.proxy.store.audit import AUDIT_ID, COMMAND_LINE, Actor, Audit, AuditEntry, Effect
+from chattable.proxy.people.audit import AUDIT_ID, COMMAND_LINE, Actor, Audit, AuditEntry, Effect
+from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.users import Users
 
 BOSS = Actor("user_1", "boss", "req_1")
 SECRET = "sk-" + "Qx7_" * 10
@@ -71,7 +71,7 @@ async def note(
             effect.about(found, target)
 
 
-# --- before and after --------------------------------------------------------------------------------------------------
+# --- before and after -----------------------------------------------------------------------------
 
 
 async def test_an_entry_is_there_before_its_change_and_complete_after(
@@ -161,7 +161,7 @@ async def test_a_change_stands_though_its_entry_cannot_be_closed(
     assert "stays begun" in caplog.text
 
 
-# --- what an entry may hold --------------------------------------------------------------------------------------------
+# --- what an entry may hold -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ async def test_names_are_kept_to_the_code_point(audit: Audit) -> None:
         assert (await audit.list(target=name)).data[0].target_name == name
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 async def test_entries_come_newest_first_in_pages(audit: Audit) -> None:
@@ -283,7 +283,7 @@ async def test_what_no_entry_holds_is_refused_by_field(audit: Audit, bad: str) -
             await audit.list(limit)
 
 
-# --- attempts ----------------------------------------------------------------------------------------------------------
+# --- attempts -------------------------------------------------------------------------------------
 
 
 async def test_attempts_are_noted_once_per_key_and_minute(audit: Audit, clock: Clock) -> None:
@@ -319,7 +319,7 @@ async def test_f6_attempts_are_noted_again_though_the_clock_was_set_back(
 async def test_what_is_remembered_of_attempts_is_bounded(
     audit: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chattable.proxy.store.audit.MAX_QUIET", 3)
+    monkeypatch.setattr("chattable.proxy.people.audit.MAX_QUIET_KEYS", 3)
     for i in range(10):
         await audit.denied(BOSS, f"key_{i}", "x")
     assert len((await audit.list()).data) == 3
@@ -338,7 +338,7 @@ async def test_an_attempt_that_cannot_be_noted_is_none_the_less_refused(
     assert "is not in the audit trail" in caplog.text
 
 
-# --- a change and its entry at once ------------------------------------------------------------------------------------
+# --- a change and its entry at once ---------------------------------------------------------------
 
 
 def adding(effect: Effect, name: str = "alice") -> Steps[str]:

@@ -1,4 +1,6 @@
-"""The cache's law, on memory and on a real Valkey: what is kept, for whom and how long, and that one request asks for all."""
+"""The cache's law, on memory and on a real Valkey.
+
+What is kept, for whom and how long, and that one request asks for all."""
 
 import asyncio
 import gc
@@ -13,7 +15,7 @@ from rated import Clock
 from valkeys import Valkey, own_namespace, valkey_server
 
 from chattable.adapters.connections import Connections, Slot
-from chattable.adapters.errors import GaveWay, Refused, Unreachable
+from chattable.adapters.errors import ConnectionReclaimed, UpstreamHTTPError, UpstreamUnreachable
 from chattable.agents.chat import Chunk
 from chattable.agents.chattable import Trace
 from chattable.agents.errors import InvalidRequest
@@ -29,13 +31,13 @@ from chattable.proxy.config import settings
 from chattable.proxy.errors import (
     Failure,
     QuotaError,
-    TooFastError,
+    RateLimitExceededError,
     UnpricedModelError,
     describe,
 )
 
 ONE, TWO = CacheKey(b"1" * 32, ("user:a", "model:m")), CacheKey(b"2" * 32, ("user:b", "model:m"))
-DOWN = Unreachable("away", sent=True)
+DOWN = UpstreamUnreachable("away", sent=True)
 
 
 @pytest.fixture
@@ -357,7 +359,7 @@ async def test_a_failure_is_the_leaders_own(cache: ResponseCache) -> None:
 
 
 async def test_the_second_failure_is_everybodys(cache: ResponseCache) -> None:
-    calls = Calls([DOWN], [Unreachable("still away", sent=True)], said("a"))
+    calls = Calls([DOWN], [UpstreamUnreachable("still away", sent=True)], said("a"))
     results = await outcomes([Request(cache, calls) for _ in range(100)])
     assert [str(result) for result in results] == ["away"] + ["still away"] * 99
     assert {describe(result).code for result in results} == {"upstream_unreachable"}
@@ -367,7 +369,10 @@ async def test_the_second_failure_is_everybodys(cache: ResponseCache) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [Refused(400, "too long", code="context_length_exceeded"), InvalidRequest("no", param="n")],
+    [
+        UpstreamHTTPError(400, "too long", code="context_length_exceeded"),
+        InvalidRequest("no", param="n"),
+    ],
 )
 async def test_a_refusal_that_all_would_get(cache: ResponseCache, error: Exception) -> None:
     calls = Calls([error], said("a"))
@@ -407,7 +412,7 @@ async def broken(cache: ResponseCache, error: Exception, *more: Any) -> list[Req
     return [leader, begun, *others]
 
 
-TOLD = Refused(429, "slow down", code="rate_limited", retry_after=2)
+TOLD = UpstreamHTTPError(429, "slow down", code="rate_limited", retry_after=2)
 BEGUN, WHOLE = "one two", "uno dos"
 
 
@@ -438,7 +443,7 @@ def described(request: Request) -> Failure:
 
 
 async def test_an_own_refusal_is_nobody_elses_however_often(cache: ResponseCache) -> None:
-    fast = TooFastError(RateLimitedError("requests", "user alice", 1, 1000))
+    fast = RateLimitExceededError(RateLimitedError("requests", "user alice", 1, 1000))
     unpriced = UnpricedModelError("m", "user alice")
     calls = Calls([fast], [unpriced], [QuotaError("yours is used up", {})], [DOWN], said("a"))
     *results, last = await outcomes([Request(cache, calls) for _ in range(5)])
@@ -450,7 +455,7 @@ async def test_who_joins_a_call_that_was_told_to_give_way_gets_an_answer(
     cache: ResponseCache,
 ) -> None:
     gate = asyncio.Event()
-    calls = Calls([*said("one", " two")[:2], gate, GaveWay()], said("uno", " dos"))
+    calls = Calls([*said("one", " two")[:2], gate, ConnectionReclaimed()], said("uno", " dos"))
     leader = Request(cache, calls)
     await soon(lambda: leader.text == BEGUN)
     slot = Slot(Connections(1), "user_alice", leader.trace, 1.0)
@@ -461,7 +466,7 @@ async def test_who_joins_a_call_that_was_told_to_give_way_gets_an_answer(
     await soon(lambda: cache.stats().joins == 2)
     gate.set()
     await outcomes([leader, *late])
-    assert isinstance(leader.task.exception(), GaveWay)
+    assert isinstance(leader.task.exception(), ConnectionReclaimed)
     assert [(request.text, request.whole) for request in late] == [(WHOLE, True)] * 2
     assert calls.begun == 2
 
@@ -545,11 +550,11 @@ def _arguments() -> tuple[Any, Any, Any, Any]:
     from cached import ENTRY  # the parts of a request, to drive it by hand
 
     from chattable.agents.chat import Chat, Message
-    from chattable.agents.chattable import User
+    from chattable.agents.chattable import TurnUser
     from chattable.proxy.cache.controls import PLAIN
     from chattable.proxy.identity.auth import Caller, Principal
 
-    caller = Caller(Principal(User("user_a", "a")), "req_1", 0.0)
+    caller = Caller(Principal(TurnUser("user_a", "a")), "req_1", 0.0)
     return Chat("m", [Message("user", "hi")], True, {}), ENTRY, caller, PLAIN
 
 
@@ -786,7 +791,7 @@ async def test_who_follows_a_call_that_was_told_to_give_way_gets_an_answer(
     pair: list[ResponseCache],
 ) -> None:
     gate = asyncio.Event()
-    calls = Calls([*said("one", " two")[:2], gate, GaveWay()], said("uno", " dos"))
+    calls = Calls([*said("one", " two")[:2], gate, ConnectionReclaimed()], said("uno", " dos"))
     here = Request(pair[0], calls)
     await soon(lambda: here.text == BEGUN)
     here.trace.left = here.trace.gave_way = True
@@ -855,8 +860,8 @@ async def shared_by_five(pair: list[ResponseCache], how: str, leaves: bool) -> N
     gate = asyncio.Event()
     ends: dict[str, list[Any]] = {
         "whole": said("a", " b")[1:],
-        "cut": [Unreachable("away", sent=True)],
-        "told": [Refused(429, "slow down")],
+        "cut": [UpstreamUnreachable("away", sent=True)],
+        "told": [UpstreamHTTPError(429, "slow down")],
     }
     calls = Calls([said("a")[0], gate, *ends[how]], said("b"))
     requests = [Request(pair[0], calls)]

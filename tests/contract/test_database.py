@@ -23,13 +23,16 @@ from sqlalchemy import Connection, inspect, text
 from chattable.budget.storage.errors import StorageUnavailable
 from chattable.budget.storage.sqlite import prepare
 from chattable.budget.storage.statements import Steps, one
+from chattable.proxy.people.users import Users
 from chattable.proxy.store import schema, tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Invalid
-from chattable.proxy.store.users import Users
 
 # Keeps SQLite busy for a moment.
-COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000) SELECT sum(i) FROM n"
+COUNTING = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000)"
+    " SELECT sum(i) FROM n"
+)
 
 NAP = "SELECT CAST(pg_sleep(9) AS TEXT)"
 
@@ -68,7 +71,7 @@ async def napping(database: Database) -> AsyncIterator[None]:
         await asyncio.wait([nap])
 
 
-# --- addresses ---------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ async def test_a_refused_connection_does_not_tell_the_password() -> None:
     await database.stop()
 
 
-# --- migrations --------------------------------------------------------------------------------------------------------
+# --- migrations -----------------------------------------------------------------------------------
 
 
 async def test_a_migrated_database_is_what_the_tables_say(database: Database) -> None:
@@ -204,7 +207,8 @@ def next_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(schema, "SCRIPTS", folder)
     script = folder / "versions" / "9000_next.py"
     script.write_text(
-        f'"""next"""\nimport sqlalchemy as sa\nfrom alembic import op\nrevision = "9000"\ndown_revision = "{head}"\n'
+        '"""next"""\nimport sqlalchemy as sa\nfrom alembic import op\n'
+        f'revision = "9000"\ndown_revision = "{head}"\n'
     )
     return script
 
@@ -251,7 +255,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(database: Database) -
     assert await database.version() == "9999"
 
 
-# --- transactions ------------------------------------------------------------------------------------------------------
+# --- transactions ---------------------------------------------------------------------------------
 
 
 async def test_a_failed_transaction_leaves_nothing_behind(database: Database) -> None:
@@ -282,7 +286,7 @@ async def test_before_the_migration_the_message_names_the_command(empty: Databas
         await Users(empty.storage).count()
 
 
-# --- SQLite ------------------------------------------------------------------------------------------------------------
+# --- SQLite ---------------------------------------------------------------------------------------
 
 
 async def test_a_sqlite_file_is_private_and_set_up_for_many_readers(tmp_path: Path) -> None:
@@ -378,7 +382,7 @@ async def test_memory_is_shared_by_one_database_and_survives_a_cancelled_request
     await two.stop()
 
 
-# --- PostgreSQL --------------------------------------------------------------------------------------------------------
+# --- PostgreSQL -----------------------------------------------------------------------------------
 
 
 async def test_a_postgres_that_is_gone_is_unavailable_and_comes_back(postgres_url: str) -> None:

@@ -12,13 +12,13 @@ from databases import migrated_sqlite
 from ledgers import CLOCK, START, Clock
 
 from chattable.budget.errors import BudgetExceededError, UnknownLimitError, UnpricedError
-from chattable.budget.ledger import LEASE, Amount, Ledger, Price, Used, Wish
-from chattable.budget.limits import MAX_AMOUNT, Asker, Limit
-from chattable.budget.sql import SqlLedger
+from chattable.budget.ledger import HOLD_LEASE_S, Amount, Charge, HoldRequest, Ledger, Price
+from chattable.budget.limits import MAX_AMOUNT, Limit, Payer
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.store.database import Database
 
-ALICE = Asker(user="alice", key="k1", team="red")
-BOB = Asker(user="bob", key="k2", team="red")
+ALICE = Payer(user="alice", key="k1", team="red")
+BOB = Payer(user="bob", key="k2", team="red")
 
 
 @pytest.fixture(params=["sqlite", "memory", "postgresql"])
@@ -65,14 +65,16 @@ def limit(
     return Limit(id=name, kind=kind, subject=subject, per=per, **{"tokens": 100, **fields})
 
 
-def wish(name: str, asker: Asker = ALICE, prompt: int = 10, most: int = 20, **fields: Any) -> Wish:
-    return Wish(id=name, asker=asker, model="m", prompt=prompt, most=most, **fields)
+def wish(
+    name: str, asker: Payer = ALICE, prompt: int = 10, most: int = 20, **fields: object
+) -> HoldRequest:
+    return HoldRequest(id=name, payer=asker, model="m", prompt=prompt, max_output=most, **fields)  # type: ignore[arg-type]
 
 
-async def balance(ledger: Ledger, asker: Asker = ALICE) -> dict[str, tuple[int, int]]:
+async def balance(ledger: Ledger, asker: Payer = ALICE) -> dict[str, tuple[int, int]]:
     return {
         room.limit.id: (room.spent.tokens, room.held.tokens)
-        for room in await ledger.rooms(asker, "m")
+        for room in await ledger.balances(asker, "m")
     }
 
 
@@ -81,15 +83,15 @@ async def test_a_hold_is_settled_with_what_was_used(ledger: Ledger) -> None:
     hold = await ledger.hold(wish("h"))
     assert (hold.output, hold.held) == (20, Amount(30))
     assert await balance(ledger) == {"lim": (0, 30)}
-    assert await ledger.settle("h", Used(completion=17)) == "settled"
+    assert await ledger.settle("h", Charge(completion=17)) == "settled"
     assert await balance(ledger) == {"lim": (17, 0)}
 
 
 async def test_nobody_is_bound_without_a_limit(ledger: Ledger) -> None:
     hold = await ledger.hold(wish("h", most=MAX_AMOUNT))
     assert (hold.output, hold.bound, hold.hard) == (MAX_AMOUNT, False, False)
-    await ledger.record([(wish("h"), Used(prompt=3, completion=5))])
-    await ledger.record([(wish("h"), Used(prompt=3, completion=5))])
+    await ledger.record([(wish("h"), Charge(prompt=3, completion=5))])
+    await ledger.record([(wish("h"), Charge(prompt=3, completion=5))])
     assert await ledger.entries() == []
     (row,) = await ledger.usage([], since=0, until=MAX_AMOUNT, only={})
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 3, 5)
@@ -98,9 +100,9 @@ async def test_nobody_is_bound_without_a_limit(ledger: Ledger) -> None:
 async def test_g10_calls_and_answers_from_a_cache_are_counted_apart(ledger: Ledger) -> None:
     await ledger.put_limit(limit(kind="everyone", subject="", tokens=10_000, per="total"))
     await ledger.hold(wish("asked", ALICE))
-    await ledger.settle("asked", Used(prompt=3, completion=5))
-    hits = [(wish(f"hit {i}", ALICE, most=0), Used(saved=8)) for i in range(4)]
-    await ledger.record([*hits, (wish("bob's hit", BOB, most=0), Used(saved=8))])
+    await ledger.settle("asked", Charge(prompt=3, completion=5))
+    hits = [(wish(f"hit {i}", ALICE, most=0), Charge(saved=8)) for i in range(4)]
+    await ledger.record([*hits, (wish("bob's hit", BOB, most=0), Charge(saved=8))])
     rows = await ledger.usage(["user"], since=0, until=MAX_AMOUNT, only={})
     found = {row.group[0]: (row.requests, row.cached_requests, row.tokens_saved) for row in rows}
     assert found == {ALICE.user: (1, 4, 32), BOB.user: (0, 1, 8)}
@@ -115,7 +117,7 @@ async def test_a_soft_limit_binds_and_does_not_cap(ledger: Ledger) -> None:
 
 async def test_usage_is_grouped_and_equals_what_was_spent(ledger: Ledger, clock: Clock) -> None:
     await ledger.put_limit(limit(kind="everyone", subject="", tokens=10_000, per="total"))
-    used = Used(prompt=7, completion=3, cached=2, cost=11)
+    used = Charge(prompt=7, completion=3, cached=2, cost=11)
     for name, asker in (
         ("a1", ALICE),
         ("a2", ALICE),
@@ -174,7 +176,8 @@ async def test_a_full_limit_refuses_and_says_which_and_until_when(ledger: Ledger
     with pytest.raises(BudgetExceededError) as refused:
         await ledger.hold(wish("h2", prompt=1))
     error = refused.value
-    assert (error.limit_id, error.subject, error.per, error.unit, error.amount, error.remaining) == (
+    said = error.limit_id, error.subject, error.per, error.unit, error.amount, error.remaining
+    assert said == (
         "lim", "user alice", "day", "tokens", 100, 0,
     )  # fmt: skip
     assert error.resets_at == datetime(2026, 11, 19, tzinfo=UTC).timestamp()
@@ -194,7 +197,7 @@ async def test_of_several_limits_all_bind_or_none(ledger: Ledger) -> None:
 
 async def test_each_user_has_an_account_of_their_own(ledger: Ledger) -> None:
     await ledger.put_limit(limit("each", "each_user", ""))
-    await ledger.hold(wish("a", ALICE, prompt=100, most=20, least=0))
+    await ledger.hold(wish("a", ALICE, prompt=100, most=20, min_output=0))
     with pytest.raises(BudgetExceededError, match="user alice"):
         await ledger.hold(wish("a2", ALICE))
     assert (await ledger.hold(wish("b", BOB))).output == 20
@@ -204,7 +207,7 @@ async def test_a_limit_on_some_models_binds_only_those(ledger: Ledger) -> None:
     await ledger.put_limit(limit(models=("gpt-*",), tokens=0))
     assert (await ledger.hold(wish("h"))).output == 20
     with pytest.raises(BudgetExceededError):
-        await ledger.hold(Wish(id="h2", asker=ALICE, model="gpt-5", prompt=1, most=1))
+        await ledger.hold(HoldRequest(id="h2", payer=ALICE, model="gpt-5", prompt=1, max_output=1))
 
 
 async def test_soft_limits_warn_and_shadow_limits_only_count(ledger: Ledger) -> None:
@@ -221,7 +224,7 @@ async def test_cost_is_held_in_micro_dollars_and_cuts_output(ledger: Ledger) -> 
     hold = await ledger.hold(wish("h", prompt=20, most=1000, price=price))
     assert hold.output == (10 * 1_000_000 - 20 * 150_000) // 600_000 == 11
     assert hold.held == Amount(31, 10)
-    await ledger.settle("h", Used(prompt=20, completion=5, cost=price.of(20, 5)))
+    await ledger.settle("h", Charge(prompt=20, completion=5, cost=price.of(20, 5)))
     with pytest.raises(BudgetExceededError) as refused:
         await ledger.hold(wish("h2", prompt=1000, price=price))
     assert (refused.value.unit, refused.value.remaining) == ("micro-USD", 4)
@@ -231,7 +234,7 @@ async def test_what_is_free_is_never_refused_for_money(ledger: Ledger) -> None:
     price = Price(input=1_000_000)
     await ledger.put_limit(limit(tokens=None, cost=10))
     await ledger.hold(wish("h", price=price))
-    await ledger.settle("h", Used(prompt=11, cost=11))  # a micro-dollar too much
+    await ledger.settle("h", Charge(prompt=11, cost=11))  # a micro-dollar too much
     assert (await ledger.hold(wish("free", prompt=10**6))).output == 20
     dear: list[dict[str, Any]] = [
         {"price": price},
@@ -271,9 +274,9 @@ async def test_ending_a_hold_twice_changes_nothing(ledger: Ledger) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
     states = await asyncio.gather(
-        *(ledger.settle("h", Used(completion=5)) for _ in range(4)),
+        *(ledger.settle("h", Charge(completion=5)) for _ in range(4)),
         *(ledger.void("h") for _ in range(4)),
-        ledger.settle("h", Used(completion=5)),
+        ledger.settle("h", Charge(completion=5)),
     )
     assert len(set(states)) == 1
     spent, held = (await balance(ledger))["lim"]
@@ -284,13 +287,13 @@ async def test_ending_a_hold_twice_changes_nothing(ledger: Ledger) -> None:
 async def test_what_exceeds_the_hold_is_overdraft_and_still_booked(ledger: Ledger) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
-    assert await ledger.settle("h", Used(completion=130)) == "settled"
+    assert await ledger.settle("h", Charge(completion=130)) == "settled"
     assert await balance(ledger) == {"lim": (130, 0)}
     assert [entry.overdraft.tokens for entry in await ledger.entries(hold_id="h")] == [0, 100]
 
 
-@pytest.mark.parametrize("used", [Used(completion=-5), Used(completion=10**30, cost=-1)])
-async def test_an_impossible_usage_is_clamped(ledger: Ledger, used: Used) -> None:
+@pytest.mark.parametrize("used", [Charge(completion=-5), Charge(completion=10**30, cost=-1)])
+async def test_an_impossible_usage_is_clamped(ledger: Ledger, used: Charge) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h"))
     assert await ledger.settle("h", used) == "settled"
@@ -303,14 +306,14 @@ async def test_a_hold_without_an_owner_is_forfeited_and_a_late_settle_corrects_i
     await ledger.put_limit(limit())
     await ledger.hold(wish("lost"))
     await ledger.hold(wish("kept"))
-    await clock.advance(LEASE - 1)
+    await clock.advance(HOLD_LEASE_S - 1)
     await ledger.renew(["kept"])
     assert await ledger.sweep() == []
     await clock.advance(2)
     assert await ledger.sweep() == ["lost"]
     assert await ledger.sweep() == []
     assert await balance(ledger) == {"lim": (30, 30)}
-    assert await ledger.settle("lost", Used(completion=12)) == "settled"
+    assert await ledger.settle("lost", Charge(completion=12)) == "settled"
     assert await balance(ledger) == {"lim": (12, 30)}
     assert [entry.kind for entry in await ledger.entries(hold_id="lost")] == [
         "hold",
@@ -328,7 +331,7 @@ async def test_a_hold_settles_in_the_window_it_was_made_in(ledger: Ledger, clock
         await ledger.hold(wish("no room"))
     await clock.set(midnight + 1)
     await asyncio.gather(
-        *(ledger.settle(f"old{i}", Used(completion=5)) for i in range(20)),
+        *(ledger.settle(f"old{i}", Charge(completion=5)) for i in range(20)),
         ledger.hold(wish("new", prompt=80)),
     )
     assert await balance(ledger) == {"lim": (0, 100)}
@@ -339,7 +342,7 @@ async def test_a_hold_settles_in_the_window_it_was_made_in(ledger: Ledger, clock
 async def test_grants_and_refunds_are_entries(ledger: Ledger) -> None:
     await ledger.put_limit(limit())
     await ledger.hold(wish("h", prompt=90, most=10))
-    await ledger.settle("h", Used(completion=100))
+    await ledger.settle("h", Charge(completion=100))
     await ledger.grant("lim", Amount(50), "demo")
     assert (await ledger.hold(wish("h2", most=1000))).output == 40
     await ledger.void("h2")
@@ -363,7 +366,7 @@ async def test_a_changed_limit_keeps_what_was_spent_and_a_dropped_one_binds_no_m
     await ledger.drop_limit("lim")
     assert await ledger.limits() == []
     assert (await ledger.hold(wish("h3", most=5000))).output == 5000
-    assert await ledger.settle("h", Used(completion=3)) == "settled"
+    assert await ledger.settle("h", Charge(completion=3)) == "settled"
 
 
 async def test_a_burst_at_a_tight_limit_admits_exactly_what_fits(ledger: Ledger) -> None:
@@ -371,7 +374,7 @@ async def test_a_burst_at_a_tight_limit_admits_exactly_what_fits(ledger: Ledger)
 
     async def one(i: int) -> bool:
         try:
-            await ledger.hold(wish(f"h{i}", prompt=5, most=2, least=2))
+            await ledger.hold(wish(f"h{i}", prompt=5, most=2, min_output=2))
         except BudgetExceededError:
             return False
         return True
@@ -406,13 +409,14 @@ async def test_windows_follow_the_calendar_of_the_zone(database: Database, clock
     ledger = SqlLedger(database.storage, zone=zone)
     for per in ("hour", "day", "week", "month", "6h", "30d", "total"):
         await ledger.put_limit(limit(per, per=per))
-    ends = {room.limit.id: room.resets_at for room in await ledger.rooms(ALICE, "m")}
+    ends = {room.limit.id: room.resets_at for room in await ledger.balances(ALICE, "m")}
     local = {
         name: end and datetime.fromtimestamp(end, zone).strftime("%d.%m. %H:%M")
         for name, end in ends.items()
     }
     assert local == {
-        "hour": "18.11. 13:00", "day": "19.11. 00:00", "week": "23.11. 00:00", "month": "01.12. 00:00",
+        "hour": "18.11. 13:00", "day": "19.11. 00:00",
+        "week": "23.11. 00:00", "month": "01.12. 00:00",
         "6h": "18.11. 13:00", "30d": local["30d"], "total": None,
     }  # fmt: skip
     end = ends["30d"]

@@ -1,4 +1,4 @@
-"""The outbox on both databases: every notice to one claimant at a time, until it is delivered or dead."""
+"""The outbox on both databases: one claimant at a time, until an event is delivered or dead."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from ledgers import Clock, open_ledger
 
-from chattable.budget.ledger import Used, Wish
-from chattable.budget.limits import Asker, Limit
+from chattable.budget.ledger import Charge, HoldRequest
+from chattable.budget.limits import Limit, Payer
 from chattable.budget.outbox import Outbox
-from chattable.budget.sql import SqlLedger
+from chattable.budget.sql_ledger import SqlLedger
 from chattable.proxy.store.database import Database
 
 
@@ -28,8 +28,10 @@ async def ledger(url: str, clock: Clock) -> AsyncIterator[SqlLedger]:
 
 async def use(ledger: SqlLedger, name: str, tokens: int, limit: int = 100) -> None:
     await ledger.put_limit(Limit(id="lim", kind="user", subject="u", per="day", tokens=limit))
-    await ledger.hold(Wish(id=name, asker=Asker(user="u"), model="m", prompt=0, most=1))
-    await ledger.settle(name, Used(completion=tokens))
+    await ledger.hold(
+        HoldRequest(id=name, payer=Payer(user="u"), model="m", prompt=0, max_output=1)
+    )
+    await ledger.settle(name, Charge(completion=tokens))
 
 
 async def test_each_threshold_is_told_once_and_a_jump_tells_the_highest(ledger: SqlLedger) -> None:

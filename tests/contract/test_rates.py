@@ -9,12 +9,12 @@ from rated import Clock, bound, burst, enter, refused
 from valkeys import own_namespace
 
 from chattable.budget.rates import (
-    CALL_ENDS,
-    DEBT,
-    LEASE,
-    MOST,
-    Gauge,
-    Pass,
+    MAX_DEBT_MINUTES,
+    MAX_RATE,
+    SLOT_LEASE_MS,
+    SLOT_RETRY_MS,
+    CounterState,
+    Permit,
     Rates,
     duration,
     headers,
@@ -102,7 +102,7 @@ async def test_a_refusal_names_the_bound_that_takes_longest(rates: Rates, clock:
         "parallel",
         "key:c",
         1,
-        CALL_ENDS / 1000,
+        SLOT_RETRY_MS / 1000,
     )
 
 
@@ -112,7 +112,7 @@ async def test_a_refusal_takes_nothing_anywhere(rates: Rates) -> None:
     for _ in range(20):
         await refused(rates, wide, narrow, tokens=50)
         await refused(rates, narrow, wide, tokens=50)
-    assert (await enter(rates, wide, tokens=1)).tokens == Gauge(100, 99, 600)
+    assert (await enter(rates, wide, tokens=1)).tokens == CounterState(100, 99, 600)
     assert len(await burst([rates], 20, wide)) == 4
 
 
@@ -132,19 +132,19 @@ async def test_zero_refuses_always(rates: Rates, clock: Clock, kind: str) -> Non
 
 
 async def test_without_a_limit_nothing_is_counted(rates: Rates) -> None:
-    passed = await enter(rates, bound(), bound("team:b"), tokens=MOST)
-    assert (passed.bounds, headers(passed)) == ((), {})
-    await rates.leave(passed, MOST)
+    permit = await enter(rates, bound(), bound("team:b"), tokens=MAX_RATE)
+    assert (permit.limits, headers(permit)) == ((), {})
+    await rates.leave(permit, MAX_RATE)
 
 
 async def test_leaving_frees_the_slot_and_returns_what_was_not_used(rates: Rates) -> None:
     limit = bound(tokens=100, parallel=1)
-    passed = await enter(rates, limit, tokens=80)
+    permit = await enter(rates, limit, tokens=80)
     assert (await refused(rates, limit, tokens=50)).kind == "tokens"
     assert (await refused(rates, limit, tokens=20)).kind == "parallel"
-    await rates.leave(passed, 30)
+    await rates.leave(permit, 30)
     after = await enter(rates, limit, tokens=1)
-    assert after.tokens == Gauge(100, 69, 18_600)
+    assert after.tokens == CounterState(100, 69, 18_600)
 
 
 async def test_leaving_twice_changes_nothing_more(rates: Rates) -> None:
@@ -154,7 +154,7 @@ async def test_leaving_twice_changes_nothing_more(rates: Rates) -> None:
         await rates.leave(one, 10)
     assert len(await burst([rates], 5, limit, tokens=10)) == 1  # one slot came back, not two
     error = await refused(rates, limit, tokens=31)
-    assert error.tokens == Gauge(100, 30, 42_000)  # 10 + 50 + 10 are used
+    assert error.tokens == CounterState(100, 30, 42_000)  # 10 + 50 + 10 are used
 
 
 async def test_what_is_used_beyond_the_estimate_is_a_debt(rates: Rates, clock: Clock) -> None:
@@ -162,7 +162,7 @@ async def test_what_is_used_beyond_the_estimate_is_a_debt(rates: Rates, clock: C
     await rates.leave(await enter(rates, limit, tokens=10), 150)
     error = await refused(rates, limit)
     assert error.retry_after == pytest.approx(30.6)
-    assert error.tokens == Gauge(100, 0, 90_000)
+    assert error.tokens == CounterState(100, 0, 90_000)
     clock.now += error.retry_after
     await enter(rates, limit)
 
@@ -172,7 +172,7 @@ async def test_a_debt_has_an_end(rates: Rates, clock: Clock, used: int) -> None:
     limit = bound(tokens=100)
     await rates.leave(await enter(rates, limit, tokens=10), used)
     assert (await refused(rates, limit)).retry_after == 60
-    clock.now += DEBT * 60
+    clock.now += MAX_DEBT_MINUTES * 60
     assert (await refused(rates, limit)).retry_after == pytest.approx(0.6)
     clock.now += 0.6
     await enter(rates, limit)
@@ -182,25 +182,27 @@ async def test_a_debt_has_an_end(rates: Rates, clock: Clock, used: int) -> None:
 async def test_what_drained_meanwhile_is_not_given_back_twice(
     rates: Rates, clock: Clock, used: int
 ) -> None:
-    passed = await enter(rates, bound(tokens=100), tokens=100)
+    permit = await enter(rates, bound(tokens=100), tokens=100)
     clock.now += 30
-    await rates.leave(passed, used)
-    assert (await enter(rates, bound(tokens=100), tokens=1)).tokens == Gauge(100, 99, 600)
+    await rates.leave(permit, used)
+    assert (await enter(rates, bound(tokens=100), tokens=1)).tokens == CounterState(100, 99, 600)
 
 
 async def test_a_call_larger_than_the_limit_takes_all_of_it(rates: Rates) -> None:
-    passed = await enter(rates, bound(tokens=100), bound("team:b", tokens=1000), tokens=5000)
-    assert passed.tokens == Gauge(100, 0, 60_000)
-    await rates.leave(passed, 60)
-    assert (await enter(rates, bound(tokens=100))).tokens == Gauge(100, 39, 36_600)
-    assert (await enter(rates, bound("team:b", tokens=1000))).tokens == Gauge(1000, 939, 3_660)
+    permit = await enter(rates, bound(tokens=100), bound("team:b", tokens=1000), tokens=5000)
+    assert permit.tokens == CounterState(100, 0, 60_000)
+    await rates.leave(permit, 60)
+    assert (await enter(rates, bound(tokens=100))).tokens == CounterState(100, 39, 36_600)
+    assert (await enter(rates, bound("team:b", tokens=1000))).tokens == CounterState(
+        1000, 939, 3_660
+    )
 
 
 async def test_a_slot_that_nobody_renews_is_free_after_a_minute(rates: Rates, clock: Clock) -> None:
     limit = bound(parallel=2)
     dead, alive = await burst([rates], 2, limit)
     for _ in range(3):
-        clock.now += LEASE / 1000 - 0.001
+        clock.now += SLOT_LEASE_MS / 1000 - 0.001
         await rates.renew([alive])
     clock.now += 0.001
     assert len(await burst([rates], 5, limit)) == 1  # the dead one's
@@ -212,7 +214,7 @@ async def test_a_slot_that_nobody_renews_is_free_after_a_minute(rates: Rates, cl
 
 async def test_a_slot_lapses_to_the_millisecond(rates: Rates, clock: Clock) -> None:
     await enter(rates, bound(parallel=1))
-    clock.now += LEASE / 1000 - 0.001
+    clock.now += SLOT_LEASE_MS / 1000 - 0.001
     await refused(rates, bound(parallel=1))
     clock.now += 0.001
     await enter(rates, bound(parallel=1))
@@ -221,27 +223,29 @@ async def test_a_slot_lapses_to_the_millisecond(rates: Rates, clock: Clock) -> N
 async def test_a_slot_that_lapsed_stays_so_and_the_estimate_stands(
     rates: Rates, clock: Clock
 ) -> None:
-    passed = await enter(rates, bound(tokens=10, parallel=1), tokens=10)
-    clock.now += LEASE / 1000
-    await rates.renew([passed])
+    permit = await enter(rates, bound(tokens=10, parallel=1), tokens=10)
+    clock.now += SLOT_LEASE_MS / 1000
+    await rates.renew([permit])
     await enter(rates, bound(tokens=10, parallel=1), tokens=10)
-    await rates.leave(passed, 0)
-    assert (await refused(rates, bound(tokens=10, parallel=5))).tokens == Gauge(10, 0, 60_000)
+    await rates.leave(permit, 0)
+    assert (await refused(rates, bound(tokens=10, parallel=5))).tokens == CounterState(
+        10, 0, 60_000
+    )
     await refused(rates, bound(tokens=10, parallel=1))
 
 
 async def test_who_leaves_after_the_lease_corrects_nothing(rates: Rates, clock: Clock) -> None:
-    passed = await enter(rates, bound(tokens=10), tokens=5)
-    clock.now += LEASE / 1000
-    await rates.leave(passed, 200)
-    assert (await enter(rates, bound(tokens=10))).tokens == Gauge(10, 9, 6_000)
+    permit = await enter(rates, bound(tokens=10), tokens=5)
+    clock.now += SLOT_LEASE_MS / 1000
+    await rates.leave(permit, 200)
+    assert (await enter(rates, bound(tokens=10))).tokens == CounterState(10, 9, 6_000)
 
 
 async def test_a_call_takes_a_token_at_least(rates: Rates) -> None:
-    passed = await enter(rates, bound(tokens=10), tokens=0)
-    assert passed.tokens == Gauge(10, 9, 6_000)
-    await rates.leave(passed, 0)
-    assert (await enter(rates, bound(tokens=10))).tokens == Gauge(10, 9, 6_000)
+    permit = await enter(rates, bound(tokens=10), tokens=0)
+    assert permit.tokens == CounterState(10, 9, 6_000)
+    await rates.leave(permit, 0)
+    assert (await enter(rates, bound(tokens=10))).tokens == CounterState(10, 9, 6_000)
 
 
 async def test_the_headers_tell_the_tightest_bound(rates: Rates) -> None:
@@ -250,8 +254,8 @@ async def test_the_headers_tell_the_tightest_bound(rates: Rates) -> None:
         bound("team:b", requests=10),
         bound("key:c", tokens=200_000),
     )
-    passed = await enter(rates, *bounds, tokens=400)
-    assert headers(passed) == {
+    permit = await enter(rates, *bounds, tokens=400)
+    assert headers(permit) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "9",
         "x-ratelimit-reset-requests": "6s",
@@ -260,20 +264,23 @@ async def test_the_headers_tell_the_tightest_bound(rates: Rates) -> None:
         "x-ratelimit-reset-tokens": "24s",
     }
     error = await refused(rates, *bounds, tokens=601)
-    assert headers(error) == headers(passed) | {"retry-after": "1", "retry-after-ms": "60"}
+    assert headers(error) == headers(permit) | {"retry-after": "1", "retry-after-ms": "60"}
     assert (
         str(error) == "Rate limit reached for user:a: 1,000 tokens per minute. Try again in 60ms."
     )
 
 
 async def test_the_highest_limit_is_counted_exactly(rates: Rates) -> None:
-    limit = bound(requests=MOST, tokens=MOST)
-    passed = await enter(rates, limit, tokens=MOST - 1)
-    assert (passed.requests, passed.tokens) == (Gauge(MOST, MOST - 1, 1), Gauge(MOST, 1, 60_000))
+    limit = bound(requests=MAX_RATE, tokens=MAX_RATE)
+    permit = await enter(rates, limit, tokens=MAX_RATE - 1)
+    assert (permit.requests, permit.tokens) == (
+        CounterState(MAX_RATE, MAX_RATE - 1, 1),
+        CounterState(MAX_RATE, 1, 60_000),
+    )
     await enter(rates, limit, tokens=1)
     assert (await refused(rates, limit)).retry_after == 0.001
-    await rates.leave(passed, 2**53)
-    assert (await refused(rates, limit)).tokens == Gauge(MOST, 0, 660_000)
+    await rates.leave(permit, 2**53)
+    assert (await refused(rates, limit)).tokens == CounterState(MAX_RATE, 0, 660_000)
 
 
 LENGTHS = {
@@ -299,20 +306,20 @@ async def test_calls_under_way_are_renewed_by_themselves(
     renewed = asyncio.Event()
 
     class Watched(MemoryRates):
-        async def renew(self, passes: Iterable[Pass]) -> None:
-            await super().renew(passes)
+        async def renew(self, permits: Iterable[Permit]) -> None:
+            await super().renew(permits)
             renewed.set()
 
-    monkeypatch.setattr("chattable.budget.rates.RENEW", 0.001)
+    monkeypatch.setattr("chattable.budget.rates.RENEW_EVERY_S", 0.001)
     rates = Watched(clock)
-    passed = await enter(rates, bound(parallel=1))
+    permit = await enter(rates, bound(parallel=1))
     await rates.start()
     for _ in range(5):
         clock.now += 40
         renewed.clear()
         await asyncio.wait_for(renewed.wait(), 10)
         await refused(rates, bound(parallel=1))
-    await rates.leave(passed, 1)
+    await rates.leave(permit, 1)
     await enter(rates, bound(parallel=1))
     await rates.stop()
 
@@ -323,8 +330,8 @@ async def test_memory_forgets_whoever_has_drained(clock: Clock) -> None:
     await rates.leave(indebted, 40)
     for i in range(2_000):
         clock.now += 1
-        passed: Pass = await enter(rates, bound(f"user:{i}", requests=60, tokens=60, parallel=1))
-        await rates.leave(passed, 1)
+        permit: Permit = await enter(rates, bound(f"user:{i}", requests=60, tokens=60, parallel=1))
+        await rates.leave(permit, 1)
         assert len(rates) <= 130  # a minute's worth, twice over
         if i == 170:
             assert (

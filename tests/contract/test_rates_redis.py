@@ -1,4 +1,6 @@
-"""Rates on a real Valkey: shared by processes, in one round trip, and through its faults (30 to 34 of the list): calls pass."""
+"""Rate limits on a real Valkey: shared by processes, in one round trip.
+
+Calls pass through its faults (30 to 34 of the list)."""
 
 import asyncio
 import json
@@ -61,10 +63,10 @@ async def back(rates: RedisRates) -> None:
 async def passes_soon(rates: Rates) -> None:
     """A call that is let in uncounted, without waiting for long."""
     failures, began = rates.failures, time.monotonic()
-    passed = await enter(rates, bound(requests=1))
+    permit = await enter(rates, bound(requests=1))
     assert time.monotonic() - began < TIMEOUT + SLACK
     assert rates.failures == failures + 1
-    assert passed.requests is None
+    assert permit.requests is None
 
 
 async def test_doors_share_what_they_count(shared_redis: str) -> None:
@@ -80,7 +82,7 @@ async def test_doors_share_what_they_count(shared_redis: str) -> None:
 PROCESS = """
 import asyncio, sys
 from chattable.budget.storage import redis
-from chattable.budget.rates import Bound, Rate, RateLimitedError
+from chattable.budget.rates import RateLimit, Allowance, RateLimitedError
 from chattable.budget.rates_redis import RedisRates
 
 redis.TIMEOUT = 10.0  # four processes may be too many for a machine
@@ -90,8 +92,11 @@ async def main(url, namespace, number):
     await rates.start()
     print("ready", flush=True)
     sys.stdin.readline()
-    bounds = [Bound("user:a", Rate(requests_per_minute=100, tokens_per_minute=10_000)), Bound("team:b", Rate(parallel=90))]
-    calls = [rates.enter(bounds, f"call_{number}_{i}", 100) for i in range(100)]
+    limits = [
+        RateLimit("user:a", Allowance(requests_per_minute=100, tokens_per_minute=10_000)),
+        RateLimit("team:b", Allowance(parallel=90)),
+    ]
+    calls = [rates.enter(limits, f"call_{number}_{i}", 100) for i in range(100)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     print([sum(not isinstance(outcome, RateLimitedError) for outcome in outcomes), rates.failures])
 
@@ -138,9 +143,9 @@ async def test_a_clock_that_is_set_back_locks_nobody_out(shared_redis: str) -> N
 
 async def test_a_step_is_one_round_trip(server: Valkey, rates: RedisRates) -> None:
     server.execute("CONFIG", "RESETSTAT")
-    passed = await enter(rates, FULL, bound("team:b", requests=5), bound("model:m", tokens=50))
-    await rates.renew([passed])
-    await rates.leave(passed, 7)
+    permit = await enter(rates, FULL, bound("team:b", requests=5), bound("model:m", tokens=50))
+    await rates.renew([permit])
+    await rates.leave(permit, 7)
     seen = server.commands()
     scripts_own = {
         "get",
@@ -166,10 +171,10 @@ async def test_a_burst_shares_round_trips(server: Valkey, rates: RedisRates) -> 
 
 
 async def test_names_are_hashed_and_every_key_expires(server: Valkey, rates: RedisRates) -> None:
-    passed = await enter(
+    permit = await enter(
         rates, bound("user:s3cret \udcff\r\nname", requests=2, tokens=10, parallel=1)
     )
-    await rates.leave(passed, 100)
+    await rates.leave(permit, 100)
     await enter(rates, bound("team:x", parallel=1))
     keys = server.execute("KEYS", "*")
     assert len(keys) == 3  # of the one who left, the counter only
@@ -204,7 +209,7 @@ async def test_f30_killed_and_restarted(server: Valkey, rates: RedisRates) -> No
         server.kill()
         await passes_soon(rates)
         assert rates.away
-        await asyncio.gather(*[rates.leave(passed, 1) for passed in inside])
+        await asyncio.gather(*[rates.leave(permit, 1) for permit in inside])
         server.start()
         await back(rates)
     await refused_again(rates)
@@ -240,8 +245,8 @@ async def test_f31_calls_that_ended_meanwhile_hold_no_slot(
     inside = await burst([rates], 10, FULL, tokens=100)
     server.pause(1.5)
     await passes_soon(rates)
-    for passed in inside:
-        await rates.leave(passed, 10)
+    for permit in inside:
+        await rates.leave(permit, 10)
     await back(rates)
     wide = bound(tokens=1000, parallel=10)
     assert len(await burst([rates], 30, wide, tokens=90)) == 10
@@ -325,7 +330,7 @@ async def test_f34_scripts_forgotten(server: Valkey, rates: RedisRates) -> None:
         server.execute("SCRIPT", "FLUSH")
         inside += await burst([rates], 1, FULL)
     server.execute("SCRIPT", "FLUSH")
-    await asyncio.gather(*[rates.leave(passed, 1) for passed in inside])
+    await asyncio.gather(*[rates.leave(permit, 1) for permit in inside])
     assert len(await burst([rates], 30, FULL)) == 2
     assert (rates.failures, rates.away) == (0, False)
 

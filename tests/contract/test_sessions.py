@@ -1,4 +1,7 @@
-"""The law of `SessionStore`, on every implementation; what it costs in SQL is in test_sessions_sql.py."""
+"""The law of `SessionStore`, on every implementation.
+
+What it costs in SQL is in test_sessions_sql.py.
+"""
 
 import asyncio
 import re
@@ -13,17 +16,17 @@ from msgspec.structs import replace
 from session_stores import Stores, in_memory, in_sql, own
 
 from chattable.agents.chat import Message, Usage
-from chattable.proxy.store import session_values as values
 from chattable.proxy.store.errors import Conflict, HeadMoved, Invalid, NotFound
-from chattable.proxy.store.session_chain import next_id, paired, said
-from chattable.proxy.store.sessions import (
-    Entry,
+from chattable.proxy.store.sessions import values
+from chattable.proxy.store.sessions.chain import content_digest, next_id, paired
+from chattable.proxy.store.sessions.port import (
     Item,
+    NewItem,
     Retention,
-    Session,
+    SessionRecord,
     SessionStore,
     Summary,
-    Turn,
+    TurnRecord,
 )
 
 ALICE, BOB = "user_alice", "user_bob"
@@ -68,35 +71,39 @@ def store(stores: Stores) -> SessionStore:
     return stores.one
 
 
-def user(text: str) -> Entry:
-    return Entry(message=Message("user", text))
+def user(text: str) -> NewItem:
+    return NewItem(message=Message("user", text))
 
 
-def reply(text: str, **facts: Any) -> Entry:
-    return Entry(message=Message("assistant", text), speaker="echo", **facts)
+def reply(text: str, **facts: Any) -> NewItem:
+    return NewItem(message=Message("assistant", text), speaker="echo", **facts)
 
 
-def tool(call: str) -> Entry:
-    return Entry(message=Message("tool", "42", tool_call_id=call))
+def tool(call: str) -> NewItem:
+    return NewItem(message=Message("tool", "42", tool_call_id=call))
 
 
-def calling(*calls: str, text: str | None = None) -> Entry:
+def calling(*calls: str, text: str | None = None) -> NewItem:
     made = [
         {"id": call, "type": "function", "function": {"name": "f", "arguments": "{}"}}
         for call in calls
     ]
-    return Entry(message=Message("assistant", text, tool_calls=made))
+    return NewItem(message=Message("assistant", text, tool_calls=made))
 
 
-async def say(store: SessionStore, session: Session, *entries: Entry, **turn: Any) -> Session:
+async def say(
+    store: SessionStore, session: SessionRecord, *entries: NewItem, **turn: Any
+) -> SessionRecord:
     """Appends a turn to the head as it is."""
     head = (await store.open(session.user_id, session.id, create=False)).head
     return (
-        await store.commit(session, Turn(entries=entries, parent=head, head=head, **turn))
+        await store.commit(session, TurnRecord(entries=entries, parent=head, head=head, **turn))
     ).session
 
 
-async def talk(store: SessionStore, session: Session, turns: int, first: int = 0) -> Session:
+async def talk(
+    store: SessionStore, session: SessionRecord, turns: int, first: int = 0
+) -> SessionRecord:
     """Appends many turns: q0, a0, q1, a1 …"""
     entries = [
         entry for i in range(first, first + turns) for entry in (user(f"q{i}"), reply(f"a{i}"))
@@ -104,7 +111,7 @@ async def talk(store: SessionStore, session: Session, turns: int, first: int = 0
     return await say(store, session, *entries)
 
 
-async def path(store: SessionStore, session: Session) -> list[Item]:
+async def path(store: SessionStore, session: SessionRecord) -> list[Item]:
     """All of the conversation, page by page."""
     found: list[Item] = []
     while True:
@@ -118,11 +125,11 @@ def texts(items: Any) -> list[str]:
     return [item.message.text for item in items]
 
 
-async def words(store: SessionStore, session: Session) -> list[str]:
+async def words(store: SessionStore, session: SessionRecord) -> list[str]:
     return texts(await path(store, session))
 
 
-# --- names and owners --------------------------------------------------------------------------------------------------
+# --- names and owners -----------------------------------------------------------------------------
 
 
 async def test_a_session_is_found_by_its_id_and_by_its_alias(store: SessionStore) -> None:
@@ -195,11 +202,11 @@ async def test_another_users_session_is_like_one_that_nobody_has(store: SessionS
     foreign, nobodys = replace(hers, user_id=BOB), replace(hers, id="conv_" + "0" * 32, user_id=BOB)
     outcomes = []
     for session in (foreign, nobodys):
-        said: list[str] = []
+        content_digest: list[str] = []
         for call in (
             store.open(BOB, session.id, create=False),
             store.lock(session, "x", 10),
-            store.commit(session, Turn(entries=(user("mine now"),))),
+            store.commit(session, TurnRecord(entries=(user("mine now"),))),
             store.window(session),
             store.items(session),
             store.item(session, item),
@@ -211,10 +218,10 @@ async def test_another_users_session_is_like_one_that_nobody_has(store: SessionS
             store.unlock(session, "x"),
         ):
             try:
-                said.append(str(await call))
+                content_digest.append(str(await call))
             except NotFound as refused:
-                said.append(str(refused).replace(session.id, "ID").replace(item, "ITEM"))
-        outcomes.append(said)
+                content_digest.append(str(refused).replace(session.id, "ID").replace(item, "ITEM"))
+        outcomes.append(content_digest)
         assert [batch async for batch in store.export(session)] == []
     assert outcomes[0] == outcomes[1]
     assert "a0" not in str(outcomes)
@@ -236,13 +243,13 @@ async def test_of_calls_with_one_unknown_alias_one_makes_the_session(stores: Sto
     assert len((await stores.one.list(ALICE)).data) == 1
 
 
-# --- turns -------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 async def test_what_was_said_is_read_back_in_order(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
     usage = Usage(10, 5, 15, completion_tokens_details={"reasoning_tokens": 3})
-    turn = Turn(
+    turn = TurnRecord(
         entries=(user("hi"), reply("hello", usage=usage, tokens=7, incomplete=True)),
         request_id="req_1",
         key="k1",
@@ -298,7 +305,7 @@ async def test_a_message_is_kept_as_it_came(store: SessionStore) -> None:
     ]
     session = await store.open(ALICE, None)
     session = await say(
-        store, session, *(Entry(message=message, speaker=f"s{NASTY}") for message in messages)
+        store, session, *(NewItem(message=message, speaker=f"s{NASTY}") for message in messages)
     )
     assert [item.message for item in await path(store, session)] == messages
     assert [
@@ -323,19 +330,19 @@ async def test_ten_megabytes_are_kept_and_too_much_is_refused_by_field(store: Se
         "image_url": {"url": "data:image/png;base64," + "QUJD" * 2_500_000},
     }
     session = await say(
-        store, session, Entry(message=Message("user", [picture])), user("é" * 100_000)
+        store, session, NewItem(message=Message("user", [picture])), user("é" * 100_000)
     )
     assert [item.message.content for item in (await store.window(session)).items] == [
         [picture],
         "é" * 100_000,
     ]
     for message in (
-        Message("user", "x" * (values.MAX_MESSAGE + 1)),
+        Message("user", "x" * (values.MAX_MESSAGE_LENGTH + 1)),
         Message("user", [nested(1000)]),
         Message("user", [nested(201)]),
     ):
         with pytest.raises(Invalid) as refused:
-            await say(store, session, user("before"), Entry(message=message))
+            await say(store, session, user("before"), NewItem(message=message))
         assert refused.value.field == "messages"
     assert (await store.open(ALICE, session.id)) == session
 
@@ -353,7 +360,9 @@ async def test_a_turn_on_a_head_that_moved_changes_nothing(store: SessionStore) 
     session = await talk(store, session, 1, first=1)
     for head in (stale, None):
         with pytest.raises(HeadMoved) as refused:
-            await store.commit(session, Turn(entries=(user("late"),), parent=stale, head=head))
+            await store.commit(
+                session, TurnRecord(entries=(user("late"),), parent=stale, head=head)
+            )
         assert refused.value.code == "conversation_locked"
     assert await words(store, session) == ["q0", "a0", "q1", "a1"]
     assert await store.open(ALICE, session.id) == session
@@ -364,13 +373,13 @@ async def test_a_turn_on_a_parent_that_is_unknown_changes_nothing(store: Session
     other = await say(store, await store.open(ALICE, None), user("elsewhere"))
     for parent in (other.head, "msg_unknown", "", "\x00", "\ud800"):
         with pytest.raises(NotFound):
-            await store.commit(session, Turn(entries=(user("late"),), parent=parent))
+            await store.commit(session, TurnRecord(entries=(user("late"),), parent=parent))
     assert await store.open(ALICE, session.id) == session
 
 
 async def test_the_same_key_again_changes_nothing(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
-    turn = Turn(
+    turn = TurnRecord(
         entries=(user("hi"), reply("hello", usage=Usage(1, 1, 2))), head=None, key="k\ud800" * 100
     )
     first = await store.commit(session, turn)
@@ -392,41 +401,45 @@ async def test_a_turn_brings_the_state_and_the_model_with_it(store: SessionStore
     assert (session.state, session.model) == ({"step": 1, NASTY: NASTY}, "other")
     assert await store.open(ALICE, session.id) == session
     with pytest.raises(HeadMoved):
-        await store.commit(session, Turn(entries=(user("x"),), head="msg_x", state={"step": 2}))
+        await store.commit(
+            session, TurnRecord(entries=(user("x"),), head="msg_x", state={"step": 2})
+        )
     assert (await say(store, session, user("on"))).state == session.state
 
 
 async def test_a_turn_without_entries_moves_the_head(store: SessionStore) -> None:
     session = await talk(store, await store.open(ALICE, None), 3)
     second = (await path(store, session))[1]
-    back = (await store.commit(session, Turn(parent=second.id))).session
+    back = (await store.commit(session, TurnRecord(parent=second.id))).session
     assert (back.head, back.message_count, await words(store, back)) == (second.id, 2, ["q0", "a0"])
     on = await talk(store, back, 1, first=1)
     assert await words(store, on) == ["q0", "a0", "q1", "a1"]
     assert on.message_count == 4
-    empty = (await store.commit(session, Turn(parent=None))).session
+    empty = (await store.commit(session, TurnRecord(parent=None))).session
     assert (empty.head, empty.message_count, await words(store, empty)) == (None, 0, [])
     with pytest.raises(Invalid):
-        await store.commit(session, Turn(side=True))
+        await store.commit(session, TurnRecord(side=True))
 
 
-# --- the client's own history ------------------------------------------------------------------------------------------
+# --- the client's own history ---------------------------------------------------------------------
 
 
 async def mirror(
-    store: SessionStore, session: Session, messages: list[Message], answer: str, **turn: Any
-) -> Session:
+    store: SessionStore, session: SessionRecord, messages: list[Message], answer: str, **turn: Any
+) -> SessionRecord:
     """A turn of a client that sends all of its history."""
     found = await store.match(session, messages)
-    entries = (*(Entry(message=message) for message in found.rest), reply(answer))
-    return (await store.commit(session, Turn(entries=entries, parent=found.id, **turn))).session
+    entries = (*(NewItem(message=message) for message in found.rest), reply(answer))
+    return (
+        await store.commit(session, TurnRecord(entries=entries, parent=found.id, **turn))
+    ).session
 
 
 def history(*words: str) -> list[Message]:
     return [Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(words)]
 
 
-async def nodes(store: SessionStore, session: Session) -> list[str]:
+async def nodes(store: SessionStore, session: SessionRecord) -> list[str]:
     return sorted([item.message.text async for batch in store.export(session, 3) for item in batch])
 
 
@@ -492,25 +505,27 @@ async def test_a_regenerated_answer_is_a_sibling(store: SessionStore) -> None:
 
 async def test_branches_of_branches_are_read_to_the_root(store: SessionStore) -> None:
     session = await store.open(ALICE, "ui")
-    said: list[str] = []
+    content_digest: list[str] = []
     for i in range(12):  # every answer is regenerated, and the second one kept
-        said.append(f"q{i}")
-        await mirror(store, session, history(*said), f"not a{i}")
-        session = await mirror(store, session, history(*said), f"a{i}")
-        said.append(f"a{i}")
-    assert await words(store, session) == said
+        content_digest.append(f"q{i}")
+        await mirror(store, session, history(*content_digest), f"not a{i}")
+        session = await mirror(store, session, history(*content_digest), f"a{i}")
+        content_digest.append(f"a{i}")
+    assert await words(store, session) == content_digest
     assert session.message_count == 24
     for most in (1, 2, 5, 23, 24, 30):
-        assert texts((await store.window(session, messages=most)).items) == said[-most:]
+        assert texts((await store.window(session, messages=most)).items) == content_digest[-most:]
     page = await store.items(session, 5)
-    assert texts(page.data) == said[:-6:-1]
-    assert texts((await store.items(session, 5, page.data[-1].id)).data) == said[-6:-11:-1]
+    assert texts(page.data) == content_digest[:-6:-1]
+    assert (
+        texts((await store.items(session, 5, page.data[-1].id)).data) == content_digest[-6:-11:-1]
+    )
 
 
 async def test_a_side_call_leaves_the_conversation_alone(store: SessionStore) -> None:
     session = await talk(store, await store.open(ALICE, "ui"), 1)
     entries = (user("Give this a title"), reply("A title", usage=Usage(3, 2, 5)))
-    after = (await store.commit(session, Turn(entries=entries, side=True))).session
+    after = (await store.commit(session, TurnRecord(entries=entries, side=True))).session
     assert (after.head, after.message_count, after.usage) == (session.head, 2, Usage(3, 2, 5))
     assert await words(store, after) == ["q0", "a0"]
     items = [item async for batch in store.export(after) for item in batch]
@@ -521,7 +536,7 @@ async def test_a_side_call_leaves_the_conversation_alone(store: SessionStore) ->
     # until the user says just that
     after = await mirror(store, after, history("Give this a title", "A title", "thanks"), "welcome")
     assert await words(store, after) == ["Give this a title", "A title", "thanks", "welcome"]
-    after = (await store.commit(session, Turn(entries=(user("q0"),), side=True))).session
+    after = (await store.commit(session, TurnRecord(entries=(user("q0"),), side=True))).session
     assert [
         item.side for item in [await store.item(after, (await path(store, session))[0].id)]
     ] == [False]
@@ -546,22 +561,29 @@ async def test_a_turn_beside_another_one_is_stored_once(stores: Stores) -> None:
 async def test_an_incomplete_answer_gives_way_to_the_same_one_complete(store: SessionStore) -> None:
     session = await store.open(ALICE, None)
     for incomplete, tokens in ((False, 1), (True, 2)):
-        turn = Turn(entries=(user("q"), reply("half", incomplete=not incomplete, tokens=tokens)))
+        turn = TurnRecord(
+            entries=(user("q"), reply("half", incomplete=not incomplete, tokens=tokens))
+        )
         session = (await store.commit(session, turn)).session
         items = await path(store, session)
         assert [(item.message.text, item.incomplete, item.tokens) for item in items[1:]] == [
             ("half", not incomplete, tokens)
         ]
-    await store.commit(session, Turn(entries=(user("q"), reply("half", incomplete=True))))
+    await store.commit(session, TurnRecord(entries=(user("q"), reply("half", incomplete=True))))
     assert [item.incomplete for item in await path(store, session)] == [False, False]
 
 
 SAME = [
-    (Message("user", "hi"), Message("user", [{"type": "text", "text": " h"}, {"type": "text", "text": "i\n"}])),
-    (Message("user", "hi"), Message("user", "hi", name="alice", extra={"id": "m1", "cache_control": {}})),
+    (Message("user", "hi"),
+     Message("user", [{"type": "text", "text": " h"}, {"type": "text", "text": "i\n"}])),
+    (Message("user", "hi"),
+     Message("user", "hi", name="alice", extra={"id": "m1", "cache_control": {}})),
     (Message("assistant", "yes", reasoning_content="hm"), Message("assistant", " yes ")),
-    (Message("assistant", None, tool_calls=[{"id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]),
-     Message("assistant", "", tool_calls=[{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}])),
+    (Message("assistant", None,
+             tool_calls=[{"id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]),
+     Message("assistant", "",
+             tool_calls=[{"id": "c", "type": "function",
+                          "function": {"name": "f", "arguments": '{"a":1}'}}])),
     (Message("user", [{"type": "image_url", "image_url": {"url": "data:a", "detail": "low"}}]),
      Message("user", [{"type": "image_url", "image_url": {"url": "data:a"}}])),
     (Message("user", "\ud83d\ude00"), Message("user", "😀")),
@@ -589,11 +611,11 @@ OTHER = [
     ("one", "other", "same"), [(*pair, True) for pair in SAME] + [(*pair, False) for pair in OTHER]
 )
 def test_what_makes_two_messages_the_same(one: Message, other: Message, same: bool) -> None:
-    assert (said(one) == said(other)) is same
+    assert (content_digest(one) == content_digest(other)) is same
 
 
 def test_an_id_says_what_came_before() -> None:
-    hi = said(Message("user", "hi"))
+    hi = content_digest(Message("user", "hi"))
     chain = [next_id(None, hi)]
     for _ in range(3):
         chain.append(next_id(chain[-1], hi))
@@ -604,7 +626,7 @@ def test_an_id_says_what_came_before() -> None:
 async def test_a_history_matches_however_it_is_written(store: SessionStore) -> None:
     session = await store.open(ALICE, "ui")
     kept = [one for one, _ in SAME]
-    session = await say(store, session, *(Entry(message=message) for message in kept))
+    session = await say(store, session, *(NewItem(message=message) for message in kept))
     found = await store.match(session, [other for _, other in SAME] + history("new"))
     assert (found.id, found.matched, [m.text for m in found.rest]) == (
         session.head,
@@ -623,8 +645,8 @@ async def test_system_messages_of_a_conversation_are_stored_and_no_part_of_the_c
     store: SessionStore,
 ) -> None:
     session = await store.open(ALICE, None)
-    brief = Entry(message=Message("developer", "Be brief."))
-    aside = Entry(message=Message("item", [{"type": "item", "item": {"type": "reasoning"}}]))
+    brief = NewItem(message=Message("developer", "Be brief."))
+    aside = NewItem(message=Message("item", [{"type": "item", "item": {"type": "reasoning"}}]))
     session = await say(
         store,
         session,
@@ -632,7 +654,7 @@ async def test_system_messages_of_a_conversation_are_stored_and_no_part_of_the_c
         user("q0"),
         aside,
         reply("a0"),
-        Entry(message=Message("system", "Be long.")),
+        NewItem(message=Message("system", "Be long.")),
     )
     assert await words(store, session) == ["Be brief.", "q0", "", "a0", "Be long."]
     session = await say(store, session, user("q1"), reply("a1"))
@@ -640,7 +662,7 @@ async def test_system_messages_of_a_conversation_are_stored_and_no_part_of_the_c
     assert (found.id, found.matched, [m.text for m in found.rest]) == (session.head, 4, ["q2"])
 
 
-# --- windows -----------------------------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 async def test_a_window_is_the_end_of_the_conversation(store: SessionStore) -> None:
@@ -671,7 +693,7 @@ async def test_a_window_holds_so_many_tokens(store: SessionStore) -> None:
     session = await say(
         store,
         session,
-        *(Entry(message=Message("user", str(n)), tokens=n) for n in (100, 1, 20, 3, 0, 5)),
+        *(NewItem(message=Message("user", str(n)), tokens=n) for n in (100, 1, 20, 3, 0, 5)),
     )
     for tokens, expected in (
         (0, 0),
@@ -754,7 +776,7 @@ async def test_a_window_has_no_half_of_a_tool_call(store: SessionStore) -> None:
 
 
 def test_pairs_of_calls_and_answers() -> None:
-    def kept(*entries: Entry) -> str:
+    def kept(*entries: NewItem) -> str:
         keep = paired([entry.message for entry in entries])
         return "".join("x" if yes else "." for yes in keep)
 
@@ -765,7 +787,7 @@ def test_pairs_of_calls_and_answers() -> None:
     assert kept(calling("1", "2"), tool("1")) == "xx"
     assert kept(calling("1", "2"), tool("1"), reply("a")) == "..x"
     # an answer in pieces
-    aside = Entry(message=Message("item", [{"type": "item", "item": {"type": "reasoning"}}]))
+    aside = NewItem(message=Message("item", [{"type": "item", "item": {"type": "reasoning"}}]))
     assert kept(calling("1"), aside, calling("2"), tool("2"), tool("1"), reply("a")) == "xxxxxx"
     assert kept(calling("1"), calling("2"), tool("2"), reply("a")) == "...x"
     assert kept(calling("1"), aside, tool("1"), aside) == "xxxx"
@@ -774,7 +796,7 @@ def test_pairs_of_calls_and_answers() -> None:
     assert kept() == ""
 
 
-# --- items -------------------------------------------------------------------------------------------------------------
+# --- items ----------------------------------------------------------------------------------------
 
 
 async def test_items_come_in_pages_from_either_end(store: SessionStore) -> None:
@@ -822,7 +844,7 @@ async def test_a_deleted_message_is_gone_and_the_others_stay(store: SessionStore
     assert texts((await store.items(session, 2, items[3].id)).data) == ["q1", "a0"]
     session = await talk(store, session, 1, first=4)
     assert (session.message_count, len(await words(store, session))) == (9, 9)
-    back = (await store.commit(session, Turn(parent=items[5].id))).session
+    back = (await store.commit(session, TurnRecord(parent=items[5].id))).session
     assert (back.message_count, await words(store, back)) == (5, ["q0", "a0", "q1", "q2", "a2"])
 
 
@@ -873,7 +895,7 @@ async def test_no_deleted_word_is_exported(store: SessionStore) -> None:
     assert [item.parent for item in exported] == [None, items[0].id, items[2].id]
 
 
-# --- sessions ----------------------------------------------------------------------------------------------------------
+# --- sessions -------------------------------------------------------------------------------------
 
 
 async def test_sessions_come_in_pages_newest_first(stores: Stores) -> None:
@@ -886,7 +908,7 @@ async def test_sessions_come_in_pages_newest_first(stores: Stores) -> None:
     await stores.advance(1)
     made[1] = await talk(store, made[1], 1)
     order = [made[i] for i in (1, 5, 4, 3, 2, 0)]
-    found: list[Session] = []
+    found: list[SessionRecord] = []
     more = True
     while more:
         page = await store.list(ALICE, 2, found[-1].id if found else None)
@@ -954,7 +976,7 @@ async def test_a_deleted_session_is_gone_with_its_messages(store: SessionStore) 
     for call in (
         store.delete(session),
         store.open(ALICE, "chat", create=False),
-        store.commit(session, Turn(entries=(user("late"),))),
+        store.commit(session, TurnRecord(entries=(user("late"),))),
         store.item(session, item),
         store.lock(session, "x", 1),
         store.update(session, title="x"),
@@ -977,7 +999,7 @@ async def test_a_user_is_forgotten_a_few_sessions_at_a_time(store: SessionStore)
 async def test_a_fork_shares_the_past_and_nothing_else(store: SessionStore) -> None:
     session = await talk(store, await store.open(ALICE, "chat"), 3)
     await mirror(store, session, history("q0", "a0", "q1 edited"), "b1")
-    session = (await store.commit(session, Turn(parent=session.head))).session
+    session = (await store.commit(session, TurnRecord(parent=session.head))).session
     items = await path(store, session)
     session = await store.update(
         session, title="T", params={"p": 1}, metadata={"m": "1"}, summary=Summary("S", items[1].id)
@@ -1022,7 +1044,7 @@ async def test_a_fork_of_a_branch_before_the_summary_has_none(store: SessionStor
     assert (fork.summary, texts((await store.window(fork)).items)) == (None, ["q0", "a0"])
 
 
-# --- locks and writers at once -----------------------------------------------------------------------------------------
+# --- locks and writers at once --------------------------------------------------------------------
 
 
 async def test_a_lock_has_one_holder_until_its_time_is_over(stores: Stores) -> None:
@@ -1066,7 +1088,7 @@ async def test_a_commit_ends_its_own_lock_only(stores: Stores) -> None:
     moved = await mirror(stores.two, session, history("q0"), "a0", holder="b")
     assert await stores.two.lock(session, "b", 10) is None
     with pytest.raises(HeadMoved):  # and leaves the lock, for whoever holds it to end
-        await stores.one.commit(session, Turn(entries=(user("x"),), head=None, holder="a"))
+        await stores.one.commit(session, TurnRecord(entries=(user("x"),), head=None, holder="a"))
     assert await stores.two.lock(session, "b", 10) is None
     await say(stores.one, session, user("x"), holder="a")
     locked = await stores.two.lock(session, "b", 10)
@@ -1074,7 +1096,7 @@ async def test_a_commit_ends_its_own_lock_only(stores: Stores) -> None:
     assert locked.message_count == moved.message_count + 1
 
 
-async def grab(store: SessionStore, session: Session, holder: str) -> Session:
+async def grab(store: SessionStore, session: SessionRecord, holder: str) -> SessionRecord:
     """Waits for the lock, as a caller does, and not for ever."""
     async with asyncio.timeout(60):
         while True:
@@ -1088,7 +1110,9 @@ def seen(items: Any) -> str:
     return str(hash(tuple(item.id for item in items)))
 
 
-async def one_turn(store: SessionStore, session: Session, name: str, *, fails: bool = False) -> str:
+async def one_turn(
+    store: SessionStore, session: SessionRecord, name: str, *, fails: bool = False
+) -> str:
     """A turn whose answer says what it saw; returns what it said."""
     locked = await grab(store, session, name)
     window = await store.window(locked)
@@ -1098,7 +1122,8 @@ async def one_turn(store: SessionStore, session: Session, name: str, *, fails: b
     await asyncio.sleep(0)
     entries = (user(name), reply(f"{name} saw {seen(window.items)}"))
     await store.commit(
-        locked, Turn(entries=entries, parent=locked.head, head=locked.head, key=name, holder=name)
+        locked,
+        TurnRecord(entries=entries, parent=locked.head, head=locked.head, key=name, holder=name),
     )
     return name
 
@@ -1136,7 +1161,9 @@ async def test_without_locks_a_turn_is_refused_or_stored_but_never_mixed(stores:
             window = await store.window(now)
             entries = (user(f"t{i}"), reply(f"t{i} saw {seen(window.items)}"))
             try:
-                await store.commit(session, Turn(entries=entries, parent=now.head, head=now.head))
+                await store.commit(
+                    session, TurnRecord(entries=entries, parent=now.head, head=now.head)
+                )
             except HeadMoved:
                 refusals += 1
             else:
@@ -1149,7 +1176,7 @@ async def test_without_locks_a_turn_is_refused_or_stored_but_never_mixed(stores:
 
 async def test_a_turn_that_is_committed_twice_at_once_is_there_once(stores: Stores) -> None:
     session = await stores.one.open(ALICE, "chat")
-    turn = Turn(entries=(user("q"), reply("a", usage=Usage(1, 1, 2))), head=None, key="once")
+    turn = TurnRecord(entries=(user("q"), reply("a", usage=Usage(1, 1, 2))), head=None, key="once")
     done = await asyncio.gather(
         *((stores.one, stores.two)[i % 2].commit(session, turn) for i in range(8))
     )
@@ -1158,7 +1185,7 @@ async def test_a_turn_that_is_committed_twice_at_once_is_there_once(stores: Stor
     assert (after.message_count, after.usage) == (2, Usage(1, 1, 2))
 
 
-# --- housekeeping ------------------------------------------------------------------------------------------------------
+# --- housekeeping ---------------------------------------------------------------------------------
 
 
 async def test_what_is_old_is_swept_a_little_at_a_time(stores: Stores) -> None:
@@ -1236,7 +1263,7 @@ async def test_a_session_is_exported_and_made_again(stores: Stores) -> None:
         request_id="r",
     )
     session = await talk(store, session, 3, first=1)
-    await store.commit(session, Turn(entries=(user("title?"), reply("T")), side=True))
+    await store.commit(session, TurnRecord(entries=(user("title?"), reply("T")), side=True))
     for branch in range(3):
         session = await mirror(
             store, session, [Message("user", NASTY), *history("x", "a0", "q1")[1:2]], f"b{branch}"
@@ -1283,10 +1310,11 @@ async def test_a_session_is_exported_and_made_again(stores: Stores) -> None:
 async def test_other_peoples_ids_are_mapped_and_wrong_ones_refused(store: SessionStore) -> None:
     def item(id: str, parent: str | None, text: str) -> Item:
         message = Message("user", text)
-        return Item(id=id, parent=parent, position=0, message=message, speaker="", tokens=1, usage=None, request_id="",
-                    incomplete=False, side=False, created_at=7)  # fmt: skip
+        return Item(id=id, parent=parent, position=0, message=message, speaker="", tokens=1,
+                    usage=None, request_id="", incomplete=False, side=False,
+                    created_at=7)  # fmt: skip
 
-    like = Session(id="x", user_id="y", head="4", title="T", summary=Summary("S", "1"))
+    like = SessionRecord(id="x", user_id="y", head="4", title="T", summary=Summary("S", "1"))
     items = [
         item("1", None, "a"),
         item("2", "1", "b"),

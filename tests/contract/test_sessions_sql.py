@@ -1,4 +1,7 @@
-"""What sessions cost in SQL: how many statements a turn takes, and that none of them reads more of a longer conversation."""
+"""What sessions cost in SQL: how many statements a turn takes.
+
+None of them reads more of a longer conversation.
+"""
 
 import asyncio
 import json
@@ -21,18 +24,18 @@ from chattable.budget.storage.statements import Steps
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import StoreError
-from chattable.proxy.store.session_chain import paired
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import (
+from chattable.proxy.store.sessions.chain import paired
+from chattable.proxy.store.sessions.port import (
     Committed,
-    Entry,
     Item,
+    NewItem,
     Retention,
-    Session,
+    SessionRecord,
     SessionStore,
     Summary,
-    Turn,
+    TurnRecord,
 )
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 OURS = ("sessions", "session_messages")
 
@@ -79,33 +82,33 @@ def store(database: Database) -> SqlSessions:
     return SqlSessions(database.storage)
 
 
-def entries(first: int, count: int) -> tuple[Entry, ...]:
+def entries(first: int, count: int) -> tuple[NewItem, ...]:
     """Alternating messages, each with a number of its own."""
     return tuple(
-        Entry(message=Message("assistant" if i % 2 else "user", f"message {i}"))
+        NewItem(message=Message("assistant" if i % 2 else "user", f"message {i}"))
         for i in range(first, first + count)
     )
 
 
-async def long_session(store: SqlSessions, name: str, length: int) -> Session:
+async def long_session(store: SqlSessions, name: str, length: int) -> SessionRecord:
     session = await store.open("user_alice", name)
     for first in range(0, length, 1000):
-        turn = Turn(entries=entries(first, min(1000, length - first)), parent=session.head)
+        turn = TurnRecord(entries=entries(first, min(1000, length - first)), parent=session.head)
         session = (await store.commit(session, turn)).session
     return session
 
 
 async def append_turn(store: SqlSessions, name: str) -> tuple[list[Statement], list[Statement]]:
-    """One turn of a client that sends only what is new: the statements that read, and those that commit."""
+    """One turn of a client that sends only what is new: its reading and committing statements."""
     with statements() as reading:
         session = await store.open("user_alice", name)
         locked = await store.lock(session, "holder", 60)
         assert locked is not None
         window = await store.window(locked, messages=50)
     assert len(window.items) == min(50, locked.message_count)
-    new = (Entry(message=Message("user", "new")), Entry(message=Message("assistant", "answer")))
+    new = (NewItem(message=Message("user", "new")), NewItem(message=Message("assistant", "answer")))
     with statements() as committing:
-        turn = Turn(
+        turn = TurnRecord(
             entries=new,
             parent=locked.head,
             head=locked.head,
@@ -125,11 +128,11 @@ async def mirror_turn(
         session = await store.open("user_alice", name)
         found = await store.match(session, messages)
     new = (
-        *(Entry(message=message) for message in found.rest),
-        Entry(message=Message("assistant", f"answer to {len(messages)}")),
+        *(NewItem(message=message) for message in found.rest),
+        NewItem(message=Message("assistant", f"answer to {len(messages)}")),
     )
     with statements() as committing:
-        await store.commit(session, Turn(entries=new, parent=found.id, key="m"))
+        await store.commit(session, TurnRecord(entries=new, parent=found.id, key="m"))
     return reading, committing
 
 
@@ -170,7 +173,7 @@ async def test_a_long_conversation_costs_as_many_statements_as_a_short_one(
         assert len(seen) == 2
 
 
-# --- what a statement reads --------------------------------------------------------------------------------------------
+# --- what a statement reads -----------------------------------------------------------------------
 
 
 async def work_of(connection: AsyncConnection, statement: Statement, *, sqlite: bool) -> int:
@@ -231,7 +234,7 @@ def scans_of(node: dict[str, Any]) -> list[str]:
     return own + [name for child in node.get("Plans", ()) for name in scans_of(child)]
 
 
-async def crowded(database: Database, session: Session, count: int = 5000) -> None:
+async def crowded(database: Database, session: SessionRecord, count: int = 5000) -> None:
     """Gives the session's user so many more, empty ones."""
     own = {
         "id": "s.id || n.i",
@@ -305,14 +308,18 @@ async def test_what_is_read_does_not_grow_with_the_branches_before_the_window(
     work = []
     for i in range(200):
         question = (
-            await store.commit(session, Turn(entries=(entries(2 * i, 1)), parent=session.head))
+            await store.commit(
+                session, TurnRecord(entries=(entries(2 * i, 1)), parent=session.head)
+            )
         ).session
         await store.commit(
             question,
-            Turn(entries=(Entry(message=Message("assistant", f"not {i}")),), parent=question.head),
+            TurnRecord(
+                entries=(NewItem(message=Message("assistant", f"not {i}")),), parent=question.head
+            ),
         )
-        good = Turn(
-            entries=(Entry(message=Message("assistant", f"yes {i}")),), parent=question.head
+        good = TurnRecord(
+            entries=(NewItem(message=Message("assistant", f"yes {i}")),), parent=question.head
         )
         session = (await store.commit(question, good)).session
         if i in (49, 199):
@@ -349,7 +356,7 @@ async def test_a_conversation_of_20_000_messages_is_all_there(store: SqlSessions
     assert all(paired([item.message for item in window.items]))
 
 
-# --- the twin ----------------------------------------------------------------------------------------------------------
+# --- the twin -------------------------------------------------------------------------------------
 
 
 class Pair:
@@ -359,7 +366,7 @@ class Pair:
         self.stores: tuple[SessionStore, ...] = (sql, memory)
         self.name = name
 
-    async def both(self, call: Callable[[SessionStore, Session], Awaitable[Any]]) -> Any:
+    async def both(self, call: Callable[[SessionStore, SessionRecord], Awaitable[Any]]) -> Any:
         """What the call returns, or how it is refused; the same from both."""
         results = []
         for store in self.stores:
@@ -374,7 +381,7 @@ class Pair:
     async def exported(self) -> list[Item]:
         """Every message, the same from both."""
 
-        async def everything(store: SessionStore, session: Session) -> list[Item]:
+        async def everything(store: SessionStore, session: SessionRecord) -> list[Item]:
             items = [item async for batch in store.export(session, 7) for item in batch]
             return sorted(items, key=lambda item: item.id)
 
@@ -383,7 +390,7 @@ class Pair:
 
 
 def without_id(result: Any) -> Any:
-    return replace(result, id="", alias=None) if isinstance(result, Session) else result
+    return replace(result, id="", alias=None) if isinstance(result, SessionRecord) else result
 
 
 async def happen(pair: Pair, chance: random.Random, number: int) -> None:
@@ -395,7 +402,7 @@ async def happen(pair: Pair, chance: random.Random, number: int) -> None:
     message = Message(role, text, tool_call_id="c" if role == "tool" else None)
     if role == "assistant" and chance.random() < 0.5:
         message.tool_calls = [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]
-    entry = Entry(
+    entry = NewItem(
         message=message,
         tokens=chance.randrange(10),
         incomplete=chance.random() < 0.2,
@@ -405,18 +412,18 @@ async def happen(pair: Pair, chance: random.Random, number: int) -> None:
         case 0 | 1 | 2 | 3:
             await pair.both(
                 lambda store, s: store.commit(
-                    s, Turn(entries=(entry,), parent=s.head, head=s.head, key=text)
+                    s, TurnRecord(entries=(entry,), parent=s.head, head=s.head, key=text)
                 )
             )
         case 4 | 5:
             side = chance.random() < 0.3
             await pair.both(
                 lambda store, s: store.commit(
-                    s, Turn(entries=(entry, entry), parent=some, side=side)
+                    s, TurnRecord(entries=(entry, entry), parent=some, side=side)
                 )
             )
         case 6:
-            await pair.both(lambda store, s: store.commit(s, Turn(parent=some)))
+            await pair.both(lambda store, s: store.commit(s, TurnRecord(parent=some)))
         case 7:
             await pair.both(lambda store, s: store.delete_item(s, some or "msg_none"))
         case 8:
@@ -451,7 +458,8 @@ async def test_the_model_in_memory_does_the_same(database: Database, url: str, s
             chance.randrange(40),
             chance.choice([None, *(item.id for item in items)]),
         )
-        await pair.both(lambda store, s: store.window(s, messages=most))  # noqa: B023 - called at once
+        # called at once
+        await pair.both(lambda store, s: store.window(s, messages=most))  # noqa: B023
         await pair.both(lambda store, s: store.window(s, messages=most, tokens=tokens, at=at))  # noqa: B023
         page = await pair.both(lambda store, s: store.items(s, 1000, descending=False))
         assert len(page.data) == session.message_count
@@ -463,19 +471,19 @@ async def test_the_model_in_memory_does_the_same(database: Database, url: str, s
     await timeless.stop()
 
 
-async def same_session(store: SessionStore, session: Session) -> Session:
+async def same_session(store: SessionStore, session: SessionRecord) -> SessionRecord:
     return session
 
 
-# --- several processes -------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 WORKER = """
 import asyncio, sys
 from chattable.agents.chat import Message, Usage
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Turn
+from chattable.proxy.store.sessions.sql_store import SqlSessions
+from chattable.proxy.store.sessions.port import NewItem, TurnRecord
 
 async def main(url, name, turns):
     database = Database(url)
@@ -489,8 +497,11 @@ async def main(url, name, turns):
             await asyncio.sleep(0.005)
         window = await store.window(locked, messages=1)
         seen = window.items[-1].message.text if window.items else ""
-        said = [Message("user", f"{name} {i}"), Message("assistant", f"{locked.message_count} {seen}"[:60])]
-        turn = Turn(entries=tuple(Entry(message=m) for m in said), parent=locked.head, head=locked.head, holder=name)
+        answer = f"{locked.message_count} {seen}"[:60]
+        said = [Message("user", f"{name} {i}"), Message("assistant", answer)]
+        entries = tuple(NewItem(message=m) for m in said)
+        head = locked.head
+        turn = TurnRecord(entries=entries, parent=head, head=head, holder=name)
         await store.commit(locked, turn)
     await database.stop()
 
@@ -538,7 +549,7 @@ async def test_processes_take_turns_in_one_session(
 
 
 async def test_a_lock_goes_by_the_databases_own_clock(database: Database) -> None:
-    """A worker whose clock is wrong by a day neither takes a lock too early nor keeps it too long."""
+    """A worker whose clock is a day wrong neither takes a lock early nor keeps it too long."""
     honest, wrong = SqlSessions(database.storage), SqlSessions(database.storage, lambda: 4e9)
     session = await honest.open("user_alice", "chat")
     assert await honest.lock(session, "a", 60) is not None

@@ -1,4 +1,7 @@
-"""The law of `Teams`, of users in them, and of the migration that made rows of names, on both databases."""
+"""The law of `Teams` and of users in them, on both databases.
+
+And of the migration that made rows of names.
+"""
 
 import asyncio
 import re
@@ -12,11 +15,11 @@ from databases import in_time, transaction
 from sqlalchemy import text
 
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.people.teams import Team, TeamInUse, Teams
+from chattable.proxy.people.users import UserRecord, Users
 from chattable.proxy.store import schema
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.teams import Team, TeamInUse, Teams
-from chattable.proxy.store.users import User, Users
 
 HOSTILE = [
     "",
@@ -70,7 +73,7 @@ async def names(teams: Teams) -> list[str]:
     return [team.name for team in (await teams.list()).data]
 
 
-# --- teams -------------------------------------------------------------------------------------------------------------
+# --- teams ----------------------------------------------------------------------------------------
 
 
 async def test_a_team_is_found_by_id_and_by_name(database: Database) -> None:
@@ -145,7 +148,7 @@ async def test_of_creations_at_once_one_succeeds(teams: Teams, other: Database) 
     assert await names(teams) == ["red"]
 
 
-# --- users in teams ----------------------------------------------------------------------------------------------------
+# --- users in teams -------------------------------------------------------------------------------
 
 
 async def test_a_user_makes_the_team_that_is_not_there(teams: Teams, users: Users) -> None:
@@ -207,7 +210,8 @@ async def test_a_team_with_users_stays_and_says_who(teams: Teams, users: Users) 
             await teams.delete("red")
         assert (f"{count} user" in str(refused.value), refused.value.code) == (True, "in_use")
     assert str(refused.value) == (
-        "The team 'red' has 5 users: user1, user2, user3 and 2 more. Move them to another team first."
+        "The team 'red' has 5 users: user1, user2, user3 and 2 more."
+        " Move them to another team first."
     )
     for count in range(1, 6):
         await users.update(f"user{count}", team=None)
@@ -227,7 +231,7 @@ async def test_nobody_is_left_in_a_team_that_is_gone(
     )
     joined, left = results[::2], results[1::2]
     assert {type(result) for result in joined if not isinstance(result, StorageUnavailable)} == {
-        User
+        UserRecord
     }
     assert {type(result) for result in left if not isinstance(result, StorageUnavailable)} <= {
         Team,
@@ -242,7 +246,7 @@ async def test_nobody_is_left_in_a_team_that_is_gone(
         assert (await teams.get(user.team_id or "")).name == user.team
 
 
-# --- the migration -----------------------------------------------------------------------------------------------------
+# --- the migration --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -282,7 +286,8 @@ async def test_names_of_teams_become_rows(before: Database) -> None:
         for limit_id, (kind, subject) in budgets.items():
             await connection.execute(
                 text(
-                    "INSERT INTO limits VALUES (:id, :kind, :subject, 'day', 5, NULL, NULL, 'hard', TRUE)"
+                    "INSERT INTO limits"
+                    " VALUES (:id, :kind, :subject, 'day', 5, NULL, NULL, 'hard', TRUE)"
                 ),
                 {"id": limit_id, "kind": kind, "subject": subject},
             )

@@ -14,11 +14,11 @@ from databases import in_time, transaction
 from sqlalchemy import select, text
 
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.people.users import UserRecord, Users
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
 from chattable.proxy.store.secret import masked
-from chattable.proxy.store.users import User, Users
 
 HOSTILE = [
     "",
@@ -83,7 +83,7 @@ async def other_process(database: Database, url: str) -> AsyncIterator[Users]:
     await other.stop()
 
 
-# --- users -------------------------------------------------------------------------------------------------------------
+# --- users ----------------------------------------------------------------------------------------
 
 
 async def test_a_created_user_is_found_by_id_and_by_name(users: Users) -> None:
@@ -204,7 +204,10 @@ async def test_of_creations_at_once_one_succeeds(users: Users, other_process: Us
     stores = (users, other_process)
     calls = (stores[i % 2].create("alice") for i in range(20))
     results = in_time(await asyncio.gather(*calls, return_exceptions=True))
-    assert Counter(type(result) for result in results) == {User: 1, Conflict: len(results) - 1}
+    assert Counter(type(result) for result in results) == {
+        UserRecord: 1,
+        Conflict: len(results) - 1,
+    }
     assert await users.count() == 1
 
 
@@ -259,11 +262,13 @@ async def test_no_key_outlives_its_user_in_a_race(
         NotFound,
     }
     assert {type(result) for result in deleted if not isinstance(result, StorageUnavailable)} == {
-        User
+        UserRecord
     }
     # Of what a slow database refuses it has done nothing.
     left = {
-        name for name, result in zip(names, deleted, strict=True) if not isinstance(result, User)
+        name
+        for name, result in zip(names, deleted, strict=True)
+        if not isinstance(result, UserRecord)
     }
     keys = {
         name for name, result in zip(names, made, strict=True) if isinstance(result, tuple)
@@ -293,7 +298,7 @@ async def test_a_key_for_a_user_who_is_being_deleted_is_for_nobody(
         await key
 
 
-# --- pages -------------------------------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 7, 20, 21])
@@ -340,7 +345,7 @@ async def test_a_page_that_cannot_be_is_refused(
     assert refused.value.field == field
 
 
-# --- keys --------------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 async def test_a_key_is_found_by_its_secret(users: Users) -> None:

@@ -56,7 +56,10 @@ class Served:
 
     def request(self, model="m", stream=True, text="one two three four five six") -> bytes:
         body = json.dumps(ask(text, stream=stream) | {"model": model}).encode()
-        lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}"
+        lines = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+            f"{KEY}\r\ncontent-length: {len(body)}"
+        )
         return lines.encode() + b"\r\n\r\n" + body
 
     @staticmethod

@@ -44,7 +44,7 @@ def ended(server: Chattable, within: float) -> int:
     return server.popen.wait(within)
 
 
-class Asker:
+class Payer:
     """Clients in threads of their own."""
 
     def __init__(self, server: Chattable) -> None:
@@ -64,7 +64,7 @@ class Asker:
 @pytest.mark.parametrize("model", ["m", "tutor"])
 def test_fault_42_streams_within_the_grace_period_end_properly(model):
     with running("20s") as (server, upstream):
-        gates, asker = [Gate(2) for _ in range(STREAMS)], Asker(server)
+        gates, asker = [Gate(2) for _ in range(STREAMS)], Payer(server)
         upstream.script(*gates)
         asked = [asker.ask(model, stream=i % 4 != 0) for i in range(STREAMS)]
         for gate in gates:
@@ -100,7 +100,7 @@ def until_refused(server: Chattable) -> None:
 
 def test_fault_42_streams_past_the_grace_period_say_so():
     with running("1s") as (server, upstream):
-        gates, asker = [Gate(2) for _ in range(STREAMS)], Asker(server)
+        gates, asker = [Gate(2) for _ in range(STREAMS)], Payer(server)
         upstream.script(*gates)
         asked = [asker.ask("tutor" if i % 3 else "m", stream=i % 4 != 0) for i in range(STREAMS)]
         for gate in gates:
@@ -144,12 +144,15 @@ def test_fault_42_a_request_that_comes_while_stopping_is_told_to_come_back():
             ("127.0.0.1", int(server.base_url.rpartition(":")[2])), 10
         ) as late,
     ):
-        gate, asker = Gate(2), Asker(server)
+        gate, asker = Gate(2), Payer(server)
         upstream.script(gate)
         first = asker.ask()
         gate.wait()
         body = json.dumps(ask("late")).encode()
-        start = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.admin_key}\r\n"
+        start = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+            f"{server.admin_key}\r\n"
+        )
         late.sendall(f"{start}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
         ready = httpx.get(f"{server.base_url}/health/ready", trust_env=False)
         assert ready.status_code == 200
@@ -167,7 +170,7 @@ def test_fault_42_a_request_that_comes_while_stopping_is_told_to_come_back():
 
 def test_fault_42_code_that_hangs_in_a_thread_keeps_no_server_alive():
     with running("1s") as (server, _), httpx.Client(trust_env=False, timeout=20) as client:
-        asker = Asker(server)
+        asker = Payer(server)
         body = ask("x", stream=True) | {"model": "blocking"}
         with client.stream("POST", asker.url, json=body, headers=asker.headers) as answer:
             lines = answer.iter_lines()
@@ -179,7 +182,7 @@ def test_fault_42_code_that_hangs_in_a_thread_keeps_no_server_alive():
 
 def test_fault_43_the_second_signal_ends_it_at_once():
     with running("20s") as (server, upstream):
-        gate, asker = Gate(2), Asker(server)
+        gate, asker = Gate(2), Payer(server)
         upstream.script(gate)
         asked = asker.ask()
         gate.wait()

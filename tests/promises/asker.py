@@ -6,8 +6,8 @@ import sys
 
 from ledgers import open_ledger
 
-from chattable.budget.ledger import Ledger, Used, Wish
-from chattable.budget.limits import Asker
+from chattable.budget.ledger import Charge, HoldRequest, Ledger
+from chattable.budget.limits import Payer
 
 REPEATS = 5
 
@@ -15,10 +15,12 @@ REPEATS = 5
 async def main(url: str, what: str, holds: list[str]) -> None:
     async with open_ledger(url) as ledger:
         if what == "hold":
-            asker = Asker(user="p4e")
+            asker = Payer(user="p4e")
             await asyncio.gather(
                 *(
-                    ledger.hold(Wish(id=hold, asker=asker, model="m", prompt=10, most=90))
+                    ledger.hold(
+                        HoldRequest(id=hold, payer=asker, model="m", prompt=10, max_output=90)
+                    )
                     for hold in holds
                 )
             )
@@ -33,7 +35,7 @@ async def main(url: str, what: str, holds: list[str]) -> None:
 async def end(ledger: Ledger, hold: str, tokens: int) -> None:
     """Voids it or settles it with some figure."""
     if tokens % 3:
-        await ledger.settle(hold, Used(prompt=10, completion=tokens))
+        await ledger.settle(hold, Charge(prompt=10, completion=tokens))
     else:
         await ledger.void(hold)
 

@@ -1,4 +1,4 @@
-"""The database as a test sees it, beside the server that uses it: its rows, its clock, and its absence."""
+"""The database as a test sees it beside the server: its rows, its clock, and its absence."""
 
 import asyncio
 import sqlite3

@@ -1,4 +1,4 @@
-"""Clients of the server: every request on a connection of its own, so that each of the workers gets some."""
+"""Clients of the server, with a connection for each request so that every worker gets some."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ class Client:
         return in_background(lambda: self.ask_all(asked))
 
     def insist(self, asked: Sequence[Body]) -> "Future[list[Told]]":
-        """The same; what a slow database refuses is asked again, as nothing of it is held or booked."""
+        """The same; what a slow database refuses is asked again, as nothing of it is booked."""
 
         async def one(session: aiohttp.ClientSession, what: Body) -> Told:
             while (told := await self.told(session, what)).too_slow:
@@ -157,7 +157,7 @@ def in_background(run: Callable[[], Any]) -> "Future[Any]":
 
 
 class Traffic:
-    """Clients that ask one thing after the other, until they are stopped; each call has a name of its own."""
+    """Clients that ask one thing after the other until they are stopped, by calls' own names."""
 
     def __init__(self, client: Client, name: str, dice: random.Random, parallel: int = 6) -> None:
         self._client, self._name, self._dice, self._parallel = client, name, dice, parallel

@@ -1,4 +1,7 @@
-"""The same house on a SQLite file and on a PostgreSQL that may be killed; after every test its books must balance."""
+"""The same server on a SQLite file and on a PostgreSQL that may be killed.
+
+After every test its books must balance.
+"""
 
 import random
 from collections.abc import Iterator
@@ -64,7 +67,7 @@ def standing(
 
 @pytest.fixture
 def house(standing: House) -> Iterator[House]:
-    """The house, with the proof afterwards that no hold is open and the books balance: P6 after every other promise."""
+    """The server; afterwards no hold is open and the books balance: P6 after every promise."""
     standing.alive()
     standing.honest.clear()
     standing.liar.clear()

@@ -1,4 +1,7 @@
-"""A real server with four workers, an honest upstream and one that lies, and the three witnesses of what was spent."""
+"""A real server with four workers, an honest upstream and one that lies.
+
+And the three witnesses of what was spent.
+"""
 
 import asyncio
 import os
@@ -20,7 +23,7 @@ from promises.bases import Base
 from promises.clients import Client, Told
 from upstream import ScriptedUpstream
 
-from chattable.budget.ledger import LEASE
+from chattable.budget.ledger import HOLD_LEASE_S
 
 WORKERS = 4
 SWEEP = 10.0  # seconds between two looks for holds that nobody renews
@@ -43,7 +46,9 @@ models:
   liar: {{provider: liar, price: {{input: 1, output: 2, cached: 0.5}}}}
   "p/*": {{provider: honest}}
 agents:
-  thrice: {{use: "chattable.agents.scripted:Scripted", replies: [[{{ask: m}}, {{ask: m}}, {{ask: m}}]]}}
+  thrice:
+    use: "chattable.agents.scripted:Scripted"
+    replies: [[{{ask: m}}, {{ask: m}}, {{ask: m}}]]
   tooler: {{use: "promises.agents:tooler"}}
 budgets:
   default: {{tokens: {plenty}, per: total}}
@@ -114,12 +119,13 @@ class House:
             if not page["has_more"]:
                 return found
 
-    # --- witnesses ---------------------------------------------------------------------------------------------------
+    # --- witnesses --------------------------------------------------------------------------------
 
     def calls(self, name: str) -> dict[str, Call]:
-        """The ledger's calls of the models p/`name`-…, by the name that the upstream knows them under."""
+        """The ledger's calls of the models p/`name`-…, by the upstream's name for them."""
         rows = self.base.rows(
-            f"SELECT model, state, tokens, prompt_tokens + completion_tokens FROM calls WHERE model LIKE 'p/{name}-%'"
+            "SELECT model, state, tokens, prompt_tokens + completion_tokens FROM calls"
+            f" WHERE model LIKE 'p/{name}-%'"
         )
         assert len({row[0] for row in rows}) == len(rows), "one upstream call was held twice"
         return {model.removeprefix("p/"): Call(*rest) for model, *rest in rows}
@@ -148,7 +154,7 @@ class House:
             raise RuntimeError(f"the server has ended:\n{self.server.log()[-2000:]}")
         return True
 
-    # --- workers -----------------------------------------------------------------------------------------------------
+    # --- workers ----------------------------------------------------------------------------------
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that are alive; their supervisor's resource tracker is none."""
@@ -196,8 +202,11 @@ class House:
         return asyncio.run(work())
 
     def recover(self) -> None:
-        """Lets leases end; a worker that starts books what dead ones left behind, and forfeits the rest."""
-        self.base.advance(LEASE + SWEEP)
+        """Lets leases end.
+
+        A worker that starts books what dead ones left behind, and forfeits the rest.
+        """
+        self.base.advance(HOLD_LEASE_S + SWEEP)
         self.kill(self.workers()[0])
         until(
             lambda: not self.pending() and not self.orphans(),
@@ -282,7 +291,10 @@ def agree(told: Iterable[Told], calls: dict[str, Call], log: dict[str, Spent]) -
 
 
 def bound(told: Sequence[Told], calls: dict[str, Call], log: dict[str, Spent]) -> None:
-    """With crashes, of every call: what was acknowledged is booked, and log ≤ ledger ≤ log + what was forfeited."""
+    """Of every call, with crashes: what was acknowledged is booked.
+
+    And log ≤ ledger ≤ log + what was forfeited.
+    """
     wrong = []
     for one in told:
         call, spent = (
@@ -294,7 +306,8 @@ def bound(told: Sequence[Told], calls: dict[str, Call], log: dict[str, Spent]) -
         if lost or call.state == "pending" or not spent <= call.charged <= spent + forfeited:
             wrong.append((one.call, one.status, one.acked, call, spent))
     assert not wrong, (
-        f"{len(wrong)} of {len(told)} calls; call, status, ack, ledger, log of the first: {wrong[:5]}"
+        f"{len(wrong)} of {len(told)} calls;"
+        f" call, status, ack, ledger, log of the first: {wrong[:5]}"
     )
     assert calls.keys() <= {one.call for one in told}
 

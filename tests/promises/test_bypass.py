@@ -1,4 +1,4 @@
-"""Attempts to spend what no budget sees: after each, the ledger says what the upstream's own log says."""
+"""Attempts to spend what no budget sees: the ledger always says what the upstream's log says."""
 
 import asyncio
 import random
@@ -213,8 +213,9 @@ def test_a_cache_gives_no_more_back_than_the_prompt_costs(
 
 
 IMPOSSIBLE: list[Any] = [
-    None, [], "12", {}, usage(-5, 1), usage(5, -1), usage(-(10**18), 10**18), usage("many", 1), usage(6, "6"), usage(10**18, 1),
-    usage(1e18, 1), usage(1, 2**53), usage(6.5, 6), usage(None, None), {"prompt_tokens": 6, "completion_tokens": {}},
+    None, [], "12", {}, usage(-5, 1), usage(5, -1), usage(-(10**18), 10**18), usage("many", 1),
+    usage(6, "6"), usage(10**18, 1), usage(1e18, 1), usage(1, 2**53), usage(6.5, 6),
+    usage(None, None), {"prompt_tokens": 6, "completion_tokens": {}},
     {"total_tokens": 12}, usage(True, True), usage(6, 6, prompt_tokens_details=[1]),
 ]  # fmt: skip
 
@@ -252,7 +253,7 @@ def test_background_calls_are_the_users_own(house: House, dice: random.Random) -
 
 
 def test_other_names_in_the_body_move_no_charge(house: House) -> None:
-    """The charge stays with the key, whatever `user` says, and names nobody has are made for nobody."""
+    """The charge stays with the key, whatever `user` says; unknown names make no users."""
     spender, other = Spender(house, "by-rotation", tokens=500), Spender(house, "by-victim")
     asked = [
         body("m", SAID, user=f"by-nobody-{i}" if i % 2 else "by-victim", max_tokens=6)
@@ -267,7 +268,7 @@ def test_other_names_in_the_body_move_no_charge(house: House) -> None:
 
 
 def test_the_stroke_of_midnight_gives_one_limit_a_day_and_no_more(house: House) -> None:
-    """Bursts in the last second and in the first: each day keeps its own limit, and together they are the log."""
+    """Bursts around midnight: each day keeps its own limit, and together they are the log."""
     day = 86_400
     house.base.set_clock((house.base.now // day + 1) * day - 0.001)
     spender = Spender(house, "by-midnight", tokens=400, per="day")

@@ -1,4 +1,4 @@
-"""Promises P2, P3 and P5 under SIGKILL: of workers at any moment and at named points, and of the database."""
+"""Promises P2, P3 and P5 under SIGKILL of workers, at any and at named points, and of databases."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from promises.clients import Client, Told, Traffic, body
 from promises.house import SWEEP, WORKERS, House, always, bound, serving, until
 from upstream import ScriptedUpstream
 
-from chattable.budget.ledger import LEASE
+from chattable.budget.ledger import HOLD_LEASE_S
 
 KILLS = int(os.environ.get("CHATTABLE_TEST_KILLS", "10"))  # 100 for a night
 DEATHS = max(2, KILLS // 5)  # at each point
@@ -34,7 +34,7 @@ def unhurried(request: Request) -> Answer:
 
 @PATIENT
 def test_p2_an_acknowledged_settle_is_never_lost(house: House, dice: random.Random) -> None:
-    """Workers are killed at random under load, and PostgreSQL too, which recovers from its log each time."""
+    """Workers and PostgreSQL are killed at random under load; it recovers from its log."""
     ida, killed = house.client("ida"), Counter[str]()
     house.limit(tokens=1_000_000_000, user="ida")
     with (
@@ -59,7 +59,8 @@ def test_p2_an_acknowledged_settle_is_never_lost(house: House, dice: random.Rand
     house.recover()
     calls = house.calls("p2")
     print(
-        f"killed {dict(killed)}; {traffic.acks} of {len(traffic.told)} acknowledged; {Counter(c.state for c in calls.values())}"
+        f"killed {dict(killed)}; {traffic.acks} of {len(traffic.told)} acknowledged;"
+        f" {Counter(c.state for c in calls.values())}"
     )
     assert traffic.acks > KILLS * 3
     assert house.differences() == 0
@@ -86,7 +87,10 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
     dice: random.Random,
     gate: Gate,
 ) -> None:
-    """Workers die at every point in turn, each successor again, some with streams in their middle: the eighth point."""
+    """Workers die at every point in turn, each successor again.
+
+    Some do with streams in their middle: the eighth point.
+    """
     honest = upstreams[0]
     honest.clear()
     plans = tmp_path / "plans"
@@ -133,7 +137,7 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
         told += streams.result(60) + middle.result(60)
         assert any(one.acked is None for one in told if "late" in one.call)
     assert house.pending() > 0
-    base.advance(LEASE + SWEEP)
+    base.advance(HOLD_LEASE_S + SWEEP)
     with serving(base, tmp_path, *upstreams) as house:
         until(
             lambda: not house.pending() and not house.orphans(),
@@ -148,7 +152,8 @@ def test_p3_every_hold_ends_within_lease_and_sweep(
         if POINTS[point] == ("settled", True):
             assert calls[name].used == log[name].total_tokens
     print(
-        f"{len(told)} calls; died {Counter(fate.values())}; {Counter(call.state for call in calls.values())}"
+        f"{len(told)} calls; died {Counter(fate.values())};"
+        f" {Counter(call.state for call in calls.values())}"
     )
 
 
@@ -191,7 +196,10 @@ def deaths(house: House, plans: Path) -> set[int]:
 def test_p5_with_crashes_the_ledger_is_at_most_the_forfeited_holds_above_the_log(
     house: House, dice: random.Random, gate: Gate
 ) -> None:
-    """Two workers die with streams in their middle while others are answered: nothing but those holds is forfeited."""
+    """Two workers die with streams in their middle while others are answered.
+
+    Nothing but those holds is forfeited.
+    """
     kim = house.client("kim")
     house.limit(tokens=1_000_000_000, user="kim")
     house.full()

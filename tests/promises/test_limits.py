@@ -1,4 +1,7 @@
-"""Promises P1, P5, P6 and P7: limits are kept, three witnesses agree, the books balance, and leaving changes nothing."""
+"""Promises P1, P5, P6 and P7.
+
+Limits are kept, three witnesses agree, the books balance, and leaving changes nothing.
+"""
 
 import asyncio
 import random
@@ -47,7 +50,7 @@ class Watch:
 
 
 def highest(house: House, budget: str) -> int:
-    """The most that was ever spent and held, entry by entry: what no look between two of them could miss."""
+    """The most that was ever spent and held, entry by entry, so that nothing is missed."""
     total, most = 0, 0
     for entry in house.entries(budget=budget):
         total += entry["spent"]["tokens"] + entry["held"]["tokens"]
@@ -58,10 +61,12 @@ def highest(house: House, budget: str) -> int:
 def test_p1_spent_and_held_never_exceed_a_limit(
     house: House, dice: random.Random, gate: Gate
 ) -> None:
-    """Bursts from three users, whom a limit of their own, of their team and of the model bind at once."""
+    """Bursts from three users whom limits of their own, their team and the model bind at once."""
     ann, bob, cid = house.client("ann", "red"), house.client("bob", "red"), house.client("cid")
     of_ann, red, tight = (
-        house.limit(tokens=900, user="ann"), house.limit(tokens=1100, team="red"), house.limit(tokens=1500, model="tight"),
+        house.limit(tokens=900, user="ann"),
+        house.limit(tokens=1100, team="red"),
+        house.limit(tokens=1500, model="tight"),
     )  # fmt: skip
     asked: list[tuple[Client, Body]] = []
     for _ in range(BURST):
@@ -88,7 +93,8 @@ def test_p1_spent_and_held_never_exceed_a_limit(
         acks[client] += answer.acked or 0
     spent = {name: house.row(name)["spent"] for name in (of_ann, red, tight)}
     print(
-        f"{sum(one.status == 200 for one in told)} of {len(told)} admitted; spent {list(spent.values())}"
+        f"{sum(one.status == 200 for one in told)} of {len(told)} admitted;"
+        f" spent {list(spent.values())}"
     )
     assert spent == {of_ann: acks[ann], red: acks[ann] + acks[bob], tight: sum(acks.values())}
     assert spent[of_ann] <= 900
@@ -155,7 +161,7 @@ def test_p5_client_ledger_and_upstream_agree_to_the_token(
 
 
 def test_p6_verify_finds_what_is_wrong_and_nothing_else(house: House) -> None:
-    """Every test of this folder ends with `verify`: here it is shown that it would see a lost token."""
+    """Every test of this folder ends with `verify`: it would see a lost token."""
     gus = house.client("gus")
     budget = house.limit(tokens=10_000, user="gus")
     assert gus.ask(body("m")).status == 200

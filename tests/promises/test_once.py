@@ -1,4 +1,4 @@
-"""Promise P4: one upstream call is charged exactly once, however often anything about it is repeated."""
+"""Promise P4: an upstream call is charged exactly once, however often it is repeated."""
 
 import os
 import random
@@ -21,7 +21,7 @@ ASKER = TESTS / "promises" / "asker.py"
 def test_p4_a_journal_that_is_replayed_twice_charges_nothing_more(
     house: House, dice: random.Random
 ) -> None:
-    """Copies of what living workers have written look like journals of the dead, and are booked again."""
+    """Copies of living workers' journals look like those of dead ones, and are booked again."""
     lea = house.client("lea")
     budget = house.limit(tokens=1_000_000, user="lea")
     told = lea.ask_all([mixed(dice, f"p/p4j-{i}") for i in range(100)], parallel=20)
@@ -47,7 +47,7 @@ def test_p4_a_journal_that_is_replayed_twice_charges_nothing_more(
 
 
 def test_p4_the_same_end_from_several_processes_counts_once(house: House) -> None:
-    """Four processes settle, void and settle otherwise the same holds, over and over; the first word counts."""
+    """Four processes settle and void the same holds over and over; the first one counts."""
     base, holds = house.base, [f"hold_p4e_{i}" for i in range(20)]
     first = ask(base, "hold", holds)
     assert first == ["pending"] * 20
@@ -75,7 +75,8 @@ def ask(base: Base, what: str, holds: list[str]) -> list[str]:
     """What a process of its own is told of these holds."""
     told = subprocess.run(
         [sys.executable, str(ASKER), base.url, what, *holds],
-        env=os.environ | {"PYTHONPATH": importable(TESTS)}, capture_output=True, text=True, timeout=60, check=True,
+        env=os.environ | {"PYTHONPATH": importable(TESTS)},
+        capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     return told.stdout.split()
 
@@ -84,7 +85,10 @@ def ask(base: Base, what: str, holds: list[str]) -> list[str]:
 def test_p4_an_sdk_that_retries_is_charged_for_what_the_upstream_answered(
     house: House, stream: bool
 ) -> None:
-    """Two upstream calls fail after they have spent, one before: three answered, three charges, the last to the token."""
+    """Two upstream calls fail after they have spent, one before.
+
+    Three answered, three charges, the last to the token.
+    """
     name = f"max-{stream}"
     house.client(name)
     # two retries, as it comes

@@ -8,7 +8,7 @@ from promises.bases import Postgres
 from promises.clients import body
 from promises.house import House, agree, always, until
 
-from chattable.budget.ledger import LEASE
+from chattable.budget.ledger import HOLD_LEASE_S
 from chattable.budget.limits import period
 from chattable.budget.storage.sqlite import BUSY
 
@@ -17,7 +17,10 @@ DAY = 86_400
 
 
 def test_midnight_with_200_requests_in_flight(house: House) -> None:
-    """What was held before midnight is booked on the day before, to the token; the new day begins with all of its limit."""
+    """What was held before midnight is booked on the day before, to the token.
+
+    The new day begins with all of its limit.
+    """
     midnight = period("day", house.base.now)[1]
     assert midnight is not None
     house.base.set_clock(midnight - 2)
@@ -47,7 +50,8 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
     house.settled()
     agree(told, house.calls("mid"), house.log("mid"))
     rows = house.base.rows(
-        f"SELECT period, spent_tokens, held_tokens FROM accounts WHERE limit_id = '{budget}' ORDER BY period"
+        "SELECT period, spent_tokens, held_tokens FROM accounts"
+        f" WHERE limit_id = '{budget}' ORDER BY period"
     )
     sums = [
         sum(s.total_tokens for name, s in house.log("mid").items() if name.startswith(f"mid-{day}"))
@@ -60,7 +64,10 @@ def test_midnight_with_200_requests_in_flight(house: House) -> None:
 def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(
     house: House, gate: Gate
 ) -> None:
-    """SIGSTOP past the lease, a sweep by another replica, SIGCONT: each call ends charged for what it used, once."""
+    """SIGSTOP past the lease, a sweep by another replica, SIGCONT.
+
+    Each call ends charged for what it used, once.
+    """
     house.full()
     oda = house.client("oda")
     budget = house.limit(tokens=1_000_000, user="oda")
@@ -73,7 +80,7 @@ def test_a_worker_that_was_thought_dead_corrects_what_was_forfeited(
     supervisor.send_signal(signal.SIGSTOP)  # or it would end the worker after five seconds
     zombie.send_signal(signal.SIGSTOP)
     try:
-        house.base.advance(LEASE + 30)
+        house.base.advance(HOLD_LEASE_S + 30)
         forfeited = house.sweep()
         assert len(forfeited) == 16
         assert house.row(budget)["held"] == 0
@@ -111,7 +118,8 @@ def test_a_database_that_is_away_is_a_quick_503_and_loses_nothing(
         gate.release()
         refused, told = asked.result(60), streams.result(60)
     print(
-        f"503 after {max(one.seconds for one in refused) * 1000:.0f} ms; streams after {max(t.seconds for t in told):.1f} s"
+        f"503 after {max(one.seconds for one in refused) * 1000:.0f} ms;"
+        f" streams after {max(t.seconds for t in told):.1f} s"
     )
     assert {(one.status, one.code) for one in refused} == {(503, "database_unavailable")}
     assert {one.headers["retry-after"] for one in refused} == {"1"}

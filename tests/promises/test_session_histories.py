@@ -1,4 +1,6 @@
-"""Histories of conversations that many write at once, checked whole: on SQLite with two workers, on PostgreSQL with two replicas.
+"""Histories of conversations that many write at once, checked whole.
+
+On SQLite with two workers, on PostgreSQL with two replicas.
 
 Every question is asked once in the world, and every answer names its question and the upstream call
 that gave it. So of each conversation it can be said what belongs to which turn, which call saw
@@ -42,7 +44,7 @@ from promises.conftest import make
 from promises.house import ADMIN_KEY, gone, until
 from upstream import ScriptedUpstream
 
-from chattable.proxy.store.sessions import Item
+from chattable.proxy.store.sessions.port import Item
 
 SESSIONS, TURNS, WRITERS = 20, 10, 2  # 200 turns
 TRIES = 30
@@ -56,7 +58,10 @@ models: {{m: {{provider: stub}}}}
 
 
 class Model:
-    """An upstream that does to a question what the question says, and answers with its name and the number of the call."""
+    """An upstream that does what the question says.
+
+    It answers with the question's name and the number of the call.
+    """
 
     def __init__(self, upstream: ScriptedUpstream) -> None:
         self.upstream = upstream
@@ -122,7 +127,7 @@ class Replicas:
         )
 
     def kill(self) -> None:
-        """SIGKILL to all of one replica, or to one worker of the only one; then there are as many again."""
+        """SIGKILL to one replica, or to a worker of the only one; then there are as many again."""
         victim = self.servers[0]
         if len(self.servers) > 1:
             for process in victim.tree():
@@ -187,7 +192,7 @@ class Turn:
 
 @dataclass
 class Writer:
-    """Asks one thing after the other in a session, at any door; what fails is tried again as SDKs do."""
+    """Asks one thing after the other in a session, at any replica; retries as SDKs do."""
 
     replicas: Replicas
     key: str
@@ -370,7 +375,7 @@ def parts_of(items: Sequence[Item]) -> dict[str, set[str]]:
 
 
 def test_200_turns_of_40_writers_in_20_sessions(replicas: Replicas) -> None:
-    """Half of them at the same time as another in the same session; some leave, some fail, some try again."""
+    """Half of them at once with another in the same session; some leave, fail or try again."""
     user, dice = "ada", random.Random(20261121)
     key = replicas.servers[0].user_key(user)
     writers = [
@@ -398,7 +403,10 @@ def test_200_turns_of_40_writers_in_20_sessions(replicas: Replicas) -> None:
 
 
 def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: Replicas) -> None:
-    """The dead turn is nowhere, its lock ends with its lease, and its retry at another door knows what was said before."""
+    """The dead turn is nowhere, and its lock ends with its lease.
+
+    Its retry at another replica knows what was said before.
+    """
     user = "kim"
     key = replicas.servers[0].user_key(user)
     writer = Writer(replicas, key, "s", "w", random.Random(1))
@@ -447,7 +455,7 @@ def test_a_kill_in_the_middle_of_a_turn_leaves_what_was_acknowledged(replicas: R
 
 
 def test_writers_who_keep_their_own_history_make_branches_and_lose_none(replicas: Replicas) -> None:
-    """Twelve windows on one chat: all resend what they see, edit and ask again, at the same time."""
+    """Twelve windows on one chat that resend what they see, edit and ask again, at once."""
     user, count = "uma", 12
     key = replicas.servers[0].user_key(user)
     seen: list[list[str]] = []
@@ -495,7 +503,7 @@ def test_writers_who_keep_their_own_history_make_branches_and_lose_none(replicas
 
 
 def test_a_turn_that_was_thought_dead_comes_too_late(replicas: Replicas) -> None:
-    """Its lease has ended while it was not renewed, another turn came first: it is told so, and is nowhere."""
+    """A turn whose lease ended while another came first is told so, and is nowhere."""
     if len(replicas.servers) == 1:
         pytest.skip("workers behind one door cannot be told apart")
     user = "zoe"

@@ -116,7 +116,8 @@ def test_a_spent_budget_is_one_request_and_no_upstream_call(
     assert "retry-after" not in raised.value.response.headers
     midnight = datetime.fromtimestamp(int(raised.value.response.headers["x-budget-reset"]), UTC)
     assert str(raised.value.body["message"]) == (  # type: ignore[index]
-        f"Token budget for user bob is used up: 0 tokens per day, resets at {midnight:%Y-%m-%dT%H:%M:%SZ}."
+        "Token budget for user bob is used up: 0 tokens per day, resets at "
+        f"{midnight:%Y-%m-%dT%H:%M:%SZ}."
     )
     assert midnight.hour == midnight.minute == 0
     assert upstream.requests == []

@@ -1,4 +1,4 @@
-"""/v1/conversations with the unmodified SDK, on both databases: whose they are, what is in them, page by page."""
+"""/v1/conversations with the unmodified SDK, on both databases: owners, contents, pages."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ from process import Chattable, chattable
 
 from chattable.agents.chat import Message
 from chattable.proxy.store.database import Database
-from chattable.proxy.store.session_sql import SqlSessions
-from chattable.proxy.store.sessions import Entry, Session, Turn
+from chattable.proxy.store.sessions.port import NewItem, SessionRecord, TurnRecord
+from chattable.proxy.store.sessions.sql_store import SqlSessions
 
 CONFIG = """
 sessions: {{wait: 1s}}
@@ -30,7 +30,9 @@ agents:
       - role: assistant
         content: "On it."
         tool_calls:
-          - {{id: call_a, type: function, function: {{name: weather, arguments: '{{"city": "Oslo"}}'}}}}
+          - id: call_a
+            type: function
+            function: {{name: weather, arguments: '{{"city": "Oslo"}}'}}
           - {{id: call_b, type: function, function: {{name: alarm, arguments: '{{"at": 7}}'}}}}
 default_model: echo
 database_url: {url}
@@ -88,13 +90,13 @@ class Place:
 
         return asyncio.run(run())
 
-    def add(self, conversation: Conversation, *messages: Message) -> Session:
+    def add(self, conversation: Conversation, *messages: Message) -> SessionRecord:
         """Adds messages as a chat does."""
 
-        async def work(store: SqlSessions) -> Session:
+        async def work(store: SqlSessions) -> SessionRecord:
             session = await store.find(conversation.id)
-            turn = Turn(
-                entries=tuple(Entry(message=message) for message in messages), parent=session.head
+            turn = TurnRecord(
+                entries=tuple(NewItem(message=message) for message in messages), parent=session.head
             )
             return (await store.commit(session, turn)).session
 
@@ -147,7 +149,7 @@ def refused(answer: httpx.Response, status: int, code: str, param: str | None = 
     return str(error["message"])
 
 
-# --- conversations -----------------------------------------------------------------------------------------------------
+# --- conversations --------------------------------------------------------------------------------
 
 
 def test_a_conversation_is_made_changed_and_deleted(alice: OpenAI) -> None:
@@ -299,7 +301,7 @@ def test_what_is_wrong_is_refused_by_field_and_changes_nothing(place: Place, ali
     assert alice.conversations.update(made.id, metadata=full).metadata == full
 
 
-# --- whose ------------------------------------------------------------------------------------------------------------
+# --- whose ----------------------------------------------------------------------------------------
 
 
 def test_another_users_conversation_is_like_one_that_nobody_has(
@@ -335,7 +337,7 @@ def test_another_users_conversation_is_like_one_that_nobody_has(
             assert client.get(path).status_code == 401
 
 
-# --- items -------------------------------------------------------------------------------------------------------------
+# --- items ----------------------------------------------------------------------------------------
 
 
 def test_items_are_added_shown_and_deleted(alice: OpenAI) -> None:
@@ -387,12 +389,31 @@ def test_whatever_is_added_comes_back(place: Place, alice: OpenAI) -> None:
             {"type": "input_image", "file_id": "file_1", "detail": "high"},
             {"type": "input_file", "file_data": "QUJD", "filename": "a.pdf"},
         ], "status": "completed"},
-        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "e"},
-        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"x": 1}', "status": "completed"},
+        {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": "s"}],
+            "encrypted_content": "e",
+        },
+        {
+            "type": "function_call",
+            "call_id": "c1",
+            "name": "f",
+            "arguments": '{"x": 1}',
+            "status": "completed",
+        },
         {"type": "custom_tool_call", "call_id": "c2", "name": "sh", "input": "ls"},
         {"type": "function_call_output", "call_id": "c1", "output": "42", "status": "completed"},
-        {"type": "custom_tool_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "a b"}]},
-        {"type": "not_invented_yet", "big": 2**70, "nested": [{"x": [None, 1.5, True]}], "content": 7},
+        {
+            "type": "custom_tool_call_output",
+            "call_id": "c2",
+            "output": [{"type": "input_text", "text": "a b"}],
+        },
+        {
+            "type": "not_invented_yet",
+            "big": 2**70,
+            "nested": [{"x": [None, 1.5, True]}],
+            "content": 7,
+        },
     ]  # fmt: skip
     made = alice.conversations.create(items=items)
     found = place.http("GET", f"/v1/conversations/{made.id}/items", order="asc").json()["data"]
@@ -415,7 +436,10 @@ def test_whatever_is_added_comes_back(place: Place, alice: OpenAI) -> None:
 
 def test_halves_of_characters_survive(place: Place, alice: OpenAI) -> None:
     made = alice.conversations.create()
-    body = b'{"items": [{"role": "user", "content": "cut \\ud83d"}, {"type": "odd", "\\uD800": "\\udfff \\u0000"}]}'
+    body = (
+        b'{"items": [{"role": "user", "content": "cut \\ud83d"},'
+        b' {"type": "odd", "\\uD800": "\\udfff \\u0000"}]}'
+    )
     added = place.http("POST", f"/v1/conversations/{made.id}/items", body)
     assert added.status_code == 200, added.text
     found = json.loads(
@@ -709,7 +733,7 @@ def test_items_wait_for_a_turn_that_is_under_way(place: Place, alice: OpenAI) ->
     assert words(alice, made) == ["hi"]
 
 
-# --- what OpenAI's API has not ------------------------------------------------------------------------------------------
+# --- what OpenAI's API has not --------------------------------------------------------------------
 
 
 def test_what_a_conversation_used(place: Place, alice: OpenAI) -> None:
@@ -761,7 +785,7 @@ def test_a_fork_goes_its_own_way(place: Place, alice: OpenAI) -> None:
     assert "'msg_abc'" in refused(place.http("POST", path, {"at": "msg_abc"}), 404, "not_found")
 
 
-# --- administration ----------------------------------------------------------------------------------------------------
+# --- administration -------------------------------------------------------------------------------
 
 
 def test_an_admin_sees_whose_sessions_there_are(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""Conversations out to files and in from them, over HTTP and on the command line, with the real process on both databases."""
+"""Conversations to files and from them, over HTTP and by command, on both databases."""
 
 import gzip
 import json
@@ -106,7 +106,7 @@ def command(
     return done
 
 
-# -- HTTP --------------------------------------------------------------------------------------------------------------
+# -- HTTP ------------------------------------------------------------------------------------------
 
 
 def test_a_conversation_goes_to_another_user_and_on(alice: Client, bob: Client) -> None:
@@ -153,6 +153,35 @@ def test_what_no_encoding_takes_goes_through(alice: Client, bob: Client) -> None
     assert stored == {"role": "user", "content": NASTY, "odd\x00": [NASTY]}
     assert bob.take(exported.content)["data"][0]["messages"] == 1
     assert "NUL \ufffd" in alice.give(report["data"][0]["id"], "markdown").text
+
+
+def words(user: Client, id: str) -> list[str]:
+    """What a conversation's items say, the newest first."""
+    items = user("GET", f"/v1/conversations/{id}/items").json()["data"]
+    return [item["content"][0]["text"] for item in items]
+
+
+@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("deleted", [1, 2, 4])
+def test_what_ends_with_deleted_messages_goes_to_another_user(
+    alice: Client, bob: Client, deleted: int, forked: bool
+) -> None:
+    """The head is then a message that the file does not have (5 of “The house”)."""
+    id = alice.chat("new", "one")
+    alice.chat(id, "two")
+    if forked:
+        id = alice("POST", f"/v1/conversations/{id}/fork", b"{}").json()["id"]
+    items = alice("GET", f"/v1/conversations/{id}/items").json()["data"]
+    for item in items[:deleted]:
+        assert alice("DELETE", f"/v1/conversations/{id}/items/{item['id']}").status_code == 200
+    left = words(alice, id)
+    assert len(left) == 4 - deleted
+    report = bob.take(alice.give(id).content)
+    (row,) = report["data"]
+    assert (report["imported"], row["error"], row["warnings"]) == (1, None, [])
+    assert words(bob, row["id"]) == left
+    bob.chat(row["id"], "three")
+    assert words(bob, row["id"])[1:] == ["three", *left]
 
 
 def test_the_name_of_the_file_is_safe(alice: Client) -> None:
@@ -267,6 +296,12 @@ def test_a_broken_conversation_keeps_no_other_out(alice: Client) -> None:
     assert (broken["error"]["code"], broken["error"]["line"]) == ("invalid_json", 2)
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\n \t", b"\n" * 1_000_000])
+def test_blank_lines_at_the_end_of_a_file_end_it(alice: Client, end: bytes) -> None:
+    report = alice.take(b'{"messages": [{"role": "user", "content": "q"}]}' + end)
+    assert (report["imported"], report["failed"], alice.count()) == (1, 0, 1)
+
+
 def test_one_request_reports_on_so_many_conversations_and_no_more(alice: Client) -> None:
     good = b'{"messages": [{"role": "user", "content": "q"}]}'
     report = alice.take(b"\n".join([good, *[b"{}"] * 10_000, good]))
@@ -280,7 +315,7 @@ def test_one_request_reports_on_so_many_conversations_and_no_more(alice: Client)
     assert (last["code"], last["line"]) == ("too_many", 10_000)
 
 
-# -- the command line --------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------
 
 
 def test_a_users_conversations_go_out_and_come_in(
@@ -356,9 +391,20 @@ def test_commands_that_cannot_be_done_say_why(
 def test_a_person_at_a_terminal_sees_how_far_it_is(server: Chattable, alice: Client) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "chattable.proxy", "import", str(SAMPLES / "sharegpt.json"), "--user", alice.name],
-        cwd=server.directory, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "chattable.proxy",
+            "import",
+            str(SAMPLES / "sharegpt.json"),
+            "--user",
+            alice.name,
+        ],
+        cwd=server.directory,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+    )
     out, _ = process.communicate(timeout=60)
     os.close(theirs)
     shown = os.read(ours, 65536).decode()

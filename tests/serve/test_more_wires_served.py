@@ -13,7 +13,7 @@ from upstream import ScriptedUpstream
 from wired import DATA
 
 from chattable.adapters.services import VENDORS
-from chattable.proxy.config import reader as configfile
+from chattable.proxy.config import reader
 from chattable.proxy.config.document import ConfigError
 
 ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -197,5 +197,5 @@ MISTAKES = [
 @pytest.mark.parametrize("provider, told", MISTAKES)
 def test_what_a_provider_lacks_is_told_before_it_is_asked(provider: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        configfile.parse(f"providers: {{p: {provider}}}\n".encode(), "config.yaml", {}, VENDORS)
+        reader.parse(f"providers: {{p: {provider}}}\n".encode(), "config.yaml", {}, VENDORS)
     assert told in str(caught.value)

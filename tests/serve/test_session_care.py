@@ -1,4 +1,4 @@
-"""What is done for conversations beside the talk: titles, summaries, retention, budgets, the cache, a store of one's own."""
+"""Conversations besides their answers: titles, summaries, retention, budgets, cache, stores."""
 
 import os
 from collections.abc import Iterator
@@ -48,7 +48,8 @@ class Notebook(MemorySessions):
         self.check("commit")
         done = await super().commit(session, turn)
         with Path("notebook").open("a") as book:
-            book.writelines(f"{entry.message.role}: {entry.message.text}\\n" for entry in turn.entries)
+            said = [entry.message for entry in turn.entries]
+            book.writelines(f"{one.role}: {one.text}\\n" for one in said)
         return done
 
     def check(self, what):
@@ -127,7 +128,7 @@ def charged(server: Chattable, user: str, upstream: ScriptedUpstream) -> None:
     assert rows()[0]["prompt_tokens"] == sum(spent.prompt_tokens for spent in upstream.usage_log)
 
 
-# --- titles ----------------------------------------------------------------------------------------------------------
+# --- titles ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_the_title_of_somebody_stays(cared: Chattable, scribe: ScriptedUpstream)
     assert kept.title("cal", "s") == "Mine"
 
 
-# --- summaries -------------------------------------------------------------------------------------------------------
+# --- summaries ------------------------------------------------------------------------------------
 
 
 def test_what_is_old_is_summed_up_and_the_sum_stands_for_it(
@@ -263,7 +264,7 @@ def test_what_does_not_fit_is_summed_up_before_it_is_missed(
         assert session.summary is not None
 
 
-# --- retention -------------------------------------------------------------------------------------------------------
+# --- retention ------------------------------------------------------------------------------------
 
 
 def test_the_newest_sessions_and_messages_are_kept(
@@ -293,7 +294,7 @@ def test_the_newest_sessions_and_messages_are_kept(
     assert talk(sdk, "a4", "a").injected == 0
 
 
-# --- budgets and the cache -------------------------------------------------------------------------------------------
+# --- budgets and the cache ------------------------------------------------------------------------
 
 
 def test_the_history_is_paid_for(plain: Chattable, upstream: ScriptedUpstream) -> None:
@@ -342,7 +343,7 @@ def test_a_cached_answer_is_one_to_the_same_history(
     assert len(upstream.requests) == 4
 
 
-# --- a store of one's own --------------------------------------------------------------------------------------------
+# --- a store of one's own -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

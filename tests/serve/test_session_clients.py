@@ -1,4 +1,6 @@
-"""Chat UIs as they are: each resends the branch its user looks at, and asks for titles, tags and more under the same header.
+"""Chat UIs as they are: each resends the branch its user looks at.
+
+They ask for titles, tags and more under the same header.
 
 Their requests are those of tests/chat_uis.py.
 """
@@ -55,7 +57,7 @@ def librechat(server: Chattable, upstream: ScriptedUpstream) -> Window:
 
 
 def prompt(window: Window) -> list[str]:
-    """What the agent asks of its model for what is shown: exactly the branch, behind its own words."""
+    """What the agent asks its model for what is shown: exactly the branch, after its own words."""
     system = "\n\n".join(["You teach.", *(message["content"] for message in window.ui.system)])
     return [f"s:{system}", *lines(window.shown)]
 
@@ -160,7 +162,10 @@ def test_a_title_is_json_only_where_it_is_asked_for(librechat: Window) -> None:
 
 def test_a_title_may_be_asked_for_by_schema(librechat: Window, upstream: ScriptedUpstream) -> None:
     """LibreChat's method `structured`."""
-    wish = "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise title\n\n"
+    wish = (
+        "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. "
+        "A concise title\n\n"
+    )
     schema = {
         "type": "object",
         "properties": {"language": {"type": "string"}, "title": {"type": "string"}},
@@ -279,7 +284,10 @@ def test_tags_and_follow_ups_are_answered_without_a_model(
     window.say(said)
     wish = "Generate 1-3 broad tags categorizing the main themes of the chat history."
     tags = ui.chore(wish, '{ "tags": ["tag1"] }', said, said)
-    wish = "Suggest 3-5 relevant follow-up questions that the user might naturally ask next in this conversation."
+    wish = (
+        "Suggest 3-5 relevant follow-up questions that the user might naturally ask next in this "
+        "conversation."
+    )
     follow_ups = ui.chore(wish, '{ "follow_ups": ["Question 1?"] }', said, said)
     assert json.loads(window.post(tags, "tags_generation" if named else "").text) == {"tags": []}
     assert json.loads(window.post(follow_ups, "follow_up_generation" if named else "").text) == {
@@ -382,9 +390,15 @@ def test_a_summary_that_the_ui_makes_is_no_turn(
     window = librechat
     for text in ("one", "two", "three"):
         window.say(text)
-    wish = "Hold on, before you continue I need you to write me a checkpoint of everything so far. Your context window is full."
+    wish = (
+        "Hold on, before you continue I need you to write me a checkpoint of everything so far. "
+        "Your context window is full."
+    )
     if again:
-        wish = "Hold on again, update your checkpoint. Merge the new messages into your existing checkpoint."
+        wish = (
+            "Hold on again, update your checkpoint. Merge the new messages into your existing "
+            "checkpoint."
+        )
     told = window.post(window.ui.body([*window.shown[:4], {"role": "user", "content": wish}]))
     assert told.mode == "side"
     assert asked(upstream)[-1] == f"u:{wish}"

@@ -1,4 +1,4 @@
-"""Names of sessions as bytes on a socket: what no SDK would send is a session, none, or a 400, and nothing else."""
+"""Names of sessions as bytes on a socket: whatever is sent is a session, none, or a 400."""
 
 import json
 import socket
@@ -41,7 +41,10 @@ def send(
     """One request with these header lines as they are."""
     said = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
     body = json.dumps(said).encode()
-    first = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(user)}\r\n"
+    first = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+        f"{server.user_key(user)}\r\n"
+    )
     first += f"connection: close\r\ncontent-length: {len(body)}\r\n"
     with socket.create_connection(
         ("127.0.0.1", int(server.base_url.rpartition(":")[2])), timeout=10
@@ -218,7 +221,7 @@ def test_names_are_compared_letter_by_letter(server: Chattable) -> None:
 def test_a_line_break_in_a_header_is_never_a_header(
     server: Chattable, upstream: ScriptedUpstream
 ) -> None:
-    """What follows it is a header line of the request, or refused; it is in no answer and in no name."""
+    """What follows it is a header of the request, or refused; it is in no answer and no name."""
     for bad in (
         b"x-session-id: a\r\n b",
         b"x-session-id: a\rb",

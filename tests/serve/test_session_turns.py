@@ -1,4 +1,4 @@
-"""Turns that go wrong or come twice: what is kept of them, who waits for whom, and what a client that tries again is told."""
+"""Turns that go wrong or come twice: what is stored, who waits for whom, what a retry gets."""
 
 import json
 import socket
@@ -97,7 +97,10 @@ def leave(
     body = json.dumps(
         {"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}
     ).encode()
-    lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.user_key(name)}\r\n"
+    lines = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+        f"{server.user_key(name)}\r\n"
+    )
     lines += f"x-session-id: {session}\r\nx-session-mode: {mode}\r\nidempotency-key: {key}\r\n"
     lines += f"content-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.base_url.rpartition(":")[2]))) as line:
@@ -118,7 +121,7 @@ def rows(server: Chattable, sql: str) -> list[tuple[Any, ...]]:
 change = rows
 
 
-# --- turns that fail -------------------------------------------------------------------------------------------------
+# --- turns that fail ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -156,7 +159,7 @@ def test_a_first_turn_that_fails_leaves_an_empty_session(
     assert kept.said("first", "s") == ["u:two", "a:two"]
 
 
-# --- clients that leave ----------------------------------------------------------------------------------------------
+# --- clients that leave ---------------------------------------------------------------------------
 
 
 def test_a_client_that_leaves_finds_its_whole_answer_later(
@@ -387,7 +390,7 @@ def test_who_asks_again_behind_another_question_gets_the_whole_answer_in_its_pla
     gate: Gate,
     stream: bool,
 ) -> None:
-    """The part that was kept of it is on a branch of its own from then on; nothing is there twice."""
+    """The stored part of it is on a branch of its own from then on; nothing is there twice."""
     name = f"ivy-{stream}"
     sdk, kept = client(server, name), Kept(server)
     talk(sdk, "before", "s")
@@ -443,13 +446,13 @@ def test_who_asks_the_same_after_a_part_of_its_answer_gets_the_whole_in_its_plac
     assert kept.said("isa", "s") == ["u:one two three", "a:one two three"]
 
 
-# --- turns that come twice -------------------------------------------------------------------------------------------
+# --- turns that come twice ------------------------------------------------------------------------
 
 
 def test_a_retry_after_a_timeout_is_answered_from_the_turn_that_went_on(
     server: Chattable, upstream: ScriptedUpstream, gate: Gate
 ) -> None:
-    """The SDK gives up on the first try, which is drained; its second waits for it, and asks nothing."""
+    """The SDK gives up on the first try, which is drained; its second try waits for that."""
     kept, held = Kept(server), Gate()
     sdk = client(server, "tim", retries=1)
     talk(sdk, "one", "s")
@@ -540,7 +543,7 @@ def test_the_same_words_again_are_another_turn(
 def test_the_same_words_again_are_another_turn_also_where_the_sdk_had_to_try_twice(
     server: Chattable, upstream: ScriptedUpstream
 ) -> None:
-    """The second turn's first try fails: what answers its retry is not the turn before, which only sounds the same."""
+    """The second turn's first try fails: its retry is not answered by the equal turn before."""
     sdk, kept = client(server, "roy", retries=1), Kept(server)
     talk(sdk, "more", "s")
     upstream.script(error(503, "busy"))
@@ -592,7 +595,7 @@ def test_an_idempotency_key_that_was_not_filled_in_is_none(
     assert len(upstream.requests) == 2
 
 
-# --- turns at once ---------------------------------------------------------------------------------------------------
+# --- turns at once --------------------------------------------------------------------------------
 
 
 def test_the_second_of_two_waits_and_knows_the_first(

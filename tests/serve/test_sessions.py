@@ -1,4 +1,4 @@
-"""Conversations that the server keeps, with the unmodified SDK: who keeps the history, how a session is named, what is sent."""
+"""Sessions with the unmodified SDK: who keeps the history, how they are named, what is sent."""
 
 import json
 import os
@@ -72,7 +72,8 @@ def kept(server: Chattable) -> Kept:
 def name(request: pytest.FixtureRequest, upstream: ScriptedUpstream) -> str:
     """A user, and a session, of this test's own."""
     upstream.clear()
-    return f"{request.node.originalname.removeprefix('test_')[:40]}-{zlib.crc32(request.node.name.encode()):08x}"
+    name = request.node.originalname.removeprefix("test_")[:40]
+    return f"{name}-{zlib.crc32(request.node.name.encode()):08x}"
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def sdk(server: Chattable, name: str) -> OpenAI:
     )
 
 
-# --- who keeps the history -------------------------------------------------------------------------------------------
+# --- who keeps the history ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -236,7 +237,7 @@ def test_a_mode_that_is_none_is_refused(sdk: OpenAI, upstream: ScriptedUpstream)
     assert upstream.requests == []
 
 
-# --- how a session is named ------------------------------------------------------------------------------------------
+# --- how a session is named -----------------------------------------------------------------------
 
 
 def test_the_body_names_it_too_and_the_header_comes_first(
@@ -346,7 +347,7 @@ def test_unknown_sessions_may_be_refused(upstream: ScriptedUpstream) -> None:
         assert [session.alias for session in Kept(server).sessions("rita")] == [None]
 
 
-# --- what is sent ----------------------------------------------------------------------------------------------------
+# --- what is sent ---------------------------------------------------------------------------------
 
 
 def test_a_system_message_of_the_request_stands_in_the_place_of_the_stored_one(
@@ -376,7 +377,10 @@ def test_the_window_is_the_newest_messages_and_the_system_message(
 
 
 def test_the_window_leaves_room_for_the_answer(sdk: OpenAI, upstream: ScriptedUpstream) -> None:
-    """Of 100 tokens 20 are the answer's and 4 a margin; each question is estimated at 19, each answer was counted as 10."""
+    """Of 100 tokens 20 are the answer's and 4 a margin.
+
+    Each question is estimated at 19, each answer was counted as 10.
+    """
     for i in range(4):
         talk(sdk, f"{i} " + "x" * 58, "s", max_tokens=20)
     assert talk(sdk, "y" * 60, "s", model="small", max_tokens=20).injected == 2
@@ -540,7 +544,7 @@ def test_params_of_the_session_stand_until_the_request_says_otherwise(
     }
 
 
-# --- who speaks ------------------------------------------------------------------------------------------------------
+# --- who speaks -----------------------------------------------------------------------------------
 
 
 def test_models_and_agents_take_turns_in_one_session(

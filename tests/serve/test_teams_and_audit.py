@@ -468,7 +468,10 @@ def test_an_effect_that_fails_has_its_entry_too(office: Office) -> None:
 def test_without_an_entry_there_is_no_change(office: Office) -> None:
     user = office.made("/admin/users", name=name())
     key = office.made(f"/admin/users/{user['id']}/keys")
-    counts = "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM keys), (SELECT count(*) FROM teams)"
+    counts = (
+        "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM keys), (SELECT count(*) FROM "
+        "teams)"
+    )
     before = office.sql(counts)
     office.sql("ALTER TABLE audit RENAME TO hidden")
     try:

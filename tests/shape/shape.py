@@ -20,7 +20,7 @@ from counts import GRADE_C, LONG_LINE, Tree
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("agents", "adapters", "budget", "proxy")
-IMPORTERS = ("proxy/transcripts", "proxy/litellm", "proxy/importers")
+IMPORTERS = ("proxy/importers",)
 
 
 @dataclass(frozen=True)

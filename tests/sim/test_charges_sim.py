@@ -1,4 +1,6 @@
-"""Calls that go well and badly, drawn by seed, through the real pipeline, wires, journal and ledger, without a socket.
+"""Calls that go well and badly, drawn by seed, through the real pipeline without a socket.
+
+Wires, journal and ledger are the real ones too.
 
 What is booked is compared with an oracle that is the table of decision 011 in words of its own;
 then mistakes are planted, each of which must be found.
@@ -24,12 +26,13 @@ from ledgers import Clock, open_ledger
 
 from chattable.adapters.anthropic.wire import AnthropicWire
 from chattable.adapters.openai.wire import OpenAIWire
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import Trace, User
+from chattable.agents.chattable import Trace, TurnUser
 from chattable.budget.journal import Journal
-from chattable.budget.ledger import LEASE, Ledger, Price
+from chattable.budget.ledger import HOLD_LEASE_S, Ledger, Price
 from chattable.budget.limits import Limit
 from chattable.budget.tokens import count
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
@@ -62,7 +65,7 @@ WORDS = [
 PLENTY = 10_000_000
 EARLY = {"openai": 1, "anthropic": 0}  # tokens of output in a usage that comes with the first words
 
-# --- what an upstream does -------------------------------------------------------------------------------------------
+# --- what an upstream does ------------------------------------------------------------------------
 
 
 @dataclass
@@ -316,7 +319,7 @@ def anthropic_act(dice: random.Random, kind: str, *, stream: bool, prompt: int) 
     return act
 
 
-# --- what must be booked ---------------------------------------------------------------------------------------------
+# --- what must be booked --------------------------------------------------------------------------
 
 
 @dataclass
@@ -375,7 +378,7 @@ def expected(act: Act, counted: int, how: str) -> Booked | None:
     return Booked(shape.prompt or prompt, output, cached, shape.written)
 
 
-# --- the world -------------------------------------------------------------------------------------------------------
+# --- the world ------------------------------------------------------------------------------------
 
 
 class NoCatalog:
@@ -401,10 +404,10 @@ class World:
         return Metering(self.ledger, Journal(self.folder), patience=0.0)
 
     def entry(self, wire: Wire, fallbacks: tuple[str, ...] = ()) -> Entry:
-        provider = Provider(
+        provider = UpstreamProvider(
             "vendor", wire, "https://vendor.test/v1", self.stage, api_key="sk-secret"
         )
-        upstream = Upstream(provider, "vendor-model", timeouts=Timeouts(), retries=0)
+        upstream = Upstream(provider, "vendor-model", timeouts=UpstreamTimeouts(), retries=0)
         return Entry("m", upstream, "vendor", 0, price=PRICE, kind="openai", fallbacks=fallbacks)
 
     async def play(self, seed: int) -> None:
@@ -455,10 +458,10 @@ class World:
         )
 
     async def call(self, act: Act, chat: Chat, entry: Entry, user: str, how: str) -> int:
-        """Asks, until the answer ends or it ends as `how` says; returns the tokens that were held meanwhile."""
+        """Asks until the answer ends as `how` says; returns the tokens that were held meanwhile."""
         run = self.metering()
         pipeline = Pipeline(CatalogHolder(NoCatalog()), None, None, None, None, run)  # type: ignore[arg-type]
-        caller = Caller(Principal(User(user, user), key_id="key"), f"req_{user}", 0.0)
+        caller = Caller(Principal(TurnUser(user, user), key_id="key"), f"req_{user}", 0.0)
         task = asyncio.create_task(self.read(pipeline, chat, entry, caller))
         if how == "stays":
             await task
@@ -466,7 +469,7 @@ class World:
             return 0
         while not act.waited_for:
             await asyncio.sleep(0)
-        held = (await self.ledger.room(f"lim_{user}")).held.tokens
+        held = (await self.ledger.balance(f"lim_{user}")).held.tokens
         if how == "gave up":
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -476,13 +479,13 @@ class World:
             run.stop_at_once()
         self.abandon(task, run)
         if how in ("stopped", "killed"):
-            await self.clock.advance(LEASE + 1)
+            await self.clock.advance(HOLD_LEASE_S + 1)
             await self.metering()._recover()
             await self.metering()._recover()  # again: nothing is booked twice
         return held
 
     def abandon(self, task: asyncio.Task[None], run: Metering) -> None:
-        """The process is gone: nothing of it books anything any more, and the lock of its journal is free."""
+        """The process is gone: it books nothing any more, and its journal's lock is free."""
 
         async def nothing(*_: object, **__: object) -> None:
             return None
@@ -502,7 +505,7 @@ class World:
                     pass
 
     async def check(self, user: str, right: Booked | None, how: str, held: int, what: str) -> None:
-        room = await self.ledger.room(f"lim_{user}")
+        room = await self.ledger.balance(f"lim_{user}")
         assert room.held.tokens == 0, f"{what}: still held"
         entries = await self.ledger.entries(user=user)
         upper = [entry.upper for entry in entries if entry.upper is not None]
@@ -542,13 +545,13 @@ class World:
         run, catalog = self.metering(), NoCatalog()
         catalog.entries["next"] = self.entry(OpenAIWire())
         pipeline = Pipeline(CatalogHolder(catalog), None, None, None, None, run)  # type: ignore[arg-type]
-        caller = Caller(Principal(User(user, user), key_id="key"), f"req_{user}", 0.0)
+        caller = Caller(Principal(TurnUser(user, user), key_id="key"), f"req_{user}", 0.0)
         await self.read(pipeline, chat, self.entry(OpenAIWire(), ("next",)), caller)
         assert not self.stage.acts, f"seed {seed}: the fallback was refused"
         await run._catch_up(all_of_it=True)
         second_booked = expected(second, prompt, "stays")
         assert second_booked is not None
-        spent = (await self.ledger.room(f"lim_{user}")).spent.tokens
+        spent = (await self.ledger.balance(f"lim_{user}")).spent.tokens
         assert spent == prompt + second_booked.prompt + second_booked.output, f"seed {seed}"
 
 
@@ -569,7 +572,7 @@ def shown(dice: random.Random, text: str) -> Message:
 
 
 def pixels_cost(message: Message) -> int:
-    """What a picture costs a model that nobody knows: its table, asked apart; its bytes have no part in it."""
+    """What a picture costs an unknown model: by its table, whatever its bytes."""
     from chattable.adapters.vendors.media import media_tokens
 
     assert isinstance(message.content, list)
@@ -613,7 +616,7 @@ def test_what_is_booked_is_what_is_known(world: tuple[asyncio.Runner, World]) ->
     assert built.flagged > SEEDS / 20
 
 
-# --- mistakes that it must find --------------------------------------------------------------------------------------
+# --- mistakes that it must find -------------------------------------------------------------------
 
 CHARGE, SEE = MeteredCall._charge, MeteredCall.see
 
@@ -650,23 +653,32 @@ def one_choice_only(call: MeteredCall, chunk: Any) -> None:
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "silence is free": (MeteredCall, "_charge", silence_is_free),
     "silence costs the hold": (MeteredCall, "_charge", silence_costs_the_hold),
-    "a connection that never was costs": (MeteredCall, "_charge", a_connection_that_never_was_costs),
+    "a connection that never was costs": (
+        MeteredCall, "_charge", a_connection_that_never_was_costs,
+    ),
     "leaving makes it cheaper": (MeteredCall, "_charge", leaving_is_cheap),
-    "what was reported before a cut is forgotten": (MeteredCall, "_charge", early_reports_are_forgotten),
-    "placeholders are believed": (metered_call, "LONG_TOKENS", 10**9),
+    "what was reported before a cut is forgotten": (
+        MeteredCall, "_charge", early_reports_are_forgotten,
+    ),
+    "placeholders are believed": (metered_call, "MAX_BYTES_PER_TOKEN", 10**9),
     "only the first choice is counted": (MeteredCall, "see", one_choice_only),
     "a stop that is impatient books nothing": (MeteredCall, "cut_short", lambda call: None),
-    "the fallback pays for the silent target": (metering, "TICK", -1.0),
+    "the fallback pays for the silent target": (metering, "UPKEEP_INTERVAL_S", -1.0),
     "pictures weigh as much as their bytes": (
-        MeteredCall, "_media", lambda call, part: len(json.dumps(part)) if part.get("type") == "image_url" else 0,
+        MeteredCall, "_media",
+        lambda call, part: len(json.dumps(part)) if part.get("type") == "image_url" else 0,
     ),
     "what is cached costs as much as what is not": (
-        Price, "of", lambda price, prompt, output, *_: -(-(prompt * price.input + output * price.output) // 1_000_000),
+        Price, "of",
+        lambda price, prompt, output, *_: (
+            -(-(prompt * price.input + output * price.output) // 1_000_000)
+        ),
     ),
     "the cap of one choice is that of all": (
-        MeteredCall, "_most", property(lambda call: call._hold.output // (call.chat.params.get("n") or 1)),
+        MeteredCall, "_most",
+        property(lambda call: call._hold.output // (call.chat.params.get("n") or 1)),
     ),
-    "beyond reason is believed": (metered_call, "MOST_OUTPUT", 10**15),
+    "beyond reason is believed": (metered_call, "MAX_OUTPUT_TOKENS", 10**15),
 }  # fmt: skip
 
 

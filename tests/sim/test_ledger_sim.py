@@ -1,4 +1,6 @@
-"""The ledger in a simulated world: workers that crash at any statement, lost answers, retrying clients, a jumping clock.
+"""The ledger in a simulated world.
+
+Workers crash at any statement, answers are lost, clients retry, the clock jumps.
 
 Every seed is one world, run in virtual time on a real SQLite in memory through the very law that
 serves both databases.
@@ -15,12 +17,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from chattable.budget import books, law
-from chattable.budget.books import LedgerDialect
-from chattable.budget.calls import Ask, End, work
+from chattable.budget import operations as law
+from chattable.budget import postings as books
 from chattable.budget.errors import BudgetExceededError
-from chattable.budget.ledger import LEASE, Used, Wish
-from chattable.budget.limits import Asker, Limit
+from chattable.budget.holds import Settlement, Step, run_steps
+from chattable.budget.ledger import HOLD_LEASE_S, Charge, HoldRequest
+from chattable.budget.limits import Limit, Payer
+from chattable.budget.postings import LedgerDialect
 from chattable.budget.storage.sqlite import drive
 from chattable.budget.storage.statements import Steps
 from chattable.budget.tables import tables
@@ -44,9 +47,9 @@ class Crashed(Exception):
     """The worker died: its transaction is gone."""
 
 
-def one(dialect: LedgerDialect, ask: Ask) -> Steps[Any]:
+def one(dialect: LedgerDialect, ask: Step) -> Steps[Any]:
     """A batch of one, whose refusal is raised."""
-    (answer,) = yield from work(dialect, [ask])
+    (answer,) = yield from run_steps(dialect, [ask])
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -90,7 +93,7 @@ class World:
         self.settled_at_least_once: set[str] = set()
 
     def run(self, operation: Callable[..., Any], *, crash: float = 0.0) -> Any:
-        """One transaction; with `crash` as the chance that the worker dies at a statement, and is rolled back."""
+        """One transaction; `crash` is the chance that the worker dies at a statement."""
         steps = operation()
         if crash:
             steps = self._crashing(steps, crash)
@@ -116,17 +119,17 @@ class World:
     def request(self, name: str) -> None:
         """One request, with everything that can go wrong on its way."""
         chance = self.random.choice([0.0, 0.0, 0.05])
-        asker = Asker(
+        asker = Payer(
             user=self.random.choice(["alice", "bob"]),
             key=self.random.choice(["k1", "k2"]),
             team="red",
         )
-        wish = Wish(
+        wish = HoldRequest(
             id=name,
-            asker=asker,
+            payer=asker,
             model="m",
             prompt=self.random.randint(1, 20),
-            most=self.random.randint(1, 40),
+            max_output=self.random.randint(1, 40),
         )
         try:
             hold = self.run(lambda: one(self.dialect, wish), crash=chance)
@@ -137,30 +140,34 @@ class World:
         if fate < 0.15:
             return  # died before the upstream was asked: the lease ends it
         if fate < 0.25:
-            self.finish(lambda: one(self.dialect, End(name, "voided")), name, chance)
+            self.finish(lambda: one(self.dialect, Settlement(name, "voided")), name, chance)
             return
         used = wish.prompt + self.random.randint(0, hold.output)
         self.upstream[name] = used
         if self.random.random() < 0.2:
-            self.now += self.random.choice([1.0, LEASE + 1, 3_600.0])
+            self.now += self.random.choice([1.0, HOLD_LEASE_S + 1, 3_600.0])
             self.sweep()
         if self.random.random() < 0.15:
             return  # died after the answer: forfeited
         for _ in range(self.random.randint(1, 3)):  # journal replays and retries
             self.finish(
-                lambda: one(self.dialect, End(name, "settled", Used(completion=used))), name, chance
+                lambda: one(self.dialect, Settlement(name, "settled", Charge(completion=used))),
+                name,
+                chance,
             )
 
     def burst(self, names: list[str]) -> None:
-        """Requests that come at once: their holds in one batch, then what became of them in another, in any order."""
+        """Requests that come at once: their holds in one batch, what became of them in another."""
         chance = self.random.choice([0.0, 0.0, 0.02])
-        asker = Asker(user=self.random.choice(["alice", "bob"]), key="k1", team="red")
+        asker = Payer(user=self.random.choice(["alice", "bob"]), key="k1", team="red")
         wishes = [
-            Wish(id=name, asker=asker, model="m", prompt=self.random.randint(1, 9), most=9)
+            HoldRequest(
+                id=name, payer=asker, model="m", prompt=self.random.randint(1, 9), max_output=9
+            )
             for name in names
         ]
         try:
-            holds = self.run(lambda: work(self.dialect, wishes), crash=chance)
+            holds = self.run(lambda: run_steps(self.dialect, wishes), crash=chance)
         except Crashed:
             return
         ends = []
@@ -171,12 +178,14 @@ class World:
             fate = self.random.random()
             if fate < 0.6:
                 self.upstream[wish.id] = wish.prompt + self.random.randint(0, hold.output)
-                ends.append(End(wish.id, "settled", Used(completion=self.upstream[wish.id])))
+                ends.append(
+                    Settlement(wish.id, "settled", Charge(completion=self.upstream[wish.id]))
+                )
             elif fate < 0.8:
-                ends.append(End(wish.id, "voided"))
+                ends.append(Settlement(wish.id, "voided"))
         self.random.shuffle(ends)
         try:
-            self.run(lambda: work(self.dialect, ends + ends[:2]), crash=chance)
+            self.run(lambda: run_steps(self.dialect, ends + ends[:2]), crash=chance)
         except Crashed:
             return
         self.acks |= {end.id: self.upstream.get(end.id, 0) for end in ends}
@@ -190,7 +199,7 @@ class World:
 
     def sweep(self) -> None:
         for hold_id in self.run(lambda: law.expired(self.dialect)):
-            self.run(lambda hold_id=hold_id: one(self.dialect, End(hold_id, "forfeited")))
+            self.run(lambda hold_id=hold_id: one(self.dialect, Settlement(hold_id, "forfeited")))
 
     def check_always(self) -> None:
         """P1 and P6: no account beyond its limit, every balance the sum of its entries."""
@@ -204,14 +213,15 @@ class World:
 
     def check_at_the_end(self) -> None:
         """P2, P3, P4 and P5, once every lease is over and every sweep has run."""
-        self.now += LEASE + SWEEP
+        self.now += HOLD_LEASE_S + SWEEP
         self.sweep()
         self.check_always()
         states = dict(self.database.execute("SELECT id, state FROM calls").fetchall())
         assert "pending" not in states.values()
         booked = dict(
             self.database.execute(
-                "SELECT hold_id, SUM(spent_tokens) FROM entries WHERE limit_id = 'each' GROUP BY hold_id"
+                "SELECT hold_id, SUM(spent_tokens) FROM entries"
+                " WHERE limit_id = 'each' GROUP BY hold_id"
             ).fetchall()
         )
         held = dict(self.database.execute("SELECT id, tokens FROM calls").fetchall())
@@ -285,7 +295,7 @@ def test_a_planted_mistake_is_found(fault: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(
             books.Account,
             "fits",
-            lambda self, wish, most, held=None: min(most, self.room().remaining.tokens),
+            lambda self, wish, most, held=None: min(most, self.balance().remaining.tokens),
         )
     elif fault == "keeps the forfeit":
         real = books.Books.book

@@ -15,11 +15,11 @@ from anthropic.types.message_create_params import (
 )
 from pydantic import TypeAdapter, ValidationError
 
-from chattable.adapters.anthropic.models import generation
+from chattable.adapters.anthropic.models import capabilities
 from chattable.adapters.anthropic.wire import AnthropicWire
 from chattable.agents.chat import Chat, Json, Message
 from chattable.agents.errors import InvalidRequest
-from chattable.agents.fold import Fold, Normal, as_message
+from chattable.agents.fold import Accumulator, StreamNormalizer, as_message
 from chattable.agents.parsing import parse
 
 OLDEST, OLD, NEW, NEXT = (
@@ -57,7 +57,7 @@ def sent(
 ) -> Json:
     """The body that a request in OpenAI's form becomes."""
     chat = parse({"model": "ours", "messages": list(messages) or [HI], "stream": stream, **params})
-    body: Json = json.loads((wire or AnthropicWire()).request(chat, model))
+    body: Json = json.loads((wire or AnthropicWire()).build_request(chat, model))
     accepted(body)
     return body
 
@@ -494,8 +494,8 @@ def test_where_it_cannot_think(messages: list[Json], params: Json) -> None:
 def answer(*content: Json, reason: str = "tool_use") -> Message:
     """What our side makes of a message of theirs."""
     raw = {"type": "message", "role": "assistant", "content": list(content), "stop_reason": reason}
-    normal, fold = Normal(), Fold()
-    for chunk in AnthropicWire().reply(json.dumps(raw).encode()):
+    normal, fold = StreamNormalizer(), Accumulator()
+    for chunk in AnthropicWire().parse_response(json.dumps(raw).encode()):
         for out in normal.feed(chunk):
             fold.add(out)
     for out in normal.end():
@@ -540,7 +540,7 @@ def test_thoughts_let_it_think_on_after_a_call() -> None:
     )
     messages = [Message("user", "hi"), kept, Message("tool", "sun", tool_call_id="a")]
     body = json.loads(
-        AnthropicWire().request(
+        AnthropicWire().build_request(
             Chat("m", messages, False, {"reasoning_effort": "low", "tools": [WEATHER]}), OLD
         )
     )
@@ -683,7 +683,7 @@ def test_depth_is_refused_politely() -> None:
     # Newer Pythons may have room for it; this one has not.
     old = sys.version_info < (3, 12)
     with pytest.raises(InvalidRequest) if old else suppress(InvalidRequest):
-        assert AnthropicWire().request(chat, OLD).startswith(b"{")
+        assert AnthropicWire().build_request(chat, OLD).startswith(b"{")
 
 
 EVERYTHING: Json = {
@@ -747,7 +747,7 @@ def test_a_damaged_request_never_does_worse_than_be_refused(seed: int) -> None:
         try:
             chat = parse(body)
             wire = AnthropicWire(unsupported=dice.choice(["drop", "drop", "drop", "reject"]))
-            json.loads(wire.request(chat, dice.choice([OLD, NEW, NEXT, OLDEST])))
+            json.loads(wire.build_request(chat, dice.choice([OLD, NEW, NEXT, OLDEST])))
             bodies += 1
         except InvalidRequest:
             continue
@@ -765,10 +765,16 @@ GENERATIONS = [
 ]  # fmt: skip
 
 
+WORDS = {
+    "thinks": "reasoning",
+    "formats": "structured_output",
+    "adaptive": "adaptive_reasoning",
+    "xhigh": "xhigh_effort",
+}
+
+
 @pytest.mark.parametrize("model, takes", GENERATIONS)
 def test_generations(model: str, takes: str) -> None:
-    kind = generation(model)
-    assert {
-        name for name in ("thinks", "formats", "adaptive", "xhigh") if getattr(kind, name)
-    } == set(takes.split())
-    assert kind.samples is not kind.xhigh  # they left and came with the same generation
+    kind = capabilities(model)
+    assert {word for word, name in WORDS.items() if getattr(kind, name)} == set(takes.split())
+    assert kind.sampling is not kind.xhigh_effort  # they left and came with the same generation

@@ -14,11 +14,11 @@ from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter, ValidationError
 
 from chattable.adapters.anthropic.wire import AnthropicWire
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.adapters.services import VENDORS
 from chattable.adapters.sse import SseDecoder
 from chattable.agents.chat import Chunk, Json, Usage
-from chattable.agents.fold import Choice, Fold, Normal
+from chattable.agents.fold import Accumulator, Choice, StreamNormalizer
 
 DATA = Path(__file__).parent / "data"
 STREAMS = sorted(path.name for path in DATA.glob("anthropic_*_stream.txt"))
@@ -31,7 +31,7 @@ def events(name: str) -> list[Json]:
 
 
 def read(blocks: list[bytes]) -> tuple[list[Chunk], bool]:
-    decoder, reader = SseDecoder(), AnthropicWire().stream()
+    decoder, reader = SseDecoder(), AnthropicWire().stream_reader()
     chunks = [
         chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
     ]
@@ -39,13 +39,13 @@ def read(blocks: list[bytes]) -> tuple[list[Chunk], bool]:
 
 
 def heard(*said: Json) -> list[Chunk]:
-    reader = AnthropicWire().stream()
+    reader = AnthropicWire().stream_reader()
     return [chunk for event in said for chunk in reader.feed(json.dumps(event).encode())]
 
 
-def folded(chunks: list[Chunk]) -> Fold:
+def folded(chunks: list[Chunk]) -> Accumulator:
     """The answer that the chunks make, brought into the one form whose laws are checked on the way."""
-    normal, fold = Normal(), Fold()
+    normal, fold = StreamNormalizer(), Accumulator()
     out = [out for chunk in chunks for out in normal.feed(chunk)] + normal.end()
     said = [chunk for chunk in out if chunk.usage is None]
     assert [i for i, chunk in enumerate(said) if "role" in chunk.delta] == [0]
@@ -58,13 +58,13 @@ def folded(chunks: list[Chunk]) -> Fold:
     return fold
 
 
-def stream(name: str) -> Fold:
+def stream(name: str) -> Accumulator:
     chunks, complete = read([(DATA / name).read_bytes()])
     assert complete
     return folded(chunks)
 
 
-def only(fold: Fold) -> Choice:
+def only(fold: Accumulator) -> Choice:
     [choice] = fold.choices()
     return choice
 
@@ -211,7 +211,7 @@ def test_a_forced_call_for_the_form_is_the_answer() -> None:
 
 
 def test_a_whole_message() -> None:
-    fold = folded(AnthropicWire().reply((DATA / "anthropic_plain.json").read_bytes()))
+    fold = folded(AnthropicWire().parse_response((DATA / "anthropic_plain.json").read_bytes()))
     message = only(fold).message
     assert (message["content"], message["reasoning_content"]) == ("One moment.", "Both at once.")
     assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [
@@ -229,7 +229,7 @@ def test_a_whole_message() -> None:
 
 
 def test_a_whole_message_with_sources_means_what_its_stream_means() -> None:
-    fold = folded(AnthropicWire().reply((DATA / "anthropic_cited.json").read_bytes()))
+    fold = folded(AnthropicWire().parse_response((DATA / "anthropic_cited.json").read_bytes()))
     streamed = only(stream("anthropic_citations_stream.txt")).message
     assert only(fold).message == streamed
     assert fold.facts == {"stop_reason": "stop_sequence", "stop_sequence": "END"}
@@ -263,7 +263,10 @@ def test_a_stream_and_the_same_message_at_once_are_one_answer(name: str) -> None
         if "pieces" in block:
             block["input"] = json.loads(block.pop("pieces"))
     TheirMessage.model_validate(message)
-    whole, streamed = folded(AnthropicWire().reply(json.dumps(message).encode())), stream(name)
+    whole, streamed = (
+        folded(AnthropicWire().parse_response(json.dumps(message).encode())),
+        stream(name),
+    )
     for fold in (whole, streamed):  # arguments may be spaced in different ways
         for call in only(fold).message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
@@ -316,7 +319,7 @@ COUNTS: list[tuple[Any, Usage | None]] = [
 @pytest.mark.parametrize("counts, usage", COUNTS)
 def test_usage_is_read_field_by_field(counts: Json, usage: Usage | None) -> None:
     message = json.loads((DATA / "anthropic_plain.json").read_bytes()) | {"usage": counts}
-    assert folded(AnthropicWire().reply(json.dumps(message).encode())).usage == usage
+    assert folded(AnthropicWire().parse_response(json.dumps(message).encode())).usage == usage
 
 
 def usages(*said: Json) -> list[Usage]:
@@ -329,7 +332,7 @@ STOP: Json = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
 
 
 def test_the_prompts_usage_is_told_before_the_first_word_and_the_placeholder_never() -> None:
-    reader = AnthropicWire().stream()
+    reader = AnthropicWire().stream_reader()
     [first] = reader.feed(json.dumps(START).encode())
     assert first.usage == Usage(13, 0, 13, {"cached_tokens": 4})
     assert usages(START, STOP) == [first.usage]
@@ -359,16 +362,16 @@ def test_an_answer_without_usage_has_an_end() -> None:
 
 
 def test_a_stream_is_complete_at_its_reason_and_ended_at_its_stop() -> None:
-    reader, seen = AnthropicWire().stream(), []
+    reader, seen = AnthropicWire().stream_reader(), []
     for event in events("anthropic_text_stream.txt"):
-        reader.see(event)
+        reader.on_event(event)
         seen.append((reader.complete, reader.ended))
     assert seen[-3:] == [(False, False), (True, False), (True, True)]
 
 
 def test_an_error_inside_a_stream_keeps_its_meaning() -> None:
     data = (DATA / "anthropic_error_stream.txt").read_bytes()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UpstreamHTTPError) as caught:
         read([data])
     assert (caught.value.status, caught.value.message, caught.value.retries) == (
         529,
@@ -423,7 +426,7 @@ BROKEN: list[Any] = [
 
 @pytest.mark.parametrize("event", BROKEN)
 def test_events_that_make_no_sense(event: Any) -> None:
-    with pytest.raises((BrokenAnswer, Refused)):
+    with pytest.raises((InvalidUpstreamResponse, UpstreamHTTPError)):
         heard(event)
 
 
@@ -455,9 +458,9 @@ def test_a_damaged_stream_never_does_worse_than_fail(name: str, seed: int) -> No
                 break
         try:
             chunks = heard(*damaged)
-        except (BrokenAnswer, Refused):
+        except (InvalidUpstreamResponse, UpstreamHTTPError):
             continue
-        normal = Normal()
+        normal = StreamNormalizer()
         for chunk in chunks:
             normal.feed(chunk)
         normal.end()
@@ -471,8 +474,8 @@ ANSWERS = [
 
 @pytest.mark.parametrize("body", ANSWERS)
 def test_answers_that_are_none(body: bytes) -> None:
-    with pytest.raises(BrokenAnswer):
-        AnthropicWire().reply(body)
+    with pytest.raises(InvalidUpstreamResponse):
+        AnthropicWire().parse_response(body)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -499,18 +502,18 @@ ERRORS = [
 @pytest.mark.parametrize("status, kind, message, meant", ERRORS)
 def test_errors(status: int, kind: str, message: str, meant: tuple[Any, ...]) -> None:
     body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
-    error = AnthropicWire().error(status, json.dumps(body).encode())
+    error = AnthropicWire().parse_error(status, json.dumps(body).encode())
     assert (
         error.status,
         error.param,
         error.code,
         error.retries,
     ) == meant and error.message == message
-    with pytest.raises(Refused) as inside:  # the same, in a stream that had begun
+    with pytest.raises(UpstreamHTTPError) as inside:  # the same, in a stream that had begun
         heard(body)
     assert (inside.value.status, inside.value.code) == (error.status, error.code)
-    with pytest.raises(Refused) as at_once:
-        AnthropicWire().reply(json.dumps(body).encode())
+    with pytest.raises(UpstreamHTTPError) as at_once:
+        AnthropicWire().parse_response(json.dumps(body).encode())
     assert at_once.value.status == error.status
 
 
@@ -520,7 +523,10 @@ def test_an_errors_own_code_passes() -> None:
         "message": "gone",
         "details": {"error_code": "file_expired"},
     }
-    assert AnthropicWire().error(400, json.dumps({"error": error}).encode()).code == "file_expired"
+    assert (
+        AnthropicWire().parse_error(400, json.dumps({"error": error}).encode()).code
+        == "file_expired"
+    )
 
 
 @pytest.mark.parametrize(
@@ -538,7 +544,7 @@ def test_an_errors_own_code_passes() -> None:
     ],
 )
 def test_errors_of_no_shape(body: bytes) -> None:
-    error = AnthropicWire().error(503, body)
+    error = AnthropicWire().parse_error(503, body)
     assert (error.status, error.message) == (503, "The upstream answered with status 503.")
 
 

@@ -24,7 +24,7 @@ def sent(
     params: Any = None, *, version: str = "", stream: bool = False, messages: Any = None
 ) -> Any:
     chat = Chat("ours", messages or [Message("user", "hi")], stream, params or {})
-    return json.loads(AzureWire(version).request(chat, "my-deployment"))
+    return json.loads(AzureWire(version).build_request(chat, "my-deployment"))
 
 
 def stream(name: str):
@@ -53,7 +53,7 @@ def test_a_deployments_address_and_key_are_those_of_openais_sdk(model: str, vers
     )
     client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hi"}])
     [theirs] = seen
-    wire = VENDORS["azure"].wire.told({"api_version": version})
+    wire = VENDORS["azure"].wire.with_options({"api_version": version})
     ours = httpx2.URL(VENDORS["azure"].address(RESOURCE, {}) + wire.path(model, False))
     if "/" not in model and "?" not in model:  # the SDK does not quote them
         assert ours == theirs.url
@@ -148,7 +148,7 @@ def test_openais_own_types_take_what_is_read_here(name: str) -> None:
 
 
 def test_text_usage_and_what_the_filters_found() -> None:
-    whole = folded(WIRE.reply((DATA / "azure_plain.json").read_bytes()))
+    whole = folded(WIRE.parse_response((DATA / "azure_plain.json").read_bytes()))
     for fold in (stream("azure_text_stream.txt"), whole):
         assert (only(fold).message["content"], only(fold).finish_reason) == ("Grüß dich 👋", "stop")
         assert fold.usage and (
@@ -218,7 +218,7 @@ def test_parallel_calls() -> None:
 
 
 def test_a_blocked_prompt_keeps_its_meaning() -> None:
-    error = WIRE.error(400, (DATA / "azure_blocked.json").read_bytes())
+    error = WIRE.parse_error(400, (DATA / "azure_blocked.json").read_bytes())
     assert (error.status, error.code, error.param, error.retries) == (
         400,
         "content_filter",
@@ -244,7 +244,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("status, body, meant", ERRORS)
 def test_errors_of_azure(status: int, body: Any, meant: Any) -> None:
-    error = WIRE.error(status, json.dumps({"error": body}).encode())
+    error = WIRE.parse_error(status, json.dumps({"error": body}).encode())
     assert (error.status, error.param, error.code) == meant and error.message == body["message"]
 
 

@@ -89,7 +89,7 @@ def sent(
 ) -> Any:
     """The body, once AWS's model of the service has taken it."""
     body = json.loads(
-        BedrockWire(unsupported=unsupported).request(
+        BedrockWire(unsupported=unsupported).build_request(
             Chat("ours", messages, stream, params or {}), model, most
         )
     )
@@ -256,7 +256,7 @@ def test_a_conversation_may_move_to_bedrock() -> None:
     """The thoughts that Anthropic's own API signed are the same blocks there and here."""
     message = calls(("c", "f", "{}"), thinking_blocks=[{"index": 0, **THOUGHT}])
     chat = Chat("m", [HI[0], message])
-    [_, there] = json.loads(AnthropicWire().request(chat, "claude-sonnet-4-5"))["messages"]
+    [_, there] = json.loads(AnthropicWire().build_request(chat, "claude-sonnet-4-5"))["messages"]
     [_, here] = turns(HI[0], message)
     assert there["content"][0] == THOUGHT
     assert here["content"][0]["reasoningContent"]["reasoningText"] == {
@@ -627,13 +627,18 @@ def test_families(model: str, takes: str) -> None:
     assert (bool(kind.claude), kind.nova, kind.oss) == tuple(
         name in takes.split() for name in ("claude", "nova", "oss")
     )
-    assert (kind.formats, kind.signs) == ("formats" in takes.split(), "signs" in takes.split())
-    assert not kind.nova or kind.reasons == ("reasons" in takes.split())
+    assert (kind.structured_output, kind.signatures) == (
+        "formats" in takes.split(),
+        "signs" in takes.split(),
+    )
+    assert not kind.nova or kind.reasoning == ("reasons" in takes.split())
 
 
 def test_a_release_of_bedrock_is_no_version_of_claude() -> None:
     claude = family("anthropic.claude-opus-4-20250514-v1:0").claude
-    assert claude and claude.both, "4.0 takes temperature beside top_p, 4.1 does not"
+    assert claude and claude.temperature_and_top_p, (
+        "4.0 takes temperature beside top_p, 4.1 does not"
+    )
 
 
 EVERYTHING: Any = {
@@ -663,4 +668,4 @@ def test_a_damaged_request_never_does_worse_than_be_refused(seed: int, model: st
     whole = {
         k: v for k, v in EVERYTHING.items() if model not in (NOVA2, OLD) or k != "response_format"
     }
-    assert bodies(damaged(whole, seed), partial(wire.request, model=model)) > 20
+    assert bodies(damaged(whole, seed), partial(wire.build_request, model=model)) > 20

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
 from chattable.adapters.bedrock.wire import BedrockWire
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.agents.chat import Chat, Message, Usage
 from chattable.agents.fold import as_message
 
@@ -38,7 +38,7 @@ def stream(name: str):
 
 
 def plain(name: str):
-    return folded(WIRE.reply((DATA / name).read_bytes()))
+    return folded(WIRE.parse_response((DATA / name).read_bytes()))
 
 
 def answer(*blocks: Any, reason: Any = "end_turn", **fields: Any) -> bytes:
@@ -104,7 +104,7 @@ def test_every_cut_of_every_stream_means_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_only_the_usage_comes_after_the_end(name: str) -> None:
-    reader, seen = WIRE.stream(), []
+    reader, seen = WIRE.stream_reader(), []
     for line in (DATA / name).read_bytes().splitlines():
         reader.feed(line)
         seen.append((reader.complete, reader.ended))
@@ -150,7 +150,7 @@ def test_thoughts_come_back_with_the_next_turn() -> None:
         and message["content"] == "9.8 is larger."
     )
     kept = as_message(json.loads(json.dumps(message)))
-    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), kept]), SONNET))[
+    [_, turn] = json.loads(WIRE.build_request(Chat("m", [Message("user", "hi"), kept]), SONNET))[
         "messages"
     ]
     assert turn["content"] == [
@@ -171,7 +171,7 @@ def test_thoughts_come_back_with_the_next_turn() -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_answer_goes_back_as_it_came(name: str) -> None:
     message = as_message(only(plain(name)).message)
-    [_, turn] = json.loads(WIRE.request(Chat("m", [Message("user", "hi"), message]), SONNET))[
+    [_, turn] = json.loads(WIRE.build_request(Chat("m", [Message("user", "hi"), message]), SONNET))[
         "messages"
     ]
     assert turn == json.loads((DATA / name).read_bytes())["output"]["message"]
@@ -212,7 +212,7 @@ def test_citations_pictures_and_its_own_tools() -> None:
             "citations": [{"title": "sums"}],
         }
     }
-    whole = only(folded(WIRE.reply(answer(cited, image)))).message
+    whole = only(folded(WIRE.parse_response(answer(cited, image)))).message
     assert (whole["content"], whole["citations"], whole["images"]) == (
         "It is 51.",
         [{"title": "sums"}],
@@ -234,7 +234,7 @@ def test_what_belongs_to_the_end_is_told_once() -> None:
 
 def test_the_call_that_is_the_answer_itself() -> None:
     body = json.loads(
-        WIRE.request(
+        WIRE.build_request(
             Chat("m", [as_message({"role": "user", "content": "x"})], False,
                  {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}}),
             "amazon.nova-pro-v1:0",
@@ -242,7 +242,7 @@ def test_the_call_that_is_the_answer_itself() -> None:
     )  # fmt: skip
     name = body["toolConfig"]["toolChoice"]["tool"]["name"]
     call = {"toolUse": {"toolUseId": "t", "name": name, "input": {"city": "Paris"}}}
-    choice = only(folded(WIRE.reply(answer(call, reason="tool_use"))))
+    choice = only(folded(WIRE.parse_response(answer(call, reason="tool_use"))))
     assert (
         json.loads(choice.message["content"]) == {"city": "Paris"}
         and choice.finish_reason == "stop"
@@ -266,11 +266,11 @@ ENDS = {
 @pytest.mark.parametrize("reason", [*STOPS, "of_tomorrow"])
 def test_every_end_that_aws_knows(reason: str) -> None:
     if reason.startswith("malformed"):
-        with pytest.raises(BrokenAnswer):
-            WIRE.reply(answer({"text": "x"}, reason=reason))
+        with pytest.raises(InvalidUpstreamResponse):
+            WIRE.parse_response(answer({"text": "x"}, reason=reason))
     else:
         assert (
-            only(folded(WIRE.reply(answer({"text": "x"}, reason=reason)))).finish_reason
+            only(folded(WIRE.parse_response(answer({"text": "x"}, reason=reason)))).finish_reason
             == ENDS[reason]
         )
 
@@ -301,7 +301,7 @@ USAGE: list[Any] = [
 
 @pytest.mark.parametrize("raw, meant", USAGE)
 def test_usage_is_read_field_by_field(raw: Any, meant: Any) -> None:
-    fold = folded(WIRE.reply(answer({"text": "x"}, usage=raw)))
+    fold = folded(WIRE.parse_response(answer({"text": "x"}, usage=raw)))
     assert fold.usage == meant and only(fold).message["content"] == "x"
 
 
@@ -318,7 +318,10 @@ def test_events_and_blocks_of_tomorrow_say_nothing() -> None:
     chunks, complete, ended = read(WIRE, [data])
     assert complete and not ended and only(folded(chunks)).message["content"] == ""
     assert (
-        only(folded(WIRE.reply(answer({"hologram": {}}, {"text": "x"})))).message["content"] == "x"
+        only(folded(WIRE.parse_response(answer({"hologram": {}}, {"text": "x"})))).message[
+            "content"
+        ]
+        == "x"
     )
 
 
@@ -326,7 +329,7 @@ def test_events_and_blocks_of_tomorrow_say_nothing() -> None:
 
 
 def test_an_exception_inside_a_stream_has_the_status_of_its_kind() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UpstreamHTTPError) as caught:
         read(WIRE, [bytes_of("bedrock_error_stream.jsonl")])
     assert (caught.value.status, caught.value.retries) == (429, None)
     chunks, complete, _ = read(
@@ -362,8 +365,8 @@ EXCEPTIONS = [
 
 @pytest.mark.parametrize("kind, body, meant", EXCEPTIONS)
 def test_exceptions(kind: str, body: Any, meant: Any) -> None:
-    with pytest.raises(Refused) as caught:
-        WIRE.stream().feed(json.dumps({kind: body}).encode())
+    with pytest.raises(UpstreamHTTPError) as caught:
+        WIRE.stream_reader().feed(json.dumps({kind: body}).encode())
     assert (caught.value.status, caught.value.param, caught.value.code) == meant
 
 
@@ -372,19 +375,19 @@ def test_every_exception_of_the_service_has_a_status() -> None:
     shapes = [shape for name, shape in streams.items() if name.endswith("Exception")]
     for shape in [*shapes, *SERVICE.operation_model("ConverseStream").error_shapes]:
         name = shape.name[0].lower() + shape.name[1:]
-        with pytest.raises(Refused) as caught:
-            WIRE.stream().feed(json.dumps({name: {"message": "m"}}).encode())
+        with pytest.raises(UpstreamHTTPError) as caught:
+            WIRE.stream_reader().feed(json.dumps({name: {"message": "m"}}).encode())
         http = shape.metadata.get("error", {}).get("httpStatusCode", 500)
         same = {424: 502} | ({400: 429} if "Quota" in name else {})
         assert caught.value.status == same.get(http, http)
 
 
 def test_errors_of_the_stream_itself() -> None:
-    with pytest.raises(Refused) as caught:
-        WIRE.stream().feed(b'{"error": {"code": "ThrottlingException", "message": "slow"}}')
+    with pytest.raises(UpstreamHTTPError) as caught:
+        WIRE.stream_reader().feed(b'{"error": {"code": "ThrottlingException", "message": "slow"}}')
     assert (caught.value.status, caught.value.message) == (429, "slow")
-    with pytest.raises(Refused) as caught:
-        WIRE.stream().feed(b'{"error": {"code": "", "message": ""}}')
+    with pytest.raises(UpstreamHTTPError) as caught:
+        WIRE.stream_reader().feed(b'{"error": {"code": "", "message": ""}}')
     assert (caught.value.status, caught.value.message) == (
         502,
         "The upstream answered with status 502.",
@@ -414,16 +417,18 @@ ERRORS = [
 @pytest.mark.parametrize("status, message, meant", ERRORS)
 def test_errors_of_aws(status: int, message: str, meant: Any) -> None:
     for field in ("message", "Message"):
-        error = WIRE.error(status, json.dumps({field: message}).encode())
+        error = WIRE.parse_error(status, json.dumps({field: message}).encode())
         assert (error.status, error.param, error.code) == meant and error.message == message
 
 
 SECRET = [
-    "User: arn:aws:sts::123456789012:assumed-role/prod-role/i-0abc is not authorized to perform: bedrock:InvokeModel "
+    "User: arn:aws:sts::123456789012:assumed-role/prod-role/i-0abc is not authorized to perform: "
+    "bedrock:InvokeModel "
     "on resource: arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude",
     "Account 123456789012 with key AKIAIOSFODNN7EXAMPLE is suspended",
     "bad token bedrock-api-key-YmVkcm9jay5hbWF6b25hd3M and ABSKQmVkcm9ja0FQSUtleQ==",
-    "The signature does not match. The Canonical String for this request should have been\n'POST\n/model/x\n"
+    "The signature does not match. The Canonical String for this request should have "
+    "been\n'POST\n/model/x\n"
     "x-amz-security-token:FwoGZXIvYXdzEJr'",
 ]
 
@@ -431,7 +436,7 @@ SECRET = [
 @pytest.mark.parametrize("text", SECRET)
 def test_accounts_and_keys_are_nobodys_business(text: str) -> None:
     for refused in (
-        WIRE.error(403, json.dumps({"message": text}).encode()),
+        WIRE.parse_error(403, json.dumps({"message": text}).encode()),
         _thrown({"message": text}),
     ):
         for secret in ("123456789012", "prod-role", "AKIA", "YmVk", "QmVk", "FwoG"):
@@ -439,9 +444,9 @@ def test_accounts_and_keys_are_nobodys_business(text: str) -> None:
         assert refused.message.isprintable() and "…" in refused.message
 
 
-def _thrown(body: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
-        WIRE.stream().feed(json.dumps({"accessDeniedException": body}).encode())
+def _thrown(body: Any) -> UpstreamHTTPError:
+    with pytest.raises(UpstreamHTTPError) as caught:
+        WIRE.stream_reader().feed(json.dumps({"accessDeniedException": body}).encode())
     return caught.value
 
 
@@ -449,7 +454,7 @@ def _thrown(body: Any) -> Refused:
     "body", [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"message": []}', b"[" * 10**5]
 )
 def test_errors_of_no_shape(body: bytes) -> None:
-    assert WIRE.error(503, body).message == "The upstream answered with status 503."
+    assert WIRE.parse_error(503, body).message == "The upstream answered with status 503."
 
 
 CALL = {"toolUse": {"toolUseId": "t", "name": "f", "input": {}}}
@@ -463,8 +468,8 @@ NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"output": {}}', b'{"ou
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
 def test_answers_that_are_none(body: bytes) -> None:
-    with pytest.raises(BrokenAnswer):
-        WIRE.reply(body)
+    with pytest.raises(InvalidUpstreamResponse):
+        WIRE.parse_response(body)
 
 
 BROKEN: list[Any] = [
@@ -480,7 +485,7 @@ BROKEN: list[Any] = [
 
 @pytest.mark.parametrize("said", BROKEN)
 def test_events_that_are_none(said: Any) -> None:
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(InvalidUpstreamResponse):
         read(WIRE, [events(*said)])
 
 
@@ -531,7 +536,7 @@ EVENT = st.one_of(
 def test_hostile_streams_break_in_the_known_ways_only(said: Any) -> None:
     try:
         chunks, _, _ = read(WIRE, [events(*said)])
-    except (BrokenAnswer, Refused) as broken:
+    except (InvalidUpstreamResponse, UpstreamHTTPError) as broken:
         assert isinstance(broken.message, str) and broken.message.isprintable()
         return
     json.dumps([choice.message for choice in folded(chunks).choices()])
@@ -545,8 +550,8 @@ def test_hostile_streams_break_in_the_known_ways_only(said: Any) -> None:
 )
 def test_hostile_answers_break_in_the_known_ways_only(blocks: Any, counts: Any) -> None:
     try:
-        chunks = WIRE.reply(answer(*blocks, usage=counts))
-    except (BrokenAnswer, Refused) as broken:
+        chunks = WIRE.parse_response(answer(*blocks, usage=counts))
+    except (InvalidUpstreamResponse, UpstreamHTTPError) as broken:
         assert broken.message.isprintable()
         return
     json.dumps([choice.message for choice in folded(chunks).choices()])
@@ -554,5 +559,5 @@ def test_hostile_answers_break_in_the_known_ways_only(blocks: Any, counts: Any) 
 
 @given(st.integers(400, 599), ODD | st.fixed_dictionaries({"message": ODD | st.text()}))
 def test_hostile_errors_are_errors(status: int, body: Any) -> None:
-    refused = WIRE.error(status, json.dumps(body).encode())
+    refused = WIRE.parse_error(status, json.dumps(body).encode())
     assert 400 <= refused.status < 600 and refused.message.isprintable()

@@ -26,7 +26,7 @@ WIRES: list[tuple[Wire, str]] = [
 
 def sent(wire: Wire, model: str, *messages: Json, **params: Any) -> Json:
     chat = Chat("ours", [as_message(dict(message)) for message in messages or [HI]], False, params)
-    body: Json = json.loads(wire.request(chat, model))
+    body: Json = json.loads(wire.build_request(chat, model))
     return body
 
 
@@ -88,7 +88,7 @@ def test_c2_models_that_think_by_themselves(
         wire, model, tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}
     )
     assert bool(choice(named)) is bool(forced) and ("tool `f`" in words(named)) is not bool(forced)
-    strict = wire.ruled("reject")
+    strict = wire.with_unsupported("reject")
     if not off:
         assert refused(strict, model, reasoning_effort="none") == "reasoning_effort"
     if not forced:
@@ -180,7 +180,9 @@ def test_c3_a_schema_without_an_end_is_told_in_words(wire: Wire, name: str) -> N
     body = sent(wire, name.format("claude-opus-4-7"), response_format=wanted)
     assert "#/$defs/n" in words(body) and effort(body) is None and "format" not in json.dumps(body)
     assert (
-        refused(wire.ruled("reject"), name.format("claude-opus-4-7"), response_format=wanted)
+        refused(
+            wire.with_unsupported("reject"), name.format("claude-opus-4-7"), response_format=wanted
+        )
         == "response_format"
     )
 
@@ -403,7 +405,7 @@ def test_the_work_of_a_request_grows_with_its_size(work: Callable[[int], object]
 
 def features(wire: Wire = AnthropicWire(), **params: Any) -> str:  # noqa: B008 - it has no state
     messages = params.pop("messages", [Message("user", "hi")])
-    body = wire.request(Chat("ours", messages, False, params), "claude-opus-4-7")
+    body = wire.build_request(Chat("ours", messages, False, params), "claude-opus-4-7")
     return dict(wire.signature("", "", "", body)).get("anthropic-beta", "")
 
 
@@ -423,11 +425,15 @@ def test_c7_a_feature_brings_its_header() -> None:
 
 
 def test_c7_what_a_client_asks_for_passes_from_a_list() -> None:
-    wire = AnthropicWire().ruled("drop")
-    wanted = "interleaved-thinking-2025-05-14, context-1m-2025-08-07,oauth-2025-04-20,interleaved-thinking-2025-05-14"
+    wire = AnthropicWire().with_unsupported("drop")
+    wanted = (
+        "interleaved-thinking-2025-05-14, "
+        "context-1m-2025-08-07,oauth-2025-04-20,interleaved-thinking-2025-05-14"
+    )
     assert features(wire, anthropic_beta=wanted) == "interleaved-thinking-2025-05-14"
     assert features(
-        AnthropicWire().ruled("drop", ["anthropic_beta"]), anthropic_beta=["context-1m-2025-08-07"]
+        AnthropicWire().with_unsupported("drop", ["anthropic_beta"]),
+        anthropic_beta=["context-1m-2025-08-07"],
     ) == ("context-1m-2025-08-07")
     own = features(wire, anthropic_beta=["context-management-2099-01-01"], context_management={})
     assert own == "context-management-2099-01-01", "the client's own version of a feature counts"
@@ -435,7 +441,11 @@ def test_c7_what_a_client_asks_for_passes_from_a_list() -> None:
         with pytest.raises(InvalidRequest) as caught:
             features(wire, anthropic_beta=bad)
         assert caught.value.param == "anthropic_beta"
-    body = sent(BedrockWire().ruled("drop"), "anthropic.claude-opus-4-7-v1", anthropic_beta=wanted)
+    body = sent(
+        BedrockWire().with_unsupported("drop"),
+        "anthropic.claude-opus-4-7-v1",
+        anthropic_beta=wanted,
+    )
     assert body["additionalModelRequestFields"] == {
         "anthropic_beta": ["interleaved-thinking-2025-05-14"]
     }
@@ -467,14 +477,19 @@ def test_c8_who_asks_is_told_as_a_digest_where_it_says_who_that_is(user: str) ->
 def test_f11_what_costs_more_is_withheld_unless_allowed() -> None:
     costly = {"service_tier": "priority", "speed": "fast", "inference_geo": "us"}
     plain = sent(AnthropicWire(), "claude-opus-4-7")
-    assert sent(AnthropicWire().ruled("drop"), "claude-opus-4-7", **costly) == plain
+    assert sent(AnthropicWire().with_unsupported("drop"), "claude-opus-4-7", **costly) == plain
     assert (
-        sent(AnthropicWire().ruled("drop", costly.keys()), "claude-opus-4-7", **costly).keys()
+        sent(
+            AnthropicWire().with_unsupported("drop", costly.keys()), "claude-opus-4-7", **costly
+        ).keys()
         == plain.keys() | costly.keys()
     )
-    assert refused(AnthropicWire().ruled("reject"), "claude-opus-4-7", **costly) == "inference_geo"
+    assert (
+        refused(AnthropicWire().with_unsupported("reject"), "claude-opus-4-7", **costly)
+        == "inference_geo"
+    )
     nova = sent(
-        BedrockWire().ruled("drop"),
+        BedrockWire().with_unsupported("drop"),
         "amazon.nova-pro-v1:0",
         performanceConfig={"latency": "optimized"},
     )
@@ -485,16 +500,18 @@ def test_f11_a_models_own_fields_are_no_way_around_it() -> None:
     model, own = "anthropic.claude-opus-4-7-v1", "additionalModelRequestFields"
     wanted = ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]
     fields = {own: {"anthropic_beta": wanted, "speed": "fast", "top_k": 5}}
-    assert sent(BedrockWire().ruled("drop"), model, **fields)[own] == {
+    assert sent(BedrockWire().with_unsupported("drop"), model, **fields)[own] == {
         "anthropic_beta": wanted[:1],
         "top_k": 5,
     }
     assert (
-        sent(BedrockWire().ruled("drop", ["speed", "anthropic_beta"]), model, **fields)[own]
+        sent(BedrockWire().with_unsupported("drop", ["speed", "anthropic_beta"]), model, **fields)[
+            own
+        ]
         == fields[own]
     )
-    assert refused(BedrockWire().ruled("reject"), model, **fields) == "speed"
+    assert refused(BedrockWire().with_unsupported("reject"), model, **fields) == "speed"
     assert (
-        refused(BedrockWire().ruled("drop"), model, **{own: {"anthropic_beta": 5}})
+        refused(BedrockWire().with_unsupported("drop"), model, **{own: {"anthropic_beta": 5}})
         == "anthropic_beta"
     )

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chattable.adapters.bedrock.eventstream import EventStreamDecoder
-from chattable.adapters.errors import BrokenAnswer
-from chattable.adapters.sse import EventTooLargeError
+from chattable.adapters.errors import InvalidUpstreamResponse
+from chattable.adapters.sse import EventTooLarge
 
 DATA = Path(__file__).parent / "data"
 STREAM = framed((DATA / "bedrock_tools_stream.jsonl").read_bytes())
@@ -79,7 +79,7 @@ def test_no_damaged_byte_is_believed(at):
     data = bytearray(event("messageStart", {"role": "assistant"}))
     for bit in range(8):
         data[at] ^= 1 << bit
-        with pytest.raises((BrokenAnswer, EventTooLargeError)):
+        with pytest.raises((InvalidUpstreamResponse, EventTooLarge)):
             decode(bytes(data), bytes(2**16))
         data[at] ^= 1 << bit
     assert decode(bytes(data))
@@ -91,14 +91,14 @@ def test_half_a_frame_is_no_event():
 
 def test_what_is_too_large_is_known_before_it_is_there():
     prelude = struct.pack(">II", 10_000, 0)
-    with pytest.raises(EventTooLargeError):
+    with pytest.raises(EventTooLarge):
         decode(prelude + struct.pack(">I", crc32(prelude)), limit=9_999)
 
 
 @pytest.mark.parametrize("size, headers", [(0, 0), (15, 0), (16, 1), (2**31, 2**32 - 1)])
 def test_lengths_that_cannot_be(size, headers):
     prelude = struct.pack(">II", size, headers)
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(InvalidUpstreamResponse):
         decode(prelude + struct.pack(">I", crc32(prelude)))
 
 
@@ -108,7 +108,7 @@ DAMAGED = [b"\x05ab", b"\x01a", b"\x01a\x07", b"\x01a\x07\x00\x05abc", b"\x01a\x
 
 @pytest.mark.parametrize("headers", DAMAGED)
 def test_headers_that_are_none(headers):
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(InvalidUpstreamResponse):
         decode(frame(headers, b"{}"))
 
 
@@ -116,5 +116,5 @@ def test_headers_that_are_none(headers):
 def test_noise_breaks_it_in_the_known_ways_only(noise, at):
     try:
         decode(STREAM[:at], *noise, STREAM[at:])
-    except (BrokenAnswer, EventTooLargeError) as error:
+    except (InvalidUpstreamResponse, EventTooLarge) as error:
         assert noise and isinstance(error, Exception)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from chattable.adapters.gemini.models import EFFORTS, generation
+from chattable.adapters.gemini.models import EFFORTS, capabilities
 from chattable.adapters.gemini.wire import GeminiWire
 from chattable.adapters.params import Unsupported
 from chattable.adapters.services import VENDORS
@@ -50,7 +50,7 @@ PIXEL = "iVBORw0KGgo="
 def sent(params=None, messages=HI, *, model=FLASH, stream=False, unsupported="drop"):
     """The body, once the SDK's types have taken it."""
     chat = Chat("ours", messages, stream, params or {})
-    body = json.loads(GeminiWire(unsupported=unsupported).request(chat, model))
+    body = json.loads(GeminiWire(unsupported=unsupported).build_request(chat, model))
     for name, value in body.items():
         if name in KINDS:
             for one in value if isinstance(value, list) else [value]:
@@ -491,7 +491,7 @@ def test_efforts(model, effort, meant):
     lacks = (
         (effort != "none")
         if meant is None
-        else (effort == "none" and not generation(model).stops_thinking)
+        else (effort == "none" and not capabilities(model).stops_thinking)
     )
     if lacks:
         assert (
@@ -534,8 +534,8 @@ def test_googles_own_words_win():
         assert body["cachedContent"] == "cachedContents/x"
         ruled = json.loads(
             GeminiWire()
-            .ruled("reject")
-            .request(Chat("ours", HI, False, params), "gemini-2.5-flash")
+            .with_unsupported("reject")
+            .build_request(Chat("ours", HI, False, params), "gemini-2.5-flash")
         )
         assert ruled["cachedContent"] == "cachedContents/x", "they are not withheld"
     assert "base" not in json.dumps(sent({"extra_body": {"api_base": "http://x"}}))
@@ -684,7 +684,7 @@ def test_every_request_that_parses_is_sent_or_refused_by_name(body, rule):
     """Law: no input is an error of this program's own."""
     try:
         chat = parse({"model": "m"} | body)
-        GeminiWire(unsupported=rule).request(chat, FLASH)
+        GeminiWire(unsupported=rule).build_request(chat, FLASH)
     except ChatError as error:
         assert isinstance(error, InvalidRequest) and error.message
 
@@ -719,7 +719,7 @@ def test_a_turn_survives_the_way_through_a_client():
     body = json.dumps(
         {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}
     ).encode()
-    [chunk] = GeminiWire().reply(body)
+    [chunk] = GeminiWire().parse_response(body)
     raw = json.loads(msgspec.json.encode(as_message({"content": None} | chunk.delta).to_json()))
     again = parse({"model": "m", "messages": [{"role": "user", "content": "x"}, raw]})
     assert contents(*again.messages)[1]["parts"] == [part]

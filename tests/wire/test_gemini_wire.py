@@ -12,11 +12,11 @@ from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.adapters.gemini.wire import GeminiWire
 from chattable.adapters.sse import SseDecoder
 from chattable.agents.chat import Chat, Message, Usage
-from chattable.agents.fold import FINISHES, Fold, Normal, as_message
+from chattable.agents.fold import FINISHES, Accumulator, StreamNormalizer, as_message
 
 DATA = Path(__file__).parent / "data"
 NATIVE = [
@@ -30,16 +30,16 @@ WHOLE = [path.name for path in NATIVE if path.suffix == ".json"]
 
 def read(blocks):
     """The chunks of a stream that comes in these blocks, and whether it came to its end."""
-    decoder, reader = SseDecoder(), GeminiWire().stream()
+    decoder, reader = SseDecoder(), GeminiWire().stream_reader()
     chunks = [
         chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
     ]
     return chunks, reader.complete, reader.ended
 
 
-def folded(chunks) -> Fold:
+def folded(chunks) -> Accumulator:
     """The answer of these chunks; on the way, the law of the normal form is checked."""
-    normal, fold, roles, ended = Normal(), Fold(), set(), set()
+    normal, fold, roles, ended = StreamNormalizer(), Accumulator(), set(), set()
     calls: dict[Any, Any] = {}
     outs = [out for chunk in chunks for out in normal.feed(chunk)] + normal.end()
     for out in outs:
@@ -66,17 +66,17 @@ def folded(chunks) -> Fold:
     return fold
 
 
-def stream(name: str) -> Fold:
+def stream(name: str) -> Accumulator:
     chunks, complete, ended = read([(DATA / name).read_bytes()])
     assert complete and not ended  # only the end of the stream says that no more is to come
     return folded(chunks)
 
 
-def plain(name: str) -> Fold:
-    return folded(GeminiWire().reply((DATA / name).read_bytes()))
+def plain(name: str) -> Accumulator:
+    return folded(GeminiWire().parse_response((DATA / name).read_bytes()))
 
 
-def only(fold: Fold):
+def only(fold: Accumulator):
     [choice] = fold.choices()
     return choice
 
@@ -110,7 +110,7 @@ def test_every_cut_of_every_stream_means_the_same(name):
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if "error" not in name])
 def test_a_stream_is_complete_with_its_last_event_only(name):
-    reader, seen = GeminiWire().stream(), []
+    reader, seen = GeminiWire().stream_reader(), []
     for event in SseDecoder().feed((DATA / name).read_bytes()):
         reader.feed(event)
         seen.append(reader.complete)
@@ -178,21 +178,21 @@ def test_ids_that_are_given_are_kept():
 def test_calls_without_any_id_still_get_different_ones():
     calls = only(
         folded(
-            GeminiWire().reply(
+            GeminiWire().parse_response(
                 answer({"functionCall": {"name": "f"}}, {"functionCall": {"name": "f"}})
             )
         )
     ).message
     assert len({call["id"] for call in calls["tool_calls"]} - {None, ""}) == 2
     same = [{"functionCall": {"name": "f", "id": "x"}}, {"functionCall": {"name": "g", "id": "x"}}]
-    calls = only(folded(GeminiWire().reply(answer(*same)))).message
+    calls = only(folded(GeminiWire().parse_response(answer(*same)))).message
     assert len({call["id"] for call in calls["tool_calls"]}) == 2
 
 
 def test_what_belongs_to_the_end_is_told_once():
     part = {"text": "a", "thoughtSignature": "SIGA"}
     events = [answer(part), answer(part), answer(finish="SAFETY"), answer(finish="SAFETY")]
-    reader = GeminiWire().stream()
+    reader = GeminiWire().stream_reader()
     message = only(folded([chunk for event in events for chunk in reader.feed(event)])).message
     assert message["content"] == "aa" and message["refusal"] == "The answer was stopped: SAFETY."
     assert message["extra_content"]["google"]["thought_signature"] == "SIGA"
@@ -270,12 +270,12 @@ BROKEN = {
     "reason", [reason.value for reason in types.FinishReason] + ["OF_TOMORROW"]
 )
 def test_every_end_that_google_knows(reason):
-    ask = lambda *parts: GeminiWire().reply(answer(*parts, finish=reason))  # noqa: E731
+    ask = lambda *parts: GeminiWire().parse_response(answer(*parts, finish=reason))  # noqa: E731
     if reason in BROKEN:
-        with pytest.raises(BrokenAnswer):
+        with pytest.raises(InvalidUpstreamResponse):
             ask({"text": "x"})
     elif reason in ("MISSING_THOUGHT_SIGNATURE", "PUP_LIMITED_DISABLED"):
-        with pytest.raises(Refused):
+        with pytest.raises(UpstreamHTTPError):
             ask({"text": "x"})
     elif reason in FILTERS:
         assert only(folded(ask())).finish_reason == "content_filter"
@@ -285,7 +285,7 @@ def test_every_end_that_google_knows(reason):
         assert only(folded(ask())).finish_reason == "stop"
     else:  # a plain end, where anything was said
         assert only(folded(ask({"text": "x"}))).finish_reason == "stop"
-        with pytest.raises(BrokenAnswer):
+        with pytest.raises(InvalidUpstreamResponse):
             ask()
 
 
@@ -314,14 +314,14 @@ USAGE = [
 
 @pytest.mark.parametrize("raw, meant", USAGE)
 def test_usage_is_read_field_by_field(raw, meant):
-    fold = folded(GeminiWire().reply(answer({"text": "x"}, usageMetadata=raw)))
+    fold = folded(GeminiWire().parse_response(answer({"text": "x"}, usageMetadata=raw)))
     assert fold.usage == meant and only(fold).message["content"] == "x"
 
 
 def test_signatures_come_back_with_the_next_turn():
     message = as_message(only(plain("gemini_tools.json")).message)
     chat = Chat("m", [Message("user", "hi"), message])
-    [_, turn] = json.loads(GeminiWire().request(chat, "gemini-3.8-flash"))["contents"]
+    [_, turn] = json.loads(GeminiWire().build_request(chat, "gemini-3.8-flash"))["contents"]
     sent = json.loads((DATA / "gemini_tools.json").read_bytes())["candidates"][0]["content"]
     assert turn == {
         "role": "model",
@@ -329,7 +329,7 @@ def test_signatures_come_back_with_the_next_turn():
     }
     message = as_message(only(stream("gemini_text_stream.txt")).message)
     chat = Chat("m", [Message("user", "hi"), message])
-    [_, turn] = json.loads(GeminiWire().request(chat, "gemini-3.8-flash"))["contents"]
+    [_, turn] = json.loads(GeminiWire().build_request(chat, "gemini-3.8-flash"))["contents"]
     [part] = turn["parts"]
     assert (
         part["text"] == "Grüß dich 👋"
@@ -342,7 +342,7 @@ def test_signatures_come_back_with_the_next_turn():
 
 def test_an_error_inside_a_stream_has_its_own_status():
     data = (DATA / "gemini_error_stream.txt").read_bytes()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UpstreamHTTPError) as caught:
         read([data])
     assert (caught.value.status, caught.value.retries) == (503, None)
     chunks, complete, _ = read([data.partition(b'data: {"error"')[0]])
@@ -387,7 +387,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("status, body, meant, param, code, wait", ERRORS)
 def test_errors_of_google(status, body, meant, param, code, wait):
-    refused = GeminiWire().error(status, json.dumps(body).encode())
+    refused = GeminiWire().parse_error(status, json.dumps(body).encode())
     assert (refused.status, refused.param, refused.code, refused.retry_after) == (
         meant,
         param,
@@ -398,7 +398,7 @@ def test_errors_of_google(status, body, meant, param, code, wait):
 
 
 def test_an_overflow_is_told_in_the_words_that_clients_look_for():
-    refused = GeminiWire().error(400, json.dumps(ERRORS[6][1]).encode())
+    refused = GeminiWire().parse_error(400, json.dumps(ERRORS[6][1]).encode())
     assert (
         refused.message.startswith("This model's maximum context length is 1048576 tokens. ")
         and "1200293" in refused.message
@@ -408,7 +408,9 @@ def test_an_overflow_is_told_in_the_words_that_clients_look_for():
 def test_numbers_of_projects_are_nobodys_business():
     text = "Quota exceeded for consumer 'project_number:123456789' in projects/my-secret/locations"
     message = (
-        GeminiWire().error(429, json.dumps(error(429, text, "RESOURCE_EXHAUSTED")).encode()).message
+        GeminiWire()
+        .parse_error(429, json.dumps(error(429, text, "RESOURCE_EXHAUSTED")).encode())
+        .message
     )
     assert "123456789" not in message and "my-secret" not in message and "Quota exceeded" in message
 
@@ -419,7 +421,7 @@ DELAYS = ["", "5", "-5s", "1e9s", "9" * 400 + "s", "NaNs", 5, None, {}, "٣s"]
 @pytest.mark.parametrize("delay", DELAYS)
 def test_a_wait_that_makes_no_sense_is_none(delay):
     body = error(429, "m", "RESOURCE_EXHAUSTED", {"retryDelay": delay}, {}, 5)
-    waited = GeminiWire().error(429, json.dumps(body).encode()).retry_after
+    waited = GeminiWire().parse_error(429, json.dumps(body).encode()).retry_after
     assert waited is None or 0 <= waited < 1e9
 
 
@@ -427,7 +429,7 @@ def test_a_wait_that_makes_no_sense_is_none(delay):
     "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5]
 )
 def test_errors_of_no_shape(body):
-    assert GeminiWire().error(503, body).message == "The upstream answered with status 503."
+    assert GeminiWire().parse_error(503, body).message == "The upstream answered with status 503."
 
 
 NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"candidates": []}', b'{"candidates": [5]}', b'{"candidates": [{}]}',
@@ -440,8 +442,8 @@ NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"candidates": []}', b'
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
 def test_answers_that_are_none(body):
-    with pytest.raises(BrokenAnswer):
-        GeminiWire().reply(body)
+    with pytest.raises(InvalidUpstreamResponse):
+        GeminiWire().parse_response(body)
 
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -530,7 +532,7 @@ def test_hostile_streams_break_in_the_known_ways_only(hostile, cut):
     blocks = [data[i : i + 7] for i in range(0, len(data), 7)] if cut else [data]
     try:
         chunks, _, _ = read(blocks)
-    except (BrokenAnswer, Refused) as broken:
+    except (InvalidUpstreamResponse, UpstreamHTTPError) as broken:
         assert isinstance(broken.message, str) and broken.message.isprintable()
         return
     json.dumps([choice.message for choice in folded(chunks).choices()])
@@ -541,12 +543,12 @@ def test_bytes_in_the_middle_of_a_stream_break_it_in_the_known_ways_only(noise, 
     data = (DATA / "gemini_tools_stream.txt").read_bytes()
     try:
         chunks, _, _ = read([data[:at] + noise + data[at:]])
-    except (BrokenAnswer, Refused):
+    except (InvalidUpstreamResponse, UpstreamHTTPError):
         return
     folded(chunks)
 
 
 @given(st.integers(400, 599), ODD | st.fixed_dictionaries({"error": ODD | ERROR}))
 def test_hostile_errors_are_errors(status, body):
-    refused = GeminiWire().error(status, json.dumps(body).encode())
+    refused = GeminiWire().parse_error(status, json.dumps(body).encode())
     assert 400 <= refused.status < 600 and refused.message.isprintable()

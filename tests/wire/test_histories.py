@@ -63,7 +63,7 @@ def asked(*ids: str, **fields: Any) -> list[Json]:
 def compatible(kind: str, *messages: Json, model: str = "m", **params: Any) -> list[Json]:
     """The messages that a vendor is sent."""
     chat = Chat("ours", [as_message(deepcopy(message)) for message in messages], False, params)
-    body: Json = json.loads(wire_of(kind, None, {}).request(chat, model))
+    body: Json = json.loads(wire_of(kind, None, {}).build_request(chat, model))
     return list(body["messages"])
 
 
@@ -100,13 +100,13 @@ def test_c1_thoughts_go_where_a_vendor_looks_for_them(
 def test_c1_an_unknown_server_gets_a_history_as_it_came() -> None:
     wire = wire_of("openai", "http://127.0.0.1:1/v1", {})
     chat = Chat("ours", [as_message(HI), as_message({**CLAUDE, "odd": 1})])
-    assert json.loads(wire.request(chat, "m"))["messages"] == [HI, {**CLAUDE, "odd": 1}]
+    assert json.loads(wire.build_request(chat, "m"))["messages"] == [HI, {**CLAUDE, "odd": 1}]
 
 
 def test_c1_a_vendor_is_known_by_its_address() -> None:
     wire = wire_of("openai", "https://api.groq.com/openai/v1", {})
     chat = Chat("ours", [as_message(HI), as_message(CLAUDE), as_message(HI)])
-    assert json.loads(wire.request(chat, "llama"))["messages"] == [
+    assert json.loads(wire.build_request(chat, "llama"))["messages"] == [
         HI,
         {"role": "assistant", "content": "Sure."},
         HI,
@@ -126,7 +126,7 @@ def test_words_alone_are_passed_on_untouched(monkeypatch: pytest.MonkeyPatch) ->
             Message("user", "c"),
         ],
     )
-    assert len(json.loads(wire.request(chat, "m"))["messages"]) == 4
+    assert len(json.loads(wire.build_request(chat, "m"))["messages"]) == 4
 
 
 def test_c1_signatures_marks_and_parts_of_others_stay_behind() -> None:
@@ -153,10 +153,10 @@ def test_c1_signatures_marks_and_parts_of_others_stay_behind() -> None:
     assert compatible("openrouter", *history)[0] == history[0]
     chat = Chat("ours", [as_message(m) for m in history], False, {"tools": tools})
     google = wire_of("openai", "https://generativelanguage.googleapis.com/v1beta/openai", {})
-    assert json.loads(google.request(chat, "gemini"))["messages"][1]["tool_calls"] == [
+    assert json.loads(google.build_request(chat, "gemini"))["messages"][1]["tool_calls"] == [
         called("c1", **signed)
     ]
-    assert json.loads(wire_of("groq", None, {}).request(chat, "m"))["tools"] == [
+    assert json.loads(wire_of("groq", None, {}).build_request(chat, "m"))["tools"] == [
         {"type": "function", "function": {"name": "f"}}
     ]
     assert tools[0]["cache_control"], "what was given stays as it is"
@@ -233,7 +233,7 @@ def test_c4_mistrals_thoughts_are_parts_in_both_directions() -> None:
             {"message": {"role": "assistant", "content": turn["content"]}, "finish_reason": "stop"}
         ]
     }
-    [chunk] = OpenAIWire().reply(json.dumps(answer).encode())
+    [chunk] = OpenAIWire().parse_response(json.dumps(answer).encode())
     assert chunk.delta["reasoning_content"] == "Hm."
 
 
@@ -306,9 +306,11 @@ EVERYTHING: Json = {
 
 @pytest.mark.parametrize("kind", ["groq", "mistral", "openrouter", "deepseek", "openai", "vllm"])
 def test_a_damaged_history_never_does_worse_than_be_refused(kind: str) -> None:
-    wire = wire_of(kind, None, {}).ruled("drop")
+    wire = wire_of(kind, None, {}).with_unsupported("drop")
     assert (
-        bodies(damaged(EVERYTHING, 5, 200), lambda chat: wire.request(chat, "mistral-large-2512"))
+        bodies(
+            damaged(EVERYTHING, 5, 200), lambda chat: wire.build_request(chat, "mistral-large-2512")
+        )
         > 50
     )
 
@@ -381,7 +383,7 @@ def test_a_compatible_target_is_sent_what_its_row_takes(history: list[Message]) 
     given = msgspec.json.encode([message.to_json() for message in history])
     for kind, model in COMPATIBLE:
         row = takes(kind, model)
-        body = json.loads(wire_of(kind, None, {}).request(Chat("m", history), model))
+        body = json.loads(wire_of(kind, None, {}).build_request(Chat("m", history), model))
         answered: set[str] = set()
         for i, message in enumerate(body["messages"]):
             thoughts = {*row.thoughts} | ({"reasoning_content"} if row.wants_thoughts else set())
@@ -421,7 +423,7 @@ def test_a_native_target_is_sent_turns_in_an_order_that_it_takes(history: list[M
     silent = next((m.role for m in reversed(history) if m.role != "system"), "") == "user"
     for wire, model in NATIVE:
         try:
-            body = json.loads(wire.request(Chat("m", history), model))
+            body = json.loads(wire.build_request(Chat("m", history), model))
         except InvalidRequest as error:
             assert error.param is not None and error.param.startswith("messages")
             continue

@@ -35,7 +35,7 @@ def sent(
 ) -> Any:
     """The body, once Ollama's types have taken it and know all that is in it."""
     body = json.loads(
-        OllamaWire(unsupported=unsupported).request(
+        OllamaWire(unsupported=unsupported).build_request(
             Chat("ours", messages, stream, params or {}), "qwen3:8b"
         )
     )
@@ -329,4 +329,4 @@ def test_a_damaged_request_never_does_worse_than_be_refused(seed: int, rule: Uns
         if rule == "drop" or k not in ("tool_choice", "parallel_tool_calls", "logit_bias")
     }
     wire = OllamaWire(unsupported=rule)
-    assert bodies(damaged(whole, seed), partial(wire.request, model="m")) > 20
+    assert bodies(damaged(whole, seed), partial(wire.build_request, model="m")) > 20

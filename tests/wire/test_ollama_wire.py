@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ollama._types import ChatResponse
 from wired import DATA, folded, only, read, same_for_every_cut, streamed
 
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.adapters.ollama.ndjson import LineDecoder
 from chattable.adapters.ollama.wire import OllamaWire
-from chattable.adapters.sse import EventTooLargeError
+from chattable.adapters.sse import EventTooLarge
 from chattable.agents.chat import Chat, Usage
 from chattable.agents.fold import as_message
 
@@ -30,7 +30,7 @@ def stream(name: str):
 
 
 def plain(name: str):
-    return folded(WIRE.reply((DATA / name).read_bytes()))
+    return folded(WIRE.parse_response((DATA / name).read_bytes()))
 
 
 def answer(message: Any = None, **fields: Any) -> bytes:
@@ -62,7 +62,7 @@ def test_lines_however_they_are_cut(lines, rest, data):
 def test_a_line_without_an_end():
     decoder = LineDecoder(limit=10)
     assert decoder.feed(b"x" * 10) == []
-    with pytest.raises(EventTooLargeError):
+    with pytest.raises(EventTooLarge):
         decoder.feed(b"x")
     assert LineDecoder(limit=3).feed(b"long\n\n  \r\nlonger\nabc") == [b"long", b"longer"]
 
@@ -83,7 +83,7 @@ def test_every_cut_of_every_stream_means_the_same(name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_stream_is_complete_with_its_last_line_only(name):
-    reader, seen = WIRE.stream(), []
+    reader, seen = WIRE.stream_reader(), []
     for line in (DATA / name).read_bytes().splitlines():
         reader.feed(line)
         seen.append((reader.complete, reader.ended))
@@ -152,7 +152,7 @@ def test_probabilities():
 def test_a_turn_goes_back_as_it_came():
     """The thoughts and calls of an answer are what the next request has."""
     message = as_message(only(stream("ollama_tools_stream.jsonl")).message)
-    [turn] = json.loads(WIRE.request(Chat("m", [message]), "m"))["messages"]
+    [turn] = json.loads(WIRE.build_request(Chat("m", [message]), "m"))["messages"]
     assert turn["thinking"] == "Two things."
     assert [call["function"] for call in turn["tool_calls"]] == [
         {"name": "get_weather", "arguments": {"city": "Zürich", "days": 3}},
@@ -173,7 +173,7 @@ USAGE = [
 
 @pytest.mark.parametrize("counts, meant", USAGE)
 def test_usage_is_read_field_by_field(counts, meant):
-    fold = folded(WIRE.reply(answer({"content": "x"}, **counts)))
+    fold = folded(WIRE.parse_response(answer({"content": "x"}, **counts)))
     assert fold.usage == meant and only(fold).message["content"] == "x"
 
 
@@ -183,7 +183,9 @@ def test_usage_is_read_field_by_field(counts, meant):
 )
 def test_ends(reason, meant):
     assert (
-        only(folded(WIRE.reply(answer({"content": "x"}, done_reason=reason)))).finish_reason
+        only(
+            folded(WIRE.parse_response(answer({"content": "x"}, done_reason=reason)))
+        ).finish_reason
         == meant
     )
 
@@ -193,7 +195,7 @@ def test_ends(reason, meant):
 
 def test_an_error_inside_a_stream():
     data = (DATA / "ollama_error_stream.jsonl").read_bytes()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UpstreamHTTPError) as caught:
         read(WIRE, [data])
     assert (caught.value.status, caught.value.retries) == (502, None)
     assert (
@@ -222,7 +224,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("status, text, meant", ERRORS)
 def test_errors_of_ollama(status, text, meant):
-    error = WIRE.error(status, json.dumps({"error": text}).encode())
+    error = WIRE.parse_error(status, json.dumps({"error": text}).encode())
     assert (error.status, error.param, error.code) == meant and error.message == text
 
 
@@ -235,7 +237,7 @@ def test_errors_of_ollama(status, text, meant):
     ],
 )
 def test_where_things_are_on_the_server_is_nobodys_business(text, kept):
-    assert WIRE.error(500, json.dumps({"error": text}).encode()).message == kept
+    assert WIRE.parse_error(500, json.dumps({"error": text}).encode()).message == kept
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_where_things_are_on_the_server_is_nobodys_business(text, kept):
     ],
 )
 def test_errors_of_no_shape(body):
-    assert WIRE.error(503, body).message == "The upstream answered with status 503."
+    assert WIRE.parse_error(503, body).message == "The upstream answered with status 503."
 
 
 NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"done": 1}', b'{"done": true, "message": 5}', answer({"content": 5}),
@@ -263,8 +265,8 @@ NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"done": 1}', b'{"done"
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
 def test_answers_that_are_none(body):
-    with pytest.raises(BrokenAnswer):
-        WIRE.reply(body)
+    with pytest.raises(InvalidUpstreamResponse):
+        WIRE.parse_response(body)
 
 
 ODD = st.recursive(
@@ -299,7 +301,7 @@ LINE = st.fixed_dictionaries(
 def test_hostile_streams_break_in_the_known_ways_only(lines):
     try:
         chunks, _, _ = read(WIRE, [b"".join(json.dumps(line).encode() + b"\n" for line in lines)])
-    except (BrokenAnswer, Refused) as broken:
+    except (InvalidUpstreamResponse, UpstreamHTTPError) as broken:
         assert isinstance(broken.message, str) and broken.message.isprintable()
         return
     json.dumps([choice.message for choice in folded(chunks).choices()])
@@ -307,5 +309,5 @@ def test_hostile_streams_break_in_the_known_ways_only(lines):
 
 @given(st.integers(400, 599), ODD | st.fixed_dictionaries({"error": ODD}))
 def test_hostile_errors_are_errors(status, body):
-    refused = WIRE.error(status, json.dumps(body).encode())
+    refused = WIRE.parse_error(status, json.dumps(body).encode())
     assert 400 <= refused.status < 600 and refused.message.isprintable()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from chattable.adapters.errors import BrokenAnswer, Refused
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamHTTPError
 from chattable.adapters.openai.wire import OpenAIWire, Quirks
 from chattable.adapters.services import VENDORS
 from chattable.adapters.sse import SseDecoder
 from chattable.agents.chat import Chat, Message, Usage
-from chattable.agents.fold import Fold, Normal
+from chattable.agents.fold import Accumulator, StreamNormalizer
 
 DATA = Path(__file__).parent / "data"
 STREAMS = sorted(
@@ -24,15 +24,15 @@ STREAMS = sorted(
 
 def read(blocks):
     """The chunks of a stream that comes in these blocks, and whether it came to its end."""
-    decoder, reader = SseDecoder(), OpenAIWire().stream()
+    decoder, reader = SseDecoder(), OpenAIWire().stream_reader()
     chunks = [
         chunk for block in blocks for event in decoder.feed(block) for chunk in reader.feed(event)
     ]
     return chunks, reader.complete
 
 
-def folded(chunks) -> Fold:
-    normal, fold = Normal(), Fold()
+def folded(chunks) -> Accumulator:
+    normal, fold = StreamNormalizer(), Accumulator()
     for chunk in chunks:
         for out in normal.feed(chunk):
             fold.add(out)
@@ -41,22 +41,22 @@ def folded(chunks) -> Fold:
     return fold
 
 
-def stream(name: str) -> Fold:
+def stream(name: str) -> Accumulator:
     chunks, complete = read([(DATA / name).read_bytes()])
     assert complete
     return folded(chunks)
 
 
-def plain(name: str) -> Fold:
-    return folded(OpenAIWire().reply((DATA / name).read_bytes()))
+def plain(name: str) -> Accumulator:
+    return folded(OpenAIWire().parse_response((DATA / name).read_bytes()))
 
 
-def used(fold: Fold) -> Any:
+def used(fold: Accumulator) -> Any:
     assert fold.usage
     return fold.usage
 
 
-def only(fold: Fold):
+def only(fold: Accumulator):
     [choice] = fold.choices()
     return choice
 
@@ -149,7 +149,7 @@ def test_openai_several_choices():
 
 def test_several_choices_are_complete_only_together():
     """Law: what one choice says after another has ended is waited for."""
-    reader, seen = OpenAIWire().stream(), []
+    reader, seen = OpenAIWire().stream_reader(), []
     for event in SseDecoder().feed((DATA / "openai_n_stream.txt").read_bytes())[:-1]:
         reader.feed(event)
         seen.append(reader.complete)
@@ -191,7 +191,7 @@ def test_mistral_content_as_parts():
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if "error" in name])
 def test_an_error_inside_a_good_status(name):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UpstreamHTTPError) as caught:
         read([(DATA / name).read_bytes()])
     assert caught.value.status == (500 if "vllm" in name else 502) and caught.value.retries is None
     kept = (DATA / name).read_bytes().partition(b'"error"')[0].rpartition(b"data: ")[0]
@@ -204,7 +204,7 @@ def test_an_error_inside_a_good_status(name):
 
 def sent(params=None, *, streaming=False, messages=None, **quirks):
     chat = Chat("ours", messages or [Message("user", "hi")], streaming, params or {})
-    return json.loads(OpenAIWire(Quirks(**quirks)).request(chat, "theirs"))
+    return json.loads(OpenAIWire(Quirks(**quirks)).build_request(chat, "theirs"))
 
 
 def test_a_request_goes_out_as_it_came():
@@ -284,7 +284,7 @@ def test_every_compatible_vendor_gets_a_request_that_keeps_the_words(name):
         True,
         {"max_completion_tokens": 3},
     )
-    body = json.loads(VENDORS[name].wire.request(chat, "theirs"))
+    body = json.loads(VENDORS[name].wire.build_request(chat, "theirs"))
     assert [m["content"] for m in body["messages"]] == ["be kind", "hi"] and body["stream"] is True
     assert 3 in (body.get("max_tokens"), body.get("max_completion_tokens"))
 
@@ -307,7 +307,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("status, body, meant", ERRORS)
 def test_errors_of_every_shape(status, body, meant):
-    error = OpenAIWire().error(status, json.dumps(body).encode())
+    error = OpenAIWire().parse_error(status, json.dumps(body).encode())
     assert (error.status, error.message, error.param, error.code) == meant
 
 
@@ -315,7 +315,7 @@ def test_errors_of_every_shape(status, body, meant):
     "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5]
 )
 def test_errors_of_no_shape(body):
-    assert OpenAIWire().error(503, body).message == "The upstream answered with status 503."
+    assert OpenAIWire().parse_error(503, body).message == "The upstream answered with status 503."
 
 
 @pytest.mark.parametrize(
@@ -323,5 +323,5 @@ def test_errors_of_no_shape(body):
     [b"{}", b'{"choices": []}', b'{"choices": [5]}', b'{"choices": [{}]}', b"[]", b"", b"\xff"],
 )
 def test_answers_that_are_none(body):
-    with pytest.raises(BrokenAnswer):
-        OpenAIWire().reply(body)
+    with pytest.raises(InvalidUpstreamResponse):
+        OpenAIWire().parse_response(body)

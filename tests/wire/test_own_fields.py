@@ -30,7 +30,7 @@ TRANSLATING = {"anthropic", "bedrock", "gemini", "ollama-native"}  # drop what t
 def test_f1_no_parameter_takes_the_place_of_a_requests_own_fields(name: str, stream: bool) -> None:
     def sent(**params: Any) -> Any:
         chat = Chat("m", SAID, stream, {"seed": 1, **params})
-        return json.loads(WIRES[name].request(chat, "upstream-m"))
+        return json.loads(WIRES[name].build_request(chat, "upstream-m"))
 
     plain = sent()
     for field, value in {**EVIL, "stream": not stream}.items():

@@ -10,13 +10,19 @@ from answers import bytewise, splits
 from frames import framed
 from wired import DATA, Alone
 
-from chattable.adapters import upstream as module
-from chattable.adapters.errors import BrokenAnswer, Refused, TimedOut, UpstreamError
+from chattable.adapters import stream_reading, upstream
+from chattable.adapters.errors import (
+    InvalidUpstreamResponse,
+    UpstreamError,
+    UpstreamHTTPError,
+    UpstreamTimedOut,
+)
 from chattable.adapters.services import VENDORS
-from chattable.adapters.upstream import Provider, Timeouts, Upstream
+from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chat import Chat, Chunk, Message
-from chattable.agents.chattable import Context, User
-from chattable.agents.drive import drive
+from chattable.agents.chattable import Context, TurnUser
+from chattable.agents.run_turn import run_turn
 
 SSE = "text/event-stream"
 # kind → the type of its streams, and one with words, calls or thoughts in it
@@ -71,23 +77,23 @@ async def chunks(
     media: str | None = "",
     *,
     stream: bool = True,
-    timeouts: Timeouts | None = None,
+    timeouts: UpstreamTimeouts | None = None,
 ) -> list[Chunk]:
     """What is made of a body."""
     kind = name.split()[0]
     vendor = VENDORS[kind]
     options = {"region": "eu-central-1", "api_version": "2024-10-21"}
     media = STREAMS[name][0] if media == "" else media
-    provider = Provider(
+    provider = UpstreamProvider(
         kind,
-        vendor.wire.told(options),
+        vendor.wire.with_options(options),
         "http://x.test",
         Answering(media, blocks),
         api_key="key-of-x",
     )
     upstream = Upstream(provider, "m", retries=0, timeouts=timeouts)
-    ctx = Context(Alone(), Chat("m", [Message("user", "Hi")], stream, {}), User("u", "u"), "m")
-    return [chunk async for chunk in drive(upstream, ctx)]
+    ctx = Context(Alone(), Chat("m", [Message("user", "Hi")], stream, {}), TurnUser("u", "u"), "m")
+    return [chunk async for chunk in run_turn(upstream, ctx)]
 
 
 def mangled(name: str) -> dict[str, bytes]:
@@ -187,7 +193,7 @@ async def test_a_stream_that_is_cut_is_an_error(name: str) -> None:
     events = pieces(name)
     for at in range(last(name, events) + 1):
         for half in (b"", events[at][:-7]):
-            with pytest.raises(BrokenAnswer):
+            with pytest.raises(InvalidUpstreamResponse):
                 await chunks(name, [*events[:at], half] if half else events[:at])
 
 
@@ -209,11 +215,11 @@ async def test_a1_an_error_is_one_on_every_wire(name: str) -> None:
                 with pytest.raises(UpstreamError) as caught:
                     await chunks(name, [error], media, stream=stream)
                 assert name == "bedrock" or (
-                    isinstance(caught.value, Refused) and caught.value.status == 429
+                    isinstance(caught.value, UpstreamHTTPError) and caught.value.status == 429
                 )
         if name != "bedrock":
             for event in (b"data: %b\n\n" if name in EVENTS else b"%b\n",):
-                with pytest.raises(Refused) as refused:
+                with pytest.raises(UpstreamHTTPError) as refused:
                     await chunks(name, [*pieces(name)[:2], event % error])
                 assert refused.value.status == 429
 
@@ -240,7 +246,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
+    for module in (upstream, stream_reading):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -256,7 +263,7 @@ async def test_d_a_model_may_think_for_minutes_in_silence(clock: Clock) -> None:
     for before in ([], [(1.0, ROLE)]):  # a role is no token
         said = await chunks("openai", clock.late(*before, (290.0, WORD), (1.0, END)))
         assert "".join(chunk.text for chunk in said) == "a"
-        with pytest.raises(TimedOut, match=r"no token within 300 seconds"):
+        with pytest.raises(UpstreamTimedOut, match=r"no token within 300 seconds"):
             await chunks("openai", clock.late(*before, (299.0, b"da"), (2.0, b"ta"), (1.0, WORD)))
 
 
@@ -266,14 +273,14 @@ async def test_d_a_model_may_think_for_minutes_in_silence(clock: Clock) -> None:
 async def test_d_heartbeats_are_life_until_the_time_for_all_is_up(
     clock: Clock, beat: bytes
 ) -> None:
-    limits = Timeouts(first_token=10, between_tokens=5, total=100)
+    limits = UpstreamTimeouts(first_token=10, between_tokens=5, total=100)
     said = await chunks(
         "openai", clock.late(*[(9.0, beat)] * 9, (9.0, WORD), (1.0, END)), timeouts=limits
     )
     assert "".join(chunk.text for chunk in said) == "a"
-    with pytest.raises(TimedOut, match="did not finish its answer within 100 seconds"):
+    with pytest.raises(UpstreamTimedOut, match="did not finish its answer within 100 seconds"):
         await chunks("openai", clock.late(*[(9.0, beat)] * 20), timeouts=limits)
-    with pytest.raises(TimedOut, match="stopped sending within 5 seconds"):
+    with pytest.raises(UpstreamTimedOut, match="stopped sending within 5 seconds"):
         await chunks(
             "openai",
             clock.late((9.0, WORD), *[(4.0, beat)] * 3, (4.0, b"d"), (2.0, b"a"), (1.0, WORD)),
@@ -304,7 +311,7 @@ async def test_a3_gemini_goes_on_after_a_finish_until_its_stream_ends(clock: Clo
     said = await chunks("gemini", clock.late(*[(20.0, block) for block in rounds]))
     assert "".join(chunk.text for chunk in said) == "Let me see. 2."
     assert [chunk.finish_reason for chunk in said if chunk.finish_reason] == ["length"]
-    with pytest.raises(BrokenAnswer, match="middle"):  # it went on, and said no more
+    with pytest.raises(InvalidUpstreamResponse, match="middle"):  # it went on, and said no more
         await chunks("gemini", rounds[:3])
 
 

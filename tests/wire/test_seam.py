@@ -7,13 +7,13 @@ import pytest
 import respx
 from wired import Alone
 
-from chattable.adapters.errors import Refused
+from chattable.adapters.errors import UpstreamHTTPError
 from chattable.adapters.openai.wire import OpenAIWire
-from chattable.adapters.upstream import Provider, Upstream
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import Context, User
-from chattable.agents.drive import drive
-from chattable.agents.fold import Fold
+from chattable.agents.chattable import Context, TurnUser
+from chattable.agents.fold import Accumulator
+from chattable.agents.run_turn import run_turn
 
 URL = "https://api.vendor.test/v1"
 ANSWER = {
@@ -24,13 +24,13 @@ ANSWER = {
 }
 
 
-async def ask(router: respx.MockRouter) -> Fold:
+async def ask(router: respx.MockRouter) -> Accumulator:
     transport = httpx.MockTransport(router.async_handler)
-    provider = Provider("vendor", OpenAIWire(), URL, transport, api_key="sk-secret-key")
+    provider = UpstreamProvider("vendor", OpenAIWire(), URL, transport, api_key="sk-secret-key")
     chat = Chat("m", [Message("user", "Hi")], False, {"temperature": 0.5, "unknown": [1]})
-    ctx = Context(Alone(), chat, User("u", "u"), "m")
-    fold = Fold()
-    async for chunk in drive(Upstream(provider, "vendor-model"), ctx):
+    ctx = Context(Alone(), chat, TurnUser("u", "u"), "m")
+    fold = Accumulator()
+    async for chunk in run_turn(Upstream(provider, "vendor-model"), ctx):
         fold.add(chunk)
     return fold
 
@@ -51,7 +51,7 @@ async def test_it_is_asked_once() -> None:
     """Who is asked after a failure, and when, is the router's to say."""
     router = respx.MockRouter()
     route = router.post(f"{URL}/chat/completions").respond(503, json={"error": {"message": "busy"}})
-    with pytest.raises(Refused):
+    with pytest.raises(UpstreamHTTPError):
         await ask(router)
     assert route.call_count == 1
 
@@ -60,6 +60,6 @@ async def test_a_refusal_keeps_its_meaning_and_loses_our_key() -> None:
     router = respx.MockRouter()
     error = {"message": "bad key sk-secret-key at api.vendor.test", "code": "odd", "param": "model"}
     router.post(f"{URL}/chat/completions").respond(400, json={"error": error})
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UpstreamHTTPError) as refused:
         await ask(router)
     assert (refused.value.message, refused.value.param) == ("bad key … at …", "model")

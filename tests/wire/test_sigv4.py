@@ -10,13 +10,13 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.bedrock.sigv4 import Key, Scope, sign
+from chattable.adapters.bedrock.sigv4 import SigningKey, SigningScope, sign
 from chattable.adapters.bedrock.wire import BedrockWire
 
 # The example account of AWS's documents and of its published test suite.
-KEY = Key("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+KEY = SigningKey("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)
-SUITE, IAM = Scope("us-east-1", "service"), Scope("us-east-1", "iam")
+SUITE, IAM = SigningScope("us-east-1", "service"), SigningScope("us-east-1", "iam")
 HOST = ("host", "example.amazonaws.com")
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 PUBLISHED = [
@@ -37,7 +37,8 @@ def test_the_published_signatures(scope, method, target, headers, body, signatur
     names = ";".join(sorted(name.lower() for name, _ in [*headers, ("x-amz-date", "")]))
     assert own == {
         "x-amz-date": "20150830T123600Z",
-        "authorization": f"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/{scope.service}/aws4_request, "
+        "authorization": "AWS4-HMAC-SHA256 "
+        f"Credential=AKIDEXAMPLE/20150830/us-east-1/{scope.service}/aws4_request, "
         f"SignedHeaders={names}, Signature={signature}",
     }
 
@@ -107,7 +108,9 @@ def test_it_agrees_about_queries(query):
     ],
 )
 def test_the_region_is_the_settings_or_the_addresss(region, host, meant):
-    headers = dict(BedrockWire().told({"region": region}).signature("AKID:secret", host, "/", b""))
+    headers = dict(
+        BedrockWire().with_options({"region": region}).signature("AKID:secret", host, "/", b"")
+    )
     assert f"/{meant}/bedrock/aws4_request" in headers["authorization"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chattable.adapters.sse import EventTooLargeError, SseDecoder
+from chattable.adapters.sse import EventTooLarge, SseDecoder
 
 line = st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b""))
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -106,7 +106,7 @@ def test_only_a_whole_mark_at_the_start_is_passed_over(start):
 def test_an_event_without_an_end_has_a_limit(what, size):
     decoder, fed = SseDecoder(limit=1000), 0
     stream = what * 3000
-    with pytest.raises(EventTooLargeError):
+    with pytest.raises(EventTooLarge):
         for at in range(0, len(stream), size):
             decoder.feed(stream[at : at + size])
             fed += size

@@ -13,14 +13,14 @@ from frames import event, framed
 from upstream import ScriptedUpstream
 from wired import DATA, Alone
 
-from chattable.adapters.errors import BrokenAnswer, Refused, UpstreamError
+from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamError, UpstreamHTTPError
 from chattable.adapters.services import VENDORS
 from chattable.adapters.transport import AiohttpTransport
-from chattable.adapters.upstream import Provider, Upstream
+from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chat import Chat, Message
-from chattable.agents.chattable import Context, User
-from chattable.agents.drive import drive
-from chattable.agents.fold import Fold
+from chattable.agents.chattable import Context, TurnUser
+from chattable.agents.fold import Accumulator
+from chattable.agents.run_turn import run_turn
 
 ID, SECRET, TOKEN = (
     "AKIAIOSFODNN7EXAMPLE",
@@ -77,17 +77,19 @@ async def ask(server: ScriptedUpstream) -> AsyncIterator[Ask]:
 
     async def ask(
         kind: str, *, stream: bool = False, key: str | None = None, max_output: int | None = None
-    ) -> Fold:
+    ) -> Accumulator:
         vendor, options = VENDORS[kind], OPTIONS.get(kind, {})
         url = vendor.address(f"http://127.0.0.1:{server.port}", options)
         key = KEYS.get(kind, "") if key is None else key
-        provider = Provider(kind, vendor.wire.told(options), url, transport, api_key=key)
+        provider = UpstreamProvider(
+            kind, vendor.wire.with_options(options), url, transport, api_key=key
+        )
         upstream = Upstream(provider, MODELS.get(kind, "m"), max_output=max_output)
         ctx = Context(
-            Alone(), Chat("m", [Message("user", "Hi 👋")], stream, {}), User("u", "u"), "m"
+            Alone(), Chat("m", [Message("user", "Hi 👋")], stream, {}), TurnUser("u", "u"), "m"
         )
-        fold = Fold()
-        async for chunk in drive(upstream, ctx):
+        fold = Accumulator()
+        async for chunk in run_turn(upstream, ctx):
             fold.add(chunk)
         return fold
 
@@ -129,14 +131,14 @@ async def test_a_stream_that_ends_in_the_middle(
 ) -> None:
     media, data = STREAMS[kind]
     server.script(streaming(media, data[: len(data) // 3]))
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(InvalidUpstreamResponse):
         await ask(kind, stream=True)
 
 
 @pytest.mark.parametrize("kind", KEYS)
 async def test_a_stream_of_something_else(kind: str, server: ScriptedUpstream, ask: Ask) -> None:
     server.script(streaming(STREAMS[kind][0], b"data: <html>\n\n" * 9))
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(InvalidUpstreamResponse):
         await ask(kind, stream=True)
 
 
@@ -150,7 +152,7 @@ async def test_what_comes_after_an_exception_is_not_read(
             said + event("throttlingException", {"message": f"{SECRET} is slow"}) + said,
         )
     )
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UpstreamHTTPError) as caught:
         await ask("bedrock", stream=True)
     assert (caught.value.status, caught.value.message) == (429, "… is slow")
 

@@ -11,8 +11,14 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest, clip
-from chattable.proxy.routes.typed import PAGE, InjectedHouse, Limit, ListPage, page
-from chattable.proxy.store.audit import AuditEntry
+from chattable.proxy.people.audit import AuditEntry
+from chattable.proxy.routes.typed import (
+    PAGE,
+    InjectedServices,
+    Limit,
+    ListPage,
+    page,
+)
 
 MOMENT = "A date or time in ISO 8601, in UTC unless it says otherwise, or unix seconds"
 
@@ -39,7 +45,7 @@ class AuditPage(ListPage[AuditRecord], kw_only=True):
 
 @get("/audit", summary="Who changed what, newest first")
 async def list_audit(
-    house: InjectedHouse,
+    services: InjectedServices,
     who: Annotated[str, QueryParameter(name="actor")] = "",
     action: FromQuery[str] = "",
     target: FromQuery[str] = "",
@@ -48,7 +54,7 @@ async def list_audit(
     limit: Limit = PAGE,
     after: FromQuery[str | None] = None,
 ) -> AuditPage:
-    found = await house.audit.list(
+    found = await services.audit.list(
         limit,
         after,
         actor=who,

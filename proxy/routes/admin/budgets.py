@@ -12,13 +12,15 @@ from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import UNSET, Struct, UnsetType
 
-from chattable.budget import law
-from chattable.budget.books import LedgerDialect
+from chattable.budget import operations
 from chattable.budget.errors import UnknownLimitError
-from chattable.budget.ledger import Amount, Difference, Entry, Room
+from chattable.budget.ledger import Amount, Balance, Difference, Posting
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
+from chattable.budget.postings import LedgerDialect
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.catalog.prices import unpriced, unpriced_under
+from chattable.proxy.people.audit import Actor, Effect
+from chattable.proxy.people.users import user_named
 from chattable.proxy.routes.admin.subjects import Found, Subjects, invalid
 from chattable.proxy.routes.typed import (
     FIRST,
@@ -26,16 +28,14 @@ from chattable.proxy.routes.typed import (
     Deleted,
     Entries,
     InjectedActor,
-    InjectedHouse,
+    InjectedServices,
     ListPage,
     page,
 )
 from chattable.proxy.routes.typed import Limit as PageSize
-from chattable.proxy.services import House
-from chattable.proxy.store.audit import Actor, Effect
+from chattable.proxy.services import Services
 from chattable.proxy.store.errors import Invalid
 from chattable.proxy.store.text import printable, short
-from chattable.proxy.store.users import user_named
 
 T = TypeVar("T")
 Book = Callable[[LedgerDialect, str, str, Amount, str], Steps[None]]
@@ -126,13 +126,13 @@ class LedgerCheck(Struct, kw_only=True):
     data: list[Difference]
 
 
-class Budgets:
+class BudgetOperations:
     """What admins ask of budgets, as operations: one transaction each."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
-        self._subjects = Subjects(house)
-        self._lacking = unpriced(house.config)
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._subjects = Subjects(services)
+        self._lacking = unpriced(services.config)
 
     async def change(
         self,
@@ -143,10 +143,10 @@ class Budgets:
         operation: Callable[[Effect], Steps[T]],
     ) -> T:
         """Changes a budget, with the entry in the audit trail."""
-        answer = await self._house.audit.recorded(
+        answer = await self._services.audit.recorded(
             actor, f"budget.{action}", target, details, operation
         )
-        self._house.metering.forget()
+        self._services.metering.forget()
         return answer
 
     def created(
@@ -156,14 +156,14 @@ class Budgets:
         found = yield from find()
         effect.about(limit.id, f"{limit.kind} {found.name}")
         limit = msgspec.structs.replace(limit, subject=found.id)
-        yield from law.put_limit(limit)
+        yield from operations.put_limit(limit)
         return (yield from self._shown(limit, found.name))
 
     def listed(self, user: str) -> Steps[list[BudgetObject]]:
         """The budgets of one user, or all."""
         owner = yield from _owner(user)
         found = []
-        for limit in (yield from law.limits()):
+        for limit in (yield from operations.limits()):
             own = limit.kind == "user" and limit.subject == owner
             if not owner or own or limit.kind == "each_user":
                 subject = yield from self._subjects.shown(limit)
@@ -178,13 +178,13 @@ class Budgets:
         limit, subject = yield from self._named(limit_id, effect)
         limit = msgspec.structs.replace(limit, **changes)
         _check(limit)
-        yield from law.put_limit(limit)
+        yield from operations.put_limit(limit)
         return (yield from self._shown(limit, subject))
 
     def ended(self, limit_id: str, effect: Effect) -> Steps[Deleted]:
         """Ends a budget."""
         limit, _ = yield from self._named(limit_id, effect)
-        yield from law.drop_limit(limit.id)
+        yield from operations.drop_limit(limit.id)
         return Deleted(id=limit.id, object="budget.deleted")
 
     def booked(
@@ -193,7 +193,7 @@ class Budgets:
         """Grants or refunds."""
         limit, subject = yield from self._named(limit_id, effect)
         owner = yield from _owner(user)
-        yield from book(self._house.ledger.dialect, limit.id, owner, amount, reason)
+        yield from book(self._services.ledger.dialect, limit.id, owner, amount, reason)
         return (yield from self._shown(limit, subject, owner))
 
     def _named(self, limit_id: str, effect: Effect) -> Steps[tuple[Limit, str | bool]]:
@@ -202,7 +202,7 @@ class Budgets:
             printable(limit_id, "budget")
         except Invalid:  # what cannot be in a table is not sent to the database
             raise UnknownLimitError(f"There is no budget {limit_id!r}.") from None
-        limit = yield from law.limit_of_id(limit_id)
+        limit = yield from operations.limit_of_id(limit_id)
         subject = yield from self._subjects.shown(limit)
         effect.about(limit.id, f"{limit.kind} {subject}")
         return limit, subject
@@ -210,19 +210,19 @@ class Budgets:
     def _shown(self, limit: Limit, subject: str | bool, owner: str = "") -> Steps[BudgetObject]:
         """A budget with what is left of it."""
         known = limit.kind != "each_user" or owner
-        room = None
+        balance = None
         if known:
-            room = yield from law.room(self._house.ledger.dialect, limit.id, owner)
-        shown = shown_budget(limit, subject, room)
+            balance = yield from operations.balance(self._services.ledger.dialect, limit.id, owner)
+        shown = shown_budget(limit, subject, balance)
         shown.unpriced_models = unpriced_under(limit, self._lacking)
         return shown
 
 
 @post("/budgets", summary="Create a budget")
 async def create_budget(
-    data: JSONBody[NewBudget], actor: InjectedActor, house: InjectedHouse
+    data: JSONBody[NewBudget], actor: InjectedActor, services: InjectedServices
 ) -> BudgetObject:
-    subjects, budgets = Subjects(house), Budgets(house)
+    subjects, budgets = Subjects(services), BudgetOperations(services)
     kind, name = subjects.parse(data.subject)
     models = data.models
     limit = Limit(
@@ -243,9 +243,9 @@ async def create_budget(
 
 
 @get("/budgets", summary="List budgets; those of one user, or all")
-async def list_budgets(house: InjectedHouse, user: FromQuery[str] = "") -> BudgetPage:
-    budgets = Budgets(house)
-    return page(BudgetPage, await house.ledger.storage.read(lambda: budgets.listed(user)))
+async def list_budgets(services: InjectedServices, user: FromQuery[str] = "") -> BudgetPage:
+    budgets = BudgetOperations(services)
+    return page(BudgetPage, await services.ledger.storage.read(lambda: budgets.listed(user)))
 
 
 @patch("/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
@@ -253,22 +253,22 @@ async def change_budget(
     limit_id: FromPath[str],
     data: JSONBody[BudgetChange],
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> BudgetObject:
     told = msgspec.to_builtins(data)
     given = dict(told)
     if "cost_usd" in given:
         given["cost"] = _micro(given.pop("cost_usd"))
-    budgets = Budgets(house)
+    budgets = BudgetOperations(services)
     update = partial(budgets.updated, limit_id, given)
     return await budgets.change(actor, "update", limit_id, told, update)
 
 
 @delete("/budgets/{limit_id:str}", status_code=200, summary="End a budget; its entries stay")
 async def delete_budget(
-    limit_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
+    limit_id: FromPath[str], actor: InjectedActor, services: InjectedServices
 ) -> Deleted:
-    budgets = Budgets(house)
+    budgets = BudgetOperations(services)
     end = partial(budgets.ended, limit_id)
     return await budgets.change(actor, "delete", limit_id, {}, end)
 
@@ -278,9 +278,9 @@ async def grant_budget(
     limit_id: FromPath[str],
     data: JSONBody[BudgetAmount],
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> BudgetObject:
-    return await _booked(house, actor, "grant", law.grant, limit_id, data)
+    return await _booked(services, actor, "grant", operations.grant, limit_id, data)
 
 
 @post(
@@ -292,14 +292,14 @@ async def refund_budget(
     limit_id: FromPath[str],
     data: JSONBody[BudgetAmount],
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> BudgetObject:
-    return await _booked(house, actor, "refund", law.refund, limit_id, data)
+    return await _booked(services, actor, "refund", operations.refund, limit_id, data)
 
 
 @get("/ledger", summary="Entries, oldest first")
 async def list_ledger(
-    house: InjectedHouse,
+    services: InjectedServices,
     user: FromQuery[str] = "",
     budget: FromQuery[str] = "",
     limit: PageSize = PAGE,
@@ -307,18 +307,20 @@ async def list_ledger(
 ) -> LedgerPage:
     most, limit_id = min(max(1, limit), 1000), printable(budget, "budget")
 
-    def listed() -> Steps[list[Entry]]:
+    def listed() -> Steps[list[Posting]]:
         owner = yield from _owner(user)
-        return (yield from law.entries(limit_id, "", owner, after, most + 1))
+        return (yield from operations.entries(limit_id, "", owner, after, most + 1))
 
-    entries = await house.ledger.storage.read(listed)
+    entries = await services.ledger.storage.read(listed)
     return page(LedgerPage, [_entry(entry) for entry in entries[:most]], more=len(entries) > most)
 
 
 @post("/ledger/verify", status_code=200, summary="Recompute every balance from its entries")
-async def verify_ledger(house: InjectedHouse) -> LedgerCheck:
-    wrong = await house.ledger.verify()
-    return LedgerCheck(accounts=await house.ledger.accounts(), differences=len(wrong), data=wrong)
+async def verify_ledger(services: InjectedServices) -> LedgerCheck:
+    wrong = await services.ledger.verify()
+    return LedgerCheck(
+        accounts=await services.ledger.accounts(), differences=len(wrong), data=wrong
+    )
 
 
 ROUTES = Router(
@@ -338,7 +340,7 @@ ROUTES = Router(
 
 
 async def _booked(
-    house: House,
+    services: Services,
     actor: Actor,
     action: str,
     book: Book,
@@ -351,7 +353,7 @@ async def _booked(
     if amount == Amount():
         raise invalid("tokens", "give tokens or cost_usd, above 0")
     short(data.reason, "reason")
-    budgets = Budgets(house)
+    budgets = BudgetOperations(services)
     booking = partial(budgets.booked, limit_id, book, amount, data.reason, data.user)
     return await budgets.change(actor, action, limit_id, msgspec.to_builtins(data), booking)
 
@@ -382,7 +384,7 @@ def _micro(usd: float | None) -> int | None:
     return None if usd is None else round(min(max(usd, -1.0), 1e12) * 1_000_000)
 
 
-def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> BudgetObject:
+def shown_budget(limit: Limit, subject: str | bool, balance: Balance | None) -> BudgetObject:
     """A budget as the API shows it, with its subject's name and what is left where it is known."""
     found = BudgetObject(
         id=limit.id,
@@ -393,14 +395,14 @@ def shown_budget(limit: Limit, subject: str | bool, room: Room | None) -> Budget
         models=limit.models,
         mode=limit.mode,
     )
-    if room is not None:
-        found.spent, found.held = room.spent.tokens, room.held.tokens
-        found.remaining = None if limit.tokens is None else room.remaining.tokens
-        found.spent_usd, found.resets_at = room.spent.cost / 1_000_000, room.resets_at
+    if balance is not None:
+        found.spent, found.held = balance.spent.tokens, balance.held.tokens
+        found.remaining = None if limit.tokens is None else balance.remaining.tokens
+        found.spent_usd, found.resets_at = balance.spent.cost / 1_000_000, balance.resets_at
     return found
 
 
-def _entry(entry: Entry) -> LedgerEntry:
+def _entry(entry: Posting) -> LedgerEntry:
     return LedgerEntry(
         id=entry.id,
         created_at=entry.at,

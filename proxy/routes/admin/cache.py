@@ -7,8 +7,8 @@ from litestar.params import FromQuery
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from chattable.proxy.errors import CacheAwayError
-from chattable.proxy.routes.typed import InjectedActor, InjectedHouse
+from chattable.proxy.errors import CacheUnavailableError
+from chattable.proxy.routes.typed import InjectedActor, InjectedServices
 
 
 class CacheState(Struct, kw_only=True):
@@ -39,17 +39,17 @@ class CachePurged(Struct, kw_only=True):
 
 
 @get("/cache", summary="How often answers came from the cache, and what that saved")
-async def get_cache(house: InjectedHouse) -> CacheState:
-    config, stats = house.config.cache, house.pipeline.cache.stats()
+async def get_cache(services: InjectedServices) -> CacheState:
+    config, stats = services.config.cache, services.pipeline.cache.stats()
     answered = stats.hits + stats.joins
     looked_up = answered + stats.misses
     return CacheState(
         enabled=config is not None and config.enabled,
         scope=config.scope if config else None,
         ttl=config.ttl if config else None,
-        shared=bool(house.config.redis_url),
+        shared=bool(services.config.redis_url),
         hit_rate=answered / looked_up if looked_up else None,
-        tokens_saved=sum(row["tokens_saved"] for row in await house.usage.report([])),
+        tokens_saved=sum(row["tokens_saved"] for row in await services.usage.report([])),
         **asdict(stats),
     )
 
@@ -61,17 +61,17 @@ async def get_cache(house: InjectedHouse) -> CacheState:
 )
 async def purge_cache(
     actor: InjectedActor,
-    house: InjectedHouse,
+    services: InjectedServices,
     user: FromQuery[str | None] = None,
     model: FromQuery[str | None] = None,
 ) -> CachePurged:
-    user_id = (await house.users.get(user)).id if user is not None else ""
+    user_id = (await services.users.get(user)).id if user is not None else ""
     what = user or model or "all"
     given = {"user": user, "model": model}
     details = {name: value for name, value in given.items() if value is not None}
-    async with house.audit.entry(actor, "cache.purge", what, details) as effect:
-        if not await house.pipeline.cache.purge(user=user_id, model=model or ""):
-            raise CacheAwayError
+    async with services.audit.entry(actor, "cache.purge", what, details) as effect:
+        if not await services.pipeline.cache.purge(user=user_id, model=model or ""):
+            raise CacheUnavailableError
         effect.about("cache", what)
     return CachePurged(user=user_id or None, model=model or None)
 

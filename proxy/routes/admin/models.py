@@ -14,7 +14,7 @@ from chattable.budget.ledger import Price
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.catalog.circuits import LastError
 from chattable.proxy.identity.auth import ADMIN
-from chattable.proxy.routes.typed import InjectedHouse, ListPage, page
+from chattable.proxy.routes.typed import InjectedServices, ListPage, page
 
 STEP = ("above", "long")  # shown only where a long prompt costs something else
 
@@ -52,8 +52,10 @@ class ModelStatePage(ListPage[ModelState], kw_only=True):
 
 
 @get("/models", summary="Models and agents with their targets: circuits, latencies, outcomes")
-async def list_targets(house: InjectedHouse) -> ModelStatePage:
-    return page(ModelStatePage, [_entry(entry) for entry in house.catalogs.current.visible(ADMIN)])
+async def list_targets(services: InjectedServices) -> ModelStatePage:
+    return page(
+        ModelStatePage, [_entry(entry) for entry in services.catalogs.current.visible(ADMIN)]
+    )
 
 
 ROUTES = Router("/", tags=["Models"], route_handlers=[list_targets])

@@ -12,14 +12,14 @@ from chattable.proxy.routes.typed import (
     PAGE,
     Deleted,
     InjectedActor,
-    InjectedHouse,
+    InjectedServices,
     Limit,
     ListPage,
     page,
 )
 from chattable.proxy.routes.user.conversations import ConversationRow, row
-from chattable.proxy.services import House
-from chattable.proxy.store.sessions import Session
+from chattable.proxy.services import Services
+from chattable.proxy.store.sessions.port import SessionRecord
 
 
 class SessionObject(ConversationRow, kw_only=True):
@@ -37,18 +37,18 @@ class SessionPage(ListPage[SessionObject], kw_only=True):
 
 @get("/sessions", summary="List sessions, the one that something was last said in first")
 async def list_sessions(
-    house: InjectedHouse,
+    services: InjectedServices,
     user: FromQuery[str] = "",
     limit: Limit = PAGE,
     after: FromQuery[str | None] = None,
 ) -> SessionPage:
-    found = await house.session_store.list(await _owner_of(house, user), limit, after)
-    return page(SessionPage, await _shown(house, list(found.data)), more=found.has_more)
+    found = await services.session_store.list(await _owner_of(services, user), limit, after)
+    return page(SessionPage, await _shown(services, list(found.data)), more=found.has_more)
 
 
 @get("/sessions/{session_id:str}", summary="Describe a session")
-async def get_session(session_id: FromPath[str], house: InjectedHouse) -> SessionObject:
-    [session] = await _shown(house, [await house.session_store.find(session_id)])
+async def get_session(session_id: FromPath[str], services: InjectedServices) -> SessionObject:
+    [session] = await _shown(services, [await services.session_store.find(session_id)])
     return session
 
 
@@ -58,29 +58,29 @@ async def get_session(session_id: FromPath[str], house: InjectedHouse) -> Sessio
     summary="Delete a session with everything that was said in it",
 )
 async def delete_session(
-    session_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
+    session_id: FromPath[str], actor: InjectedActor, services: InjectedServices
 ) -> Deleted:
-    async with house.audit.entry(actor, "session.delete", session_id) as effect:
-        session = await house.session_store.find(session_id)
-        [shown] = await _shown(house, [session])
+    async with services.audit.entry(actor, "session.delete", session_id) as effect:
+        session = await services.session_store.find(session_id)
+        [shown] = await _shown(services, [session])
         effect.about(session.id, f"session of {shown.user}")
-        await house.session_store.delete(session)
+        await services.session_store.delete(session)
     return Deleted(id=session.id, object="session.deleted")
 
 
 ROUTES = Router("/", tags=["Sessions"], route_handlers=[list_sessions, get_session, delete_session])
 
 
-async def _owner_of(house: House, name: str) -> str | None:
+async def _owner_of(services: Services, name: str) -> str | None:
     """The id of a user, by id or name; of what admin keys began too, which no user has."""
     if name in ("", ADMIN.user.id):
         return name or None
-    return (await house.users.get(name)).id
+    return (await services.users.get(name)).id
 
 
-async def _shown(house: House, found: list[Session]) -> list[SessionObject]:
+async def _shown(services: Services, found: list[SessionRecord]) -> list[SessionObject]:
     ids = sorted({session.user_id for session in found})
-    known = await house.users.names(ids)
+    known = await services.users.names(ids)
     return [
         SessionObject(
             **asdict(row(session)) | {"object": "session"},

@@ -12,11 +12,11 @@ from chattable.budget.limits import Limit
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.config.hints import hint
 from chattable.proxy.identity.auth import ADMIN
-from chattable.proxy.services import House
+from chattable.proxy.people.teams import team_named
+from chattable.proxy.people.users import key_named, user_named
+from chattable.proxy.services import Services
 from chattable.proxy.store.errors import NotFound
-from chattable.proxy.store.teams import team_named
 from chattable.proxy.store.text import short
-from chattable.proxy.store.users import key_named, user_named
 
 KINDS = ("user", "key", "team", "session", "agent", "model", "each_user", "everyone")
 ALL = ("each_user", "everyone")  # name nobody
@@ -43,8 +43,8 @@ class Subjects:
     Law: a user, a team and a key are kept by id, so that a budget survives a new name.
     """
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def parse(self, given: dict[str, str | bool]) -> tuple[Any, str]:
         """The kind and the name in a request, or `InvalidRequest`; nobody is looked up yet."""
@@ -87,7 +87,7 @@ class Subjects:
 
     async def _session(self, name: str) -> str | None:
         try:
-            return (await self._house.session_store.find(name)).id
+            return (await self._services.session_store.find(name)).id
         except NotFound:
             return None
 
@@ -104,7 +104,7 @@ class Subjects:
 
     def _served(self, kind: str, name: str) -> str:
         """The name under which a model or an agent is counted: what it is called in the catalog."""
-        field, catalog = f"subject.{kind}", self._house.catalogs.current
+        field, catalog = f"subject.{kind}", self._services.catalogs.current
         if name.endswith("*"):
             raise invalid(
                 field,

@@ -7,16 +7,16 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from chattable.proxy.people.teams import Team
 from chattable.proxy.routes.typed import (
     PAGE,
     Deleted,
     InjectedActor,
-    InjectedHouse,
+    InjectedServices,
     Limit,
     ListPage,
     page,
 )
-from chattable.proxy.store.teams import Team
 
 
 class TeamName(Struct, forbid_unknown_fields=True):
@@ -40,44 +40,46 @@ class TeamPage(ListPage[TeamObject], kw_only=True):
 
 @post("/teams", summary="Create a team")
 async def create_team(
-    data: JSONBody[TeamName], actor: InjectedActor, house: InjectedHouse
+    data: JSONBody[TeamName], actor: InjectedActor, services: InjectedServices
 ) -> TeamObject:
-    async with house.audit.entry(actor, "team.create", data.name) as effect:
-        team = await house.teams.create(data.name)
+    async with services.audit.entry(actor, "team.create", data.name) as effect:
+        team = await services.teams.create(data.name)
         effect.about(team.id, team.name)
     return _team(team)
 
 
 @get("/teams", summary="List teams, oldest first")
 async def list_teams(
-    house: InjectedHouse,
+    services: InjectedServices,
     limit: Limit = PAGE,
     after: FromQuery[str | None] = None,
 ) -> TeamPage:
-    found = await house.teams.list(limit, after)
+    found = await services.teams.list(limit, after)
     return page(TeamPage, [_team(team) for team in found.data], more=found.has_more)
 
 
 @get("/teams/{team:str}", summary="Describe a team, by id or name")
-async def get_team(team: FromPath[str], house: InjectedHouse) -> TeamObject:
-    return _team(await house.teams.get(team))
+async def get_team(team: FromPath[str], services: InjectedServices) -> TeamObject:
+    return _team(await services.teams.get(team))
 
 
 @patch("/teams/{team:str}", summary="Rename a team; its users and budgets stay with it")
 async def rename_team(
-    team: FromPath[str], data: JSONBody[TeamName], actor: InjectedActor, house: InjectedHouse
+    team: FromPath[str], data: JSONBody[TeamName], actor: InjectedActor, services: InjectedServices
 ) -> TeamObject:
-    async with house.audit.entry(actor, "team.update", team, {"name": data.name}) as effect:
-        renamed = await house.teams.rename(team, data.name)
+    async with services.audit.entry(actor, "team.update", team, {"name": data.name}) as effect:
+        renamed = await services.teams.rename(team, data.name)
         effect.about(renamed.id, renamed.name)
-    house.auth.forget()
+    services.auth.forget()
     return _team(renamed)
 
 
 @delete("/teams/{team:str}", status_code=200, summary="Delete a team that has no users")
-async def delete_team(team: FromPath[str], actor: InjectedActor, house: InjectedHouse) -> Deleted:
-    async with house.audit.entry(actor, "team.delete", team) as effect:
-        gone = await house.teams.delete(team)
+async def delete_team(
+    team: FromPath[str], actor: InjectedActor, services: InjectedServices
+) -> Deleted:
+    async with services.audit.entry(actor, "team.delete", team) as effect:
+        gone = await services.teams.delete(team)
         effect.about(gone.id, gone.name)
     return Deleted(id=gone.id, object="team.deleted")
 

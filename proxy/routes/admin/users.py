@@ -9,17 +9,17 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from chattable.agents.errors import InvalidRequest
+from chattable.proxy.people.users import KeyRecord, UserRecord
 from chattable.proxy.routes.admin.user_removal import remove_user
 from chattable.proxy.routes.typed import (
     PAGE,
     Deleted,
     InjectedActor,
-    InjectedHouse,
+    InjectedServices,
     Limit,
     ListPage,
     page,
 )
-from chattable.proxy.store.users import Key, User
 
 
 class NewUser(Struct, forbid_unknown_fields=True):
@@ -92,53 +92,58 @@ class CreatedKey(KeyObject, kw_only=True):
 
 @post("/users", summary="Create a user")
 async def create_user(
-    data: JSONBody[NewUser], actor: InjectedActor, house: InjectedHouse
+    data: JSONBody[NewUser], actor: InjectedActor, services: InjectedServices
 ) -> UserObject:
-    async with house.audit.entry(actor, "user.create", data.name, asdict(data)) as effect:
-        user = await house.users.create(data.name, data.team, admin=data.admin)
+    async with services.audit.entry(actor, "user.create", data.name, asdict(data)) as effect:
+        user = await services.users.create(data.name, data.team, admin=data.admin)
         effect.about(user.id, user.name)
     return _user(user)
 
 
 @get("/users", summary="List users, oldest first")
 async def list_users(
-    house: InjectedHouse,
+    services: InjectedServices,
     limit: Limit = PAGE,
     after: FromQuery[str | None] = None,
 ) -> UserPage:
-    found = await house.users.list(limit, after)
+    found = await services.users.list(limit, after)
     return page(UserPage, [_user(user) for user in found.data], more=found.has_more)
 
 
 @get("/users/{user:str}", summary="Describe a user, by id or name")
-async def get_user(user: FromPath[str], house: InjectedHouse) -> UserObject:
-    return _user(await house.users.get(user))
+async def get_user(user: FromPath[str], services: InjectedServices) -> UserObject:
+    return _user(await services.users.get(user))
 
 
 @patch("/users/{user:str}", summary="Change a user")
 async def update_user(
-    user: FromPath[str], data: JSONBody[UserChange], actor: InjectedActor, house: InjectedHouse
+    user: FromPath[str],
+    data: JSONBody[UserChange],
+    actor: InjectedActor,
+    services: InjectedServices,
 ) -> UserObject:
     given = msgspec.to_builtins(data)
-    async with house.audit.entry(actor, "user.update", user, given) as effect:
-        changed = await house.users.update(user, **given)
+    async with services.audit.entry(actor, "user.update", user, given) as effect:
+        changed = await services.users.update(user, **given)
         effect.about(changed.id, changed.name)
-    house.auth.forget()
+    services.auth.forget()
     return _user(changed)
 
 
 @delete("/users/{user:str}", status_code=200, summary="Delete a user with all they have")
-async def delete_user(user: FromPath[str], actor: InjectedActor, house: InjectedHouse) -> Deleted:
-    async with house.audit.entry(actor, "user.delete", user) as effect:
-        gone = await remove_user(house, user)
+async def delete_user(
+    user: FromPath[str], actor: InjectedActor, services: InjectedServices
+) -> Deleted:
+    async with services.audit.entry(actor, "user.delete", user) as effect:
+        gone = await remove_user(services, user)
         effect.about(gone.id, gone.name)
-    house.auth.forget()
+    services.auth.forget()
     return Deleted(id=gone.id, object="user.deleted")
 
 
 @post("/users/{user:str}/keys", summary="Create or import a key; its secret is shown this once")
 async def create_key(
-    user: FromPath[str], data: JSONBody[NewKey], actor: InjectedActor, house: InjectedHouse
+    user: FromPath[str], data: JSONBody[NewKey], actor: InjectedActor, services: InjectedServices
 ) -> CreatedKey:
     if data.key is not None and not data.key.isascii():
         message = (
@@ -149,26 +154,26 @@ async def create_key(
     fields = asdict(data)
     imported = fields.pop("key")  # which no entry may hold
     details = {"user": user, **fields, "imported": imported is not None}
-    async with house.audit.entry(actor, "key.create", data.name, details) as effect:
-        key, secret = await house.users.create_key(user, **fields, secret=imported)
+    async with services.audit.entry(actor, "key.create", data.name, details) as effect:
+        key, secret = await services.users.create_key(user, **fields, secret=imported)
         effect.about(key.id, key.name)
-    house.auth.forget()
+    services.auth.forget()
     return CreatedKey(**asdict(key), key=secret)
 
 
 @get("/users/{user:str}/keys", summary="List a user's keys, without their secrets")
-async def list_keys(user: FromPath[str], house: InjectedHouse) -> KeyPage:
-    return page(KeyPage, [_key(key) for key in await house.users.list_keys(user)])
+async def list_keys(user: FromPath[str], services: InjectedServices) -> KeyPage:
+    return page(KeyPage, [_key(key) for key in await services.users.list_keys(user)])
 
 
 @delete("/users/{user:str}/keys/{key_id:str}", status_code=200, summary="Revoke a key")
 async def revoke_key(
-    user: FromPath[str], key_id: FromPath[str], actor: InjectedActor, house: InjectedHouse
+    user: FromPath[str], key_id: FromPath[str], actor: InjectedActor, services: InjectedServices
 ) -> KeyObject:
-    async with house.audit.entry(actor, "key.revoke", key_id, {"user": user}) as effect:
-        revoked = await house.users.revoke_key(key_id, user)
+    async with services.audit.entry(actor, "key.revoke", key_id, {"user": user}) as effect:
+        revoked = await services.users.revoke_key(key_id, user)
         effect.about(revoked.id, revoked.name)
-    house.auth.forget()
+    services.auth.forget()
     return _key(revoked)
 
 
@@ -188,9 +193,9 @@ ROUTES = Router(
 )
 
 
-def _user(user: User) -> UserObject:
+def _user(user: UserRecord) -> UserObject:
     return msgspec.convert(user, UserObject, from_attributes=True)
 
 
-def _key(key: Key) -> KeyObject:
+def _key(key: KeyRecord) -> KeyObject:
     return KeyObject(**asdict(key))

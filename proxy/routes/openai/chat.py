@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
-from chattable.agents.fold import Fold
+from chattable.agents.fold import Accumulator
 from chattable.agents.parsing import parse
 from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
@@ -27,7 +27,7 @@ from chattable.proxy.routes.request_context import (
     read_json,
     upstream_headers,
 )
-from chattable.proxy.services import House
+from chattable.proxy.services import Services
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 SSE_HEADERS = [
@@ -36,7 +36,7 @@ SSE_HEADERS = [
 ]
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
+def routes(services: Services) -> list[ControllerRouterHandler]:
     """The route of chat completions."""
 
     @post(
@@ -49,23 +49,23 @@ def routes(house: House) -> list[ControllerRouterHandler]:
         summary="Create a chat completion",
     )
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
-        caller = await caller_of(request, house)
-        spent = partial(house.metering.refuse_spent, caller)
-        body = await read_json(request, house.max_body, spent)
-        chat = parse(body, default_model=house.config.default_model)
+        caller = await caller_of(request, services)
+        spent = partial(services.metering.refuse_spent, caller)
+        body = await read_json(request, services.max_body, spent)
+        chat = parse(body, default_model=services.config.default_model)
         # cheaper than a look at every header
         if b"anthropic-beta" in dict(request.scope["headers"]):
             chat.params.setdefault(BETAS, header(request, b"anthropic-beta"))
-        chat, door = house.pipeline.sessions.doors.of_body(chat, caller.door)
-        if door is not caller.door:
-            caller = replace(caller, door=door)
+        chat, ref = services.pipeline.sessions.resolver.of_body(chat, caller.session_ref)
+        if ref is not caller.session_ref:
+            caller = replace(caller, session_ref=ref)
         chat, caller = pop_controls(chat, caller)
-        caller = await on_behalf(caller, chat.params, house)
-        reply = house.turns.start(chat, caller)
+        caller = await on_behalf(caller, chat.params, services)
+        reply = services.turns.start(chat, caller)
         scope: Any = request.scope
         scope["caller"], scope["trace"] = caller, reply.trace
         reply.trace.model = chat.model if chat.model.isprintable() else ""
-        return _Answer(house, reply, chat, caller.began)
+        return _Answer(services, reply, chat, caller.began)
 
     return [chat_completions]
 
@@ -77,9 +77,9 @@ class _Answer:
     `[DONE]`.
     """
 
-    def __init__(self, house: House, reply: ReplyStream, chat: Chat, began: float) -> None:
-        self._keepalive = house.config.server.keepalive
-        self._cancel = house.config.server.on_disconnect == "cancel"
+    def __init__(self, services: Services, reply: ReplyStream, chat: Chat, began: float) -> None:
+        self._keepalive = services.config.server.keepalive
+        self._cancel = services.config.server.on_disconnect == "cancel"
         self._reply = reply
         self._chat = chat
         self._began = began
@@ -104,7 +104,7 @@ class _Answer:
             self._reply.close()
 
     async def _whole(self, send: Send) -> None:
-        fold = Fold()
+        fold = Accumulator()
         while (chunks := await self._reply.take()) is not None:
             for chunk in chunks:
                 fold.add(chunk)

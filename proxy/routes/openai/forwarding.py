@@ -16,16 +16,16 @@ from chattable.proxy.pipeline.forwarded_kinds import KINDS, Kind
 from chattable.proxy.pipeline.forwarding import Forwarding
 from chattable.proxy.routes.documented import ASKED, BEARER, FORWARDED, errors
 from chattable.proxy.routes.request_context import caller_of, on_behalf, read_json, upstream_headers
-from chattable.proxy.services import House
+from chattable.proxy.services import Services
 
 
-def routes(house: House) -> list[ControllerRouterHandler]:
+def routes(services: Services) -> list[ControllerRouterHandler]:
     """The routes of everything that is no chat."""
-    forwarding = Forwarding(house.pipeline, house.config.default_model)
-    return [_route(kind, forwarding, house) for kind in KINDS]
+    forwarding = Forwarding(services.pipeline, services.config.default_model)
+    return [_route(kind, forwarding, services) for kind in KINDS]
 
 
-def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouterHandler:
+def _route(kind: Kind, forwarding: Forwarding, services: Services) -> ControllerRouterHandler:
     @post(
         f"/v1{kind.path}",
         status_code=200,
@@ -38,14 +38,14 @@ def _route(kind: Kind, forwarding: Forwarding, house: House) -> ControllerRouter
         name=kind.path,
     )
     async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
-        caller = await caller_of(request, house)
-        spent = partial(house.metering.refuse_spent, caller)
-        fields = await read_json(request, house.max_body, spent)
+        caller = await caller_of(request, services)
+        spent = partial(services.metering.refuse_spent, caller)
+        fields = await read_json(request, services.max_body, spent)
         if fields.get("stream"):
             raise InvalidRequest(
                 f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream"
             )
-        caller = await on_behalf(caller, fields, house)
+        caller = await on_behalf(caller, fields, services)
         scope: Any = request.scope
         scope["caller"], scope["trace"] = caller, Trace()
         trace = scope["trace"]

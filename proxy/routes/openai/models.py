@@ -7,7 +7,7 @@ from litestar.params import FromPath
 from msgspec import UNSET, Struct, UnsetType
 
 from chattable.proxy.catalog.catalog import Entry
-from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
+from chattable.proxy.routes.typed import InjectedCaller, InjectedServices
 
 
 class ModelObject(Struct, kw_only=True):
@@ -29,17 +29,17 @@ class ModelList(Struct, kw_only=True):
 
 
 @get("/models", summary="List the models this key may use")
-async def list_models(caller: InjectedCaller, house: InjectedHouse) -> ModelList:
+async def list_models(caller: InjectedCaller, services: InjectedServices) -> ModelList:
     return ModelList(
-        data=[_model(entry) for entry in house.catalogs.current.visible(caller.principal)]
+        data=[_model(entry) for entry in services.catalogs.current.visible(caller.principal)]
     )
 
 
 @get("/models/{name:path}", summary="Describe one model")
 async def get_model(
-    name: FromPath[str], caller: InjectedCaller, house: InjectedHouse
+    name: FromPath[str], caller: InjectedCaller, services: InjectedServices
 ) -> ModelObject:
-    return _model(house.catalogs.current.find(str(name).removeprefix("/"), caller.principal))
+    return _model(services.catalogs.current.find(str(name).removeprefix("/"), caller.principal))
 
 
 ROUTES = Router("/", tags=["Models"], route_handlers=[list_models, get_model])

@@ -22,16 +22,16 @@ from chattable.proxy.routes.typed import (
     FEW,
     Deleted,
     InjectedCaller,
-    InjectedHouse,
+    InjectedServices,
     Items,
     LenientRequest,
     ListPage,
     page,
 )
-from chattable.proxy.services import House
+from chattable.proxy.services import Services
 from chattable.proxy.store.errors import Conflict, Invalid, NotFound
-from chattable.proxy.store.session_values import cleaned, tokens_of
-from chattable.proxy.store.sessions import Entry, Item, Session
+from chattable.proxy.store.sessions.port import Item, NewItem, SessionRecord
+from chattable.proxy.store.sessions.values import cleaned, tokens_of
 
 MAX_NEW_ITEMS = 20  # in one request
 
@@ -105,29 +105,29 @@ class ConversationUsage(Struct, kw_only=True):
 
 
 async def own_session(
-    conversation_id: FromPath[str], caller: InjectedCaller, house: InjectedHouse
-) -> Session:
+    conversation_id: FromPath[str], caller: InjectedCaller, services: InjectedServices
+) -> SessionRecord:
     """The caller's conversation of this id or alias, or `NotFound`."""
     try:
-        return await house.session_store.open(
+        return await services.session_store.open(
             caller.principal.user.id, conversation_id, create=False
         )
     except (Invalid, NotFound):
         raise NotFound("conversation", conversation_id) from None
 
 
-InjectedSession = NamedDependency[SkipValidation[Session]]
+InjectedSession = NamedDependency[SkipValidation[SessionRecord]]
 SESSION = {"session": Provide(own_session)}
 
 
 @post("/conversations", status_code=200, summary="Create a conversation")
 async def create_conversation(
-    data: JSONBody[NewConversation], caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewConversation], caller: InjectedCaller, services: InjectedServices
 ) -> ConversationObject:
-    given = _fields(house, caller, data)
+    given = _fields(services, caller, data)
     items = _items(entries(data.items or []))
-    like = Session(id="", user_id="", head=items[-1].id if items else None, **given)
-    store = house.session_store
+    like = SessionRecord(id="", user_id="", head=items[-1].id if items else None, **given)
+    store = services.session_store
     try:
         made = await store.restore(caller.principal.user.id, like, items, alias=data.alias)
     except (Conflict, Invalid) as error:
@@ -141,11 +141,11 @@ async def create_conversation(
 )
 async def list_conversations(
     caller: InjectedCaller,
-    house: InjectedHouse,
+    services: InjectedServices,
     limit: Items = FEW,
     after: FromQuery[str | None] = None,
 ) -> ConversationPage:
-    found = await house.session_store.list(caller.principal.user.id, max(1, limit), after)
+    found = await services.session_store.list(caller.principal.user.id, max(1, limit), after)
     rows = [row(session) for session in found.data[:limit]]
     return page(ConversationPage, rows, more=found.has_more or len(found.data) > limit)
 
@@ -164,10 +164,10 @@ async def update_conversation(
     data: JSONBody[ConversationChange],
     session: InjectedSession,
     caller: InjectedCaller,
-    house: InjectedHouse,
+    services: InjectedServices,
 ) -> ConversationObject:
-    fields = _fields(house, caller, data, session)
-    return conversation(await house.session_store.update(session, **fields))
+    fields = _fields(services, caller, data, session)
+    return conversation(await services.session_store.update(session, **fields))
 
 
 @delete(
@@ -175,8 +175,8 @@ async def update_conversation(
     status_code=200,
     summary="Delete a conversation with its items",
 )
-async def delete_conversation(session: InjectedSession, house: InjectedHouse) -> Deleted:
-    await house.session_store.delete(session)
+async def delete_conversation(session: InjectedSession, services: InjectedServices) -> Deleted:
+    await services.session_store.delete(session)
     return Deleted(id=session.id, object="conversation.deleted")
 
 
@@ -193,11 +193,16 @@ async def get_conversation_usage(session: InjectedSession) -> ConversationUsage:
     summary="Give a conversation a title, or have one made",
 )
 async def title_conversation(
-    data: JSONBody[NewTitle], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewTitle],
+    session: InjectedSession,
+    caller: InjectedCaller,
+    services: InjectedServices,
 ) -> ConversationObject:
     if not cleaned(data.title or ""):
-        return conversation(await house.pipeline.sessions.scribe.retitle(session, caller))
-    return conversation(await house.session_store.update(session, title=data.title))
+        return conversation(
+            await services.pipeline.sessions.titles_and_summaries.regenerate_title(session, caller)
+        )
+    return conversation(await services.session_store.update(session, title=data.title))
 
 
 @post(
@@ -206,15 +211,18 @@ async def title_conversation(
     summary="Copy a conversation, up to an item",
 )
 async def fork_conversation(
-    data: JSONBody[NewFork], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewFork],
+    session: InjectedSession,
+    caller: InjectedCaller,
+    services: InjectedServices,
 ) -> ConversationObject:
-    store = house.session_store
+    store = services.session_store
     try:
         end = None if data.at is None else (await find(store, session, data.at))[0].id
         made = await store.fork(session, end, alias=data.alias)
     except (Conflict, Invalid) as error:
         raise _of_alias(error) from None
-    params = fitting(made.params, house.catalogs.current.accepts(made.model, caller.principal))
+    params = fitting(made.params, services.catalogs.current.accepts(made.model, caller.principal))
     if params != made.params:  # an older version let them in
         made = await store.update(made, params=params)
     return conversation(made)
@@ -238,12 +246,12 @@ ROUTES = Router(
 )
 
 
-def conversation(session: Session) -> ConversationObject:
+def conversation(session: SessionRecord) -> ConversationObject:
     """A session in OpenAI's form, with what ours have besides."""
     return ConversationObject(**asdict(row(session)), params=session.params, state=session.state)
 
 
-def row(session: Session) -> ConversationRow:
+def row(session: SessionRecord) -> ConversationRow:
     """A session as a list has it: without what may be large."""
     return ConversationRow(
         id=session.id,
@@ -257,7 +265,7 @@ def row(session: Session) -> ConversationRow:
     )
 
 
-def entries(items: list[Json]) -> list[Entry]:
+def entries(items: list[Json]) -> list[NewItem]:
     """What a request's items become, or `InvalidRequest` naming the field that is wrong."""
     if len(items) > MAX_NEW_ITEMS:
         message = (
@@ -265,14 +273,14 @@ def entries(items: list[Json]) -> list[Entry]:
             f" {MAX_NEW_ITEMS}, but got one with {len(items)}."
         )
         raise InvalidRequest(message, param="items", code="array_above_max_length")
-    return [Entry(message=message_of(item, f"items[{i}]")) for i, item in enumerate(items)]
+    return [NewItem(message=message_of(item, f"items[{i}]")) for i, item in enumerate(items)]
 
 
 def _fields(
-    house: House,
+    services: Services,
     caller: Caller,
     given: ConversationChange,
-    before: Session | None = None,
+    before: SessionRecord | None = None,
 ) -> dict[str, Any]:
     """What is given of a session's fields; null empties one.
 
@@ -284,15 +292,15 @@ def _fields(
         if name in fields and fields[name] is None:
             fields[name] = {}
     if fields.get("model") is not None:
-        house.catalogs.current.find(fields["model"], caller.principal)
+        services.catalogs.current.find(fields["model"], caller.principal)
     if fields.keys() & {"model", "params"}:
         model = fields.get("model", before.model if before else None)
         params = fields.get("params", before.params if before else {})
-        check_params(params, house.catalogs.current.accepts(model, caller.principal))
+        check_params(params, services.catalogs.current.accepts(model, caller.principal))
     return fields
 
 
-def _items(given: list[Entry]) -> list[Item]:
+def _items(given: list[NewItem]) -> list[Item]:
     """Entries as an exported session has them, each behind the one before."""
     now = int(time.time())
     return [

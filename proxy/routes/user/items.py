@@ -13,7 +13,7 @@ from chattable.proxy.conversations.item_pages import Listing, find, listed, read
 from chattable.proxy.routes.typed import (
     FEW,
     InjectedCaller,
-    InjectedHouse,
+    InjectedServices,
     Items,
     LenientRequest,
 )
@@ -25,7 +25,7 @@ from chattable.proxy.routes.user.conversations import (
     entries,
 )
 from chattable.proxy.sessions.locks import Claim, new_holder
-from chattable.proxy.store.sessions import Turn
+from chattable.proxy.store.sessions.port import TurnRecord
 
 PATH = "/conversations/{conversation_id:str}/items"
 ORDERS = ("asc", "desc")
@@ -49,16 +49,19 @@ class ItemPage(Struct, kw_only=True):
 
 @post(PATH, status_code=200, summary="Add items to the end of a conversation")
 async def add_items(
-    data: JSONBody[NewItems], session: InjectedSession, caller: InjectedCaller, house: InjectedHouse
+    data: JSONBody[NewItems],
+    session: InjectedSession,
+    caller: InjectedCaller,
+    services: InjectedServices,
 ) -> ItemPage:
     todo = entries(data.items)
-    store, locks = house.session_store, house.pipeline.sessions.locks
+    store, locks = services.session_store, services.pipeline.sessions.locks
     holder = new_holder()
     ids: tuple[str, ...] = ()
     if todo:
         async with locks.hold(session, Claim(holder)) as held:
             now = held.session
-            turn = Turn(
+            turn = TurnRecord(
                 entries=tuple(todo),
                 parent=now.head,
                 head=now.head,
@@ -74,7 +77,7 @@ async def add_items(
 @get(PATH, summary="List a conversation's items; `include[]` asks for what is there anyway")
 async def list_items(
     session: InjectedSession,
-    house: InjectedHouse,
+    services: InjectedServices,
     limit: Items = FEW,
     order: Annotated[str, QueryParameter(schema_extra={"enum": list(ORDERS)})] = "desc",
     after: FromQuery[str] = "",
@@ -82,15 +85,15 @@ async def list_items(
     if order not in ORDERS:
         message = f"Invalid value: '{clip(order)}'. Supported values are: 'asc' and 'desc'."
         raise InvalidRequest(message, param="order", code="invalid_value")
-    store, descending = house.session_store, order == "desc"
+    store, descending = services.session_store, order == "desc"
     return _page(await read(store, session, limit, after or None, descending=descending))
 
 
 @get(PATH + "/{item_id:str}", summary="Show one item")
 async def get_item(
-    item_id: FromPath[str], session: InjectedSession, house: InjectedHouse
+    item_id: FromPath[str], session: InjectedSession, services: InjectedServices
 ) -> dict[str, Any]:
-    _, item = await find(house.session_store, session, item_id)
+    _, item = await find(services.session_store, session, item_id)
     return item
 
 
@@ -100,9 +103,9 @@ async def get_item(
     summary="Delete an item, and with it the others of the same message",
 )
 async def delete_item(
-    item_id: FromPath[str], session: InjectedSession, house: InjectedHouse
+    item_id: FromPath[str], session: InjectedSession, services: InjectedServices
 ) -> ConversationObject:
-    store = house.session_store
+    store = services.session_store
     message, _ = await find(store, session, item_id)
     return conversation(await store.delete_item(session, message.id))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from litestar import Response, Router, get
 from litestar.di import NamedDependency
 
-from chattable.budget import law
+from chattable.budget import operations
 from chattable.budget.storage.statements import Steps
 from chattable.proxy.routes.admin.budgets import BudgetObject, BudgetPage, shown_budget
 from chattable.proxy.routes.admin.subjects import Subjects
 from chattable.proxy.routes.guards import known_queries
-from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse, page
+from chattable.proxy.routes.typed import InjectedCaller, InjectedServices, page
 from chattable.proxy.routes.usage import REPORT, REPORTS, ReportQuery, UsageReport, answer
 
 
@@ -21,14 +21,14 @@ from chattable.proxy.routes.usage import REPORT, REPORTS, ReportQuery, UsageRepo
     summary="The caller's usage; as /admin/usage",
 )
 async def get_my_usage(
-    report: NamedDependency[ReportQuery], caller: InjectedCaller, house: InjectedHouse
+    report: NamedDependency[ReportQuery], caller: InjectedCaller, services: InjectedServices
 ) -> Response[UsageReport]:
-    return await answer(report, house, {"user": caller.principal.user.id})
+    return await answer(report, services, {"user": caller.principal.user.id})
 
 
 @get("/budgets", summary="The budgets that bind the caller")
-async def list_my_budgets(caller: InjectedCaller, house: InjectedHouse) -> BudgetPage:
-    who, subjects, dialect = caller.principal, Subjects(house), house.ledger.dialect
+async def list_my_budgets(caller: InjectedCaller, services: InjectedServices) -> BudgetPage:
+    who, subjects, dialect = caller.principal, Subjects(services), services.ledger.dialect
     mine = {
         ("user", who.user.id),
         ("key", who.key_id),
@@ -37,18 +37,18 @@ async def list_my_budgets(caller: InjectedCaller, house: InjectedHouse) -> Budge
     }
 
     def listed() -> Steps[list[BudgetObject]]:
-        every = yield from law.limits()
+        every = yield from operations.limits()
         limits = [limit for limit in every if (limit.kind, limit.subject) in mine]
         if any(limit.kind == "user" for limit in limits):
             limits = [limit for limit in limits if limit.kind != "each_user"]
         found = []
         for limit in limits:
             owner = who.user.id if limit.kind == "each_user" else ""
-            room = yield from law.room(dialect, limit.id, owner)
-            found.append(shown_budget(limit, (yield from subjects.shown(limit)), room))
+            balance = yield from operations.balance(dialect, limit.id, owner)
+            found.append(shown_budget(limit, (yield from subjects.shown(limit)), balance))
         return found
 
-    return page(BudgetPage, await house.ledger.storage.read(listed))
+    return page(BudgetPage, await services.ledger.storage.read(listed))
 
 
 ROUTES = Router(

@@ -19,14 +19,20 @@ from msgspec import Struct
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.importers.transcripts.formats import (
+    READABLE,
+    WRITABLE,
+    Format,
+    chosen,
+    exported,
+)
+from chattable.proxy.importers.transcripts.report import AWAY, ImportResult, imported
+from chattable.proxy.importers.transcripts.transcript import Unreadable
 from chattable.proxy.routes.documented import BODY, FILE, errors, operation
 from chattable.proxy.routes.request_context import header, read_body
-from chattable.proxy.routes.typed import InjectedCaller, InjectedHouse
+from chattable.proxy.routes.typed import InjectedCaller, InjectedServices
 from chattable.proxy.routes.user.conversations import SESSION, InjectedSession
-from chattable.proxy.store.sessions import Session
-from chattable.proxy.transcripts.formats import READABLE, WRITABLE, Format, chosen, exported
-from chattable.proxy.transcripts.report import AWAY, Outcome, imported
-from chattable.proxy.transcripts.transcript import Unreadable
+from chattable.proxy.store.sessions.port import SessionRecord
 
 MOST = 10_000  # conversations in one request
 UNSAFE = re.compile(
@@ -52,13 +58,13 @@ class ImportReport(Struct, kw_only=True):
 )
 async def export_conversation(
     session: InjectedSession,
-    house: InjectedHouse,
+    services: InjectedServices,
     form: Annotated[
         str, QueryParameter(name="format", schema_extra={"enum": list(WRITABLE)})
     ] = "native",
 ) -> Stream:
     kind = chosen(form, WRITABLE)
-    blocks = exported(house.session_store, session, kind)
+    blocks = exported(services.session_store, session, kind)
     first = await anext(blocks, b"")  # what fails at once is answered as an error
     headers = {"content-disposition": disposition(session, kind)}
     return Stream(_with(first, blocks), media_type=kind.media_type, headers=headers)
@@ -74,7 +80,7 @@ async def export_conversation(
 async def import_conversations(
     request: Request[Any, Any, Any],
     caller: InjectedCaller,
-    house: InjectedHouse,
+    services: InjectedServices,
     form: Annotated[
         str, QueryParameter(name="format", schema_extra={"enum": ["", *READABLE]})
     ] = "",
@@ -83,9 +89,9 @@ async def import_conversations(
         raise HTTPException("Send the file as it is, without a Content-Encoding.", status_code=415)
     if form:
         chosen(form, READABLE)
-    who, body = caller.principal, io.BytesIO(await read_body(request, house.max_body))
-    accepts = partial(house.catalogs.current.accepts, principal=who)
-    outcomes = imported(house.session_store, who.user.id, body, form, accepts)
+    who, body = caller.principal, io.BytesIO(await read_body(request, services.max_body))
+    accepts = partial(services.catalogs.current.accepts, principal=who)
+    outcomes = imported(services.session_store, who.user.id, body, form, accepts)
     try:
         return await _report(outcomes, form)
     except Unreadable as error:
@@ -100,7 +106,7 @@ ROUTES = Router(
 )
 
 
-def disposition(session: Session, form: Format) -> str:
+def disposition(session: SessionRecord, form: Format) -> str:
     """The header that names the file: by the id for old clients, by the title for all others."""
     title = UNSAFE.sub(" ", session.title or "").strip(" .")[:LONGEST].strip(" .")
     plain = f'attachment; filename="{session.id}.{form.ending}"'
@@ -115,7 +121,7 @@ async def _with(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[byt
         yield block
 
 
-async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
+async def _report(outcomes: AsyncGenerator[ImportResult], name: str) -> ImportReport:
     """What became of each conversation.
 
     Law: `StorageUnavailable` only where nothing was imported, so that a retry does no harm.
@@ -140,10 +146,10 @@ async def _report(outcomes: AsyncGenerator[Outcome], name: str) -> ImportReport:
     return ImportReport(format=form, imported=good, failed=len(data) - good, data=data)
 
 
-def _cut(last: Outcome) -> Json:
+def _cut(last: ImportResult) -> Json:
     message = (
         f"One request imports {MOST:,} conversations: what comes behind this one was not read."
         " Send the rest by itself."
     )
     error = {"message": message, "param": None, "code": "too_many", "line": last.line}
-    return Outcome(last.index + 1, last.line, last.format, "", error=error).shown()
+    return ImportResult(last.index + 1, last.line, last.format, "", error=error).shown()

@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs the scripts on the connection that `schema.upgrade` hands over, in its transaction."""
+"""Alembic's entry point: runs the scripts on the connection and in the transaction it is given."""
 
 from alembic import context
 

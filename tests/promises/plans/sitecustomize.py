@@ -1,4 +1,4 @@
-"""Gives each worker its own failpoint: Python runs this when it starts, before anything of the server.
+"""Gives each worker its own failpoint: Python runs this before anything of the server.
 
 The folder `CHATTABLE_TEST_PLANS` has one file for each worker to come, in their order; a worker
 takes the first that is left and writes down, under its pid, what it was given. When none is left a

@@ -31,9 +31,11 @@ def upgrade() -> None:
     )
     begun = "CAST(lease_until AS BIGINT) - 60"
     op.execute(
-        f"INSERT INTO calls (id, at, day, state, lease_until, {', '.join(HELD)}, accounts, {', '.join(NAMES)},"
-        f" {', '.join(USED)}, estimated) SELECT id, {begun}, {begun} - ({begun}) % 86400, state, lease_until,"
-        f" {', '.join(HELD)}, accounts, user_id, '', '', '', '', model, '', request, 0, 0, 0, 0, 0, FALSE FROM holds"
+        f"INSERT INTO calls (id, at, day, state, lease_until, {', '.join(HELD)}, accounts,"
+        f" {', '.join(NAMES)}, {', '.join(USED)}, estimated)"
+        f" SELECT id, {begun}, {begun} - ({begun}) % 86400, state, lease_until,"
+        f" {', '.join(HELD)}, accounts, user_id, '', '', '', '', model, '', request,"
+        " 0, 0, 0, 0, 0, FALSE FROM holds"
     )
     op.drop_index(op.f("ix_holds_state_lease_until"), "holds")
     op.drop_table("holds")

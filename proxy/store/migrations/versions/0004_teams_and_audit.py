@@ -44,7 +44,8 @@ def _names_become_rows() -> None:
     connection, now = op.get_bind(), time.time()
     names = connection.execute(
         sa.text(
-            "SELECT team FROM users WHERE team IS NOT NULL UNION SELECT subject FROM limits WHERE kind = 'team'"
+            "SELECT team FROM users WHERE team IS NOT NULL"
+            " UNION SELECT subject FROM limits WHERE kind = 'team'"
         )
     ).scalars()
     rows = [
@@ -61,8 +62,10 @@ def _names_become_rows() -> None:
             rows,
         )
     op.execute(
-        "UPDATE users SET team = (SELECT id FROM teams WHERE teams.name = users.team) WHERE team IS NOT NULL"
+        "UPDATE users SET team = (SELECT id FROM teams WHERE teams.name = users.team)"
+        " WHERE team IS NOT NULL"
     )
     op.execute(
-        "UPDATE limits SET subject = (SELECT id FROM teams WHERE teams.name = limits.subject) WHERE kind = 'team'"
+        "UPDATE limits SET subject = (SELECT id FROM teams WHERE teams.name = limits.subject)"
+        " WHERE kind = 'team'"
     )
