@@ -1,7 +1,9 @@
 """What is believed for a while is believed by a clock that nobody sets, not by the wall's (F6)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from session_model import MemorySessions
@@ -76,6 +78,66 @@ class TestKeys:
         with pytest.raises(ForbiddenError, match="disabled"):
             await auth.acting(trusted, "bob")
 
+    async def test_whoever_is_known_is_not_looked_up_again(
+        self, users: Users, auth: Auth, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Law: while no user, key or team changes, nobody is looked up twice."""
+        for name in ("alice", "front"):
+            await users.create(name)
+        _, alices = await users.create_key("alice", name="k")
+        _, fronts = await users.create_key("front", name="k", trusted=True)
+        looked_up: list[str] = []
+        find, named = users.find, users.named
+
+        async def counted_find(secret: str) -> Any:
+            looked_up.append(secret)
+            return await find(secret)
+
+        async def counted_named(name: str) -> Any:
+            looked_up.append(name)
+            return await named(name)
+
+        monkeypatch.setattr(users, "find", counted_find)
+        monkeypatch.setattr(users, "named", counted_named)
+        for _ in range(3):
+            assert (await auth.principal(alices)).user.name == "alice"
+            trusted = await auth.principal(fronts)
+            assert (await auth.acting(trusted, "bob")).user.name == "bob"
+            clocks.passed += KEY_CACHE_S * 60
+        assert sorted(looked_up) == sorted([alices, fronts, "bob"])
+        await users.update("bob", name="bobby")  # as another process does
+        clocks.passed += KEY_CACHE_S
+        assert (await auth.principal(alices)).user.name == "alice"
+        assert looked_up[3:] == [alices]
+
+    async def test_who_is_looked_up_during_a_change_is_looked_up_again(
+        self, users: Users, auth: Auth, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Law: what was read before a change is not kept as if it were read after it."""
+        await users.create("alice")
+        key, secret = await users.create_key("alice", name="k")
+        find, read, revoked = users.find, asyncio.Event(), asyncio.Event()
+
+        async def slow_find(secret: str) -> Any:
+            found = await find(secret)
+            read.set()
+            await revoked.wait()
+            return found
+
+        monkeypatch.setattr(users, "find", slow_find)
+        early = asyncio.create_task(auth.principal(secret))
+        await read.wait()
+        await users.revoke_key(key.id)
+        clocks.passed += KEY_CACHE_S
+        monkeypatch.setattr(users, "find", find)
+        with pytest.raises(UnauthorizedError, match="was revoked"):
+            await auth.principal(secret)
+        revoked.set()
+        assert (await early).user.name == "alice"  # it asked before
+        clocks.passed += KEY_CACHE_S
+        with pytest.raises(UnauthorizedError, match="was revoked"):
+            await auth.principal(secret)
+
     async def test_f6_keys_expire_by_the_wall_clock(
         self,
         users: Users,
@@ -86,7 +148,6 @@ class TestKeys:
         _, secret = await users.create_key("alice", name="k", expires_at=int(clocks.wall() + HOUR))
         assert await auth.principal(secret)
         clocks.set_by += HOUR
-        clocks.passed += KEY_CACHE_S
         with pytest.raises(UnauthorizedError, match="has expired"):
             await auth.principal(secret)
 

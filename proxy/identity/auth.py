@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from chattable.proxy.cache.controls import Controls
     from chattable.proxy.sessions.resolver import SessionRef
 
+T = TypeVar("T")
+
 KEY_CACHE_S = 1.0  # after which a revoked key is refused everywhere
 MAX_CACHED_KEYS = 10_000
+UNKNOWN = -1  # a revision before any
 
 MISSING = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
@@ -68,8 +72,10 @@ class Auth:
     """Knows keys.
 
     Law: a key that is unknown, revoked, expired or of a disabled user opens nothing, within
-    `KEY_CACHE_S`. What was looked up is kept by the clock `monotonic`, so that a wall clock that is
-    set back does not prolong it; keys expire by the wall clock, `clock`.
+    `KEY_CACHE_S`. Whoever is let in stays known while no user, key or team changes, wherever that
+    is done: the database counts such changes, and its count is read when it is older than
+    `KEY_CACHE_S`. Ages are measured by `monotonic`, so that a wall clock that is set back prolongs
+    nothing; keys expire by the wall clock, `clock`.
     """
 
     def __init__(
@@ -83,8 +89,12 @@ class Auth:
         self._admins = {digest(key) for key in admin_keys}
         self._clock = clock
         self._monotonic = monotonic
-        self._cache: dict[str, tuple[float, Principal | UnauthorizedError]] = {}
-        self._asking: dict[str, asyncio.Task[tuple[KeyRecord, UserRecord] | None]] = {}
+        # by a key's digest, or by a trusted key's id and an end user's name; with when it expires
+        self._known: dict[str, tuple[Principal, int | None]] = {}
+        self._refused: dict[str, tuple[UnauthorizedError, float]] = {}  # until when
+        self._revision = UNKNOWN  # of users, keys and teams, that `_known` is of
+        self._checked = -KEY_CACHE_S  # when it was read
+        self._asking: dict[str, asyncio.Task[Any]] = {}
 
     async def principal(self, secret: str) -> Principal:
         """The principal behind a key, or `UnauthorizedError`."""
@@ -93,83 +103,114 @@ class Auth:
         name = digest(secret)
         if name in self._admins:
             return ADMIN
-        now = self._monotonic()
-        until, found = self._cache.get(name, (0.0, None))
-        if found is None or until <= now:
-            found = self._judge(secret, await self._found(name, secret), self._clock())
-            self._remember(name, now, found)
-        if isinstance(found, Principal):
-            return found
-        raise UnauthorizedError(str(found), found.code)
-
-    async def _found(self, name: str, secret: str) -> tuple[KeyRecord, UserRecord] | None:
-        """Looks a key up, once for all requests that need it at the same time."""
-        task = self._asking.get(name)
-        if task is None:
-            task = self._asking[name] = asyncio.create_task(self._users.find(secret))
-            task.add_done_callback(lambda _: self._asking.pop(name))
-        return await asyncio.shield(task)
+        if self._monotonic() - self._checked >= KEY_CACHE_S:
+            await self._once("", self._check)
+        if name in self._known:
+            principal, expires_at = self._known[name]
+            if expires_at is None or self._clock() < expires_at:
+                return principal
+        refused, until = self._refused.get(name, (None, 0.0))
+        if refused is None or until <= self._monotonic():
+            look_up = partial(self._look_up, name, secret, self._revision)
+            found = await self._once(f"{name} {self._revision}", look_up)
+            if isinstance(found, Principal):
+                return found
+            refused = found
+        raise UnauthorizedError(str(refused), refused.code)
 
     async def acting(self, principal: Principal, name: str) -> Principal:
         """The principal of a trusted key that asks on behalf of an end user.
 
         The user is made if unknown; what the key allows stays as it is.
         """
-        now, cached = self._monotonic(), f"{principal.key_id} {name}"
-        until, found = self._cache.get(cached, (0.0, None))
-        if not isinstance(found, Principal) or until <= now:
-            user = await self._users.named(name)
-            if user.disabled:
-                raise ForbiddenError(f"The user {user.name} is disabled.")
-            found = replace(
-                principal,
-                user=TurnUser(user.id, user.name),
-                team=user.team_id,
-                team_name=user.team or "",
-                acting=True,
-            )
-            self._remember(cached, now, found)
+        if self._monotonic() - self._checked >= KEY_CACHE_S:
+            await self._once("", self._check)
+        cached = f"{principal.key_id} {name}"
+        if cached in self._known:
+            return self._known[cached][0]
+        revision = self._revision
+        user = await self._users.named(name)
+        if user.disabled:
+            raise ForbiddenError(f"The user {user.name} is disabled.")
+        found = replace(
+            principal,
+            user=TurnUser(user.id, user.name),
+            team=user.team_id,
+            team_name=user.team or "",
+            acting=True,
+        )
+        self._remember(cached, found, None, revision)
         return found
 
-    def _remember(self, name: str, now: float, found: Principal | UnauthorizedError) -> None:
-        if len(self._cache) >= MAX_CACHED_KEYS:
-            self._cache.clear()
-        self._cache[name] = (now + KEY_CACHE_S, found)
-
     def forget(self) -> None:
-        """Drops what was looked up: keys or users have changed here."""
-        self._cache.clear()
+        """Says that keys or users have changed here."""
+        self._checked, self._revision = -KEY_CACHE_S, UNKNOWN
+        self._known.clear()
+        self._refused.clear()
 
-    def _judge(
-        self, secret: str, found: tuple[KeyRecord, UserRecord] | None, now: float
+    async def _once(self, name: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Asks the database, once for all requests that need the same at the same time."""
+        task: asyncio.Task[T] | None = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = asyncio.create_task(ask())
+            task.add_done_callback(lambda _: self._asking.pop(name))
+        return await asyncio.shield(task)
+
+    async def _check(self) -> None:
+        """Forgets everybody if a user, a key or a team has changed since the last look."""
+        began = self._monotonic()
+        revision = await self._users.revision()
+        if revision != self._revision:
+            self._known.clear()
+        self._revision, self._checked = revision, began
+
+    async def _look_up(
+        self, name: str, secret: str, revision: int
     ) -> Principal | UnauthorizedError:
-        if found is None:
-            return UnauthorizedError(
-                f"Incorrect API key provided: {masked(secret)}.", "invalid_api_key"
-            )
-        key, user = found
-        if key.revoked_at is not None:
-            return UnauthorizedError(
-                f"The API key {masked(secret)} was revoked.", "invalid_api_key"
-            )
-        if key.expires_at is not None and key.expires_at <= now:
-            return UnauthorizedError(
-                f"The API key {masked(secret)} has expired.", "invalid_api_key"
-            )
-        if user.disabled:
-            return UnauthorizedError(
-                f"The user of the API key {masked(secret)} is disabled.", "invalid_api_key"
-            )
-        models = None if key.models is None else tuple(key.models)
-        return Principal(
-            TurnUser(user.id, user.name),
-            key.id,
-            user.team_id,
-            models,
-            user.admin,
-            key.trusted,
-            team_name=user.team or "",
-        )
+        began = self._monotonic()
+        found = await self._users.find(secret)
+        judged = _judge(secret, found, self._clock())
+        if isinstance(judged, UnauthorizedError):
+            if len(self._refused) >= MAX_CACHED_KEYS:
+                self._refused.clear()
+            self._refused[name] = judged, began + KEY_CACHE_S
+        elif found:
+            self._remember(name, judged, found[0].expires_at, revision)
+        return judged
+
+    def _remember(self, name: str, found: Principal, expires_at: int | None, revision: int) -> None:
+        """Keeps what was looked up at a revision, unless that has been found to be over since."""
+        if revision == self._revision:
+            if len(self._known) >= MAX_CACHED_KEYS:
+                del self._known[next(iter(self._known))]  # the oldest
+            self._known[name] = found, expires_at
+
+
+def _judge(
+    secret: str, found: tuple[KeyRecord, UserRecord] | None, now: float
+) -> Principal | UnauthorizedError:
+    if found is None:
+        return _invalid(f"Incorrect API key provided: {masked(secret)}.")
+    key, user = found
+    if key.revoked_at is not None:
+        return _invalid(f"The API key {masked(secret)} was revoked.")
+    if key.expires_at is not None and key.expires_at <= now:
+        return _invalid(f"The API key {masked(secret)} has expired.")
+    if user.disabled:
+        return _invalid(f"The user of the API key {masked(secret)} is disabled.")
+    return Principal(
+        TurnUser(user.id, user.name),
+        key.id,
+        user.team_id,
+        key.models,
+        user.admin,
+        key.trusted,
+        team_name=user.team or "",
+    )
+
+
+def _invalid(message: str) -> UnauthorizedError:
+    return UnauthorizedError(message, "invalid_api_key")
 
 
 def masked(secret: str) -> str:

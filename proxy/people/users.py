@@ -94,13 +94,7 @@ class Users:
     ) -> UserRecord:
         """Adds a user; an admin's keys may administer."""
         now = self._clock()
-        user = {
-            "id": self._ids.new(USER_ID),
-            "name": _user_name(name),
-            "disabled": False,
-            "admin": admin,
-            "created_at": int(now),
-        }
+        user = self._new(_user_name(name), now, admin=admin)
         return await self._storage.run(lambda: _create(self._dialect, user, team, now))
 
     async def get(self, id_or_name: str) -> UserRecord:
@@ -108,13 +102,16 @@ class Users:
         return await self._storage.read(lambda: user_named(id_or_name))
 
     async def named(self, id_or_name: str) -> UserRecord:
-        """Returns the user, who is made if unknown."""
-        try:
-            return await self.get(id_or_name)
-        except NotFound:
-            with suppress(Conflict):  # somebody else was faster
-                return await self.create(id_or_name)
-            return await self.get(id_or_name)
+        """Returns the user, who is made if unknown: one transaction."""
+        user = self._new(id_or_name, self._clock())
+        return await self._storage.run(lambda: _named_or_made(self._dialect, user))
+
+    async def revision(self) -> int:
+        """Returns a number that changes once a user, a key or a team was changed or deleted.
+
+        What is new does not change it. It counts in the database, whoever makes the change.
+        """
+        return await self._storage.read(_revision)
 
     async def names(self, ids: Sequence[str]) -> dict[str, str]:
         """What those with these ids are called."""
@@ -222,6 +219,10 @@ class Users:
         now = self._clock()
         return await self._storage.read(lambda: _active(self._dialect, ids, now))
 
+    def _new(self, name: str, now: float, *, admin: bool = False) -> Row:
+        new = {"id": self._ids.new(USER_ID), "name": name, "created_at": int(now)}
+        return new | {"disabled": False, "admin": admin}
+
     def _now(self) -> int:
         return int(self._clock())
 
@@ -254,6 +255,20 @@ def _create(dialect: Dialect, user: Row, team: str | None, now: float) -> Steps[
     if not added:
         raise _taken(user["name"])
     return (yield from user_named(user["id"]))
+
+
+def _named_or_made(dialect: Dialect, new: Row) -> Steps[UserRecord]:
+    with suppress(NotFound):
+        return (yield from user_named(new["name"]))
+    _user_name(new["name"])
+    with suppress(Conflict):  # somebody else was faster
+        return (yield from _create(dialect, new, None, new["created_at"]))
+    return (yield from user_named(new["name"]))
+
+
+def _revision() -> Steps[int]:
+    ((revision,),) = yield "SELECT revision FROM people_revision", {}
+    return int(revision)
 
 
 def _listed(most: int, after: str | None) -> Steps[list[UserRecord]]:

@@ -64,6 +64,12 @@ keys = Table(
 )
 Index(None, keys.c.digest, unique=True)
 
+Table(  # one row; triggers count in it what is changed or deleted in users, keys and teams
+    "people_revision",
+    metadata,
+    Column("revision", BigInteger, nullable=False),
+)
+
 audit = Table(  # refers to nothing: it outlives what it tells of
     "audit",
     metadata,

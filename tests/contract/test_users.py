@@ -5,7 +5,7 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from databases import in_time, transaction
 from sqlalchemy import select, text
 
 from chattable.budget.storage.errors import StorageUnavailable
+from chattable.proxy.people.teams import Teams
 from chattable.proxy.people.users import UserRecord, Users
 from chattable.proxy.store import tables
 from chattable.proxy.store.database import Database
@@ -513,3 +514,63 @@ async def test_active_are_keys_that_open_something_and_users_who_are_not_disable
         "revoked",
         "expired",
     }
+
+
+# --- the revision ---------------------------------------------------------------------------------
+
+
+async def test_a_change_of_users_keys_or_teams_changes_the_revision(
+    database: Database, users: Users, other_process: Users
+) -> None:
+    """Law: whoever has read a revision knows of every change before it, whoever made it."""
+    teams = Teams(database.storage)
+    await users.create("alice", team="red")
+    key, _ = await users.create_key("alice", name="k")
+    changes: list[Callable[[], Awaitable[object]]] = [
+        lambda: users.update("alice", disabled=True),
+        lambda: users.update("alice", name="alicia"),
+        lambda: users.update("alicia", team="blue"),
+        lambda: teams.rename("blue", "green"),
+        lambda: teams.delete("red"),
+        lambda: users.revoke_key(key.id),
+        lambda: users.delete("alicia"),
+    ]
+    seen = [await other_process.revision()]
+    for change in changes:
+        await change()
+        seen.append(await other_process.revision())
+    assert len(set(seen)) == len(seen)
+
+
+async def test_a_change_by_hand_changes_the_revision(database: Database, users: Users) -> None:
+    await users.create("alice")
+    before = await users.revision()
+    async with transaction(database) as connection:
+        await connection.execute(text("UPDATE users SET disabled = NOT disabled"))
+    assert await users.revision() != before
+
+
+async def test_what_is_new_does_not_change_the_revision(users: Users) -> None:
+    """Law: an end user who comes for the first time costs nobody else a look."""
+    before = await users.revision()
+    await users.create("alice", team="red")
+    await users.create_key("alice", name="k")
+    await users.named("bob")
+    assert await users.revision() == before
+
+
+# --- end users ------------------------------------------------------------------------------------
+
+
+async def test_whoever_is_named_is_made_once(users: Users, other_process: Users) -> None:
+    """Law: of many who name an unknown user at once all get the same one."""
+    made = await asyncio.gather(*(one.named("bob") for one in (users, other_process) * 4))
+    assert len({user.id for user in made}) == 1
+    assert await users.named(made[0].id) == made[0]
+    assert await users.count() == 1
+
+
+async def test_an_id_of_nobody_makes_nobody(users: Users) -> None:
+    with pytest.raises(Invalid, match="must not begin"):
+        await users.named("user_of_nobody")
+    assert await users.count() == 0
