@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
 from litestar import Litestar, Request, Response
@@ -18,7 +18,6 @@ from litestar.exceptions import NotFoundException
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.outbox import Outbox
-from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy import failpoints
 from chattable.proxy.cache.cache import open_cache
 from chattable.proxy.catalog.catalog import CatalogHolder
@@ -54,6 +53,9 @@ from chattable.proxy.sessions.sessions import Sessions, open_store
 from chattable.proxy.sessions.titles_and_summaries import TitlesAndSummaries
 from chattable.proxy.telemetry.access_log import AccessLog
 from chattable.proxy.telemetry.redaction import redactor
+
+if TYPE_CHECKING:
+    from chattable.budget.storage.redis import RedisScripts
 
 log = logging.getLogger("chattable")
 
@@ -109,7 +111,7 @@ def build(config: Config) -> EdgeMiddleware:
         failpoint=failpoints.from_environment(os.environ),
     )
     catalogs = CatalogHolder(build_catalog(config, transport))
-    redis = RedisScripts(config.redis_url) if config.redis_url else None
+    redis = _redis(config)
     rate_limiter = RateLimiter(open_rates(redis), config.rate_limits)
     idempotency = Idempotency(database.storage)
     answers = open_cache(config, redis)
@@ -204,6 +206,15 @@ def build(config: Config) -> EdgeMiddleware:
         app, access_log, patience=config.server.receive, max_body=services.max_body, redact=redact
     )
     return edge
+
+
+def _redis(config: Config) -> RedisScripts | None:
+    """The Redis that a config names; only then is its client imported."""
+    if not config.redis_url:
+        return None
+    from chattable.budget.storage.redis import RedisScripts
+
+    return RedisScripts(config.redis_url)
 
 
 def _served(app: Litestar) -> list[str]:

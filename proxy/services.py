@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 
 from chattable.budget.journal import Journal
 from chattable.budget.outbox import Outbox
 from chattable.budget.sql_ledger import SqlLedger
-from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.config.settings import Config
 from chattable.proxy.identity.auth import Auth
@@ -20,6 +21,9 @@ from chattable.proxy.pipeline.pipeline import Pipeline
 from chattable.proxy.pipeline.turns import Turns
 from chattable.proxy.store.database import Database
 from chattable.proxy.store.sessions.port import SessionStore
+
+if TYPE_CHECKING:
+    from chattable.budget.storage.redis import RedisScripts
 
 
 class Services(Struct, frozen=True):

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk, Usage
 from chattable.agents.chattable import Trace
 from chattable.budget.periodic import Periodic
-from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.cache.controls import Controls
 from chattable.proxy.cache.keys import key_of
 from chattable.proxy.cache.memory import MemoryStore
-from chattable.proxy.cache.redis import RedisStore
 from chattable.proxy.cache.singleflight import Flight
 from chattable.proxy.cache.store import NOT_FROM_STORE, CacheKey, Follow, Lead, Store, StoredAnswer
 from chattable.proxy.cache.waiter import Ask, Waiter
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
 from chattable.proxy.identity.auth import Caller
+
+if TYPE_CHECKING:
+    from chattable.budget.storage.redis import RedisScripts
 
 RENEW_EVERY_S = 1.0  # leases of flights that others may follow
 MAX_LEASES_A_STEP = 256
@@ -80,8 +81,7 @@ class ResponseCache:
     async def start(self) -> None:
         """Connects, and begins to renew leases where processes share answers."""
         await self.store.start()
-        if isinstance(self.store, RedisStore):
-            self.store.on_follower(self._on_follower)
+        if self.store.on_follower(self._on_follower):
             self._upkeep.start()
 
     async def stop(self) -> None:
@@ -225,6 +225,8 @@ def open_cache(config: settings.Config, redis: RedisScripts | None) -> ResponseC
     """The cache that a config describes, on Redis if there is one."""
     cache = config.cache or settings.Cache(enabled=False)
     if redis is not None and cache.enabled:
+        from chattable.proxy.cache.redis import RedisStore  # only for who has a Redis
+
         return ResponseCache(RedisStore(redis), cache)
     return ResponseCache(MemoryStore(cache.memory_mb * 2**20), cache)
 

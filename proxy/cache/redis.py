@@ -146,9 +146,10 @@ class RedisStore(Store):
         """Bytes stored by this process, those included that are no longer there."""
         return self.bytes
 
-    def on_follower(self, told: Callable[[str], None]) -> None:
-        """Who is told of a flight that somebody begins to follow."""
+    def on_follower(self, told: Callable[[str], None]) -> bool:
+        """Has `told` called with a flight that another process begins to follow."""
         self._notifier.listen(f"{self._me}:", told)
+        return True
 
     async def start(self) -> None:
         """Connects, or goes on without."""

@@ -6,7 +6,7 @@ On Redis it is also how processes share an answer under way.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -94,6 +94,10 @@ class Store(ABC):
         """Closes it."""
 
     # What only a store between processes has to do.
+
+    def on_follower(self, told: Callable[[str], None]) -> bool:
+        """Has `told` called with a flight that another process begins to follow, if any can."""
+        return False
 
     async def renew(self, leads: Sequence[tuple[CacheKey, Lead]]) -> list[bool]:
         """Gives leads a new lease; returns which somebody follows, or nothing if nobody knows."""

@@ -6,19 +6,21 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from chattable.agents.chat import Chat, Chunk
 from chattable.budget.rates import Allowance, Permit, RateLimit, RateLimitedError, Rates, headers
 from chattable.budget.rates_memory import MemoryRates
-from chattable.budget.rates_redis import RedisRates
-from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy.catalog.catalog import Entry
 from chattable.proxy.config import settings
 from chattable.proxy.errors import RateLimitExceededError
 from chattable.proxy.identity.auth import Caller
 from chattable.proxy.reply_stream import ReplyStream
+
+if TYPE_CHECKING:
+    from chattable.budget.storage.redis import RedisScripts
 
 YIELD = 5.0  # seconds that a turn may take to end
 BYTES_PER_TOKEN = 4  # of ordinary text: what a prompt weighs until its usage is known
@@ -164,7 +166,11 @@ class RateLimiter:
 
 def open_rates(redis: RedisScripts | None) -> Rates:
     """Rates that all processes share by way of Redis, if there is one, else this one's own."""
-    return RedisRates(redis) if redis else MemoryRates()
+    if redis is None:
+        return MemoryRates()
+    from chattable.budget.rates_redis import RedisRates  # only for who has a Redis
+
+    return RedisRates(redis)
 
 
 def _rate(rate: settings.Rate) -> Allowance:
