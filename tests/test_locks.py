@@ -124,7 +124,8 @@ def stub(folder: Path, like: Distribution, version: str) -> str:
     wheel = folder / f"{name}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as made:
         for file, text in files.items():
-            made.writestr(f"{name}.dist-info/{file}", text)
+            # with no time in it: the same wheel has the same digest whenever it is written
+            made.writestr(zipfile.ZipInfo(f"{name}.dist-info/{file}"), text)
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
