@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Response
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
+from msgspec.structs import replace
 
 from chattable.adapters.transport import AiohttpTransport
 from chattable.budget.outbox import Outbox
@@ -24,7 +25,7 @@ from chattable.proxy.catalog.catalog import CatalogHolder
 from chattable.proxy.catalog.catalog import build as build_catalog
 from chattable.proxy.catalog.prices import warn_of_unpriced
 from chattable.proxy.config.settings import Config
-from chattable.proxy.errors import NoSuchRouteError, describe, known, outcome_of
+from chattable.proxy.errors import Failure, NoSuchRouteError, describe, known, outcome_of
 from chattable.proxy.http.edge import EdgeMiddleware
 from chattable.proxy.http.loopback import loopback
 from chattable.proxy.http.paths import shown
@@ -46,6 +47,7 @@ from chattable.proxy.routes import health
 from chattable.proxy.routes.documented import CommonErrors, document
 from chattable.proxy.routes.guarded import guarded
 from chattable.proxy.routes.openai import chat, forwarding
+from chattable.proxy.routes.openai.chat import ChatCompletions
 from chattable.proxy.routes.request_context import upstream_headers
 from chattable.proxy.routes.typed import SERVICES
 from chattable.proxy.services import Services
@@ -187,12 +189,15 @@ def build(config: Config) -> EdgeMiddleware:
                 yield
 
     served: list[str] = []
+    chats = ChatCompletions(services)
     app = Litestar(
-        [*chat.routes(services), *forwarding.routes(services), health.ROUTES, *guarded()],
+        [*chat.routes(chats), *forwarding.routes(services), health.ROUTES, *guarded()],
         lifespan=[lifespan],
         dependencies=SERVICES,
         state=State({"services": services}, deep_copy=False),
-        exception_handlers={Exception: partial(_answer_error, served)},
+        exception_handlers={
+            Exception: lambda request, error: _response(_failure(served, request.scope, error))
+        },
         request_max_body_size=services.max_body,
         cors_config=_cors(config.server.cors_origins),
         openapi_config=document(),
@@ -203,7 +208,13 @@ def build(config: Config) -> EdgeMiddleware:
     served += _served(app)
     redact = redactor(config, os.environ)
     edge = EdgeMiddleware(
-        app, access_log, patience=config.server.receive, max_body=services.max_body, redact=redact
+        app,
+        access_log,
+        patience=config.server.receive,
+        max_body=services.max_body,
+        failure_of=partial(_failure, served),
+        direct=None if config.server.cors_origins else chats,  # CORS is the application's
+        redact=redact,
     )
     return edge
 
@@ -223,12 +234,8 @@ def _served(app: Litestar) -> list[str]:
     return sorted(path for path in paths if path.startswith("/v1/") and "{" not in path)
 
 
-def _answer_error(
-    served: Sequence[str],
-    request: Request[Any, Any, Any],
-    error: Exception,
-) -> Response[bytes]:
-    scope: Any = request.scope
+def _failure(served: Sequence[str], scope: Any, error: Exception) -> Failure:
+    """What a request is answered that failed; the access log hears of it by the scope."""
     request_id = scope.get("request_id", "")
     if isinstance(error, NotFoundException):
         error = NoSuchRouteError(scope["method"], shown(scope["path"]), served)
@@ -236,10 +243,14 @@ def _answer_error(
     scope["error_code"] = failure.code
     if not known(error):
         log.error("request %s failed", request_id, exc_info=error)
+    return replace(failure, headers=failure.headers | upstream_headers(scope.get("trace")))
+
+
+def _response(failure: Failure) -> Response[bytes]:
     return Response(
         failure.body(),
         status_code=failure.status,
-        headers=failure.headers | upstream_headers(scope.get("trace")),
+        headers=failure.headers,
         media_type="application/json",
     )
 

@@ -24,6 +24,7 @@ ROOTS = re.compile(
 )
 REPEATED = re.compile(r"^(/v1)+(?=/v1(/|$))")
 MOST_FAILURES = 8  # attempts of a request that the log tells of
+CHAT_PATH = "/v1/chat/completions"
 HEADERS = [(b"cache-control", b"private, no-store"), (b"x-content-type-options", b"nosniff")]
 
 
@@ -43,9 +44,14 @@ class EdgeMiddleware:
         *,
         patience: float,
         max_body: int,
+        failure_of: Callable[[Any, Exception], Failure],
+        direct: ASGIApp | None = None,
         redact: Callable[[str], str] = str,
     ) -> None:
+        """`direct` answers chats in the place of the application, which takes what it does not."""
         self.app = app
+        self._direct = direct or app
+        self._failure_of = failure_of
         self.patience = patience  # seconds that a client may take for the parts of a request
         self.max_body = max_body  # bytes
         self._log = log
@@ -61,7 +67,9 @@ class EdgeMiddleware:
         request_id = scope["request_id"] = f"req_{random.getrandbits(96):024x}"
         path, method = scope["path"], scope["method"]
         inner: Any = {**scope, "began": began}
-        if path != "/v1/chat/completions":
+        app = self._direct
+        if path != CHAT_PATH or method != "POST":
+            app = self.app
             decoded = paths.decoded(scope)
             path = paths.shown(decoded)
             inner["path"] = canonical(decoded)
@@ -79,10 +87,11 @@ class EdgeMiddleware:
             await send(message)
 
         try:
-            await self.app(inner, receive, send_with_id)
-        except Exception:
-            status = status or 500
-            raise
+            await app(inner, receive, send_with_id)
+        except Exception as error:
+            if status:  # the answer has begun
+                raise
+            await _answer(self._failure_of(inner, error), send_with_id)
         finally:
             if "refused" in scope:
                 status = scope["refused"]
@@ -140,6 +149,15 @@ class EdgeMiddleware:
         headers = b"".join(b"%b: %b\r\n" % header for header in named)
         phrase = HTTPStatus(failure.status).phrase.encode()
         return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (failure.status, phrase, headers, body)
+
+
+async def _answer(failure: Failure, send: Send) -> None:
+    """Answers with a failure."""
+    body = failure.body()
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in failure.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": failure.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def new_id() -> str:

@@ -23,7 +23,7 @@ Connection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 async def require_key(connection: Connection, _: BaseRouteHandler) -> None:
     """Lets in whoever has a key, and notes whose it is."""
     if not _asks_for_methods(connection):
-        await caller_of(connection, house_of(connection))
+        await caller_of(connection.scope, house_of(connection))
 
 
 async def require_admin(connection: Connection, _: BaseRouteHandler) -> None:
@@ -33,7 +33,11 @@ async def require_admin(connection: Connection, _: BaseRouteHandler) -> None:
     """
     if _asks_for_methods(connection):
         return
-    services, secret, scope = house_of(connection), bearer(connection), cast(Any, connection.scope)
+    services, secret, scope = (
+        house_of(connection),
+        bearer(connection.scope),
+        cast(Any, connection.scope),
+    )
     principal = await services.auth.principal(secret)
     who = principal.user if principal.key_id else TurnUser("admin key", masked(secret))
     actor = scope["actor"] = Actor(who.id, who.name, scope["request_id"])

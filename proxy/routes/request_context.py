@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
 import msgspec
 from litestar import Request
-from litestar.connection import ASGIConnection
 from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import Receive
 from msgspec.structs import replace
 
 from chattable.agents.chat import Json
@@ -37,20 +36,23 @@ NOT_JSON = (
 )
 
 
-async def read_json(
-    request: Request[Any, Any, Any],
-    limit: int,
-    refuse_spent: Callable[[], Awaitable[None]] | None = None,
-) -> Json:
-    """The body as a JSON object, decompressed, whatever content type it claims.
+async def read_json(request: Request[Any, Any, Any], limit: int) -> Json:
+    """The body as a JSON object, decompressed, whatever content type it claims."""
+    return json_object(await read_body(request, limit), request.scope, limit)
 
-    `refuse_spent` is for where budgets pay: nothing costly is parsed for who has nothing left.
-    """
-    body = await read_body(request, limit)
-    encoding = header(request, b"content-encoding")
-    if refuse_spent is not None and (encoding or body[LARGE:]):
-        await refuse_spent()
-    if encoding:
+
+async def receive_json(scope: Any, receive: Receive, services: Services, caller: Caller) -> Json:
+    """The same where budgets pay: nothing costly is parsed for who has nothing left."""
+    limit = services.max_body
+    body = await receive_body(scope, receive, limit)
+    if len(body) > LARGE or header(scope, b"content-encoding"):
+        await services.metering.refuse_spent(caller)
+    return json_object(body, scope, limit)
+
+
+def json_object(body: bytes, scope: Any, limit: int) -> Json:
+    """A body as a JSON object; it has at most `limit` bytes once it is decompressed."""
+    if encoding := header(scope, b"content-encoding"):
         body = decompressed(body, encoding, limit)
     REQUEST.check(body)
     try:
@@ -64,6 +66,24 @@ async def read_json(
     return value
 
 
+async def receive_body(scope: Any, receive: Receive, limit: int) -> bytes:
+    """The body as it came, from the connection itself."""
+    if int(header(scope, b"content-length") or 0) > limit:
+        raise TooLargeError(limit)
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message: Any = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeftError
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > limit:
+            raise TooLargeError(limit)
+        more = message["more_body"]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
     """The body as it came."""
     try:
@@ -75,14 +95,13 @@ async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
         raise ClientLeftError from None
 
 
-async def caller_of(request: ASGIConnection[Any, Any, Any, Any], services: Services) -> Caller:
+async def caller_of(scope: Any, services: Services) -> Caller:
     """Who asks, or `UnauthorizedError`."""
-    secret = bearer(request)
-    scope: Any = request.scope
+    secret = bearer(scope)
     run_keys = services.pipeline.gateway.run_keys
     parent = run_keys.get(secret) if run_keys else None
     principal = parent.caller.principal if parent else await services.auth.principal(secret)
-    if principal.trusted and (name := end_user(request)):
+    if principal.trusted and (name := end_user(scope)):
         principal = await services.auth.acting(principal, name)
     ref = services.pipeline.sessions.resolver.of_headers(scope["headers"])
     caller = Caller(
@@ -95,11 +114,11 @@ async def caller_of(request: ASGIConnection[Any, Any, Any, Any], services: Servi
     )
     sent = dict(scope["headers"])
     if b"x-max-calls" in sent:
-        caller = replace(caller, max_calls=_max_calls(header(request, b"x-max-calls")))
+        caller = replace(caller, max_calls=_max_calls(header(scope, b"x-max-calls")))
     if b"idempotency-key" in sent:
-        caller = replace(caller, idempotency_key=_key(header(request, b"idempotency-key")))
+        caller = replace(caller, idempotency_key=_key(header(scope, b"idempotency-key")))
     if b"cache-control" in sent:
-        caller = replace(caller, cache=of_header(header(request, b"cache-control")))
+        caller = replace(caller, cache=of_header(header(scope, b"cache-control")))
     scope["caller"] = caller
     return caller
 
@@ -149,29 +168,29 @@ def _user(given: Any) -> str:
     return "" if given is None or is_placeholder(given) else given
 
 
-def end_user(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+def end_user(scope: Any) -> str:
     """Whom a chat UI asks for, by its headers; what stands for no name is nobody."""
     for name in END_USER:
-        value = unquote(header(request, name))
+        value = unquote(header(scope, name))
         if not is_placeholder(value):
             return value
     return ""
 
 
-def bearer(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+def bearer(scope: Any) -> str:
     """The key of a request: what is behind `Bearer`, or `x-api-key`; empty if there is none."""
-    value = header(request, b"authorization")
+    value = header(scope, b"authorization")
     scheme, _, secret = value.partition(" ")
     if scheme.lower() == "bearer":
         return secret.strip()
-    return value or header(request, b"x-api-key")
+    return value or header(scope, b"x-api-key")
 
 
-def header(request: ASGIConnection[Any, Any, Any, Any], name: bytes) -> str:
+def header(scope: Any, name: bytes) -> str:
     """A header, stripped; empty if absent. A plain scan: Litestar would parse all of them."""
-    for key, value in request.scope["headers"]:
+    for key, value in scope["headers"]:
         if key == name:
-            return value.decode("latin-1").strip()
+            return str(value, "latin-1").strip()
     return ""
 
 

@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from chattable.proxy.errors import describe
 from chattable.proxy.http.edge import EdgeMiddleware
 from chattable.proxy.http.protocol import LINGER, MAX_HEAD, PROGRESS, BoundedHttp
 from chattable.proxy.telemetry.access_log import AccessLog
@@ -93,7 +94,13 @@ class Door:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.reads = True
-        edge = EdgeMiddleware(self.app, self.log, patience=PATIENCE, max_body=MAX_BODY)
+        edge = EdgeMiddleware(
+            self.app,
+            self.log,
+            patience=PATIENCE,
+            max_body=MAX_BODY,
+            failure_of=lambda _, error: describe(error),
+        )
         config = uvicorn.Config(edge, log_config=None, proxy_headers=False)
         config.load()
         self.protocol = BoundedHttp(config, ServerState(), {}, _loop=self.loop)

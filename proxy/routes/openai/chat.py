@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 from litestar import Request, post
-from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Send
 from msgspec.structs import replace
 
 from chattable.adapters.vendors.withheld import BETAS
@@ -24,11 +23,12 @@ from chattable.proxy.routes.request_context import (
     caller_of,
     header,
     on_behalf,
-    read_json,
+    receive_json,
     upstream_headers,
 )
 from chattable.proxy.services import Services
 
+PATH = "/v1/chat/completions"
 JSON_HEADERS = [(b"content-type", b"application/json")]
 SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -36,11 +36,37 @@ SSE_HEADERS = [
 ]
 
 
-def routes(services: Services) -> list[ControllerRouterHandler]:
+class ChatCompletions:
+    """The route as an ASGI application; what it raises before its answer begins is not answered."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        services = self._services
+        caller = await caller_of(scope, services)
+        body = await receive_json(scope, receive, services, caller)
+        chat = parse(body, default_model=services.config.default_model)
+        # cheaper than a look at every header
+        if b"anthropic-beta" in dict(scope["headers"]):
+            chat.params.setdefault(BETAS, header(scope, b"anthropic-beta"))
+        chat, ref = services.pipeline.sessions.resolver.of_body(chat, caller.session_ref)
+        if ref is not caller.session_ref:
+            caller = replace(caller, session_ref=ref)
+        chat, caller = pop_controls(chat, caller)
+        caller = await on_behalf(caller, chat.params, services)
+        reply = services.turns.start(chat, caller)
+        scope["caller"], scope["trace"] = caller, reply.trace
+        reply.trace.model = chat.model if chat.model.isprintable() else ""
+        await _Answer(services, reply, chat, caller.began).send(scope, send)
+
+
+def routes(endpoint: ChatCompletions) -> list[ControllerRouterHandler]:
     """The route of chat completions."""
 
     @post(
-        "/v1/chat/completions",
+        PATH,
         status_code=200,
         operation_class=CHAT,
         responses=errors(*ASKED),
@@ -49,23 +75,7 @@ def routes(services: Services) -> list[ControllerRouterHandler]:
         summary="Create a chat completion",
     )
     async def chat_completions(request: Request[Any, Any, Any]) -> ASGIApp:
-        caller = await caller_of(request, services)
-        spent = partial(services.metering.refuse_spent, caller)
-        body = await read_json(request, services.max_body, spent)
-        chat = parse(body, default_model=services.config.default_model)
-        # cheaper than a look at every header
-        if b"anthropic-beta" in dict(request.scope["headers"]):
-            chat.params.setdefault(BETAS, header(request, b"anthropic-beta"))
-        chat, ref = services.pipeline.sessions.resolver.of_body(chat, caller.session_ref)
-        if ref is not caller.session_ref:
-            caller = replace(caller, session_ref=ref)
-        chat, caller = pop_controls(chat, caller)
-        caller = await on_behalf(caller, chat.params, services)
-        reply = services.turns.start(chat, caller)
-        scope: Any = request.scope
-        scope["caller"], scope["trace"] = caller, reply.trace
-        reply.trace.model = chat.model if chat.model.isprintable() else ""
-        return _Answer(services, reply, chat, caller.began)
+        return endpoint
 
     return [chat_completions]
 
@@ -85,7 +95,8 @@ class _Answer:
         self._began = began
         self._scope: Any = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def send(self, scope: Any, send: Send) -> None:
+        """Sends it, or raises before it begins."""
         self._scope = scope
         on_leave(scope, self._left)
         try:

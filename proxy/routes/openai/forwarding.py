@@ -15,7 +15,12 @@ from chattable.proxy.http.leaving import on_leave
 from chattable.proxy.pipeline.forwarded_kinds import KINDS, Kind
 from chattable.proxy.pipeline.forwarding import Forwarding
 from chattable.proxy.routes.documented import ASKED, BEARER, FORWARDED, errors
-from chattable.proxy.routes.request_context import caller_of, on_behalf, read_json, upstream_headers
+from chattable.proxy.routes.request_context import (
+    caller_of,
+    on_behalf,
+    receive_json,
+    upstream_headers,
+)
 from chattable.proxy.services import Services
 
 
@@ -38,15 +43,14 @@ def _route(kind: Kind, forwarding: Forwarding, services: Services) -> Controller
         name=kind.path,
     )
     async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
-        caller = await caller_of(request, services)
-        spent = partial(services.metering.refuse_spent, caller)
-        fields = await read_json(request, services.max_body, spent)
+        scope: Any = request.scope
+        caller = await caller_of(scope, services)
+        fields = await receive_json(scope, request.receive, services, caller)
         if fields.get("stream"):
             raise InvalidRequest(
                 f"Streams of {kind.what} are not passed on; leave `stream` out.", param="stream"
             )
         caller = await on_behalf(caller, fields, services)
-        scope: Any = request.scope
         scope["caller"], scope["trace"] = caller, Trace()
         trace = scope["trace"]
         on_leave(scope, partial(_left, trace))

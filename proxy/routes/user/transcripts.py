@@ -85,7 +85,7 @@ async def import_conversations(
         str, QueryParameter(name="format", schema_extra={"enum": ["", *READABLE]})
     ] = "",
 ) -> ImportReport:
-    if header(request, b"content-encoding").lower() not in ("", "identity"):
+    if header(request.scope, b"content-encoding").lower() not in ("", "identity"):
         raise HTTPException("Send the file as it is, without a Content-Encoding.", status_code=415)
     if form:
         chosen(form, READABLE)
