@@ -35,7 +35,7 @@ class ReplyStream:
         # facts for the response headers, complete once the first chunk is there
         self.headers: dict[str, str] = {}
         self.trace = Trace()
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None  # of the turn, while it is under way
         self.principal: Principal | None = None  # who asks
         self._loop = asyncio.get_running_loop()
         self._items: list[Chunk] = []
@@ -98,9 +98,13 @@ class ReplyStream:
             return items
         if not self.ended:
             return []
+        self.check()
+        return None
+
+    def check(self) -> None:
+        """Raises the turn's error if it has failed."""
         if self._failed:
             raise self._told()
-        return None
 
     def _told(self) -> BaseException:
         """The turn's error, kept no longer: its traceback leads back here."""

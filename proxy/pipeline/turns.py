@@ -1,4 +1,4 @@
-"""Turns of HTTP requests: each is a task, so what follows an answer happens whoever listens."""
+"""Turns of HTTP requests: what follows an answer happens, whoever still listens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, nullcontext
+from typing import Any
 
 from chattable.agents.chat import Chat
 from chattable.agents.errors import TurnTimeout
+from chattable.agents.fold import Accumulator
 from chattable.proxy.errors import ShuttingDownError, known
 from chattable.proxy.identity.auth import Caller, Principal
 from chattable.proxy.pipeline.pipeline import Pipeline
@@ -25,21 +27,42 @@ class Turns:
     def __init__(self, pipeline: Pipeline) -> None:
         self.stopping = False
         self._pipeline = pipeline
-        self._running: dict[asyncio.Task[None], ReplyStream] = {}
+        self._running: dict[asyncio.Task[Any], ReplyStream] = {}
 
-    def start(self, chat: Chat, caller: Caller) -> ReplyStream:
-        """Begins a turn; once the server is stopping, only within turns that are under way."""
+    def reply(self, caller: Caller) -> ReplyStream:
+        """A reply to come; once the server is stopping, only within turns that are under way."""
         if self.stopping and caller.parent is None:
             raise ShuttingDownError
         reply = ReplyStream()
         reply.principal = caller.principal
-        reply.task = asyncio.create_task(self._pump(chat, caller, reply))
-        self._running[reply.task] = reply
-        reply.task.add_done_callback(self._ended)
         return reply
 
-    async def _pump(self, chat: Chat, caller: Caller, reply: ReplyStream) -> None:
-        """Moves the answer from the pipeline to the reply."""
+    def start(self, chat: Chat, caller: Caller, reply: ReplyStream) -> None:
+        """Begins a turn in a task of its own, of which the reply can be read step by step."""
+        reply.task = asyncio.create_task(self._run(chat, caller, reply))
+        self._running[reply.task] = reply
+        reply.task.add_done_callback(self._ended)
+
+    async def whole(self, chat: Chat, caller: Caller, reply: ReplyStream) -> Accumulator:
+        """A turn's whole answer, or its error: it runs in the task of the request itself."""
+        fold = Accumulator()
+        task = reply.task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = reply
+        try:
+            await self._run(chat, caller, reply, fold)
+        except asyncio.CancelledError:
+            task.uncancel()  # the request itself goes on: its answer says why
+        finally:
+            reply.task = None
+            self._ended(task)
+        reply.check()
+        return fold
+
+    async def _run(
+        self, chat: Chat, caller: Caller, reply: ReplyStream, fold: Accumulator | None = None
+    ) -> None:
+        """Moves the answer from the pipeline to the reply, or into `fold`."""
         pipeline = self._pipeline
         try:
             entry = pipeline.find(chat.model, caller, caller.parent)
@@ -47,7 +70,10 @@ class Turns:
             steps = pipeline.once if caller.idempotency_key else pipeline.in_session
             async with limit, aclosing(steps(chat, entry, caller, reply)) as chunks:
                 async for chunk in chunks:
-                    await reply.put(chunk)
+                    if fold is None:
+                        await reply.put(chunk)
+                    else:
+                        fold.add(chunk)
             reply.end()
         except TimeoutError:
             seconds = f"{entry.limits.seconds:g} seconds"
@@ -60,7 +86,7 @@ class Turns:
             if pipeline.gateway.run_keys:
                 pipeline.gateway.forget(reply.trace)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         reply = self._running.pop(task)
         if not reply.ended:  # it was cancelled
             reply.end(ShuttingDownError())
@@ -71,7 +97,7 @@ class Turns:
 
     def drop(
         self, whose: Callable[[Principal], bool], error: BaseException
-    ) -> list[asyncio.Task[None]]:
+    ) -> list[asyncio.Task[Any]]:
         """Ends turns of which nothing is to be kept, and returns those that are yet to end."""
         dropped = []
         for task, reply in self._running.items():

@@ -8,7 +8,6 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +22,8 @@ from chattable.proxy.app import build
 from chattable.proxy.cli.startup import prepare
 from chattable.proxy.config.reader import parse
 from chattable.proxy.http.protocol import BoundedHttp
+from chattable.proxy.identity.auth import Principal
+from chattable.proxy.services import Services
 
 KEY = "sk-admin-of-clients-that-leave"
 SLOTS = 64
@@ -62,14 +63,10 @@ class Served:
         )
         return lines.encode() + b"\r\n\r\n" + body
 
-    @staticmethod
-    def turns() -> list[asyncio.Task[Any]]:
-        """The turns that are under way."""
-        return [
-            t
-            for t in asyncio.all_tasks()
-            if getattr(t.get_coro(), "__qualname__", "") == "Turns._pump"
-        ]
+    def turns(self) -> list[Principal]:
+        """Whose turns are under way."""
+        services: Services = self.server.config.loaded_app.app.state.services
+        return list(services.turns.principals())
 
     async def settled(self) -> None:
         """Nothing is under way any more, every slot is free, and the pool works."""

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from chattable.adapters.vendors.withheld import BETAS
 from chattable.agents.chat import Chat, Chunk
-from chattable.agents.fold import Accumulator
 from chattable.agents.parsing import parse
 from chattable.proxy.cache.controls import pop_controls
 from chattable.proxy.dialects.chat_completions import DONE, KEEPALIVE, Frames, error_frame
 from chattable.proxy.errors import describe
 from chattable.proxy.http.leaving import on_leave
+from chattable.proxy.identity.auth import Caller
 from chattable.proxy.reply_stream import ReplyStream
 from chattable.proxy.routes.documented import ASKED, BEARER, CHAT, errors
 from chattable.proxy.routes.request_context import (
@@ -56,10 +56,10 @@ class ChatCompletions:
             caller = replace(caller, session_ref=ref)
         chat, caller = pop_controls(chat, caller)
         caller = await on_behalf(caller, chat.params, services)
-        reply = services.turns.start(chat, caller)
+        reply = services.turns.reply(caller)
         scope["caller"], scope["trace"] = caller, reply.trace
         reply.trace.model = chat.model if chat.model.isprintable() else ""
-        await _Answer(services, reply, chat, caller.began).send(scope, send)
+        await _Answer(services, reply, chat, caller).send(scope, send)
 
 
 def routes(endpoint: ChatCompletions) -> list[ControllerRouterHandler]:
@@ -87,12 +87,13 @@ class _Answer:
     `[DONE]`.
     """
 
-    def __init__(self, services: Services, reply: ReplyStream, chat: Chat, began: float) -> None:
+    def __init__(self, services: Services, reply: ReplyStream, chat: Chat, caller: Caller) -> None:
+        self._turns = services.turns
         self._keepalive = services.config.server.keepalive
         self._cancel = services.config.server.on_disconnect == "cancel"
         self._reply = reply
         self._chat = chat
-        self._began = began
+        self._caller = caller
         self._scope: Any = {}
 
     async def send(self, scope: Any, send: Send) -> None:
@@ -115,16 +116,14 @@ class _Answer:
             self._reply.close()
 
     async def _whole(self, send: Send) -> None:
-        fold = Accumulator()
-        while (chunks := await self._reply.take()) is not None:
-            for chunk in chunks:
-                fold.add(chunk)
+        fold = await self._turns.whole(self._chat, self._caller, self._reply)
         body = self._frames().completion(fold)
         await self._start(send, [*JSON_HEADERS, (b"content-length", b"%d" % len(body))])
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, send: Send) -> None:
         reply = self._reply
+        self._turns.start(self._chat, self._caller, reply)
         chunks: list[Chunk] | None = await reply.take(self._keepalive)
         frames = self._frames()
         await self._start(send, SSE_HEADERS)
@@ -151,7 +150,7 @@ class _Answer:
 
     async def _start(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         trace = self._reply.trace
-        overhead = max(0.0, time.monotonic() - self._began - trace.waited)
+        overhead = max(0.0, time.monotonic() - self._caller.began - trace.waited)
         headers = [*headers, (b"x-chattable-overhead-ms", b"%.1f" % (overhead * 1000))]
         facts = upstream_headers(trace) | self._reply.headers
         headers += [(k.encode(), v.encode("ascii", "replace")) for k, v in facts.items()]
