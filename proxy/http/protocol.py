@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from chattable.proxy.errors import INVALID, Failure
 from chattable.proxy.http.edge import EdgeMiddleware
@@ -16,6 +22,8 @@ from chattable.proxy.http.leaving import has_left
 MAX_HEAD = 64 * 2**10  # bytes of a request's line and headers, or between two pieces of its body
 PROGRESS = 16 * 2**10  # bytes of a body that give its sender more time
 LINGER = 5.0  # seconds in which the rest of a refused request is read, so that its sender reads why
+LAST_CHUNK = b"0\r\n\r\n"
+CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
 LEFTOVER = 2**20  # bytes of it, where not even its head made sense
 
 NOT_HTTP = Failure(400, "This is not valid HTTP/1.1.", INVALID, code="invalid_http")
@@ -141,6 +149,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.__class__ = Exchange  # uvicorn makes it, and can be given no other class
         if not cycle.keep_alive or cycle.scope["http_version"] != "1.1":
             app = partial(self._answer_last, cycle, app)
         super()._start_asgi_task(cycle, app)
@@ -230,6 +239,66 @@ class BoundedHttp(HttpToolsProtocol):
         self._leftover += count
         if self._leftover > self._most_leftover:
             self.transport.close()
+
+
+class Exchange(RequestResponseCycle):
+    """A request and its answer: the head goes out with the first part of the body, in one write.
+
+    Law: no header holds what would end its line.
+    """
+
+    _head = b""  # not sent yet
+
+    async def send(self, message: Any) -> None:
+        """Sends a part of the answer."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._head = self._begun(message["status"], message["headers"])
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if self.scope["method"] == "HEAD":
+            body, self.expected_content_length = b"", 0
+        elif self.chunked_encoding:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                body += LAST_CHUNK
+        else:
+            self.expected_content_length -= len(body)
+        if self.expected_content_length < 0 or (self.expected_content_length and not more):
+            raise RuntimeError("the body is not as long as its content-length says")
+        if self._head:
+            body, self._head = self._head + body, b""
+        self.transport.write(body)
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    def _begun(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The head of the answer, from which its framing follows."""
+        lines: list[bytes] = []
+        closes = False
+        for name, value in headers:
+            lines += name, b": ", value, b"\r\n"
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.chunked_encoding, self.expected_content_length = False, int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                closes, self.keep_alive = True, False
+        head = b"".join(lines)
+        if head.count(b"\n") > len(headers) or head.count(b"\r") > len(headers) or CONTROL(head):
+            raise RuntimeError("a header of the answer holds control characters")
+        if not (self.keep_alive or closes):
+            head += b"connection: close\r\n"
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status != 204:
+            self.chunked_encoding = True
+            head += b"transfer-encoding: chunked\r\n"
+        self.response_started, self.waiting_for_100_continue = True, False
+        return STATUS_LINE[status] + head + b"\r\n"
 
 
 async def _send_unchunked(cycle: RequestResponseCycle, message: Message) -> None:
