@@ -272,12 +272,13 @@ def event_of(said: Step) -> Event:
     return f"event: {said['event']}\ndata: {json.dumps(said['data'])}\n\n".encode()
 
 
-def played(setup: str) -> dict[str, str]:
+def played(setup: str, **server_settings: Any) -> dict[str, str]:
     """What the server of a setup says to its groups now, group by group."""
     found = SETUPS[setup]
+    config = {**found["config"], "server": found["config"].get("server", {}) | server_settings}
     with ScriptedUpstream(models=["m", "other"]) as upstream:
         environment: Any = {"UPSTREAM": upstream.url, "PYTHONPATH": str(HERE)}
-        with chattable(yaml.safe_dump(found["config"], sort_keys=False), **environment) as server:
+        with chattable(yaml.safe_dump(config, sort_keys=False), **environment) as server:
             player, told = Player(server, upstream), {}
             for name in found["groups"]:
                 upstream.clear()
