@@ -3,6 +3,7 @@
 Nothing is lost, and OpenAI's own types take what comes out.
 """
 
+import copy
 import json
 from typing import Any
 
@@ -540,3 +541,20 @@ def test_halves_of_characters_are_written_and_read() -> None:
     for body in (b'{"a": 1}', b'{"a": "\\ud800"', b'["\\ud800", NaN]', b'"\\uD800' + b"\xff", deep):
         with pytest.raises(ValueError):
             surrogates.decode(body)
+
+
+def test_what_an_agent_does_to_its_messages_stays_with_it() -> None:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "hi"}]
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    stored = [
+        Message("user", "hi"),
+        Message("user", parts),
+        Message("assistant", None, tool_calls=[call]),
+    ]
+    before = copy.deepcopy(stored)
+    for one in model_messages(stored):
+        one.content = "changed"
+        if one.tool_calls:
+            one.tool_calls[0]["id"] = "changed"
+    model_messages(stored)[1].content[0]["text"] = "changed"  # type: ignore[index]
+    assert stored == before

@@ -105,12 +105,17 @@ def model_messages(messages: Iterable[Message]) -> list[Message]:
 
 
 def _model_message(message: Message) -> Message:
-    """The message without fields of items, and with U+FFFD for halves of characters.
+    """A copy of the message, without fields of items, and with U+FFFD for halves of characters.
 
-    UTF-8 has no bytes for a half of a character, a lone surrogate.
+    A copy, for an agent may change what it is given. UTF-8 has no bytes for a half of a character,
+    a lone surrogate.
     """
+    content = message.content
     try:
-        msgspec.json.encode(message)
+        if isinstance(content, str) and message == Message(message.role, content):
+            content.encode()
+            return Message(message.role, content)
+        message = read_message(msgspec.json.encode(message.to_json()))
     except UnicodeEncodeError:
         message = read_message(json.dumps(surrogates.whole(msgspec.to_builtins(message.to_json()))))
     if ITEM_FIELDS in message.extra:

@@ -34,6 +34,7 @@ from chattable.proxy.store.sessions.port import (
     SessionStore,
     Summary,
     TurnRecord,
+    Window,
 )
 from chattable.proxy.store.sessions.sql_store import SqlSessions
 
@@ -157,6 +158,22 @@ async def test_a_turn_takes_three_statements_to_read_and_four_to_commit(store: S
         assert await store.lock(session, "h", 1) is not None
         await store.window(session)
     assert len(first) == 3  # to look, to make, to lock: there is nothing to read
+
+
+async def test_the_end_that_this_process_wrote_is_not_read_again(store: SqlSessions) -> None:
+    """Law: a turn after a turn reads no message, whatever was appended in between here."""
+    session = await long_session(store, "chat", 20)
+    expected = (await store.window(session, messages=20)).items
+    for number in range(3):
+        with statements() as seen:
+            locked, window = await store.take("user_alice", "chat", "h", 60, messages=20)
+        assert window is not None and window.items == expected
+        assert any("session_messages" in one.sql for one in seen) == (number == 0)
+        said = (NewItem(message=Message("user", f"new {number}")),)
+        await store.commit(locked, TurnRecord(entries=said, parent=locked.head, holder="h"))
+        session = await store.open("user_alice", "chat")
+        expected = (await store.window(session, messages=20)).items
+        assert expected[-1].message.content == f"new {number}"
 
 
 async def test_a_long_conversation_costs_as_many_statements_as_a_short_one(
@@ -448,6 +465,14 @@ async def test_the_model_in_memory_does_the_same(database: Database, url: str, s
         MemorySessions(lambda: now[0]),
         "first",
     )
+    elsewhere = SqlSessions(database.storage, lambda: now[0])  # knows ends that others change
+
+    async def read_by_a_turn(store: SessionStore, _: SessionRecord) -> Window | None:
+        name = pair.name
+        held, window = await store.take("user_alice", name, "h", 60, messages=most, tokens=tokens)
+        await store.unlock(held, "h")
+        return window
+
     for number in range(60):
         now[0] += 1
         await happen(pair, chance, number)
@@ -461,6 +486,8 @@ async def test_the_model_in_memory_does_the_same(database: Database, url: str, s
         # called at once
         await pair.both(lambda store, s: store.window(s, messages=most))  # noqa: B023
         await pair.both(lambda store, s: store.window(s, messages=most, tokens=tokens, at=at))  # noqa: B023
+        read = await pair.both(read_by_a_turn)
+        assert await read_by_a_turn(elsewhere, session) == read
         page = await pair.both(lambda store, s: store.items(s, 1000, descending=False))
         assert len(page.data) == session.message_count
         for descending in (True, False):

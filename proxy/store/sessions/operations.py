@@ -19,6 +19,7 @@ from chattable.proxy.store.sessions.commit import (
     is_repeated,
     outcome,
 )
+from chattable.proxy.store.sessions.known_ends import KnownEnds
 from chattable.proxy.store.sessions.paths import BETTER, Paths
 from chattable.proxy.store.sessions.paths import NAMES as MESSAGE
 from chattable.proxy.store.sessions.paths import M as OF_MESSAGE
@@ -86,6 +87,13 @@ def locked(
     dialect: Dialect, session: SessionRecord, holder: str, seconds: float
 ) -> Steps[SessionRecord | None]:
     """The session, if it can be had."""
+    row = yield from _locked_for(dialect, session, holder, seconds)
+    return None if row is None else session_of(row)
+
+
+def _locked_for(
+    dialect: Dialect, session: SessionRecord, holder: str, seconds: float
+) -> Steps[Row | None]:
     rows = yield (
         f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds"
         f" WHERE {OWN}"
@@ -99,7 +107,7 @@ def locked(
         },
     )
     if rows:
-        return session_of(dict(zip(NAMES, rows[0], strict=True)))
+        return dict(zip(NAMES, rows[0], strict=True))
     yield from locked_row(dialect, session)
     return None
 
@@ -129,6 +137,7 @@ def handed_over(session: SessionRecord, holder: str, to: str) -> Steps[bool]:
 def taken(
     dialect: Dialect,
     paths: Paths,
+    ends: KnownEnds,
     found: Steps[Row],
     holder: str,
     seconds: float,
@@ -137,10 +146,20 @@ def taken(
 ) -> Steps[tuple[SessionRecord, Window | None]]:
     """A session locked for a holder, with the end of its path; None while another has the lock."""
     session = session_of((yield from found))
-    mine = yield from locked(dialect, session, holder, seconds)
-    if mine is None:
+    row = yield from _locked_for(dialect, session, holder, seconds)
+    if row is None:
         return session, None
-    return mine, (yield from window(paths, mine, messages, tokens, None))
+    mine = session_of(row)
+    if (known := ends.find(row, messages, tokens)) is not None:
+        return mine, Window(_paired(known), None)
+    if mine.head is None:
+        return mine, Window((), None)
+    if mine.summary is None:
+        read = yield from _straight(paths, mine, mine.head, messages, tokens)
+        if read is not None:
+            ends.remember(row, read, messages)
+            return mine, Window(_paired(read), None)
+    return mine, (yield from _bent(paths, mine, mine.head, messages, tokens, None))
 
 
 def window(
@@ -150,11 +169,29 @@ def window(
     end = at if at is not None else session.head
     if end is None:
         return Window((), None)
-    own = {"session": session.id, "user": session.user_id, "most": checked_limit(messages)}
     if session.summary is None and at is None:
-        rows = yield paths.straight, own | {"at": end}
-        if len(rows) == messages or (rows and rows[-1][2] == 1):
-            return Window(_fitting(rows, tokens), None)
+        read = yield from _straight(paths, session, end, messages, tokens)
+        if read is not None:
+            return Window(_paired(read), None)
+    return (yield from _bent(paths, session, end, messages, tokens, at))
+
+
+def _straight(
+    paths: Paths, session: SessionRecord, end: str, messages: int, tokens: int
+) -> Steps[tuple[Item, ...] | None]:
+    """The end of a path that lies on one branch, from which nothing was deleted; else None."""
+    own = {"session": session.id, "user": session.user_id, "most": checked_limit(messages)}
+    rows = yield paths.straight, own | {"at": end}
+    if len(rows) == messages or (rows and rows[-1][2] == 1):
+        return _fitting(rows, tokens)
+    return None
+
+
+def _bent(
+    paths: Paths, session: SessionRecord, end: str, messages: int, tokens: int, at: str | None
+) -> Steps[Window]:
+    """The end of any path."""
+    own = {"session": session.id, "user": session.user_id, "most": checked_limit(messages)}
     rows = yield (
         paths.window,
         own | {"at": values.findable_id(end), "tokens": tokens},
@@ -187,7 +224,7 @@ def _fitting(rows: Rows, tokens: int) -> tuple[Item, ...]:
         if tokens < 0:
             break
         items.append(item)
-    return _paired(items[::-1])
+    return tuple(items[::-1])
 
 
 def _paired(items: Sequence[Item]) -> tuple[Item, ...]:
@@ -218,6 +255,7 @@ def matched(
 def commit(
     dialect: Dialect,
     paths: Paths,
+    ends: KnownEnds,
     session: SessionRecord,
     turn: TurnRecord,
     todo: list[Written],
@@ -234,18 +272,25 @@ def commit(
     if changes["message_count"] is None:
         at = {"session": session.id, "user": session.user_id, "at": changes["head"]}
         ((changes["message_count"],),) = yield paths.count, at
-    return Committed((yield from changed(session.id, changes)), ids_of(todo))
+    after = yield from _changed_row(session.id, changes)
+    if turn.parent == row["head"] and not turn.side and not known.keys() & set(ids_of(todo)):
+        ends.extend(row, after, new)
+    return Committed(session_of(after), ids_of(todo))
 
 
 def changed(session: str, changes: Row) -> Steps[SessionRecord]:
-    """Changes a session's row and returns the session."""
+    """Changes a session and returns it."""
+    return session_of((yield from _changed_row(session, changes)))
+
+
+def _changed_row(session: str, changes: Row) -> Steps[Row]:
     types = COLUMNS["sessions"]
     settings = ", ".join(f"{name} = CAST(:{name} AS {types[name]})" for name in changes)
     rows = yield (
         f"UPDATE sessions SET {settings} WHERE id = :session RETURNING {ALL}",
         changes | {"session": session},
     )
-    return session_of(dict(zip(NAMES, rows[0], strict=True)))
+    return dict(zip(NAMES, rows[0], strict=True))
 
 
 def locked_row(dialect: Dialect, session: SessionRecord) -> Steps[Row]:

@@ -14,6 +14,7 @@ from chattable.budget.storage.storage import Storage
 from chattable.proxy.store.page import Page, checked_limit, page_of
 from chattable.proxy.store.sessions import chain, lifecycle, operations, values
 from chattable.proxy.store.sessions.commit import checked, prepared
+from chattable.proxy.store.sessions.known_ends import KnownEnds
 from chattable.proxy.store.sessions.paths import Paths
 from chattable.proxy.store.sessions.port import (
     Committed,
@@ -45,6 +46,7 @@ class SqlSessions:
         self._run = storage.run
         self._dialect = storage.dialect
         self._paths = Paths(sqlite=not self._dialect.locks)
+        self._ends = KnownEnds()
 
     # --- turns -----------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class SqlSessions:
         def operation() -> Steps[tuple[SessionRecord, Window | None]]:
             found = operations.opened(self._dialect, user, name, model, now, create=create)
             return operations.taken(
-                self._dialect, self._paths, found, holder, seconds, messages, most
+                self._dialect, self._paths, self._ends, found, holder, seconds, messages, most
             )
 
         return await self._run(operation)
@@ -142,7 +144,9 @@ class SqlSessions:
         checked(turn)
         todo, now = prepared(turn.parent, turn.entries), self._clock()
         return await self._run(
-            lambda: operations.commit(self._dialect, self._paths, session, turn, todo, now)
+            lambda: operations.commit(
+                self._dialect, self._paths, self._ends, session, turn, todo, now
+            )
         )
 
     # --- sessions --------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def written(value: Any, field: str, limit: int = MAX_OBJECT_LENGTH) -> str:
     return text
 
 
-def read(text: str) -> Any:
+def read(text: str | bytes) -> Any:
     """The value that was written."""
     try:
         return _decode(text)
@@ -125,7 +125,7 @@ def message_text(message: Message) -> str:
     return written(msgspec.to_builtins(message.to_json()), "messages", MAX_MESSAGE_LENGTH)
 
 
-def message_of(text: str) -> Message:
+def message_of(text: str | bytes) -> Message:
     """The message that was written."""
     raw: Json = read(text)
     if raw.keys() <= MESSAGE_FIELDS:
