@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from secrets import token_hex
 from typing import Any
 
@@ -35,6 +36,7 @@ READERS = 8  # reads at once
 
 _Asked = tuple[Callable[[], Steps[Any]], "asyncio.Future[Any]", float]  # what, for whom, when
 _Outcome = tuple[Any, BaseException | None]
+_Batch = tuple[list[_Asked], asyncio.AbstractEventLoop]
 
 
 def memory() -> str:
@@ -61,8 +63,12 @@ class SqliteStorage(Storage):
         self._file = file
         self._sync = sync
         self._waiting: list[_Asked] = []
-        self._runner: asyncio.Task[None] | None = None
-        self._writer = ThreadPoolExecutor(1, "sqlite")
+        # the loop that has a batch under way, or is about to
+        self._busy: asyncio.AbstractEventLoop | None = None
+        self._idle: asyncio.Future[None] | None = None  # who waits until none is
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._stopped = False
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
         self._connection: sqlite3.Connection | None = None  # the writer's own
         self._reading = threading.local()  # each reader's own
@@ -82,11 +88,13 @@ class SqliteStorage(Storage):
 
     async def stop(self) -> None:
         """Finishes what was asked and ends; a database in memory is gone."""
-        if self._runner is not None:
-            await asyncio.wait([self._runner])
-        with suppress(RuntimeError):  # it has ended already
-            self._writer.submit(self._close)
-        await asyncio.to_thread(self._writer.shutdown)
+        if self._busy is not None:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+        self._stopped = True
+        if self._writer is not None:
+            self._batches.put(None)
+            await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
         for connection in [*self._opened, *([self._anchor] if self._anchor else [])]:
             connection.close()
@@ -94,10 +102,16 @@ class SqliteStorage(Storage):
 
     async def run(self, operation: Callable[[], Steps[T]]) -> T:
         """Runs an operation, together with all that is asked at the time."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._stopped:
+            raise StorageUnavailable("it was closed", self.name)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((operation, future, time.monotonic()))
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run())
+        if self._busy is not loop:
+            self._busy = loop
+            loop.call_soon(
+                self._hand_over, loop
+            )  # with what else is asked in this turn of the loop
         try:
             return await future
         finally:
@@ -147,23 +161,41 @@ class SqliteStorage(Storage):
         if not self._sync:
             await asyncio.to_thread(_flush, f"{self._file}-wal")
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
-            try:
-                outcomes = await loop.run_in_executor(self._writer, self._all, batch)
-            except RuntimeError as ended:
-                # there is no thread any more: nobody is left waiting for it
-                away = StorageUnavailable(str(ended), self.name)
-                outcomes = [(None, away)] * len(batch)
-            for (_, future, _), (result, error) in zip(batch, outcomes, strict=True):
-                if future.done():  # nobody waits for it any more
-                    continue
-                if error is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(error)
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Gives the writer what waits."""
+        batch, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="sqlite", daemon=True)
+            self._writer.start()
+        self._batches.put((batch, loop))
+
+    def _write(self) -> None:
+        """What the writer does: an executor's futures would cost more than most statements."""
+        while (job := self._batches.get()) is not None:
+            batch, loop = job
+            outcomes = self._all(batch)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(self._written, batch, outcomes, loop)
+            del job, batch, outcomes
+        self._close()
+
+    def _written(
+        self, batch: list[_Asked], outcomes: list[_Outcome], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Hands the outcomes of a batch to those who asked, and goes on with the next."""
+        for (_, future, _), (result, error) in zip(batch, outcomes, strict=True):
+            if future.done():  # nobody waits for it any more
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        if self._waiting:
+            self._hand_over(loop)
+            return
+        self._busy = None
+        if self._idle is not None:
+            self._idle.set_result(None)
 
     def _all(self, batch: Sequence[_Asked]) -> list[_Outcome]:
         if len(batch) > 1:
