@@ -30,13 +30,16 @@ async def run_turn(model: Chattable, ctx: Context) -> AsyncGenerator[Chunk]:
     check_supported(model, ctx)
     normal = StreamNormalizer()
     if model.leaf:
-        async with aclosing(model.chat(ctx.message, ctx)) as chunks:
-            async for chunk in chunks:
+        answer = model.chat(ctx.message, ctx)
+        try:
+            async for chunk in answer:
                 # kept at once: the answer may be cut off
                 if chunk.usage is not None:
                     ctx.progress.usage = chunk.usage
                 for out in normal.feed(chunk):
                     yield out
+        finally:
+            await answer.aclose()
         unsaid = INCOMPLETE
     else:
         steps = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from chattable.agents.chat import Chat, Chunk
@@ -81,7 +80,8 @@ async def ask_targets(
             ) as call:
                 question.headers.update(call.headers)
                 call.progress = targets.progress
-                async with aclosing(question.answer(target, call)) as chunks:
+                chunks = question.answer(target, call)
+                try:
                     async for chunk in chunks:
                         targets.answering()
                         call.see(chunk)
@@ -91,6 +91,8 @@ async def ask_targets(
                             for index in call.choices:
                                 yield Chunk(index, {}, "length")
                             break
+                finally:
+                    await chunks.aclose()
                 targets.ended(True)
                 if leaf:
                     usage = await call.usage()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
@@ -31,16 +30,36 @@ class _Turn(Struct, frozen=True):
 
     user: str
     limits: list[RateLimit]
-    reply: ReplyStream
+    reply: ReplyStream | None  # None: it is part of another turn
 
 
 class Admission:
-    """A call that was let in or is yet to hear of it, and the tokens it has used so far."""
+    """A call that is let in while the context lasts, and the tokens it has used so far.
 
-    def __init__(self) -> None:
+    `RateLimitExceededError` is raised at once, or by `wait` where the limits are a round trip away.
+    """
+
+    def __init__(self, limiter: RateLimiter, call_id: str, turn: _Turn, estimate: int) -> None:
         self.permit: Permit | None = None
         self.asking: asyncio.Task[Permit] | None = None
         self.used = 0
+        self._limiter = limiter
+        self._call_id = call_id
+        self._turn = turn
+        self._estimate = estimate
+
+    async def __aenter__(self) -> Self:
+        if self._turn.limits:
+            asking = self._limiter.enter(self._turn, self._call_id, self._estimate)
+            if self._limiter.rates.shared:
+                self.asking = asyncio.create_task(asking)
+            else:
+                self.permit = await asking
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._turn.limits:
+            await self._limiter.leave(self, self._call_id)
 
     async def wait(self) -> dict[str, str]:
         """Waits until the call is let in, for its headers; else `RateLimitExceededError`."""
@@ -82,8 +101,7 @@ class RateLimiter:
             for name, rate in named.items()
         }
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self,
         chat: Chat,
         entry: Entry,
@@ -91,59 +109,60 @@ class RateLimiter:
         *,
         nested: bool,
         reply: ReplyStream | None = None,
-    ) -> AsyncGenerator[Admission]:
-        """Lets a call in while the context lasts; `RateLimitExceededError`, now or in `wait`.
+    ) -> Admission:
+        """The right to make a call, once it is let in.
 
         Where entering takes a round trip, only `Admission.wait` waits for it: what else is asked
         meanwhile shares the trip.
         """
         limits = self._limits(entry, caller, nested=nested)
+        turn = _Turn(caller.principal.user.id, limits, None if nested else reply)
         if not limits:
-            yield Admission()
-            return
+            return Admission(self, "", turn, 0)
         call_id = (
             f"{caller.request_id}_{random.getrandbits(64):016x}" if nested else caller.request_id
         )
-        estimate = sum(len(message.text) for message in chat.messages) // BYTES_PER_TOKEN
-        user = caller.principal.user.id
-        if reply is not None and not nested:
-            self._turns[call_id] = _Turn(user, limits, reply)
-        asking = self._enter(limits, call_id, estimate, user)
-        admission = Admission()
-        try:
-            if self.rates.shared:
-                admission.asking = asyncio.create_task(asking)
-            else:
-                admission.permit = await asking
-            yield admission
-        finally:
-            if call_id in self._turns:
-                del self._turns[call_id]
-            if (permit := await admission.known()) is not None:
-                await self.rates.leave(permit, admission.used)
+        estimate = sum([len(message.text) for message in chat.messages]) // BYTES_PER_TOKEN
+        return Admission(self, call_id, turn, estimate)
 
-    async def _enter(
-        self, limits: list[RateLimit], call_id: str, estimate: int, user: str
-    ) -> Permit:
+    async def enter(self, turn: _Turn, call_id: str, estimate: int) -> Permit:
         """Enters, if need be in the place of a turn of the same user that nobody reads."""
+        if turn.reply is not None:
+            self._turns[call_id] = turn
+        try:
+            return await self._entered(turn, call_id, estimate)
+        except BaseException:
+            self._turns.pop(call_id, None)
+            raise
+
+    async def _entered(self, turn: _Turn, call_id: str, estimate: int) -> Permit:
         try:
             try:
-                return await self.rates.enter(limits, call_id, estimate)
+                return await self.rates.enter(turn.limits, call_id, estimate)
             except RateLimitedError as error:
                 parallel = error.kind == "parallel"
-                if not parallel or not await self._yielded(error.subject, user, call_id):
+                if not parallel or not await self._yielded(error.subject, turn.user, call_id):
                     raise
-            return await self.rates.enter(limits, call_id, estimate)
+            return await self.rates.enter(turn.limits, call_id, estimate)
         except RateLimitedError as error:
             raise RateLimitExceededError(error) from None
+
+    async def leave(self, admission: Admission, call_id: str) -> None:
+        """Ends what was let in."""
+        self._turns.pop(call_id, None)
+        if (permit := await admission.known()) is not None:
+            await self.rates.leave(permit, admission.used)
 
     async def _yielded(self, subject: str, user: str, but: str) -> bool:
         """Ends this user's oldest turn that counts against the subject and that nobody reads."""
         for call_id, turn in list(self._turns.items()):
-            task = turn.reply.task if turn.reply.left else None
+            reply = turn.reply
+            if reply is None or reply.task is None or not reply.left:
+                continue
             counts = any(limit.subject == subject for limit in turn.limits)
-            if task and turn.user == user and counts and call_id != but:
-                turn.reply.stop()
+            if turn.user == user and counts and call_id != but:
+                task = reply.task
+                reply.stop()
                 await asyncio.wait([task], timeout=YIELD)
                 return True
         return False

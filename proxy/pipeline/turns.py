@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from chattable.agents.chat import Chat
@@ -68,12 +68,16 @@ class Turns:
             entry = pipeline.find(chat.model, caller, caller.parent)
             limit = nullcontext() if entry.model.leaf else asyncio.timeout(entry.limits.seconds)
             steps = pipeline.once if caller.idempotency_key else pipeline.in_session
-            async with limit, aclosing(steps(chat, entry, caller, reply)) as chunks:
-                async for chunk in chunks:
-                    if fold is None:
-                        await reply.put(chunk)
-                    else:
-                        fold.add(chunk)
+            async with limit:
+                chunks = steps(chat, entry, caller, reply)
+                try:
+                    async for chunk in chunks:
+                        if fold is None:
+                            await reply.put(chunk)
+                        else:
+                            fold.add(chunk)
+                finally:
+                    await chunks.aclose()
             reply.end()
         except TimeoutError:
             seconds = f"{entry.limits.seconds:g} seconds"

@@ -34,15 +34,17 @@ from chattable.agents.chattable import Trace, TurnUser
 from chattable.budget.journal import Journal
 from chattable.budget.ledger import HOLD_LEASE_S, Ledger, Price
 from chattable.budget.limits import Limit
+from chattable.budget.rates_memory import MemoryRates
 from chattable.budget.tokens import count
 from chattable.proxy.catalog.catalog import CatalogHolder, Entry
+from chattable.proxy.config import settings
 from chattable.proxy.identity.auth import Caller, Principal
 from chattable.proxy.pipeline import metered_call, metering
 from chattable.proxy.pipeline.attempts import Question, ask_targets
 from chattable.proxy.pipeline.metered_call import MeteredCall
 from chattable.proxy.pipeline.metering import Metering
 from chattable.proxy.pipeline.pipeline import Pipeline
-from chattable.proxy.pipeline.rate_limits import Admission
+from chattable.proxy.pipeline.rate_limits import RateLimiter
 from chattable.proxy.store.database import Database
 
 SEEDS = 600
@@ -497,7 +499,9 @@ class World:
         task.cancel()
 
     async def read(self, pipeline: Pipeline, chat: Chat, entry: Entry, caller: Caller) -> None:
-        question = Question(chat, entry, caller, None, Trace(), pipeline.gateway, Admission(), {})
+        limiter = RateLimiter(MemoryRates(), settings.RateLimits())
+        admission = limiter.call(chat, entry, caller, nested=False)
+        question = Question(chat, entry, caller, None, Trace(), pipeline.gateway, admission, {})
         answer = ask_targets(question, pipeline.catalogs.current, pipeline.metering)
         with suppress(Exception):
             async with aclosing(answer) as chunks:
