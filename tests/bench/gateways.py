@@ -107,7 +107,9 @@ class Peer:
         first, *rest = self.command
         program = [first if shutil.which(first) else str(home / first)]
         program += [str(home / word) if word.startswith("./") else filled(word) for word in rest]
-        with tempfile.TemporaryDirectory(prefix=f"bench-{self.name}-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"bench-{self.name}-") as scratch:
+            folder = Path(scratch, "some", "where")  # LiteLLM imports what lies two folders above
+            folder.mkdir(parents=True)
             for name, text in files.items():
                 Path(folder, name).write_text(filled(text))
             env = quiet() | {name: filled(value) for name, value in self.env.items()}
@@ -251,6 +253,7 @@ router_settings: {num_retries: 0}
 general_settings: {master_key: sk-bench}
 """
 PRICE = f"input_cost_per_token: {USD:.6f}, output_cost_per_token: {USD:.6f}"
+# A budget of the model, which it counts in memory: its keys want a database.
 LITELLM_BUDGET = LITELLM.replace(
     "api_key: x}", f"api_key: x, {PRICE}, max_budget: {BUDGET_USD}, budget_duration: 1d}}"
 )
@@ -310,8 +313,8 @@ PEERS = (
         package="@portkey-ai/gateway",
         version="1.15.2",
         npm=True,
-        # With a later one it answers 500 to every stream (its issue 1389).
-        overrides={"@hono/node-server": "1.14.2"},
+        # With the newest one it answers 500 to every stream (its issue 1389).
+        overrides={"@hono/node-server": "1.13.8"},
         command=(
             "node",
             "./node_modules/@portkey-ai/gateway/build/start-server.js",
