@@ -177,7 +177,8 @@ def first_answer(gateway: Gateway, running: Running) -> float:
     began = process.spawned if process else time.monotonic()
     while time.monotonic() - began < FIRST_ANSWER and (process is None or process.running):
         try:
-            ask(gateway, running, json.loads(chat(gateway.model)))
+            with ask(gateway, running, json.loads(chat(gateway.model))) as answer:
+                answer.read()
             return time.monotonic() - began
         except urllib.error.HTTPError as refused:
             problem = f"{refused.code} {refused.read(300).decode(errors='replace')}"
