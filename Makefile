@@ -92,6 +92,10 @@ bench-against: $(VENV)/dev  ## compare costs with another commit: REV=abc1234 [R
 figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [REV=abc1234] [ROWS=plain]
 	$(BIN)/python tests/bench/figures.py $(REV) $(if $(ROWS),--rows '$(ROWS)')
 
+.PHONY: bench-peers
+bench-peers: $(VENV)/dev  ## measure beside other gateways from PyPI and npm: [PEERS=litellm,portkey] [ARGS=--quick]
+	$(BIN)/python tests/bench/peers.py $(ARGS) $(if $(PEERS),--peers '$(PEERS)')
+
 .PHONY: record shape docs
 shape: $(VENV)/dev  ## measure the shape of the code beside its targets: [ARGS=--names]
 	$(BIN)/python tests/shape/shape.py $(ARGS)

@@ -38,7 +38,7 @@ class Load:
     first: bytes = b""
     expect: bytes = b""  # an answer without it is bad, whatever its status
     users: Iterator[int] | None = None  # who asks, one after the other
-    deadline_s: float = 300
+    deadline_s: float = 1_200  # the slowest of the peers needs ten minutes for 8,000 streams
 
     @cached_property
     def pieces(self) -> list[bytes]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from load import SERIAL, WHO
-from setups import in_session
+from setups import bearer, in_session, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ SESSION_20 = PLAIN | {"headers": in_session(20, WHO)}
 SESSION_2000 = PLAIN | {"headers": in_session(2000, WHO)}
 NEW_SESSION = PLAIN | {"headers": {"x-session-id": f"new-{SERIAL.decode()}"}}
 NEW_END_USER = PLAIN | {"headers": {"x-user-id": f"end-user-{SERIAL.decode()}"}}
+OF_32_USERS = PLAIN | {"headers": bearer(key_of(WHO))}  # each connection is another user
 ALONE: dict[str, Any] = {"connections": 1}  # latency without a queue
 
 ROWS = [
@@ -110,12 +111,14 @@ ROWS = [
     ),
     Row(name="budget", setup="budgets", requests=4_000, versus="plain", **PLAIN),
     Row(name="budget-stream", setup="budgets", requests=2_000, versus="stream", **STREAM),
+    Row(name="budget-5", setup="five-budgets", requests=2_000, versus="budget", **PLAIN),
     Row(name="budget-postgres", setup="budgets-postgres", requests=1_000, versus="plain", **PLAIN),
     Row(name="all-on", setup="all-on", requests=4_000, versus="plain", **PLAIN),
     Row(name="all-on-stream", setup="all-on", requests=2_000, versus="stream", **STREAM),
     Row(name="all-on-shared", setup="all-on-shared", requests=2_000, versus="plain", **PLAIN),
     Row(name="all-on-1", setup="all-on", requests=1_000, versus="direct-1", **PLAIN, **ALONE),
     Row(name="all-on-users", setup="users", requests=2_000, versus="all-on", **PLAIN),
+    Row(name="all-on-32-users", setup="users", requests=2_000, versus="all-on", **OF_32_USERS),
     Row(name="end-user-new", setup="end-users", requests=1_000, versus="all-on", **NEW_END_USER),
     Row(
         name="all-on-30k-tools",
@@ -136,8 +139,17 @@ ROWS = [
     Row(name="hit-shared", setup="all-on-shared", requests=2_000, versus="plain", **SAME),
     Row(name="session-20", setup="sessions", requests=2_000, versus="all-on", **SESSION_20),
     Row(name="session-2000", setup="sessions", requests=2_000, versus="session-20", **SESSION_2000),
+    Row(
+        name="session-20-1",
+        setup="sessions",
+        requests=1_000,
+        versus="direct-1",
+        **SESSION_20,
+        **ALONE,
+    ),
     Row(name="session-new", setup="sessions-new", requests=1_000, versus="all-on", **NEW_SESSION),
     Row(name="agent", setup="chattable", requests=2_000, versus="plain", body=chat("guide")),
+    Row(name="agent-agent", setup="chattable", requests=2_000, versus="agent", body=chat("host")),
     Row(name="plain-2-workers", setup="plain-2-workers", requests=4_000, versus="plain", **PLAIN),
     Row(name="budget-2-workers", setup="budget-2-workers", requests=2_000, versus="plain", **PLAIN),
     Row(
@@ -200,6 +212,12 @@ FIGURES = [
         "latency added at 1 connection, all on, p50",
         "ms",
         ("direct-1", "all-on-1"),
+        added("p50_ms"),
+    ),
+    Figure(
+        "latency added at 1 connection, session of 20, p50",
+        "ms",
+        ("direct-1", "session-20-1"),
         added("p50_ms"),
     ),
     Figure(

@@ -39,6 +39,7 @@ models:
 agents:
   echo: {use: "chattable.agents.echo:Echo"}
   guide: {model: m, context: You are a guide to the town., instructions: Answer in one sentence.}
+  host: {model: guide, context: You welcome visitors., instructions: Ask the guide what you need.}
 """
 
 NGINX = """\
@@ -226,15 +227,37 @@ def talk(length: int) -> dict[str, Any]:
 
 
 @contextmanager
+def with_five_budgets(stub_port: int, program: Program = HERE) -> Iterator[Running]:
+    """Runs Chattable with budgets on each user, a key, a team, a model and everyone.
+
+    All five bind a call.
+    """
+    with chattable_with(BUDGETS)(stub_port, program) as server:
+        assert isinstance(server.process, Chattable)
+        admin = server.process.admin
+        admin("PATCH", "/admin/users/bench", {"team": "red"})
+        key = admin("POST", "/admin/users/bench/keys", {})
+        subjects = ({"key": key["id"]}, {"team": "red"}, {"model": "m"}, {"everyone": True})
+        for subject in subjects:
+            admin("POST", "/admin/budgets", {"subject": subject, "per": "day", "tokens": 10**12})
+        yield Running(server.port, bearer(key["key"]), server.process)
+
+
+@contextmanager
 def with_users(stub_port: int, program: Program = HERE) -> Iterator[Running]:
     """Runs Chattable with all on and many users, who ask one after the other."""
-    name, key = f"user-{USER.decode()}", f"sk-bench-{USER.decode()}"
+    name, key = f"user-{USER.decode()}", key_of(USER)
     with chattable_with(ALL_ON)(stub_port, program) as server:
         assert isinstance(server.process, Chattable)
         admin = Running(server.port, bearer(server.process.admin_key), server.process)
         send(admin, "/admin/users", USERS, {"name": name})
         send(admin, f"/admin/users/{name}/keys", USERS, {"key": key})
         yield Running(server.port, bearer(key), server.process, users=itertools.cycle(range(USERS)))
+
+
+def key_of(user: bytes) -> str:
+    """Returns the key of one of many users, by his number."""
+    return f"sk-bench-{user.decode()}"
 
 
 def send(server: Running, path: str, requests: int, body: dict[str, Any]) -> None:
@@ -260,6 +283,7 @@ SETUPS: dict[str, Setup] = {
     "plain-2-workers": chattable_with(CONFIG, "--workers", "2"),
     "budgets": chattable_with(BUDGETS),
     "budget-2-workers": chattable_with(BUDGETS, "--workers", "2"),
+    "five-budgets": with_five_budgets,
     "budgets-postgres": with_postgres,
     "all-on": chattable_with(ALL_ON),
     "end-users": chattable_with(ALL_ON, trusted=True),

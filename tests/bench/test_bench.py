@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import revisions
 from against import OURS, Comparison, Measured, verdict
 from counted import COUNTS
+from fidelity import CHECKS, Spent, calls, folded
 from figures import Figures, counted, higher
+from gateways import BUDGET, CHATTABLE, DIRECT, PEERS, Gateway, Peer, PeerError
 from load import holds, unchunked
 from measuring import Round
 from paired import Pair, Ratio, pair_of, ratio, trimmed
+from peers import Size, compare, contenders, saved, table
 from probes import PROBES
 from rows import ROWS
 from setups import HERE
@@ -193,3 +197,60 @@ def test_figures_repeat() -> None:
 def test_what_is_compared_has_a_server() -> None:
     assert {row.setup for row in OURS} & {"direct", "nginx"} == set()
     assert "plain" in {row.name for row in OURS}
+
+
+TINY = Size(rounds=2, calls=2, requests=20, trials=1, starts=1)
+CALL = {"id": "call_1", "function": {"name": "get", "arguments": "{}"}}
+
+
+def test_peers_are_measured_and_checked() -> None:
+    missing: dict[str, str] = {}
+    direct, chattable = compare([DIRECT, CHATTABLE], missing, TINY)
+    assert missing == {}
+    assert chattable.faults == dict.fromkeys(CHECKS, "")
+    assert chattable.spent is not None
+    assert chattable.spent.beyond == 0
+    assert 0 < chattable.spent.answered < 200
+    for one in (direct, chattable):
+        rounds = [*one.sequential.values(), *one.loaded.values()]
+        assert [len(seen) for seen in rounds] == [2, 2, 1, 1]
+        assert not any(seen.bad for all_seen in rounds for seen in all_seen)
+    lines = [line for line in table([direct, chattable]) if line.startswith("chattable")]
+    assert len(lines) == 4
+    assert f"{len(CHECKS)}/{len(CHECKS)}" in lines[-1]
+    assert saved(chattable)["spent"] == {"answered": chattable.spent.answered} | {
+        "tokens": chattable.spent.tokens
+    }
+
+
+def test_a_peer_that_cannot_be_installed_or_started_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(Peer):
+        def gateway(self, cache: Path) -> Gateway:
+            raise PeerError("cannot be installed: no such package")
+
+    fields: dict[str, Any] = {"package": "x", "version": "1", "headers": {}}
+    silent = Peer(name="silent", command=(sys.executable, "-c", "print('no disk')"), **fields)
+    (tmp_path / "silent-1").mkdir()
+    (tmp_path / "silent-1" / "installed").touch()
+    gone = Gone(name="gone", command=(), **fields)
+    monkeypatch.setattr("peers.PEERS", (gone, silent))
+    found, missing = contenders(["gone", "silent"], tmp_path)
+    assert compare([DIRECT, found[-1]], missing, TINY)[0].gateway is DIRECT
+    assert missing["gone"] == "cannot be installed: no such package"
+    assert missing["silent"] == "does not answer: no disk"
+
+
+def test_what_is_passed_on_is_compared_as_a_client_reads_it() -> None:
+    first = {"index": 0, "id": "call_1", "function": {"name": "get", "arguments": "{"}}
+    pieces = [first, {"index": 0, "function": {"arguments": "}"}}]
+    events = [{"choices": [{"delta": {"tool_calls": [piece]}}]} for piece in pieces]
+    whole = {"choices": [{"message": {"tool_calls": [CALL]}}]}
+    assert folded(iter(events)) == calls(whole) == [("call_1", "get", {})]
+    assert folded(iter(events[:1]))[0][2] == "no JSON: '{'"
+    assert (Spent(9, BUDGET - 1).beyond, Spent(9, BUDGET + 7).beyond) == (0, 7)
+
+
+def test_every_peer_is_documented() -> None:
+    assert [peer.name for peer in PEERS if peer.name not in DOCS.lower()] == []
