@@ -33,6 +33,8 @@ from chattable.budget.storage.storage import Storage
 MAX_BATCH = 128  # steps of calls in one transaction
 BATCH_WAIT_S = 0.002  # how long a batch waits for more steps where the one before had several
 
+AMOUNTS = ("prompt", "completion", "cached", "cost", "saved")  # of a charge
+
 _Waiting = tuple[Step, "asyncio.Future[Answer]"]
 
 
@@ -225,8 +227,8 @@ def _fail(batch: list[_Waiting], error: Exception) -> None:
 
 def _possible(charge: Charge) -> Charge:
     """A charge whose figures are clamped to what can be stored: a settle must not fail."""
-    fields = ("prompt", "completion", "cached", "cost", "saved")
-    clamped = {name: min(max(0, getattr(charge, name)), MAX_AMOUNT) for name in fields}
-    if any(getattr(charge, name) != value for name, value in clamped.items()):
-        return replace(charge, **clamped)
-    return charge
+    given = [getattr(charge, name) for name in AMOUNTS]
+    if min(given) >= 0 and max(given) <= MAX_AMOUNT:
+        return charge
+    clamped = [min(max(0, amount), MAX_AMOUNT) for amount in given]
+    return replace(charge, **dict(zip(AMOUNTS, clamped, strict=True)))

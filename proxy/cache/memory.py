@@ -79,7 +79,7 @@ class MemoryStore(Store):
 
     def _stamp(self, tags: Sequence[str]) -> bytes:
         """How often all and each of these tags were purged."""
-        return " ".join(str(self._purges.get(tag, 0)) for tag in ("", *tags)).encode()
+        return " ".join([str(self._purges.get(tag, 0)) for tag in ("", *tags)]).encode()
 
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)

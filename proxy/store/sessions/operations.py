@@ -87,28 +87,23 @@ def locked(
     dialect: Dialect, session: SessionRecord, holder: str, seconds: float
 ) -> Steps[SessionRecord | None]:
     """The session, if it can be had."""
-    row = yield from _locked_for(dialect, session, holder, seconds)
+    row = yield from _locked_for(dialect, session.id, session.user_id, holder, seconds)
     return None if row is None else session_of(row)
 
 
 def _locked_for(
-    dialect: Dialect, session: SessionRecord, holder: str, seconds: float
+    dialect: Dialect, session: str, user: str, holder: str, seconds: float
 ) -> Steps[Row | None]:
     rows = yield (
         f"UPDATE sessions SET locked_by = :holder, locked_until = {dialect.now} + :seconds"
         f" WHERE {OWN}"
         f" AND (locked_by = '' OR locked_by = :holder OR locked_until <= {dialect.now})"
         f" RETURNING {ALL}",
-        {
-            "session": session.id,
-            "user": session.user_id,
-            "holder": holder,
-            "seconds": float(seconds),
-        },
+        {"session": session, "user": user, "holder": holder, "seconds": float(seconds)},
     )
     if rows:
         return dict(zip(NAMES, rows[0], strict=True))
-    yield from locked_row(dialect, session)
+    yield from _locked_row(dialect, session, user)
     return None
 
 
@@ -145,10 +140,10 @@ def taken(
     tokens: int,
 ) -> Steps[tuple[SessionRecord, Window | None]]:
     """A session locked for a holder, with the end of its path; None while another has the lock."""
-    session = session_of((yield from found))
-    row = yield from _locked_for(dialect, session, holder, seconds)
+    free = yield from found
+    row = yield from _locked_for(dialect, free["id"], free["user_id"], holder, seconds)
     if row is None:
-        return session, None
+        return session_of(free), None
     mine = session_of(row)
     if (known := ends.find(row, messages, tokens)) is not None:
         return mine, Window(_paired(known), None)
@@ -295,10 +290,14 @@ def _changed_row(session: str, changes: Row) -> Steps[Row]:
 
 def locked_row(dialect: Dialect, session: SessionRecord) -> Steps[Row]:
     """The session's row, locked until the transaction ends; `NotFound` if it is gone."""
-    given = {"session": session.id, "user": session.user_id}
+    return (yield from _locked_row(dialect, session.id, session.user_id))
+
+
+def _locked_row(dialect: Dialect, session: str, user: str) -> Steps[Row]:
+    given = {"session": session, "user": user}
     rows = yield f"SELECT {ALL} FROM sessions WHERE {OWN}{dialect.lock('sessions')}", given
     if not rows:
-        raise NotFound("session", session.id)
+        raise NotFound("session", session)
     return dict(zip(NAMES, rows[0], strict=True))
 
 
