@@ -92,6 +92,10 @@ bench-against: $(VENV)/dev  ## compare costs with another commit: REV=abc1234 [R
 figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [REV=abc1234] [ROWS=plain]
 	$(BIN)/python tests/bench/figures.py $(REV) $(if $(ROWS),--rows '$(ROWS)')
 
+.PHONY: bench-scale
+bench-scale: $(VENV)/dev  ## measure what grows with a million calls, on SQLite and PostgreSQL: [SCALE=0.05]
+	$(BIN)/python tests/bench/scale.py $(if $(SCALE),--scale $(SCALE))
+
 .PHONY: record shape docs
 shape: $(VENV)/dev  ## measure the shape of the code beside its targets: [ARGS=--names]
 	$(BIN)/python tests/shape/shape.py $(ARGS)
