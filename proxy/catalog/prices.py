@@ -53,7 +53,7 @@ def unpriced(config: settings.Config) -> list[str]:
 
 def unpriced_under(limit: Limit, names: Sequence[str]) -> list[str]:
     """Those of the names without a price that a budget in dollars would have to bind."""
-    return [name for name in names if limit.cost is not None and _binds(limit, name)]
+    return [] if limit.cost is None else [name for name in names if _binds(limit, name)]
 
 
 async def warn_of_unpriced(ledger: Ledger, config: settings.Config) -> None:

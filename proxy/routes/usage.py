@@ -15,7 +15,7 @@ from litestar.response import Stream
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
-from chattable.proxy.people.usage import Report, UsageReports, csv_header, csv_rows
+from chattable.proxy.people.usage import PAGE_ROWS, Report, UsageReports, csv_header, csv_rows
 from chattable.proxy.routes.documented import CSV, operation
 from chattable.proxy.routes.typed import MOST, PAGE, InjectedServices, Limit, ListPage, page
 from chattable.proxy.services import Services
@@ -138,12 +138,14 @@ async def answer(query: ReportQuery, services: Services, only: dict[str, str]) -
 
 async def _spreadsheet(usage: UsageReports, asked: Report, after: str) -> Response[Any]:
     """All rows, of which never more than a page is in memory."""
-    pages = usage.pages(asked, after)
-    first = await anext(pages)  # what fails at once is answered as an error
+    rows, last = await usage.page(asked, PAGE_ROWS, after)
+    first = csv_header(asked.by) + csv_rows(asked.by, rows)
+    if not last:
+        return Response(first, media_type="text/csv")
 
     async def lines() -> AsyncGenerator[str]:
-        async with aclosing(pages):
-            yield csv_header(asked.by) + csv_rows(asked.by, first)
+        yield first
+        async with aclosing(usage.pages(asked, last)) as pages:
             async for rows in pages:
                 yield csv_rows(asked.by, rows)
 

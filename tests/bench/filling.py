@@ -118,7 +118,7 @@ def _people() -> list[str]:
 
 
 def _calls() -> list[str]:
-    """Settled calls of the last month, scattered over users, models and days."""
+    """Settled calls of the last month in their order, scattered over users and models."""
     whose = f"CASE WHEN i % {BUSY} = 0 THEN 0 ELSE i % :users END"
     window = "'\",' || day || ']'"
     own = (
@@ -154,7 +154,7 @@ def _calls() -> list[str]:
         f"INSERT INTO calls ({', '.join(CALL)}) "
         + _numbers("calls")
         + f" SELECT {each} FROM (SELECT i, who, at, at - at % {DAY} AS day FROM"
-        f" (SELECT i, {whose} AS who, {at} AS at FROM numbers) AS asked) AS dated"
+        f" (SELECT i, {whose} AS who, {at} AS at FROM numbers) AS asked) AS dated ORDER BY at"
     ]
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,7 +68,7 @@ class Statements:
         return [
             line
             for sql, given in self.seen
-            for *_, line in await self._read(lambda sql=sql, given=given: _plan(sql, given))
+            for *_, line in await self._read(partial(_plan, sql, given))
         ]
 
 
@@ -287,7 +288,7 @@ async def test_no_slice_has_more_rows_than_it_may(ledger: SqlLedger) -> None:
     place: verification.Place | None = verification.Place()
     rows = []
     while place is not None:
-        found = await ledger.storage.read(lambda place=place: verification.sums(place, 4))
+        found = await ledger.storage.read(partial(verification.sums, place, 4))
         place = found.next
         rows.append(found.rows)
     assert rows == [4] * 10 + [0]  # two entries for each call and account

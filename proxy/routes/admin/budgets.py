@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -136,7 +136,6 @@ class BudgetOperations:
         self._services = services
         self._subjects = Subjects(services)
         self._dialect = services.ledger.dialect
-        self._lacking = unpriced(services.config)
 
     async def change(
         self,
@@ -174,7 +173,7 @@ class BudgetOperations:
             raise Invalid(message, "after") from None
         found = yield from shown_budgets(self._services, limits, owner)
         for budget, limit in zip(found, limits, strict=True):
-            budget.unpriced_models = unpriced_under(limit, self._lacking)
+            budget.unpriced_models = self._unpriced(limit)
         return found
 
     def updated(
@@ -220,8 +219,16 @@ class BudgetOperations:
         if known:
             balance = yield from operations.balance(self._dialect, limit.id, owner)
         shown = shown_budget(limit, subject, balance)
-        shown.unpriced_models = unpriced_under(limit, self._lacking)
+        shown.unpriced_models = self._unpriced(limit)
         return shown
+
+    def _unpriced(self, limit: Limit) -> list[str]:
+        """The models that a budget in dollars does not bind; for others no price is looked up."""
+        return [] if limit.cost is None else unpriced_under(limit, self._lacking)
+
+    @cached_property
+    def _lacking(self) -> list[str]:
+        return unpriced(self._services.config)
 
 
 @post("/budgets", summary="Create a budget")
