@@ -240,8 +240,10 @@ def usage(
     group = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
     # There is an index by days, and one by users and days: in the order of the latter a page of a
     # long report by users is read without its other pages, if the former is out of reach.
-    by_users = by[:1] == ["user"] and "user" not in only and until - since > LONG_REPORT_S
-    day = "+day" if by_users else "day"
+    day = "day"
+    if by[:1] == ["user"] and "user" not in only:
+        ((last,),) = yield "SELECT MAX(day) FROM calls", {}
+        day = "+day" if min(until, last or 0) - since > LONG_REPORT_S else "day"
     rows = yield (
         f"SELECT {''.join(f'{name}, ' for name in columns)}COUNT(*), {cached}, {sums} FROM calls"
         " WHERE state IN ('settled', 'forfeited') AND at >= :since AND at < :until"

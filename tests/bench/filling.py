@@ -78,7 +78,7 @@ def _fill(connection: Connection, sizes: Sizes, template: str) -> None:
     sqlite = connection.dialect.name == "sqlite"
     now = int(time.time())
     given = {
-        "today": now - now % DAY,
+        "now": now,
         "calls": sizes.calls,
         "users": sizes.users,
         "budgets": sizes.budgets,
@@ -106,10 +106,10 @@ def _people() -> list[str]:
     return [
         "INSERT INTO users (id, name, disabled, admin, created_at) "
         + _numbers("users")
-        + " SELECT 'user_' || i, 'person-' || i, FALSE, FALSE, :today - 40000000 + i FROM numbers",
+        + " SELECT 'user_' || i, 'person-' || i, FALSE, FALSE, :now - 40000000 + i FROM numbers",
         "INSERT INTO keys (id, user_id, name, digest, prefix, trusted, created_at) "
         + _numbers("users")
-        + " SELECT 'key_' || i, 'user_' || i, 'k', 'digest-' || i, 'sk-…', FALSE, :today - 40000000"
+        + " SELECT 'key_' || i, 'user_' || i, 'k', 'digest-' || i, 'sk-…', FALSE, :now - 40000000"
         " FROM numbers",
         "INSERT INTO limits (id, kind, subject, per, tokens, mode, active) "
         + _numbers("budgets")
@@ -149,7 +149,7 @@ def _calls() -> list[str]:
         "unknown": "FALSE",
     }
     each = ", ".join(str(row[name]) for name in CALL)
-    at = f":today - (i * CAST(104729 AS BIGINT)) % {DAYS * DAY}"
+    at = f":now - (i * CAST(104729 AS BIGINT)) % {DAYS * DAY}"
     return [
         f"INSERT INTO calls ({', '.join(CALL)}) "
         + _numbers("calls")

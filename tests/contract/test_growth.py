@@ -168,9 +168,18 @@ async def test_days_users_and_limits_are_found_by_index(file: Database, asked: S
 
 
 async def test_a_report_by_user_and_day_is_not_sorted(file: Database, asked: Statements) -> None:
-    """So its first page reads no more than its first groups."""
-    await READS["the next page of it"](SqlLedger(file.storage))
-    assert [line for line in await asked.plans() if "TEMP B-TREE" in line] == []
+    """So a page of a long one reads no more than its own groups; a short one reads its days."""
+    ledger = await with_limits(SqlLedger(file.storage))
+    await booked(ledger, "call")
+    for read, index in (
+        ("the next page of it", "ix_calls_user_id_day ((user_id,day)>(?,?))"),
+        ("usage by user and day", "ix_calls_day (day>? AND day<?)"),
+    ):
+        asked.seen.clear()
+        await READS[read](ledger)
+        plans = await asked.plans()
+        assert any(line.endswith(index) for line in plans), (read, plans)
+        assert index.startswith("ix_calls_day") == any("TEMP B-TREE" in line for line in plans)
 
 
 async def test_a_sweep_with_nothing_to_do_writes_nothing(file: Database, asked: Statements) -> None:
