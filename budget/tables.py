@@ -90,7 +90,6 @@ def tables(metadata: MetaData) -> None:
             for name in (*BALANCE, "overdraft_tokens", "overdraft_cost")
         ),
         Column("reason", String, nullable=False),
-        Index(None, "limit_id", "id"),
         Index(None, "limit_id", "owner", "period", "id"),
     )
     waiting = text("state = 'waiting'")

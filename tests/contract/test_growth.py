@@ -158,7 +158,7 @@ async def test_days_users_and_limits_are_found_by_index(file: Database, asked: S
     for read, index in (
         ("usage by model", "ix_calls_day (day>? AND day<?)"),
         ("usage of a user", "ix_calls_user_id_day (user_id=? AND day>? AND day<?)"),
-        ("entries of a limit", "ix_entries_limit_id_id (limit_id=? AND id>?)"),
+        ("entries of a limit", "ix_entries_limit_id_owner_period_id (limit_id=?)"),
         ("entries of a user", "ix_entries_hold_id (hold_id=? AND rowid>?)"),
     ):
         asked.seen.clear()
@@ -180,6 +180,21 @@ async def test_a_report_by_user_and_day_is_not_sorted(file: Database, asked: Sta
         plans = await asked.plans()
         assert any(line.endswith(index) for line in plans), (read, plans)
         assert index.startswith("ix_calls_day") == any("TEMP B-TREE" in line for line in plans)
+
+
+async def test_entries_of_a_limit_with_many_are_not_sorted(
+    file: Database, asked: Statements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await with_limits(SqlLedger(file.storage))
+    await booked(ledger, "one", "two")
+    few = await READS["entries of a limit"](ledger)
+    assert len(few) == 2 * 2 - 3  # each has two entries of this limit, of which three come before
+    asked.seen.clear()
+    monkeypatch.setattr(operations, "MANY_ENTRIES", 2)
+    assert await READS["entries of a limit"](ledger) == few
+    plans = await asked.plans()
+    assert "SEARCH entries USING INTEGER PRIMARY KEY (rowid>?)" in plans
+    assert [line for line in plans if "TEMP B-TREE" in line] == []
 
 
 async def test_a_sweep_with_nothing_to_do_writes_nothing(file: Database, asked: Statements) -> None:

@@ -17,7 +17,6 @@ def upgrade() -> None:
     op.create_index(
         "ix_calls_saving", "calls", ["tokens_saved"], sqlite_where=saving, postgresql_where=saving
     )
-    op.create_index(op.f("ix_entries_limit_id_id"), "entries", ["limit_id", "id"])
     op.create_index(
         op.f("ix_entries_limit_id_owner_period_id"),
         "entries",
