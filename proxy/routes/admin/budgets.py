@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from chattable.budget.ledger import Amount, Balance, Difference, Posting
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.budget.postings import LedgerDialect
 from chattable.budget.storage.statements import Steps
-from chattable.proxy.catalog.prices import unpriced, unpriced_under
+from chattable.proxy.catalog.prices import Unpriced
 from chattable.proxy.people.audit import Actor, Effect
 from chattable.proxy.people.users import user_named
 from chattable.proxy.routes.admin.subjects import Found, Subjects, invalid
@@ -136,6 +136,7 @@ class BudgetOperations:
         self._services = services
         self._subjects = Subjects(services)
         self._dialect = services.ledger.dialect
+        self._unpriced = Unpriced(services.config)
 
     async def change(
         self,
@@ -173,7 +174,7 @@ class BudgetOperations:
             raise Invalid(message, "after") from None
         found = yield from shown_budgets(self._services, limits, owner)
         for budget, limit in zip(found, limits, strict=True):
-            budget.unpriced_models = self._unpriced(limit)
+            budget.unpriced_models = self._unpriced.under(limit)
         return found
 
     def updated(
@@ -219,16 +220,8 @@ class BudgetOperations:
         if known:
             balance = yield from operations.balance(self._dialect, limit.id, owner)
         shown = shown_budget(limit, subject, balance)
-        shown.unpriced_models = self._unpriced(limit)
+        shown.unpriced_models = self._unpriced.under(limit)
         return shown
-
-    def _unpriced(self, limit: Limit) -> list[str]:
-        """The models that a budget in dollars does not bind; for others no price is looked up."""
-        return [] if limit.cost is None else unpriced_under(limit, self._lacking)
-
-    @cached_property
-    def _lacking(self) -> list[str]:
-        return unpriced(self._services.config)
 
 
 @post("/budgets", summary="Create a budget")
