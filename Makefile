@@ -96,6 +96,10 @@ figures: $(VENV)/dev  ## count calls, statements and encodings of a request: [RE
 bench-peers: $(VENV)/dev  ## measure beside other gateways from PyPI and npm: [PEERS=litellm,portkey] [ARGS=--quick]
 	$(BIN)/python tests/bench/peers.py $(ARGS) $(if $(PEERS),--peers '$(PEERS)')
 
+.PHONY: bench-scale
+bench-scale: $(VENV)/dev  ## measure what grows with a million calls, on SQLite and PostgreSQL: [SCALE=0.05]
+	$(BIN)/python tests/bench/scale.py $(if $(SCALE),--scale $(SCALE))
+
 .PHONY: record shape docs
 shape: $(VENV)/dev  ## measure the shape of the code beside its targets: [ARGS=--names]
 	$(BIN)/python tests/shape/shape.py $(ARGS)

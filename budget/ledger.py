@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from chattable.budget.limits import Limit, Payer
+from chattable.budget.limits import MAX_AMOUNT, Limit, Payer
 
 HOLD_LEASE_S = 60.0  # how long a hold lives without being renewed
 
+Progress = Callable[[int, int, str], object]  # rows looked at, about how many in all, what is done
 State = Literal["pending", "settled", "voided", "forfeited"]
 GROUPS = ("user", "team", "key", "model", "agent", "session", "tag", "day")  # day: its first second
 
@@ -319,12 +320,24 @@ class Ledger(ABC):
 
     @abstractmethod
     async def usage(
-        self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
+        self,
+        by: Sequence[str],
+        *,
+        since: int,
+        until: int,
+        only: Mapping[str, str],
+        after: Sequence[str | int] = (),
+        most: int = MAX_AMOUNT,
     ) -> list[UsageRow]:
-        """What calls that began in [since, until) used, grouped by some of `GROUPS`.
+        """What calls that began in [since, until) used, grouped by some of `GROUPS`, in order.
 
-        `only` narrows it: the value that a call must have, by group.
+        `only` narrows it: the value that a call must have, by group. At most `most` groups are
+        returned, from behind the one that has the values `after`.
         """
+
+    @abstractmethod
+    async def tokens_saved(self) -> int:
+        """How many tokens answers from a cache have saved in all."""
 
     @abstractmethod
     async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -335,5 +348,8 @@ class Ledger(ABC):
         """How many balances there are."""
 
     @abstractmethod
-    async def verify(self) -> list[Difference]:
-        """Recomputes every balance from the entries; an empty list is the only good answer."""
+    async def verify(self, progress: Progress | None = None) -> list[Difference]:
+        """Recomputes every balance from the entries; an empty list is the only good answer.
+
+        Nobody waits for it, and what is booked meanwhile makes no difference.
+        """

@@ -10,27 +10,31 @@ from msgspec.structs import asdict
 
 from chattable.budget.errors import UnknownLimitError
 from chattable.budget.holds import binding_accounts
-from chattable.budget.ledger import HOLD_LEASE_S, Amount, Balance, Difference, Posting, UsageRow
+from chattable.budget.ledger import HOLD_LEASE_S, Amount, Balance, Posting, UsageRow
 from chattable.budget.limits import MAX_AMOUNT, Limit, Payer, check_per
 from chattable.budget.postings import LIMIT, LIMIT_COLUMNS, Account, Books, LedgerDialect, limit_of
-from chattable.budget.storage.statements import Steps, array, time
-from chattable.budget.tables import BALANCE, ENTRY, TEXT
+from chattable.budget.storage.statements import Row, Steps, array, time
+from chattable.budget.tables import ENTRY, TEXT
 
 MAX_SWEPT = 500  # expired holds in one sweep
+LONGEST_DAY_S = 2 * 86_400  # more seconds than a day has anywhere
+MANY_ENTRIES = 5000  # of a limit: more are not sorted for a page
+LONG_REPORT_S = 7 * 86_400
 GROUP_COLUMNS = {
     **{"user": "user_id", "team": "team", "key": "key_id", "model": "model"},
     **{"agent": "agent", "session": "session", "tag": "tag", "day": "day"},
 }
 
 
-def put_limit(limit: Limit) -> Steps[None]:
+def put_limit(dialect: LedgerDialect, limit: Limit) -> Steps[None]:
     """Adds or changes a limit."""
     _check_limit(limit)
     models = None if limit.models is None else json.dumps(limit.models)
     values = ", ".join(f":{name}" for name in LIMIT)
     changed = ", ".join(f"{name} = excluded.{name}" for name in LIMIT[1:])
     yield (
-        f"INSERT INTO limits ({', '.join(LIMIT)}, active) VALUES ({values}, TRUE)"
+        f"INSERT INTO limits ({', '.join(LIMIT)}, active, created_at)"
+        f" VALUES ({values}, TRUE, CAST({dialect.now} AS BIGINT))"
         f" ON CONFLICT (id) DO UPDATE SET {changed}, active = TRUE",
         asdict(limit) | {"models": models},
     )
@@ -44,6 +48,34 @@ def drop_limit(limit_id: str) -> Steps[None]:
 def limits() -> Steps[list[Limit]]:
     """Every limit in force."""
     rows = yield f"SELECT {LIMIT_COLUMNS} FROM limits WHERE active ORDER BY id", {}
+    return [limit_of(row) for row in rows]
+
+
+def limit_page(
+    dialect: LedgerDialect,
+    after: str = "",
+    most: int = MAX_AMOUNT,
+    subjects: Sequence[tuple[str, str]] | None = None,
+) -> Steps[list[Limit]]:
+    """Limits in force as they were made, from behind the one with that id.
+
+    `subjects` are the (kind, subject) pairs that they may be on; None: any.
+    """
+    given: Row = {"most": most}
+    where = "active"
+    if subjects is not None:
+        where += f" AND (kind, subject) IN {dialect.rows('rows', {'kind': TEXT, 'subject': TEXT})}"
+        given |= array(subjects)
+    if after:
+        rows = yield "SELECT created_at, id FROM limits WHERE id = :after", {"after": after}
+        if not rows:
+            raise UnknownLimitError(f"There is no budget {after!r}.")
+        where += " AND (created_at, id) > (:made, :last)"
+        given["made"], given["last"] = rows[0]
+    rows = yield (
+        f"SELECT {LIMIT_COLUMNS} FROM limits WHERE {where} ORDER BY created_at, id LIMIT :most",
+        given,
+    )
     return [limit_of(row) for row in rows]
 
 
@@ -123,17 +155,43 @@ def accounts() -> Steps[int]:
     return int(count)
 
 
+def balances_of(
+    dialect: LedgerDialect, wanted: Sequence[tuple[Limit, str]]
+) -> Steps[dict[str, Balance]]:
+    """What limits have left for their owners, by the limit's id."""
+    found = yield from Books(dialect, (yield from time(dialect))).look(wanted)
+    return {account.limit.id: account.balance() for account in found}
+
+
 def entries(limit_id: str, hold_id: str, user: str, after: int, most: int) -> Steps[list[Posting]]:
-    """Entries in their order."""
+    """Entries in their order.
+
+    Only what is asked for is a condition, so that an index serves it; and only the entries of the
+    page are read, of others their ids in an index. A limit with few entries is found by them; one
+    with many is met often enough on the way through all of them, and needs no order of its own.
+    """
     columns = ", ".join(f"entries.{name}" for name in ENTRY)
+    given = {"limit": limit_id, "hold": hold_id, "user": user}
+    asked = {name: value for name, value in given.items() if value}
+    conditions = {
+        "limit": "limit_id || '' = :limit",  # keeps the index out of reach
+        "hold": "hold_id = :hold",
+        "user": "hold_id IN (SELECT id FROM calls WHERE user_id = :user)",
+    }
+    if asked.keys() == {"limit"}:
+        few = (
+            "SELECT COUNT(*) FROM (SELECT 1 FROM entries WHERE limit_id = :limit LIMIT :many) AS x"
+        )
+        ((count,),) = yield few, {"limit": limit_id, "many": MANY_ENTRIES}
+        if count < MANY_ENTRIES:
+            conditions["limit"] = "limit_id = :limit"
+    where = "".join(f" AND {conditions[name]}" for name in asked)
+    some = f"SELECT id FROM entries WHERE id > :after{where} ORDER BY id LIMIT :most"
     rows = yield (
         f"SELECT entries.id, {columns}, calls.unknown, calls.tokens, calls.cost FROM entries"
         " LEFT JOIN calls ON calls.id = hold_id AND entries.kind IN ('settle', 'correct')"
-        " WHERE entries.id > :after AND (:limit = '' OR limit_id = :limit)"
-        " AND (:hold = '' OR hold_id = :hold)"
-        " AND (:user = '' OR hold_id IN (SELECT id FROM calls WHERE user_id = :user))"
-        " ORDER BY entries.id LIMIT :most",
-        {"after": after, "limit": limit_id, "hold": hold_id, "user": user, "most": most},
+        f" WHERE entries.id IN ({some}) ORDER BY entries.id",
+        {"after": after, "most": most, **asked},
     )
     return [_posting(*row) for row in rows]
 
@@ -159,15 +217,24 @@ def _posting(posting_id: int, *row: Any) -> Posting:
 
 
 def usage(
-    by: Sequence[str], since: int, until: int, only: Mapping[str, str]
+    by: Sequence[str],
+    since: int,
+    until: int,
+    only: Mapping[str, str],
+    after: Sequence[str | int] = (),
+    most: int = MAX_AMOUNT,
 ) -> Steps[list[UsageRow]]:
-    """What calls used, summed by group.
+    """What calls used, summed by group: at most so many, from behind the group `after`.
 
     What is still pending, and what came to nothing, is not in it. A call that saved tokens is one
     that a cache answered.
     """
+    by = list(by)
     columns = [GROUP_COLUMNS[name] for name in by]
     matching = "".join(f" AND {GROUP_COLUMNS[name]} = :{name}" for name in only)
+    given = {f"after_{i}": value for i, value in enumerate(after)}
+    if given:
+        matching += f" AND ({', '.join(columns)}) > ({', '.join(f':{name}' for name in given)})"
     sums = ", ".join(
         f"CAST(COALESCE(SUM({name}), 0) AS BIGINT)"
         for name in (
@@ -180,11 +247,17 @@ def usage(
     )
     cached = "CAST(COALESCE(SUM(CASE WHEN tokens_saved > 0 THEN 1 ELSE 0 END), 0) AS BIGINT)"
     group = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
+    # There is an index by days, and one by users and days: in the order of the latter a page of a
+    # long report by users is read without its other pages, if the former is out of reach.
+    day = "day"
+    if by[:1] == ["user"] and "user" not in only:
+        ((last,),) = yield "SELECT MAX(day) FROM calls", {}
+        day = "+day" if min(until, last or 0) - since > LONG_REPORT_S else "day"
     rows = yield (
         f"SELECT {''.join(f'{name}, ' for name in columns)}COUNT(*), {cached}, {sums} FROM calls"
         " WHERE state IN ('settled', 'forfeited') AND at >= :since AND at < :until"
-        f"{matching}{group}",
-        {"since": since, "until": until, **only},
+        f" AND {day} > :since - {LONGEST_DAY_S} AND {day} < :until{matching}{group} LIMIT :most",
+        {"since": since, "until": until, "most": most, **only, **given},
     )
     found = [(tuple(row[: len(columns)]), row[len(columns) :]) for row in rows]
     return [
@@ -202,45 +275,20 @@ def usage(
     ]
 
 
+def tokens_saved() -> Steps[int]:
+    """What answers from a cache have saved in all."""
+    ((saved,),) = yield (
+        "SELECT CAST(COALESCE(SUM(tokens_saved), 0) AS BIGINT) FROM calls WHERE tokens_saved > 0",
+        {},
+    )
+    return int(saved)
+
+
 def notify(dialect: LedgerDialect, kind: str, data: Mapping[str, object]) -> Steps[None]:
     """Puts an event into the outbox."""
     books = Books(dialect, (yield from time(dialect)))
     books.event(kind, dict(data))
     yield from books.close()
-
-
-def verify() -> Steps[list[Difference]]:
-    """Balances that are not the sums of their entries, or hold what no pending call does."""
-    sums = ", ".join(f"CAST(COALESCE(SUM(e.{name}), 0) AS BIGINT)" for name in BALANCE)
-    figures = ", ".join(f"a.{name}" for name in BALANCE)
-    rows = yield (
-        f"SELECT a.limit_id, a.owner, a.period, {figures}, {sums} FROM accounts a"
-        " LEFT JOIN entries e"
-        " ON e.limit_id = a.limit_id AND e.owner = a.owner AND e.period = a.period"
-        f" GROUP BY a.limit_id, a.owner, a.period, {figures}",
-        {},
-    )
-    wrong = {
-        row[:3]: Difference(row[0], row[1], row[2], row[3:9], row[9:])
-        for row in rows
-        if row[3:9] != row[9:]
-    }
-    held = yield (
-        "SELECT e.limit_id, e.owner, e.period,"
-        " CAST(SUM(e.held_tokens) AS BIGINT), CAST(SUM(e.held_cost) AS BIGINT)"
-        " FROM entries e JOIN calls c ON c.id = e.hold_id WHERE c.state <> 'pending'"
-        " GROUP BY e.limit_id, e.owner, e.period"
-        " HAVING SUM(e.held_tokens) <> 0 OR SUM(e.held_cost) <> 0",
-        {},
-    )
-    return [
-        *wrong.values(),
-        *(
-            Difference(row[0], row[1], row[2], (0, 0), row[3:])
-            for row in held
-            if row[:3] not in wrong
-        ),
-    ]
 
 
 def _check_limit(limit: Limit) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from chattable.budget import operations
+from chattable.budget import operations, verification
 from chattable.budget.holds import Answer, Settlement, Step, UnheldCall, run_steps
 from chattable.budget.ledger import (
     GROUPS,
@@ -22,6 +22,7 @@ from chattable.budget.ledger import (
     HoldRequest,
     Ledger,
     Posting,
+    Progress,
     State,
     UsageRow,
 )
@@ -29,8 +30,10 @@ from chattable.budget.limits import MAX_AMOUNT, Limit, Payer
 from chattable.budget.postings import THRESHOLDS_PERCENT, LedgerDialect
 from chattable.budget.storage.errors import LockTimeout, StorageUnavailable
 from chattable.budget.storage.storage import Storage
+from chattable.budget.verification import SLICE_ROWS, Place
 
 MAX_BATCH = 128  # steps of calls in one transaction
+VERIFYING = "verifying the ledger"
 BATCH_WAIT_S = 0.002  # how long a batch waits for more steps where the one before had several
 
 AMOUNTS = ("prompt", "completion", "cached", "cost", "saved")  # of a charge
@@ -40,6 +43,8 @@ _Waiting = tuple[Step, "asyncio.Future[Answer]"]
 
 class SqlLedger(Ledger):
     """A `Ledger` in a storage, which need not be its own."""
+
+    slice_rows = SLICE_ROWS  # that `verify` looks at in one statement
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class SqlLedger(Ledger):
 
     async def put_limit(self, limit: Limit) -> None:
         """Adds a limit, or changes the one with its id."""
-        await self.run(lambda: operations.put_limit(limit))
+        await self.run(lambda: operations.put_limit(self.dialect, limit))
 
     async def drop_limit(self, limit_id: str) -> None:
         """Ends a limit."""
@@ -194,12 +199,25 @@ class SqlLedger(Ledger):
         )
 
     async def usage(
-        self, by: Sequence[str], *, since: int, until: int, only: Mapping[str, str]
+        self,
+        by: Sequence[str],
+        *,
+        since: int,
+        until: int,
+        only: Mapping[str, str],
+        after: Sequence[str | int] = (),
+        most: int = MAX_AMOUNT,
     ) -> list[UsageRow]:
         """What calls used, by group."""
         if unknown := [name for name in [*by, *only] if name not in GROUPS]:
             raise ValueError(f"usage is grouped by {', '.join(GROUPS)}, not by {unknown[0]!r}")
-        return await self.storage.read(lambda: operations.usage(by, since, until, only))
+        return await self.storage.read(
+            lambda: operations.usage(by, since, until, only, after, most)
+        )
+
+    async def tokens_saved(self) -> int:
+        """What answers from a cache have saved in all."""
+        return await self.storage.read(operations.tokens_saved)
 
     async def notify(self, kind: str, data: Mapping[str, Any]) -> None:
         """Puts an event into the outbox."""
@@ -209,9 +227,20 @@ class SqlLedger(Ledger):
         """How many balances there are."""
         return await self.storage.read(operations.accounts)
 
-    async def verify(self) -> list[Difference]:
+    async def verify(self, progress: Progress | None = None) -> list[Difference]:
         """Balances that are not the sums of their entries."""
-        return await self.storage.read(operations.verify)
+        total, seen = await self.storage.read(verification.size), 0
+        wrong: list[Difference] = []
+        for look in (verification.sums, verification.accounts_without_entries):
+            place: Place | None = Place()
+            while place is not None:
+                found = await self.storage.read(partial(look, place, self.slice_rows))
+                wrong, place, seen = wrong + found.differences, found.next, seen + found.rows
+                if progress is not None:
+                    progress(min(seen, total), total, VERIFYING)
+        if progress is not None:
+            progress(total, total, VERIFYING)
+        return wrong
 
 
 def _is_away(error: Exception) -> bool:

@@ -32,7 +32,10 @@ def tables(metadata: MetaData) -> None:
         Column("models", String),  # JSON text, which is read the same on both databases
         Column("mode", String, nullable=False),
         Column("active", Boolean, nullable=False),
+        # 0: made before this was noted
+        Column("created_at", BigInteger, nullable=False, server_default=text("0")),
         Index(None, "kind", "subject"),
+        Index(None, "created_at", "id"),
     )
     # one balance for each limit, owner (the user, where a limit is for each of them) and window
     Table(
@@ -43,7 +46,7 @@ def tables(metadata: MetaData) -> None:
         Column("period", BigInteger, primary_key=True),
         *(Column(name, BigInteger, nullable=False) for name in BALANCE),
     )
-    pending = text("state = 'pending'")
+    pending, saving = text("state = 'pending'"), text("tokens_saved > 0")
     Table(  # one model call each: who asked, what was held for it, what it used
         "calls",
         metadata,
@@ -66,6 +69,7 @@ def tables(metadata: MetaData) -> None:
         Column("estimated", Boolean, nullable=False),
         Column("unknown", Boolean, nullable=False, server_default=false()),
         Index("ix_calls_pending", "lease_until", sqlite_where=pending, postgresql_where=pending),
+        Index("ix_calls_saving", "tokens_saved", sqlite_where=saving, postgresql_where=saving),
         Index(None, "day"),
         Index(None, "user_id", "day"),
     )
@@ -86,7 +90,7 @@ def tables(metadata: MetaData) -> None:
             for name in (*BALANCE, "overdraft_tokens", "overdraft_cost")
         ),
         Column("reason", String, nullable=False),
-        Index(None, "limit_id", "owner", "period"),
+        Index(None, "limit_id", "owner", "period", "id"),
     )
     waiting = text("state = 'waiting'")
     Table(  # events, until the webhook has taken them

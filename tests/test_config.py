@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chattable.adapters.services import VENDORS
+from chattable.proxy.config import decoder
 from chattable.proxy.config import settings as configuration
 from chattable.proxy.config.document import (
     MAX_BYTES,
@@ -139,6 +141,23 @@ def test_every_setting_reaches_its_struct() -> None:
     assert config.agents["chef"] == PromptAgentEntry(
         model="fast", context="C", instructions="I", params={"temperature": 0.5}, description="D"
     )
+
+
+def test_annotations_are_evaluated_once_however_many_models_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluated: list[type] = []
+
+    def fields(kind: type) -> Any:
+        evaluated.append(kind)
+        return msgspec.structs.fields(kind)
+
+    decoder._fields.cache_clear()
+    monkeypatch.setattr(decoder, "fields", fields)
+    models = "".join(f"  m{n}: {{provider: p}}\n" for n in range(100))
+    config = "providers: {p: {kind: openai, api_key: x}}\nmodels:\n" + models
+    assert len(parse(config.encode(), "config.yaml", {}).models) == 100
+    assert len(evaluated) == len(set(evaluated)) > 2
 
 
 def test_a_model_changes_only_the_timeouts_it_names() -> None:

@@ -8,6 +8,7 @@ from chattable.adapters.services import VENDORS, vendor_at
 from chattable.agents.chat import Chat, Message
 from chattable.budget.ledger import FREE, Price
 from chattable.budget.limits import Limit
+from chattable.proxy.catalog import prices
 from chattable.proxy.catalog.catalog import Entry, build
 from chattable.proxy.catalog.prices import (
     held_price,
@@ -210,6 +211,24 @@ def limit(kind: Any = "everyone", subject: str = "", models: Any = None, cost: A
 )
 def test_which_of_them_a_budget_in_dollars_would_bind(binding: Limit, names: list[str]) -> None:
     assert unpriced_under(binding, ["own", "other", "own/*"]) == names
+
+
+def test_budgets_that_bind_the_same_models_are_compared_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[Limit] = []
+
+    def under(binding: Limit, names: list[str]) -> list[str]:
+        compared.append(binding)
+        return unpriced_under(binding, names)
+
+    monkeypatch.setattr(prices, "unpriced_under", under)
+    monkeypatch.setattr(prices, "unpriced", lambda _: ["own", "other"])
+    lacking = prices.Unpriced(Config())
+    many = [limit("user", f"u{n}", models=("own",)) for n in range(100)]
+    assert lacking.under_any([*many, limit("model", "other"), limit(cost=None)]) == ["other", "own"]
+    assert [len(lacking.under(one)) for one in many] == [1] * 100
+    assert len(compared) == 2
 
 
 CLAUDE = Price(3, 15, 1, 4, 6)

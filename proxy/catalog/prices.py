@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -51,19 +53,50 @@ def unpriced(config: settings.Config) -> list[str]:
     return [name for name, model in config.models.items() if any(_lacking(config, name, model))]
 
 
+class Unpriced:
+    """The models without a price, and which of them a budget in dollars would have to bind.
+
+    Thousands of budgets, which mostly bind the same models, are compared with thousands of models.
+    """
+
+    def __init__(self, config: settings.Config) -> None:
+        self._config = config
+        self._known: dict[tuple[str, tuple[str, ...] | None], list[str]] = {}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All of them."""
+        return unpriced(self._config)
+
+    def under(self, limit: Limit) -> list[str]:
+        """Those that this limit would have to bind."""
+        if limit.cost is None:
+            return []
+        binds = (limit.subject if limit.kind == "model" else "", limit.models)
+        if binds not in self._known:
+            self._known[binds] = unpriced_under(limit, self.names)
+        return self._known[binds]
+
+    def under_any(self, limits: Iterable[Limit]) -> list[str]:
+        """Those that one of the limits would have to bind."""
+        for limit in limits:
+            self.under(limit)
+        return sorted(set(chain.from_iterable(self._known.values())))
+
+
 def unpriced_under(limit: Limit, names: Sequence[str]) -> list[str]:
     """Those of the names without a price that a budget in dollars would have to bind."""
-    return [name for name in names if limit.cost is not None and _binds(limit, name)]
+    return [] if limit.cost is None else [name for name in names if _binds(limit, name)]
 
 
 async def warn_of_unpriced(ledger: Ledger, config: settings.Config) -> None:
     """Says in the log which models the budgets in dollars do not bind."""
-    names = unpriced(config)
+    lacking = Unpriced(config)
     try:
-        limits = await ledger.limits() if names else []
+        limits = await ledger.limits() if lacking.names else []
     except StorageUnavailable:
         return  # it is said wherever the ledger is needed
-    if found := sorted({name for limit in limits for name in unpriced_under(limit, names)}):
+    if found := lacking.under_any(limits):
         log.warning(warning(config, found))
 
 

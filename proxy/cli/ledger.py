@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from zoneinfo import ZoneInfo
 
+from chattable.agents.chat import Json
 from chattable.budget.ledger import GROUPS, Difference
 from chattable.proxy.cli.databases import Commands, with_database
 from chattable.proxy.cli.startup import find_config
 from chattable.proxy.ledger_setup import open_ledger
 from chattable.proxy.people.teams import Teams
-from chattable.proxy.people.usage import UsageReports, as_csv, as_table
+from chattable.proxy.people.usage import Report, UsageReports, as_table, csv_header, csv_rows
 from chattable.proxy.people.users import Users
 from chattable.proxy.store.database import Database
+from chattable.proxy.telemetry.progress import show_progress
 
 
 def add_commands(commands: Commands, config: argparse.ArgumentParser) -> None:
@@ -45,16 +48,16 @@ def _usage(args: argparse.Namespace) -> None:
         ledger = open_ledger(config, database)
         await ledger.start()
         try:
-            report = UsageReports(
+            reports = UsageReports(
                 ledger,
                 Users(database.storage),
                 Teams(database.storage),
                 ZoneInfo(config.budgets.timezone),
             )
-            rows = await report.report(by, args.since, args.until)
+            pages = reports.pages(Report(by=by, since=args.since, until=args.until))
+            await (_print_csv(by, pages) if args.csv else _print_table(by, pages))
         finally:
             await ledger.stop()
-        print(as_csv(by, rows) if args.csv else as_table(by, rows), end="")
 
     config, by = (
         find_config(args.config),
@@ -63,11 +66,23 @@ def _usage(args: argparse.Namespace) -> None:
     asyncio.run(with_database(args, run))
 
 
+async def _print_csv(by: list[str], pages: AsyncIterator[list[Json]]) -> None:
+    first = await anext(pages)
+    print(csv_header(by) + csv_rows(by, first), end="")
+    async for rows in pages:
+        print(csv_rows(by, rows), end="")
+
+
+async def _print_table(by: list[str], pages: AsyncIterator[list[Json]]) -> None:
+    print(as_table(by, [row async for rows in pages for row in rows]), end="")
+
+
 def _verify(args: argparse.Namespace) -> int:
     async def run(database: Database) -> None:
         ledger = open_ledger(config, database)
         await ledger.start()
-        wrong.extend(await ledger.verify())
+        with show_progress(sys.stderr) as tell:
+            wrong.extend(await ledger.verify(tell))
         print(f"{await ledger.accounts()} accounts, {len(wrong)} differences")
         await ledger.stop()
 

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from msgspec.structs import FieldInfo, fields
 
 from chattable.proxy.config.document import FAILED, Document, Where
 from chattable.proxy.config.hints import hint
@@ -52,11 +54,11 @@ class Decoder:
         return tuple(item for item in decoded if item is not FAILED)
 
     def _struct(self, kind: type[msgspec.Struct], value: dict[str, Any], where: Where) -> Any:
-        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        declared = _fields(kind)
         rest = getattr(kind, "REST", None)
-        known = [name for name in fields if name != rest]
+        known = [name for name in declared if name != rest]
         found = {
-            name: self.decode(fields[name].type, value[name], (*where, name))
+            name: self.decode(declared[name].type, value[name], (*where, name))
             for name in known
             if name in value
         }
@@ -65,10 +67,10 @@ class Decoder:
             found[rest] = others
         else:
             self._refuse_unknown(others, known, where)
-        required = [name for name, field in fields.items() if field.required]
+        required = [name for name, field in declared.items() if field.required]
         for name in required:
             if name not in value:
-                about = _about(fields[name].type)
+                about = _about(declared[name].type)
                 self.doc.complain((*where, name), "is missing" + f" ({about})" * bool(about))
         found = {name: item for name, item in found.items() if item is not FAILED}
         return kind(**found) if all(name in found for name in required) else FAILED
@@ -91,6 +93,12 @@ class Decoder:
     def _failed(self, where: Where, text: str) -> Any:
         self.doc.complain(where, text)
         return FAILED
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> dict[str, FieldInfo]:
+    """A Struct's fields by name; to find their types every annotation is evaluated."""
+    return {field.name: field for field in fields(kind)}
 
 
 def parts(kind: Any) -> list[Any]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
+
+import msgspec
+from msgspec import Struct
 
 from chattable.agents.chat import Json
 from chattable.agents.errors import InvalidRequest, clip
@@ -19,7 +23,21 @@ FIGURES = (
     *("requests", "cached_requests", "prompt_tokens", "completion_tokens", "total_tokens"),
     *("cached_tokens", "tokens_saved", "cost_usd"),
 )
+PAGE_ROWS = 1000  # of a report at once: each row is some microseconds of work
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What is asked of usage.
+
+    Grouped by some of `GROUPS`; `since` and `until` are dates, times or unix seconds; `only` has
+    names of subjects.
+    """
+
+    by: Sequence[str]
+    since: str = ""
+    until: str = ""
+    only: Mapping[str, str] = {}
 
 
 class UsageReports:
@@ -34,24 +52,22 @@ class UsageReports:
         self._teams = teams
         self._zone = zone
 
-    async def report(
-        self,
-        by: Sequence[str],
-        since: str = "",
-        until: str = "",
-        only: Mapping[str, str] | None = None,
-    ) -> list[Json]:
-        """Rows grouped by some of `GROUPS`, each a dict of those and of `FIGURES`.
+    async def page(self, asked: Report, most: int, after: str = "") -> tuple[list[Json], str]:
+        """Rows in order, each a dict of what they are grouped by and of `FIGURES`.
 
-        `since` and `until` are dates, times or unix seconds; `only` has names of subjects.
+        With them comes what names the last one, if there are more behind it.
         """
-        _check_groups(by)
-        begin = self._moment(since, "from") if since else 0
-        end = self._moment(until, "to") if until else MAX_AMOUNT
-        ids = {kind: await self._id(kind, name) for kind, name in (only or {}).items()}
-        rows = await self._ledger.usage(list(dict.fromkeys(by)), since=begin, until=end, only=ids)
+        _check_groups(asked.by)
+        by = list(dict.fromkeys(asked.by))
+        begin = self._moment(asked.since, "from") if asked.since else 0
+        end = self._moment(asked.until, "to") if asked.until else MAX_AMOUNT
+        ids = {kind: await self._id(kind, name) for kind, name in asked.only.items()}
+        rows = await self._ledger.usage(
+            by, since=begin, until=end, only=ids, after=_group(by, after), most=most + 1
+        )
+        more, rows = len(rows) > most, rows[:most]
         names = await self._names(by, [row.group for row in rows])
-        return [
+        shown = [
             {
                 kind: names[kind].get(value, value)
                 for kind, value in zip(names, row.group, strict=True)
@@ -59,6 +75,15 @@ class UsageReports:
             | _figures(row)
             for row in rows
         ]
+        return shown, _cursor(rows[-1].group) if more else ""
+
+    async def pages(self, asked: Report, after: str = "") -> AsyncGenerator[list[Json]]:
+        """Every row, as many at a time as nobody has to wait for."""
+        while True:
+            rows, after = await self.page(asked, PAGE_ROWS, after)
+            yield rows
+            if not after:
+                return
 
     async def _names(
         self, by: Sequence[str], groups: list[tuple[str | int, ...]]
@@ -117,6 +142,33 @@ def _check_groups(by: Sequence[str]) -> None:
         )
 
 
+def _cursor(group: tuple[str | int, ...]) -> str:
+    """What names a row in a query."""
+    return urlsafe_b64encode(msgspec.json.encode(group)).decode().rstrip("=")
+
+
+def _group(by: Sequence[str], cursor: str) -> tuple[str | int, ...]:
+    """The values of the row that `_cursor` named, or `InvalidRequest`."""
+    if not cursor:
+        return ()
+    kinds = tuple(int if name == "day" else str for name in by)
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        group: tuple[str | int, ...] = msgspec.json.decode(
+            text, type=tuple.__class_getitem__(kinds)
+        )
+    except ValueError:
+        group = ()
+    if not group or not all(map(_storable, group)):
+        message = "after names no row of this report; begin again without it."
+        raise InvalidRequest(message, param="after", code="invalid_value")
+    return group
+
+
+def _storable(value: str | int) -> bool:
+    return "\0" not in value if isinstance(value, str) else 0 <= value <= MAX_AMOUNT
+
+
 def _figures(row: UsageRow) -> Json:
     """What a group used, in the order of `FIGURES`."""
     return {
@@ -131,19 +183,29 @@ def _figures(row: UsageRow) -> Json:
     }
 
 
-def as_csv(by: Sequence[str], rows: Sequence[Json]) -> str:
+def csv_header(by: Sequence[str]) -> str:
+    """The names of a spreadsheet's columns."""
+    return _csv([_columns(by)])
+
+
+def csv_rows(by: Sequence[str], rows: Sequence[Json]) -> str:
     """The rows for a spreadsheet, none of whose cells is a formula."""
+    return _csv([_cell(row[column]) for column in _columns(by)] for row in rows)
+
+
+def _columns(by: Sequence[str]) -> list[str]:
+    return [*dict.fromkeys(by), *FIGURES]
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
-    table = csv.writer(out)
-    columns = [*dict.fromkeys(by), *FIGURES]
-    table.writerow(columns)
-    table.writerows([_cell(row[column]) for column in columns] for row in rows)
+    csv.writer(out).writerows(lines)
     return out.getvalue()
 
 
 def as_table(by: Sequence[str], rows: Sequence[Json]) -> str:
     """The rows for a terminal, in columns."""
-    columns = [*dict.fromkeys(by), *FIGURES]
+    columns = _columns(by)
     cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     names = len(columns) - len(FIGURES)

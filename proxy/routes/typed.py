@@ -120,6 +120,7 @@ def _whole(lowest: int, highest: int | None = None) -> QueryParameter:
 
 
 PAGE, FEW, FIRST = PageLimit(100), ItemLimit(20), EntryNumber(0)  # where none is given
+MOST = PageLimit(1000)  # … of lists that had no pages once: who knows of none sees all, or 1,000
 Limit = Annotated[PageLimit, _whole(1, 1000)]
 Entries = Annotated[EntryNumber, _whole(0)]
 Items = Annotated[ItemLimit, _whole(0, MAX_ITEMS)]

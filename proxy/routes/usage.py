@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -9,17 +11,20 @@ import msgspec
 from litestar import Response, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromQuery, QueryParameter
+from litestar.response import Stream
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
-from chattable.proxy.people.usage import as_csv
+from chattable.proxy.people.usage import PAGE_ROWS, Report, UsageReports, csv_header, csv_rows
 from chattable.proxy.routes.documented import CSV, operation
-from chattable.proxy.routes.typed import PAGE, InjectedServices, Limit, ListPage, page
+from chattable.proxy.routes.typed import MOST, PAGE, InjectedServices, Limit, ListPage, page
 from chattable.proxy.services import Services
+from chattable.proxy.store.page import checked_limit
 from chattable.proxy.store.text import printable
 
 FILTERS = ("user", "team", "key", "model", "agent", "session", "tag")
 BY = "What to group by, with commas between: user, team, key, model, agent, session, tag, day"
+FORMAT = "`csv` for a spreadsheet of all rows"
 MOMENT = "A date, by the budgets' time zone, a time, or unix seconds"
 
 
@@ -37,7 +42,9 @@ class ReportQuery:
     agent: FromQuery[str] = ""
     session: FromQuery[str] = ""
     tag: FromQuery[str] = ""
-    format: Annotated[str, QueryParameter(description="`csv` for a spreadsheet")] = ""
+    format: Annotated[str, QueryParameter(description=FORMAT)] = ""
+    limit: Limit = MOST
+    after: Annotated[str, QueryParameter(description="`last_id` of the page before")] = ""
 
 
 class UsageFigures(Struct, kw_only=True):
@@ -62,11 +69,12 @@ class UsageFigures(Struct, kw_only=True):
 
 
 class UsageReport(Struct, kw_only=True):
-    """All rows of a report."""
+    """A page of a report; where there are more rows `last_id` is what to give as `after`."""
 
     object: str = "list"
     data: list[UsageFigures]
     has_more: bool = False
+    last_id: str | UnsetType = UNSET
 
 
 class BudgetEvent(Struct, kw_only=True):
@@ -120,7 +128,25 @@ async def answer(query: ReportQuery, services: Services, only: dict[str, str]) -
     """A report as the query asks for it, as JSON or CSV; `only` is what the caller may see."""
     by = [name.strip() for name in query.group_by.split(",") if name.strip()]
     given = {name: printable(value, name) for name in FILTERS if (value := getattr(query, name))}
-    rows = await services.usage.report(by, query.since, query.until, given | only)
+    asked = Report(by=by, since=query.since, until=query.until, only=given | only)
     if query.format == "csv":
-        return Response(as_csv(by, rows), media_type="text/csv; charset=utf-8")
-    return Response(UsageReport(data=msgspec.convert(rows, list[UsageFigures])))
+        return await _spreadsheet(services.usage, asked, query.after)
+    rows, last = await services.usage.page(asked, checked_limit(query.limit), query.after)
+    data = msgspec.convert(rows, list[UsageFigures])
+    return Response(UsageReport(data=data, has_more=bool(last), last_id=last or UNSET))
+
+
+async def _spreadsheet(usage: UsageReports, asked: Report, after: str) -> Response[Any]:
+    """All rows, of which never more than a page is in memory."""
+    rows, last = await usage.page(asked, PAGE_ROWS, after)
+    first = csv_header(asked.by) + csv_rows(asked.by, rows)
+    if not last:
+        return Response(first, media_type="text/csv")
+
+    async def lines() -> AsyncGenerator[str]:
+        yield first
+        async with aclosing(usage.pages(asked, last)) as pages:
+            async for rows in pages:
+                yield csv_rows(asked.by, rows)
+
+    return Stream(lines(), media_type="text/csv")

@@ -44,6 +44,7 @@ from chattable.proxy.store.sessions.sql_store import SqlSessions
 log = logging.getLogger("chattable")
 
 SWEEP_S = 600.0  # between two looks for sessions that need not be kept
+NEW_SWEEP_S = 2.0  # … of users who have begun one
 SWEEP_SESSIONS = 100  # in one step of it
 COMMIT_RETRIES_S = 2.0  # in which a commit is tried again while the database is unavailable
 COMMIT_PAUSE_S = 0.1  # before the second try, longer before each that follows
@@ -77,19 +78,27 @@ class Sessions:
         )
         self._failed = RecentFailures()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweeper = Periodic(
-            "sessions that need not be kept", self._sweep, SWEEP_S, expected=(StorageError,)
-        )
+        self._grown: set[str] = set()  # users who have begun a session since the last look
+        self._sweepers = [
+            Periodic(
+                "sessions that need not be kept", self._sweep, SWEEP_S, expected=(StorageError,)
+            ),
+            Periodic(
+                "sessions beside new ones", self._sweep_grown, NEW_SWEEP_S, expected=(StorageError,)
+            ),
+        ]
 
     async def start(self) -> None:
         """Starts renewing locks and removing what need not be kept."""
         await self.locks.start()
         if self._keep != Retention():
-            self._sweeper.start()
+            for sweeper in self._sweepers:
+                sweeper.start()
 
     async def stop(self) -> None:
         """Stops; titles and summaries that are under way are dropped."""
-        await self._sweeper.stop()
+        for sweeper in self._sweepers:
+            await sweeper.stop()
         for task in self._tasks:
             task.cancel()
         await self.locks.stop()
@@ -281,7 +290,7 @@ class Sessions:
             if plan.parent is None and (
                 self._keep.newest is not None or self._keep.seconds is not None
             ):
-                self._later(self._store.sweep(self._keep, session.user_id, SWEEP_SESSIONS))
+                self._grown.add(session.user_id)
 
     def _later(self, work: Any) -> None:
         async def quietly() -> None:
@@ -296,9 +305,13 @@ class Sessions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _sweep(self) -> None:
-        while await self._store.sweep(self._keep, None, SWEEP_SESSIONS) >= SWEEP_SESSIONS:
+    async def _sweep(self, user: str | None = None) -> None:
+        while await self._store.sweep(self._keep, user, SWEEP_SESSIONS) >= SWEEP_SESSIONS:
             pass
+
+    async def _sweep_grown(self) -> None:
+        while self._grown:
+            await self._sweep(self._grown.pop())
 
 
 def open_store(config: settings.Config, database: Database) -> SessionStore:

@@ -1,5 +1,6 @@
 """The tools of the benchmark: what they compare, what they count, what they leave behind."""
 
+import json
 import struct
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import migrated_sqlite
+
+from chattable.budget.sql_ledger import SqlLedger
+from chattable.proxy.store.database import Database
 
 sys.path.insert(0, str(Path(__file__).parent))
 import revisions
@@ -16,6 +21,7 @@ from against import OURS, Comparison, Measured, verdict
 from counted import COUNTS
 from fidelity import CHECKS, Spent, calls, folded
 from figures import Figures, counted, higher
+from filling import Sizes, fill
 from gateways import BUDGET, CHATTABLE, DIRECT, PEERS, Gateway, Peer, PeerError
 from load import holds, unchunked
 from measuring import Round
@@ -23,6 +29,7 @@ from paired import Pair, Ratio, pair_of, ratio, trimmed
 from peers import Size, compare, contenders, saved, table
 from probes import PROBES
 from rows import ROWS
+from scale import ASKED
 from setups import HERE
 
 DOCS = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
@@ -42,7 +49,7 @@ def test_an_end_that_a_server_cut_in_two_is_seen() -> None:
 
 
 def test_every_row_and_probe_is_documented() -> None:
-    names = [*(row.name for row in ROWS), *PROBES]
+    names = [*(row.name for row in ROWS), *PROBES, *ASKED]
     assert [name for name in names if f"`{name}`" not in DOCS] == []
 
 
@@ -254,3 +261,29 @@ def test_what_is_passed_on_is_compared_as_a_client_reads_it() -> None:
 
 def test_every_peer_is_documented() -> None:
     assert [peer.name for peer in PEERS if peer.name not in DOCS.lower()] == []
+
+
+async def test_a_filled_database_is_as_a_server_left_it(tmp_path: Path) -> None:
+    url = migrated_sqlite(tmp_path / "chattable.db")
+    await fill(url, Sizes(calls=300, users=30, budgets=10, sessions=20, models=1))
+    database = Database(url)
+    await database.start()
+    ledger = SqlLedger(database.storage)
+    assert await ledger.verify() == []
+    (row,) = await ledger.usage([], since=0, until=2**40, only={})
+    entries = await ledger.entries(most=1000)
+    assert (row.requests, row.prompt_tokens, len(entries)) == (300, 60_000, 2 * (300 + 30))
+    assert len(await ledger.limits()) == 12
+    await database.stop()
+
+
+def test_growth_is_measured(tmp_path: Path) -> None:
+    rows = "ledger verify,usage,budgets,ledger of,sessions"
+    script = str(Path(__file__).with_name("scale.py"))
+    command = [sys.executable, script, "--scale", "0", "--rounds", "1", "--rows", rows]
+    command += ["--databases", "sqlite", "--json", str(tmp_path / "scale.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert " bad " not in done.stderr and "ms: " not in done.stderr, done.stderr
+    found = json.loads((tmp_path / "scale.json").read_text())["sqlite"]
+    assert {"usage, month by user,day", "budgets of a user", "sessions"} < set(found)
+    assert all(seen["empty"] and seen["full"] for seen in found.values())

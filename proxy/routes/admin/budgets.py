@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,12 +18,13 @@ from chattable.budget.ledger import Amount, Balance, Difference, Posting
 from chattable.budget.limits import MAX_AMOUNT, Limit, Mode, check_per
 from chattable.budget.postings import LedgerDialect
 from chattable.budget.storage.statements import Steps
-from chattable.proxy.catalog.prices import unpriced, unpriced_under
+from chattable.proxy.catalog.prices import Unpriced
 from chattable.proxy.people.audit import Actor, Effect
 from chattable.proxy.people.users import user_named
 from chattable.proxy.routes.admin.subjects import Found, Subjects, invalid
 from chattable.proxy.routes.typed import (
     FIRST,
+    MOST,
     PAGE,
     Deleted,
     Entries,
@@ -35,6 +36,8 @@ from chattable.proxy.routes.typed import (
 from chattable.proxy.routes.typed import Limit as PageSize
 from chattable.proxy.services import Services
 from chattable.proxy.store.errors import Invalid
+from chattable.proxy.store.ids import new_id
+from chattable.proxy.store.page import checked_limit
 from chattable.proxy.store.text import printable, short
 
 T = TypeVar("T")
@@ -132,7 +135,8 @@ class BudgetOperations:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._subjects = Subjects(services)
-        self._lacking = unpriced(services.config)
+        self._dialect = services.ledger.dialect
+        self._unpriced = Unpriced(services.config)
 
     async def change(
         self,
@@ -156,19 +160,21 @@ class BudgetOperations:
         found = yield from find()
         effect.about(limit.id, f"{limit.kind} {found.name}")
         limit = msgspec.structs.replace(limit, subject=found.id)
-        yield from operations.put_limit(limit)
+        yield from operations.put_limit(self._dialect, limit)
         return (yield from self._shown(limit, found.name))
 
-    def listed(self, user: str) -> Steps[list[BudgetObject]]:
-        """The budgets of one user, or all."""
+    def listed(self, user: str, after: str, most: int) -> Steps[list[BudgetObject]]:
+        """The budgets of one user, or all, as they were made."""
         owner = yield from _owner(user)
-        found = []
-        for limit in (yield from operations.limits()):
-            own = limit.kind == "user" and limit.subject == owner
-            if not owner or own or limit.kind == "each_user":
-                subject = yield from self._subjects.shown(limit)
-                whose = owner if limit.kind == "each_user" else ""
-                found.append((yield from self._shown(limit, subject, whose)))
+        subjects = [("user", owner), ("each_user", "")] if owner else None
+        try:
+            limits = yield from operations.limit_page(self._dialect, after, most, subjects)
+        except UnknownLimitError:
+            message = f"after names no budget: {after!r}; begin again without it."
+            raise Invalid(message, "after") from None
+        found = yield from shown_budgets(self._services, limits, owner)
+        for budget, limit in zip(found, limits, strict=True):
+            budget.unpriced_models = self._unpriced.under(limit)
         return found
 
     def updated(
@@ -178,7 +184,7 @@ class BudgetOperations:
         limit, subject = yield from self._named(limit_id, effect)
         limit = msgspec.structs.replace(limit, **changes)
         _check(limit)
-        yield from operations.put_limit(limit)
+        yield from operations.put_limit(self._dialect, limit)
         return (yield from self._shown(limit, subject))
 
     def ended(self, limit_id: str, effect: Effect) -> Steps[Deleted]:
@@ -193,7 +199,7 @@ class BudgetOperations:
         """Grants or refunds."""
         limit, subject = yield from self._named(limit_id, effect)
         owner = yield from _owner(user)
-        yield from book(self._services.ledger.dialect, limit.id, owner, amount, reason)
+        yield from book(self._dialect, limit.id, owner, amount, reason)
         return (yield from self._shown(limit, subject, owner))
 
     def _named(self, limit_id: str, effect: Effect) -> Steps[tuple[Limit, str | bool]]:
@@ -203,7 +209,7 @@ class BudgetOperations:
         except Invalid:  # what cannot be in a table is not sent to the database
             raise UnknownLimitError(f"There is no budget {limit_id!r}.") from None
         limit = yield from operations.limit_of_id(limit_id)
-        subject = yield from self._subjects.shown(limit)
+        subject = (yield from self._subjects.shown([limit]))[limit.id]
         effect.about(limit.id, f"{limit.kind} {subject}")
         return limit, subject
 
@@ -212,9 +218,9 @@ class BudgetOperations:
         known = limit.kind != "each_user" or owner
         balance = None
         if known:
-            balance = yield from operations.balance(self._services.ledger.dialect, limit.id, owner)
+            balance = yield from operations.balance(self._dialect, limit.id, owner)
         shown = shown_budget(limit, subject, balance)
-        shown.unpriced_models = unpriced_under(limit, self._lacking)
+        shown.unpriced_models = self._unpriced.under(limit)
         return shown
 
 
@@ -226,7 +232,7 @@ async def create_budget(
     kind, name = subjects.parse(data.subject)
     models = data.models
     limit = Limit(
-        id=f"lim_{secrets.token_urlsafe(12)}",
+        id=new_id("lim_", time.time()),
         kind=kind,
         subject=name,
         per=data.per,
@@ -243,9 +249,16 @@ async def create_budget(
 
 
 @get("/budgets", summary="List budgets; those of one user, or all")
-async def list_budgets(services: InjectedServices, user: FromQuery[str] = "") -> BudgetPage:
-    budgets = BudgetOperations(services)
-    return page(BudgetPage, await services.ledger.storage.read(lambda: budgets.listed(user)))
+async def list_budgets(
+    services: InjectedServices,
+    user: FromQuery[str] = "",
+    limit: PageSize = MOST,
+    after: FromQuery[str] = "",
+) -> BudgetPage:
+    budgets, most = BudgetOperations(services), checked_limit(limit)
+    listed = partial(budgets.listed, user, printable(after, "after"), most + 1)
+    found = await services.ledger.storage.read(listed)
+    return page(BudgetPage, found[:most], more=len(found) > most)
 
 
 @patch("/budgets/{limit_id:str}", summary="Change a budget; what was spent stays spent")
@@ -382,6 +395,20 @@ def _check_amounts(tokens: int | None, cost: int | None) -> None:
 
 def _micro(usd: float | None) -> int | None:
     return None if usd is None else round(min(max(usd, -1.0), 1e12) * 1_000_000)
+
+
+def shown_budgets(
+    services: Services, limits: Sequence[Limit], owner: str = ""
+) -> Steps[list[BudgetObject]]:
+    """Budgets with their subjects' names and what is left; `owner` is whose, of one on each user.
+
+    However many they are, it takes the same number of statements.
+    """
+    subjects = yield from Subjects(services).shown(limits)
+    owned = [(limit, owner if limit.kind == "each_user" else "") for limit in limits]
+    single = [(limit, whose) for limit, whose in owned if whose or limit.kind != "each_user"]
+    balances = yield from operations.balances_of(services.ledger.dialect, single)
+    return [shown_budget(one, subjects[one.id], balances.get(one.id)) for one in limits]
 
 
 def shown_budget(limit: Limit, subject: str | bool, balance: Balance | None) -> BudgetObject:

@@ -49,7 +49,7 @@ async def get_cache(services: InjectedServices) -> CacheState:
         ttl=config.ttl if config else None,
         shared=bool(services.config.redis_url),
         hit_rate=answered / looked_up if looked_up else None,
-        tokens_saved=sum(row["tokens_saved"] for row in await services.usage.report([])),
+        tokens_saved=await services.ledger.tokens_saved(),
         **asdict(stats),
     )
 

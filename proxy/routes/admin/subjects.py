@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from chattable.proxy.people.teams import team_named
 from chattable.proxy.people.users import key_named, user_named
 from chattable.proxy.services import Services
 from chattable.proxy.store.errors import NotFound
+from chattable.proxy.store.ids import names_of
 from chattable.proxy.store.text import short
 
 KINDS = ("user", "key", "team", "session", "agent", "model", "each_user", "everyone")
@@ -91,16 +92,17 @@ class Subjects:
         except NotFound:
             return None
 
-    def shown(self, limit: Limit) -> Steps[str | bool]:
-        """A limit's subject as admins call it; its id where it is gone."""
-        try:
-            if limit.kind == "user":
-                return (yield from user_named(limit.subject)).name
-            if limit.kind == "team":
-                return (yield from team_named(limit.subject)).name
-        except NotFound:
-            pass
-        return limit.subject or True
+    def shown(self, limits: Sequence[Limit]) -> Steps[dict[str, str | bool]]:
+        """The limits' subjects as admins call them, by the limits' ids; an id where one is gone."""
+        names: dict[tuple[str, str], str] = {}
+        for kind, table in (("user", "users"), ("team", "teams")):
+            if ids := {limit.subject for limit in limits if limit.kind == kind}:
+                found = yield from names_of(self._services.ledger.dialect, table, sorted(ids))
+                names |= {(kind, one): name for one, name in found.items()}
+        return {
+            limit.id: names.get((limit.kind, limit.subject)) or limit.subject or True
+            for limit in limits
+        }
 
     def _served(self, kind: str, name: str) -> str:
         """The name under which a model or an agent is counted: what it is called in the catalog."""

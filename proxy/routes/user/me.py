@@ -7,8 +7,7 @@ from litestar.di import NamedDependency
 
 from chattable.budget import operations
 from chattable.budget.storage.statements import Steps
-from chattable.proxy.routes.admin.budgets import BudgetObject, BudgetPage, shown_budget
-from chattable.proxy.routes.admin.subjects import Subjects
+from chattable.proxy.routes.admin.budgets import BudgetObject, BudgetPage, shown_budgets
 from chattable.proxy.routes.guards import known_queries
 from chattable.proxy.routes.typed import InjectedCaller, InjectedServices, page
 from chattable.proxy.routes.usage import REPORT, REPORTS, ReportQuery, UsageReport, answer
@@ -28,25 +27,14 @@ async def get_my_usage(
 
 @get("/budgets", summary="The budgets that bind the caller")
 async def list_my_budgets(caller: InjectedCaller, services: InjectedServices) -> BudgetPage:
-    who, subjects, dialect = caller.principal, Subjects(services), services.ledger.dialect
-    mine = {
-        ("user", who.user.id),
-        ("key", who.key_id),
-        ("team", who.team or ""),
-        ("each_user", ""),
-    }
+    who = caller.principal
+    mine = [("user", who.user.id), ("key", who.key_id), ("team", who.team or ""), ("each_user", "")]
 
     def listed() -> Steps[list[BudgetObject]]:
-        every = yield from operations.limits()
-        limits = [limit for limit in every if (limit.kind, limit.subject) in mine]
+        limits = yield from operations.limit_page(services.ledger.dialect, subjects=mine)
         if any(limit.kind == "user" for limit in limits):
             limits = [limit for limit in limits if limit.kind != "each_user"]
-        found = []
-        for limit in limits:
-            owner = who.user.id if limit.kind == "each_user" else ""
-            balance = yield from operations.balance(dialect, limit.id, owner)
-            found.append(shown_budget(limit, (yield from subjects.shown(limit)), balance))
-        return found
+        return (yield from shown_budgets(services, limits, who.user.id))
 
     return page(BudgetPage, await services.ledger.storage.read(listed))
 

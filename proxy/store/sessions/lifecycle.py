@@ -162,19 +162,26 @@ async def sweep(
     dialect = storage.dialect
     given: Row = {} if user is None else {"user": user}
     owned = "" if user is None else " AND user_id = :user"
-    idle = f"(locked_by = '' OR locked_until <= {dialect.now}){owned}"
+    unlocked = f"(locked_by = '' OR locked_until <= {dialect.now})"
+    idle = unlocked + owned
     done = 0
     if keep.seconds is not None:
         old = f"updated_at < :before AND {idle}"
         some = f"SELECT id FROM sessions WHERE {old} ORDER BY updated_at LIMIT :limit"
         before = given | {"before": now - keep.seconds, "limit": limit}
-        done += await storage.run(lambda: _removed(some, old, before))
-    if keep.newest is not None and done < limit:
-        newest = "ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY updated_at DESC, id DESC)"
-        numbered = f"SELECT id, {newest} AS place FROM sessions WHERE TRUE{owned}"
-        some = f"SELECT id FROM ({numbered}) AS numbered WHERE place > :newest LIMIT :limit"
-        beyond = given | {"newest": keep.newest, "limit": limit - done}
-        done += await storage.run(lambda: _removed(some, idle, beyond))
+        done += await _removed(storage, some, old, before)
+    if keep.newest is not None:
+        newest: int = keep.newest
+        # each user's sessions lie in this order in an index: no others are read
+        some = (
+            "SELECT id FROM sessions WHERE user_id = :user"
+            " ORDER BY updated_at DESC, id DESC LIMIT :limit OFFSET :newest"
+        )
+        users = [user] if user is not None else await storage.read(lambda: _crowded(newest, limit))
+        for one in users:
+            if done < limit:
+                beyond = {"user": one, "newest": newest, "limit": limit - done}
+                done += await _removed(storage, some, unlocked, beyond)
     if keep.messages is not None and done < limit:
         most, long = keep.messages, given | {"messages": keep.messages, "limit": limit - done}
         for session in await storage.read(lambda: _longer(idle, long)):
@@ -182,9 +189,29 @@ async def sweep(
     return done
 
 
-def _removed(some: str, still: str, given: Row) -> Steps[int]:
+async def _removed(storage: Storage, some: str, still: str, given: Row) -> int:
+    """Removes some sessions; where there are none, which is usual, nobody who writes waits."""
+    if not await storage.read(partial(_first, some, given)):
+        return 0
+    return await storage.run(partial(_deleted, some, still, given))
+
+
+def _first(some: str, given: Row) -> Steps[bool]:
+    return bool((yield some, given | {"limit": 1}))
+
+
+def _deleted(some: str, still: str, given: Row) -> Steps[int]:
     where = f"id IN ({some}) AND {still}"
     return len((yield f"DELETE FROM sessions WHERE {where} RETURNING 1", given))
+
+
+def _crowded(newest: int, limit: int) -> Steps[list[str]]:
+    """Users who have more sessions than that, counted in an index."""
+    rows = yield (
+        "SELECT user_id FROM sessions GROUP BY user_id HAVING COUNT(*) > :newest LIMIT :limit",
+        {"newest": newest, "limit": limit},
+    )
+    return [row[0] for row in rows]
 
 
 def _longer(idle: str, given: Row) -> Steps[list[SessionRecord]]:
