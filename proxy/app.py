@@ -16,7 +16,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 
-from chattable.adapters.transport import AiohttpTransport
+from chattable.adapters.http_client import HttpClient
 from chattable.budget.outbox import Outbox
 from chattable.budget.storage.redis import RedisScripts
 from chattable.proxy import failpoints
@@ -99,7 +99,7 @@ def build(config: Config) -> EdgeMiddleware:
     database = open_database(config)
     users = Users(database.storage)
     access_log = AccessLog()
-    transport = AiohttpTransport()
+    transport = HttpClient()
     ledger = open_ledger(config, database)
     journal = open_journal(config, database)
     metering = Metering(

@@ -2,14 +2,12 @@
 
 import asyncio
 import socket
-import time
 from contextlib import AsyncExitStack
 
-import aiohttp.connector
-import httpx
 import pytest
 
-from chattable.adapters.transport import AiohttpTransport
+from chattable.adapters.http_client import HttpClient
+from chattable.adapters.transport import ConnectFailed, Request, Url
 
 MINUTE = 60.0
 
@@ -38,30 +36,29 @@ def names(monkeypatch):
     return known
 
 
-async def ask(transport: AiohttpTransport, host: str, port: int) -> str:
-    request = httpx.Request(
-        "POST", f"http://{host}:{port}/v1", content=b"{}", extensions={"timeout": {"connect": 1}}
-    )
-    response = await transport.handle_async_request(request)
-    return (await response.aread()).decode()
+async def ask(client: HttpClient, host: str, port: int) -> str:
+    url = Url.parse(f"http://{host}:{port}/v1")
+    response = client.send(Request("POST", url, b"", b"{}"), 1.0)
+    await response.head(5)
+    return (await response.read(5)).decode()
 
 
-async def test_fault_27_a_new_address_is_honoured_within_a_minute(names, monkeypatch):
-    clock = time.monotonic
+async def test_fault_27_a_new_address_is_honoured_within_a_minute(names):
+    now = 0.0
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
         port = first.sockets[0].getsockname()[1]
         await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.2", port))
-        transport = AiohttpTransport()
-        stack.push_async_callback(transport.aclose)
-        assert await ask(transport, "moving.test", port) == "127.0.0.1"
+        client = HttpClient(clock=lambda: now)
+        stack.push_async_callback(client.aclose)
+        assert await ask(client, "moving.test", port) == "127.0.0.1"
         names["moving.test"] = "127.0.0.2"
-        monkeypatch.setattr(aiohttp.connector, "monotonic", lambda: clock() + MINUTE)
-        assert await ask(transport, "moving.test", port) == "127.0.0.2"
+        now += MINUTE
+        assert await ask(client, "moving.test", port) == "127.0.0.2"
 
 
 async def test_fault_27_an_unknown_name_is_a_connection_that_failed(names):
-    transport = AiohttpTransport()
-    with pytest.raises(httpx.ConnectError):
-        await ask(transport, "nowhere.test", 80)
-    await transport.aclose()
+    client = HttpClient()
+    with pytest.raises(ConnectFailed):
+        await ask(client, "nowhere.test", 80)
+    await client.aclose()
