@@ -40,7 +40,7 @@ class HttpClient:
 
     Law: a connection is used again only where its response came to its proper end, nothing came
     behind it and the whole request was sent. Nothing is sent twice, no redirect is followed, no
-    cookie kept, no proxy taken from the environment, no body decompressed.
+    cookie kept, no proxy taken from the environment, no body unpacked.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,23 +83,20 @@ class HttpClient:
 
     def _close_old(self) -> None:
         """Closes what was kept for too long."""
-        now, left = self.clock(), {}
-        for origin, kept in self._idle.items():
+        self._sweep, now = None, self.clock()
+        for kept in self._idle.values():
             for connection in kept:
                 if now - connection.since > IDLE_S:
                     connection.transport.abort()
-            if kept := [one for one in kept if not one.transport.is_closing()]:
-                left[origin] = kept
-        self._idle = left
-        loop = asyncio.get_running_loop()
-        self._sweep = loop.call_later(IDLE_S, self._close_old) if left else None
+            kept[:] = [one for one in kept if not one.transport.is_closing()]
+        if any(self._idle.values()):
+            self._sweep = asyncio.get_running_loop().call_later(IDLE_S, self._close_old)
 
     async def connect(self, origin: Origin) -> Connection:
         """A new connection; raises what sockets and TLS do."""
         tls, host, port = origin
-        sock = await start_connection(
-            await self._addresses(host, port), happy_eyeballs_delay=NEXT_ADDRESS_S
-        )
+        addresses = await self._addresses(host, port)
+        sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(origin),
@@ -171,27 +168,28 @@ class Connection(asyncio.Protocol):
 class HttpResponse:
     """The answer to one request while it comes; the methods `on_…` are the parser's."""
 
+    _connecting: asyncio.Timeout | None = None
+    _connection: Connection | None = None
+    _parser: HttpResponseParser
+    _head_room = MAX_HEAD_BYTES
+    _unread = 0  # bytes that came since the last look
+    _complete = False  # its end has come
+    _reusable = False  # and its connection may have another one
+    _over = False  # nothing more comes, because of `_error` if there is one
+    _error: TransportError | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _until = 0.0  # how long the waiter waits
+    _timer: asyncio.TimerHandle | None = None
+    _rings = 0.0  # when the timer does
+
     def __init__(self, client: HttpClient, request: Request, connect: float | None) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._client = client
         self._request = request
         self._connect = connect
-        self._connecting: asyncio.Timeout | None = None
-        self._connection: Connection | None = None
-        self._parser: HttpResponseParser | None = None
-        self._head_room = MAX_HEAD_BYTES
         self._blocks: list[bytes] = []  # of the body, that nobody has read
         self.on_body = self._blocks.append
-        self._unread = 0  # bytes that came since the last look
-        self._complete = False  # its end has come
-        self._reusable = False  # and then the connection may have another one
-        self._over = False  # nothing more comes, because of `_error` if there is one
-        self._error: TransportError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._until = 0.0  # how long the waiter waits
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings = 0.0  # when the timer does
 
     async def head(self, seconds: float) -> None:
         """Sends the request, and waits for status and headers."""
@@ -215,13 +213,12 @@ class HttpResponse:
             until = self._client.clock() + seconds
             while not self._blocks and not self._over:
                 await self._come(until)
-        if self._blocks:
-            block = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
-            self._blocks.clear()
-        elif self._error is not None:
-            raise self._error
-        else:
+        if not self._blocks:
+            if self._error is not None:
+                raise self._error
             return b""
+        block = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
+        self._blocks.clear()
         if self._unread > MAX_UNREAD_BYTES and self._connection is not None:
             self._connection.transport.resume_reading()
         self._unread = 0
@@ -244,7 +241,7 @@ class HttpResponse:
         except (OSError, UnicodeError) as error:
             if self._error is not None:
                 raise self._error from None
-            if not isinstance(error, TimeoutError) or not limit.expired():
+            if not limit.expired():
                 raise ConnectFailed(str(error)) from error
             if own:
                 raise ConnectTimedOut(f"no connection within {self._connect:g} s") from None
@@ -258,27 +255,25 @@ class HttpResponse:
 
     def _ask(self, connection: Connection) -> None:
         """Sends the request."""
-        request, self._connection, connection.response = self._request, connection, self
+        self._connection, connection.response = connection, self
         self._parser = HttpResponseParser(self)
-        # what every client forgives servers, and aiohttp did
-        self._parser.set_dangerous_leniencies(
+        self._parser.set_dangerous_leniencies(  # what clients forgive servers
             lenient_headers=True,
             lenient_optional_cr_before_lf=True,
             lenient_spaces_after_chunk_size=True,
         )
-        url, size = request.url, len(request.body)
+        request, url, size = self._request, self._request.url, len(self._request.body)
         length = f"content-length: {size}\r\n" if size else ""
         start = f"{request.method} {url.target} HTTP/1.1\r\nhost: {url.authority}\r\n{length}"
-        connection.transport.writelines(
-            (b"%b%b\r\n" % (start.encode(), request.headers), request.body)
-        )
+        head = b"%b%b\r\n" % (start.encode(), request.headers)
+        connection.transport.writelines((head, request.body))
 
     def feed(self, data: bytes) -> None:
         """Takes what has come on the connection."""
         invalid = None
         try:
             if self.status:
-                self._parser.feed_data(data)  # type: ignore[union-attr]
+                self._parser.feed_data(data)
             else:
                 self._feed_head(data)
         except (HttpParserError, HttpParserUpgrade) as error:
@@ -289,40 +284,36 @@ class HttpResponse:
         elif invalid is not None:
             self._end(invalid)
         else:
-            if self._unread > MAX_UNREAD_BYTES:
-                self._connection.transport.pause_reading()  # type: ignore[union-attr]
+            if self._unread > MAX_UNREAD_BYTES and self._connection is not None:
+                self._connection.transport.pause_reading()
             self._wake()
 
     def _feed_head(self, data: bytes) -> None:
         """Takes what may belong to the head, which has its bound."""
         room = self._head_room
         self._head_room -= len(data)
-        self._parser.feed_data(data[:room])  # type: ignore[union-attr]
+        self._parser.feed_data(data[:room])
         if self._head_room < 0:
             if not self.status:
                 raise HttpParserError(f"a head of more than {MAX_HEAD_BYTES} bytes")
-            self._parser.feed_data(data[room:])  # type: ignore[union-attr]
+            self._parser.feed_data(data[room:])
 
     def lost(self, error: Exception | None) -> None:
-        """The connection has ended: well, where that is how the body ends."""
-        if not self._over:
-            ended = self.status and error is None and self._ends_with_connection()
-            self._end(None if ended else ConnectionLost(str(error or "closed by the server")))
-
-    def _ends_with_connection(self) -> bool:
-        """Whether no header says where the body ends."""
-        return not any(
+        """The connection has ended: well, where nothing else says where the body does."""
+        bounded = not self.status or any(
             name == b"content-length"
             or (name == b"transfer-encoding" and value.lower().endswith(b"chunked"))
             for name, value in self.headers
         )
+        cut = bounded or error is not None
+        self._end(ConnectionLost(str(error or "closed by the server")) if cut else None)
 
     def _end(self, error: TransportError | None, *, reusable: bool = False) -> None:
         """Nothing more is to come."""
-        self._over, self._error, self._parser = True, error, None  # parsers know what they call
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.response = None
+        self._over, self._error = True, error
+        if (connection := self._connection) is not None:
+            self._connection = connection.response = None
+            del self._parser  # which holds what it calls
             if reusable and not connection.transport.get_write_buffer_size():
                 connection.transport.resume_reading()
                 self._client.keep(connection)
@@ -337,33 +328,33 @@ class HttpResponse:
         """What to wait for until something has come; fails with `TimeoutError` at that moment."""
         self._until = until
         if self._timer is None or until < self._rings:
-            if self._timer is not None:
-                self._timer.cancel()
             self._set_timer()
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
-
-    def _set_timer(self) -> None:
-        self._rings = self._until
-        seconds = max(0.0, self._until - self._client.clock())
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
-
-    def _ring(self) -> None:
-        """Ends a wait whose time is up; one timer serves all waits of a response."""
-        self._timer = None
-        if self._waiter is None or self._waiter.done():
-            return
-        if self._client.clock() < self._until:
-            self._set_timer()
-        else:
-            self._waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _set_timer(self) -> None:
+        """Sets the one timer of a response, which is set anew only for an earlier moment."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = self._until
+        seconds = max(0.0, self._until - self._client.clock())
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        """Ends a wait whose time is up."""
+        self._timer = None
+        if self._waiter is not None and not self._waiter.done():
+            if self._client.clock() < self._until:
+                self._set_timer()
+            else:
+                self._waiter.set_exception(TimeoutError())
+
     def on_message_begin(self) -> None:
-        """A second response is none."""
+        """Nothing may come behind the end."""
         if self._complete:
             raise InvalidHttp("bytes behind the end of a response")
 
@@ -374,16 +365,16 @@ class HttpResponse:
 
     def on_headers_complete(self) -> None:
         """Notes the status; an interim response is passed over."""
-        status = self._parser.get_status_code()  # type: ignore[union-attr]
+        status = self._parser.get_status_code()
         if status >= 200:
             self.status = status
-        elif status >= 100 and status != 101:
+        elif 100 <= status != 101:
             self.headers.clear()
         else:
-            raise InvalidHttp("a status for which nobody asked")
+            raise InvalidHttp(f"status {status}, for which nobody asked")
 
     def on_message_complete(self) -> None:
         """Notes the end."""
         if self.status:
             self._complete = True
-            self._reusable = self._parser.should_keep_alive()  # type: ignore[union-attr]
+            self._reusable = self._parser.should_keep_alive()
