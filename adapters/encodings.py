@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -125,10 +126,10 @@ class _Unpacked:
     async def read(self, seconds: float) -> bytes:
         if self._unpacker is None:
             raise InvalidUpstreamResponse("sent a compressed answer that nobody asked for")
-        block = b""
+        block, until = b"", time.monotonic() + seconds
         try:
             while not (piece := self._unpacker.feed(block, MAX_PIECE_BYTES)):
-                if not (block := await self._packed.read(seconds)):
+                if not (block := await self._packed.read(until - time.monotonic())):
                     break
         except ValueError:
             raise InvalidUpstreamResponse("sent a compressed answer that is damaged") from None

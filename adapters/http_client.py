@@ -97,7 +97,6 @@ class HttpClient:
         tls, host, port = origin
         addresses = await self._addresses(host, port)
         sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(origin),
             sock=sock,
@@ -238,7 +237,7 @@ class HttpResponse:
         try:
             async with limit:
                 connection = await self._client.connect(self._request.url.origin)
-        except (OSError, UnicodeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:  # uvloop's may be the second
             if self._error is not None:
                 raise self._error from None
             if not limit.expired():

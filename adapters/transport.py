@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol
+from urllib.parse import quote, urlsplit
 
-import httpx
 from msgspec import Struct
+
+# what stays as it is in a path or a query, what was quoted already included
+SAFE = "/:@!$&'()*+,;=?%~"
 
 Origin = tuple[bool, str, int]  # whether it is TLS, host and port: what connections are shared by
 
@@ -45,21 +48,33 @@ class Url(Struct, frozen=True):
 
     text: str
     origin: Origin
-    host: str
+    host: str  # as people write it
     authority: str  # the host, with its port where that is not the scheme's own
     target: str  # path and query
 
     @classmethod
     def parse(cls, text: str) -> Url:
-        """The parts of an http or https URL."""
-        url = httpx.URL(text)
-        tls = url.scheme == "https"
+        """The parts of an http or https URL, with small letters and punycode in its host.
+
+        Raises `ValueError`.
+        """
+        url = urlsplit(text)
+        host, path, query = url.hostname or "", quote(url.path, SAFE), quote(url.query, SAFE)
+        if not host.isascii():
+            import idna  # few have letters beyond ASCII
+
+            host = idna.encode(host).decode()
+        usual = 443 if url.scheme == "https" else 80
+        port = url.port or usual
+        shown = f"[{host}]" if ":" in host else host
+        authority = shown if port == usual else f"{shown}:{port}"
+        target = f"{path}?{query}" if query else path
         return cls(
-            str(url),
-            (tls, url.raw_host.decode().rstrip("."), url.port or (443 if tls else 80)),
-            url.host,
-            url.netloc.decode(),
-            url.raw_path.decode(),
+            f"{url.scheme}://{authority}{target}",
+            (url.scheme == "https", host.rstrip("."), port),
+            url.hostname or "",
+            authority,
+            target if path else f"/{target}",
         )
 
 

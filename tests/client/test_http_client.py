@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import shutil
 import socket
 import ssl
 import struct
@@ -745,6 +746,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, ssl.SS
     return {name: context for name, (context, _) in made.items()}, folder / "trust"
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 async def test_tls(
     client: HttpClient,
     contexts: tuple[dict[str, ssl.SSLContext], Path],
