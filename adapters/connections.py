@@ -28,7 +28,6 @@ class Slot:
         self.patience = patience
         self.yielding = False  # it is to end, for another request that waits
         self.stop: Callable[[], object] | None = None  # ends what it is used for
-        self._stopping: object = None
         self._connections = connections
 
     async def __aenter__(self) -> Self:
@@ -54,7 +53,7 @@ class Slot:
         """Ends it, as soon as there is something to end."""
         self.yielding = self.trace.gave_way = True
         if self.stop is not None:
-            self._stopping = self.stop()
+            self.stop()
 
 
 class Connections:

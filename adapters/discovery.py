@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
 import msgspec
 
 from chattable.adapters.errors import UpstreamError
-from chattable.adapters.upstream import UpstreamProvider, header
+from chattable.adapters.transport import Request, TransportError, header
+from chattable.adapters.upstream import UpstreamProvider
 
 DISCOVERY_TIMEOUT_S = 10.0  # seconds
 MAX_LIST_BYTES = 8 * 2**20  # bytes
@@ -25,28 +25,25 @@ async def models(provider: UpstreamProvider) -> list[str]:
     """The names of a provider's models, in the order they came; empty where it lists none."""
     if not provider.wire.models_path:
         return []
-    key = provider.keys.next()
-    request = httpx.Request(
-        "GET", f"{provider.base}{provider.wire.models_path}", headers=key.headers
-    )
+    url = provider.url(provider.wire.models_path)
+    response = provider.transport.send(Request("GET", url, provider.keys.next().headers))
+    body = bytearray()
     try:
         async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
-            response = await provider.transport.handle_async_request(request)
-            body = bytearray()
-            try:
-                async for block in response.stream:  # type: ignore[union-attr]
-                    body += block
-                    if len(body) > MAX_LIST_BYTES:
-                        raise DiscoveryError("the list has no end")
-            finally:
-                await response.stream.aclose()  # type: ignore[union-attr]
-        if response.status_code != 200:
-            raise DiscoveryError(f"status {response.status_code}")
-        if header(response, b"content-encoding") not in (b"", b"identity"):
-            raise DiscoveryError("the list is compressed")
-        return names(bytes(body))
-    except (TimeoutError, httpx.TransportError, UpstreamError) as error:
+            await response.head(DISCOVERY_TIMEOUT_S)
+            while block := await response.read(DISCOVERY_TIMEOUT_S):
+                body += block
+                if len(body) > MAX_LIST_BYTES:
+                    raise DiscoveryError("the list has no end")
+    except (TimeoutError, TransportError, UpstreamError) as error:
         raise DiscoveryError(type(error).__name__) from None
+    finally:
+        response.close()
+    if response.status != 200:
+        raise DiscoveryError(f"status {response.status}")
+    if header(response, b"content-encoding") not in (b"", b"identity"):
+        raise DiscoveryError("the list is compressed")
+    return names(bytes(body))
 
 
 def names(body: bytes) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol, Self
-
-import httpx
+from typing import Any, Protocol
 
 from chattable.adapters.errors import InvalidUpstreamResponse
+from chattable.adapters.transport import InvalidHttp, Response
 
 MAX_ZSTD_WINDOW_LOG2 = (
     23  # log2 of the memory that zstd may need: what every HTTP client keeps to (RFC 9659)
@@ -102,41 +102,37 @@ KNOWN: dict[str, Callable[[], Unpacker]] = {
 }
 
 
-def unpack(response: httpx.Response, encoding: str) -> None:
-    """Makes a response's body unpack itself; reading it may raise `InvalidUpstreamResponse`."""
+def unpacked(response: Response, encoding: str) -> Response:
+    """The response with its body unpacked; reading it may raise `InvalidUpstreamResponse`."""
     names = [name.strip().removeprefix("x-") for name in encoding.lower().split(",")]
     names = [name for name in names if name not in ("", "identity")]
     for name in reversed(names):
         undo = KNOWN.get(name) if len(names) <= MAX_ENCODINGS else None
-        response.stream = _Unpacked(response.stream, undo and undo())  # type: ignore[arg-type]
+        response = _Unpacked(response, undo and undo())
+    return response
 
 
-class _Unpacked(httpx.AsyncByteStream):
-    """A body unpacked as it comes, in pieces of a bounded size."""
+class _Unpacked:
+    """A response whose body is unpacked as it comes, in pieces of a bounded size."""
 
-    def __init__(self, body: httpx.AsyncByteStream, unpacker: Unpacker | None) -> None:
-        self._body = body
-        self._blocks = body.__aiter__()
+    def __init__(self, packed: Response, unpacker: Unpacker | None) -> None:
+        self.status = packed.status
+        self.headers = packed.headers
+        self.head = packed.head
+        self.close = packed.close
+        self._packed = packed
         self._unpacker = unpacker
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
+    async def read(self, seconds: float) -> bytes:
         if self._unpacker is None:
             raise InvalidUpstreamResponse("sent a compressed answer that nobody asked for")
-        block = b""
+        block, until = b"", time.monotonic() + seconds
         try:
             while not (piece := self._unpacker.feed(block, MAX_PIECE_BYTES)):
-                if not (block := await anext(self._blocks, b"")):
+                if not (block := await self._packed.read(until - time.monotonic())):
                     break
         except ValueError:
             raise InvalidUpstreamResponse("sent a compressed answer that is damaged") from None
-        if piece:
-            return piece
-        if not self._unpacker.done():
-            raise httpx.RemoteProtocolError("the compressed body has no end")
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
+        if not piece and not self._unpacker.done():
+            raise InvalidHttp("the compressed body has no end")
+        return piece

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
-import httpx
-
 from chattable.adapters.errors import UpstreamHTTPError
 from chattable.adapters.vendors.refusals import Cause, cause_of
 
@@ -18,9 +16,9 @@ RATE_LIMITED_REST_S, MAX_RATE_LIMITED_REST_S = 5.0, 60.0
 
 
 class ApiKey:
-    """One key, with the headers that carry it."""
+    """One key, with the lines of the headers that carry it."""
 
-    def __init__(self, secret: str, headers: httpx.Headers) -> None:
+    def __init__(self, secret: str, headers: bytes) -> None:
         self.secret = secret
         self.headers = headers
         self.rests_until = 0.0

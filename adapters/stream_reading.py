@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import httpx
 from msgspec import Struct
 
 from chattable.adapters.decoding import BLANK
@@ -15,6 +14,7 @@ from chattable.adapters.errors import (
     UpstreamTimedOut,
 )
 from chattable.adapters.sse import EventTooLarge
+from chattable.adapters.transport import TransportError
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk
 
@@ -109,7 +109,7 @@ class StreamReading:
             raise InvalidUpstreamResponse("sent an event without an end") from None
         if self._reader.complete:
             return
-        if isinstance(error, httpx.TransportError):
+        if isinstance(error, TransportError):
             raise InvalidUpstreamResponse(
                 "closed the connection in the middle of its answer"
             ) from None

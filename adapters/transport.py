@@ -1,93 +1,144 @@
-"""Moves bytes to upstreams: aiohttp's connections behind httpx's transport (docs/decisions/002)."""
+"""The seam to the network: a request, its response while it comes, and what may go wrong.
+
+TransportError
+├── ConnectFailed      nothing was sent: refused, unreachable, name unknown, TLS
+│   └── ConnectTimedOut  there was no connection within the time for it
+├── ConnectionLost     the connection ended before the response did
+└── InvalidHttp        what came is no HTTP, or has no end
+
+`http_client.py` is what production sends with; tests put transports of httpx's in its place.
+"""
 
 from __future__ import annotations
 
-import ssl
-from typing import Self
+from collections.abc import Iterable
+from typing import Protocol
+from urllib.parse import quote, urlsplit
 
-import aiohttp
-import httpx
-import yarl
+from msgspec import Struct
+
+# what stays as it is in a path or a query, what was quoted already included
+SAFE = "/:@!$&'()*+,;=?%~"
+
+Origin = tuple[bool, str, int]  # whether it is TLS, host and port: what connections are shared by
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends one request and streams its answer.
+class TransportError(Exception):
+    """The network failed; the text is for the log."""
 
-    Law: no redirects, no cookies, no proxies from the environment, no decompression; safe to cancel
-    at any await, which closes the connection. Errors are httpx's own. The caller closes the
-    response, read to its end or not.
+
+class ConnectFailed(TransportError):
+    """There is no connection, and nothing was sent."""
+
+
+class ConnectTimedOut(ConnectFailed):
+    """There was no connection within the time for it."""
+
+
+class ConnectionLost(TransportError):
+    """The connection ended before the response did."""
+
+
+class InvalidHttp(TransportError):
+    """What came is no HTTP, or more of it than is read."""
+
+
+class Url(Struct, frozen=True):
+    """Where requests go: the parts of a URL, taken apart once."""
+
+    text: str
+    origin: Origin
+    host: str  # as people write it
+    authority: str  # the host, with its port where that is not the scheme's own
+    target: str  # path and query
+
+    @classmethod
+    def parse(cls, text: str) -> Url:
+        """The parts of an http or https URL, with small letters and punycode in its host.
+
+        Raises `ValueError`.
+        """
+        url = urlsplit(text)
+        host, path, query = url.hostname or "", quote(url.path, SAFE), quote(url.query, SAFE)
+        if not host.isascii():
+            import idna  # few have letters beyond ASCII
+
+            host = idna.encode(host).decode()
+        usual = 443 if url.scheme == "https" else 80
+        port = url.port or usual
+        shown = f"[{host}]" if ":" in host else host
+        authority = shown if port == usual else f"{shown}:{port}"
+        target = f"{path}?{query}" if query else path
+        return cls(
+            f"{url.scheme}://{authority}{target}",
+            (url.scheme == "https", host.rstrip("."), port),
+            url.hostname or "",
+            authority,
+            target if path else f"/{target}",
+        )
+
+
+class Request(Struct):
+    """One request."""
+
+    method: str
+    url: Url
+    headers: bytes  # the lines as they are sent, without host and content-length
+    body: bytes = b""
+
+
+class Body(Protocol):
+    """The body of a response while it comes."""
+
+    async def read(self, seconds: float) -> bytes:
+        """The next bytes, as many as have come; none at the end.
+
+        Raises `TimeoutError` if none come within so many seconds, or `TransportError`.
+        """
+        ...
+
+
+class Response(Body, Protocol):
+    """The answer to one request while it comes.
+
+    Law: safe to cancel at any await. Whoever sent the request calls `close` in the end, which ends
+    it at once, also for somebody who reads it just now: that raises `TransportError`.
     """
 
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
+    status: int
+    headers: list[tuple[bytes, bytes]]  # names in small letters, in the order they came
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The response, its headers read and its body not yet."""
-        session = self._session or self._open()
-        connect = request.extensions.get("timeout", {}).get("connect")
-        timeout = self._timeouts.get(connect)
-        if timeout is None:
-            timeout = self._timeouts[connect] = aiohttp.ClientTimeout(
-                total=None, sock_connect=connect
-            )
-        try:
-            response = await session.request(
-                request.method,
-                yarl.URL(str(request.url), encoded=True),
-                data=request.read(),
-                headers=[
-                    (k.decode("latin-1"), v.decode("latin-1"))
-                    for k, v in request.headers.raw
-                    if k.lower() != b"host"
-                ],
-                allow_redirects=False,
-                timeout=timeout,
-            )
-        except (aiohttp.ConnectionTimeoutError, aiohttp.SocketTimeoutError) as error:
-            raise httpx.ConnectTimeout(str(error), request=request) from error
-        except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise httpx.ConnectError(str(error), request=request) from error
-        except aiohttp.ServerConnectionError as error:
-            raise httpx.RemoteProtocolError(str(error), request=request) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise httpx.ReadError(str(error), request=request) from error
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+    async def head(self, seconds: float) -> None:
+        """Waits for status and headers; raises `TimeoutError` or `TransportError`."""
+        ...
 
-    async def aclose(self) -> None:
-        """Closes every connection."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        """Opens the session: late, because it belongs to the running loop."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-        )
-        return self._session
+    def close(self) -> None:
+        """Ends it; a connection whose response was not read to its end is closed."""
+        ...
 
 
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+class Transport(Protocol):
+    """Sends requests."""
 
-    def __aiter__(self) -> Self:
-        return self
+    def send(self, request: Request, connect: float | None = None) -> Response:
+        """The response, of which nothing has come yet; a connection may take `connect` seconds."""
+        ...
 
-    async def __anext__(self) -> bytes:
-        try:
-            block = await self._response.content.readany()
-        except aiohttp.ClientPayloadError as error:
-            raise httpx.RemoteProtocolError(str(error)) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise httpx.ReadError(str(error)) from error
-        if not block:
-            raise StopAsyncIteration
-        return block
 
-    async def aclose(self) -> None:
-        self._response.close() if not self._response.content.at_eof() else self._response.release()
+def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Headers as they are sent; raises `ValueError` for what none can carry."""
+    lines = b""
+    for name, value in headers:
+        line = f"{name}: {value}".encode("ascii")
+        if b"\r" in line or b"\n" in line or b"\0" in line:
+            raise ValueError(f"the header {name!r} has a line break")
+        lines += line + b"\r\n"
+    return lines
+
+
+def header(response: Response, name: bytes) -> bytes:
+    """The first header of a name, in small letters; empty where there is none."""
+    for key, value in response.headers:
+        if key == name:
+            return value
+    return b""

@@ -5,20 +5,16 @@ The router decides who is asked next.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import NoReturn
-
-import httpx
 
 from chattable.adapters.connections import Connections, Slot
 from chattable.adapters.decoding import BLANK
-from chattable.adapters.encodings import unpack
+from chattable.adapters.encodings import unpacked
 from chattable.adapters.errors import (
     CircuitOpened,
     ConnectionReclaimed,
@@ -31,6 +27,18 @@ from chattable.adapters.errors import (
 from chattable.adapters.keys import ApiKey, Keys
 from chattable.adapters.sse import EventTooLarge
 from chattable.adapters.stream_reading import StreamReading, UpstreamTimeouts, says_something
+from chattable.adapters.transport import (
+    Body,
+    ConnectFailed,
+    ConnectTimedOut,
+    Request,
+    Response,
+    Transport,
+    TransportError,
+    Url,
+    header,
+    header_lines,
+)
 from chattable.adapters.wire import Wire
 from chattable.agents.chat import Chunk, Message
 from chattable.agents.chattable import Chattable, Context, FailedAttempt, Progress, Trace
@@ -52,7 +60,7 @@ class UpstreamProvider:
         name: str,
         wire: Wire,
         base_url: str,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         *,
         api_key: str = "",
         api_keys: Sequence[str] = (),
@@ -76,32 +84,31 @@ class UpstreamProvider:
             ("user-agent", "chattable"),
         ]
         self.keys = Keys(
-            [ApiKey(key, httpx.Headers([*wire.headers(key), *common])) for key in secrets]
+            [ApiKey(key, header_lines([*wire.headers(key), *common])) for key in secrets]
         )
 
     def point_at(self, base_url: str) -> None:
         """Says where the service is, also when that is known only once it runs."""
-        self.base = httpx.URL(base_url.rstrip("/"))
-        self._urls: dict[str, httpx.URL] = {}
+        self.base = Url.parse(base_url.rstrip("/"))
+        self._urls: dict[str, Url] = {}
 
-    def url(self, model: str, stream: bool) -> httpx.URL:
-        """Where a request for a model goes; parsed once."""
-        path = self.wire.path(model, stream)
+    def url(self, path: str) -> Url:
+        """The URL of a path below the base URL, parsed once."""
         if (url := self._urls.get(path)) is None:
             # behind a wildcard every client may name models of its own
             if len(self._urls) >= MAX_REMEMBERED_URLS:
                 self._urls.clear()
-            url = self._urls[path] = httpx.URL(f"{self.base}{path}")
+            url = self._urls[path] = Url.parse(f"{self.base.text}{path}")
         return url
 
-    def headers_for(self, key: ApiKey, url: httpx.URL, body: bytes) -> httpx.Headers:
+    def headers_for(self, key: ApiKey, url: Url, body: bytes) -> bytes:
         """The headers of one attempt, which some providers want signed."""
-        own = self.wire.signature(key.secret, url.netloc.decode(), url.raw_path.decode(), body)
-        return httpx.Headers([*key.headers.multi_items(), *own]) if own else key.headers
+        own = self.wire.signature(key.secret, url.authority, url.target, body)
+        return key.headers + header_lines(own) if own else key.headers
 
     def redact(self, text: str) -> str:
         """The text without this provider's key and address."""
-        for secret in (*self._secrets, str(self.base), self.base.netloc.decode(), self.base.host):
+        for secret in (*self._secrets, self.base.text, self.base.authority, self.base.host):
             text = text.replace(secret, "…")
         return clip(text, 1000)
 
@@ -146,16 +153,16 @@ class Upstream(Chattable):
         begun = progress.began or asked
         async with Slot(provider.connections, ctx.user.id, trace, self.timeouts.connect) as slot:
             try:
-                url, stream = provider.url(self.model, ctx.request.stream), ctx.request.stream
+                stream = ctx.request.stream
+                url = provider.url(provider.wire.path(self.model, stream))
                 patience, within = self._patience(progress, stream=stream)
                 response, key = await self._open(body, url, begun, patience, slot, progress)
                 events = header(response, b"content-type").lower().startswith(provider.media)
                 try:
                     n = ctx.request.params.get("n")
                     read = self._stream if stream or events else self._whole
-                    blocks = response.stream.__aiter__()  # type: ignore[union-attr]
                     first = True
-                    async with aclosing(read(blocks, begun, n, within)) as chunks:
+                    async with aclosing(read(response, begun, n, within)) as chunks:
                         async for chunk in chunks:
                             if first and chunk.usage is None:
                                 first = False
@@ -165,7 +172,7 @@ class Upstream(Chattable):
                     provider.keys.note_refusal(key, error)
                     raise (self._for_all_keys(error, slot) if first else error) from None
                 finally:
-                    await response.stream.aclose()  # type: ignore[union-attr]
+                    response.close()
             except UpstreamError as error:
                 raise self._noted(error, slot) from error.__cause__
 
@@ -177,16 +184,15 @@ class Upstream(Chattable):
         begun = progress.began or asked
         async with Slot(provider.connections, user, trace, self.timeouts.connect) as slot:
             try:
-                url = httpx.URL(f"{provider.base}{path}")
+                url = provider.url(path)
                 patience, _ = self._patience(progress, stream=False)
                 response, _ = await self._open(body, url, begun, patience, slot, progress)
                 try:
                     trace.waited += time.monotonic() - asked
-                    blocks = response.stream.__aiter__()  # type: ignore[union-attr]
                     kind = header(response, b"content-type").decode("latin-1")
-                    return kind, await self._read(blocks, begun, patience)
+                    return kind, await self._read(response, begun, patience)
                 finally:
-                    await response.stream.aclose()  # type: ignore[union-attr]
+                    response.close()
             except UpstreamError as error:
                 raise self._noted(error, slot) from error.__cause__
 
@@ -220,12 +226,12 @@ class Upstream(Chattable):
     async def _open(
         self,
         body: bytes,
-        url: httpx.URL,
+        url: Url,
         begun: float,
         patience: float,
         slot: Slot,
         progress: Progress,
-    ) -> tuple[httpx.Response, ApiKey]:
+    ) -> tuple[Response, ApiKey]:
         """A response whose status is 2xx, and the key that got it.
 
         If a key is refused, another one is tried at once.
@@ -255,86 +261,73 @@ class Upstream(Chattable):
     async def _send(
         self,
         body: bytes,
-        url: httpx.URL,
+        url: Url,
         key: ApiKey,
         until: float,
         patience: float,
         slot: Slot,
         progress: Progress,
-    ) -> httpx.Response:
+    ) -> Response:
         connect, before = self.timeouts.connect, progress.sent
-        request = httpx.Request(
-            "POST",
-            url,
-            headers=self.provider.headers_for(key, url, body),
-            # not `content`: that would make httpx work out headers that are known
-            stream=httpx.ByteStream(body),
-            extensions={"timeout": {"connect": connect}},
-        )
+        headers = self.provider.headers_for(key, url, body)
+        response = self.provider.transport.send(Request("POST", url, headers, body), connect)
+        slot.stop = response.close
         progress.sent = True
         try:
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout_at(loop.time() + until - time.monotonic()) as limit:
-                slot.stop = partial(_cut_short, limit)
-                response = await self.provider.transport.handle_async_request(request)
-                slot.stop = partial(_hang_up, response)
-                if slot.yielding:  # it was told to in the moment in which the response came
-                    slot.give_way()
+            await response.head(until - time.monotonic())
         except TimeoutError:
             raise UpstreamTimedOut("did not answer", patience) from None
-        except httpx.ConnectTimeout:
+        except ConnectTimedOut:
             progress.sent = before
             raise UpstreamTimedOut("could not be reached", connect) from None
-        except httpx.ConnectError:
+        except ConnectFailed:
             progress.sent = before
             raise UpstreamUnreachable("The upstream could not be reached.", sent=False) from None
-        except httpx.TransportError:
+        except TransportError:
             raise UpstreamUnreachable(
                 "The upstream closed the connection without an answer.", sent=True
             ) from None
         if encoding := header(response, b"content-encoding"):
-            unpack(response, encoding.decode("latin-1"))
-        if not 200 <= response.status_code < 300:
+            response = unpacked(response, encoding.decode("latin-1"))
+        if not 200 <= response.status < 300:
             progress.sent = before  # refused: it costs nothing
             await self._refuse(response)
         return response
 
-    async def _refuse(self, response: httpx.Response) -> NoReturn:
+    async def _refuse(self, response: Response) -> NoReturn:
         """Raises what an error status means."""
-        status, body = response.status_code, bytearray()
+        status, body = response.status, bytearray()
+        until = time.monotonic() + self.timeouts.connect
         try:
-            async with asyncio.timeout(self.timeouts.connect):
-                async for block in response.stream:  # type: ignore[union-attr]
-                    body += block
-                    if len(body) > MAX_ERROR_BYTES:
-                        break
-        except (TimeoutError, httpx.TransportError, InvalidUpstreamResponse):
+            while block := await response.read(until - time.monotonic()):
+                body += block
+                if len(body) > MAX_ERROR_BYTES:
+                    break
+        except (TimeoutError, TransportError, InvalidUpstreamResponse):
             pass  # the status says enough
         finally:
-            await response.stream.aclose()  # type: ignore[union-attr]
+            response.close()
         if 300 <= status < 400:
             raise InvalidUpstreamResponse("answered with a redirect, which is never followed")
         error = self.provider.wire.parse_error(status, bytes(body))
         # else what the wire found in the body
-        if (wait := _retry_after(response.headers)) is not None:
+        if (wait := _retry_after(response)) is not None:
             error.retry_after = wait
         raise error
 
     async def _whole(
         self,
-        blocks: AsyncIterator[bytes],
+        response: Body,
         begun: float,
         n: int | None,
         within: float,
         head: bytes = b"",
     ) -> AsyncGenerator[Chunk]:
         """An answer that comes at once, or a stream that does not say that it is one."""
-        body = (head + await self._read(blocks, begun, within)).lstrip(BLANK)
+        body = (head + await self._read(response, begun, within)).lstrip(BLANK)
         if body[:1] not in (b"", b"{", b"["):
-            again = httpx.ByteStream(body).__aiter__()
-            async with aclosing(
-                self._stream(again, begun, n, within, time.monotonic())
-            ) as streamed:
+            again = self._stream(_Whole(body), begun, n, within, time.monotonic())
+            async with aclosing(again) as streamed:
                 async for chunk in streamed:
                     yield chunk
             return
@@ -344,18 +337,17 @@ class Upstream(Chattable):
         for chunk in chunks:
             yield chunk
 
-    async def _read(self, blocks: AsyncIterator[bytes], begun: float, seconds: float) -> bytes:
-        read, size = [], 0
+    async def _read(self, response: Body, begun: float, seconds: float) -> bytes:
+        read, size, until = [], 0, begun + seconds
         try:
-            async with asyncio.timeout_at(_when(begun + seconds)):
-                async for block in blocks:
-                    read.append(block)
-                    size += len(block)
-                    if size > MAX_BODY_BYTES:
-                        raise InvalidUpstreamResponse(f"sent more than {MAX_BODY_BYTES >> 20} MiB")
+            while block := await response.read(until - time.monotonic()):
+                read.append(block)
+                size += len(block)
+                if size > MAX_BODY_BYTES:
+                    raise InvalidUpstreamResponse(f"sent more than {MAX_BODY_BYTES >> 20} MiB")
         except TimeoutError:
             raise UpstreamTimedOut("did not finish its answer", seconds) from None
-        except httpx.TransportError:
+        except TransportError:
             raise InvalidUpstreamResponse(
                 "closed the connection in the middle of its answer"
             ) from None
@@ -363,7 +355,7 @@ class Upstream(Chattable):
 
     async def _stream(
         self,
-        blocks: AsyncIterator[bytes],
+        response: Body,
         begun: float,
         n: int | None,
         within: float,
@@ -371,22 +363,19 @@ class Upstream(Chattable):
     ) -> AsyncGenerator[Chunk]:
         """An answer that comes in events, or at once after all; silent since `begun` or `since`."""
         reading = StreamReading(self.provider.wire, self.timeouts, n, begun, since)
-        ahead = asyncio.get_running_loop().time() - time.monotonic()
         try:
             while not reading.over:
-                until = reading.deadline()
+                left = reading.deadline() - time.monotonic()
                 try:
-                    # a timeout alone never ends a loop that always finds something to read
-                    if time.monotonic() >= until:
+                    # where there is always something to read, reading never times out
+                    if left <= 0:
                         raise TimeoutError
-                    async with asyncio.timeout_at(until + ahead):
-                        block = await anext(blocks, b"")
-                    chunks = reading.take(block)
-                except (TimeoutError, httpx.TransportError, EventTooLarge) as error:
+                    chunks = reading.take(await response.read(left))
+                except (TimeoutError, TransportError, EventTooLarge) as error:
                     reading.cut_off(error)
                     break
                 if reading.whole:
-                    whole = self._whole(blocks, begun, n, within, reading.whole)
+                    whole = self._whole(response, begun, n, within, reading.whole)
                     async with aclosing(whole):
                         async for chunk in whole:
                             yield chunk
@@ -406,37 +395,23 @@ class Upstream(Chattable):
             raise InvalidUpstreamResponse("ended without an answer")
 
 
-def _cut_short(limit: asyncio.Timeout) -> None:
-    """Ends a wait now, unless it is ending already."""
-    if not limit.expired():
-        limit.reschedule(0)
+class _Whole:
+    """A body that has been read already."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def read(self, seconds: float) -> bytes:
+        body, self._body = self._body, b""
+        return body
 
 
-def _hang_up(response: httpx.Response) -> asyncio.Task[None]:
-    """Closes a response from outside: whoever reads it finds its connection gone."""
-    closing = response.stream.aclose()  # type: ignore[union-attr]
-    return asyncio.get_running_loop().create_task(closing)
-
-
-def header(response: httpx.Response, name: bytes) -> bytes:
-    """One header as it came; httpx's own look-up decodes all of them first."""
-    for key, value in response.headers.raw:
-        if key.lower() == name:
-            return value
-    return b""
-
-
-def _when(moment: float) -> float:
-    """A moment of time.monotonic on the running loop's clock."""
-    return asyncio.get_running_loop().time() + moment - time.monotonic()
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
+def _retry_after(response: Response) -> float | None:
     """Seconds that the upstream asks to wait, by retry-after-ms or retry-after (or its date)."""
     try:
-        if (ms := headers.get("retry-after-ms")) is not None:
+        if ms := header(response, b"retry-after-ms"):
             seconds = float(ms) / 1000
-        elif (text := headers.get("retry-after")) is None:
+        elif not (text := header(response, b"retry-after").decode("latin-1")):
             return None
         elif text.strip().replace(".", "", 1).isdigit():
             seconds = float(text)

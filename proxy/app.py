@@ -17,7 +17,7 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from msgspec.structs import replace
 
-from chattable.adapters.transport import AiohttpTransport
+from chattable.adapters.http_client import HttpClient
 from chattable.budget.outbox import Outbox
 from chattable.proxy import failpoints
 from chattable.proxy.cache.cache import open_cache
@@ -103,7 +103,7 @@ def build(config: Config) -> EdgeMiddleware:
     database = open_database(config)
     users = Users(database.storage)
     access_log = AccessLog()
-    transport = AiohttpTransport()
+    transport = HttpClient()
     ledger = open_ledger(config, database)
     journal = open_journal(config, database)
     metering = Metering(

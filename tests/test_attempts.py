@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from httpx_transport import HttpxTransport
 from wired import Alone
 
 from chattable.adapters.connections import Slot
@@ -64,7 +65,7 @@ class World:
         self.waits: list[float] = []
         self.on_call: Callable[[str], None] = lambda _: None
         config = parse(CONFIG.replace("ROOM", str(room)).encode(), "config.yaml", {})
-        self.catalog: Catalog = build(config, httpx.MockTransport(self._answer))
+        self.catalog: Catalog = build(config, HttpxTransport(httpx.MockTransport(self._answer)))
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host

@@ -1,8 +1,8 @@
 """The catalog that is served: swapped whole, for one that has started."""
 
-import httpx
 import pytest
 
+from chattable.adapters.http_client import HttpClient
 from chattable.adapters.services import VENDORS
 from chattable.agents.errors import ModelNotFound
 from chattable.proxy.catalog.catalog import Catalog, CatalogHolder, build
@@ -13,7 +13,7 @@ from chattable.proxy.identity.auth import ADMIN
 def catalog(*names: str) -> Catalog:
     agents = "".join(f'  {name}: {{use: "chattable.agents.echo:Echo"}}\n' for name in names)
     config = parse(f"agents:\n{agents}".encode(), "config.yaml", {}, VENDORS)
-    return build(config, httpx.MockTransport(lambda _: httpx.Response(500)))
+    return build(config, HttpClient())
 
 
 async def test_a_swap_changes_all_names_at_once() -> None:

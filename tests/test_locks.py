@@ -107,7 +107,9 @@ def test_pip_installs_a_lock_when_everything_has_a_newer_release(name: str, tmp_
         digest = stub(tmp_path, installed(pin), pin.version)
         lock.append(f"{pin.asked}=={pin.version} --hash=sha256:{digest}")
     assert refusal(tmp_path, lock) == ""
-    assert "must have their versions pinned" in refusal(tmp_path, lock[:-1])
+    without = [line for line in lock if not line.startswith("mako==")]  # alembic asks for it
+    assert len(without) == len(lock) - 1
+    assert "must have their versions pinned" in refusal(tmp_path, without)
 
 
 def stub(folder: Path, like: Distribution, version: str) -> str:

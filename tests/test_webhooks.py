@@ -18,7 +18,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from process import free_port
 from upstream import ScriptedUpstream
 
-from chattable.adapters.transport import AiohttpTransport
+from chattable.adapters.http_client import HttpClient
 from chattable.budget.outbox import Outbox, OutboxEvent
 from chattable.proxy.config.webhook_settings import check_secret, check_url
 from chattable.proxy.people.webhooks import (
@@ -145,7 +145,7 @@ async def start(endpoint: ScriptedUpstream) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def begin(outbox: MemoryOutbox, path: str = "/budget", **options: Any) -> Deliveries:
-            transport = AiohttpTransport()
+            transport = HttpClient()
             stack.push_async_callback(transport.aclose)
             url = options.pop("url", f"http://127.0.0.1:{endpoint.port}{path}")
             deliveries = Deliveries(
@@ -237,8 +237,10 @@ def test_whatever_the_data_and_the_form_of_the_secret(data, secret):
         OutboxEvent(id="evt_1", at=0, kind="usage.implausible", data=data, attempts=1),
         int(time.time()),
     )
-    SDK.webhooks.verify_signature(request.read(), request.headers, secret=secret)
-    assert json.loads(request.read()) == {
+    lines = [line.partition(": ") for line in request.headers.decode().splitlines()]
+    headers = {name: value for name, _, value in lines}
+    SDK.webhooks.verify_signature(request.body, headers, secret=secret)
+    assert json.loads(request.body) == {
         "type": "usage.implausible",
         "timestamp": "1970-01-01T00:00:00Z",
         "data": data,
@@ -275,9 +277,9 @@ FAILURES: dict[str, tuple[Answer, str]] = {
         Slow(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", per_second=10, raw=True),
         "no answer within 1 s",
     ),
-    "reset": (HangUp(), "ReadError"),
-    "no answer": (Raw([]), "RemoteProtocolError"),
-    "gibberish": (Raw([b"\x00\xff nothing like HTTP\r\n\r\n"]), "ReadError"),
+    "reset": (HangUp(), "ConnectionLost"),
+    "no answer": (Raw([]), "ConnectionLost"),
+    "gibberish": (Raw([b"\x00\xff nothing like HTTP\r\n\r\n"]), "InvalidHttp"),
 }
 
 

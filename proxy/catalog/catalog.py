@@ -12,7 +12,6 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-import httpx
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from chattable.adapters import discovery
 from chattable.adapters.local.server import LocalServer, data_home, model_path
 from chattable.adapters.services import VENDORS, wire_of
 from chattable.adapters.stream_reading import UpstreamTimeouts
+from chattable.adapters.transport import Transport
 from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chattable import Chattable, TurnLimits
 from chattable.agents.errors import ModelNotFound
@@ -215,7 +215,7 @@ class _Source:
         self,
         name: str,
         config: settings.Provider,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         cache: settings.Cache | None,
         unpriced: str,
     ) -> None:
@@ -346,7 +346,7 @@ def _target(
     )
 
 
-def build(config: settings.Config, transport: httpx.AsyncBaseTransport) -> Catalog:
+def build(config: settings.Config, transport: Transport) -> Catalog:
     """The catalog that a config describes; raises `LoadError` for an agent that cannot be built."""
     sources = {
         name: _Source(name, provider, transport, config.cache, config.budgets.unpriced)

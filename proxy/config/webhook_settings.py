@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from urllib.parse import urlsplit
 
-import httpx
+from chattable.adapters.transport import Url
 
 MIN_SECRET = 16  # bytes
 MAKE_ONE = "make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -21,9 +21,9 @@ def check_url(text: str) -> str:
     is not done here.
     """
     try:
-        split, host = urlsplit(text), httpx.URL(text).host
+        split, host = urlsplit(text), Url.parse(text).origin[1]
         usable = split.scheme in ("http", "https") and bool(host) and split.port != 0
-    except (ValueError, httpx.InvalidURL):
+    except ValueError:
         usable = False
     if not usable or not text.isprintable() or " " in text or "\\" in text:
         raise ValueError("must be a URL such as https://host.example/budget-events")

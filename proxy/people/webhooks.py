@@ -16,9 +16,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-import httpx
 import msgspec
 
+from chattable.adapters.transport import (
+    Request,
+    Response,
+    Transport,
+    Url,
+    header,
+    header_lines,
+)
 from chattable.budget.outbox import Outbox, OutboxEvent
 from chattable.budget.periodic import Periodic
 from chattable.proxy.config.webhook_settings import check_url, signing_key
@@ -53,13 +60,13 @@ class WebhookEndpoint:
     """
 
     def __init__(self, url: str, secret: str) -> None:
-        self._url = httpx.URL(check_url(url))
+        self._url = Url.parse(check_url(url))
         self._key = signing_key(secret)
 
     def __repr__(self) -> str:
-        return f"{self._url.scheme}://{self._url.netloc.decode()}"
+        return f"{'https' if self._url.origin[0] else 'http'}://{self._url.authority}"
 
-    def request(self, event: OutboxEvent, now: int) -> httpx.Request:
+    def request(self, event: OutboxEvent, now: int) -> Request:
         """One attempt.
 
         Law: id and body are the same for every attempt, timestamp and signature are this one's.
@@ -73,7 +80,7 @@ class WebhookEndpoint:
             "webhook-timestamp": str(now),
             "webhook-signature": self._sign(event.id, now, body),
         }
-        return httpx.Request("POST", self._url, headers=headers, content=body)
+        return Request("POST", self._url, header_lines(headers.items()), body)
 
     def _sign(self, notice_id: str, now: int, body: bytes) -> str:
         signed = b"%s.%d.%s" % (notice_id.encode(), now, body)
@@ -91,7 +98,7 @@ class Deliveries:
         self,
         outbox: Outbox,
         webhook: WebhookEndpoint,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         *,
         interval: float = POLL_INTERVAL_S,
         deadline: float = ATTEMPT_TIMEOUT_S,
@@ -182,18 +189,16 @@ class Deliveries:
 
     async def _post(self, event: OutboxEvent) -> None:
         """One attempt; raises `Undelivered` unless it is answered with 2xx."""
-        end = asyncio.get_running_loop().time() + self._deadline
+        end = time.monotonic() + self._deadline
+        response = self._transport.send(self._webhook.request(event, int(self._clock())))
         try:
-            async with asyncio.timeout_at(end):
-                response = await self._transport.handle_async_request(
-                    self._webhook.request(event, int(self._clock()))
-                )
+            await response.head(self._deadline)
         except TimeoutError:
             raise Undelivered(f"no answer within {self._deadline:g} s") from None
         except Exception as error:  # only its name: its text may hold the URL
             raise Undelivered(type(error).__name__) from None
         await _drain(response, end)
-        status = response.status_code
+        status = response.status
         if not 200 <= status < 300:
             raise Undelivered(f"status {status}", final=status == 410, wait=_retry_after(response))
 
@@ -214,22 +219,20 @@ def backoff(attempt: int, chance: float) -> float:
     return FIRST_DELAY_S * DELAY_GROWTH ** (attempt - 1) * (0.8 + 0.4 * chance)
 
 
-async def _drain(response: httpx.Response, end: float) -> None:
+async def _drain(response: Response, end: float) -> None:
     """Reads a short answer to its end, so that its connection can be used again."""
-    stream, size = response.stream, 0
-    assert isinstance(stream, httpx.AsyncByteStream)
+    size = 0
     try:
         with suppress(Exception):  # the status has said what counts
-            async with asyncio.timeout_at(end):
-                async for block in stream:
-                    size += len(block)
-                    if size > MAX_ANSWER_BYTES:
-                        break
+            while block := await response.read(end - time.monotonic()):
+                size += len(block)
+                if size > MAX_ANSWER_BYTES:
+                    break
     finally:
-        await stream.aclose()
+        response.close()
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(response: Response) -> float:
     """Seconds that the endpoint asks to wait; 0 when it does not say, or gives a date."""
-    text = response.headers.get("retry-after", "")
-    return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
+    text = header(response, b"retry-after")
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isdigit() else 0.0

@@ -170,6 +170,17 @@ def test_fault_07_byte_by_byte(house, stream, raw):
     assert limit <= told.seconds < limit + SLACK
 
 
+@BOTH
+def test_fault_07_packed_bytes_that_come_to_nothing(house, stream):
+    kind = "text/event-stream" if stream else "application/json"
+    start = head(200, {"content-type": kind, "content-encoding": "gzip"})
+    nothing = b"\x00\x00\x00\xff\xff"  # a block of no bytes
+    house.upstream.script(Raw([start, gzip.compress(b"")[:10], *[nothing] * 500], delay_s=0.05))
+    told, limit = house.ask(stream=stream), FIRST if stream else TOTAL
+    refused(told, 504, "upstream_error", "upstream_timeout")
+    assert limit <= told.seconds < limit + SLACK
+
+
 def test_fault_07_a_stream_that_falls_asleep(house):
     house.upstream.script(
         Raw(

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
+from httpx_transport import HttpxTransport
 from ledgers import Clock, open_ledger
 
 from chattable.adapters.anthropic.wire import AnthropicWire
@@ -407,7 +408,11 @@ class World:
 
     def entry(self, wire: Wire, fallbacks: tuple[str, ...] = ()) -> Entry:
         provider = UpstreamProvider(
-            "vendor", wire, "https://vendor.test/v1", self.stage, api_key="sk-secret"
+            "vendor",
+            wire,
+            "https://vendor.test/v1",
+            HttpxTransport(self.stage),
+            api_key="sk-secret",
         )
         upstream = Upstream(provider, "vendor-model", timeouts=UpstreamTimeouts(), retries=0)
         return Entry("m", upstream, "vendor", 0, price=PRICE, kind="openai", fallbacks=fallbacks)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from answers import bytewise, splits
 from frames import framed
+from httpx_transport import HttpxTransport
 from wired import DATA, Alone
 
 from chattable.adapters import stream_reading, upstream
@@ -88,7 +89,7 @@ async def chunks(
         kind,
         vendor.wire.with_options(options),
         "http://x.test",
-        Answering(media, blocks),
+        HttpxTransport(Answering(media, blocks)),
         api_key="key-of-x",
     )
     upstream = Upstream(provider, "m", retries=0, timeouts=timeouts)

@@ -1,10 +1,11 @@
-"""The transport is a seam: anything that speaks httpx's interface takes aiohttp's place, respx's router here."""
+"""The transport is a seam: anything that speaks httpx's interface takes the network's place, respx's router here."""
 
 import json
 
 import httpx
 import pytest
 import respx
+from httpx_transport import HttpxTransport
 from wired import Alone
 
 from chattable.adapters.errors import UpstreamHTTPError
@@ -25,7 +26,7 @@ ANSWER = {
 
 
 async def ask(router: respx.MockRouter) -> Accumulator:
-    transport = httpx.MockTransport(router.async_handler)
+    transport = HttpxTransport(httpx.MockTransport(router.async_handler))
     provider = UpstreamProvider("vendor", OpenAIWire(), URL, transport, api_key="sk-secret-key")
     chat = Chat("m", [Message("user", "Hi")], False, {"temperature": 0.5, "unknown": [1]})
     ctx = Context(Alone(), chat, TurnUser("u", "u"), "m")

@@ -14,8 +14,8 @@ from upstream import ScriptedUpstream
 from wired import DATA, Alone
 
 from chattable.adapters.errors import InvalidUpstreamResponse, UpstreamError, UpstreamHTTPError
+from chattable.adapters.http_client import HttpClient
 from chattable.adapters.services import VENDORS
-from chattable.adapters.transport import AiohttpTransport
 from chattable.adapters.upstream import Upstream, UpstreamProvider
 from chattable.agents.chat import Chat, Message
 from chattable.agents.chattable import Context, TurnUser
@@ -73,7 +73,7 @@ def server() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 async def ask(server: ScriptedUpstream) -> AsyncIterator[Ask]:
-    transport = AiohttpTransport()
+    transport = HttpClient()
 
     async def ask(
         kind: str, *, stream: bool = False, key: str | None = None, max_output: int | None = None
