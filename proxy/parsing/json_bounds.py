@@ -10,6 +10,8 @@ MAX_DEPTH = 100  # levels of arrays and objects
 MAX_VALUES = 500_000  # commas and brackets: embeddings of token ids have 300,000
 MAX_PARTS = 100_000  # arrays, objects and keys, which cost far more than other values
 
+SHORTEST_KEY = 4  # bytes, with its value
+
 KEPT = b'"[]{},:'
 NOISE = bytes(set(range(256)) - set(KEPT))
 AS_ARRAYS = bytes.maketrans(b"{}", b"[]")
@@ -36,10 +38,13 @@ class Bounds(Struct, frozen=True, kw_only=True):
         What is said in texts does not count. Of what is no JSON, all counts up to the place
         where a parser stops.
         """
-        opened = body.count(b"[") + body.count(b"{")
-        shallow = self.depth is None or opened <= self.depth
-        if shallow and (len(body) <= self.parts or self._has_room(body, opened)):
-            return  # whatever stands in texts
+        most = None if self.depth is None else self.depth + 1
+        opened = _count(body, b"[", most) + _count(body, b"{", most)
+        if self.depth is None or opened <= self.depth:
+            # a key is four bytes with its quotes and its value, a comma stands for one at least
+            few = len(body) <= min(SHORTEST_KEY * (self.parts - opened), self.values - opened)
+            if few or self._has_room(body, opened):
+                return  # whatever stands in texts
         outline = self._outline(body)
         opened = outline.count(b"[") + outline.count(b"{")
         if not self._has_room(outline, opened):
@@ -61,6 +66,16 @@ class Bounds(Struct, frozen=True, kw_only=True):
         if marks.count(b'"') > 2 * most:
             raise TooComplex(f"has more than {most:,} texts")
         return b"".join(marks.split(b'"')[::2])
+
+
+def _count(body: bytes, mark: bytes, most: int | None) -> int:
+    """How often a byte occurs; up to `most` times, for finding a few is quicker than counting."""
+    if most is None:
+        return body.count(mark)
+    found, at = 0, body.find(mark)
+    while at >= 0 and found < most:
+        found, at = found + 1, body.find(mark, at + 1)
+    return found
 
 
 def _deeper(outline: bytes, depth: int) -> bool:
