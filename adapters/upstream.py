@@ -46,6 +46,7 @@ from chattable.agents.errors import clip
 
 log = logging.getLogger("chattable")
 
+OF_ANY_KIND = "application/octet-stream"  # where an upstream's word for it is none
 MAX_BODY_BYTES = 64 * 2**20  # of an answer that comes at once
 MAX_ERROR_BYTES = 64 * 2**10  # of an error that are read
 MAX_REMEMBERED_URLS = 1000
@@ -190,6 +191,8 @@ class Upstream(Chattable):
                 try:
                     trace.waited += time.monotonic() - asked
                     kind = header(response, b"content-type").decode("latin-1")
+                    if not (kind.isascii() and kind.isprintable()):
+                        kind = OF_ANY_KIND
                     return kind, await self._read(response, begun, patience)
                 finally:
                     response.close()

@@ -387,6 +387,10 @@ MISTAKES = {
     "no host": ("providers: {x: {kind: openai, base_url: 'http:///v1'}}", 1, "providers.x.base_url", "must be a URL such as"),
     "no such port": ("providers: {x: {kind: openai, base_url: 'http://h:99999'}}", 1, "providers.x.base_url", "must be a URL"),
     "half an address": ("providers: {x: {kind: openai, base_url: 'http://[::1'}}", 1, "providers.x.base_url", "must be a URL"),
+    "a host that no name is": (
+        "providers: {x: {kind: openai, base_url: 'http://h\u00ad\u0378.de'}}", 1,
+        "providers.x.base_url", "must be a URL",
+    ),
     "a password": ("providers: {x: {kind: openai, base_url: 'http://u:p@h'}}", 1, "providers.x.base_url", "use api_key"),
     "a query": ("providers: {x: {kind: openai, base_url: 'http://h/v1?k=1'}}", 1, "providers.x.base_url", "hold a `?` or `#`"),
     "too many retries": ("providers: {x: {kind: openai, retries: 11}}", 1, "providers.x.retries", "must be at most 10"),

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from chattable.adapters.transport import Url
 from chattable.proxy.config.guessable_keys import is_guessable
 from chattable.proxy.config.webhook_settings import check_secret, check_url
 
@@ -58,6 +59,7 @@ def url(text: str) -> str:
     """
     try:
         split = urlsplit(text)
+        Url.parse(text)  # a host may have letters that no name on the network has
         usable = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
     except ValueError:
         usable = False

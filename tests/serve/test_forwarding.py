@@ -165,6 +165,21 @@ def test_a_failure_goes_to_the_fallback_and_secrets_stay_here(house: House) -> N
     assert "key-of-one" not in str(refused.value) and one.url not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", ["audio/mp\x01eg", "audio/mp\x7feg", "t\u00f6ne/mpeg"])
+def test_a_content_type_that_is_none_is_not_passed_on(house: House, kind: str) -> None:
+    server, one, _ = house
+    one.script(Plain(200, b"sound", {"content-type": kind}))
+    key = server.user_key("alice")
+    answer = httpx.post(
+        f"{server.base_url}/v1/audio/speech",
+        json={"model": "instruct", "input": "hello", "voice": "alloy"},
+        headers={"authorization": f"Bearer {key}"},
+        trust_env=False,
+    )
+    assert (answer.status_code, answer.content) == (200, b"sound")
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
 def test_it_is_charged(house: House) -> None:
     server, one, _ = house
     client = sdk(house, "payer")
