@@ -3,7 +3,7 @@
 A slice is one statement, and so sees one moment. The entries of an account are summed in the order
 in which they were made, over as many slices as it takes, and compared with its balance in the slice
 that sees the last of them. What is booked between two slices does no harm: entries are never
-changed, and since whoever books has locked the account, a new one comes behind those that are there.
+changed, and whoever books has locked the account, so a new one comes behind those that are there.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
     import httpx2
     from openai import AsyncOpenAI
 
-    class Body(httpx2.AsyncByteStream):
+    class AnswerBody(httpx2.AsyncByteStream):
         def __init__(self, blocks: AsyncGenerator[bytes]) -> None:
             self._blocks = blocks
 
@@ -40,7 +40,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
         async def aclose(self) -> None:
             await self._blocks.aclose()
 
-    class Transport(httpx2.AsyncBaseTransport):
+    class GatewayTransport(httpx2.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             try:
                 if not request.url.path.endswith("/chat/completions"):
@@ -57,7 +57,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
                 )
             kind = "text/event-stream" if chat.stream else "application/json"
             return httpx2.Response(
-                200, headers={"content-type": kind}, stream=Body(_after(first, blocks))
+                200, headers={"content-type": kind}, stream=AnswerBody(_after(first, blocks))
             )
 
     # Retries are the pipeline's business; the key is never sent anywhere.
@@ -65,7 +65,7 @@ def client_for(gateway: Gateway, ctx: Context) -> AsyncOpenAI:
         base_url="http://gateway/v1",
         api_key="in-process",
         max_retries=0,
-        http_client=httpx2.AsyncClient(transport=Transport()),
+        http_client=httpx2.AsyncClient(transport=GatewayTransport()),
     )
 
 

@@ -29,9 +29,9 @@ class KnownEnds:
     """Keeps what operations read and write, for the next turn of the same session.
 
     Law: what is found is what reading would give. The row that a turn locks says whether anything
-    has happened to the conversation since, on whichever replica: every turn moves `recent`
-    and `updated_at`, every deletion `erased` or `trimmed`. What a transaction wrote that was undone after all is
-    never found, for no row has its stamp.
+    has happened to the conversation since, on whichever replica: every turn moves `recent` and
+    `updated_at`, every deletion `erased` or `trimmed`. What a transaction wrote that was undone
+    after all is never found, for no row has its stamp.
     """
 
     def __init__(self) -> None:
