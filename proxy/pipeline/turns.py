@@ -52,7 +52,8 @@ class Turns:
         try:
             await self._run(chat, caller, reply, fold)
         except asyncio.CancelledError:
-            task.uncancel()  # the request itself goes on: its answer says why
+            while task.cancelling():  # the request itself goes on: its answer says why
+                task.uncancel()
         finally:
             reply.task = None
             self._ended(task)
