@@ -199,8 +199,8 @@ class HttpResponse:
             connection = self._client.take(self._request.url.origin) if self._request.body else None
             self._ask(connection or await self._connected(seconds))
             while not self.status:
-                if self._error is not None:
-                    raise self._error
+                if self._over:
+                    raise self._failure()
                 await self._come(until)
         except BaseException:
             self.close()
@@ -214,7 +214,7 @@ class HttpResponse:
                 await self._come(until)
         if not self._blocks:
             if self._error is not None:
-                raise self._error
+                raise self._failure()
             return b""
         block = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
         self._blocks.clear()
@@ -230,6 +230,11 @@ class HttpResponse:
         if self._connecting is not None and not self._connecting.expired():
             self._connecting.reschedule(0)
 
+    def _failure(self) -> TransportError:
+        """Why nothing more comes: another one each time, for a raised one holds this."""
+        error = self._error or ConnectionLost("closed by the server")
+        return type(error)(*error.args)
+
     async def _connected(self, seconds: float) -> Connection:
         """A new connection."""
         own = self._connect is not None and self._connect < seconds
@@ -238,8 +243,10 @@ class HttpResponse:
             async with limit:
                 connection = await self._client.connect(self._request.url.origin)
         except (OSError, RuntimeError, UnicodeError) as error:  # uvloop's may be the second
+            # frames of those who tried hold it: a circle is memory until it is collected
+            error.__traceback__ = None
             if self._error is not None:
-                raise self._error from None
+                raise self._failure() from None
             if not limit.expired():
                 raise ConnectFailed(str(error)) from error
             if own:
@@ -249,7 +256,7 @@ class HttpResponse:
             self._connecting = None
         if self._error is not None or connection.transport.is_closing():
             connection.transport.abort()
-            raise self._error or ConnectFailed("closed at once")
+            raise self._failure() if self._error else ConnectFailed("closed at once")
         return connection
 
     def _ask(self, connection: Connection) -> None:

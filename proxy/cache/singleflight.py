@@ -186,7 +186,9 @@ class Flight:
                         await asyncio.sleep(0)
                     if self.closed or answer.size > self._cache.max_bytes:
                         await self._make_room(answer)
-            answer.complete = True
+            answer.complete, answer.clean = True, entries.clean(answer.chunks)
+            if not answer.clean:  # whoever asks from now on asks anew
+                self._cache.landed(self)
             self._publish()
         except Exception as error:
             ending = self._failed(waiter, answer, error)
@@ -209,7 +211,7 @@ class Flight:
         self.followed = False
         body = b""
         if answer.complete:
-            if not self.closed and entries.clean(answer.chunks):
+            if not self.closed and answer.clean:
                 body = entries.encode(self.key.digest, answer.chunks)
                 body = body if len(body) <= self._cache.max_bytes else b""
             if self._sent or not (body or self.closed):

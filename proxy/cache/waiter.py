@@ -28,6 +28,7 @@ class SharedAnswer:
         self.dropped = 0  # chunks at the beginning that everybody has read
         self.size = 0  # bytes, about
         self.complete = complete
+        self.clean = False  # whether it may be kept
 
     @property
     def end(self) -> int:
