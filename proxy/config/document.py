@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 50  # libyaml's composer is recursive C: half a million brackets would end the process
+MAX_DEPTH = 50  # libyaml's composer is recursive C, with no bound of its own
 MAX_VALUES = 100_000  # aliases written out: nine lines of them can stand for a billion values
 FAILED: Any = object()  # takes the place of a value that has a problem already
 

@@ -92,6 +92,6 @@ def test_lists_of_any_form() -> None:
         "llama3:8b",
     ]
     assert names(b'["a", {"model": "b"}, null, 3, "", "x\\u0000"]') == ["a", "b"]
-    for odd in (b"", b"{}", b'{"data": 3}', b"[" * 100_000):
+    for odd in (b"", b"{}", b'{"data": 3}', b"[" * 2000):
         with pytest.raises(DiscoveryError):
             names(odd)

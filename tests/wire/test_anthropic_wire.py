@@ -467,7 +467,7 @@ def test_a_damaged_stream_never_does_worse_than_fail(name: str, seed: int) -> No
 
 
 ANSWERS = [
-    b"", b"\xff", b"[]", b"{}", b"[" * 10**5, b'{"type": "message"}', b'{"content": 5, "stop_reason": "end_turn"}',
+    b"", b"\xff", b"[]", b"{}", b"[" * 2000, b'{"type": "message"}', b'{"content": 5, "stop_reason": "end_turn"}',
     b'{"content": [5], "stop_reason": "end_turn"}', b'{"content": []}', b'{"content": [], "stop_reason": 5}',
 ]  # fmt: skip
 
@@ -540,7 +540,7 @@ def test_an_errors_own_code_passes() -> None:
         b'"x"',
         b'{"error": []}',
         b'{"error": {"type": [], "message": 5}}',
-        b"[" * 10**5,
+        b"[" * 2000,
     ],
 )
 def test_errors_of_no_shape(body: bytes) -> None:

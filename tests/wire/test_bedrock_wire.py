@@ -451,7 +451,7 @@ def _thrown(body: Any) -> UpstreamHTTPError:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"message": []}', b"[" * 10**5]
+    "body", [b"", b"<html>", b"\xff", b"[]", b"5", b'"x"', b'{"message": []}', b"[" * 2000]
 )
 def test_errors_of_no_shape(body: bytes) -> None:
     assert WIRE.parse_error(503, body).message == "The upstream answered with status 503."
@@ -463,7 +463,7 @@ NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"output": {}}', b'{"ou
             answer({"reasoningContent": 5}), answer({"reasoningContent": {"reasoningText": {"text": 5}}}),
             answer({"text": "x"}, reason=None), answer(CALL, reason=7), answer({"citationsContent": 5}),
             answer({"citationsContent": {"content": 5}}), answer({"citationsContent": {"content": [5]}}),
-            answer({"image": 5}), answer({"text": "x"})[:-3], b'{"x":' * 50_000]  # fmt: skip
+            answer({"image": 5}), answer({"text": "x"})[:-3], b'{"x":' * 2000]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))

@@ -426,7 +426,7 @@ def test_a_wait_that_makes_no_sense_is_none(delay):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5]
+    "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 2000]
 )
 def test_errors_of_no_shape(body):
     assert GeminiWire().parse_error(503, body).message == "The upstream answered with status 503."
@@ -437,7 +437,7 @@ NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"candidates": []}', b'
             answer({"functionCall": {"name": ""}}), answer({"functionCall": []}),
             answer({"functionCall": {"name": "f", "args": "{}"}}), answer({"inlineData": 7}), answer(finish=""), answer(finish=7),
             answer({"text": "x"})[:-3], b'{"candidates":[{"index":-1,"finishReason":"STOP"}]}',
-            b'{"candidates":[{"index":99999,"finishReason":"STOP"}]}', b'{"promptFeedback": {}}', b'{"x":' * 50_000]  # fmt: skip
+            b'{"candidates":[{"index":99999,"finishReason":"STOP"}]}', b'{"promptFeedback": {}}', b'{"x":' * 2000]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))

@@ -251,7 +251,7 @@ def test_where_things_are_on_the_server_is_nobodys_business(text, kept):
         b'"x"',
         b'{"error": []}',
         b'{"error": {}}',
-        b"[" * 10**5,
+        b"[" * 2000,
     ],
 )
 def test_errors_of_no_shape(body):
@@ -260,7 +260,7 @@ def test_errors_of_no_shape(body):
 
 NONSENSE = [b"{}", b"[]", b"", b"\xff", b"5", b"null", b'{"done": 1}', b'{"done": true, "message": 5}', answer({"content": 5}),
             answer({"tool_calls": [{}]}), answer({"tool_calls": [{"function": {"name": ""}}]}), answer({"tool_calls": {}}),
-            answer({"thinking": []}), answer(done=False), answer(done_reason=7), b'{"x":' * 50_000]  # fmt: skip
+            answer({"thinking": []}), answer(done=False), answer(done_reason=7), b'{"x":' * 2000]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))

@@ -312,7 +312,7 @@ def test_errors_of_every_shape(status, body, meant):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 10**5]
+    "body", [b"", b"<html>", b"\xff", b"[]", b"[[]]", b"5", b'"x"', b'{"error": []}', b"[" * 2000]
 )
 def test_errors_of_no_shape(body):
     assert OpenAIWire().parse_error(503, body).message == "The upstream answered with status 503."
